@@ -1,0 +1,101 @@
+"""`chestxray doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+
+EXTRAS = {
+    "serve": ("fastapi", "uvicorn"),
+    "pacs": ("pynetdicom", "highdicom"),
+    "export": ("onnx", "onnxruntime", "openvino"),
+    "scale": ("ray",),
+    "track": ("tensorboard",),
+}
+
+
+class Check(NamedTuple):
+    """One line of the doctor: a verdict, what was looked at, what was found or how to mend it."""
+
+    verdict: Literal["PASS", "WARN", "FAIL"]
+    subject: str
+    finding: str
+
+
+def doctor(
+    dataset: Annotated[Path | None, typer.Option(help="A prepared dataset to check too.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle to check too.")] = None,
+) -> None:
+    """Check the machine, and a dataset or a bundle: PASS, WARN or FAIL with the fix."""
+    checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
+    if dataset:
+        checks.append(_dataset(dataset))
+    if bundle:
+        checks.append(_bundle(bundle))
+    for check in checks:
+        typer.echo(f"{check.verdict}  {check.subject:<16} {check.finding}")
+    if any(check.verdict == "FAIL" for check in checks):
+        raise typer.Exit(1)
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+
+        from chestxray.training.precision import resolve
+    except ImportError as error:
+        yield Check("FAIL", "torch", f"{error}: pip install chestxray")
+        return
+    yield Check("PASS", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        yield Check("PASS", "GPU", torch.cuda.get_device_name())
+    else:
+        device = torch.device("cpu")
+        yield Check("WARN", "GPU", "none: training on the full data set would take days")
+    precision = resolve("auto", device)
+    if precision == "bfloat16":
+        yield Check("PASS", "precision", "bfloat16 in hardware")
+    else:
+        yield Check("WARN", "precision", f"no bfloat16 in this {device.type}: float32 is used")
+
+
+def _extras() -> Iterator[Check]:
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            what = ", ".join(missing)
+            yield Check("WARN", extra, f"{what} missing: pip install 'chestxray[{extra}]'")
+        else:
+            found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+            yield Check("PASS", extra, found)
+
+
+def _dataset(folder: Path) -> Check:
+    from chestxray.dataset.store import Dataset
+    from chestxray.errors import ChestXrayError
+
+    try:
+        manifest = Dataset.open(folder).manifest
+    except ChestXrayError as error:
+        return Check("FAIL", "dataset", str(error))
+    return Check("PASS", "dataset", f"{manifest.source}, {manifest.images} images")
+
+
+def _bundle(folder: Path) -> Check:
+    from chestxray import load
+    from chestxray.errors import ChestXrayError
+
+    try:
+        reader = load(folder)
+    except ChestXrayError as error:
+        return Check("FAIL", "bundle", str(error))
+    if reader.warnings:
+        return Check("WARN", "bundle", f"{reader.bundle.identity}: {'; '.join(reader.warnings)}")
+    return Check("PASS", "bundle", f"{reader.bundle.identity}, {len(reader.findings)} findings")

@@ -1,0 +1,43 @@
+"""`chestxray download`: the real data set."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Origin(StrEnum):
+    """Where ChestX-ray14 is published."""
+
+    KAGGLE = "kaggle"
+    NIH = "nih"
+
+
+def download(
+    out: Annotated[Path, typer.Argument(help="Folder of the tree; made where it is missing.")],
+    origin: Annotated[
+        Origin,
+        typer.Option("--from", help="kaggle: one file, needs your token. nih: twelve archives."),
+    ],
+) -> None:
+    """Fetch NIH ChestX-ray14 (112,120 images, 45 GB).
+
+    Interrupted, run the same command again: it goes on where it stopped. Everything is checked,
+    and archives are deleted once they are unpacked.
+    """
+    from chestxray.sources.download import download_kaggle, download_nih
+    from chestxray.sources.download.catalogue import BY_HAND, FOLDER
+
+    if origin is Origin.KAGGLE:
+        download_kaggle(out)
+        typer.echo(f"{out} is complete; next: chestxray verify {out}")
+        return
+    by_hand = download_nih(out)
+    typer.echo(f"the images are in {out}; next: chestxray verify {out}")
+    for name, reason in by_hand.items():
+        typer.echo(f"by hand: {name} from {FOLDER} into {out} ({reason})")
+    if set(by_hand) - set(BY_HAND):  # boxes are a help, labels and lists a must
+        raise typer.Exit(1)

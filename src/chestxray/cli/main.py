@@ -1,0 +1,80 @@
+"""The entry point: names the verbs, turns a failure into one line and an exit status.
+
+Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from chestxray import __version__
+from chestxray.cli.demo import demo
+from chestxray.cli.doctor import doctor
+from chestxray.cli.download import download
+from chestxray.cli.evaluate import evaluate
+from chestxray.cli.explain import explain
+from chestxray.cli.predict import predict
+from chestxray.cli.prepare import prepare
+from chestxray.cli.report import report
+from chestxray.cli.synth import synth
+from chestxray.cli.train import train
+from chestxray.cli.verify import verify
+from chestxray.errors import ChestXrayError
+
+app = typer.Typer(
+    name="chestxray",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chestxray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def chestxray(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a failure.")
+    ] = False,
+) -> None:
+    """Chest radiographs in, trained, measured and explained findings out.
+
+    For research, not a medical device.
+    """
+    # Both options act before a verb runs: `--version` in its callback, `--debug` in `main`.
+
+
+for verb in (
+    demo, synth, download, verify, prepare, train, predict, evaluate, explain, report, doctor,
+):  # fmt: skip
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except ChestXrayError as error:
+        if debug:
+            raise
+        typer.echo(f"chestxray: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("chestxray: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)

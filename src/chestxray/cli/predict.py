@@ -1,0 +1,34 @@
+"""`chestxray predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The CSV file to write.")],
+    split: Annotated[
+        str | None, typer.Option(help="The part of a dataset: train, val or test.")
+    ] = None,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="Write heatmaps.npy beside the CSV file.")
+    ] = False,
+) -> None:
+    """Predict the findings of radiographs; a file that cannot be read keeps its row, with why."""
+    from chestxray import load
+    from chestxray.reading import predict as reading
+    from chestxray.reading.films import films
+
+    reader = load(bundle)
+    chosen = films(inputs, split, reader.bundle.card)
+    failed = reading.predict(reader, chosen, out, heatmaps)
+    typer.echo(f"{out}: {len(chosen.names) - len(failed)} read, {len(failed)} could not be read")
+    for name, reason in failed.items():
+        typer.echo(f"  {name}: {reason}")

@@ -1,0 +1,19 @@
+"""`chestxray report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained page about a run: data, training, results, examples, limits."""
+    from chestxray.report import page
+
+    page.write(run, out)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

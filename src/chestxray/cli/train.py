@@ -1,0 +1,41 @@
+"""`chestxray train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
+    recipe: Annotated[
+        str, typer.Option(help="A shipped recipe (baseline, quick) or a YAML file.")
+    ] = "baseline",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut off.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard logs too.")
+    ] = False,
+) -> None:
+    """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
+    from chestxray.dataset.store import Dataset
+    from chestxray.training import fit
+    from chestxray.training import recipe as recipes
+
+    begun = out / "recipe.yaml"
+    if resume and begun.exists() and not change:
+        recipe = str(begun)
+    bundle = fit.train(
+        Dataset.open(dataset), out, recipes.load(recipe, change or ()), resume, tensorboard
+    )
+    typer.echo(f"{out / 'bundle'}: {bundle.identity}")

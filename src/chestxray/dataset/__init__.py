@@ -1,0 +1,1 @@
+"""The one decoder, patients kept apart, images packed once."""

@@ -1,0 +1,157 @@
+"""PNG and JPEG bytes to grey arrays; damaged files are refused, not half-decoded.
+
+The container is walked first (every chunk and checksum of a PNG, the segments of a JPEG up to its
+frame header), which tells the size before memory is taken for it and names the damage.
+
+PNG goes to OpenCV: on NIH's files of 1024 px it took 9.1 ms for 8 bits and 14.0 ms for 16 against
+Pillow's 11.2 and 14.8. JPEG goes to Pillow (4.3 ms against OpenCV's 3.4), since OpenCV fills a
+truncated JPEG with grey and returns it. What neither tells: a JPEG whose middle is missing while
+its end is there; the format has no checksum.
+
+References: PNG (W3C, third edition), sections 5 and 11; JPEG (ITU-T T.81), annex B.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from chestxray.errors import ImageError
+
+# A film of 35 × 43 cm scanned at 50 µm has 60 million pixels.
+PIXEL_LIMIT: Final = 80_000_000
+
+Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_PNG_SIGNATURE_LENGTH: Final = 8
+# What colour management and text would do to the pixels is not wanted, nor libpng's complaints
+# about them: NIH's RGBA files carry a grey ICC profile that it warns of on standard error.
+_PNG_CHUNKS_USED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_JPEG_SCAN: Final = 0xDA
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse a width or height of 0 and more than `PIXEL_LIMIT` pixels (`ImageError`)."""
+    if not width or not height:
+        raise ImageError(path, f"its header says {width} × {height} pixels")
+    if width * height > PIXEL_LIMIT:
+        raise ImageError(
+            path,
+            f"its header says {width} × {height} pixels; more than {PIXEL_LIMIT // 10**6} million "
+            f"are refused (a decompression bomb?)",
+        )
+
+
+def decode_png(path: Path, data: bytes) -> Grey:
+    """Decode a PNG of 1 to 16 bits, grey, colour or palette, with or without transparency.
+
+    Args:
+        path: named in errors.
+        data: the file's bytes.
+
+    Returns:
+        uint8 [h, w], or uint16 [h, w] of a 16-bit file.
+
+    Raises:
+        ImageError: truncated, a wrong checksum, damaged data, or too large.
+    """
+    kept = [data[:_PNG_SIGNATURE_LENGTH]]
+    for kind, chunk in _png_chunks(path, data):
+        if kind in _PNG_CHUNKS_USED:
+            kept.append(chunk)
+        if kind == b"IHDR":
+            check_size(path, *struct.unpack_from(">II", chunk, 8))
+    image = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ImageError(path, "its PNG data are damaged")
+    return _grey(np.asarray(image), cv2.COLOR_BGR2GRAY)
+
+
+def decode_jpeg(path: Path, data: bytes) -> Grey:
+    """Decode a JPEG of 8 bits, grey or colour, turned as its EXIF orientation says.
+
+    Args:
+        path: named in errors.
+        data: the file's bytes.
+
+    Returns:
+        uint8 [h, w].
+
+    Raises:
+        ImageError: truncated, damaged, too large, of more than 8 bits, or CMYK.
+    """
+    bits, height, width, components = _jpeg_frame(path, data)
+    check_size(path, width, height)
+    if bits != 8 or components not in {1, 3}:
+        raise ImageError(
+            path,
+            f"a JPEG of {bits} bits and {components} components: 8 bits, grey or colour, wanted",
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as file:
+            image = np.asarray(ImageOps.exif_transpose(file))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ImageError(path, f"its JPEG data are truncated or damaged: {error}") from error
+    return _grey(image, cv2.COLOR_RGB2GRAY)
+
+
+def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and bytes of each chunk, up to IEND, its checksum verified."""
+    at, kind, first = _PNG_SIGNATURE_LENGTH, b"", True
+    while kind != b"IEND":
+        if len(data) < at + 12:
+            raise ImageError(path, f"truncated: the PNG ends after {len(data)} bytes without IEND")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if len(data) < end:
+            raise ImageError(path, f"truncated: the PNG ends after {len(data)} bytes without IEND")
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(data[at + 4 : end - 4]) != checksum:
+            raise ImageError(path, f"corrupt: wrong checksum of PNG chunk {kind!r} at byte {at}")
+        if first and (kind != b"IHDR" or length != 13):
+            raise ImageError(path, "corrupt: the PNG does not begin with a header")
+        yield kind, data[at:end]
+        at, first = end, False
+
+
+def _jpeg_frame(path: Path, data: bytes) -> tuple[int, int, int, int]:
+    """Give bits, height, width and components from the frame header."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in _JPEG_FRAMES and at + 10 <= len(data):
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            return bits, height, width, components
+        if marker == _JPEG_SCAN:
+            break
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise ImageError(path, "truncated or damaged: the JPEG has no frame header")
+
+
+def _grey(image: npt.NDArray[Any], to_grey: int) -> Grey:
+    """Give the luminance over black of [h, w], [h, w, 3] or [h, w, 4].
+
+    Where red, green and blue are equal, as in NIH's RGBA files, they are the luminance exactly.
+    """
+    if image.ndim == 2:
+        return image
+    grey: npt.NDArray[Any] = np.asarray(cv2.cvtColor(np.ascontiguousarray(image[..., :3]), to_grey))
+    if image.shape[2] == 4:
+        alpha, opaque = image[..., 3], np.iinfo(image.dtype).max
+        if (alpha != opaque).any():
+            blended = grey.astype(np.uint64) * alpha + opaque // 2
+            return (blended // opaque).astype(image.dtype)
+    return grey

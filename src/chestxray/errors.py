@@ -1,0 +1,72 @@
+"""The failures. Callers catch `ChestXrayError`; the command line turns it into one line.
+
+    ChestXrayError
+    ├── SourceError          a raw tree, label table, box table or split list
+    ├── DownloadError        the real data set could not be fetched or is not what it should be
+    ├── ImageError           one file that does not become a radiograph
+    ├── ArtifactError        a file between stages is missing, half-written or altered
+    │   └── BundleError      a model that does not match its own description
+    ├── RecipeError          a recipe or an override
+    ├── TrainingError        training cannot go on
+    ├── PredictionsError     a predictions table that cannot be evaluated
+    └── MissingExtraError    an optional dependency is not installed
+
+A message states the rule, the value received, and the next step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ChestXrayError(Exception):
+    """Base of every failure that this package raises on purpose."""
+
+
+class SourceError(ChestXrayError):
+    """A raw tree, label table, box table or split list breaks a rule."""
+
+
+class DownloadError(ChestXrayError):
+    """The real data set could not be fetched, or what came is not what it should be."""
+
+
+class ImageError(ChestXrayError):
+    """One file does not become a radiograph.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, without the file's name.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+class ArtifactError(ChestXrayError):
+    """A file between stages is missing, half-written, altered, or of another kind."""
+
+
+class BundleError(ArtifactError):
+    """A bundle does not match its own description."""
+
+
+class RecipeError(ChestXrayError):
+    """A recipe or an override has an unknown key or an impossible value."""
+
+
+class TrainingError(ChestXrayError):
+    """Training cannot go on."""
+
+
+class PredictionsError(ChestXrayError):
+    """A predictions table cannot be evaluated."""
+
+
+class MissingExtraError(ChestXrayError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'chestxray[{extra}]'")

@@ -1,0 +1,1 @@
+"""Predictions and labels in, numbers out: NumPy and pandas alone."""

@@ -1,0 +1,149 @@
+"""What a column of probabilities is worth against a column of labels: pure functions of NumPy.
+
+Every function takes one finding: labels `y`, float [n], 1 present, 0 absent, NaN unknown (left
+out), and probabilities `p`, float [n] in [0, 1]. Every one gives a float, NaN where the metric is
+not defined for these labels; nothing is ever replaced by 0. A finding is called where
+p >= threshold.
+
+Definitions are scikit-learn's, which is the oracle in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Counts = npt.NDArray[np.int64]
+
+
+class Steps(NamedTuple):
+    """What calling at each distinct probability gives, highest threshold first.
+
+    Attributes:
+        thresholds: float [k], the distinct probabilities, falling.
+        true: int [k], positives at or above the threshold.
+        false: int [k], negatives at or above the threshold.
+    """
+
+    thresholds: npt.NDArray[np.float64]
+    true: Counts
+    false: Counts
+
+
+class Confusion(NamedTuple):
+    """Counts of calls at one threshold."""
+
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+
+def known(y: Floats, p: Floats) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Leave out the rows of unknown label: bool [m] present, float64 [m] probabilities."""
+    keep = ~np.isnan(y)
+    return y[keep] > 0.5, np.asarray(p, dtype=np.float64)[keep]
+
+
+def steps(y: Floats, p: Floats) -> Steps:
+    """Count true and false calls at every distinct probability, ties taken together."""
+    present, score = known(y, p)
+    order = np.argsort(-score, kind="stable")
+    score, hits = score[order], np.cumsum(present[order], dtype=np.int64)
+    last_of_tie = np.flatnonzero(np.append(np.diff(score) != 0, True)) if len(score) else slice(0)
+    true, seen = hits[last_of_tie], np.arange(1, len(score) + 1, dtype=np.int64)[last_of_tie]
+    return Steps(score[last_of_tie], true, seen - true)
+
+
+def auroc(y: Floats, p: Floats) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties half.
+
+    Summed in whole numbers, so exact for any table that fits in memory. NaN without positives or
+    without negatives.
+    """
+    _, true, false = steps(y, p)
+    if not len(true) or not true[-1] or not false[-1]:
+        return math.nan
+    new_false = np.diff(false, prepend=0)
+    twice_area = int(np.sum(new_false * (true + np.append(0, true[:-1]))))
+    return twice_area / (2 * int(true[-1]) * int(false[-1]))
+
+
+def average_precision(y: Floats, p: Floats) -> float:
+    """Area under the precision-recall curve as average precision, without interpolation.
+
+    Compare it with the prevalence, which is what guessing scores. NaN without positives or
+    without negatives.
+    """
+    _, true, false = steps(y, p)
+    if not len(true) or not true[-1] or not false[-1]:
+        return math.nan
+    return float(np.sum(np.diff(true, prepend=0) * (true / (true + false)))) / int(true[-1])
+
+
+def cross_entropy(y: Floats, p: Floats) -> float:
+    """Mean binary cross-entropy in nats, NaN without known labels.
+
+    Probabilities are kept a float64 epsilon away from 0 and 1, as in `sklearn.metrics.log_loss`.
+    """
+    present, score = known(y, p)
+    if not len(score):
+        return math.nan
+    of_truth = np.where(present, score, 1 - score)
+    epsilon = np.finfo(np.float64).eps
+    return float(-np.mean(np.log(np.clip(of_truth, epsilon, 1 - epsilon))))
+
+
+def confusion(y: Floats, p: Floats, threshold: float) -> Confusion:
+    """Count the calls p >= threshold against the known labels."""
+    present, score = known(y, p)
+    called = score >= threshold
+    true = int(np.sum(called & present))
+    false = int(np.sum(called)) - true
+    positives = int(np.sum(present))
+    return Confusion(true, false, len(score) - positives - false, positives - true)
+
+
+def accuracy(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of known labels that the calls get right; NaN without known labels."""
+    tp, fp, tn, fn = confusion(y, p, threshold)
+    return _ratio(tp + tn, tp + fp + tn + fn)
+
+
+def precision(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of calls that are right; NaN where nothing is called."""
+    tp, fp, _, _ = confusion(y, p, threshold)
+    return _ratio(tp, tp + fp)
+
+
+def recall(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of positives that are called (sensitivity); NaN without positives."""
+    tp, _, _, fn = confusion(y, p, threshold)
+    return _ratio(tp, tp + fn)
+
+
+def specificity(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of negatives that are not called; NaN without negatives."""
+    _, fp, tn, _ = confusion(y, p, threshold)
+    return _ratio(tn, tn + fp)
+
+
+def f1(y: Floats, p: Floats, threshold: float) -> float:
+    """Harmonic mean of precision and recall; NaN where nothing is present and nothing called."""
+    tp, fp, _, fn = confusion(y, p, threshold)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def mean_of_defined(values: Iterable[float]) -> float:
+    """Mean over the values that are not NaN; NaN where none is left."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,1 @@
+"""The classifier, its class maps, and how it is saved."""

@@ -1,0 +1,174 @@
+"""The classifier: a timm backbone, global average pooling, dropout, one linear layer.
+
+Because the head is linear after an average, the class activation map of a finding (Zhou et al.,
+arXiv 1512.04150) is the classifier's weights applied to the last feature map: its mean plus the
+bias is the logit, and its positive part is Grad-CAM at that layer (Selvaraju et al.,
+arXiv 1610.02391) up to a positive factor. So one forward pass gives all 14 maps, without autograd.
+
+Shapes: B images, S pixels a side, K findings, C channels of the last feature map, h × w its sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from chestxray.errors import BundleError, RecipeError
+
+# ImageNet's mean and standard deviation, averaged over its three colours: timm sums the first
+# layer's weights over colours when it adapts them to one grey channel.
+GREY_MEAN: Final = 0.449
+GREY_STD: Final = 0.226
+
+
+class Classifier(nn.Module):
+    """Canonical grey images in, one logit a finding out; findings are not exclusive.
+
+    Args:
+        backbone: a timm model whose features are a map [B, C, h, w], such as `densenet121`.
+        findings: K names, in the order of the logits.
+        size: S, the side of the images in pixels.
+        dropout: probability of dropping a pooled feature in training.
+    """
+
+    def __init__(
+        self, backbone: str, findings: Sequence[str], size: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.findings = tuple(findings)
+        self.size = size
+        self.backbone = _bare_backbone(backbone)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self._channels(), len(self.findings))
+        self.register_buffer("mean", torch.tensor(GREY_MEAN))
+        self.register_buffer("std", torch.tensor(GREY_STD))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits [B, K] for float images [B, 1, S, S] in [0, 1]."""
+        return self._classify(self._features(images))
+
+    def explain(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give logits [B, K] and class maps [B, K, h, w], whose means differ by the bias.
+
+        The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
+        """
+        features = self._features(images)
+        maps = nn.functional.conv2d(features, self.head.weight[:, :, None, None])
+        return self._classify(features), maps
+
+    def load_pretrained(self, weights: str, backbone: str) -> None:
+        """Start the backbone from ImageNet weights (`imagenet`) or from a timm checkpoint file.
+
+        A file holds the whole state of timm's `backbone`, classifier included; a checkpoint with a
+        missing, extra or misshapen tensor is refused.
+
+        Raises:
+            RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
+        """
+        overlay = None if weights == "imagenet" else {"file": str(_existing(weights))}
+        try:
+            whole = timm.create_model(
+                backbone, pretrained=True, in_chans=1, pretrained_cfg_overlay=overlay
+            )
+        except (OSError, RuntimeError, ValueError, SafetensorError, httpx.HTTPError) as error:
+            raise RecipeError(_cannot_load(weights, backbone, error)) from error
+        self.backbone.load_state_dict(_without_head(whole).state_dict())
+
+    def _features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone((images - self.mean) / self.std)
+        return features
+
+    def _classify(self, features: Tensor) -> Tensor:
+        # Pooled in float32: under bfloat16 autocast a mean over 49 cells loses two digits.
+        logits: Tensor = self.head(self.dropout(features.float().mean((2, 3))))
+        return logits
+
+    def _channels(self) -> int:
+        """Run one small blank image, the surest way to learn what a timm model returns."""
+        training = self.backbone.training
+        with torch.inference_mode():
+            features = self.backbone.eval()(torch.zeros(1, 1, self.size, self.size))
+        self.backbone.train(training)
+        if features.ndim != 4 or features.shape[1] != self.backbone.num_features:
+            raise RecipeError(
+                f"a backbone must end in a feature map [batch, channels, height, width], "
+                f"this one gives {tuple(features.shape)}: choose a convolutional one, "
+                f"such as densenet121"
+            )
+        return int(features.shape[1])
+
+
+def heatmaps(maps: Tensor, probabilities: Tensor, scale: float) -> Tensor:
+    """Turn class maps into heatmaps on one absolute scale.
+
+    A heatmap is the positive part of the class map (logits), weighted by the finding's calibrated
+    probability, so that an improbable finding does not glow, and divided by one constant of the
+    model: 1 means the same evidence in every image and for every finding. A non-finite map, which
+    only broken weights give, stays non-finite.
+
+    Args:
+        maps: [B, K, h, w] in logits.
+        probabilities: [B, K] in [0, 1].
+        scale: the bundle's `heat_scale`, in logits.
+
+    Returns:
+        float [B, K, h, w], at least 0.
+    """
+    return maps.clamp(min=0) * probabilities[:, :, None, None] / scale
+
+
+def to_input(images: Tensor) -> Tensor:
+    """Turn canonical images uint8 [B, S, S] into the network's input, float32 [B, 1, S, S]."""
+    return images.unsqueeze(1).float().div_(255)
+
+
+def _bare_backbone(name: str) -> nn.Module:
+    try:
+        backbone = timm.create_model(name, pretrained=False, in_chans=1)
+    except (RuntimeError, ValueError) as error:
+        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise RecipeError(f"timm knows no backbone {name!r}{hint}") from error
+    return _without_head(backbone)
+
+
+def _without_head(model: Any) -> nn.Module:  # noqa: ANN401 - timm's models have no common type
+    """Take pooling and classifier off a timm model, so that it ends in its feature map."""
+    model.reset_classifier(0, "")
+    bare: nn.Module = model
+    return bare
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise RecipeError(
+            f"weights must be `imagenet`, `none` or a file; {weights!r} is none of these"
+        )
+    return path
+
+
+def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if weights == "imagenet":
+        return (
+            f"the ImageNet weights of {backbone} could not be fetched ({first}): go online, "
+            f"or give a file with --set weights=FILE, or start from scratch with --set weights=none"
+        )
+    return f"{weights} holds no whole timm checkpoint of {backbone} ({first})"
+
+
+def check_finite(classifier: Classifier) -> None:
+    """Raise `BundleError` when a weight is NaN or infinite."""
+    for name, tensor in classifier.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(f"weight {name} holds NaN or infinity: train again")

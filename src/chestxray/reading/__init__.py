@@ -1,0 +1,1 @@
+"""One image in, one reading out: the door that command line, web and PACS share."""

@@ -1,0 +1,1 @@
+"""Where radiographs and labels come from, turned into common rows."""

@@ -1,0 +1,175 @@
+"""One file over HTTP, resumed where it stopped (RFC 9110, range requests), and checked.
+
+Bytes go to `NAME.part` beside the target, which gets its own name only when it is whole. What is
+in the file is not this module's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from chestxray.artifacts import sync_folder
+from chestxray.errors import DownloadError
+from chestxray.progress import Advance
+
+ATTEMPTS: Final = 5  # in a row without one more byte
+MEGABYTE: Final = 1_000_000
+_CHUNK: Final = 1 << 20
+_TRY_AGAIN: Final = {408, 425, 429, *range(500, 600)}
+
+Pause = Callable[[float], None]
+
+
+class _Interrupted(Exception):  # noqa: N818 - not a failure yet: the next attempt goes on
+    """The transfer stopped early; what came so far is kept."""
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Checksums of one file, in hexadecimal."""
+
+    md5: str
+    sha256: str
+
+
+def digests(path: Path) -> Digests:
+    """Compute both checksums in one pass."""
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            md5.update(chunk)
+            sha256.update(chunk)
+    return Digests(md5.hexdigest(), sha256.hexdigest())
+
+
+def new_client() -> httpx.Client:
+    """Make a client that follows Box's redirects and gives up on a silent server."""
+    return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
+
+
+def part_of(target: Path) -> Path:
+    """Name the file that holds what has come so far."""
+    return target.with_name(f"{target.name}.part")
+
+
+def fetch(
+    url: str,
+    target: Path,
+    client: httpx.Client,
+    *,
+    size: int | None = None,
+    advance: Advance = lambda _=1: None,
+    pause: Pause = time.sleep,
+) -> None:
+    """Fetch a file, going on from `target.part` where there is one.
+
+    Args:
+        url: where it lies.
+        target: where it goes; replaced when the whole file has come.
+        client: makes the requests.
+        size: bytes that it must have, where known.
+        advance: told of each whole megabyte.
+        pause: waits that many seconds between attempts.
+
+    Raises:
+        DownloadError: refused, not found, of another size, a web page instead of a file, or no
+            more bytes came in `ATTEMPTS` attempts. The part stays for the next call.
+    """
+    part = part_of(target)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    farthest, fruitless = _length(part), 0
+    while True:
+        try:
+            _go_on(url, part, client, size, advance)
+            break
+        except (httpx.TransportError, _Interrupted) as error:
+            fruitless = 0 if _length(part) > farthest else fruitless + 1
+            farthest = max(farthest, _length(part))
+            if fruitless == ATTEMPTS:
+                raise DownloadError(
+                    f"{target.name}: no more bytes come from {httpx.URL(url).host} ({error}); "
+                    "check the connection, then run the same command again: it goes on from "
+                    f"{_length(part)} bytes"
+                ) from error
+            pause(2.0**fruitless)
+        except OSError as error:
+            raise DownloadError(f"{part} can't be written ({error}): make room for it") from error
+    part.replace(target)
+    sync_folder(target.parent)
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _go_on(url: str, part: Path, client: httpx.Client, size: int | None, advance: Advance) -> None:
+    """Ask for what is missing and append it; raises `_Interrupted` when it ends too early."""
+    have = _length(part)
+    if size is not None and have > size:
+        part.unlink()
+        have = 0
+    if have and have == size:
+        return
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with client.stream("GET", url, headers=headers) as response:
+        start, total = _promised(response, part, have, size)
+        with part.open("r+b" if part.exists() else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            done = start // MEGABYTE
+            for chunk in response.iter_raw(_CHUNK):
+                file.write(chunk)
+                advance(file.tell() // MEGABYTE - done)
+                done = file.tell() // MEGABYTE
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and _length(part) < total:
+        raise _Interrupted(f"{_length(part)} of {total} bytes came")
+    if total is not None and _length(part) > total:
+        part.unlink()
+        raise _Interrupted(f"more than {total} bytes came")
+
+
+def _promised(
+    response: httpx.Response, part: Path, have: int, size: int | None
+) -> tuple[int, int | None]:
+    """Read from the answer where its bytes begin, and how long the whole file is."""
+    status = response.status_code
+    if status in _TRY_AGAIN:
+        raise _Interrupted(f"the server answers {status} {response.reason_phrase}")
+    covers = re.fullmatch(
+        r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
+    )
+    if status == 416 or (status == 206 and (not covers or covers[1] != str(have))):
+        part.unlink(missing_ok=True)  # what we have is not the beginning of what lies there
+        raise _Interrupted("the server can't go on from what has come")
+    if status not in {200, 206}:
+        raise DownloadError(
+            f"{part.name.removesuffix('.part')}: {httpx.URL(response.url).host} answers {status} "
+            f"{response.reason_phrase}; the link may have moved, look at the publisher's page"
+        )
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise DownloadError(
+            f"{part.name.removesuffix('.part')}: a web page came instead of the file; fetch it by "
+            "hand in a browser"
+        )
+    if status == 206 and covers:
+        start, total = have, None if covers[2] == "*" else int(covers[2])
+    else:
+        length = response.headers.get("Content-Length")
+        start, total = 0, None if length is None else int(length)
+    if size is not None and total is not None and total != size:
+        raise DownloadError(
+            f"{part.name.removesuffix('.part')} must have {size} bytes, the server offers {total}: "
+            "this is another file; try again later, or fetch it by hand"
+        )
+    return start, total if size is None else size

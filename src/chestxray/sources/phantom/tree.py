@@ -1,0 +1,242 @@
+"""Writes phantoms as Kaggle's copy of NIH ChestX-ray14 lies on disk, with its quirks.
+
+    OUT/Data_Entry_2017.csv       2017 header with its trailing comma; some ages as `060Y`, one 414
+    OUT/BBox_List_2017.csv        the bounds of every mask, in the 1024 frame
+    OUT/images_001/images/*.png   8-bit grey, about one in a hundred RGBA
+    OUT/train_val_list.txt, OUT/test_list.txt     by patient
+    OUT/masks/PPPPPPPP_NNN_<Finding>.png          0 or 255, the size of the image
+    OUT/phantom.json              the recipe, written last: without it the tree is unfinished
+
+Each picture depends on (seed, patient, follow-up) alone, so any number of processes writes the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from chestxray import __version__
+from chestxray.artifacts import read_json, write_json, write_text, written
+from chestxray.errors import SourceError
+from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.progress import progress
+from chestxray.sources.phantom.canvas import Mask
+from chestxray.sources.phantom.population import Exam, population
+from chestxray.sources.phantom.render import render
+
+SMALLEST: Final = 64
+FRAME: Final = 1024  # NIH's boxes are in this frame, whatever the size of the files
+_FINISHED: Final = "phantom.json"
+_UNFINISHED: Final = "phantom-unfinished.json"
+_FIRST_FOLDER, _OTHER_FOLDERS = 4999, 10000  # images in images_001, and in each that follows
+_RGBA_SHARE: Final = 0.01
+_TEST_EVERY: Final = 4  # every fourth patient: NIH's share, and both parts exist in small trees
+_AGE_WITH_UNIT_SHARE: Final = 0.02
+_IMPOSSIBLE_AGE: Final = "414"
+_ROW_OF_IMPOSSIBLE_AGE: Final = 40
+_ORIGINAL_SIDE: Final = 2048
+_LEAST_FOR_PROCESSES: Final = 48  # starting them costs as much as this many images
+
+Box = tuple[str, float, float, float, float]  # finding, x, y, w, h in the 1024 frame
+
+
+def write_tree(
+    out: Path,
+    images: int,
+    pixels: int = 256,
+    seed: int = 0,
+    balanced: bool = False,
+    workers: int | None = None,
+) -> None:
+    """Write phantoms as an NIH tree; the same arguments give the same bytes.
+
+    An unfinished tree of the same recipe is written anew; a finished one is left as it is.
+
+    Args:
+        out: folder to write, absent or empty.
+        images: how many radiographs, at least 1.
+        pixels: side of each, at least 64.
+        seed: of the population, not negative.
+        balanced: give every finding the same prevalence (17 %) in place of NIH's.
+        workers: processes; all cores when None.
+
+    Raises:
+        SourceError: a number out of its range, or `out` holds anything else.
+    """
+    recipe = {
+        "seed": seed,
+        "images": images,
+        "pixels": pixels,
+        "balanced": balanced,
+        "package_version": __version__,
+    }
+    _check(images, pixels, seed)
+    if _finished(out, recipe):
+        return
+    write_json(out / _UNFINISHED, recipe)
+    exams = list(population(images, seed, balanced))
+    boxes = _write_pictures(out, exams, pixels, workers)
+    write_text(out / "BBox_List_2017.csv", _box_table(exams, boxes))
+    write_text(out / "Data_Entry_2017.csv", _label_table(exams))
+    for name, test in (("train_val_list.txt", False), ("test_list.txt", True)):
+        names = [exam.name for exam in exams if (exam.patient.number % _TEST_EVERY == 0) == test]
+        write_text(out / name, "".join(f"{image}\n" for image in names))
+    shares = {f: sum(f in exam.findings for exam in exams) / images for f in FINDINGS}
+    patients = exams[-1].patient.number
+    write_json(out / _FINISHED, {**recipe, "patients": patients, "prevalence": shares})
+    (out / _UNFINISHED).unlink()
+
+
+def _check(images: int, pixels: int, seed: int) -> None:
+    for name, value, least in (
+        ("images", images, 1),
+        ("pixels", pixels, SMALLEST),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise SourceError(f"{name} must be at least {least}, not {value}: give a larger number")
+
+
+def _finished(out: Path, recipe: dict[str, Any]) -> bool:
+    """Tell whether `out` already holds this very tree; refuse what must not be overwritten."""
+    if out.exists() and not out.is_dir():
+        raise SourceError(f"{out} is a file, not a folder: choose another name")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    for name in (_FINISHED, _UNFINISHED):
+        if (out / name).exists():
+            found = read_json(out / name, "chestxray synth")
+            if {key: found.get(key) for key in recipe} == recipe:
+                return name == _FINISHED
+            raise SourceError(
+                f"{out} holds phantoms of another recipe ({_told(found)}), wanted "
+                f"({_told(recipe)}): choose an empty folder, or delete this one first"
+            )
+    raise SourceError(
+        f"{out} is not empty and holds no phantoms: choose an empty folder, nothing is overwritten"
+    )
+
+
+def _told(recipe: dict[str, Any]) -> str:
+    keys = ("images", "pixels", "seed", "balanced", "package_version")
+    return ", ".join(f"{key} {recipe.get(key)}" for key in keys)
+
+
+def _write_pictures(
+    out: Path, exams: list[Exam], pixels: int, workers: int | None
+) -> list[list[Box]]:
+    folders = (
+        out / f"images_{1 + max(0, index - _FIRST_FOLDER + _OTHER_FOLDERS) // _OTHER_FOLDERS:03d}"
+        for index in range(len(exams))
+    )
+    paths = [folder / "images" / exam.name for folder, exam in zip(folders, exams, strict=True)]
+    work = partial(_write_picture, masks=out / "masks", pixels=pixels)
+    boxes = []
+    with (
+        _mapper(len(exams), workers) as run,
+        progress("synth", len(exams)) as advance,
+    ):
+        for found in run(work, exams, paths):
+            boxes.append(found)
+            advance()
+    return boxes
+
+
+@contextmanager
+def _mapper(images: int, workers: int | None) -> Iterator[Any]:
+    count = workers or len(os.sched_getaffinity(0))
+    if count == 1 or (workers is None and images < _LEAST_FOR_PROCESSES):
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the progress bar's thread
+    with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        try:
+            yield partial(pool.map, chunksize=8)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_picture(exam: Exam, path: Path, masks: Path, pixels: int) -> list[Box]:
+    phantom = render(exam, pixels)
+    rgba = exam.stream("file").random() < _RGBA_SHARE
+    picture = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
+    _write_png(path, picture)
+    for finding, mask in phantom.masks.items():
+        _write_png(masks / f"{path.stem}_{finding}.png", mask.astype(np.uint8) * 255)
+    return [(finding, *bounds(mask)) for finding, mask in phantom.masks.items() if mask.any()]
+
+
+def _write_png(path: Path, picture: cv2.typing.MatLike) -> None:
+    with written(path) as temporary:
+        cv2.imwrite(str(temporary), picture)
+
+
+def bounds(mask: Mask) -> tuple[float, float, float, float]:
+    """Give the box (x, y, w, h) around a mask's pixels, in the 1024 frame."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    scale = FRAME / len(mask)
+    left, top = int(columns[0]), int(rows[0])
+    wide, high = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+    return left * scale, top * scale, wide * scale, high * scale
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _label_table(exams: list[Exam]) -> str:
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
+        "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\n"
+    )
+    rows = []
+    for number, exam in enumerate(exams, 1):
+        spacing = round(exam.field * 10 / _ORIGINAL_SIDE, 3)
+        rows.append(
+            (
+                exam.name,
+                "|".join(sorted(exam.findings)) or NO_FINDING,
+                exam.follow_up,
+                exam.patient.number,
+                _IMPOSSIBLE_AGE if number == _ROW_OF_IMPOSSIBLE_AGE else _age(exam),
+                exam.patient.sex,
+                exam.view,
+                _ORIGINAL_SIDE,
+                _ORIGINAL_SIDE,
+                spacing,
+                spacing,
+                "",
+            )
+        )
+    return header + _csv(rows)
+
+
+def _age(exam: Exam) -> str:
+    quirk = exam.stream("table").random() < _AGE_WITH_UNIT_SHARE
+    return f"{exam.age:03.0f}Y" if quirk else f"{exam.age:.0f}"
+
+
+def _box_table(exams: list[Exam], boxes: list[list[Box]]) -> str:
+    rows = [
+        (exam.name, "Infiltrate" if finding == "Infiltration" else finding, *box)
+        for exam, found in zip(exams, boxes, strict=True)
+        for finding, *box in found
+    ]
+    return "Image Index,Finding Label,Bbox [x,y,w,h],,,\n" + _csv(
+        [*row, "", "", ""] for row in rows
+    )

@@ -1,0 +1,109 @@
+"""Batches out of the packed images, in an order that depends on seed and epoch alone.
+
+The images are memory-mapped uint8, so a batch is one indexed copy; worker processes would cost
+more than they save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch.utils.data import Dataset as TorchDataset
+
+from chestxray.dataset.store import Dataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Part(TorchDataset[Batch]):
+    """One split of a dataset; indexing with a list of positions gives a batch.
+
+    A batch is uint8 images [B, S, S] and float32 labels [B, K] (NaN = unknown).
+    """
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.rows = dataset.rows(split)
+        self.labels = dataset.labels(self.rows)
+        self._images = dataset.images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        images = self._images[self.rows[positions]]
+        return torch.from_numpy(images), torch.from_numpy(self.labels[positions])
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """All images of the part [N, S, S], copied."""
+        images: npt.NDArray[np.uint8] = self._images[self.rows]
+        return images
+
+
+class EpochSampler(Sampler[int]):
+    """Positions for one epoch; epoch n is the same however training came to it.
+
+    Args:
+        weights: [N] relative chances of being drawn (with replacement), None to show each once.
+        count: N.
+        seed: of the order.
+    """
+
+    def __init__(self, weights: npt.NDArray[np.float64] | None, count: int, seed: int) -> None:
+        self.weights = weights
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        if self.weights is None:
+            order = generator.permutation(self.count)
+        else:
+            chances = self.weights / self.weights.sum()
+            order = generator.choice(self.count, size=self.count, p=chances)
+        yield from order.tolist()
+
+
+def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Chances that draw each finding, and No Finding, about equally often.
+
+    An image weighs the sum of 1 / n over what it shows, n being how many images show it; so
+    drawing by these weights is drawing a class first and then one of its images.
+
+    Args:
+        labels: [N, K] of 1, 0, NaN; an unknown label counts as not shown.
+    """
+    shown = labels == 1
+    classes = np.column_stack([shown, ~shown.any(axis=1)])
+    counts = classes.sum(axis=0)
+    weights: npt.NDArray[np.float64] = (classes[:, counts > 0] / counts[counts > 0]).sum(axis=1)
+    return weights
+
+
+def loader(part: Part, batch_size: int, sampler: EpochSampler | None = None) -> DataLoader[Batch]:
+    """Batches of a part: in the sampler's order, or all in row order without one.
+
+    With a sampler a short last batch is dropped, since batch normalisation over a few images is
+    noise; unless it is the only one.
+    """
+    order: Sampler[int] = sampler or SequentialSampler(part)
+    drop_last = sampler is not None and len(part) >= batch_size
+    return DataLoader(
+        part,
+        sampler=BatchSampler(order, batch_size, drop_last=drop_last),
+        batch_size=None,
+        pin_memory=torch.cuda.is_available(),
+    )

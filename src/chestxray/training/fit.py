@@ -1,0 +1,207 @@
+"""Training: a dataset and a recipe in, a run folder out.
+
+run/
+  recipe.yaml        as run, overrides included
+  dataset.json       the manifest of the dataset it was trained on
+  history.csv        a row an epoch and split
+  checkpoints/       best.ckpt and last.ckpt
+  validation.csv     the best epoch's predictions on the validation part
+  bundle/            the model, complete
+  run.json           what was done, written last
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from chestxray import __version__
+from chestxray.artifacts import read_json, write_json
+from chestxray.dataset.store import Dataset, Manifest
+from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
+from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.model.bundle import Bundle
+from chestxray.model.losses import class_weights, one_sided
+from chestxray.model.network import Classifier
+from chestxray.training import recipe as recipes
+from chestxray.training.callbacks import BEST, LAST, Checkpoints, History, Show
+from chestxray.training.data import EpochSampler, Part, balanced_weights, loader
+from chestxray.training.finish import finish
+from chestxray.training.precision import resolve
+from chestxray.training.recipe import Recipe
+from chestxray.training.task import Task
+
+
+def train(
+    dataset: Dataset, run: Path, recipe: Recipe, resume: bool = False, tensorboard: bool = False
+) -> Bundle:
+    """Train a classifier, or go on with a run that was cut off.
+
+    Training is repeatable on one machine: epoch n depends on the recipe's seed alone, so a run
+    that was killed and resumed ends with the same figures as one that was not.
+
+    Args:
+        dataset: with parts `train` and `val`; `test` is not looked at.
+        run: the folder to write; must not hold a run unless `resume`.
+        recipe: how.
+        resume: go on from the last finished epoch; dataset and recipe must be the same.
+        tensorboard: write TensorBoard logs into `run/tensorboard`.
+
+    Raises:
+        RecipeError: the dataset does not fit the recipe, or resuming with another recipe.
+        ArtifactError: the run exists already, or was trained on another dataset.
+        TrainingError: nothing to learn from, or the loss is no longer finite.
+    """
+    _check(dataset, recipe)
+    _begin(run, dataset.manifest, recipe, resume)
+    torch.manual_seed(recipe.seed)
+    train_part = Part(dataset, "train")
+    last = run / "checkpoints" / LAST
+    task = Task(_classifier(recipe, last.exists()), recipe, _loss_weights(recipe, train_part))
+    checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
+    trainer = _trainer(run, recipe, checkpoints, tensorboard)
+    with warnings.catch_warnings():
+        # Worker processes would cost more than indexing a memory map does; see `data`.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        trainer.fit(
+            task,
+            loader(train_part, recipe.batch_size, _sampler(recipe, train_part)),
+            loader(Part(dataset, "val"), recipe.batch_size),
+            ckpt_path=str(last) if last.exists() else None,
+            weights_only=False,  # our own checkpoint, which holds optimiser state
+        )
+    _load_best(task.classifier, run / "checkpoints" / BEST)
+    bundle = finish(run, dataset, recipe, task.classifier.to("cpu"))
+    write_json(run / "run.json", _summary(dataset, recipe, checkpoints, trainer))
+    return bundle
+
+
+def _check(dataset: Dataset, recipe: Recipe) -> None:
+    if dataset.manifest.size != recipe.size:
+        raise RecipeError(
+            f"recipe {recipe.name} wants images of {recipe.size} px, {dataset.folder} holds "
+            f"{dataset.manifest.size} px: prepare with --size {recipe.size}, or train with "
+            f"--set size={dataset.manifest.size}"
+        )
+    for split in ("train", "val"):
+        if not len(dataset.rows(split)):
+            raise TrainingError(f"{dataset.folder} has no images in part {split!r}")
+    labels = dataset.labels(dataset.rows("train"))
+    if len(one_sided(labels, FINDINGS)) == len(FINDINGS):
+        raise TrainingError(
+            f"{dataset.folder}: no finding is both present and absent in the training part"
+        )
+
+
+def _begin(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
+    """Lay the run's folder, or see that the one there was begun with the same things."""
+    begun = (run / "recipe.yaml").exists()
+    if begun and not resume:
+        raise ArtifactError(f"{run} holds a run: go on with --resume, or choose another --out")
+    if not begun:
+        write_json(run / "dataset.json", manifest.model_dump(mode="json"))
+        recipes.save(run / "recipe.yaml", recipe)
+        return
+    if recipes.load(str(run / "recipe.yaml")) != recipe:
+        raise RecipeError(f"{run} was begun with another recipe: leave out --recipe and --set")
+    if read_json(run / "dataset.json", "chestxray train") != manifest.model_dump(mode="json"):
+        raise ArtifactError(f"{run} was begun on another dataset: give that one to --resume")
+
+
+def _classifier(recipe: Recipe, resumed: bool) -> Classifier:
+    classifier = Classifier(recipe.backbone, FINDINGS, recipe.size, recipe.dropout)
+    if recipe.weights != "none" and not resumed:
+        classifier.load_pretrained(recipe.weights, recipe.backbone)
+    return classifier.to(memory_format=torch.channels_last)
+
+
+def _loss_weights(recipe: Recipe, part: Part) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return class_weights(part.labels) if recipe.loss.class_weights else np.ones((len(FINDINGS), 2))
+
+
+def _sampler(recipe: Recipe, part: Part) -> EpochSampler:
+    weights = balanced_weights(part.labels) if recipe.sampling == "balanced" else None
+    return EpochSampler(weights, len(part), recipe.seed)
+
+
+def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: bool) -> Trainer:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bfloat16 = resolve(recipe.precision, device) == "bfloat16"
+    history = History(run / "history.csv")
+    return Trainer(
+        accelerator=device.type,
+        devices=1,
+        precision="bf16-mixed" if bfloat16 else "32-true",
+        max_epochs=recipe.max_epochs,
+        callbacks=[history, checkpoints, Show(history, checkpoints)],
+        logger=_tensorboard(run) if tensorboard else False,
+        default_root_dir=run,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _tensorboard(run: Path) -> Logger:
+    try:
+        return TensorBoardLogger(run, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("tensorboard", "track") from error
+
+
+def _load_best(classifier: Classifier, path: Path) -> None:
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "classifier."
+    weights = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    classifier.load_state_dict(weights, strict=True)
+
+
+def _summary(
+    dataset: Dataset, recipe: Recipe, checkpoints: Checkpoints, trainer: Trainer
+) -> dict[str, Any]:
+    manifest = dataset.manifest
+    return {
+        "source": manifest.source,
+        "generation": manifest.generation,
+        "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
+        "size": manifest.size,
+        "counts": {split: _counts(dataset, split) for split in ("train", "val", "test")},
+        "recipe": recipe.name,
+        "backbone": recipe.backbone,
+        "weights": recipe.weights,
+        "precision": str(trainer.precision),
+        "best_epoch": checkpoints.best_epoch,
+        "epochs": trainer.current_epoch,
+        "seconds": round(checkpoints.seconds),
+        "machine": _machine(),
+        "torch": torch.__version__,
+        "seed": recipe.seed,
+        "package_version": __version__,
+    }
+
+
+def _counts(dataset: Dataset, split: str) -> dict[str, int]:
+    rows = dataset.rows(split)
+    present = dataset.labels(rows) == 1
+    return {
+        "images": len(rows),
+        "patients": int(dataset.index["patient"].iloc[rows].nunique()),
+        NO_FINDING: int((~present.any(axis=1)).sum()),
+        **dict(zip(FINDINGS, present.sum(axis=0).tolist(), strict=True)),
+    }
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

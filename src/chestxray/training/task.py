@@ -1,0 +1,109 @@
+"""What happens with one batch: augmentation, loss, optimiser, and what is kept for the metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from chestxray.errors import TrainingError
+from chestxray.model.losses import FindingsLoss, binary_cross_entropy
+from chestxray.model.network import Classifier, to_input
+from chestxray.training.augment import augmentation
+from chestxray.training.data import Batch
+from chestxray.training.recipe import Recipe
+
+Split = Literal["train", "val"]
+
+
+class Seen:
+    """Logits, labels and losses of one pass over a part."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.losses: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Keep a batch, on its device."""
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels)
+        self.losses.append(loss.detach() * len(labels))
+
+    @property
+    def loss(self) -> float:
+        """Mean loss an image."""
+        return float(torch.stack(self.losses).sum() / sum(map(len, self.labels)))
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean binary cross-entropy over known labels, unweighted, nats."""
+        return float(binary_cross_entropy(torch.cat(self.logits), torch.cat(self.labels)))
+
+    def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Probabilities and labels, [N, K] each."""
+        probabilities = torch.cat(self.logits).double().sigmoid()
+        return probabilities.cpu().numpy(), torch.cat(self.labels).double().cpu().numpy()
+
+
+class Task(LightningModule):
+    """Trains a classifier by a recipe.
+
+    Args:
+        classifier: the network.
+        recipe: how.
+        loss_weights: [K, 2] weights of absent and present labels.
+    """
+
+    def __init__(
+        self, classifier: Classifier, recipe: Recipe, loss_weights: npt.NDArray[np.float64]
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.recipe = recipe
+        self.augment: nn.Module = augmentation(recipe.augment)
+        gamma = recipe.loss.gamma if recipe.loss.kind == "focal" else 0.0
+        self.loss = FindingsLoss(torch.from_numpy(loss_weights), gamma)
+        self.seen: dict[Split, Seen] = {"train": Seen(), "val": Seen()}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin an epoch whose randomness depends on seed and epoch alone, so it can be resumed."""
+        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+        self.seen["train"] = Seen()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation pass."""
+        self.seen["val"] = Seen()
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Augment, classify, keep what the metrics need, return the loss."""
+        images, labels = batch
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            inputs = self.augment(to_input(images))
+        loss = self._step("train", inputs, labels)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch}: the last good "
+                f"checkpoint is kept; lower learning_rate (now {self.recipe.learning_rate}) or use "
+                f"--set precision=float32"
+            )
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        """Classify images as they are."""
+        images, labels = batch
+        self._step("val", to_input(images), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as the published recipe has it."""
+        return torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
+
+    def _step(self, split: Split, inputs: Tensor, labels: Tensor) -> Tensor:
+        logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))
+        loss: Tensor = self.loss(logits, labels)
+        self.seen[split].add(logits, labels, loss)
+        return loss

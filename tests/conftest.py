@@ -1,0 +1,54 @@
+"""Fixtures shared by the tests: real data where it lies, phantoms and a small run made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from chestxray.dataset.store import Dataset
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = REPOSITORY.parent / "shared" / "data"
+
+# A network and images small enough for a run in seconds.
+TINY = ("backbone=resnet10t", "size=32", "batch_size=16", "max_epochs=3", "learning_rate=0.003")
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real radiographs, tables and DICOM files."""
+    if not REAL.is_dir():
+        pytest.skip(f"{REAL} is not there: it holds real radiographs, which are not shipped")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw tree of 160 balanced phantoms of 64 px."""
+    from chestxray.sources.phantom.tree import write_tree
+
+    out = tmp_path_factory.mktemp("phantoms") / "raw"
+    write_tree(out, images=160, pixels=64, seed=1, balanced=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def dataset(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The phantoms, prepared at 32 px."""
+    from chestxray.dataset.prepare import prepare
+
+    return prepare(phantoms, tmp_path_factory.mktemp("prepared") / "dataset", size=32)
+
+
+@pytest.fixture(scope="session")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the phantoms; not to be changed."""
+    from chestxray.training import fit
+    from chestxray.training import recipe as recipes
+
+    out = tmp_path_factory.mktemp("run") / "run"
+    fit.train(dataset, out, recipes.load("quick", TINY))
+    return out

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chestxray.training.augment import augmentation
+from chestxray.training.recipe import Augment
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.rand(16, 1, 32, 32)
+
+
+def test_nothing_asked_for_is_nothing_done(images):
+    still = augmentation(Augment(flip=0, rotate=0, brightness=0))
+    assert torch.equal(still(images.clone()), images)
+
+
+def test_a_certain_flip_is_an_exact_mirror(images):
+    flip = augmentation(Augment(flip=1, rotate=0, brightness=0))
+    assert torch.equal(flip(images.clone()), images.flip(-1))
+
+
+def test_half_the_images_are_flipped_each_on_its_own():
+    images = torch.rand(400, 1, 4, 4)
+    torch.manual_seed(0)
+    flipped = augmentation(Augment(flip=0.5, rotate=0, brightness=0))(images.clone())
+    share = (flipped != images).flatten(1).any(1).float().mean()
+    assert 0.4 < share < 0.6
+
+
+def test_a_rotation_moves_a_point_by_no_more_than_its_angle():
+    image = torch.zeros(64, 1, 101, 101)
+    image[:, :, 48:53, 88:93] = 1  # 40 pixels right of the centre
+    torch.manual_seed(0)
+    turned = augmentation(Augment(flip=0, rotate=10, brightness=0))(image)
+    rows = torch.arange(101.0)[:, None]
+    height = (turned[:, 0] * rows).sum((1, 2)) / turned[:, 0].sum((1, 2)) - 50
+    most = 40 * torch.sin(torch.deg2rad(torch.tensor(10.0)))
+    assert height.abs().max() <= most + 0.5
+    assert height.abs().max() > 0.7 * most
+    assert (height > 0).any()
+    assert (height < 0).any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.floats(0, 1), st.floats(0, 45), st.floats(0, 0.5), st.integers(0, 10**6)
+)  # fmt: skip
+def test_values_stay_between_0_and_1(flip, rotate, brightness, seed):
+    torch.manual_seed(seed)
+    images = torch.rand(4, 1, 16, 16)
+    changed = augmentation(Augment(flip=flip, rotate=rotate, brightness=brightness))(images)
+    assert changed.shape == images.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+
+
+def test_the_same_seed_gives_the_same_images(images):
+    change = augmentation(Augment(flip=0.5, rotate=10, brightness=0.2))
+    results = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        results.append(change(images.clone()))
+    assert torch.equal(*results)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from chestxray.dataset.store import Dataset
+
+from chestxray.artifacts import sha256
+from chestxray.errors import ArtifactError, RecipeError, TrainingError
+from chestxray.evaluation import predictions
+from chestxray.findings import FINDINGS
+from chestxray.training import fit
+from chestxray.training import recipe as recipes
+from chestxray.training.task import Task
+from conftest import TINY
+
+
+def tiny(*overrides: str) -> recipes.Recipe:
+    return recipes.load("quick", [*TINY, *overrides])
+
+
+def test_a_run_holds_all_that_was_promised(run, dataset):
+    assert {path.name for path in run.iterdir()} >= {
+        "recipe.yaml", "dataset.json", "history.csv", "checkpoints", "validation.csv", "bundle",
+        "run.json",
+    }  # fmt: skip
+    summary = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert summary["split"]["sha256"] == dataset.manifest.split.sha256
+    assert summary["counts"]["train"]["images"] == len(dataset.rows("train"))
+    present = int((dataset.labels(dataset.rows("test")) == 1)[:, 2].sum())
+    assert summary["counts"]["test"][FINDINGS[2]] == present
+
+
+def test_the_history_has_a_row_an_epoch_and_split_and_the_best_epoch_is_its_lowest_val_loss(run):
+    history = pd.read_csv(run / "history.csv")
+    assert list(history.columns) == ["epoch", "split", "loss", "bce", "accuracy", "auroc"]
+    assert history["split"].tolist() == ["train", "val"] * 3
+    assert np.isfinite(history.drop(columns="split").to_numpy()).all()
+    val = history[history["split"] == "val"].set_index("epoch")
+    best = json.loads((run / "run.json").read_text(encoding="utf-8"))["best_epoch"]
+    assert val["loss"].idxmin() == best
+
+
+def test_training_lowers_the_loss(run):
+    train = pd.read_csv(run / "history.csv").query("split == 'train'")["loss"]
+    assert train.iloc[-1] < train.iloc[0]
+
+
+def test_validation_predictions_are_those_of_the_bundle_on_validation_rows(run, dataset):
+    table = predictions.read(run / "validation.csv")
+    rows = dataset.rows("val")
+    assert table["Image Index"].tolist() == dataset.index["image"].iloc[rows].tolist()
+
+
+def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
+    """Blackening every test image leaves the bundle the same to the bit."""
+    copy = Path(shutil.copytree(dataset.folder, tmp_path / "dataset"))
+    images = np.load(copy / "images.npy", mmap_mode="r+")
+    images[dataset.rows("test")] = 0
+    images.flush()
+    fit.train(Dataset.open(copy), tmp_path / "run", tiny())
+    weights = Path("bundle") / "weights.safetensors"
+    assert sha256(tmp_path / "run" / weights) == sha256(run / weights)
+    assert (tmp_path / "run/bundle/bundle.json").read_bytes() == (
+        run / "bundle/bundle.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("epochs_before_the_kill", [0, 2])
+def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
+    dataset, tmp_path, epochs_before_the_kill
+):
+    changes = [f"--set={change}" for change in (*TINY, "max_epochs=4", "batch_size=4")]
+    command = [
+        sys.executable, "-m", "chestxray", "train", str(dataset.folder), "--recipe", "quick",
+        *changes, "--out",
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit.train(dataset, whole, tiny("max_epochs=4", "batch_size=4"))
+    _kill_in_mid_epoch([*command, str(cut)], epochs_before_the_kill)
+    assert not (cut / "run.json").exists()
+    resumed = [*command[: -len(changes) - 1], "--resume", "--out", str(cut)]
+    subprocess.run(resumed, check=True, capture_output=True)
+    for file in ("history.csv", "validation.csv", "bundle/bundle.json", "recipe.yaml"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
+    first, second = (
+        json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (whole, cut)
+    )
+    assert first | {"seconds": 0} == second | {"seconds": 0}
+
+
+def _kill_in_mid_epoch(command: list[str], epochs: int) -> None:
+    """Kill -9 a training process while it works on the epoch after `epochs` finished ones."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_STEPS, str(epochs), *command[3:]],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if line.strip() == "in the middle":
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait(60) == -signal.SIGKILL
+    process.stdout.close()
+
+
+# The real command, which says when it is in the middle of the epoch and then waits to be killed.
+_SLOW_STEPS = """
+import sys, time
+from chestxray.cli.main import main
+from chestxray.training.task import Task
+step = Task.training_step
+epoch = int(sys.argv[1])
+def waiting(self, batch):
+    if self.current_epoch == epoch and len(self.seen["train"].labels) == 5:
+        print("in the middle", flush=True)
+        time.sleep(60)
+    return step(self, batch)
+Task.training_step = waiting
+sys.argv = ["chestxray", *sys.argv[2:]]
+main()
+"""
+
+
+def test_resuming_a_finished_run_trains_no_further(run, dataset, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    fit.train(dataset, copy, tiny(), resume=True)
+    for file in ("history.csv", "bundle/bundle.json", "validation.csv"):
+        assert (copy / file).read_bytes() == (run / file).read_bytes()
+
+
+def test_training_stops_when_validation_no_longer_improves_and_stays_stopped(dataset, tmp_path):
+    recipe = tiny("learning_rate=0.1", "patience=2", "max_epochs=40")
+    fit.train(dataset, tmp_path / "run", recipe)
+    val = pd.read_csv(tmp_path / "run/history.csv").query("split == 'val'")["loss"].to_numpy()
+    assert len(val) < 40
+    assert len(val) - 1 - val.argmin() == 2
+    fit.train(dataset, tmp_path / "run", recipe, resume=True)
+    assert len(pd.read_csv(tmp_path / "run/history.csv")) == 2 * len(val)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    dataset, tmp_path, monkeypatch
+):
+    step = Task._step
+
+    def poisoned(self, split, inputs, labels):
+        loss = step(self, split, inputs, labels)
+        return loss * float("nan") if self.current_epoch == 1 else loss
+
+    monkeypatch.setattr(Task, "_step", poisoned)
+    with pytest.raises(TrainingError, match=r"nan in epoch 1.*learning_rate"):
+        fit.train(dataset, tmp_path / "run", tiny())
+    kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)
+    assert kept["epoch"] == 0
+    assert all(torch.isfinite(t).all() for t in kept["state_dict"].values())
+    assert not (tmp_path / "run/bundle").exists()
+    monkeypatch.undo()
+    fit.train(dataset, tmp_path / "run", tiny(), resume=True)
+    assert (tmp_path / "run/run.json").exists()
+
+
+def test_validation_images_are_never_augmented(dataset):
+    recipe = tiny()
+    task = Task(fit._classifier(recipe, resumed=False), recipe, np.ones((14, 2)))
+
+    class Forbidden(torch.nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("augmented")
+
+    task.augment = Forbidden()
+    batch = fit.Part(dataset, "val")[[0, 1]]
+    task.validation_step(batch)
+    with pytest.raises(AssertionError, match="augmented"):
+        task.training_step(batch)
+
+
+def test_another_size_is_refused_before_anything_is_written(dataset, tmp_path):
+    with pytest.raises(RecipeError, match="prepare with --size 64"):
+        fit.train(dataset, tmp_path / "run", tiny("size=64"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(run, dataset):
+    with pytest.raises(ArtifactError, match="--resume"):
+        fit.train(dataset, run, tiny())
+
+
+def test_resuming_with_another_recipe_is_refused(run, dataset):
+    with pytest.raises(RecipeError, match="another recipe"):
+        fit.train(dataset, run, tiny("seed=9"), resume=True)
+
+
+def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
+    from chestxray.dataset.prepare import prepare
+
+    other = prepare(phantoms, tmp_path / "other", size=32, seed=5)
+    with pytest.raises(ArtifactError, match="another dataset"):
+        fit.train(other, run, tiny(), resume=True)
+
+
+def test_tensorboard_logs_are_written_on_request(dataset, tmp_path):
+    pytest.importorskip("tensorboard")
+    fit.train(dataset, tmp_path / "run", tiny("max_epochs=1"), tensorboard=True)
+    assert list((tmp_path / "run/tensorboard").glob("events.*"))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kornia.losses import binary_focal_loss_with_logits
+from sklearn.metrics import log_loss
+
+from chestxray.model.losses import (
+    FindingsLoss,
+    binary_cross_entropy,
+    class_weights,
+    one_sided,
+)
+
+seeds = st.integers(0, 2**31)
+
+
+def _batch(seed: int, unknown: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, 14, generator=generator) * 4
+    labels = (torch.rand(6, 14, generator=generator) < 0.4).float()
+    labels[torch.rand(6, 14, generator=generator) < unknown] = float("nan")
+    return logits, labels
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_gamma_zero_without_weights_is_binary_cross_entropy(seed):
+    logits, labels = _batch(seed)
+    ours = FindingsLoss(torch.ones(14, 2), 0.0)(logits, labels)
+    assert torch.allclose(ours, binary_cross_entropy(logits, labels), rtol=1e-4)
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_focal_loss_equals_kornias(seed):
+    logits, labels = _batch(seed)
+    theirs = binary_focal_loss_with_logits(logits, labels, alpha=None, gamma=2.0, reduction="mean")
+    ours = FindingsLoss(torch.ones(14, 2), 2.0)(logits, labels)
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_cross_entropy_equals_scikit_learns_over_known_labels(seed):
+    logits, labels = _batch(seed, unknown=0.3)
+    known = ~torch.isnan(labels)
+    theirs = log_loss(
+        labels[known].numpy(), logits[known].double().sigmoid().numpy(), labels=[0, 1]
+    )
+    assert np.isclose(binary_cross_entropy(logits, labels).item(), theirs, rtol=1e-4)
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_unknown_labels_change_neither_loss_nor_gradient(seed):
+    logits, labels = _batch(seed, unknown=0.5)
+    logits.requires_grad_()
+    loss = FindingsLoss(torch.rand(14, 2) + 0.5, 2.0)(logits, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert (logits.grad[torch.isnan(labels)] == 0).all()
+
+
+def test_the_loss_of_a_certain_and_right_answer_is_finite_and_zero():
+    logits = torch.tensor([[200.0, -200.0]])
+    loss = FindingsLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[1.0, 0.0]]))
+    assert loss.item() == 0.0
+
+
+def test_the_loss_of_a_certain_and_wrong_answer_is_finite():
+    logits = torch.tensor([[200.0, -200.0]])
+    loss = FindingsLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[0.0, 1.0]]))
+    assert torch.isfinite(loss)
+    assert loss.item() > 100
+
+
+def test_class_weights_give_both_sides_of_a_finding_the_same_total():
+    generator = np.random.default_rng(0)
+    labels = (generator.random((500, 14)) < 0.07).astype(np.float32)
+    labels[generator.random((500, 14)) < 0.1] = np.nan
+    weights = class_weights(labels)
+    for k in range(14):
+        present, absent = (labels[:, k] == 1).sum(), (labels[:, k] == 0).sum()
+        assert np.isclose(weights[k, 1] * present, weights[k, 0] * absent)
+        assert np.isclose(weights[k, 1] * present + weights[k, 0] * absent, present + absent)
+
+
+def test_a_one_sided_finding_is_named_and_weighs_one():
+    labels = np.zeros((10, 2), np.float32)
+    labels[0, 1] = 1
+    assert one_sided(labels, ("Hernia", "Mass")) == ["Hernia"]
+    assert class_weights(labels)[0].tolist() == [1, 1]
