@@ -76,9 +76,11 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
 @contextmanager
 def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     start = last = time.monotonic()
-    now_done = done
+    now_done, shown = done, -1
 
     def line() -> None:
+        nonlocal shown
+        shown = now_done
         rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
         left = (total - now_done) / rate if rate else 0.0
         print(
@@ -95,4 +97,5 @@ def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
             line()
 
     yield advance
-    line()
+    if now_done != shown:
+        line()

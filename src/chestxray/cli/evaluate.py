@@ -46,7 +46,7 @@ def evaluate(
     _show(evaluation.evaluate(predictions, truth, out, fit_on, split))
     if heatmaps is not None:
         pairs = pair(predictions, truth, split)
-        found = regions.from_masks(masks, pairs) if masks else (regions.from_boxes(truth, pairs))
+        found = regions.from_masks(masks, pairs) if masks else regions.from_boxes(truth, pairs)
         _show_localisation(localisation.point(heatmaps, pairs, list(found), out))
     typer.echo(f"\n{out / 'metrics.json'}")
 
@@ -57,16 +57,16 @@ _SHOWN: Final = ("auroc", "auprc", "recall", "specificity", "precision", "f1")
 def _show(result: dict[str, Any]) -> None:
     """Print what was evaluated, and a line a finding."""
     fit_on = result["fit_on"]
-    thresholds = (
-        f"chosen on {fit_on['images']} of {fit_on['split']}" if fit_on else "none (--fit-on)"
-    )
+    thresholds = "none (--fit-on)"
+    if fit_on:
+        thresholds = f"chosen on {fit_on['images']} images, split {fit_on['split']}"
     typer.echo(
         f"{result['source']}, split {result['split']}: {result['images']} images of "
         f"{result['patients']} patients; thresholds: {thresholds}"
     )
     for count, what in (
         (result["failed"], "rows without status ok left out"),
-        (result["unpredicted"], "labelled images of this split have no prediction"),
+        (result["unpredicted"], "labelled images have no prediction"),
     ):
         if count:
             typer.echo(f"{count} {what}")

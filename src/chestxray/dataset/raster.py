@@ -153,5 +153,5 @@ def _grey(image: npt.NDArray[Any], to_grey: int) -> Grey:
         alpha, opaque = image[..., 3], np.iinfo(image.dtype).max
         if (alpha != opaque).any():
             blended = grey.astype(np.uint64) * alpha + opaque // 2
-            return (blended // opaque).astype(image.dtype)
+            grey = (blended // opaque).astype(image.dtype)
     return grey

@@ -7,6 +7,7 @@ and `high` are the place of confidence intervals, `null` until there are some.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -170,6 +171,6 @@ def _mean(metric: str, findings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     defined = [
         entry[metric]["value"] for entry in findings.values() if entry[metric]["value"] is not None
     ]
-    reasons = {entry[metric].get("reason", "") for entry in findings.values()}
-    why = reasons.pop() if len(reasons) == 1 else "defined for no finding"
+    reasons = Counter(entry[metric].get("reason", "") for entry in findings.values())
+    why = reasons.most_common(1)[0][0]
     return _metric(mean_of_defined(defined), "", why) | {"findings": len(defined)}

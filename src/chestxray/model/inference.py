@@ -29,7 +29,7 @@ def batches(
     """
     device = classifier.mean.device
     for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        batch = torch.from_numpy(np.array(images[start : start + batch_size]))
         with torch.inference_mode():
             inputs = to_input(batch.to(device)).contiguous(memory_format=torch.channels_last)
             logits, maps = classifier.explain(inputs)

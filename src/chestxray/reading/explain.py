@@ -68,7 +68,7 @@ def explain_files(
 def explain_dataset(
     reader: Reader, films: DatasetFilms, out: Path, findings: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Write the overlays of chosen examples and `explanations.json`, a list of what they show."""
+    """Write the overlays of chosen examples and `explanations.json`, which says what they show."""
     read = [reader.read_batch(np.stack(batch)) for batch in _images(films)]
     probabilities = np.concatenate([p for p, _ in read])
     heat = np.concatenate([h for _, h in read])

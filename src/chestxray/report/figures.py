@@ -27,6 +27,8 @@ FIRST: Final = "#030303"
 SECOND: Final = "#040404"
 _VARIABLES: Final = {INK: "--ink", FAINT: "--faint", FIRST: "--first", SECOND: "--second"}
 
+Margins = tuple[float, float, float, float]
+
 _STYLE: Final = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
@@ -64,6 +66,7 @@ def distribution(part: str, counts: dict[str, int], widest: float) -> str:
                 f"{counts[name]:,}", (share, place), (3, 0), textcoords="offset points", va="center"
             )
         axes.set_yticks(places, [name.replace("_", " ") for name in names])
+        axes.margins(y=0.01)
         axes.invert_yaxis()
         axes.set_xlim(0, widest * 1.22)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -71,7 +74,7 @@ def distribution(part: str, counts: dict[str, int], widest: float) -> str:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
 
-    return _svg((3.5, 3.1), draw, f"Findings in part {part}")
+    return _svg((3.5, 3.0), (1.06, 0.24, 0.05, 0.03), draw, f"Findings in part {part}")
 
 
 def training(history: pd.DataFrame, column: str, best_epoch: int) -> str:
@@ -90,7 +93,7 @@ def training(history: pd.DataFrame, column: str, best_epoch: int) -> str:
         axes.grid(axis="y", color=FAINT, linewidth=0.4, alpha=0.5)
         axes.set_xlabel("epoch")
 
-    return _svg((3.4, 2.2), draw, f"{column} by epoch")
+    return _svg((3.4, 2.2), (0.42, 0.4, 0.06, 0.05), draw, f"{column} by epoch")
 
 
 def roc(curve: dict[str, Any], called: tuple[float, float] | None, name: str) -> str:
@@ -108,7 +111,7 @@ def roc(curve: dict[str, Any], called: tuple[float, float] | None, name: str) ->
         _mark(axes, called)
         _unit_square(axes)
 
-    return _svg((1.75, 1.7), draw, f"ROC curve of {name}")
+    return _svg((1.46, 1.35), (0.3, 0.2, 0.04, 0.03), draw, f"ROC curve of {name}")
 
 
 def precision_recall(
@@ -129,7 +132,7 @@ def precision_recall(
         _mark(axes, called)
         _unit_square(axes)
 
-    return _svg((1.75, 1.7), draw, f"Precision-recall curve of {name}")
+    return _svg((1.46, 1.35), (0.3, 0.2, 0.04, 0.03), draw, f"Precision-recall curve of {name}")
 
 
 def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
@@ -144,19 +147,31 @@ def _unit_square(axes: Axes) -> None:
     axes.set_aspect("equal")
 
 
-def _svg(inches: tuple[float, float], draw: Callable[[Axes], None], title: str) -> str:
+def _svg(
+    inches: tuple[float, float], margins: Margins, draw: Callable[[Axes], None], title: str
+) -> str:
     """Draw on one pair of axes and give an `<svg>` element that scales with its container.
 
     Args:
         inches: width and height.
+        margins: left, bottom, right and top of the axes, inches. Given, since having them found
+            takes longer than all the drawing.
         draw: what to draw.
         title: what the figure shows, for who cannot see it. It also seeds the names inside, so it
             must be the only one of its kind on the page; the same figure is the same text.
     """
     style: Any = _STYLE | {"svg.hashsalt": title}
     with mpl.rc_context(style):
-        figure = Figure(figsize=inches, layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(figsize=inches)
+        left, bottom, right, top = margins
+        width, height = inches
+        frame = (
+            left / width,
+            bottom / height,
+            1 - (left + right) / width,
+            1 - (bottom + top) / height,
+        )
+        draw(figure.add_axes(frame))
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

@@ -62,7 +62,9 @@ def build(run: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "spaced": spaced, "percent": percent}
+    environment.filters |= {
+        "figure": figure, "spaced": spaced, "percent": percent, "duration": duration,
+    }  # fmt: skip
     try:
         return environment.get_template("report.html.j2").render(
             run=about,
@@ -112,6 +114,13 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def duration(seconds: int) -> str:
+    """Write a time in its two largest units."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
 def _model(run: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Give the model's name as its bundle has it; the backbone alone where there is no bundle."""
     path = run / "bundle" / "bundle.json"
@@ -141,7 +150,10 @@ def _training(run: Path, about: dict[str, Any]) -> dict[str, Markup] | None:
     path = run / "history.csv"
     if not path.exists():
         return None
-    history = pd.read_csv(path)
+    try:
+        history = pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ArtifactError(f"{path} is no table ({error}): train again") from error
     columns = {"loss": "Loss", "accuracy": "Accuracy at probability 0.5", "auroc": "Mean AUROC"}
     return {
         title: _drawn(figures.training(history, column, about["best_epoch"]))
@@ -154,10 +166,11 @@ def _evaluation(run: Path) -> dict[str, Any]:
     folder = run / "evaluation"
     made_by = "chestxray evaluate"
     if not (folder / "metrics.json").exists():
-        return dict.fromkeys(("metrics", "undefined", "curves", "localisation"))
+        return dict.fromkeys(("metrics", "undefined", "curves", "localisation", "marked"))
     metrics = read_json(folder / "metrics.json", made_by)
     curves = read_json(folder / "curves.json", made_by)
     path = folder / "localisation.json"
+    localisation = read_json(path, made_by) if path.exists() else None
     return {
         "metrics": metrics,
         "undefined": _undefined(metrics["findings"]),
@@ -165,7 +178,12 @@ def _evaluation(run: Path) -> dict[str, Any]:
             finding: _curves(finding, curves[finding], metrics["findings"][finding])
             for finding in FINDINGS
         },
-        "localisation": read_json(path, made_by) if path.exists() else None,
+        "localisation": localisation,
+        "marked": [
+            finding
+            for finding in FINDINGS
+            if localisation and localisation["findings"][finding]["cases"]
+        ],
     }
 
 

@@ -59,10 +59,10 @@ class Collection:
         source: the data set's name, such as `NIH ChestX-ray14`.
         generation: of the label table: `2017`, `v2020`, or `unknown` where its content can't tell.
         rows: an image that has both a file and a label row is one row, sorted by `image`: `image`
-            (file name), `path` (absolute, str), `patient` (int64), `follow_up` (int64, orders a
-            patient's images), `age` (float years, NaN where impossible), `sex` (`M`, `F`, or
-            empty), `view` (`PA`, `AP`, or empty), then a float column a finding (1, 0, NaN =
-            unknown).
+            (the name in the label table), `path` (of its file, absolute, str), `patient` (int64),
+            `follow_up` (int64, orders a patient's images), `age` (float years, NaN where
+            impossible), `sex` (`M`, `F`, or empty), `view` (`PA`, `AP`, or empty), then a float
+            column a finding (1, 0, NaN = unknown).
         boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions of the image's sides, with
             the origin at the top left.
         official: the official lists as `{"train_val": names, "test": names}` where both lie in

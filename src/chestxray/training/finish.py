@@ -41,7 +41,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     logits, peaks = _predict(classifier, val)
     calibration = fit_platt(logits, val.labels, FINDINGS)
     probabilities = calibration.apply(logits)
-    names = dataset.index["image"].to_numpy()[val.rows]
+    names = dataset.index["image"].iloc[val.rows].tolist()
     predictions.write(run / "validation.csv", predictions.table(names, probabilities))
     card = Card(
         backbone=recipe.backbone,

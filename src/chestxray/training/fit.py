@@ -12,6 +12,7 @@ run/
 
 from __future__ import annotations
 
+import logging
 import platform
 import warnings
 from pathlib import Path
@@ -67,6 +68,7 @@ def train(
     task = Task(_classifier(recipe, last.exists()), recipe, _loss_weights(recipe, train_part))
     checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
     trainer = _trainer(run, recipe, checkpoints, tensorboard)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -25,6 +25,7 @@ from chestxray.sources.download.fetch import (
     Pause,
     digests,
     fetch,
+    make_folder,
     new_client,
     part_of,
 )
@@ -55,7 +56,7 @@ def download_nih(
         DownloadError: an archive can't be fetched or is not what NIH published, a file was changed
             since it was fetched, or there is no room.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     journal = _Journal(out / JOURNAL)
     missing = [archive for archive in archives if not _is_done(out, archive, journal)]
     _require_room(out, missing)
@@ -107,7 +108,7 @@ def _is_done(out: Path, archive: Archive, journal: _Journal) -> bool:
         )
     if not entry["unpacked"]:  # stopped after the folder got its name, which it gets when whole
         journal.record(archive.name, unpacked=True)
-        (out / archive.name).unlink(missing_ok=True)
+    (out / archive.name).unlink(missing_ok=True)  # stopped after the record
     count = sum(path.is_file() for path in folder.rglob("*"))
     if count != archive.images:
         raise DownloadError(

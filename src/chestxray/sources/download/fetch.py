@@ -56,6 +56,14 @@ def new_client() -> httpx.Client:
     return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that things are fetched into; raises `DownloadError` where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{folder} can't be made ({error}): give another folder") from error
+
+
 def part_of(target: Path) -> Path:
     """Name the file that holds what has come so far."""
     return target.with_name(f"{target.name}.part")
@@ -85,7 +93,6 @@ def fetch(
             more bytes came in `ATTEMPTS` attempts. The part stays for the next call.
     """
     part = part_of(target)
-    part.parent.mkdir(parents=True, exist_ok=True)
     farthest, fruitless = _length(part), 0
     while True:
         try:
@@ -100,7 +107,7 @@ def fetch(
                     "check the connection, then run the same command again: it goes on from "
                     f"{_length(part)} bytes"
                 ) from error
-            pause(2.0**fruitless)
+            pause(2.0**fruitless / 2)
         except OSError as error:
             raise DownloadError(f"{part} can't be written ({error}): make room for it") from error
     part.replace(target)
@@ -126,7 +133,7 @@ def _go_on(url: str, part: Path, client: httpx.Client, size: int | None, advance
             file.truncate(start)
             file.seek(start)
             done = start // MEGABYTE
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():  # as it comes: what is gathered is lost by a cut
                 file.write(chunk)
                 advance(file.tell() // MEGABYTE - done)
                 done = file.tell() // MEGABYTE

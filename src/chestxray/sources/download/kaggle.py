@@ -17,6 +17,7 @@ from typing import Final
 from chestxray.artifacts import read_json, write_json
 from chestxray.errors import DownloadError
 from chestxray.sources.download.catalogue import IMAGES
+from chestxray.sources.download.fetch import make_folder
 
 HANDLE: Final = "nih-chest-xrays/data"
 _CACHE: Final = ".kagglehub"
@@ -43,7 +44,7 @@ def download_kaggle(
     journal = out / _JOURNAL
     if journal.exists() and read_json(journal, "chestxray download OUT").get("source") == HANDLE:
         return
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with _cache_in(out / _CACHE):
         came = Path(fetch(HANDLE) if fetch else _fetch(HANDLE))
     for path in sorted(came.iterdir()):
@@ -89,9 +90,7 @@ def _fetch(handle: str) -> str:
             raise DownloadError(f"Kaggle refuses your token ({status}): {_WHAT_TO_DO}") from error
         raise DownloadError(f"Kaggle answers {status}: run the same command again later") from error
     except (exceptions.UnauthenticatedError, exceptions.CredentialError, ValueError) as error:
-        raise DownloadError(
-            f"your Kaggle token can't be used ({error}): {_WHAT_TO_DO}"
-        ) from error
+        raise DownloadError(f"your Kaggle token can't be used ({error}): {_WHAT_TO_DO}") from error
     except (
         exceptions.BackendError,
         exceptions.NotFoundError,

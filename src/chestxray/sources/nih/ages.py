@@ -21,12 +21,13 @@ def in_years(ages: pd.Series) -> npt.NDArray[np.float64]:
     Returns:
         Years [n], NaN where the string is no age or the age is over `OLDEST`.
     """
-    parts = ages.str.extract(r"^(\d+(?:\.\d*)?)\s*([YMWDymwd]?)$")
+    codes, different = pd.factorize(ages)  # each different age is read once
+    parts = pd.Series(different, dtype=ages.dtype).str.extract(r"^(\d+(?:\.\d*)?)\s*([YMWDymwd]?)$")
     numbers = pd.to_numeric(parts[0], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     units = parts[1].str.upper().map(_UNITS_A_YEAR).to_numpy(dtype=np.float64, na_value=np.nan)
     years: npt.NDArray[np.float64] = numbers / units
     years[years > OLDEST] = np.nan
-    return years
+    return years[codes]
 
 
 def are_of_2017(ages: pd.Series) -> bool:

@@ -109,12 +109,15 @@ def one_file_an_image(images: dict[str, list[str]]) -> tuple[dict[str, str], lis
         tie = _pixels(ranked[0]) == _pixels(ranked[1]) and not _look_equal(ranked[0], ranked[1])
         (unclear if tie else larger).append(f"{name} ({len(paths)} files)")
     problems = problem(
-        "same-image-twice", equal, "one image lies in several folders: read once", loses=False
+        "same-image-twice",
+        equal,
+        "one image lies in several folders, equal: read once",
+        loses=False,
     )
     problems += problem(
         "several-sizes",
         larger,
-        "one image lies there in several sizes: the one with the most pixels is taken",
+        "one image lies in the tree in several sizes: the one with the most pixels is taken",
         loses=False,
     )
     problems += problem(

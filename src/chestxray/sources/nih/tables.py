@@ -80,17 +80,21 @@ def cells(path: Path) -> pd.DataFrame:
             return pd.DataFrame(columns=list(range(width)), dtype=str)
         except pd.errors.ParserError as error:
             raise SourceError(f"{path} is no whole CSV table ({error}): fetch it again") from error
+    if not isinstance(found.index, pd.RangeIndex):  # pandas takes what is too much as the index
+        raise _too_long(path, "a line", width)
     found = found.fillna("").apply(lambda column: column.str.strip())
-    spare = found[list(range(width, width + _SPARE_COLUMNS))]
-    too_long = (spare != "").any(axis=1)
-    if too_long.any() or not isinstance(found.index, pd.RangeIndex):
-        where = f"line {too_long.idxmax() + 2}" if too_long.any() else "a line"
-        raise SourceError(
-            f"{path}: {where} holds more values than the {width} titles of the header, so that "
-            "columns can't be told apart: quote the commas inside values"
-        )
+    too_long = (found[list(range(width, width + _SPARE_COLUMNS))] != "").any(axis=1)
+    if too_long.any():
+        raise _too_long(path, f"line {too_long.idxmax() + 2}", width)
     table: pd.DataFrame = found[list(range(width))]
     return table
+
+
+def _too_long(path: Path, where: str, width: int) -> SourceError:
+    return SourceError(
+        f"{path}: {where} holds more values than the {width} titles of the header, so that "
+        "columns can't be told apart: quote the commas inside values"
+    )
 
 
 def lines(path: Path) -> list[str]:

@@ -46,8 +46,15 @@ def read(raw: Path) -> Collection:
     problems += found
     facts = {"label table": str(path.relative_to(tree.root))}
     return Collection(
-        "NIH ChestX-ray14", labels.generation, rows, boxes, official, tuple(problems), facts
+        _source(path.parent), labels.generation, rows, boxes, official, tuple(problems), facts
     )
+
+
+def _source(folder: Path) -> str:
+    """Name the data set; phantoms lie in the same tree, but nothing may call them real."""
+    if (folder / "phantom-unfinished.json").exists():
+        raise SourceError(f"{folder} holds unfinished phantoms: run `chestxray synth` again")
+    return "phantoms" if (folder / "phantom.json").exists() else "NIH ChestX-ray14"
 
 
 def _unpack_first(tree: Tree) -> str:
@@ -87,6 +94,11 @@ def _with_files(
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Keep the rows that have a file; report files without a row and rows without a file."""
     names = rows["image"].map(stem)
+    if names.duplicated().any():
+        raise SourceError(
+            f"{table.name} has rows that differ in the suffix alone, such as "
+            f"{rows['image'][names.duplicated()].iloc[0]}: keep one row an image"
+        )
     paths = names.map(files)
     without = paths.isna()
     if without.all():

@@ -17,7 +17,7 @@ from chestxray.sources.phantom.population import Exam
 
 # Half-width of the cavity over its greatest, by height below the apices over the lungs' height.
 _WALL_HEIGHT = np.array([-0.06, 0.0, 0.04, 0.1, 0.2, 0.33, 0.5, 0.7, 0.9, 1.05, 1.2, 1.6])
-_WALL_WIDTH = np.array([0.30, 0.43, 0.53, 0.62, 0.735, 0.84, 0.925, 0.98, 1.0, 0.995, 0.97, 0.93])
+_WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1.0, 0.98, 0.95])
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Anatomy:
         cavity: path through the chest cavity above the diaphragm, cm.
         lung: path through the lungs, cm.
         airway: path through trachea, bronchi and bowel gas, cm.
-        heart: the heart's silhouette.
+        heart: the heart's silhouette, down to where the abdomen hides it.
         thorax: the cavity's silhouette, both lungs and what lies between them.
         fields: the lung fields that one sees: right, left.
         hila: where the vessels enter: right (x, y), left (x, y), cm.
@@ -133,7 +133,7 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
         cavity=cavity.astype(np.float32),
         lung=lung,
         airway=_airway(exam, canvas, size) + _bowel(exam, canvas, size) * under,
-        heart=coverage > 0.5,
+        heart=(coverage > 0.5) & (canvas.y < size.dome(canvas.x) + 2),
         thorax=thorax & (canvas.y < size.height + size.sag + 1.2),
         fields=(open_lung & rims[0], open_lung & rims[1]),
         hila=(
@@ -146,9 +146,9 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
 def _cavity(canvas: Canvas, size: Measures) -> Plane:
     x, y = canvas.x, canvas.y
     wall = size.wall(y)
-    round_wall = np.sqrt(np.maximum(1 - (np.abs(x) / wall) ** 2.6, 0))
+    round_wall = np.sqrt(np.maximum(1 - (np.abs(x) / wall) ** 3.6, 0))
     apex = 0.022 * size.half * (np.abs(x) - 0.34 * size.half) ** 2 * 4 / size.half
-    over = np.sqrt(np.clip((y - apex) / (0.42 * size.height), 0, 1))
+    over = np.sqrt(np.clip((y - apex) / (0.30 * size.height), 0, 1))
     return np.asarray(size.depth * round_wall * over, np.float32)
 
 
@@ -157,7 +157,7 @@ def _heart(exam: Exam, canvas: Canvas, size: Measures) -> tuple[Plane, Plane]:
     span = size.ratio * 2 * size.half
     share = rng.uniform(0.27, 0.34)
     right, left = span * share, span * (1 - share)
-    top, low = 0.36 * size.height, size.height + 4.5 - 0.5 * sum(size.raised)
+    top, low = 0.36 * size.height, size.height + 3.2 - 0.7 * max(size.raised)
     tall = low - top
     apex = rng.uniform(0.72, 0.84)
     shape = closed(
@@ -233,17 +233,17 @@ def _bowel(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
 def _body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     x, y, fat = canvas.x, canvas.y, exam.patient.fat
     unit = size.half / 14
-    flank = size.wall(y) + 1.0 + fat
+    flank = size.wall(y) + 2.2 + 1.3 * fat
     neck, slope = 5.6 * unit + 0.3 * fat, 1.0 if exam.view == "PA" else 1.8
     shoulder = profile(
         y / unit,
         [-14, -6.5, -4.8, -3.2 - 0.2 * slope, -1.6 - 0.4 * slope, 0.5, 4, 12],
-        np.array([neck, neck, neck + 1.8, neck + 5.5, 15.5 * unit, 17.5 * unit, 16.5 * unit, 0]),
+        np.array([neck, neck, neck + 1.8, neck + 5.5, 16.5 * unit, 19.5 * unit, 18.5 * unit, 0]),
     )
     edge = np.maximum(flank * np.clip((y / unit + 4) / 4, 0, 1), shoulder)
-    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.55, 0.52, 0.66, 0.92, 1.0]))
+    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.60, 0.62, 0.80, 0.97, 1.0]))
     thick = (size.depth + 2 * (1.2 + 0.8 * fat)) * deep
-    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** 3.2, 0))
+    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** 5, 0))
     return canvas.blur(np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32), 0.25)
 
 
@@ -251,7 +251,7 @@ def _arms(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     rng = exam.patient.stream("arms")
     unit = size.half / 14
     spread = rng.uniform(0.35, 0.8) if exam.view == "PA" else rng.uniform(0.08, 0.3)
-    radius = 4.4 * unit + 0.5 * exam.patient.fat
+    radius = 5.0 * unit + 0.5 * exam.patient.fat
     path = canvas.empty()
     for side in (-1, 1):
         along_x, along_y = side * math.sin(spread), math.cos(spread)

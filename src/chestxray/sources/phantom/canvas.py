@@ -146,12 +146,12 @@ def profile(
     return np.asarray(np.interp(at, known, values), np.float32)
 
 
-def ribbon(curve: Points, width: float) -> Points:
-    """Give the outline of a band of `width` along an open curve [n, 2]."""
+def ribbon(curve: Points, width: float | Points) -> Points:
+    """Give the outline of a band along an open curve [n, 2], of one width or one a point [n]."""
     ends = np.concatenate([curve[:1], curve, curve[-1:]])
     along = ends[2:] - ends[:-2]
     normal: Points = along[:, ::-1] * (-1.0, 1.0)
-    normal = normal * (width / 2 / np.hypot(along[:, 0], along[:, 1]))[:, None]
+    normal = normal * (np.asarray(width) / 2 / np.hypot(along[:, 0], along[:, 1]))[:, None]
     return np.concatenate([curve + normal, (curve - normal)[::-1]])
 
 

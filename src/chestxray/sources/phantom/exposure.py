@@ -6,6 +6,7 @@ water 0.19 / cm, aerated lung a quarter of that, dense bone twice again.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import cv2
@@ -40,20 +41,18 @@ def grey(scene: Anatomy, attenuation: Plane) -> Plane:
     density = -np.log(signal) + np.float32(_QUANTA * exam.noise) / np.sqrt(signal) * quanta
     wall = 2 * (1.2 + 0.8 * exam.patient.fat)
     deep = exam.patient.depth * exam.patient.width
-    clear = _reading(exam.view, WATER * (wall + LUNG_DENSITY * deep))
-    dense = _reading(exam.view, WATER * (wall + deep) + 0.5)
+    lung = WATER * (wall + LUNG_DENSITY * deep)
+    haze = _GRID_LETS_THROUGH[exam.view] * 1.2 * math.exp(-lung)  # most scatter is the lungs'
+    clear = -math.log(math.exp(-lung) + haze)
+    dense = -math.log(math.exp(-WATER * (wall + deep) - 0.5) + haze)
     place = (density - clear) / (dense - clear)
     return _film(np.asarray(place * exam.contrast + exam.brightness, np.float32))
 
 
-def _reading(view: str, attenuation: float) -> float:
-    return float(-np.log(np.exp(-attenuation) + _GRID_LETS_THROUGH[view] * 0.14))
-
-
 def _film(place: Plane) -> Plane:
     """Bend the scale as a film does: a long toe in air, a shoulder in the abdomen."""
-    known = np.array([-2.5, -1.2, -0.5, -0.2, 0.0, 0.3, 0.6, 0.9, 1.1, 1.4, 2.0])
-    value = np.array([0.0, 0.02, 0.07, 0.14, 0.22, 0.39, 0.57, 0.72, 0.79, 0.86, 0.95])
+    known = np.array([-2.5, -1.0, -0.4, 0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 2.0])
+    value = np.array([0.0, 0.01, 0.03, 0.08, 0.16, 0.25, 0.37, 0.49, 0.60, 0.72, 0.82, 0.95])
     table = np.interp(np.linspace(-2.5, 2.0, 1024), known, value).astype(np.float32)
     index = np.clip((place + 2.5) * (1023 / 4.5), 0, 1023)
     return np.asarray(table[index.astype(np.int32)], np.float32)

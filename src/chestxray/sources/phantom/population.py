@@ -183,7 +183,7 @@ def patient(seed: int, number: int) -> Patient:
         depth=float(np.clip(rng.normal(0.60, 0.04), 0.50, 0.72)),
         fat=grown * float(np.clip(rng.gamma(5, 0.55), 1.0, 6.0)),
         heart=float(np.clip(rng.normal(0.425, 0.022), 0.37, 0.465)),
-        enlarged=float(rng.uniform(0.54, 0.66)),
+        enlarged=float(rng.uniform(0.55, 0.67)),
         aorta=grown * float(np.clip(rng.normal(1.6 + 0.008 * age, 0.2), 1.2, 2.8)),
         breast=0.0 if male or age < 14 else float(np.clip(rng.normal(1, 0.3), 0.4, 1.8)),
     )
@@ -230,7 +230,7 @@ def _exam(
         tilt=float(rng.normal(0, 2.0 if ap else 0.9)),
         shift=(float(rng.normal(0, 1.0 if ap else 0.5)), float(rng.normal(0, 0.8))),
         field=someone.width * float(rng.uniform(1.17, 1.42)),
-        brightness=float(rng.normal(-0.03 if ap else -0.10, 0.13)),
+        brightness=float(np.clip(rng.normal(-0.04 if ap else -0.06, 0.10), -0.25, 0.07)),
         contrast=float(np.clip(rng.normal(0.8 if ap else 1.04, 0.12), 0.55, 1.3)),
         noise=float(rng.uniform(0.7, 1.5)) * (1.3 if ap else 1.0),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from chestxray.findings import FINDINGS
 from chestxray.sources.phantom.anatomy import Anatomy
-from chestxray.sources.phantom.canvas import Mask, Plane, bent, closed
+from chestxray.sources.phantom.canvas import Mask, Plane, bent, closed, ribbon
 from chestxray.sources.phantom.exposure import LUNG_DENSITY
 
 _Draw = Callable[[Anatomy, np.random.Generator], "Sign"]
@@ -85,11 +85,14 @@ def _atelectasis(scene: Anatomy, rng: np.random.Generator) -> Sign:
         knots = [(x + t * long, y + slope * t * long - 0.5 * np.sin(3 * t)) for t in (0, 0.5, 1)]
         curves.append(bent([(out * a, b) for a, b in knots]))
         widths.append(rng.uniform(0.7, 1.4) * unit)
-    bands = canvas.ribbons(curves, widths)
+    taper = np.sin(np.linspace(0.06, 0.94, len(curves[0])) * np.pi) ** 0.6
+    bands = canvas.polygons(
+        ribbon(curve, wide * taper) for curve, wide in zip(curves, widths, strict=True)
+    )
     base = canvas.cloud(out * 0.45 * 14 * unit, floor, 4.0 * unit, 1.4 * unit)
-    soft = canvas.blur(bands, 0.12)
+    soft = canvas.blur(bands, 0.18)
     inside = scene.lung > 0.3
-    water = (3.4 * soft + 2.2 * base) * np.minimum(scene.lung / 4, 1) * scene.exam.severity
+    water = (3.8 * soft + 2.8 * base) * np.minimum(scene.lung / 4, 1) * scene.exam.severity
     return Sign(np.asarray(water, np.float32), ((soft > 0.35) | (base > 0.6)) & inside)
 
 
@@ -107,10 +110,11 @@ def _effusion(scene: Anatomy, rng: np.random.Generator) -> Sign:
         level = size.height + 0.45 * size.sag - deep * scene.exam.severity
         from_wall = np.maximum(size.wall(canvas.y) - canvas.x * out, 0)
         climb = (2.5 + 0.35 * deep) * np.exp(-from_wall / (1.2 + 0.25 * deep))
-        fill = np.sqrt(np.clip((canvas.y - (level - climb)) / 3.5, 0, 1)) * (canvas.x * out > 0)
+        near = np.clip(canvas.x * out / 3, 0, 1)
+        fill = np.sqrt(np.clip((canvas.y - (level - climb)) / 3.5, 0, 1)) * near
         if scene.exam.supine:
             veil = 0.22 * np.clip((canvas.y / size.height - 0.25) / 0.75, 0, 1)
-            fill = np.maximum(fill, veil * (canvas.x * out > 0))
+            fill = np.maximum(fill, veil * near)
         water += _filled(scene, fill.astype(np.float32))
     return Sign(water, water > 1.0)
 
@@ -129,14 +133,16 @@ def _haze(
 def _infiltration(scene: Anatomy, rng: np.random.Generator) -> Sign:
     """Broad, faint, ill-defined haze with streaks in it."""
     unit = scene.measures.half / 14
-    blobs = []
-    for side in _sides(rng, 0.5):
-        for _ in range(int(rng.integers(1, 3))):
-            blobs.append((*_place(scene, rng, side, 0.3), rng.uniform(2.2, 3.6) * unit))
+    sides = _sides(rng, 0.5)
+    blobs = [
+        (*_place(scene, rng, side, 0.3), rng.uniform(2.2, 3.6) * unit)
+        for side in sides
+        for _ in range(int(rng.integers(1, 3)))
+    ]
     haze = _haze(scene, rng, blobs)
     streaks = np.abs(scene.canvas.noise(rng, 0.9, octaves=2)) < 0.28
     haze = haze * (0.8 + 0.45 * scene.canvas.blur(streaks.astype(np.float32), 0.08))
-    water = _filled(scene, 0.26 * haze * scene.exam.severity)
+    water = _filled(scene, 0.30 * haze * scene.exam.severity)
     return Sign(water, water > 0.7)
 
 
@@ -159,14 +165,14 @@ def _rounds(
 def _mass(scene: Anatomy, rng: np.random.Generator) -> Sign:
     """A lobulated shadow wider than 3 cm."""
     count = 1 if rng.random() < 0.8 else 2
-    return _rounds(scene, rng, list(rng.uniform(1.95, 3.4, count)), rough=0.18, dense=0.72)
+    return _rounds(scene, rng, list(rng.uniform(2.1, 3.8, count)), rough=0.18, dense=0.9)
 
 
 def _nodule(scene: Anatomy, rng: np.random.Generator) -> Sign:
     """One to four round shadows of at most 3 cm."""
-    count = int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])) + 1
-    calcified = 1.7 if rng.random() < 0.3 else 1.15
-    return _rounds(scene, rng, list(rng.uniform(0.65, 1.42, count)), rough=0.06, dense=calcified)
+    count = int(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])) + 1
+    calcified = 2.0 if rng.random() < 0.3 else 1.4
+    return _rounds(scene, rng, list(rng.uniform(0.75, 1.42, count)), rough=0.06, dense=calcified)
 
 
 def _pneumonia(scene: Anatomy, rng: np.random.Generator) -> Sign:
@@ -179,8 +185,8 @@ def _pneumonia(scene: Anatomy, rng: np.random.Generator) -> Sign:
             away = rng.normal(0, 2.0, 2) * unit
             blobs.append((x + away[0], y + away[1], rng.uniform(0.6, 1.3) * unit))
     patches = np.clip(_haze(scene, rng, blobs) * 1.2, 0, 1)
-    water = _filled(scene, 0.52 * patches * scene.exam.severity)
-    return Sign(water, water > 1.6, 1 - 0.5 * patches)
+    water = _filled(scene, 0.46 * patches * scene.exam.severity)
+    return Sign(water, water > 1.4, np.asarray(1 - 0.5 * patches, np.float32))
 
 
 def _pneumothorax(scene: Anatomy, rng: np.random.Generator) -> Sign:
@@ -188,7 +194,7 @@ def _pneumothorax(scene: Anatomy, rng: np.random.Generator) -> Sign:
     canvas, size = scene.canvas, scene.measures
     side = int(rng.integers(2))
     out = 1 if side else -1
-    gap = (0.09 + rng.gamma(2.5, 0.07)) * size.half * scene.exam.severity
+    gap = (0.12 + rng.gamma(2.2, 0.065)) * size.half * scene.exam.severity
     level = np.clip(canvas.y / size.height, 0, 1.3)
     edge = size.wall(canvas.y) - gap * (1.15 - 0.6 * level)
     top = 0.75 * gap + 0.03 * (canvas.x * out - 0.34 * size.half) ** 2
@@ -211,10 +217,12 @@ def _consolidation(scene: Anatomy, rng: np.random.Generator) -> Sign:
     canvas, size = scene.canvas, scene.measures
     side, lobe = int(rng.integers(2)), int(rng.integers(3))
     out = 1 if side else -1
-    bow = 0.02 * (canvas.x * out / size.half) ** 2
+    across = canvas.x * out / size.half
+    bow = 0.10 * across**2 - 0.10 * across
     level = canvas.y / size.height + bow
     fissure = (0.46, 0.46, 0.60)[lobe] + rng.uniform(-0.06, 0.04)
-    sharp = np.clip((level - fissure) * size.height / 0.35 + 0.5, 0, 1)
+    soft = (0.35, 0.35, 3.0)[lobe]  # cm; only the minor fissure is seen from its edge
+    sharp = np.clip((level - fissure) * size.height / soft + 0.5, 0, 1)
     if lobe == 0:  # upper: above the fissure
         fill = (1 - sharp) * np.clip((level - 0.08) * 5, 0, 1)
     else:  # middle or lingula, lower
@@ -269,8 +277,8 @@ def _emphysema(scene: Anatomy, rng: np.random.Generator) -> Sign:
     thin = canvas.empty() + np.float32(0.42)
     for side in (0, 1, 0, 1):
         x, y = _place(scene, rng, side, 0.05, 0.6)
-        thin = np.maximum(thin, 0.85 * (canvas.ball(x, y, rng.uniform(1.2, 2.6)) > 0))
-    thin = canvas.blur(thin, 0.08)
+        thin = np.maximum(thin, 0.75 * (canvas.ball(x, y, rng.uniform(1.2, 2.6)) > 0))
+    thin = canvas.blur(thin, 0.2)
     water = -LUNG_DENSITY * thin * scene.lung * np.float32(min(scene.exam.severity, 1.1))
     return Sign(water, scene.fields[0] | scene.fields[1], np.asarray(1 - 1.05 * thin, np.float32))
 
@@ -280,13 +288,13 @@ def _fibrosis(scene: Anatomy, rng: np.random.Generator) -> Sign:
     canvas, size = scene.canvas, scene.measures
     level = canvas.y / size.height
     lateral = np.abs(canvas.x) / size.wall(canvas.y)
-    base = np.clip((level - 0.30) * 1.9, 0, 1) * np.clip(0.35 + 0.8 * lateral, 0, 1)
+    base = np.clip((level - 0.22) * 1.9, 0, 1) * np.clip(0.35 + 0.8 * lateral, 0, 1)
     net = canvas.empty()
-    for cells in (1.5, 0.95):
+    for cells in (1.9, 1.1):
         ridge = np.exp(-((canvas.noise(rng, cells) / 0.16) ** 2))
         net += canvas.blur(ridge.astype(np.float32), 0.04)
     patchy = np.clip(0.8 + 0.3 * canvas.noise(rng, 4.0), 0.3, 1.3)
-    water = (1.15 * net + 0.35) * base * patchy * np.minimum(scene.lung / 3, 1)
+    water = (1.5 * net + 0.7) * base * patchy * np.minimum(scene.lung / 3, 1)
     seen = (base * patchy > 0.42) & (scene.fields[0] | scene.fields[1])
     return Sign(np.asarray(water * scene.exam.severity, np.float32), seen)
 
@@ -298,7 +306,7 @@ def _pleural_thickening(scene: Anatomy, rng: np.random.Generator) -> Sign:
     for side in _sides(rng, 0.35):
         out = 1 if side else -1
         inward = size.wall(canvas.y) - canvas.x * out
-        thick = rng.uniform(0.8, 1.5) * (1 + 0.25 * canvas.noise(rng, 2.5))
+        thick = rng.uniform(1.1, 1.9) * (1 + 0.25 * canvas.noise(rng, 2.5))
         if rng.random() < 0.4:
             apex = 0.088 * (canvas.x * out - 0.34 * size.half) ** 2
             depth = np.minimum(canvas.y - apex, inward)
@@ -310,7 +318,7 @@ def _pleural_thickening(scene: Anatomy, rng: np.random.Generator) -> Sign:
             reach = np.clip(1.6 - (np.abs(canvas.y / size.height - middle) / long) ** 2, 0, 1)
         here = (canvas.x * out > 0) & (scene.lung > 0.05)
         band = np.clip((thick * reach - depth) * 2.5 + 0.5, 0, 1) * here * (reach > 0.05)
-        water += (3.6 * band).astype(np.float32)
+        water += (4.5 * band).astype(np.float32)
         mask |= band > 0.5
     return Sign(canvas.blur(water, 0.06) * np.float32(scene.exam.severity), mask)
 
@@ -318,15 +326,15 @@ def _pleural_thickening(scene: Anatomy, rng: np.random.Generator) -> Sign:
 def _hernia(scene: Anatomy, rng: np.random.Generator) -> Sign:
     """A round shadow behind the heart, half air and half fluid while the patient stands."""
     canvas, size = scene.canvas, scene.measures
-    r = rng.uniform(0.20, 0.29) * size.half
+    r = rng.uniform(0.23, 0.31) * size.half
     x = rng.uniform(0.0, 0.22) * size.half + scene.exam.rotation
     y = size.height - rng.uniform(0.3, 0.7) * r
     ball = canvas.ball(x, y, r * 1.15, r)
     level = y + rng.uniform(-0.3, 0.2) * r
     gas = canvas.ball(x, y, r * 1.02, r * 0.86) * (
-        np.clip((level - canvas.y) * canvas.scale + 0.5, 0, 1) if not scene.exam.supine else 0.45
+        np.clip((level - canvas.y) * canvas.scale + 0.5, 0, 1) if not scene.exam.supine else 0.6
     )
-    water = 1.1 * r * ball - 2.1 * r * gas + 0.8 * ((ball > 0) & (ball < 0.45))
+    water = 1.4 * r * ball - 2.6 * r * gas + 0.8 * ((ball > 0) & (ball < 0.45))
     return Sign(canvas.blur(np.asarray(water, np.float32), 0.08), ball > 0)
 
 

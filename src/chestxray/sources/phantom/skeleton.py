@@ -44,7 +44,7 @@ def rib(scene: Anatomy, number: int, side: int) -> tuple[Points, Points]:
 def _ribs(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
     rng = scene.exam.patient.stream("ribs")
-    density = rng.uniform(0.8, 1.15) * float(np.interp(scene.exam.age, [20, 90], [1.1, 0.8]))
+    density = rng.uniform(0.6, 0.95) * float(np.interp(scene.exam.age, [20, 90], [1.1, 0.8]))
     both = [
         [part + np.array((0, rng.normal(0, 0.1))) for part in rib(scene, number, side)]
         for number in range(1, _RIBS + 1)

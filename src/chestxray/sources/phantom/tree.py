@@ -137,11 +137,10 @@ def _told(recipe: dict[str, Any]) -> str:
 def _write_pictures(
     out: Path, exams: list[Exam], pixels: int, workers: int | None
 ) -> list[list[Box]]:
-    folders = (
-        out / f"images_{1 + max(0, index - _FIRST_FOLDER + _OTHER_FOLDERS) // _OTHER_FOLDERS:03d}"
-        for index in range(len(exams))
-    )
-    paths = [folder / "images" / exam.name for folder, exam in zip(folders, exams, strict=True)]
+    paths = [
+        out / f"images_{folder_number(index):03d}" / "images" / exam.name
+        for index, exam in enumerate(exams)
+    ]
     work = partial(_write_picture, masks=out / "masks", pixels=pixels)
     boxes = []
     with (
@@ -152,6 +151,11 @@ def _write_pictures(
             boxes.append(found)
             advance()
     return boxes
+
+
+def folder_number(index: int) -> int:
+    """Give the number of the `images_NNN` folder that holds image `index`, as NIH filled them."""
+    return 1 + max(0, index - _FIRST_FOLDER + _OTHER_FOLDERS) // _OTHER_FOLDERS
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from chestxray.sources.phantom.canvas import Plane, Points
 
 _ORDERS = 5
 _FINEST = 0.09  # cm
-_CONTRAST = 2.2  # a tree stands for the many vessels behind one another
+_CONTRAST = 2.0  # a tree stands for the many vessels behind one another
 
 
 def vessels(scene: Anatomy) -> Plane:

@@ -1,0 +1,131 @@
+"""A run as training, prediction, evaluation and explanation leave it, made by seeded NumPy.
+
+Ranking quality is planted: a finding's logit is a normal draw, moved by its label, so its AUROC is
+known. Hernia has no positives in the test part, so its figures do not exist there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from chestxray.evaluation import localisation, predictions, regions
+from chestxray.evaluation.evaluate import evaluate
+from chestxray.evaluation.labels import Labels, pair
+from chestxray.findings import FINDINGS
+
+SIZES = {"train": 600, "val": 300, "test": 400}
+PREVALENCE = np.linspace(0.3, 0.05, len(FINDINGS))
+SHIFT = 1.5  # of the logit of a positive: AUROC = Φ(1.5 / √2) = 0.856
+
+
+def truth(seed: int = 0) -> Labels:
+    """Labels of three parts, two images a patient, boxes around the middle of test images."""
+    rng = np.random.default_rng(seed)
+    count = sum(SIZES.values())
+    labels = (rng.random((count, len(FINDINGS))) < PREVALENCE).astype(float)
+    split = np.repeat(list(SIZES), list(SIZES.values()))
+    labels[split == "test", FINDINGS.index("Hernia")] = 0
+    rows = pd.DataFrame(labels, columns=list(FINDINGS))
+    rows["patient"] = np.arange(count) // 2 + 1
+    rows["split"] = split
+    rows["width"] = rows["height"] = 1024
+    rows.index = pd.Index([f"{i // 2 + 1:08d}_{i % 2:03d}.png" for i in range(count)], name="image")
+    sick = rows.index[(rows["split"] == "test") & (rows["Mass"] == 1)]
+    boxes = pd.DataFrame({"image": sick, "finding": "Mass", "x": 0.4, "y": 0.4, "w": 0.2, "h": 0.2})
+    return Labels("planted radiographs", "v2020", rows, boxes)
+
+
+def predicted(labels: Labels, split: str, seed: int = 0) -> pd.DataFrame:
+    """A table of predictions of one part, of planted quality."""
+    rng = np.random.default_rng(seed)
+    rows = labels.rows[labels.rows["split"] == split]
+    y = rows[list(FINDINGS)].to_numpy()
+    logits = y * SHIFT + rng.normal(size=y.shape) - 2
+    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)))
+
+
+def write_run(folder: Path) -> Path:
+    """Write everything that a page can show."""
+    labels = truth()
+    write_training(folder, labels)
+    predictions.write(folder / "predictions.csv", predicted(labels, "test"))
+    predictions.write(folder / "validation.csv", predicted(labels, "val", seed=1))
+    evaluate(
+        folder / "predictions.csv", labels, folder / "evaluation", folder / "validation.csv", "test"
+    )
+    heat = np.zeros((SIZES["test"], len(FINDINGS), 5, 5), dtype=np.float16)
+    heat[:, :, 2, 2] = 1
+    np.save(folder / "heatmaps.npy", heat)
+    pairs = pair(folder / "predictions.csv", labels)
+    cases = list(regions.from_boxes(labels, pairs))
+    localisation.point(folder / "heatmaps.npy", pairs, cases, folder / "evaluation")
+    _write_explanations(folder / "explanations")
+    return folder
+
+
+def write_training(folder: Path, labels: Labels) -> None:
+    """Write what is there right after training."""
+    folder.mkdir(parents=True)
+    about = {
+        "source": labels.source,
+        "generation": labels.generation,
+        "split": {"name": "official", "sha256": "9f" * 32},
+        "size": 64,
+        "counts": {split: _counts(labels, split) for split in SIZES},
+        "recipe": "quick",
+        "backbone": "densenet121",
+        "weights": "none",
+        "precision": "32-true",
+        "best_epoch": 3,
+        "epochs": 6,
+        "seconds": 185,
+        "machine": "x86_64 CPU, 2 threads",
+        "torch": "2.9.1",
+        "seed": 0,
+        "package_version": "0.1.0",
+    }
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "recipe.yaml").write_text("name: quick\nsize: 64\n", encoding="utf-8")
+    (folder / "bundle").mkdir()
+    card = {"backbone": "densenet121", "weights_sha256": "3c1f0a9b77e4" + "0" * 52}
+    (folder / "bundle" / "bundle.json").write_text(json.dumps(card), encoding="utf-8")
+    history = [
+        {
+            "epoch": epoch,
+            "split": split,
+            "loss": 0.4 - 0.04 * epoch + 0.01 * (epoch - 3) ** 2 * (split == "val"),
+            "bce": 0.4 - 0.03 * epoch,
+            "accuracy": 0.8 + 0.02 * epoch,
+            "auroc": 0.6 + 0.04 * epoch,
+        }
+        for epoch in range(6)
+        for split in ("train", "val")
+    ]
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+
+
+def _counts(labels: Labels, split: str) -> dict[str, int]:
+    rows = labels.rows[labels.rows["split"] == split]
+    y: npt.NDArray[np.float64] = rows[list(FINDINGS)].to_numpy()
+    present = dict(zip(FINDINGS, y.sum(axis=0).astype(int).tolist(), strict=True))
+    none = int((y.sum(axis=1) == 0).sum())
+    patients = int(rows["patient"].nunique())
+    return {"images": len(rows), "patients": patients, "No Finding": none, **present}
+
+
+def _write_explanations(folder: Path) -> None:
+    folder.mkdir()
+    shown = []
+    for finding, kind in (("Mass", "true call"), ("Mass", "false call"), ("Edema", "missed")):
+        file = f"{finding}_{kind.replace(' ', '_')}.png"
+        Image.new("L", (16, 8), 90).save(folder / file)
+        entry = {"image": "00000451_000.png", "finding": finding, "kind": kind, "file": file}
+        shown.append(entry | {"probability": 0.81, "threshold": 0.2, "label": 1})
+    listed = {"model": "densenet121-3c1f0a9b77e4", "shown": shown}
+    (folder / "explanations.json").write_text(json.dumps(listed), encoding="utf-8")

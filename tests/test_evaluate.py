@@ -1,0 +1,316 @@
+"""Evaluation: what is undefined is said, nothing is left out unsaid, patients stay apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn import metrics as oracle
+
+from chestxray.cli.evaluate import evaluate as command
+from chestxray.errors import PredictionsError
+from chestxray.evaluation import predictions
+from chestxray.evaluation.curves import MOST_POINTS, curves, thin
+from chestxray.evaluation.evaluate import METRICS, NO_VALIDATION, evaluate
+from chestxray.evaluation.labels import Labels
+from chestxray.findings import FINDINGS
+from fake_run import SHIFT, SIZES, predicted, truth
+
+if TYPE_CHECKING:
+    from chestxray.dataset.store import Dataset
+
+LABELS = truth()
+
+
+def table_of(split: str, folder: Path, seed: int = 0) -> Path:
+    path = folder / f"{split}.csv"
+    predictions.write(path, predicted(LABELS, split, seed))
+    return path
+
+
+def without_split(labels: Labels) -> Labels:
+    rows = labels.rows.assign(split="unknown").drop(columns=["width", "height"])
+    return dataclasses.replace(labels, rows=rows, boxes=None)
+
+
+def test_a_planted_auroc_is_found_and_thresholds_come_from_validation(tmp_path: Path) -> None:
+    val = table_of("val", tmp_path, seed=1)
+    result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out", val)
+    assert result["split"] == "test"
+    assert result["images"] == SIZES["test"]
+    assert result["patients"] == SIZES["test"] // 2
+    assert result["fit_on"] == {"split": "val", "images": 300, "patients": 150}
+    assert result["mean"]["auroc"]["value"] == pytest.approx(norm.cdf(SHIFT / 2**0.5), abs=0.02)
+    effusion = result["findings"]["Effusion"]
+    p = predicted(LABELS, "val", seed=1)["prob_Effusion"].to_numpy()
+    y = LABELS.rows.loc[LABELS.rows["split"] == "val", "Effusion"].to_numpy()
+    fpr, tpr, thresholds = oracle.roc_curve(y, p, drop_intermediate=False)
+    assert effusion["threshold"] == {"value": thresholds[(tpr - fpr).argmax()]}
+    assert all(effusion[name]["value"] is not None for name in METRICS)
+
+
+def test_what_is_written_is_strict_json_and_what_is_returned(tmp_path: Path) -> None:
+    result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out")
+    text = (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == result
+    drawn = json.loads((tmp_path / "out" / "curves.json").read_text(encoding="utf-8"))
+    assert list(drawn) == list(FINDINGS)
+    assert drawn["Hernia"] is None
+
+
+def test_a_finding_without_positives_is_null_with_the_reason_and_not_in_the_mean(
+    tmp_path: Path,
+) -> None:
+    val = table_of("val", tmp_path)
+    result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out", val)
+    hernia = result["findings"]["Hernia"]
+    nothing = {"value": None, "low": None, "high": None, "reason": "no positives"}
+    assert all(hernia[name] == nothing for name in METRICS)
+    assert (hernia["positives"], hernia["negatives"], hernia["unknown"]) == (0, 400, 0)
+    others = [result["findings"][finding]["auroc"]["value"] for finding in FINDINGS[:-1]]
+    assert result["mean"]["auroc"]["value"] == pytest.approx(np.mean(others), abs=1e-12)
+    assert result["mean"]["auroc"]["findings"] == 13
+
+
+def test_without_validation_the_metrics_at_a_threshold_are_null_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out")
+    mass = result["findings"]["Mass"]
+    assert mass["auroc"]["value"] is not None
+    assert mass["threshold"] == {"value": None, "reason": NO_VALIDATION}
+    assert mass["f1"] == {"value": None, "low": None, "high": None, "reason": NO_VALIDATION}
+    assert result["mean"]["f1"]["reason"].startswith("no validation")
+    assert result["mean"]["f1"]["findings"] == 0
+
+
+def test_a_finding_one_sided_in_validation_has_no_threshold(tmp_path: Path) -> None:
+    rows = LABELS.rows.copy()
+    rows.loc[rows["split"] == "val", "Mass"] = 0
+    labels = dataclasses.replace(LABELS, rows=rows)
+    val = table_of("val", tmp_path)
+    mass = evaluate(table_of("test", tmp_path), labels, tmp_path / "out", val)["findings"]["Mass"]
+    assert mass["threshold"]["value"] is None
+    assert mass["recall"]["reason"] == "no positives in the validation predictions"
+    assert mass["auroc"]["value"] is not None
+
+
+def test_unknown_labels_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows = LABELS.rows.copy()
+    rows.loc[rows.index[-100:], "Mass"] = math.nan
+    labels = dataclasses.replace(LABELS, rows=rows)
+    mass = evaluate(table_of("test", tmp_path), labels, tmp_path / "out")["findings"]["Mass"]
+    assert mass["unknown"] == 100
+    assert mass["positives"] + mass["negatives"] == 300
+    test = rows[rows["split"] == "test"][:300]
+    p = predicted(LABELS, "test")["prob_Mass"][:300]
+    assert mass["auroc"]["value"] == pytest.approx(oracle.roc_auc_score(test["Mass"], p), abs=1e-12)
+
+
+def test_failed_rows_and_missing_predictions_are_counted(tmp_path: Path) -> None:
+    table = predicted(LABELS, "test").iloc[:390].copy()
+    table.loc[5, list(predictions.PROBABILITIES)] = math.nan
+    table.loc[5, "status"] = "error"
+    predictions.write(tmp_path / "p.csv", table)
+    result = evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+    assert (result["images"], result["failed"], result["unpredicted"]) == (389, 1, 10)
+
+
+def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
+    straight = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "a")
+    shuffled = predicted(LABELS, "test").sample(frac=1, random_state=0)
+    predictions.write(tmp_path / "s.csv", shuffled)
+    other = evaluate(tmp_path / "s.csv", LABELS, tmp_path / "b")
+    assert other["findings"]["Mass"]["auroc"] == straight["findings"]["Mass"]["auroc"]
+
+
+def test_images_without_labels_are_refused_by_count_and_name(tmp_path: Path) -> None:
+    table = predicted(LABELS, "test")
+    table.loc[[3, 4], "Image Index"] = ["x.png", "y.png"]
+    predictions.write(tmp_path / "p.csv", table)
+    with pytest.raises(PredictionsError, match=r"2 of 400 images have no labels \(x.png, y.png\)"):
+        evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+
+
+def test_predictions_of_mixed_parts_are_refused(tmp_path: Path) -> None:
+    mixed = pd.concat([predicted(LABELS, "test"), predicted(LABELS, "val")])
+    predictions.write(tmp_path / "p.csv", mixed)
+    with pytest.raises(PredictionsError, match="400 test, 300 val"):
+        evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+
+
+def test_predictions_of_another_part_than_named_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="'test', not of 'val'"):
+        evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out", split="val")
+
+
+@pytest.mark.parametrize("part", ["test", "train"])
+def test_thresholds_fitted_on_another_part_than_validation_are_refused(
+    tmp_path: Path, part: str
+) -> None:
+    with pytest.raises(PredictionsError, match="validation alone"):
+        evaluate(
+            table_of("test", tmp_path), LABELS, tmp_path / "out", table_of(part, tmp_path, seed=1)
+        )
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
+    val = table_of("val", tmp_path)
+    with pytest.raises(PredictionsError, match="150 patients stand both"):
+        evaluate(val, LABELS, tmp_path / "out", val)
+    half = predicted(LABELS, "test")
+    predictions.write(tmp_path / "a.csv", half[:101])
+    predictions.write(tmp_path / "b.csv", half[101:])
+    with pytest.raises(PredictionsError, match="1 patients stand both"):
+        evaluate(tmp_path / "a.csv", without_split(LABELS), tmp_path / "out", tmp_path / "b.csv")
+
+
+def test_a_bare_table_leaves_the_split_unknown_unless_named(tmp_path: Path) -> None:
+    bare = without_split(LABELS)
+    path = table_of("test", tmp_path)
+    assert evaluate(path, bare, tmp_path / "out")["split"] == "unknown"
+    assert evaluate(path, bare, tmp_path / "out", split="test")["split"] == "test"
+    assert evaluate(path, bare, tmp_path / "out")["unpredicted"] == 900
+
+
+def test_nothing_to_evaluate_is_refused(tmp_path: Path) -> None:
+    table = predicted(LABELS, "test").assign(status="error")
+    predictions.write(tmp_path / "p.csv", table)
+    with pytest.raises(PredictionsError, match="none of 400 rows has status ok"):
+        evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+
+
+def test_localisation_of_earlier_predictions_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "localisation.json").write_text("{}", encoding="utf-8")
+    evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out")
+    assert not (tmp_path / "out" / "localisation.json").exists()
+
+
+def test_a_thinned_curve_looks_the_same() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(25_000) < 0.03).astype(float)
+    p = 1 / (1 + np.exp(-(y + rng.normal(size=len(y)))))
+    drawn = curves(y, p)
+    assert drawn is not None
+    fpr, tpr, _ = oracle.roc_curve(y, p, drop_intermediate=False)
+    precision, recall, _ = oracle.precision_recall_curve(y, p)
+    for kept, whole in (
+        (drawn["roc"], np.stack([fpr, tpr], 1)),
+        (drawn["pr"], np.stack([recall, precision], 1)[-2::-1]),
+    ):
+        points = np.stack(list(kept.values()), axis=1)
+        assert len(points) <= MOST_POINTS
+        assert distance(whole[:: max(len(whole) // 3000, 1)], points).max() < 0.006
+
+
+def distance(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """From each point to the nearest place on a polyline."""
+    start, along = line[:-1], np.diff(line, axis=0)
+    length = (along**2).sum(1).clip(1e-30)
+    offset = points[:, None] - start
+    place = ((offset * along).sum(2) / length).clip(0, 1)
+    return np.sqrt(((offset - place[..., None] * along) ** 2).sum(2)).min(1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
+def test_thinning_keeps_the_ends_and_only_points_of_the_curve(
+    rows: list[tuple[float, float]],
+) -> None:
+    points = np.array(rows)
+    kept = thin(points, most=7)
+    assert len(kept) <= 7
+    assert np.array_equal(kept[[0, -1]], points[[0, -1]])
+    assert {tuple(point) for point in kept} <= set(rows)
+
+
+def test_a_straight_line_is_two_points() -> None:
+    assert len(thin(np.stack([np.arange(50), np.arange(50)], axis=1) / 64)) == 2
+
+
+def write_bare_table(path: Path) -> None:
+    """Write the labels as NIH's own table, which the reader understands."""
+    lines = [
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
+    ]
+    for image, row in LABELS.rows.iterrows():
+        named = [finding for finding in FINDINGS if row[finding] == 1] or ["No Finding"]
+        lines.append(f"{image},{'|'.join(named)},0,{row['patient']},60,F,PA")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_the_command_evaluates_others_predictions_against_a_bare_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bare_table(tmp_path / "Data_Entry.csv")
+    command(
+        table_of("test", tmp_path),
+        labels=tmp_path / "Data_Entry.csv",
+        out=tmp_path / "out",
+        fit_on=table_of("val", tmp_path),
+        split="test",
+    )
+    shown = capsys.readouterr().out
+    assert "split test: 400 images of 200 patients" in shown
+    assert "900 labelled images have no prediction" in shown
+    assert "Hernia: no positives" in shown
+    assert all(finding in shown for finding in FINDINGS)
+    expected = evaluate(tmp_path / "test.csv", LABELS, tmp_path / "direct", tmp_path / "val.csv")
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert written["findings"] == expected["findings"]
+
+
+def test_a_dataset_tells_the_split_itself(dataset: Dataset, tmp_path: Path) -> None:
+    names = dataset.index["image"].to_numpy()[dataset.rows("val")]
+    rng = np.random.default_rng(0)
+    predictions.write(
+        tmp_path / "p.csv", predictions.table(names, rng.random((len(names), len(FINDINGS))))
+    )
+    result = evaluate(tmp_path / "p.csv", Labels.read(dataset.folder), tmp_path / "out")
+    assert result["split"] == "val"
+    assert result["unpredicted"] == 0
+    positives = np.nansum(dataset.labels(dataset.rows("val")), axis=0)
+    assert [entry["positives"] for entry in result["findings"].values()] == positives.tolist()
+
+
+def test_evaluating_and_reporting_need_no_torch(tmp_path: Path) -> None:
+    write_bare_table(tmp_path / "Data_Entry.csv")
+    code = (
+        "import sys; from pathlib import Path; from chestxray.cli.evaluate import evaluate;"
+        "import chestxray.report.page;"
+        f"evaluate(Path({str(table_of('test', tmp_path))!r}),"
+        f" labels=Path({str(tmp_path / 'Data_Entry.csv')!r}), out=Path({str(tmp_path / 'out')!r}));"
+        "slow = {'torch', 'timm', 'lightning', 'sklearn', 'kornia'} & set(sys.modules);"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_official_test_set_is_evaluated_in_seconds(real: Path, tmp_path: Path) -> None:
+    table = real / "nih-metadata" / "Data_Entry_2017_v2020.csv.gz"
+    with gzip.open(real / "nih-metadata" / "test_list.txt.gz", "rt") as file:
+        names = file.read().split()
+    rng = np.random.default_rng(0)
+    predictions.write(
+        tmp_path / "p.csv", predictions.table(names, rng.random((len(names), len(FINDINGS))))
+    )
+    truth_table = Labels.read(table)
+    start = time.perf_counter()
+    result = evaluate(tmp_path / "p.csv", truth_table, tmp_path / "out", split="test")
+    assert time.perf_counter() - start < 8
+    assert result["images"] == 25_596
+    assert result["findings"]["Effusion"]["positives"] == 4658
+    assert result["mean"]["auroc"]["value"] == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,207 @@
+"""The pointing game with planted peaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from chestxray.errors import ArtifactError, ImageError, PredictionsError
+from chestxray.evaluation import predictions
+from chestxray.evaluation.labels import Labels, Pairs, pair
+from chestxray.evaluation.localisation import point
+from chestxray.evaluation.regions import Boxes, Case, Mask, from_boxes, from_masks
+from chestxray.findings import FINDINGS
+from fake_run import predicted, truth
+
+if TYPE_CHECKING:
+    from chestxray.dataset.store import Dataset
+
+LABELS = truth()
+MASS = FINDINGS.index("Mass")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Pairs:
+    predictions.write(tmp_path / "p.csv", predicted(LABELS, "test"))
+    return pair(tmp_path / "p.csv", LABELS)
+
+
+def write_heat(path: Path, pairs: Pairs, cell: tuple[int, int] | None, side: int = 10) -> Path:
+    heat = np.zeros((len(pairs.images) + pairs.failed, len(FINDINGS), side, side), np.float16)
+    if cell is not None:
+        heat[:, :, *cell] = 0.5
+    np.save(path, heat)
+    return path
+
+
+def test_a_peak_in_the_box_hits_and_one_beside_it_misses(pairs: Pairs, tmp_path: Path) -> None:
+    cases = list(from_boxes(LABELS, pairs))
+    assert len(cases) == int((pairs.labels[:, MASS] == 1).sum())
+    inside = point(write_heat(tmp_path / "h.npy", pairs, (5, 4)), pairs, cases, tmp_path)
+    assert inside["findings"]["Mass"]["hit"] == {"value": 1.0, "low": None, "high": None}
+    assert inside["findings"]["Mass"]["random"] == pytest.approx(0.04)
+    assert inside["findings"]["Mass"]["centre"] == 1
+    beside = point(write_heat(tmp_path / "h.npy", pairs, (5, 6)), pairs, cases, tmp_path)
+    assert beside["all"]["hit"]["value"] == 0
+    assert json.loads((tmp_path / "localisation.json").read_text(encoding="utf-8")) == beside
+
+
+def test_a_heatmap_without_heat_is_a_miss(pairs: Pairs, tmp_path: Path) -> None:
+    cases = [Case(0, "Mass", Boxes(np.array([[0.0, 0, 1, 1]])), (64, 64))]
+    assert (
+        point(write_heat(tmp_path / "h.npy", pairs, None), pairs, cases, tmp_path)["all"]["hit"][
+            "value"
+        ]
+        == 0
+    )
+
+
+def test_a_finding_that_is_marked_nowhere_is_null_with_the_reason(
+    pairs: Pairs, tmp_path: Path
+) -> None:
+    result = point(write_heat(tmp_path / "h.npy", pairs, (5, 5)), pairs, [], tmp_path)
+    assert result["all"]["cases"] == 0
+    assert result["findings"]["Edema"]["hit"]["value"] is None
+    assert result["findings"]["Edema"]["hit"]["reason"] == "no box or mask"
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "hit"),
+    [
+        ((100, 50), (3, 0), True),  # the image lies in rows 2.5 to 7.5 of ten
+        ((100, 50), (1, 0), False),  # above it, in the padding
+        ((50, 100), (0, 3), True),
+        ((50, 100), (0, 1), False),
+    ],
+)
+def test_padding_of_images_that_are_not_square_is_taken_into_account(
+    pairs: Pairs, tmp_path: Path, size: tuple[int, int], cell: tuple[int, int], hit: bool
+) -> None:
+    top_left = Boxes(np.array([[0.0, 0.0, 0.25, 0.25]]))
+    heat = write_heat(tmp_path / "h.npy", pairs, cell)
+    result = point(heat, pairs, [Case(0, "Mass", top_left, size)], tmp_path)
+    assert result["all"]["hit"]["value"] == hit
+
+
+@given(
+    st.lists(
+        st.tuples(*(st.integers(0, 20) for _ in range(4))).map(
+            lambda e: (min(e[0], e[2]), min(e[1], e[3]), max(e[0], e[2]), max(e[1], e[3]))
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_the_area_of_boxes_together_is_that_of_their_raster(
+    edges: list[tuple[int, int, int, int]],
+) -> None:
+    raster = np.zeros((20, 20), dtype=bool)
+    for left, top, right, bottom in edges:
+        raster[top:bottom, left:right] = True
+    assert Boxes(np.array(edges) / 20).area == pytest.approx(raster.mean(), abs=1e-12)
+
+
+def test_masks_are_found_by_name_and_hold_their_pixels(pairs: Pairs, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    stem = Path(str(pairs.images[3])).stem
+    drawn = np.zeros((40, 40), dtype=np.uint8)
+    drawn[0:10, 30:40] = 255
+    Image.fromarray(drawn).save(folder / f"{stem}_Pleural_Thickening.png")
+    Image.fromarray(drawn > 0).save(folder / f"{stem}_Mass.png")  # one bit a pixel
+    Image.fromarray(drawn * 0).save(folder / f"{stem}_Edema.png")
+    cases = list(from_masks(folder, pairs))
+    assert [(case.row, case.finding, case.size) for case in cases] == [
+        (3, "Mass", (40, 40)),
+        (3, "Pleural_Thickening", (40, 40)),
+    ]
+    heat = write_heat(tmp_path / "h.npy", pairs, (1, 8))
+    result = point(heat, pairs, cases, tmp_path)
+    assert result["all"] == {
+        "cases": 2,
+        "hit": {"value": 1.0, "low": None, "high": None},
+        "random": 0.0625,
+        "centre": 0.0,
+    }
+
+
+def test_the_last_pixel_of_a_mask_can_be_hit() -> None:
+    mask = Mask(np.eye(4, dtype=bool))
+    assert mask.holds(1.0, 1.0)
+    assert not mask.holds(1.0, 0.0)
+
+
+def test_rows_that_failed_do_not_shift_the_heatmaps(tmp_path: Path) -> None:
+    table = predicted(LABELS, "test")
+    table.loc[0, list(predictions.PROBABILITIES)] = np.nan
+    table.loc[0, "status"] = "error"
+    predictions.write(tmp_path / "p.csv", table)
+    pairs = pair(tmp_path / "p.csv", LABELS)
+    heat = np.full((len(table), len(FINDINGS), 4, 4), np.nan, np.float16)
+    heat[1:] = 0
+    heat[1, MASS, 0, 3] = 1  # of the first image that was read
+    np.save(tmp_path / "h.npy", heat)
+    corner = Case(0, "Mass", Boxes(np.array([[0.75, 0, 1, 0.25]])), (64, 64))
+    assert point(tmp_path / "h.npy", pairs, [corner], tmp_path)["all"]["hit"]["value"] == 1
+
+
+def test_heatmaps_of_other_predictions_are_refused(pairs: Pairs, tmp_path: Path) -> None:
+    np.save(tmp_path / "h.npy", np.zeros((3, len(FINDINGS), 4, 4), np.float16))
+    with pytest.raises(PredictionsError, match=r"shape \(3, 14, 4, 4\).*\(400, 14, h, w\)"):
+        point(tmp_path / "h.npy", pairs, [], tmp_path)
+    (tmp_path / "h.npy").write_bytes(b"not an array")
+    with pytest.raises(PredictionsError, match="no NumPy array"):
+        point(tmp_path / "h.npy", pairs, [], tmp_path)
+    with pytest.raises(ArtifactError, match="predict --heatmaps"):
+        point(tmp_path / "none.npy", pairs, [], tmp_path)
+
+
+def test_a_heatmap_that_is_not_finite_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    np.save(tmp_path / "h.npy", np.full((400, len(FINDINGS), 2, 2), np.nan, np.float16))
+    with pytest.raises(PredictionsError, match="not finite"):
+        point(tmp_path / "h.npy", pairs, list(from_boxes(LABELS, pairs)), tmp_path)
+
+
+def test_a_bare_table_has_no_boxes(pairs: Pairs) -> None:
+    bare: Labels = dataclasses.replace(LABELS, boxes=None)
+    with pytest.raises(PredictionsError, match="--masks"):
+        list(from_boxes(bare, pairs))
+
+
+def test_a_mask_that_is_no_image_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / f"{Path(str(pairs.images[0])).stem}_Mass.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match="no mask"):
+        list(from_masks(folder, pairs))
+
+
+def test_phantoms_drawn_findings_lie_where_their_masks_and_boxes_say(
+    dataset: Dataset, phantoms: Path, tmp_path: Path
+) -> None:
+    names = dataset.index["image"].to_numpy()[dataset.rows("test")]
+    half = np.full((len(names), len(FINDINGS)), 0.5)
+    predictions.write(tmp_path / "p.csv", predictions.table(names, half))
+    labels = Labels.read(dataset.folder)
+    pairs = pair(tmp_path / "p.csv", labels)
+    masks = list(from_masks(phantoms / "masks", pairs))
+    heat = np.zeros((len(names), len(FINDINGS), 64, 64), np.float16)
+    for case in masks:
+        assert isinstance(case.region, Mask)
+        heat[case.row, FINDINGS.index(case.finding)] = case.region.inside
+    np.save(tmp_path / "h.npy", heat)
+    on_masks = point(tmp_path / "h.npy", pairs, masks, tmp_path)["all"]
+    assert on_masks["hit"]["value"] == 1
+    assert on_masks["cases"] > 20
+    assert on_masks["random"] < 0.4
+    boxes = list(from_boxes(labels, pairs))
+    assert boxes
+    assert point(tmp_path / "h.npy", pairs, boxes, tmp_path)["all"]["hit"]["value"] == 1

@@ -1,0 +1,118 @@
+"""The table of predictions: written and read back, others' variants understood, faults refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chestxray.errors import ArtifactError, PredictionsError
+from chestxray.evaluation import predictions
+from chestxray.findings import FINDINGS
+
+NAMES = ["00000001_000.png", "00000001_001.png", "00000002_000.png"]
+
+
+def made() -> pd.DataFrame:
+    return predictions.table(NAMES, np.random.default_rng(0).random((3, 14)))
+
+
+def test_a_table_survives_writing_and_reading_to_the_last_bit(tmp_path: Path) -> None:
+    predictions.write(tmp_path / "p.csv", made())
+    pd.testing.assert_frame_equal(predictions.read(tmp_path / "p.csv"), made(), check_dtype=False)
+    header = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header.startswith("Image Index,prob_Atelectasis,prob_Cardiomegaly,")
+    assert header.endswith(",prob_Hernia,status,reason")
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations([*predictions.COLUMNS, "extra"]))
+def test_columns_are_read_by_name_in_any_order(tmp_path: Path, order: list[str]) -> None:
+    made().assign(extra="x,y")[order].to_csv(tmp_path / "p.csv", index=False)
+    read = predictions.read(tmp_path / "p.csv")
+    assert list(read.columns) == list(predictions.COLUMNS)
+    assert np.array_equal(predictions.probabilities(read), predictions.probabilities(made()))
+
+
+def test_others_tables_without_status_and_with_other_spellings_are_read(tmp_path: Path) -> None:
+    table = made().drop(columns=["status", "reason"])
+    table = table.rename(columns={"prob_Pleural_Thickening": "prob_Pleural Thickening"})
+    table.insert(0, "", range(3))
+    table.to_csv(tmp_path / "p.csv", index=False, encoding="utf-8-sig")
+    read = predictions.read(tmp_path / "p.csv")
+    assert set(read["status"]) == {"ok"}
+    assert np.array_equal(predictions.probabilities(read), predictions.probabilities(made()))
+
+
+def test_a_failed_row_needs_no_probabilities_and_keeps_its_reason(tmp_path: Path) -> None:
+    table = made()
+    table.loc[1, list(predictions.PROBABILITIES)] = np.nan
+    table.loc[1, ["status", "reason"]] = ["error", "truncated, 12 bytes"]
+    predictions.write(tmp_path / "p.csv", table)
+    read = predictions.read(tmp_path / "p.csv")
+    assert read.loc[1, "reason"] == "truncated, 12 bytes"
+    assert np.isnan(predictions.probabilities(read)[1]).all()
+
+
+def set_cell(value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table = table.astype({"prob_Mass": object})
+        table.loc[1, "prob_Mass"] = value
+        return table
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="prob_Edema"), "lacks the column prob_Edema"),
+        (lambda t: t.drop(columns="Image Index"), "lacks the column Image Index"),
+        (lambda t: t.assign(**{"prob_P.T.": 0.5}), "two columns for prob_Pleural_Thickening"),
+        (lambda t: pd.concat([t, t.iloc[[1]]]), r"1 rows repeat an image \(00000001_001"),
+        (set_cell(""), r"1 values have no probability .*00000001_001.png, prob_Mass"),
+        (set_cell("nan"), "have no probability"),
+        (set_cell(2.5), "looks like logits"),
+        (set_cell(-0.1), "looks like logits"),
+        (set_cell("inf"), "looks like logits"),
+        (set_cell("high"), "prob_Mass: could not convert"),
+        (lambda t: t.assign(**{"Image Index": ""}), "3 rows name no image"),
+    ],
+)
+def test_a_table_with_a_fault_is_refused_with_the_fault(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    change(made()).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(PredictionsError, match=message):
+        predictions.read(tmp_path / "p.csv")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    twice = pd.concat([made(), made()[["prob_Mass"]]], axis=1)
+    twice.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(PredictionsError, match="two columns for prob_Mass"):
+        predictions.read(tmp_path / "p.csv")
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"\x89PNG\r\n\x1a\n\xff\x00", b"a,b\n1,2\n"):
+        (tmp_path / "p.csv").write_bytes(content)
+        with pytest.raises(PredictionsError):
+            predictions.read(tmp_path / "p.csv")
+    with pytest.raises(ArtifactError, match="chestxray predict"):
+        predictions.read(tmp_path / "none.csv")
+
+
+def test_logits_cannot_be_written_as_predictions(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="looks like logits"):
+        predictions.write(tmp_path / "p.csv", predictions.table(NAMES, np.full((3, 14), 3.0)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_findings_have_a_column() -> None:
+    assert len(predictions.PROBABILITIES) == len(FINDINGS) == 14

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import chestxray
+from chestxray.dataset import pixels
+from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.evaluation import predictions
+from chestxray.findings import FINDINGS
+from chestxray.model.inference import batches
+from chestxray.reading.explain import explain_dataset, explain_files
+from chestxray.reading.films import films
+from chestxray.reading.overlay import blend
+from chestxray.reading.predict import predict
+from chestxray.reading.reader import Reader
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path) -> Reader:
+    return chestxray.load(run / "bundle")
+
+
+@pytest.fixture
+def folder(phantoms: Path, tmp_path: Path) -> Path:
+    """Five phantoms, among them a truncated one, a text file by a PNG's name, and a JPEG."""
+    out = tmp_path / "films"
+    out.mkdir()
+    originals = sorted((phantoms / "images_001/images").iterdir())[:5]
+    for path in originals:
+        (out / path.name).write_bytes(path.read_bytes())
+    data = originals[1].read_bytes()
+    (out / originals[1].name).write_bytes(data[: len(data) // 2])
+    (out / "words.png").write_text("not a radiograph", encoding="utf-8")
+    grey = cv2.imread(str(originals[2]), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(out / "film.jpg"), grey)
+    return out
+
+
+def test_a_reading_has_probabilities_heatmaps_and_calls_for_all_findings(reader, phantoms):
+    film = next((phantoms / "images_001/images").iterdir())
+    reading = reader.read(film)
+    assert tuple(reading.probabilities) == FINDINGS
+    assert all(0 <= p <= 1 for p in reading.probabilities.values())
+    for finding in FINDINGS:
+        heat = reading.heatmaps[finding]
+        assert heat.dtype == np.float32
+        assert heat.min() >= 0
+        threshold = reader.bundle.card.thresholds[finding]
+        expected = None if threshold is None else reading.probabilities[finding] >= threshold
+        assert reading.calls[finding] == expected
+
+
+def test_a_film_reads_the_same_from_its_file_its_array_and_the_dataset(reader, phantoms, dataset):
+    name = dataset.index["image"].iloc[0]
+    path = next(phantoms.rglob(name))
+    from_file = reader.read(path)
+    from_array = reader.read(pixels.decode(path))
+    probabilities, heat = reader.read_batch(dataset.images[:1])
+    assert from_file.probabilities == from_array.probabilities
+    assert list(from_file.probabilities.values()) == probabilities[0].tolist()
+    assert np.array_equal(np.stack(list(from_file.heatmaps.values())), heat[0])
+
+
+def test_a_heatmap_is_the_class_map_times_probability_over_the_bundles_scale(reader, dataset):
+    images = dataset.images[:4]
+    ((logits, maps),) = batches(reader.bundle.classifier, images)
+    probabilities, heat = reader.read_batch(images)
+    assert np.allclose(
+        heat,
+        maps.clip(0) * probabilities[:, :, None, None] / reader.bundle.card.heat_scale,
+        atol=1e-6,
+    )
+    assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))
+
+
+def test_a_finding_without_calibration_is_warned_of(reader):
+    unfitted = reader.bundle.card.calibration.unfitted
+    assert [warning.split(":")[0] for warning in reader.warnings] == list(unfitted)
+
+
+def test_a_file_that_cannot_be_read_keeps_its_row_and_the_others_go_on(reader, folder, tmp_path):
+    chosen = films([folder], None, reader.bundle.card)
+    failed = predict(reader, chosen, tmp_path / "predictions.csv", with_heatmaps=True)
+    table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False, dtype=str)
+    heat = np.load(tmp_path / "heatmaps.npy")
+    assert table["Image Index"].tolist() == sorted(path.name for path in folder.iterdir())
+    assert len(failed) == 2
+    assert heat.dtype == np.float16
+    assert len(heat) == len(table)
+    for row, name in enumerate(table["Image Index"]):
+        unread = name in failed
+        assert (table["status"][row] == "error") == unread
+        assert bool(table["reason"][row]) == unread
+        assert (table["prob_Mass"][row] == "") == unread
+        assert np.isnan(heat[row]).all() == unread
+
+
+def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
+    predict(reader, films([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("Image Index")
+    for path in folder.iterdir():
+        if table.loc[path.name, "status"] == "ok":
+            alone = reader.read(path).probabilities
+            for finding in FINDINGS:
+                assert np.isclose(
+                    table.loc[path.name, f"prob_{finding}"], alone[finding], rtol=1e-4
+                )
+
+
+def test_a_split_of_a_dataset_is_predicted_in_its_order(reader, dataset, tmp_path):
+    chosen = films([dataset.folder], "test", reader.bundle.card)
+    assert predict(reader, chosen, tmp_path / "predictions.csv") == {}
+    table = predictions.read(tmp_path / "predictions.csv")
+    expected = dataset.index["image"].iloc[dataset.rows("test")].tolist()
+    assert table["Image Index"].tolist() == expected
+
+
+def test_a_dataset_needs_its_split_named(reader, dataset):
+    with pytest.raises(SourceError, match="--split test"):
+        films([dataset.folder], None, reader.bundle.card)
+
+
+def test_a_dataset_of_another_size_is_refused(reader, dataset):
+    card = reader.bundle.card.model_copy(update={"size": 64})
+    with pytest.raises(ArtifactError, match="prepare with --size 64"):
+        films([dataset.folder], "test", card)
+
+
+@pytest.mark.parametrize("case", ["absent", "empty", "twice"])
+def test_inputs_that_are_no_films_are_refused(reader, phantoms, tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    inputs = {"absent": [tmp_path / "no"], "empty": [tmp_path / "empty"], "twice": [phantoms] * 2}
+    words = {"absent": "does not exist", "empty": "no radiographs", "twice": "more than once"}
+    with pytest.raises(SourceError, match=words[case]):
+        films(inputs[case], None, reader.bundle.card)
+
+
+def test_a_broken_film_is_an_error_that_names_it(reader, folder):
+    with pytest.raises(ImageError, match=r"words\.png"):
+        reader.read(folder / "words.png")
+
+
+def test_no_heat_leaves_the_radiograph_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    shown = blend(image, np.zeros((2, 2), np.float32))
+    assert np.array_equal(shown, np.repeat(image[..., None], 3, axis=2))
+
+
+def test_equal_heat_looks_equal_in_every_image():
+    """No map is stretched to its own maximum: half the heat is another colour, not the same."""
+    image = np.full((64, 64), 90, np.uint8)
+    full, half = (blend(image, np.full((2, 2), heat, np.float32)) for heat in (1.0, 0.5))
+    lonely = np.zeros((2, 2), np.float32)
+    lonely[0, 0] = 0.5
+    assert np.abs(full.astype(int) - half).max() > 30
+    assert np.array_equal(blend(image, lonely)[0, 0], half[0, 0])
+
+
+def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
+    chosen = films([dataset.folder], "test", reader.bundle.card)
+    shown = explain_dataset(reader, chosen, tmp_path, FINDINGS)
+    assert shown
+    told = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
+    assert told == {"model": reader.bundle.identity, "shown": shown}
+    probabilities, _ = reader.read_batch(dataset.images[dataset.rows("test")])
+    labels = dataset.labels(dataset.rows("test"))
+    for entry in shown:
+        assert (tmp_path / entry["file"]).stat().st_size > 10_000
+        k = FINDINGS.index(entry["finding"])
+        called = entry["probability"] >= entry["threshold"]
+        assert called == (entry["kind"] != "missed")
+        assert entry["label"] == int(entry["kind"] != "false call")
+        rivals = probabilities[:, k][labels[:, k] == entry["label"]]
+        best = rivals.min() if entry["kind"] == "missed" else rivals.max()
+        assert np.isclose(entry["probability"], best, rtol=1e-4)
+
+
+def test_explaining_files_writes_a_sheet_each_and_tells_of_the_broken(reader, folder, tmp_path):
+    chosen = films([folder], None, reader.bundle.card)
+    failed = explain_files(reader, chosen, tmp_path / "out", FINDINGS[:4])
+    assert len(failed) == 2
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list(folder.iterdir())) - 2
