@@ -21,7 +21,7 @@ from torch import nn
 from chestxray.findings import FINDINGS
 from chestxray.model.losses import FindingsLoss
 from chestxray.model.network import Classifier, to_input
-from chestxray.training.data import EpochSampler, loader
+from chestxray.training.data import EpochBatches, loader
 from chestxray.training.precision import resolve
 
 SIZE, BATCH, ROUNDS = 224, 16, 4
@@ -87,7 +87,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in (*steps, "loader")}
     with tempfile.TemporaryDirectory() as folder:
         part = Packed(Path(folder), 64 * BATCH)
-        batches = iter(loader(part, BATCH, EpochSampler(None, len(part), seed=0)))
+        batches = iter(loader(part, EpochBatches(None, len(part), BATCH, seed=0)))
         for _ in range(ROUNDS + 1):
             duration, batch = timed(next, batches)
             times["loader"].append(duration)

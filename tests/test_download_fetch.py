@@ -83,6 +83,16 @@ def test_a_server_that_does_not_honour_ranges_gives_the_right_bytes(
     assert (tmp_path / "f").read_bytes() == BODY
 
 
+def test_what_was_there_before_a_new_beginning_is_not_mixed_in(
+    server: Server, tmp_path: Path
+) -> None:
+    part_of(tmp_path / "f").write_bytes(b"x" * (len(BODY) - 1000))
+    server.faults = ["ignores range and cuts"]
+    get(server, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY
+    assert server.ranges == ["bytes=1023000-", "bytes=512000-"]
+
+
 @pytest.mark.parametrize("status", ["500", "503", "429"])
 def test_a_passing_server_error_is_tried_again_after_a_pause(
     server: Server, tmp_path: Path, status: str

@@ -21,6 +21,7 @@ LAYERS = (
     {"reading"},
     {"serving"},
     {"cli"},
+    {"__main__"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 TORCH = {"torch", "torchvision", "timm", "lightning", "kornia", "safetensors"}

@@ -19,6 +19,7 @@ from chestxray.artifacts import write_table, written
 from chestxray.errors import TrainingError
 from chestxray.evaluation.metrics import accuracy, auroc, mean_of_defined
 from chestxray.progress import Advance, progress
+from chestxray.training.data import Batch
 from chestxray.training.task import Seen, Task
 
 BEST: Final = "best.ckpt"
@@ -44,7 +45,11 @@ class History(Callback):
         """Add the epoch's two rows."""
         task = _task(pl_module)
         for split, seen in task.seen.items():
-            self.rows.append({"epoch": trainer.current_epoch, "split": split, **_measures(seen)})
+            measures = _measures(seen)
+            self.rows.append({"epoch": trainer.current_epoch, "split": split, **measures})
+            for logger in trainer.loggers:
+                named = {f"{name}/{split}": value for name, value in measures.items()}
+                logger.log_metrics(named, step=trainer.current_epoch)
         write_table(self.path, pd.DataFrame(self.rows))
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,12 +126,13 @@ class Show(Callback):
         self._open = ExitStack()
         self._advance: Advance
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the epoch's progress."""
-        label = f"epoch {trainer.current_epoch}"
-        self._advance = self._open.enter_context(
-            progress(label, int(trainer.num_training_batches), "batches")
-        )
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Open the epoch's progress at its first batch."""
+        if batch_idx == 0:
+            label, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
+            self._advance = self._open.enter_context(progress(label, total, "batches"))
 
     def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401 - lightning's arguments, unused
         """One batch further."""

@@ -45,18 +45,25 @@ class Part(TorchDataset[Batch]):
         return images
 
 
-class EpochSampler(Sampler[int]):
-    """Positions for one epoch; epoch n is the same however training came to it.
+class EpochBatches(Sampler[list[int]]):
+    """Positions of an epoch's batches; epoch n is the same however training came to it.
+
+    A short last batch is dropped, since batch normalisation over a few images is noise; unless it
+    is the only one.
 
     Args:
         weights: [N] relative chances of being drawn (with replacement), None to show each once.
         count: N.
+        batch_size: positions a batch.
         seed: of the order.
     """
 
-    def __init__(self, weights: npt.NDArray[np.float64] | None, count: int, seed: int) -> None:
+    def __init__(
+        self, weights: npt.NDArray[np.float64] | None, count: int, batch_size: int, seed: int
+    ) -> None:
         self.weights = weights
         self.count = count
+        self.batch_size = min(batch_size, count)
         self.seed = seed
         self.epoch = 0
 
@@ -65,16 +72,17 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.batch_size
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
         if self.weights is None:
             order = generator.permutation(self.count)
         else:
             chances = self.weights / self.weights.sum()
             order = generator.choice(self.count, size=self.count, p=chances)
-        yield from order.tolist()
+        for batch in range(len(self)):
+            yield order[batch * self.batch_size :][: self.batch_size].tolist()
 
 
 def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -93,17 +101,18 @@ def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
     return weights
 
 
-def loader(part: Part, batch_size: int, sampler: EpochSampler | None = None) -> DataLoader[Batch]:
-    """Batches of a part: in the sampler's order, or all in row order without one.
-
-    With a sampler a short last batch is dropped, since batch normalisation over a few images is
-    noise; unless it is the only one.
-    """
-    order: Sampler[int] = sampler or SequentialSampler(part)
-    drop_last = sampler is not None and len(part) >= batch_size
+def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:
+    """Load the batches of a part whose positions `batches` gives."""
     return DataLoader(
         part,
-        sampler=BatchSampler(order, batch_size, drop_last=drop_last),
+        sampler=batches,  # a batch takes the place of a single position
         batch_size=None,
         pin_memory=torch.cuda.is_available(),
+        # Its own, so that the loader draws nothing from the generator of augmentation and dropout.
+        generator=torch.Generator(),
     )
+
+
+def in_order(part: Part, batch_size: int) -> DataLoader[Batch]:
+    """Load a whole part in row order."""
+    return loader(part, BatchSampler(SequentialSampler(part), batch_size, drop_last=False))

@@ -33,7 +33,7 @@ from chestxray.model.losses import class_weights, one_sided
 from chestxray.model.network import Classifier
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST, Checkpoints, History, Show
-from chestxray.training.data import EpochSampler, Part, balanced_weights, loader
+from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
 from chestxray.training.finish import finish
 from chestxray.training.precision import resolve
 from chestxray.training.recipe import Recipe
@@ -75,8 +75,8 @@ def train(
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
         trainer.fit(
             task,
-            loader(train_part, recipe.batch_size, _sampler(recipe, train_part)),
-            loader(Part(dataset, "val"), recipe.batch_size),
+            loader(train_part, _batches(recipe, train_part)),
+            in_order(Part(dataset, "val"), recipe.batch_size),
             ckpt_path=str(last) if last.exists() else None,
             weights_only=False,  # our own checkpoint, which holds optimiser state
         )
@@ -129,9 +129,9 @@ def _loss_weights(recipe: Recipe, part: Part) -> np.ndarray[Any, np.dtype[np.flo
     return class_weights(part.labels) if recipe.loss.class_weights else np.ones((len(FINDINGS), 2))
 
 
-def _sampler(recipe: Recipe, part: Part) -> EpochSampler:
+def _batches(recipe: Recipe, part: Part) -> EpochBatches:
     weights = balanced_weights(part.labels) if recipe.sampling == "balanced" else None
-    return EpochSampler(weights, len(part), recipe.seed)
+    return EpochBatches(weights, len(part), recipe.batch_size, recipe.seed)
 
 
 def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: bool) -> Trainer:
@@ -150,6 +150,7 @@ def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: b
         enable_model_summary=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         use_distributed_sampler=False,
     )
 

@@ -70,17 +70,14 @@ class Task(LightningModule):
         self.loss = FindingsLoss(torch.from_numpy(loss_weights), gamma)
         self.seen: dict[Split, Seen] = {"train": Seen(), "val": Seen()}
 
-    def on_train_epoch_start(self) -> None:
-        """Begin an epoch whose randomness depends on seed and epoch alone, so it can be resumed."""
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
-        self.seen["train"] = Seen()
-
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation pass."""
         self.seen["val"] = Seen()
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment, classify, keep what the metrics need, return the loss."""
+        if batch_idx == 0:
+            self._begin_epoch()
         images, labels = batch
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             inputs = self.augment(to_input(images))
@@ -101,6 +98,15 @@ class Task(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, as the published recipe has it."""
         return torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
+
+    def _begin_epoch(self) -> None:
+        """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.
+
+        At the first batch and not in `on_train_epoch_start`, which lightning leaves out in a
+        resumed run's first epoch.
+        """
+        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+        self.seen["train"] = Seen()
 
     def _step(self, split: Split, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,102 @@
+"""Packing speed: `prepare` on all cores beside one core decoding the same PNGs in a bare loop.
+
+Usage: python benchmarks/prepare.py FOLDER_OF_PNG [IMAGES]
+
+The folder's PNGs (NIH's, of 1024 px) are linked under made-up names until there are IMAGES of them.
+The loop and the packing take turns in this one run, since the machine may be shared. Printed are
+images a second of the loop, of packing (what `prepare` spends its time on) and of `prepare` from
+call to finished dataset, and the last two as a share of cores × loop. Starting the workers costs a
+second of each turn, so a few hundred images understate the share; and other work on the machine
+takes more from many processes than from one, which the processor time an image costs is free of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+
+from chestxray.dataset.packing import cores, pack
+from chestxray.dataset.pixels import load
+from chestxray.dataset.prepare import prepare
+
+SIZE, ROUNDS = 224, 3
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+)
+
+
+def main() -> None:
+    source, images = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 960
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        raw = Path(folder) / "raw"
+        paths = link(sorted(source.glob("*.png")), images, raw)
+        cv2.setNumThreads(1)
+        costs: dict[str, list[float]] = {"loop": [], "packing": []}
+        speeds: dict[str, list[float]] = {"loop": [], "packing": [], "prepare": []}
+        for turn in range(ROUNDS):
+            out = Path(folder) / f"out{turn}"
+            few = paths[: images // 4]
+            start = processor_seconds()
+            speeds["loop"].append(speed(len(few), partial(bare, few)))
+            middle = processor_seconds()
+            speeds["packing"].append(speed(images, partial(pack_into, paths, out)))
+            costs["loop"].append((middle - start) / len(few) * 1000)
+            costs["packing"].append((processor_seconds() - middle) / images * 1000)
+            whole = partial(prepare, raw, out, SIZE, "patient")
+            speeds["prepare"].append(speed(images, whole))
+    loop, packing, prepared = (statistics.median(speeds[name]) for name in speeds)
+    ideal = cores() * loop
+    print(f"one core, bare loop: {loop:.1f} images/s")
+    print(f"packing, {cores()} cores: {packing:.1f} images/s, {packing / ideal:.2f} of the ideal")
+    print(f"prepare, start to end: {prepared:.1f} images/s, {prepared / ideal:.2f} of the ideal")
+    loop, packing = (statistics.median(costs[name]) for name in costs)
+    print(f"processor time an image: loop {loop:.2f} ms, packing {packing:.2f} ms")
+
+
+def link(files: list[Path], images: int, raw: Path) -> list[str]:
+    """Make a tree of `images` links to the files, two a patient."""
+    (raw / "images").mkdir(parents=True)
+    lines, paths = [HEADER], []
+    for number in range(images):
+        name = f"{number // 2:08d}_{number % 2:03d}.png"
+        path = raw / "images" / name
+        path.symlink_to(files[number % len(files)].absolute())
+        paths.append(str(path))
+        lines.append(f"{name},No Finding,{number % 2},{number // 2},50,M,PA")
+    (raw / "Data_Entry_2017_v2020.csv").write_text("\n".join(lines) + "\n")
+    return paths
+
+
+def bare(paths: list[str]) -> None:
+    for path in paths:
+        load(Path(path), SIZE)
+
+
+def pack_into(paths: list[str], out: Path) -> None:
+    pack(paths, SIZE, out.with_suffix(".npy"), out.with_suffix(".jsonl"))
+
+
+def processor_seconds() -> float:
+    """Give what this process and its ended workers have used."""
+    used = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def speed(images: int, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return images / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""A tree becomes a dataset: what is in it, what is left out, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from chestxray.cli.main import app
+from chestxray.dataset import packing
+from chestxray.dataset.pixels import PIXEL_RULE, canonical
+from chestxray.dataset.prepare import prepare
+from chestxray.dataset.split import split_sha256
+from chestxray.dataset.store import BOXES, IMAGES, INDEX, INDEX_COLUMNS, MANIFEST, UNFINISHED
+from chestxray.errors import ArtifactError, SourceError
+from chestxray.findings import FINDINGS
+from nih_tree import names, picture, write_tree
+
+FILES = {BOXES, IMAGES, INDEX, MANIFEST}
+BAD = (5, 40)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("tree") / "raw", 60, BAD)
+
+
+@pytest.fixture(scope="module")
+def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset as an uninterrupted prepare makes it."""
+    out = tmp_path_factory.mktemp("whole") / "dataset"
+    prepare(raw, out, size=32)
+    return out
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+# --- what is in it ------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_index_has_its_own_image(raw, whole):
+    dataset = prepare(raw, whole, size=32)
+    assert tuple(dataset.index.columns) == INDEX_COLUMNS
+    kept = [row for row in range(60) if row not in BAD]
+    assert dataset.index["image"].tolist() == [names(60)[row] for row in kept]
+    for image, row in zip(dataset.images, kept, strict=True):
+        assert np.array_equal(image, canonical(picture(row), 32))
+    assert (dataset.index["width"] == 64).all()
+    assert (dataset.index["height"] == 48).all()
+    assert (dataset.index.loc[dataset.index["Mass"] == 1, "image"]).tolist() == names(60)[1::5]
+
+
+def test_what_cannot_be_read_is_listed_with_its_reason_and_nothing_is_lost(raw, whole):
+    dataset = prepare(raw, whole, size=32)
+    manifest = dataset.manifest
+    assert [failure.image for failure in manifest.failures] == [names(60)[row] for row in BAD]
+    assert all("truncated" in failure.reason for failure in manifest.failures)
+    assert str(raw) not in (whole / MANIFEST).read_text()
+    assert manifest.images + len(manifest.failures) == manifest.listed == 60
+
+
+def test_the_manifest_counts_what_the_index_holds(raw, whole):
+    dataset = prepare(raw, whole, size=32)
+    manifest, index = dataset.manifest, dataset.index
+    assert (manifest.source, manifest.size, manifest.pixel_rule) == (
+        "NIH ChestX-ray14",
+        32,
+        PIXEL_RULE,
+    )
+    for part, counts in manifest.counts.items():
+        rows = index[index["split"] == part]
+        assert counts["images"] == len(rows)
+        assert counts["patients"] == rows["patient"].nunique()
+        assert [counts[finding] for finding in FINDINGS] == rows[list(FINDINGS)].sum().tolist()
+        assert counts["No Finding"] == (rows[list(FINDINGS)].sum(axis=1) == 0).sum()
+    failed = [(failure.image, failure.split) for failure in manifest.failures]
+    listed = [*zip(index["image"], index["split"], strict=True), *failed]
+    assert split_sha256(*zip(*listed, strict=True)) == manifest.split.sha256
+
+
+def test_boxes_are_those_of_packed_images(raw, whole):
+    dataset = prepare(raw, whole, size=32)
+    assert set(dataset.boxes["image"]) == set(names(60)[1::5]) - {names(60)[row] for row in BAD}
+    box = dataset.boxes.loc[0, ["x", "y", "w", "h"]].tolist()
+    assert box == [0.25, 0.125, 0.5, 0.25]
+
+
+def test_nothing_but_the_four_files_is_left(whole):
+    assert set(contents(whole)) == FILES
+
+
+def test_a_tree_without_bad_files_is_packed_whole(tmp_path):
+    dataset = prepare(write_tree(tmp_path / "raw", 20), tmp_path / "out", 16, "patient")
+    assert dataset.manifest.failures == ()
+    assert set(contents(tmp_path / "out")) == FILES
+    assert len(dataset.images) == len(dataset.index) == dataset.manifest.images == 20
+
+
+def test_the_size_of_chunks_does_not_show(raw, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "CHUNK", 7)
+    prepare(raw, tmp_path / "out", size=32)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_finished_dataset_of_the_same_inputs_is_left_alone(raw, whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    prepare(raw, whole, size=32)
+    assert before == {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"size": 24}, "size 32, now 24"),
+        ({"seed": 1}, "seed 0.*now.*seed 1"),
+        ({"split": "patient"}, "split official.*now patient"),
+    ],
+)
+def test_a_dataset_of_other_inputs_is_not_overwritten(raw, whole, other, what):
+    before = contents(whole)
+    with pytest.raises(ArtifactError, match=what):
+        prepare(raw, whole, **({"size": 32} | other))
+    assert contents(whole) == before
+
+
+def test_a_tree_that_changed_is_other_inputs(tmp_path):
+    raw = write_tree(tmp_path / "raw", 20)
+    prepare(raw, tmp_path / "out", 16, "patient")
+    table = raw / "Data_Entry_2017_v2020.csv"
+    table.write_text(table.read_text().replace("Nodule", "Fibrosis", 1))
+    with pytest.raises(ArtifactError, match="inputs_sha256"):
+        prepare(raw, tmp_path / "out", 16, "patient")
+
+
+def test_a_folder_with_other_files_is_refused(raw, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds other files"):
+        prepare(raw, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_tree_of_which_no_image_can_be_read_is_refused(tmp_path):
+    raw = write_tree(tmp_path / "raw", 10, tuple(range(10)))
+    with pytest.raises(SourceError, match=r"no image can be read.*truncated"):
+        prepare(raw, tmp_path / "out", 16, "patient")
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+# --- killed -------------------------------------------------------------------------------------
+
+# A process that kills itself with SIGKILL on the nth call of a function, so at a known moment.
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from chestxray.dataset import journal, making, packing, prepare
+
+def killed(original, calls):
+    def call(*arguments, **options):
+        nonlocal calls
+        calls -= 1
+        if not calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+    return call
+
+if __name__ == "__main__":
+    raw, out, module, function, calls = sys.argv[1:]
+    packing._SECONDS_BETWEEN_SYNCS = 0
+    module = {m.__name__.rpartition(".")[2]: m for m in (journal, making, packing, prepare)}[module]
+    setattr(module, function, killed(getattr(module, function), int(calls)))
+    prepare.prepare(Path(raw), Path(out), size=32)
+"""
+
+
+def killed_at(tmp_path: Path, raw: Path, out: Path, point: tuple[str, str, int]) -> None:
+    script = tmp_path / "killed_at.py"
+    script.write_text(KILLED_AT)
+    command = [sys.executable, str(script), str(raw), str(out), *map(str, point)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def test_killed_while_packing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    for point in (
+        ("packing", "_collect", 1),
+        ("journal", "append", 1),
+        ("journal", "append", 3),
+    ):
+        killed_at(tmp_path, raw, out, point)
+        assert not (out / MANIFEST).exists()
+    journal = out / UNFINISHED / "journal.jsonl"
+    assert len(journal.read_text().splitlines()) == 2
+    with journal.open("a") as file:
+        file.write('{"row": 48, "fi')  # a line torn by a power cut
+    prepare(raw, out, size=32)
+    assert "going on with the unfinished" in capsys.readouterr().err
+    assert contents(out) == contents(whole)
+
+
+def test_killed_while_finishing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path):
+    out = tmp_path / "out"
+    for point in (
+        ("making", "_keep", 1),
+        ("making", "write_table", 2),
+        ("making", "write_json", 1),
+        *(("making", "sync_folder", 1) for _ in FILES),
+    ):
+        killed_at(tmp_path, raw, out, point)
+        assert (out / UNFINISHED).exists()
+    assert (out / MANIFEST).exists()
+    prepare(raw, out, size=32)
+    assert contents(out) == contents(whole)
+
+
+def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path):
+    raw = write_tree(tmp_path / "raw", 400)
+    prepare(raw, tmp_path / "whole", 512, "patient")
+    out = tmp_path / "out"
+    main = "from chestxray.cli.main import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        main,
+        "prepare",
+        raw,
+        out,
+        "--size",
+        "512",
+        "--split",
+        "patient",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    array = out / UNFINISHED / "listed.npy"
+    until(lambda: array.exists() and array.stat().st_blocks > 0)
+    process.kill()
+    process.wait()
+    assert not (out / MANIFEST).exists()
+    until(lambda: not alive_in_group(process.pid))
+    prepare(raw, out, 512, "patient")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_an_unfinished_dataset_is_not_gone_on_with_for_other_inputs(raw, tmp_path):
+    killed_at(tmp_path, raw, tmp_path / "out", ("packing", "_collect", 1))
+    with pytest.raises(ArtifactError, match=r"begun with other inputs.*size 32, now 24"):
+        prepare(raw, tmp_path / "out", size=24)
+
+
+def test_two_prepares_do_not_work_in_one_folder(raw, tmp_path, monkeypatch):
+    def meanwhile(*_: object) -> None:
+        with pytest.raises(ArtifactError, match="another prepare is at work"):
+            prepare(raw, tmp_path / "out", size=32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chestxray.dataset.prepare.make", meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(raw, tmp_path / "out", size=32)
+
+
+def until(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def alive_in_group(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- the verb -----------------------------------------------------------------------------------
+
+
+def test_the_verb_prints_parts_and_what_could_not_be_read(raw, whole):
+    result = CliRunner().invoke(app, ["prepare", str(raw), str(whole), "--size", "32"])
+    assert result.exit_code == 0
+    counts = json.loads((whole / MANIFEST).read_text())["counts"]
+    images = [str(counts[part]["images"]) for part in ("train", "val", "test")]
+    assert ["images", *images] in [line.split() for line in result.stdout.splitlines()]
+    assert "2 of 60 images can't be read" in result.stdout
+    assert names(60)[BAD[0]] in result.stdout
+
+
+def test_the_verb_takes_a_list_of_the_users_own(raw, tmp_path):
+    table = pd.DataFrame({"patient": range(1, 31)})
+    table["split"] = ["train"] * 20 + ["val"] * 5 + ["test"] * 5
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    dataset = prepare(raw, tmp_path / "out", 16, str(tmp_path / "mine.csv"))
+    assert dataset.manifest.split.name == "mine.csv"
+    assert dataset.manifest.split.seed is None
+    assert set(dataset.index["patient"].iloc[dataset.rows("val")]) == set(range(21, 26))

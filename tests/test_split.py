@@ -1,0 +1,215 @@
+"""Patients are kept apart, whichever way the split came."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chestxray.dataset import split as splits
+from chestxray.errors import SourceError
+from chestxray.findings import FINDINGS
+from chestxray.sources import nih
+
+
+def made(patients: list[int], positives: dict[str, set[int]] | None = None) -> pd.DataFrame:
+    """Rows of one image a list entry; `positives` names the patients with a finding."""
+    rows = pd.DataFrame({"patient": np.array(patients, dtype=np.int64)})
+    number = rows.groupby("patient").cumcount()
+    rows["image"] = [f"{p:08d}_{n:03d}.png" for p, n in zip(rows["patient"], number, strict=True)]
+    for finding in FINDINGS:
+        rows[finding] = rows["patient"].isin((positives or {}).get(finding, set())).astype(float)
+    return rows
+
+
+def lists_of(rows: pd.DataFrame, test: set[int]) -> dict[str, frozenset[str]]:
+    in_test = rows["patient"].isin(test)
+    return {
+        "train_val": frozenset(rows["image"][~in_test]),
+        "test": frozenset(rows["image"][in_test]),
+    }
+
+
+def patients_of(rows: pd.DataFrame, split: pd.Series) -> dict[str, set[int]]:
+    return {part: set(rows["patient"][split == part]) for part in splits.PARTS}
+
+
+# --- drawn splits -------------------------------------------------------------------------------
+
+populations = st.lists(st.integers(1, 40), min_size=1, max_size=120)
+
+
+@given(populations, st.integers(0, 5))
+def test_no_patient_is_drawn_into_two_parts(patients, seed):
+    rows = made(patients)
+    for split in (splits.patient(rows, seed), splits.official(rows, lists_of(rows, {1, 2}), seed)):
+        assert split.isin(splits.PARTS).all()
+        parts = patients_of(rows, split)
+        assert sum(map(len, parts.values())) == len(set(patients))
+        splits.check(rows, split)
+
+
+@given(populations, st.randoms(use_true_random=False))
+def test_a_draw_does_not_depend_on_the_order_of_rows(patients, random):
+    rows = made(patients, {"Hernia": {1, 2, 3}, "Mass": {3, 4, 5, 6}})
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    assert splits.patient(rows, 7).equals(splits.patient(rows.iloc[order], 7).sort_index())
+
+
+def test_another_seed_draws_another_split():
+    rows = made(list(range(200)))
+    assert splits.patient(rows, 0).equals(splits.patient(rows, 0))
+    assert not splits.patient(rows, 0).equals(splits.patient(rows, 1))
+
+
+@given(st.sets(st.integers(0, 99), min_size=3, max_size=30), st.integers(0, 5))
+def test_a_finding_of_three_patients_reaches_every_part(hernia, seed):
+    rows = made([number % 100 for number in range(250)], {"Hernia": hernia})
+    for part, patients in patients_of(rows, splits.patient(rows, seed)).items():
+        assert patients & hernia, part
+
+
+def test_shares_are_kept_for_patients_and_for_every_finding():
+    random = np.random.default_rng(0)
+    positives = {
+        finding: set(random.choice(3000, size, replace=False).tolist())
+        for finding, size in zip(FINDINGS, np.geomspace(20, 900, 14).astype(int), strict=True)
+    }
+    rows = made([int(number) for number in random.permutation(np.arange(6000) % 3000)], positives)
+    parts = patients_of(rows, splits.patient(rows, 3))
+    for having in (set(range(3000)), *positives.values()):
+        for part, share in splits.PATIENT_SHARES.items():
+            assert abs(len(parts[part] & having) - share * len(having)) <= max(3, len(having) / 50)
+
+
+def test_unknown_labels_count_as_absent_in_the_draw():
+    rows = made(list(range(30)))
+    unknown = rows.assign(Hernia=np.nan)
+    assert splits.patient(rows, 0).equals(splits.patient(unknown, 0))
+
+
+# --- the official split -------------------------------------------------------------------------
+
+
+def test_the_official_lists_are_kept_and_val_is_cut_from_train_val():
+    rows = made([number % 80 for number in range(200)])
+    parts = patients_of(rows, splits.official(rows, lists_of(rows, set(range(60, 80))), 0))
+    assert parts["test"] == set(range(60, 80))
+    assert abs(len(parts["val"]) - 60 / 8) < 1
+
+
+def test_the_official_split_needs_its_lists():
+    with pytest.raises(SourceError, match=r"train_val_list.txt.*--split patient"):
+        splits.official(made([1, 2]), {}, 0)
+
+
+def test_an_image_in_no_official_list_is_refused_by_name_and_count():
+    rows = made([1, 2, 3])
+    lists = {"train_val": frozenset({rows["image"][0]}), "test": frozenset()}
+    with pytest.raises(SourceError, match=r"2 images are in neither.*00000002_000.png, 00000003"):
+        splits.official(rows, lists, 0)
+
+
+def test_an_image_in_both_official_lists_is_refused():
+    rows = made([1, 2])
+    names = frozenset(rows["image"])
+    with pytest.raises(SourceError, match="2 images are in both"):
+        splits.official(rows, {"train_val": names, "test": names}, 0)
+
+
+def test_official_lists_that_share_a_patient_are_refused():
+    rows = made([1, 1, 2])
+    lists = {"train_val": frozenset(rows["image"][:1]), "test": frozenset(rows["image"][1:])}
+    with pytest.raises(SourceError, match=r"1 patients are in more than one part.*1"):
+        splits.official(rows, lists, 0)
+
+
+def test_nih_whole_is_split_as_published_with_no_patient_on_two_sides(real):
+    metadata = real / "nih-metadata"
+    rows = nih.read_labels(metadata / "Data_Entry_2017_v2020.csv.gz").rows
+    lists = {
+        part: frozenset(
+            gzip.decompress((metadata / f"{part}_list.txt.gz").read_bytes()).decode().split()
+        )
+        for part in ("train_val", "test")
+    }
+    assert {part: len(names) for part, names in lists.items()} == {
+        "train_val": 86_524,
+        "test": 25_596,
+    }
+    split = splits.official(rows, lists, 0)
+    assert len(rows) == 112_120
+    assert (split != "test").sum() == 86_524
+    assert (split == "test").sum() == 25_596
+    assert frozenset(rows["image"][split == "test"]) == lists["test"]
+    parts = patients_of(rows, split)
+    assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 30_805
+    assert len(parts["val"]) == pytest.approx(28_008 / 8, abs=2)
+    assert rows.loc[split == "val", list(FINDINGS)].sum().min() >= 5
+
+
+# --- the user's list ----------------------------------------------------------------------------
+
+ROWS = made([1, 1, 2, 3])
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "mine.csv").write_text(text)
+    return tmp_path / "mine.csv"
+
+
+def test_a_list_by_image_and_a_list_by_patient_say_the_same(tmp_path):
+    by_patient = splits.from_file(
+        ROWS, written(tmp_path, "patient,split\n00000001,train\n2,val\n3,test\n99,test\n")
+    )
+    by_image = splits.from_file(
+        ROWS,
+        written(
+            tmp_path,
+            "image,split\n00000003_000.png,test\n00000001_001.png,train\n"
+            "00000001_000.png,train\n00000002_000.png,val\n",
+        ),
+    )
+    assert by_patient.tolist() == by_image.tolist() == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("patient,split\n1,train\n2,val\n", "1 images have no line in .*00000003_000.png"),
+        ("patient,split\n1,train\n2,val\n3,valid\n", "another part than train, val, test.*valid"),
+        ("patient,split\n1,train\n2,val\n3,test\n1,val\n", "1 patients stand twice"),
+        ("patient,split\n1,train\nx2,val\n3,test\n", "no numbers, such as x2"),
+        ("name,part\n1,train\n", "has the columns name, part"),
+        ("", "is no CSV table"),
+        (
+            "image,split\n" + "".join(
+                f"{image},{part}\n"
+                for image, part in zip(ROWS["image"], ("train", "test", "val", "test"), strict=True)
+            ),
+            "1 patients are in more than one part of the split, such as 1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_list_that_breaks_a_rule_is_refused(tmp_path, text, reason):
+    with pytest.raises(SourceError, match=reason):
+        splits.from_file(ROWS, written(tmp_path, text))
+
+
+def test_a_list_that_is_not_there_is_refused_with_the_choices(tmp_path):
+    with pytest.raises(SourceError, match=r"does not exist: --split takes official, patient or"):
+        splits.from_file(ROWS, tmp_path / "offical")
+
+
+def test_the_hash_is_over_sorted_lines_of_image_and_part():
+    lines = b"a.png\ttest\nb.png\ttrain\n"
+    expected = hashlib.sha256(lines).hexdigest()
+    assert splits.split_sha256(["b.png", "a.png"], ["train", "test"]) == expected
+    assert splits.split_sha256(["b.png", "a.png"], ["test", "train"]) != expected
