@@ -83,12 +83,12 @@ def test_a_planted_feature_lights_its_own_cell_and_finding_alone():
 @given(st.floats(0, 0.01), st.floats(0.01, 100))
 def test_a_finding_at_one_percent_does_not_glow(probability, scale):
     maps = torch.full((1, 1, 2, 2), float(scale))
-    heat = heatmaps(maps, torch.tensor([[probability]]), scale)
+    heat = heatmaps(maps, torch.ones(1), torch.tensor([[probability]]), scale)
     assert heat.max() <= 0.0101
 
 
 def test_heatmaps_of_negative_evidence_are_zero_not_stretched():
-    heat = heatmaps(-torch.rand(2, 14, 3, 3), torch.ones(2, 14), 1.0)
+    heat = heatmaps(-torch.rand(2, 14, 3, 3), torch.ones(14), torch.ones(2, 14), 1.0)
     assert torch.equal(heat, torch.zeros(2, 14, 3, 3))
 
 

@@ -67,15 +67,13 @@ def test_a_film_reads_the_same_from_its_file_its_array_and_the_dataset(reader, p
     assert np.array_equal(np.stack(list(from_file.heatmaps.values())), heat[0])
 
 
-def test_a_heatmap_is_the_class_map_times_probability_over_the_bundles_scale(reader, dataset):
+def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reader, dataset):
     images = dataset.images[:4]
     ((logits, maps),) = batches(reader.bundle.classifier, images)
     probabilities, heat = reader.read_batch(images)
-    assert np.allclose(
-        heat,
-        maps.clip(0) * probabilities[:, :, None, None] / reader.bundle.card.heat_scale,
-        atol=1e-6,
-    )
+    slopes = np.array([reader.bundle.card.calibration.slope[finding] for finding in FINDINGS])
+    weights = slopes * probabilities / reader.bundle.card.heat_scale
+    assert np.allclose(heat, maps.clip(0) * weights[:, :, None, None], rtol=1e-4, atol=1e-6)
     assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))
 
 

@@ -18,7 +18,7 @@ from chestxray.cli.train import train
 
 IMAGES: Final = 1500
 PIXELS: Final = 128
-SIZE: Final = 64
+SIZE: Final = 112
 
 
 def demo(

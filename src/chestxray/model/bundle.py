@@ -55,7 +55,7 @@ class Card(BaseModel):
         findings: in the order of the logits.
         calibration: from logits to probabilities, fitted on validation.
         thresholds: probability from which a finding is called, None where none could be fitted.
-        heat_scale: logits × probability that stand for 1 on a heatmap.
+        heat_scale: calibrated log-odds × probability that stand for 1 on a heatmap.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -73,7 +73,7 @@ def blend(image: Grey, heat: Heat) -> npt.NDArray[np.uint8]:
 
 def write_overlay(path: Path, name: str, image: Grey, panel: Panel) -> None:
     """Write one finding's picture: the radiograph, the same with heat, the colour bar."""
-    figure = Figure(figsize=(9.2, 4.9), dpi=110, facecolor=_DARK, layout="constrained")
+    figure = Figure(figsize=(9.2, 4.45), dpi=100, facecolor=_DARK, layout="constrained")
     plain, hot = figure.subplots(1, 2)
     _show(plain, np.repeat(image[..., None], 3, axis=2), name, panel.boxes)
     _show(hot, blend(image, panel.heat), _title(panel), panel.boxes)
@@ -105,7 +105,7 @@ def _title(panel: Panel) -> str:
 def _show(axis: Axes, picture: npt.NDArray[np.uint8], title: str, boxes: tuple[Box, ...]) -> None:
     side = picture.shape[0]
     axis.imshow(picture, interpolation="bilinear")
-    axis.set_title(title, color=_INK, fontsize=10, loc="left")
+    axis.set_title(title, color=_INK, fontsize=12, loc="left")
     axis.set_axis_off()
     for x, y, w, h in boxes:
         outline = Rectangle((x * side, y * side), w * side, h * side, fill=False)

@@ -46,6 +46,7 @@ class Reader:
         self.bundle = bundle
         self.findings = tuple(bundle.card.findings)
         self.size = bundle.card.size
+        self._slopes = torch.tensor(list(bundle.card.calibration.slope.values()))
         self.warnings = tuple(
             f"{finding}: the probability is not calibrated, {reason}"
             for finding, reason in bundle.card.calibration.unfitted.items()
@@ -82,6 +83,7 @@ class Reader:
         probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
         heat = heatmaps(
             torch.from_numpy(maps),
+            self._slopes,
             torch.from_numpy(probabilities).float(),
             self.bundle.card.heat_scale,
         )

@@ -25,7 +25,7 @@ from chestxray.training.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
 
-_SCALE_PERCENTILE = 99.0
+_SCALE_PERCENTILE = 90.0
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
@@ -41,6 +41,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     logits, peaks = _predict(classifier, val)
     calibration = fit_platt(logits, val.labels, FINDINGS)
     probabilities = calibration.apply(logits)
+    slopes = np.array(list(calibration.slope.values()))
     names = dataset.index["image"].iloc[val.rows].tolist()
     predictions.write(run / "validation.csv", predictions.table(names, probabilities))
     card = Card(
@@ -52,7 +53,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         findings=list(FINDINGS),
         calibration=calibration,
         thresholds=fit_thresholds(probabilities, val.labels, FINDINGS),
-        heat_scale=_heat_scale(peaks * probabilities, val.labels),
+        heat_scale=_heat_scale(peaks * slopes * probabilities, val.labels),
         trained_on=_trained_on(dataset, recipe),
     )
     return save(run / "bundle", classifier, card)
@@ -70,14 +71,17 @@ def _predict(classifier: Classifier, part: Part) -> tuple[Floats, Floats]:
 
 
 def _heat_scale(heat: Floats, labels: npt.NDArray[np.float32]) -> float:
-    """Let the hottest hundredth of what is truly there reach full colour.
+    """Let the hottest tenth of a middling finding's true images reach full colour.
+
+    The median over findings keeps one that is easy to see from making all others pale.
 
     Args:
         heat: [N, K], the highest value of each heatmap before scaling.
         labels: [N, K].
     """
-    present = heat[labels == 1]
-    scale = float(np.percentile(present if present.size else heat, _SCALE_PERCENTILE))
+    present = [heat[labels[:, k] == 1, k] for k in range(heat.shape[1])]
+    hottest = [np.percentile(of, _SCALE_PERCENTILE) for of in present if of.size]
+    scale = float(np.median(hottest)) if hottest else 0.0
     return scale if scale > 0 else 1.0
 
 

@@ -60,6 +60,7 @@ def train(
         ArtifactError: the run exists already, or was trained on another dataset.
         TrainingError: nothing to learn from, or the loss is no longer finite.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     _check(dataset, recipe)
     _begin(run, dataset.manifest, recipe, resume)
     torch.manual_seed(recipe.seed)
@@ -68,7 +69,6 @@ def train(
     task = Task(_classifier(recipe, last.exists()), recipe, _loss_weights(recipe, train_part))
     checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
     trainer = _trainer(run, recipe, checkpoints, tensorboard)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -63,9 +63,14 @@ class Recipe(_Strict):
         weights: `imagenet`, `none`, or a timm checkpoint file of that backbone.
         size: side of the image in pixels; the dataset must have been prepared at it.
         dropout: on the pooled features.
+        augment: random changes to training images.
+        loss: what is minimised.
         sampling: `balanced` draws the 14 findings and No Finding equally often, with replacement;
             `natural` shows each image once an epoch.
-        learning_rate: of Adam.
+        learning_rate: of Adam, at the start.
+        schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
+        batch_size: images a step.
+        max_epochs: passes over the training part, at most.
         patience: epochs without a better validation loss before training stops.
         precision: `auto` takes bfloat16 where the machine computes in it, float32 elsewhere.
         seed: of weights, sampling, augmentation and dropout.
@@ -82,6 +87,7 @@ class Recipe(_Strict):
     loss: Loss
     sampling: Literal["balanced", "natural"]
     learning_rate: Positive
+    schedule: Literal["constant", "cosine"]
     batch_size: Annotated[int, Field(ge=2)]
     max_epochs: Annotated[int, Field(ge=1)]
     patience: Annotated[int, Field(ge=1)]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from chestxray.errors import TrainingError
@@ -95,9 +96,13 @@ class Task(LightningModule):
         images, labels = batch
         self._step("val", to_input(images), labels)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as the published recipe has it."""
-        return torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, as the published recipe has it; its rate may fall epoch by epoch."""
+        optimiser = torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
+        if self.recipe.schedule == "constant":
+            return optimiser
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.recipe.max_epochs)
+        return {"optimizer": optimiser, "lr_scheduler": falling}
 
     def _begin_epoch(self) -> None:
         """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "cv2")
+
+
+def chestxray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chestxray", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def test_help_starts_without_any_heavy_library():
+    probe = (
+        "import sys; import chestxray.cli.main; "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_names_every_verb():
+    result = chestxray("--help")
+    assert result.returncode == 0
+    for verb in ("demo", "synth", "download", "verify", "prepare", "train", "predict", "evaluate",
+                 "explain", "report", "doctor"):  # fmt: skip
+        assert f" {verb} " in result.stdout
+
+
+def test_a_failure_is_one_line_and_exit_status_1(tmp_path):
+    result = chestxray("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("chestxray: ")
+    assert "chestxray prepare" in line
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = chestxray("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"), "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("nothing",), ("synth", "out", "--images", "x")])
+def test_wrong_usage_is_exit_status_2(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert chestxray(*arguments).returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_checks_a_dataset_and_a_bundle(dataset, run, tmp_path):
+    well = chestxray("doctor", "--dataset", str(dataset.folder), "--bundle", str(run / "bundle"))
+    assert well.returncode == 0
+    assert f"{dataset.manifest.images} images" in well.stdout
+    ill = chestxray("doctor", "--bundle", str(tmp_path))
+    assert ill.returncode == 1
+    assert "FAIL  bundle" in ill.stdout
+
+
+def test_an_unknown_recipe_key_is_told_with_the_right_one(dataset, tmp_path):
+    result = chestxray("train", str(dataset.folder), "--out", str(tmp_path / "run"), "--set",
+                       "learning_rat=1")  # fmt: skip
+    assert result.returncode == 1
+    assert "did you mean 'learning_rate'" in result.stderr
+    assert not (tmp_path / "run").exists()
