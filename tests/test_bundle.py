@@ -94,7 +94,9 @@ def test_half_matching_weights_are_refused(folder, fault):
     ("changes", "words"),
     [
         ({"pixel_rule": "another"}, "pixels made by rule 'another'"),
-        ({"findings": list(FINDINGS[:13])}, "thresholds and findings"),
+        ({"findings": list(FINDINGS[:13])}, "in the order of"),
+        ({"findings": sorted(FINDINGS)}, "in the order of"),
+        ({"weights_sha256": None}, "weights_sha256"),
         ({"backbone": "resnet18"}, "does not fit resnet18"),
         ({"backbone": "densnet"}, "timm knows no backbone"),
         ({"mean": 0.5}, "normalise"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +34,8 @@ def test_help_starts_without_any_heavy_library():
 def test_help_names_every_verb():
     result = chestxray("--help")
     assert result.returncode == 0
-    for verb in ("demo", "synth", "download", "verify", "prepare", "train", "predict", "evaluate",
-                 "explain", "report", "doctor"):  # fmt: skip
+    for verb in ("demo", "run", "synth", "download", "verify", "prepare", "train", "predict",
+                 "evaluate", "explain", "report", "doctor"):  # fmt: skip
         assert f" {verb} " in result.stdout
 
 
@@ -75,3 +76,37 @@ def test_an_unknown_recipe_key_is_told_with_the_right_one(dataset, tmp_path):
     assert result.returncode == 1
     assert "did you mean 'learning_rate'" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_resuming_where_nothing_was_begun_is_an_error(dataset, tmp_path):
+    out = tmp_path / "typo"
+    result = chestxray("train", str(dataset.folder), "--out", str(out), "--resume")
+    assert result.returncode == 1
+    assert "no run to go on with" in result.stderr
+    assert not out.exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(run, dataset, tmp_path):
+    result = chestxray("predict", str(run / "bundle"), str(dataset.folder), "--split", "test",
+                       "--out", str(tmp_path))  # fmt: skip
+    assert result.returncode == 1
+    assert "is a folder" in result.stderr
+
+
+def test_the_demo_ends_in_a_report_and_goes_on_where_it_was(tmp_path):
+    for _ in range(2):
+        result = chestxray("demo", "--out", str(tmp_path / "demo"), "--images", "100")
+        assert result.returncode == 0, result.stderr
+        report = Path(result.stdout.split("Open ")[1].strip())
+        assert report.read_text(encoding="utf-8").count("<svg") > 10
+        report.unlink()
+    assert "pointing game" in result.stdout
+    assert " --resume" in result.stdout
+
+
+def test_predicting_nothing_but_broken_files_fails(run, tmp_path):
+    (tmp_path / "broken.png").write_text("words", encoding="utf-8")
+    result = chestxray("predict", str(run / "bundle"), str(tmp_path), "--out",
+                       str(tmp_path / "predictions.csv"))  # fmt: skip
+    assert result.returncode == 1
+    assert "broken.png" in result.stdout

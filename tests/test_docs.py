@@ -49,7 +49,7 @@ def test_every_command_in_the_readme_exists_and_every_verb_has_help():
 @pytest.mark.parametrize("model", [recipes.Recipe, recipes.Augment, recipes.Loss])
 def test_every_key_of_a_recipe_is_documented(model):
     for key in model.model_fields:
-        assert f"{key}: " in model.__doc__
+        assert f"\n        {key}: " in model.__doc__
 
 
 def test_every_link_in_the_documents_leads_somewhere():

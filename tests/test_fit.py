@@ -215,3 +215,41 @@ def test_tensorboard_logs_are_written_on_request(dataset, tmp_path):
     (events,) = (tmp_path / "run/tensorboard").glob("events.*")
     data = events.read_bytes()
     assert all(name in data for name in (b"auroc/val", b"loss/train"))
+
+
+def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, monkeypatch):
+    """Class weights that were computed and never used stood for years in published code."""
+    seen: dict[str, list[np.ndarray]] = {"weights": [], "labels": []}
+    step = Task._step
+
+    def watched(self, split, inputs, labels):
+        if split == "train":
+            seen["weights"].append(self.loss.weights.numpy().copy())
+            seen["labels"].append(labels.numpy().copy())
+        return step(self, split, inputs, labels)
+
+    monkeypatch.setattr(Task, "_step", watched)
+    recipe = recipes.load("baseline", [*TINY, "weights=none", "max_epochs=30", "patience=30"])
+    fit.train(dataset, tmp_path / "run", recipe)
+    labels = dataset.labels(dataset.rows("train"))
+    expected = len(labels) / (2 * np.stack([(labels == side).sum(0) for side in (0, 1)], axis=1))
+    assert np.allclose(seen["weights"][0], expected, rtol=1e-5)
+    drawn, natural = (a.mean(axis=0) for a in (np.concatenate(seen["labels"]), labels))
+    rarest, commonest = natural.argmin(), natural.argmax()
+    assert drawn[rarest] / drawn[commonest] > natural[rarest] / natural[commonest]
+
+
+def test_a_recipe_that_cannot_be_begun_leaves_nothing_behind(dataset, tmp_path):
+    with pytest.raises(RecipeError, match="none of these"):
+        fit.train(dataset, tmp_path / "run", tiny("weights=no-such-file"))
+    assert not (tmp_path / "run").exists()
+    fit.train(dataset, tmp_path / "run", tiny("max_epochs=1"))
+
+
+def test_interrupting_says_how_to_go_on(dataset, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Task, "training_step", interrupted)
+    with pytest.raises(TrainingError, match="--resume"):
+        fit.train(dataset, tmp_path / "run", tiny())

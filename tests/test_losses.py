@@ -77,6 +77,14 @@ def test_the_loss_of_a_certain_and_wrong_answer_is_finite():
     assert loss.item() > 100
 
 
+def test_a_batch_without_any_known_label_costs_nothing():
+    logits = torch.zeros(2, 3, requires_grad=True)
+    loss = FindingsLoss(torch.ones(3, 2), 2.0)(logits, torch.full((2, 3), float("nan")))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
 def test_class_weights_give_both_sides_of_a_finding_the_same_total():
     generator = np.random.default_rng(0)
     labels = (generator.random((500, 14)) < 0.07).astype(np.float32)

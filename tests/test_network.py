@@ -92,7 +92,9 @@ def test_heatmaps_of_negative_evidence_are_zero_not_stretched():
     assert torch.equal(heat, torch.zeros(2, 14, 3, 3))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "convnext_atto"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "efficientnet_b0", "convnext_atto", "mobilenetv3_small_050"]
+)
 def test_other_backbones_work_by_name(backbone):
     network = Classifier(backbone, FINDINGS, 64).eval()
     with torch.inference_mode():
@@ -104,6 +106,8 @@ def test_other_backbones_work_by_name(backbone):
 def test_a_backbone_without_a_feature_map_is_refused():
     with pytest.raises(RecipeError, match="feature map"):
         Classifier("vit_tiny_patch16_224", FINDINGS, 224)
+    with pytest.raises(RecipeError, match="112 px"):
+        Classifier("vit_tiny_patch16_224", FINDINGS, 112)
 
 
 def test_an_unknown_backbone_is_refused_with_near_names():
@@ -130,7 +134,7 @@ def test_pretrained_weights_of_a_file_are_summed_over_colours(tmp_path):
     assert all(torch.equal(loaded[name], state[name]) for name in others)
 
 
-@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "truncated"])
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "truncated", "empty"])
 def test_a_half_matching_checkpoint_is_refused(tmp_path, fault):
     path = tmp_path / "weights.safetensors"
     state = _timm_checkpoint(path)
@@ -143,6 +147,8 @@ def test_a_half_matching_checkpoint_is_refused(tmp_path, fault):
     safetensors.torch.save_file(state, path)
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:-1000])
+    elif fault == "empty":
+        path.write_bytes(b"")
     with pytest.raises(RecipeError, match="no whole timm checkpoint"):
         Classifier("resnet18", FINDINGS, 64).load_pretrained(str(path), "resnet18")
 

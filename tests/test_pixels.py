@@ -9,6 +9,7 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -391,3 +392,11 @@ def test_the_real_dicom_files_decode_with_dense_bright(real):
     stored = dcmread(real / "dicom" / "highdicom_dx_image.dcm").pixel_array
     assert small.shape == (169, 211)
     assert np.corrcoef(small.ravel(), stored.ravel())[0, 1] < -0.99  # MONOCHROME1
+
+
+def test_a_long_thin_image_is_refused_before_it_is_padded_to_a_square(tmp_path):
+    """80 by 100,000 pixels are few, but the square around them has ten thousand million."""
+    path = tmp_path / "thin.png"
+    path.write_bytes(cv2.imencode(".png", np.zeros((80, 100_000), np.uint8))[1].tobytes())
+    with pytest.raises(ImageError, match="a side over"):
+        decode(path)

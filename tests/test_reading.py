@@ -10,15 +10,17 @@ import pytest
 
 import chestxray
 from chestxray.dataset import pixels
-from chestxray.errors import ArtifactError, ImageError, SourceError
-from chestxray.evaluation import predictions
+from chestxray.dataset.prepare import prepare
+from chestxray.errors import ArtifactError, ImageError, PredictionsError, SourceError
+from chestxray.evaluation import localisation, predictions
 from chestxray.findings import FINDINGS
 from chestxray.model.inference import batches
 from chestxray.reading.explain import explain_dataset, explain_files
-from chestxray.reading.films import films
+from chestxray.reading.films import films, leak
 from chestxray.reading.overlay import blend
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader
+from chestxray.training.finish import _heat_scale
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,9 @@ def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
     shown = explain_dataset(reader, chosen, tmp_path, FINDINGS)
     assert shown
     told = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
-    assert told == {"model": reader.bundle.identity, "shown": shown}
+    assert told["model"] == reader.bundle.identity
+    assert told["split"]["sha256"] == dataset.manifest.split.sha256
+    assert told["shown"] == shown
     probabilities, _ = reader.read_batch(dataset.images[dataset.rows("test")])
     labels = dataset.labels(dataset.rows("test"))
     for entry in shown:
@@ -184,3 +188,56 @@ def test_explaining_files_writes_a_sheet_each_and_tells_of_the_broken(reader, fo
     failed = explain_files(reader, chosen, tmp_path / "out", FINDINGS[:4])
     assert len(failed) == 2
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(folder.iterdir())) - 2
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).random((32, 32)),
+        np.full((32, 32), 300, np.int32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((0, 32), np.uint8),
+    ],
+    ids=["float", "int32", "colour", "empty"],
+)
+def test_an_array_that_would_turn_black_or_wrap_is_refused(reader, array):
+    with pytest.raises(ImageError, match="uint8 or uint16"):
+        reader.read(array)
+
+
+def test_explaining_into_the_films_own_folder_leaves_the_films_alone(reader, folder):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    explain_files(reader, films([folder], None, reader.bundle.card), folder, FINDINGS[:2])
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert len(list(folder.iterdir())) == 2 * len(before) - 2
+
+
+def test_heatmaps_made_with_other_predictions_are_refused(reader, dataset, tmp_path):
+    for split in ("test", "val"):
+        chosen = films([dataset.folder], split, reader.bundle.card)
+        predict(reader, chosen, tmp_path / f"{split}.csv", with_heatmaps=split == "test")
+    heat = tmp_path / "heatmaps.npy"
+    localisation.check_belongs(heat, tmp_path / "test.csv")
+    with pytest.raises(PredictionsError, match="other predictions"):
+        localisation.check_belongs(heat, tmp_path / "val.csv")
+
+
+def test_a_dataset_split_otherwise_than_the_models_is_warned_of(
+    reader, dataset, phantoms, tmp_path
+):
+    card = reader.bundle.card
+    assert leak(films([dataset.folder], "test", card), card) is None
+    other = prepare(phantoms, tmp_path / "other", size=32, split="patient", seed=7)
+    warning = leak(films([other.folder], "test", card), card)
+    assert warning is not None
+    assert "another split" in warning
+
+
+def test_improbable_evidence_is_pale_and_sure_evidence_is_not():
+    """The scale is of evidence alone, so low probabilities everywhere do not stretch it."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((400, 14)) < 0.03).astype(np.float32)
+    evidence = generator.gamma(2.0, 0.8, (400, 14)) + labels
+    scale = _heat_scale(evidence, labels)
+    assert (evidence * 0.01 / scale).max() < 0.05
+    assert np.median((evidence * 0.95 / scale)[labels == 1]) > 0.3

@@ -41,6 +41,7 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
         ("sampling=even", "sampling = 'even'"),
         ("max_epochs", "key=value"),
         ("name.first=x", "has no keys"),
+        ("dropout=[", "not valid YAML"),
     ],
 )
 def test_a_wrong_override_is_an_error_that_says_what_is_right(override, words):
@@ -64,6 +65,12 @@ def test_a_saved_recipe_is_read_back_the_same(tmp_path):
     recipe = recipes.load("quick", ["seed=5"])
     recipes.save(tmp_path / "recipe.yaml", recipe)
     assert recipes.load(str(tmp_path / "recipe.yaml")) == recipe
+
+
+def test_a_binary_file_is_no_recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="as text"):
+        recipes.load(str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])

@@ -1,8 +1,7 @@
 """The words: the 14 findings of NIH ChestX-ray14, their order, their other spellings.
 
-The order is CheXNet's (arXiv 1711.05225), which most published prediction files use. Nothing in
-this package relies on a position, though: tables are read by column name, and the model's bundle
-lists its findings.
+The order is CheXNet's (arXiv 1711.05225), which most published prediction files use. Tables
+are read by column name, and a bundle that lists its findings otherwise is refused.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ def evaluate(
 
     if masks is not None and heatmaps is None:
         raise typer.BadParameter("--masks goes with --heatmaps")
+    if heatmaps is not None:
+        localisation.check_belongs(heatmaps, predictions)
     truth = Labels.read(labels)
     for problem in truth.problems:
         if problem.loses:
@@ -75,8 +77,9 @@ def _show(result: dict[str, Any]) -> None:
         typer.echo(_line(finding, str(entry["positives"]), entry))
     typer.echo(_line("mean", "", result["mean"]))
     for finding, entry in result["findings"].items():
-        reason = entry["auroc"].get("reason") or entry["threshold"].get("reason", "")
-        if reason and fit_on:
+        no_threshold = entry["threshold"].get("reason", "") if fit_on else ""
+        reason = entry["auroc"].get("reason") or no_threshold
+        if reason:
             typer.echo(f"{finding}: {reason}")
 
 

@@ -28,16 +28,20 @@ def explain(
     """
     from chestxray import load
     from chestxray.reading.explain import explain_dataset, explain_files
-    from chestxray.reading.films import FileFilms, films
+    from chestxray.reading.films import FileFilms, films, leak
 
     reader = load(bundle)
     chosen = films(inputs, split, reader.bundle.card)
+    if warning := leak(chosen, reader.bundle.card):
+        typer.echo(f"warning: {warning}", err=True)
     wanted = _chosen(finding, reader.findings)
     if isinstance(chosen, FileFilms):
         failed = explain_files(reader, chosen, out, wanted)
         typer.echo(f"{out}: {len(chosen.paths) - len(failed)} explained, {len(failed)} not read")
         for name, reason in failed.items():
             typer.echo(f"  {name}: {reason}")
+        if len(failed) == len(chosen.paths):
+            raise typer.Exit(1)
     else:
         shown = explain_dataset(reader, chosen, out, wanted)
         typer.echo(f"{out}: {len(shown)} examples of {len(wanted)} findings")

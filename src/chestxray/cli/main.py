@@ -19,6 +19,7 @@ from chestxray.cli.explain import explain
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.report import report
+from chestxray.cli.run import run
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
@@ -59,7 +60,7 @@ def chestxray(
 
 
 for verb in (
-    demo, synth, download, verify, prepare, train, predict, evaluate, explain, report, doctor,
+    demo, run, synth, download, verify, prepare, train, predict, evaluate, explain, report, doctor,
 ):  # fmt: skip
     app.command()(verb)
 
@@ -70,11 +71,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments)
-    except ChestXrayError as error:
+    except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder in a file's place
         if debug:
             raise
         typer.echo(f"chestxray: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("chestxray: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)

@@ -24,11 +24,15 @@ def predict(
     """Predict the findings of radiographs; a file that cannot be read keeps its row, with why."""
     from chestxray import load
     from chestxray.reading import predict as reading
-    from chestxray.reading.films import films
+    from chestxray.reading.films import films, leak
 
     reader = load(bundle)
     chosen = films(inputs, split, reader.bundle.card)
+    if warning := leak(chosen, reader.bundle.card):
+        typer.echo(f"warning: {warning}", err=True)
     failed = reading.predict(reader, chosen, out, heatmaps)
     typer.echo(f"{out}: {len(chosen.names) - len(failed)} read, {len(failed)} could not be read")
     for name, reason in failed.items():
         typer.echo(f"  {name}: {reason}")
+    if len(failed) == len(chosen.names):
+        raise typer.Exit(1)

@@ -12,8 +12,9 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
     recipe: Annotated[
-        str, typer.Option(help="A shipped recipe (baseline, quick) or a YAML file.")
-    ] = "baseline",
+        str | None,
+        typer.Option(help="A shipped recipe (baseline, quick) or a YAML file. Default: baseline."),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -29,13 +30,15 @@ def train(
 ) -> None:
     """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
     from chestxray.dataset.store import Dataset
+    from chestxray.errors import ArtifactError
     from chestxray.training import fit
     from chestxray.training import recipe as recipes
 
     begun = out / "recipe.yaml"
-    if resume and begun.exists() and not change:
+    if resume and not begun.exists():
+        raise ArtifactError(f"{out} holds no run to go on with: leave out --resume to begin one")
+    if resume and recipe is None and not change:
         recipe = str(begun)
-    bundle = fit.train(
-        Dataset.open(dataset), out, recipes.load(recipe, change or ()), resume, tensorboard
-    )
+    chosen = recipes.load(recipe or "baseline", change or ())
+    bundle = fit.train(Dataset.open(dataset), out, chosen, resume, tensorboard)
     typer.echo(f"{out / 'bundle'}: {bundle.identity}")

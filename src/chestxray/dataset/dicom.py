@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ _UNDECODABLE = (
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 
 

@@ -115,9 +115,10 @@ def _manifest(
 
 def _counts(part: pd.DataFrame) -> dict[str, int]:
     present = part[list(FINDINGS)] == 1
+    absent = part[list(FINDINGS)] == 0  # an unknown label is neither
     return {
         "images": len(part),
         "patients": int(part["patient"].nunique()),
-        NO_FINDING: int((~present.any(axis=1)).sum()),
+        NO_FINDING: int(absent.all(axis=1).sum()),
         **{finding: int(present[finding].sum()) for finding in FINDINGS},
     }

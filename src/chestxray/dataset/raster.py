@@ -29,6 +29,8 @@ from chestxray.errors import ImageError
 
 # A film of 35 × 43 cm scanned at 50 µm has 60 million pixels.
 PIXEL_LIMIT: Final = 80_000_000
+# Every image is padded to a square: at this side that takes 400 MB.
+SIDE_LIMIT: Final = 20_000
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -41,9 +43,13 @@ _JPEG_SCAN: Final = 0xDA
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse a width or height of 0 and more than `PIXEL_LIMIT` pixels (`ImageError`)."""
+    """Refuse what holds, or padded to a square would hold, too many pixels (`ImageError`)."""
     if not width or not height:
         raise ImageError(path, f"its header says {width} × {height} pixels")
+    if max(width, height) > SIDE_LIMIT:
+        raise ImageError(
+            path, f"its header says {width} × {height} pixels; a side over {SIDE_LIMIT} is refused"
+        )
     if width * height > PIXEL_LIMIT:
         raise ImageError(
             path,

@@ -73,6 +73,7 @@ def evaluate(
     }
     result = {
         "split": pairs.split,
+        "split_sha256": truth.split_sha256,
         "source": truth.source,
         "generation": truth.generation,
         "images": len(pairs.images),

@@ -33,6 +33,7 @@ class Labels:
         rows: indexed by image name: `patient`, `split` (`unknown` from a bare table), and a float
             column a finding (1, 0, NaN = unknown). From a dataset also `width` and `height`.
         boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions; None from a bare table.
+        split_sha256: of the dataset's split; None from a bare table.
         problems: what did not fit in a bare table; a dataset told its own when it was prepared.
     """
 
@@ -40,6 +41,7 @@ class Labels:
     generation: str
     rows: pd.DataFrame
     boxes: pd.DataFrame | None
+    split_sha256: str | None = None
     problems: tuple[Problem, ...] = ()
 
     @classmethod
@@ -53,10 +55,11 @@ class Labels:
         if path.is_dir():
             dataset = Dataset.open(path)
             rows = dataset.index.set_index("image")
-            return cls(dataset.manifest.source, dataset.manifest.generation, rows, dataset.boxes)
+            about = dataset.manifest
+            return cls(about.source, about.generation, rows, dataset.boxes, about.split.sha256)
         table = nih.read_labels(path)
         rows = table.rows.set_index("image").assign(split=UNKNOWN_SPLIT)
-        return cls(path.name, table.generation, rows, None, table.problems)
+        return cls(path.name, table.generation, rows, None, problems=table.problems)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chestxray.artifacts import require, write_json
+from chestxray.artifacts import read_json, require, sha256, write_json
 from chestxray.dataset.pixels import placement
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.evaluate import LOCALISATION
@@ -66,6 +66,22 @@ def point(heatmaps: Path, pairs: Pairs, cases: Sequence[Case], out: Path) -> dic
     }
     write_json(out / LOCALISATION, result)
     return result
+
+
+def check_belongs(heatmaps: Path, predictions: Path) -> None:
+    """Raise `PredictionsError` when heatmaps say that they were made with other predictions.
+
+    `predict` writes the predictions' SHA-256 beside the heatmaps; those of others may lack it.
+    """
+    note = heatmaps.with_suffix(".json")
+    if not note.exists():
+        return
+    made_with = read_json(note, "chestxray predict --heatmaps")["predictions_sha256"]
+    if made_with != sha256(predictions):
+        raise PredictionsError(
+            f"{heatmaps} was made with other predictions than {predictions}: "
+            f"run `chestxray predict --heatmaps` again"
+        )
 
 
 def _open(path: Path, rows: int) -> npt.NDArray[np.floating[Any]]:

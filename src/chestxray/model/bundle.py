@@ -24,6 +24,7 @@ from chestxray.artifacts import read_json, require, sha256, write_json, written
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation.calibration import Platt
+from chestxray.findings import FINDINGS
 from chestxray.model.network import Classifier, check_finite
 
 CARD: Final = "bundle.json"
@@ -61,7 +62,7 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
-    package_version: str = __version__
+    package_version: str
     backbone: str
     size: int = Field(ge=16)
     mean: float
@@ -72,7 +73,7 @@ class Card(BaseModel):
     thresholds: dict[str, float | None]
     heat_scale: float = Field(gt=0, allow_inf_nan=False)
     trained_on: TrainedOn
-    weights_sha256: str = ""
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Bundle:
 
 
 def save(folder: Path, classifier: Classifier, card: Card) -> Bundle:
-    """Write a bundle; the card's hash is filled in here.
+    """Write a bundle; the card's hash and version are filled in here.
 
     Raises:
         BundleError: a weight is NaN or infinite.
@@ -100,7 +101,9 @@ def save(folder: Path, classifier: Classifier, card: Card) -> Bundle:
     }
     with written(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
-    card = card.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
+    card = card.model_copy(
+        update={"weights_sha256": sha256(folder / WEIGHTS), "package_version": __version__}
+    )
     write_json(folder / CARD, card.model_dump(mode="json"))
     return Bundle(classifier.eval(), card)
 
@@ -148,8 +151,12 @@ def _read_card(folder: Path) -> Card:
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
-    if set(card.thresholds) != set(card.findings):
-        raise BundleError(f"{path}: thresholds and findings name different things: train again")
+    names = (card.findings, list(card.thresholds), list(card.calibration.slope))
+    if any(tuple(of) != FINDINGS for of in names):
+        raise BundleError(
+            f"{path}: findings, thresholds and calibration must each name the 14 findings in the "
+            f"order of {FINDINGS[0]} to {FINDINGS[-1]}: train again"
+        )
     return card
 
 

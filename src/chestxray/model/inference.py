@@ -14,6 +14,11 @@ Logits = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.float32]
 
 
+def device() -> torch.device:
+    """Give the device to compute on: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def batches(
     classifier: Classifier, images: npt.NDArray[np.uint8], batch_size: int = 32
 ) -> Iterator[tuple[Logits, Maps]]:
@@ -27,10 +32,10 @@ def batches(
     Yields:
         Logits float32 [b, K] and class maps float32 [b, K, h, w] (logits), b ≤ `batch_size`.
     """
-    device = classifier.mean.device
+    place = classifier.mean.device
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.array(images[start : start + batch_size]))
         with torch.inference_mode():
-            inputs = to_input(batch.to(device)).contiguous(memory_format=torch.channels_last)
+            inputs = to_input(batch.to(place)).contiguous(memory_format=torch.channels_last)
             logits, maps = classifier.explain(inputs)
         yield logits.cpu().numpy(), maps.cpu().numpy()

@@ -13,8 +13,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from chestxray.errors import TrainingError
-
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean binary cross-entropy over known labels, in nats, unweighted.
@@ -45,13 +43,13 @@ class FindingsLoss(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the mean loss over known labels; logits and labels are [B, K]."""
+        """Give the mean loss over known labels, 0 without any; logits and labels are [B, K]."""
         known = ~torch.isnan(labels)
         present = labels == 1
         log_truth = logsigmoid(torch.where(present, logits, -logits).float())
         weight = torch.where(present, self.weights[:, 1], self.weights[:, 0])
         cost = -weight * (1 - log_truth.exp()) ** self.gamma * log_truth
-        return cost[known].mean()
+        return cost[known].sum() / known.sum().clamp(min=1)
 
 
 def class_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -69,12 +67,6 @@ def class_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         if len(np.unique(known)) == 2:
             weights[finding] = compute_class_weight("balanced", classes=np.array([0, 1]), y=known)
     return weights
-
-
-def require_both_classes(labels: npt.NDArray[np.float32], findings: tuple[str, ...]) -> None:
-    """Raise `TrainingError` when no finding can be learned; see `one_sided` for single ones."""
-    if len(one_sided(labels, findings)) == len(findings):
-        raise TrainingError("no finding has both present and absent labels in the training part")
 
 
 def one_sided(labels: npt.NDArray[np.float32], findings: tuple[str, ...]) -> list[str]:

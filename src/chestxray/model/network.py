@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import httpx
@@ -26,6 +27,20 @@ from chestxray.errors import BundleError, RecipeError
 # layer's weights over colours when it adapts them to one grey channel.
 GREY_MEAN: Final = 0.449
 GREY_STD: Final = 0.226
+
+# What timm, torch, safetensors and the hub raise for files that are absent, cut off or of another
+# kind.
+_UNLOADABLE: Final = (
+    AttributeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    SafetensorError,
+    httpx.HTTPError,
+)
 
 
 class Classifier(nn.Module):
@@ -79,7 +94,7 @@ class Classifier(nn.Module):
             whole = timm.create_model(
                 backbone, pretrained=True, in_chans=1, pretrained_cfg_overlay=overlay
             )
-        except (OSError, RuntimeError, ValueError, SafetensorError, httpx.HTTPError) as error:
+        except _UNLOADABLE as error:
             raise RecipeError(_cannot_load(weights, backbone, error)) from error
         self.backbone.load_state_dict(_without_head(whole).state_dict())
 
@@ -95,10 +110,15 @@ class Classifier(nn.Module):
     def _channels(self) -> int:
         """Run one small blank image, the surest way to learn what a timm model returns."""
         training = self.backbone.training
-        with torch.inference_mode():
-            features = self.backbone.eval()(torch.zeros(1, 1, self.size, self.size))
+        try:
+            with torch.inference_mode():
+                features = self.backbone.eval()(torch.zeros(1, 1, self.size, self.size))
+        except (AssertionError, RuntimeError) as error:
+            raise RecipeError(f"the backbone takes no image of {self.size} px: {error}") from error
         self.backbone.train(training)
-        if features.ndim != 4 or features.shape[1] != self.backbone.num_features:
+        # Some timm models widen the features once more before their classifier.
+        widths = (self.backbone.num_features, getattr(self.backbone, "head_hidden_size", None))
+        if features.ndim != 4 or features.shape[1] not in widths:
             raise RecipeError(
                 f"a backbone must end in a feature map [batch, channels, height, width], "
                 f"this one gives {tuple(features.shape)}: choose a convolutional one, "

@@ -59,7 +59,7 @@ def explain_files(
                     Panel(f, reading.probabilities[f], reading.calls[f], reading.heatmaps[f])
                     for f in findings
                 ]
-                sheet = out / f"{path.stem}.png"
+                sheet = out / f"{path.name}.findings.png"  # never a film's own name
                 write_sheet(sheet, path.name, canonical(image, _DISPLAY), panels)
             advance()
     return failed
@@ -69,7 +69,11 @@ def explain_dataset(
     reader: Reader, films: DatasetFilms, out: Path, findings: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Write the overlays of chosen examples and `explanations.json`, which says what they show."""
-    read = [reader.read_batch(np.stack(batch)) for batch in _images(films)]
+    read = []
+    with progress("read", len(films.rows)) as advance:
+        for batch in films.batches(_BATCH):
+            read.append(reader.read_batch(np.stack(batch)))
+            advance(len(batch))
     probabilities = np.concatenate([p for p, _ in read])
     heat = np.concatenate([h for _, h in read])
     labels = films.dataset.labels(films.rows)
@@ -91,13 +95,14 @@ def explain_dataset(
             write_overlay(out / file, name, films.dataset.images[row], panel)
             shown.append(_entry(reader, example, name, p, file))
             advance()
-    write_json(out / "explanations.json", {"model": reader.bundle.identity, "shown": shown})
+    manifest = films.dataset.manifest
+    told = {
+        "model": reader.bundle.identity,
+        "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
+        "shown": shown,
+    }
+    write_json(out / "explanations.json", told)
     return shown
-
-
-def _images(films: DatasetFilms) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    for batch in films.batches(_BATCH):
-        yield [film for film in batch if not isinstance(film, ImageError)]
 
 
 def _examples(

@@ -36,7 +36,7 @@ class DatasetFilms:
         names: list[str] = self.dataset.index["image"].iloc[self.rows].tolist()
         return names
 
-    def batches(self, size: int) -> Iterator[list[Image | ImageError]]:
+    def batches(self, size: int) -> Iterator[list[Image]]:
         """Give the packed images [S, S], `size` at a time."""
         for start in range(0, len(self.rows), size):
             yield list(self.dataset.images[self.rows[start : start + size]])
@@ -107,6 +107,20 @@ def films(inputs: Sequence[Path], split: str | None, card: Card) -> Films:
             f"apart by file name, so give these folders one at a time"
         )
     return FileFilms(paths, card.size)
+
+
+def leak(films: Films, card: Card) -> str | None:
+    """Say so when a part of a dataset may hold patients that the model was trained on."""
+    if not isinstance(films, DatasetFilms):
+        return None
+    manifest, trained = films.dataset.manifest, card.trained_on
+    if manifest.source != trained.source or manifest.split.sha256 == trained.split_sha256:
+        return None
+    return (
+        f"the model was trained on {trained.source} by another split than that of "
+        f"{films.dataset.folder}: patients of its training may be among those read, and figures "
+        f"from them would flatter it; use the dataset it was trained on"
+    )
 
 
 def _of_dataset(dataset: Dataset, split: str | None, card: Card) -> DatasetFilms:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from chestxray.dataset import pixels
+from chestxray.errors import ImageError
 from chestxray.model import bundle
 from chestxray.model.bundle import Bundle
-from chestxray.model.inference import batches
+from chestxray.model.inference import batches, device
 from chestxray.model.network import heatmaps
 
 Film = str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -55,7 +57,9 @@ class Reader:
     @classmethod
     def load(cls, folder: Path) -> Reader:
         """Load a bundle folder; see `chestxray.load`."""
-        return cls(bundle.load(folder))
+        loaded = bundle.load(folder)
+        loaded.classifier.to(device())
+        return cls(loaded)
 
     def read(self, film: Film) -> Reading:
         """Read one radiograph.
@@ -65,9 +69,9 @@ class Reader:
                 bright is dense, 16 bits scaled to the full range.
 
         Raises:
-            ImageError: the file does not become a radiograph.
+            ImageError: the file does not become a radiograph, or the array is of another kind.
         """
-        image = pixels.decode(Path(film)) if isinstance(film, str | Path) else film
+        image = pixels.decode(Path(film)) if isinstance(film, str | Path) else _checked(film)
         probabilities, heat = self.read_batch(pixels.canonical(image, self.size)[None])
         return self._reading(probabilities[0], heat[0])
 
@@ -105,3 +109,15 @@ class Reader:
             warnings=self.warnings,
             model=self.bundle.identity,
         )
+
+
+def _checked(film: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[Any]:
+    """Refuse an array that would turn black or wrap around on its way to 8 bits."""
+    array = np.asarray(film)
+    if array.ndim != 2 or not array.size or array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(
+            "array",
+            f"must be grey [height, width] of uint8 or uint16, this is {array.dtype} "
+            f"{list(array.shape)}: scale it to 0 to 255 or 0 to 65535 first",
+        )
+    return array

@@ -45,6 +45,8 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     names = dataset.index["image"].iloc[val.rows].tolist()
     predictions.write(run / "validation.csv", predictions.table(names, probabilities))
     card = Card(
+        package_version="",
+        weights_sha256="",
         backbone=recipe.backbone,
         size=recipe.size,
         mean=GREY_MEAN,
@@ -53,7 +55,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         findings=list(FINDINGS),
         calibration=calibration,
         thresholds=fit_thresholds(probabilities, val.labels, FINDINGS),
-        heat_scale=_heat_scale(peaks * slopes * probabilities, val.labels),
+        heat_scale=_heat_scale(peaks * slopes, val.labels),
         trained_on=_trained_on(dataset, recipe),
     )
     return save(run / "bundle", classifier, card)
@@ -70,16 +72,17 @@ def _predict(classifier: Classifier, part: Part) -> tuple[Floats, Floats]:
     return logits.astype(np.float64), peaks.astype(np.float64)
 
 
-def _heat_scale(heat: Floats, labels: npt.NDArray[np.float32]) -> float:
-    """Let the hottest tenth of a middling finding's true images reach full colour.
+def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:
+    """Let the strongest tenth of a middling finding's evidence reach full colour when it is sure.
 
-    The median over findings keeps one that is easy to see from making all others pale.
+    The median over findings keeps one that is easy to see from making all others pale. The
+    probability has no part in it: where all are low, heatmaps are to be pale.
 
     Args:
-        heat: [N, K], the highest value of each heatmap before scaling.
+        evidence: [N, K], the highest value of each class map in calibrated log-odds.
         labels: [N, K].
     """
-    present = [heat[labels[:, k] == 1, k] for k in range(heat.shape[1])]
+    present = [evidence[labels[:, k] == 1, k] for k in range(evidence.shape[1])]
     hottest = [np.percentile(of, _SCALE_PERCENTILE) for of in present if of.size]
     scale = float(np.median(hottest)) if hottest else 0.0
     return scale if scale > 0 else 1.0

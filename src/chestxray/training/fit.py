@@ -27,8 +27,9 @@ from chestxray import __version__
 from chestxray.artifacts import read_json, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
-from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.findings import FINDINGS
 from chestxray.model.bundle import Bundle
+from chestxray.model.inference import device
 from chestxray.model.losses import class_weights, one_sided
 from chestxray.model.network import Classifier
 from chestxray.training import recipe as recipes
@@ -45,8 +46,9 @@ def train(
 ) -> Bundle:
     """Train a classifier, or go on with a run that was cut off.
 
-    Training is repeatable on one machine: epoch n depends on the recipe's seed alone, so a run
-    that was killed and resumed ends with the same figures as one that was not.
+    On one CPU, training is repeatable: epoch n depends on the recipe's seed alone, so a run that
+    was killed and resumed ends with the same figures as one that was not. On a GPU the order of
+    sums is not fixed, and figures differ in their last digits.
 
     Args:
         dataset: with parts `train` and `val`; `test` is not looked at.
@@ -62,26 +64,19 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     _check(dataset, recipe)
-    _begin(run, dataset.manifest, recipe, resume)
+    _check_begun(run, dataset.manifest, recipe, resume)
     torch.manual_seed(recipe.seed)
     train_part = Part(dataset, "train")
     last = run / "checkpoints" / LAST
     task = Task(_classifier(recipe, last.exists()), recipe, _loss_weights(recipe, train_part))
     checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
     trainer = _trainer(run, recipe, checkpoints, tensorboard)
-    with warnings.catch_warnings():
-        # Worker processes would cost more than indexing a memory map does; see `data`.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-        trainer.fit(
-            task,
-            loader(train_part, _batches(recipe, train_part)),
-            in_order(Part(dataset, "val"), recipe.batch_size),
-            ckpt_path=str(last) if last.exists() else None,
-            weights_only=False,  # our own checkpoint, which holds optimiser state
-        )
+    # Laid only now: a recipe that cannot be begun leaves nothing behind.
+    write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+    recipes.save(run / "recipe.yaml", recipe)
+    _fit(trainer, task, dataset, last)
     _load_best(task.classifier, run / "checkpoints" / BEST)
-    bundle = finish(run, dataset, recipe, task.classifier.to("cpu"))
+    bundle = finish(run, dataset, recipe, task.classifier.to(device()))
     write_json(run / "run.json", _summary(dataset, recipe, checkpoints, trainer))
     return bundle
 
@@ -103,14 +98,31 @@ def _check(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def _begin(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
-    """Lay the run's folder, or see that the one there was begun with the same things."""
+def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
+    """Run the epochs that are still to be run."""
+    recipe, part = task.recipe, Part(dataset, "train")
+    with warnings.catch_warnings():
+        # Worker processes would cost more than indexing a memory map does; see `data`.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        try:
+            trainer.fit(
+                task,
+                loader(part, _batches(recipe, part)),
+                in_order(Part(dataset, "val"), recipe.batch_size),
+                ckpt_path=str(last) if last.exists() else None,
+                weights_only=False,  # our own checkpoint, which holds optimiser state
+            )
+        except SystemExit as error:  # what lightning makes of Ctrl-C
+            raise TrainingError("interrupted: go on with the same command and --resume") from error
+
+
+def _check_begun(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
+    """See that the run folder is free, or was begun with the same things."""
     begun = (run / "recipe.yaml").exists()
     if begun and not resume:
         raise ArtifactError(f"{run} holds a run: go on with --resume, or choose another --out")
     if not begun:
-        write_json(run / "dataset.json", manifest.model_dump(mode="json"))
-        recipes.save(run / "recipe.yaml", recipe)
         return
     if recipes.load(str(run / "recipe.yaml")) != recipe:
         raise RecipeError(f"{run} was begun with another recipe: leave out --recipe and --set")
@@ -135,11 +147,10 @@ def _batches(recipe: Recipe, part: Part) -> EpochBatches:
 
 
 def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: bool) -> Trainer:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bfloat16 = resolve(recipe.precision, device) == "bfloat16"
+    bfloat16 = resolve(recipe.precision, device()) == "bfloat16"
     history = History(run / "history.csv")
     return Trainer(
-        accelerator=device.type,
+        accelerator=device().type,
         devices=1,
         precision="bf16-mixed" if bfloat16 else "32-true",
         max_epochs=recipe.max_epochs,
@@ -178,7 +189,7 @@ def _summary(
         "generation": manifest.generation,
         "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
         "size": manifest.size,
-        "counts": {split: _counts(dataset, split) for split in ("train", "val", "test")},
+        "counts": manifest.counts,
         "recipe": recipe.name,
         "backbone": recipe.backbone,
         "weights": recipe.weights,
@@ -190,17 +201,6 @@ def _summary(
         "torch": torch.__version__,
         "seed": recipe.seed,
         "package_version": __version__,
-    }
-
-
-def _counts(dataset: Dataset, split: str) -> dict[str, int]:
-    rows = dataset.rows(split)
-    present = dataset.labels(rows) == 1
-    return {
-        "images": len(rows),
-        "patients": int(dataset.index["patient"].iloc[rows].nunique()),
-        NO_FINDING: int((~present.any(axis=1)).sum()),
-        **dict(zip(FINDINGS, present.sum(axis=0).tolist(), strict=True)),
     }
 
 

@@ -66,7 +66,7 @@ class Recipe(_Strict):
         augment: random changes to training images.
         loss: what is minimised.
         sampling: `balanced` draws the 14 findings and No Finding equally often, with replacement;
-            `natural` shows each image once an epoch.
+            `natural` shows each image once an epoch, but for a short last batch.
         learning_rate: of Adam, at the start.
         schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
         batch_size: images a step.
@@ -136,7 +136,10 @@ def _text(name: str) -> str:
             f"no recipe {name!r}: give one of {', '.join(shipped())}, or a YAML file"
             f"{_nearest(name, shipped())}"
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {name} cannot be read as text: {error}") from error
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
@@ -158,7 +161,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise RecipeError(f"override {override!r}: {parent} has no keys under it")
-    values[last] = yaml.safe_load(value)
+    try:
+        values[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: the value is not valid YAML") from error
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -33,12 +33,13 @@ class Seen:
         """Keep a batch, on its device."""
         self.logits.append(logits.detach().float())
         self.labels.append(labels)
-        self.losses.append(loss.detach() * len(labels))
+        self.losses.append(loss.detach() * (~torch.isnan(labels)).sum())
 
     @property
     def loss(self) -> float:
-        """Mean loss an image."""
-        return float(torch.stack(self.losses).sum() / sum(map(len, self.labels)))
+        """Mean loss over known labels."""
+        known = (~torch.isnan(torch.cat(self.labels))).sum()
+        return float(torch.stack(self.losses).sum() / known)
 
     @property
     def cross_entropy(self) -> float:
@@ -86,8 +87,8 @@ class Task(LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch}: the last good "
-                f"checkpoint is kept; lower learning_rate (now {self.recipe.learning_rate}) or use "
-                f"--set precision=float32"
+                f"checkpoint is kept; train into another --out with a lower rate, such as --set "
+                f"learning_rate={self.recipe.learning_rate / 10:g}, or with --set precision=float32"
             )
         return loss
 
