@@ -52,20 +52,32 @@ class FindingsLoss(nn.Module):
         return cost[known].sum() / known.sum().clamp(min=1)
 
 
-def class_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def class_weights(
+    labels: npt.NDArray[np.float32], chances: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float64]:
     """Balance each finding's two sides with scikit-learn's `balanced` class weights.
+
+    Counted is what training sees: where sampling draws rare findings more often, they need less
+    weight. Counting them as they lie in the table would balance twice, and every finding would be
+    called present.
 
     Args:
         labels: [N, K] of 1, 0, NaN: the training part.
+        chances: [N], how often each image is drawn; None for all alike.
 
     Returns:
         [K, 2], weights of absent and present: known / (2 × count).
     """
     weights = np.ones((labels.shape[1], 2))
     for finding, column in enumerate(labels.T):
-        known = column[~np.isnan(column)]
-        if len(np.unique(known)) == 2:
-            weights[finding] = compute_class_weight("balanced", classes=np.array([0, 1]), y=known)
+        known = ~np.isnan(column)
+        if len(np.unique(column[known])) == 2:
+            weights[finding] = compute_class_weight(
+                "balanced",
+                classes=np.array([0, 1]),
+                y=column[known],
+                sample_weight=None if chances is None else chances[known],
+            )
     return weights
 
 

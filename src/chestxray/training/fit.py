@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -101,6 +102,7 @@ def _check(dataset: Dataset, recipe: Recipe) -> None:
 def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
     """Run the epochs that are still to be run."""
     recipe, part = task.recipe, Part(dataset, "train")
+    batches = EpochBatches(_chances(recipe, part), len(part), recipe.batch_size, recipe.seed)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -108,7 +110,7 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
         try:
             trainer.fit(
                 task,
-                loader(part, _batches(recipe, part)),
+                loader(part, batches),
                 in_order(Part(dataset, "val"), recipe.batch_size),
                 ckpt_path=str(last) if last.exists() else None,
                 weights_only=False,  # our own checkpoint, which holds optimiser state
@@ -137,13 +139,14 @@ def _classifier(recipe: Recipe, resumed: bool) -> Classifier:
     return classifier.to(memory_format=torch.channels_last)
 
 
-def _loss_weights(recipe: Recipe, part: Part) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return class_weights(part.labels) if recipe.loss.class_weights else np.ones((len(FINDINGS), 2))
+def _chances(recipe: Recipe, part: Part) -> npt.NDArray[np.float64] | None:
+    return balanced_weights(part.labels) if recipe.sampling == "balanced" else None
 
 
-def _batches(recipe: Recipe, part: Part) -> EpochBatches:
-    weights = balanced_weights(part.labels) if recipe.sampling == "balanced" else None
-    return EpochBatches(weights, len(part), recipe.batch_size, recipe.seed)
+def _loss_weights(recipe: Recipe, part: Part) -> npt.NDArray[np.float64]:
+    if not recipe.loss.class_weights:
+        return np.ones((len(FINDINGS), 2))
+    return class_weights(part.labels, _chances(recipe, part))
 
 
 def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: bool) -> Trainer:
