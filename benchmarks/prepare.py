@@ -1,13 +1,14 @@
 """Packing speed: `prepare` on all cores beside one core decoding the same PNGs in a bare loop.
 
-Usage: python benchmarks/prepare.py FOLDER_OF_PNG [IMAGES]
+Usage: python benchmarks/prepare.py [FOLDER_OF_PNG [IMAGES]]
 
-The folder's PNGs (NIH's, of 1024 px) are linked under made-up names until there are IMAGES of them.
-The loop and the packing take turns in this one run, since the machine may be shared. Printed are
-images a second of the loop, of packing (what `prepare` spends its time on) and of `prepare` from
-call to finished dataset, and the last two as a share of cores × loop. Starting the workers costs a
-second of each turn, so a few hundred images understate the share; and other work on the machine
-takes more from many processes than from one, which the processor time an image costs is free of.
+The folder's PNGs (NIH's, of 1024 px; without a folder, phantoms of that size) are linked under
+made-up names until there are IMAGES of them. The loop and the packing take turns in this one run,
+since the machine may be shared. Printed are images a second of the loop, of packing (what `prepare`
+spends its time on) and of `prepare` from call to finished dataset, and the last two as a share of
+cores × loop. Starting the workers costs a second of each turn, so a few hundred images understate
+the share; and other work on the machine takes more from many processes than from one, which the
+processor time an image costs is free of.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import cv2
 from chestxray.dataset.packing import cores, pack
 from chestxray.dataset.pixels import load
 from chestxray.dataset.prepare import prepare
+from chestxray.sources.phantom.tree import write_tree
 
 SIZE, ROUNDS = 224, 3
 HEADER = (
@@ -35,9 +37,15 @@ HEADER = (
 )
 
 
+def phantoms(folder: Path) -> Path:
+    write_tree(folder, images=8, pixels=1024)
+    return folder / "images_001/images"
+
+
 def main() -> None:
-    source, images = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 960
+    images = int(sys.argv[2]) if len(sys.argv) > 2 else 960
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        source = Path(sys.argv[1]) if len(sys.argv) > 1 else phantoms(Path(folder) / "phantoms")
         raw = Path(folder) / "raw"
         paths = link(sorted(source.glob("*.png")), images, raw)
         cv2.setNumThreads(1)
