@@ -81,7 +81,11 @@ def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reade
 
 def test_a_finding_without_calibration_is_warned_of(reader):
     unfitted = reader.bundle.card.calibration.unfitted
-    assert [warning.split(":")[0] for warning in reader.warnings] == list(unfitted)
+    assert [warning.split(":")[0] for warning in reader.warnings[1:]] == list(unfitted)
+
+
+def test_a_model_of_phantoms_warns_that_it_knows_no_real_radiograph(reader):
+    assert "synthetic radiographs alone" in reader.warnings[0]
 
 
 def test_a_file_that_cannot_be_read_keeps_its_row_and_the_others_go_on(reader, folder, tmp_path):

@@ -11,13 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 
-EXTRAS = {
-    "serve": ("fastapi", "uvicorn"),
-    "pacs": ("pynetdicom", "highdicom"),
-    "export": ("onnx", "onnxruntime", "openvino"),
-    "scale": ("ray",),
-    "track": ("tensorboard",),
-}
+EXTRAS = {"track": ("tensorboard",)}
 
 
 class Check(NamedTuple):

@@ -32,8 +32,9 @@ def explain(
 
     reader = load(bundle)
     chosen = films(inputs, split, reader.bundle.card)
-    if warning := leak(chosen, reader.bundle.card):
-        typer.echo(f"warning: {warning}", err=True)
+    for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
+        if warning:
+            typer.echo(f"warning: {warning}", err=True)
     wanted = _chosen(finding, reader.findings)
     if isinstance(chosen, FileFilms):
         failed = explain_files(reader, chosen, out, wanted)

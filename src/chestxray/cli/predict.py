@@ -28,8 +28,9 @@ def predict(
 
     reader = load(bundle)
     chosen = films(inputs, split, reader.bundle.card)
-    if warning := leak(chosen, reader.bundle.card):
-        typer.echo(f"warning: {warning}", err=True)
+    for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
+        if warning:
+            typer.echo(f"warning: {warning}", err=True)
     failed = reading.predict(reader, chosen, out, heatmaps)
     typer.echo(f"{out}: {len(chosen.names) - len(failed)} read, {len(failed)} could not be read")
     for name, reason in failed.items():

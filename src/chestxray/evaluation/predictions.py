@@ -93,7 +93,8 @@ def _columns(path: Path) -> dict[str, str]:
     if missing:
         raise PredictionsError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table of "
-            f"predictions has '{IMAGE}' and prob_<Finding> for all {len(FINDINGS)} findings"
+            f"predictions has '{IMAGE}' and prob_<Finding> for all {len(FINDINGS)} findings, this "
+            f"one has {', '.join(header)}"
         )
     twice = sorted({name for name in ours if ours.count(name) > 1})
     if twice:

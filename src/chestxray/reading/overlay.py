@@ -78,6 +78,8 @@ def write_overlay(path: Path, name: str, image: Grey, panel: Panel) -> None:
     _show(plain, np.repeat(image[..., None], 3, axis=2), name, panel.boxes)
     _show(hot, blend(image, panel.heat), _title(panel), panel.boxes)
     _colour_bar(figure, [plain, hot])
+    legend = "blue box: where the finding is · " if panel.boxes else ""
+    figure.supxlabel(f"{legend}for research, not a medical device", color=_INK, fontsize=9)
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from chestxray.model import bundle
 from chestxray.model.bundle import Bundle
 from chestxray.model.inference import batches, device
 from chestxray.model.network import heatmaps
+from chestxray.sources.collection import SYNTHETIC
 
 Film = str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -49,10 +51,7 @@ class Reader:
         self.findings = tuple(bundle.card.findings)
         self.size = bundle.card.size
         self._slopes = torch.tensor(list(bundle.card.calibration.slope.values()))
-        self.warnings = tuple(
-            f"{finding}: the probability is not calibrated, {reason}"
-            for finding, reason in bundle.card.calibration.unfitted.items()
-        )
+        self.warnings = tuple(_warnings(bundle))
 
     @classmethod
     def load(cls, folder: Path) -> Reader:
@@ -109,6 +108,14 @@ class Reader:
             warnings=self.warnings,
             model=self.bundle.identity,
         )
+
+
+def _warnings(bundle: Bundle) -> Iterator[str]:
+    """Say what every reading of this bundle suffers from."""
+    if bundle.card.trained_on.source == SYNTHETIC:
+        yield "the model was trained on synthetic radiographs alone: it knows nothing of real ones"
+    for finding, reason in bundle.card.calibration.unfitted.items():
+        yield f"{finding}: the probability is not calibrated, {reason}"
 
 
 def _checked(film: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[Any]:

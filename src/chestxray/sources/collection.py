@@ -23,6 +23,10 @@ BOX_COLUMNS: Final[tuple[str, ...]] = ("image", "finding", "x", "y", "w", "h")
 Generation = Literal["2017", "v2020", "unknown"]
 
 
+# What `Collection.source` says of phantoms, so that nothing takes them for patients.
+SYNTHETIC: Final = "phantoms"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One kind of thing that is wrong with a source, with its count and a few names.

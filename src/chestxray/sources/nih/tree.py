@@ -12,7 +12,14 @@ from typing import Final
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.sources.collection import BOX_COLUMNS, ROW_COLUMNS, Collection, Problem, problem
+from chestxray.sources.collection import (
+    BOX_COLUMNS,
+    ROW_COLUMNS,
+    SYNTHETIC,
+    Collection,
+    Problem,
+    problem,
+)
 from chestxray.sources.nih.boxes import is_box_table, read_boxes
 from chestxray.sources.nih.files import Tree, one_file_an_image, scan
 from chestxray.sources.nih.labels import LabelTable, is_label_table, read_labels
@@ -54,7 +61,7 @@ def _source(folder: Path) -> str:
     """Name the data set; phantoms lie in the same tree, but nothing may call them real."""
     if (folder / "phantom-unfinished.json").exists():
         raise SourceError(f"{folder} holds unfinished phantoms: run `chestxray synth` again")
-    return "phantoms" if (folder / "phantom.json").exists() else "NIH ChestX-ray14"
+    return SYNTHETIC if (folder / "phantom.json").exists() else "NIH ChestX-ray14"
 
 
 def _unpack_first(tree: Tree) -> str:
