@@ -91,6 +91,9 @@ def _line(name: str, positives: str, entry: dict[str, Any]) -> str:
 
 def _show_localisation(result: dict[str, Any]) -> None:
     """Print the pointing game beside its baselines."""
+    if not result["all"]["cases"]:
+        typer.echo("\npointing game: no boxes or masks of these images, so nothing to point at")
+        return
     typer.echo(f"\n{'pointing game':20}{'cases':>10}{'hit':>12}{'random':>12}{'centre':>12}")
     for finding, entry in (*result["findings"].items(), ("all", result["all"])):
         if entry["cases"]:
