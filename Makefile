@@ -25,6 +25,7 @@ bench: .venv/dev ## speed, each figure as a ratio to something measured in the s
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
@@ -40,5 +41,5 @@ clean: ## remove the environment and caches
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,track]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve,pacs,export,track]'
 	@touch $@ .venv/core

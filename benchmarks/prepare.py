@@ -6,15 +6,17 @@ The folder's PNGs (NIH's, of 1024 px; without a folder, phantoms of that size) a
 made-up names until there are IMAGES of them. The loop and the packing take turns in this one run,
 since the machine may be shared. Printed are images a second of the loop, of packing (what `prepare`
 spends its time on) and of `prepare` from call to finished dataset, and the last two as a share of
-cores × loop. Starting the workers costs a second of each turn, so a few hundred images understate
-the share; and other work on the machine takes more from many processes than from one, which the
-processor time an image costs is free of.
+cores × loop. Two more figures tell what the machine has to do with it: bare loops on all cores at
+once, which share caches, memory and clock and so fall short of cores × loop themselves, and the
+processor time that an image costs. Starting the workers costs a second of each turn, so a few
+hundred images understate the share.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import resource
 import statistics
 import sys
@@ -22,13 +24,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import cv2
 
-from chestxray.dataset.packing import cores, pack
+from chestxray.dataset.packing import pack
 from chestxray.dataset.pixels import load
 from chestxray.dataset.prepare import prepare
+from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import write_tree
 
 SIZE, ROUNDS = 224, 3
@@ -50,21 +54,24 @@ def main() -> None:
         paths = link(sorted(source.glob("*.png")), images, raw)
         cv2.setNumThreads(1)
         costs: dict[str, list[float]] = {"loop": [], "packing": []}
-        speeds: dict[str, list[float]] = {"loop": [], "packing": [], "prepare": []}
+        speeds: dict[str, list[float]] = {"loop": [], "loops": [], "packing": [], "prepare": []}
         for turn in range(ROUNDS):
             out = Path(folder) / f"out{turn}"
             few = paths[: images // 4]
             start = processor_seconds()
             speeds["loop"].append(speed(len(few), partial(bare, few)))
+            alone = processor_seconds()
+            speeds["loops"].append(side_by_side(few))
             middle = processor_seconds()
             speeds["packing"].append(speed(images, partial(pack_into, paths, out)))
-            costs["loop"].append((middle - start) / len(few) * 1000)
+            costs["loop"].append((alone - start) / len(few) * 1000)
             costs["packing"].append((processor_seconds() - middle) / images * 1000)
             whole = partial(prepare, raw, out, SIZE, "patient")
             speeds["prepare"].append(speed(images, whole))
-    loop, packing, prepared = (statistics.median(speeds[name]) for name in speeds)
+    loop, loops, packing, prepared = (statistics.median(speeds[name]) for name in speeds)
     ideal = cores() * loop
     print(f"one core, bare loop: {loop:.1f} images/s")
+    print(f"a bare loop on each core: {loops:.1f} images/s, {loops / ideal:.2f} of the ideal")
     print(f"packing, {cores()} cores: {packing:.1f} images/s, {packing / ideal:.2f} of the ideal")
     print(f"prepare, start to end: {prepared:.1f} images/s, {prepared / ideal:.2f} of the ideal")
     loop, packing = (statistics.median(costs[name]) for name in costs)
@@ -88,6 +95,24 @@ def link(files: list[Path], images: int, raw: Path) -> list[str]:
 def bare(paths: list[str]) -> None:
     for path in paths:
         load(Path(path), SIZE)
+
+
+def side_by_side(paths: list[str]) -> float:
+    """Run a bare loop on each core at once and give their images a second together."""
+    barrier = multiprocessing.Barrier(cores() + 1)
+    loops = [
+        multiprocessing.Process(target=_wait_and_loop, args=(barrier, paths))
+        for _ in range(cores())
+    ]
+    for loop in loops:
+        loop.start()
+    barrier.wait()
+    return speed(cores() * len(paths), lambda: [loop.join() for loop in loops])
+
+
+def _wait_and_loop(barrier: Barrier, paths: list[str]) -> None:
+    barrier.wait()
+    bare(paths)
 
 
 def pack_into(paths: list[str], out: Path) -> None:

@@ -14,13 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from chestxray.evaluation import localisation, predictions, regions
-from chestxray.evaluation.evaluate import evaluate
-from chestxray.evaluation.labels import Labels, pair
+from chestxray.artifacts import write_json
+from chestxray.evaluation import predictions, regions
+from chestxray.evaluation.compare import COMPARISON, compare
+from chestxray.evaluation.evaluate import Evaluation, evaluate
+from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.reference import MAPPING
 from chestxray.findings import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
 PREVALENCE = np.linspace(0.3, 0.05, len(FINDINGS))
+RESAMPLES = 40
 SHIFT = 1.5  # of the logit of a positive: AUROC = Φ(1.5 / √2) = 0.856
 
 
@@ -35,6 +39,10 @@ def truth(seed: int = 0) -> Labels:
     rows["patient"] = np.arange(count) // 2 + 1
     rows["split"] = split
     rows["width"] = rows["height"] = 1024
+    rows["follow_up"] = np.arange(count) % 2
+    rows["age"] = 20.0 + np.arange(count) // 2 % 70
+    rows["sex"] = np.where(np.arange(count) // 2 % 2, "F", "M")
+    rows["view"] = rng.choice(["PA", "AP"], count)
     rows.index = pd.Index([f"{i // 2 + 1:08d}_{i % 2:03d}.png" for i in range(count)], name="image")
     sick = rows.index[(rows["split"] == "test") & (rows["Mass"] == 1)]
     boxes = pd.DataFrame({"image": sick, "finding": "Mass", "x": 0.4, "y": 0.4, "w": 0.2, "h": 0.2})
@@ -54,19 +62,32 @@ def write_run(folder: Path) -> Path:
     """Write everything that a page can show."""
     labels = truth()
     write_training(folder, labels)
-    predictions.write(folder / "predictions.csv", predicted(labels, "test"))
-    predictions.write(folder / "validation.csv", predicted(labels, "val", seed=1))
-    evaluate(
-        folder / "predictions.csv", labels, folder / "evaluation", folder / "validation.csv", "test"
-    )
+    test, val = folder / "predictions.csv", folder / "validation.csv"
+    predictions.write(test, predicted(labels, "test"))
+    predictions.write(val, predicted(labels, "val", seed=1))
     heat = np.zeros((SIZES["test"], len(FINDINGS), 5, 5), dtype=np.float16)
     heat[:, :, 2, 2] = 1
     np.save(folder / "heatmaps.npy", heat)
-    pairs = pair(folder / "predictions.csv", labels)
-    cases = list(regions.from_boxes(labels, pairs))
-    localisation.point(folder / "heatmaps.npy", pairs, cases, folder / "evaluation")
+    evaluation = Evaluation.of(test, labels, val, resamples=RESAMPLES)
+    located = folder / "heatmaps.npy", list(regions.from_boxes(labels, evaluation.pairs))
+    out = folder / "evaluation"
+    evaluate(evaluation, out, located, _write_adjudicated(folder / "adjudicated.csv", labels))
+    predictions.write(folder / "other.csv", predicted(labels, "test", seed=2))
+    compared = compare(test, folder / "other.csv", labels, resamples=RESAMPLES)
+    write_json(out / COMPARISON, compared)
     _write_explanations(folder / "explanations")
     return folder
+
+
+def _write_adjudicated(path: Path, labels: Labels) -> Path:
+    """Write reference labels that agree with the labels of the test part."""
+    rows = labels.rows[labels.rows["split"] == "test"]
+    table = pd.DataFrame({"Image Index": rows.index})
+    for name, findings in MAPPING.items():
+        present = rows[list(findings)].max(axis=1) == 1
+        table[name] = np.where(present, "YES", "NO")
+    table.assign(Fracture="NO").to_csv(path, index=False)
+    return path
 
 
 def write_training(folder: Path, labels: Labels) -> None:
@@ -93,7 +114,11 @@ def write_training(folder: Path, labels: Labels) -> None:
     (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: quick\nsize: 64\n", encoding="utf-8")
     (folder / "bundle").mkdir()
-    card = {"backbone": "densenet121", "weights_sha256": "3c1f0a9b77e4" + "0" * 52}
+    card = {
+        "backbone": "densenet121",
+        "weights_sha256": "3c1f0a9b77e4" + "0" * 52,
+        "pixel_rule": "luminance",
+    }
     (folder / "bundle" / "bundle.json").write_text(json.dumps(card), encoding="utf-8")
     history = [
         {

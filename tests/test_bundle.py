@@ -39,8 +39,8 @@ def test_a_loaded_bundle_answers_as_the_saved_one(folder, dataset, tmp_path):
     bundle.save(tmp_path / "again", first.classifier, first.card)
     second = bundle.load(tmp_path / "again")
     images = dataset.images[:5]
-    ((logits, maps),) = batches(first.classifier, images)
-    ((logits_again, maps_again),) = batches(second.classifier, images)
+    ((logits, maps, _),) = batches(first.classifier, images)
+    ((logits_again, maps_again, _),) = batches(second.classifier, images)
     assert np.array_equal(logits, logits_again)
     assert np.array_equal(maps, maps_again)
     assert first.identity == second.identity
@@ -56,7 +56,9 @@ def test_a_complete_bundle_says_what_it_is(folder, dataset):
     assert tuple(card.findings) == FINDINGS
     assert card.trained_on.split_sha256 == dataset.manifest.split.sha256
     assert set(card.thresholds) == set(FINDINGS)
-    assert set(card.calibration.slope) == set(FINDINGS)
+    assert set(card.calibration.calibrators) == set(FINDINGS)
+    assert set(card.calibration.reasons) | set(card.calibration.unfitted) == set(FINDINGS)
+    assert set(card.heat_slopes) == set(FINDINGS)
 
 
 def test_an_altered_byte_of_the_weights_is_refused(folder):
@@ -100,7 +102,13 @@ def test_half_matching_weights_are_refused(folder, fault):
         ({"backbone": "resnet18"}, "does not fit resnet18"),
         ({"backbone": "densnet"}, "timm knows no backbone"),
         ({"mean": 0.5}, "normalise"),
-        ({"format": 2}, "format"),
+        ({"format": 3}, "format 3, this version reads 1 and 2"),
+        ({"format": None}, "format None, this version reads 1 and 2"),
+        ({"format": 1}, "slope"),
+        ({"calibration": {"calibrators": {}}}, "in the order of"),
+        ({"calibration": {"calibrators": {"Mass": {"family": "spline"}}}}, "spline"),
+        ({"heat_slopes": dict.fromkeys(FINDINGS, -1.0)}, "heat_slopes"),
+        ({"heat_slopes": {"Mass": 1.0}}, "in the order of"),
         ({"colour": "red"}, "colour"),
         ({"heat_scale": 0}, "heat_scale"),
     ],
@@ -108,6 +116,49 @@ def test_half_matching_weights_are_refused(folder, fault):
 def test_a_card_that_does_not_match_is_refused(folder, changes, words):
     rewrite_card(folder, **changes)
     with pytest.raises(BundleError, match=words):
+        bundle.load(folder)
+
+
+def as_format_1(folder: Path) -> dict[str, dict[str, float]]:
+    """Rewrite the card as format 1 wrote it, with planted slopes and offsets."""
+    rng = np.random.default_rng(0)
+    slope = dict(zip(FINDINGS, rng.uniform(0.3, 5, 14).tolist(), strict=True))
+    offset = dict(zip(FINDINGS, rng.normal(-2, 1, 14).tolist(), strict=True))
+    platt = {"slope": slope, "offset": offset}
+    unfitted = {"Hernia": "no positives in validation: slope 1, offset 0"}
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    del card["heat_slopes"]
+    calibration = {"method": "platt", **platt, "unfitted": unfitted}
+    card |= {"format": 1, "calibration": calibration}
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    return platt
+
+
+def test_a_bundle_of_format_1_gives_what_it_gave_to_the_bit(folder):
+    platt = as_format_1(folder)
+    card = bundle.load(folder).card
+    slope, offset = (np.array(list(platt[name].values())) for name in ("slope", "offset"))
+    logits = np.random.default_rng(1).normal(0, 5, (200, 14))
+    then = np.exp(-np.logaddexp(0.0, -(logits * slope + offset)))  # as version 0.1 had it
+    assert np.array_equal(card.calibration.apply(logits), then)
+    assert card.heat_slopes == platt["slope"]
+    assert list(card.calibration.unfitted) == ["Hernia"]
+
+
+def test_a_bundle_of_format_1_is_saved_as_one_of_today(folder, tmp_path):
+    as_format_1(folder)
+    old = bundle.load(folder)
+    bundle.save(tmp_path / "again", old.classifier, old.card)
+    assert json.loads((tmp_path / "again" / CARD).read_text(encoding="utf-8"))["format"] == 2
+    assert bundle.load(tmp_path / "again").card.calibration == old.card.calibration
+
+
+def test_a_card_of_format_1_without_an_offset_is_refused(folder):
+    as_format_1(folder)
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    del card["calibration"]["offset"]["Mass"]
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(BundleError, match="Mass"):
         bundle.load(folder)
 
 

@@ -1,4 +1,4 @@
-"""Platt scaling: planted truths, scikit-learn's own, and what must never happen to a ranking."""
+"""Calibration of all findings: the family that the data ask for, and what it mends."""
 
 from __future__ import annotations
 
@@ -6,129 +6,193 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from scipy.special import expit
 
 from chestxray.errors import PredictionsError
-from chestxray.evaluation.calibration import Platt, fit_platt
+from chestxray.evaluation import calibration_fits as fits
+from chestxray.evaluation.calibration import (
+    CLIP,
+    Calibration,
+    fit_calibration,
+    fit_slopes,
+    log_odds,
+)
+from chestxray.evaluation.calibrators import Beta, Isotonic, Logistic
 from chestxray.evaluation.metrics import auroc, cross_entropy
 
 
-def planted(slope: float, offset: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 3, size=(n, 1))
-    chance = 1 / (1 + np.exp(-(slope * logits + offset)))
-    return logits, (rng.random((n, 1)) < chance).astype(float)
+def planted(eta, n, seed=0, images=1):
+    """Logits [n, 1], labels [n, 1] whose log-odds are eta(logit), patients with some images."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(0, 2, (n, 1))
+    return logit, (rng.random((n, 1)) < expit(eta(logit))).astype(float), np.arange(n) // images
 
 
-@pytest.mark.parametrize(("slope", "offset"), [(0.5, -1.0), (1.0, 0.0), (2.0, -3.0)])
-def test_a_planted_slope_and_offset_are_found(slope: float, offset: float) -> None:
-    fitted = fit_platt(*planted(slope, offset), ["Mass"])
-    assert fitted.slope["Mass"] == pytest.approx(slope, rel=0.05)
-    assert fitted.offset["Mass"] == pytest.approx(offset, abs=0.1)
-    assert not fitted.unfitted
+def fitted(logits, labels, patients):
+    return fit_calibration(logits, labels, patients, ["Mass"])
 
 
-def test_it_is_scikit_learns_sigmoid_calibration() -> None:
-    logits, y = planted(0.6, -1.5, n=500)
-    model = LogisticRegression().fit(logits, y[:, 0])  # its decision rises with the logit
-    decisions = model.decision_function(logits)[:, None]
-    theirs = CalibratedClassifierCV(FrozenEstimator(model), method="sigmoid").fit(logits, y[:, 0])
-    ours = fit_platt(decisions, y, ["Mass"]).apply(decisions)
-    assert ours[:, 0] == pytest.approx(theirs.predict_proba(logits)[:, 1], abs=1e-4)
+def steps(z):
+    return np.where(z < -1, -4.0, np.where(z < 1, -0.5, 2.0))
 
 
-def test_calibration_repairs_overconfidence() -> None:
-    logits, y = planted(0.3, 0.0)
-    raw = 1 / (1 + np.exp(-logits))
-    fitted = fit_platt(logits, y, ["Mass"]).apply(logits)
-    assert cross_entropy(y[:, 0], fitted[:, 0]) < cross_entropy(y[:, 0], raw[:, 0])
-    assert fitted.mean() == pytest.approx(y.mean(), abs=1e-3)
-
-
-@settings(max_examples=60)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0.0, 1.0, math.nan]), st.integers(-80, 80).map(lambda k: k / 4)),
-        min_size=2,
-        max_size=30,
-    )
-)
-def test_the_ranking_is_never_changed(rows: list[tuple[float, float]]) -> None:
-    y, logits = (np.array(column)[:, None] for column in zip(*rows, strict=True))
-    fitted = fit_platt(logits, y, ["Mass"])
-    assert fitted.slope["Mass"] > 0
-    p = fitted.apply(logits)
-    assert ((p >= 0) & (p <= 1)).all()
-    order = np.argsort(logits[:, 0], kind="stable")
-    assert (np.diff(p[order, 0]) >= 0).all()
-
-
-def test_logits_that_fall_with_the_label_keep_slope_1_and_say_so() -> None:
-    logits, y = planted(-1.0, -1.0)
-    fitted = fit_platt(logits, y, ["Mass"])
-    assert fitted.slope["Mass"] == 1
-    assert "do not rise" in fitted.unfitted["Mass"]
-    assert fitted.apply(logits).mean() == pytest.approx(y.mean(), abs=1e-3)
-    assert auroc(y[:, 0], fitted.apply(logits)[:, 0]) == auroc(y[:, 0], logits[:, 0])
-
-
-@pytest.mark.parametrize("logits", [[1e4, -1e4, 3e4, 5.0], [0.1, 0.1, 0.1, 0.1], [1e3] * 4])
-def test_wild_or_constant_logits_are_fitted_without_running_away(logits: list[float]) -> None:
-    y = np.array([[0.0], [1], [0], [0]])
-    p = fit_platt(np.array(logits)[:, None], y, ["Mass"]).apply(np.array(logits)[:, None])
-    # The mean of the smoothed targets 2/3, and 1/5 three times.
-    assert p.mean() == pytest.approx((2 / 3 + 3 / 5) / 4, abs=1e-6)
-
-
-def test_a_one_sided_finding_stays_as_it_is_with_the_reason() -> None:
-    labels = np.array([[0.0, 1, math.nan], [0, 1, math.nan]])
-    fitted = fit_platt(np.ones((2, 3)), labels, ["Mass", "Edema", "Hernia"])
-    assert set(fitted.slope.values()) == {1.0}
-    assert set(fitted.offset.values()) == {0.0}
-    assert "no positives" in fitted.unfitted["Mass"]
-    assert "no negatives" in fitted.unfitted["Edema"]
-    assert "no positives" in fitted.unfitted["Hernia"]
-
-
-def test_probabilities_stay_apart_in_the_far_tail() -> None:
-    platt = Platt(slope={"Mass": 1.0}, offset={"Mass": 0.0})
-    p = platt.apply(np.array([[-700.0], [-699.0], [-40.0], [800.0], [-5000.0]]))[:, 0]
-    assert 0 < p[0] < p[1] < p[2]
-    assert p[2] == pytest.approx(math.exp(-40), rel=1e-12)
-    assert p[3] == 1
-    assert p[4] == 0
-
-
-def test_it_survives_json() -> None:
-    fitted = fit_platt(*planted(0.5, -1.0), ["Mass"])
-    assert Platt.model_validate_json(fitted.model_dump_json()) == fitted
-
-
-def test_logits_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(PredictionsError, match="finite"):
-        fit_platt(np.array([[math.nan], [0.0]]), np.array([[0.0], [1.0]]), ["Mass"])
+def bent(z):
+    return -2.0 * np.logaddexp(0, -z) + 0.2 * np.logaddexp(0, z)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("family", "eta"),
     [
-        {"slope": {"Mass": 0.0}, "offset": {"Mass": 0.0}},
-        {"slope": {"Mass": -1.0}, "offset": {"Mass": 0.0}},
-        {"slope": {"Mass": 1.0}, "offset": {"Edema": 0.0}},
-        {"slope": {"Mass": math.nan}, "offset": {"Mass": 0.0}},
-        {"slope": {"Mass": 1.0}, "offset": {"Mass": 0.0}, "unfitted": {"Edema": "why"}},
+        ("offset", lambda z: z - 2),
+        ("temperature", lambda z: 0.4 * z),
+        ("platt", lambda z: 0.4 * z - 2),
+        ("beta", bent),
+        ("isotonic", steps),
     ],
 )
-def test_a_calibration_that_is_not_one_is_refused(wrong: dict[str, dict[str, float]]) -> None:
-    with pytest.raises(ValidationError):
-        Platt.model_validate(wrong)
+def test_the_family_that_made_the_data_is_found_where_there_is_enough_of_it(family, eta):
+    calibration = fitted(*planted(eta, 20_000))
+    assert calibration.calibrators["Mass"].family == family
+    assert "cross-validation by patient" in calibration.reasons["Mass"]
+    assert not calibration.unfitted
 
 
-def test_logits_of_another_number_of_findings_are_refused() -> None:
+@pytest.mark.parametrize("eta", [bent, steps])
+def test_little_data_get_a_simple_family_whatever_made_them(eta):
+    families = [fitted(*planted(eta, 60, seed)).calibrators["Mass"].family for seed in range(10)]
+    simple = sum(family in {"offset", "temperature", "platt"} for family in families)
+    assert simple >= 8
+
+
+@pytest.mark.parametrize("eta", [lambda z: z, lambda z: 0.3 * z, lambda z: 2 * z - 3, bent, steps])
+def test_what_is_mended_is_as_good_as_the_truth_on_new_images(eta):
+    calibration = fitted(*planted(eta, 20_000))
+    logits, labels, _ = planted(eta, 20_000, seed=1)
+    y, after = labels[:, 0], calibration.apply(logits)[:, 0]
+    best = cross_entropy(y, expit(eta(logits[:, 0])))
+    assert cross_entropy(y, after) == pytest.approx(best, abs=0.002)
+    assert after.mean() == pytest.approx(y.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("eta", [lambda z: 0.4 * z - 2, bent])
+def test_a_smooth_calibration_leaves_auroc_as_it_was(eta):
+    logits, labels, patients = planted(eta, 2000)
+    p = fitted(logits, labels, patients).apply(logits)
+    assert auroc(labels[:, 0], p[:, 0]) == auroc(labels[:, 0], logits[:, 0])
+
+
+def test_isotonic_ties_images_but_turns_no_pair_round():
+    logits, labels, patients = planted(steps, 5000)
+    calibration = fitted(logits, labels, patients)
+    assert calibration.calibrators["Mass"].family == "isotonic"
+    p = calibration.apply(np.sort(logits, axis=0))[:, 0]
+    assert (np.diff(p) >= 0).all()
+    assert len(np.unique(p)) < len(p)
+
+
+def test_images_of_one_patient_never_stand_on_both_sides_of_a_fold():
+    """Twenty copies of a patient's image would make memorising look like calibration."""
+    logits, labels, _ = planted(lambda z: 0.5 * z, 100, seed=3)
+    logits, labels = np.repeat(logits, 20, axis=0), np.repeat(labels, 20, axis=0)
+    by_patient = fitted(logits, labels, np.repeat(np.arange(100), 20))
+    by_image = fitted(logits, labels, np.arange(2000))
+    assert by_image.calibrators["Mass"].family == "isotonic"
+    assert by_patient.calibrators["Mass"].family != "isotonic"
+
+
+def test_the_order_of_rows_and_the_names_of_patients_change_nothing():
+    logits, labels, patients = planted(bent, 600, images=3)
+    order = np.random.default_rng(1).permutation(600)
+    names = np.array([f"patient {patient:04d}" for patient in patients])
+    first = fitted(logits, labels, patients)
+    second = fitted(logits[order], labels[order], names[order])
+    assert first.reasons == second.reasons
+    assert second.apply(logits) == pytest.approx(first.apply(logits), abs=1e-9)
+
+
+@pytest.mark.parametrize(("label", "side"), [(1.0, "with"), (0.0, "without")])
+def test_a_finding_of_few_patients_gets_its_offset_alone_and_says_so(label, side):
+    logits, labels, patients = planted(lambda z: 5 * z, 400)
+    labels[:] = 1 - label
+    few = np.argsort(logits[:, 0])[:8] if label == 0 else np.argsort(-logits[:, 0])[:8]
+    labels[few], patients[few] = label, np.repeat([1000, 1001, 1002, 1003], 2)
+    calibration = fitted(logits, labels, patients)
+    assert calibration.calibrators["Mass"].family == "offset"
+    assert f"patients {side} the finding in validation: 4" in calibration.unfitted["Mass"]
+
+
+def test_logits_that_fall_with_the_label_keep_slope_1_and_say_so():
+    logits, labels, patients = planted(lambda z: -z - 1, 2000)
+    calibration = fitted(logits, labels, patients)
+    assert calibration.calibrators["Mass"].slope == 1
+    assert "do not rise" in calibration.unfitted["Mass"]
+    p = calibration.apply(logits)[:, 0]
+    assert p.mean() == pytest.approx(labels.mean(), abs=1e-3)
+    assert auroc(labels[:, 0], p) == auroc(labels[:, 0], logits[:, 0])
+
+
+def test_a_one_sided_finding_stays_as_it_is_with_the_reason():
+    labels = np.array([[0.0, 1, math.nan], [0, 1, math.nan]])
+    findings = ["Mass", "Edema", "Hernia"]
+    calibration = fit_calibration(np.ones((2, 3)), labels, np.arange(2), findings)
+    same = Logistic(family="offset")
+    assert calibration.calibrators == dict.fromkeys(findings, same)
+    assert "no positives" in calibration.unfitted["Mass"]
+    assert "no negatives" in calibration.unfitted["Edema"]
+    assert "no positives and no negatives" in calibration.unfitted["Hernia"]
+    slopes = fit_slopes(np.ones((2, 3)), labels, findings)
+    assert slopes == dict.fromkeys(findings, 1.0)
+
+
+def test_unknown_labels_are_left_out():
+    logits, labels, patients = planted(bent, 900)
+    labels[600:] = math.nan
+    known = fitted(logits[:600], labels[:600], patients[:600])
+    assert fitted(logits, labels, patients) == known
+
+
+def test_heat_is_worth_platts_slope_whatever_family_was_chosen():
+    logits, labels, _ = planted(steps, 5000)
+    (slope,) = fit_slopes(logits, labels, ["Mass"]).values()
+    assert slope == fits.platt(logits[:, 0], fits.smoothed(labels[:, 0] > 0.5)).slope
+    assert fit_slopes(-logits, labels, ["Mass"]) == {"Mass": 1.0}
+
+
+def test_every_family_survives_json_to_the_bit():
+    logits = np.random.default_rng(0).normal(0, 3, (500, 5))
+    of = [fit(*_column(logits[:, 0])) for fit in fits.FAMILIES.values()]
+    calibration = Calibration(calibrators=dict(zip("abcde", of, strict=True)), reasons={"a": "so"})
+    again = Calibration.model_validate_json(calibration.model_dump_json())
+    assert again == calibration
+    assert {type(one) for one in of} == {Logistic, Beta, Isotonic}
+    assert np.array_equal(again.apply(logits), calibration.apply(logits))
+
+
+def _column(logit):
+    present = np.random.default_rng(1).random(len(logit)) < expit(0.7 * logit - 1)
+    return logit, fits.smoothed(present)
+
+
+def test_log_odds_undo_a_sigmoid_and_stay_finite_at_0_and_1():
+    logits = np.linspace(-13, 13, 101)
+    assert log_odds(expit(logits)) == pytest.approx(logits, abs=1e-9)
+    assert log_odds(np.array([0.0, 1.0])) == pytest.approx([math.log(CLIP), -math.log(CLIP)])
+
+
+@pytest.mark.parametrize(
+    "fit", [lambda *a: fit_calibration(*a[:2], np.arange(2), a[2]), fit_slopes]
+)
+def test_logits_that_are_not_finite_are_refused(fit):
+    with pytest.raises(PredictionsError, match="finite"):
+        fit(np.array([[math.nan], [0.0]]), np.array([[0.0], [1.0]]), ["Mass"])
+
+
+def test_reasons_for_a_finding_without_a_calibrator_are_refused():
+    with pytest.raises(ValidationError, match="Edema"):
+        Calibration(calibrators={"Mass": Logistic(family="platt")}, unfitted={"Edema": "why"})
+
+
+def test_logits_of_another_number_of_findings_are_refused():
     with pytest.raises(PredictionsError, match=r"\[n, 1\]"):
-        Platt(slope={"Mass": 1.0}, offset={"Mass": 0.0}).apply(np.zeros((2, 2)))
+        Calibration(calibrators={"Mass": Logistic(family="platt")}).apply(np.zeros((2, 2)))

@@ -62,12 +62,27 @@ def test_wrong_usage_is_exit_status_2(arguments, tmp_path, monkeypatch):
 
 
 def test_doctor_checks_a_dataset_and_a_bundle(dataset, run, tmp_path):
-    well = chestxray("doctor", "--dataset", str(dataset.folder), "--bundle", str(run / "bundle"))
+    well = chestxray("doctor", str(dataset.folder), str(run / "bundle"))
     assert well.returncode == 0
     assert f"{dataset.manifest.images} images" in well.stdout
-    ill = chestxray("doctor", "--bundle", str(tmp_path))
+    assert "14 findings" in well.stdout
+    (tmp_path / "bundle.json").write_text("{}")
+    ill = chestxray("doctor", str(tmp_path))
     assert ill.returncode == 1
     assert "FAIL  bundle" in ill.stdout
+
+
+def test_doctor_takes_a_run_for_its_bundle(run):
+    result = chestxray("doctor", str(run))
+    assert result.returncode == 0
+    assert "14 findings" in result.stdout
+
+
+def test_doctor_says_what_a_folder_of_neither_kind_lacks(tmp_path):
+    result = chestxray("doctor", str(tmp_path))
+    assert result.returncode == 1
+    assert "FAIL  folder" in result.stdout
+    assert "neither a dataset, which holds dataset.json, nor a bundle" in result.stdout
 
 
 def test_an_unknown_recipe_key_is_told_with_the_right_one(dataset, tmp_path):

@@ -10,13 +10,14 @@ from chestxray.training import recipe as recipes
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FILES = (REPOSITORY / "docs/files.md").read_text(encoding="utf-8")
 PACKAGE = REPOSITORY / "src/chestxray"
 VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
 
 def _tree() -> set[str]:
-    """Paths that the README's tree names, by their indentation."""
-    lines = README.split("```\nsrc/chestxray/\n")[1].split("```")[0].splitlines()
+    """Paths that the tree of files names, by their indentation."""
+    lines = FILES.split("```\nsrc/chestxray/\n")[1].split("```")[0].splitlines()
     stack: list[str] = []
     paths = set()
     for line in lines:
@@ -28,7 +29,7 @@ def _tree() -> set[str]:
     return paths
 
 
-def test_the_readmes_tree_is_the_package():
+def test_the_list_of_files_is_the_package():
     real = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")

@@ -11,7 +11,7 @@ import chestxray
 
 PACKAGE = Path(chestxray.__file__).parent
 LAYERS = (
-    {"findings", "errors", "artifacts", "progress"},
+    {"findings", "notices", "errors", "artifacts", "progress", "parallel"},
     {"sources"},
     {"dataset"},
     {"evaluation"},

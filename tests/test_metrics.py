@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
@@ -31,6 +31,7 @@ def both_sides(y: np.ndarray) -> bool:
     return bool((y == 1).any() and (y == 0).any())
 
 
+@settings(deadline=None)
 @given(tables())
 def test_ranking_metrics_agree_with_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
     y, p = table
@@ -46,6 +47,31 @@ def test_ranking_metrics_agree_with_scikit_learn(table: tuple[np.ndarray, np.nda
     )
 
 
+@settings(deadline=None)
+@given(tables())
+def test_partial_auroc_agrees_with_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
+    y, p = table
+    known = ~np.isnan(y)
+    if not both_sides(y):
+        assert math.isnan(metrics.partial_auroc(y, p))
+        return
+    expected = oracle.roc_auc_score(y[known].astype(int), p[known], max_fpr=metrics.PARTIAL_FPR)
+    assert metrics.partial_auroc(y, p) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(tables())
+def test_brier_agrees_with_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
+    y, p = table
+    known = ~np.isnan(y)
+    if known.any():
+        expected = oracle.brier_score_loss(y[known].astype(int), p[known], labels=[0, 1])
+        assert metrics.brier(y, p) == pytest.approx(expected, abs=1e-12)
+    else:
+        assert math.isnan(metrics.brier(y, p))
+
+
+@settings(deadline=None)
 @given(tables())
 def test_cross_entropy_agrees_with_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
     y, p = table
@@ -57,6 +83,7 @@ def test_cross_entropy_agrees_with_scikit_learn(table: tuple[np.ndarray, np.ndar
         assert math.isnan(metrics.cross_entropy(y, p))
 
 
+@settings(deadline=None)
 @given(tables(), PROBABILITIES)
 def test_calling_metrics_agree_with_scikit_learn(
     table: tuple[np.ndarray, np.ndarray], threshold: float
@@ -73,12 +100,30 @@ def test_calling_metrics_agree_with_scikit_learn(
         (metrics.precision, oracle.precision_score(truth, called, **nan)),
         (metrics.recall, oracle.recall_score(truth, called, **nan)),
         (metrics.specificity, oracle.recall_score(truth, called, pos_label=0, **nan)),
+        (metrics.npv, oracle.precision_score(truth, called, pos_label=0, **nan)),
         (metrics.f1, oracle.f1_score(truth, called, **nan)),
+        (metrics.alert_rate, called.mean()),
     )
     for ours, theirs in pairs:
         assert ours(y, p, threshold) == pytest.approx(theirs, abs=1e-12, nan_ok=True)
 
 
+@settings(deadline=None)
+@given(tables(), PROBABILITIES)
+def test_mcc_agrees_with_scikit_learn_and_is_undefined_where_it_gives_0_for_want_of_contrast(
+    table: tuple[np.ndarray, np.ndarray], threshold: float
+) -> None:
+    y, p = table
+    known = ~np.isnan(y)
+    truth, called = y[known] == 1, p[known] >= threshold
+    if any(side.all() or not side.any() for side in (truth, called)):
+        assert math.isnan(metrics.mcc(y, p, threshold))
+    else:
+        expected = oracle.matthews_corrcoef(truth, called)
+        assert metrics.mcc(y, p, threshold) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None)
 @given(tables())
 def test_auroc_is_symmetric_and_blind_to_a_rising_transform(
     table: tuple[np.ndarray, np.ndarray],
@@ -102,6 +147,8 @@ def test_a_metric_that_does_not_exist_is_nan_and_never_zero() -> None:
     for y, scores in ((nothing, nothing), (only_negatives, p), (np.ones(3), p)):
         assert math.isnan(metrics.auroc(y, scores))
         assert math.isnan(metrics.average_precision(y, scores))
+        assert math.isnan(metrics.partial_auroc(y, scores))
+        assert math.isnan(metrics.mcc(y, scores, 0.2))
     assert math.isnan(metrics.recall(only_negatives, p, 0.2))
     assert math.isnan(metrics.precision(only_negatives, p, 0.9))
     assert math.isnan(metrics.specificity(np.ones(3), p, 0.2))

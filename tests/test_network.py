@@ -34,14 +34,14 @@ def images() -> torch.Tensor:
 
 def test_the_mean_of_a_class_map_and_the_bias_are_the_logit(classifier, images):
     with torch.inference_mode():
-        logits, maps = classifier.explain(images)
+        logits, maps, _ = classifier.explain(images)
         assert torch.allclose(maps.mean((2, 3)) + classifier.head.bias, logits, atol=1e-5)
         assert torch.equal(logits, classifier(images))
 
 
 def test_class_maps_are_grad_cam_at_the_last_feature_map_for_every_finding(classifier, images):
     with torch.inference_mode():
-        _, maps = classifier.explain(images)
+        _, maps, _ = classifier.explain(images)
     with GradCAM(classifier, [classifier.backbone.features.norm5]) as cam:
         for k, finding in enumerate(FINDINGS):
             theirs = cam(images.clone(), [ClassifierOutputTarget(k)] * len(images))
@@ -58,7 +58,7 @@ def stretched(cam: np.ndarray) -> np.ndarray:
 
 def test_each_map_follows_its_own_finding_and_not_its_place_in_the_batch(classifier, images):
     with torch.inference_mode():
-        _, together = classifier.explain(images)
+        _, together, _ = classifier.explain(images)
         alone = torch.cat([classifier.explain(image[None])[1] for image in images])
     assert torch.allclose(together, alone, atol=1e-5)
     assert not torch.allclose(together[:, 0], together[:, 1], atol=1e-3)
@@ -73,7 +73,7 @@ def test_a_planted_feature_lights_its_own_cell_and_finding_alone():
     features = torch.zeros(1, 1024, 3, 3)
     features[0, 700, 2, 1] = 1.0
     planted._features = lambda _: features
-    _, maps = planted.explain(torch.zeros(1, 1, SIZE, SIZE))
+    _, maps, _ = planted.explain(torch.zeros(1, 1, SIZE, SIZE))
     expected = torch.zeros(1, 14, 3, 3)
     expected[0, 5, 2, 1] = 2.0
     assert torch.equal(maps, expected)
@@ -98,7 +98,7 @@ def test_heatmaps_of_negative_evidence_are_zero_not_stretched():
 def test_other_backbones_work_by_name(backbone):
     network = Classifier(backbone, FINDINGS, 64).eval()
     with torch.inference_mode():
-        logits, maps = network.explain(torch.rand(2, 1, 64, 64))
+        logits, maps, _ = network.explain(torch.rand(2, 1, 64, 64))
     assert logits.shape == (2, 14)
     assert torch.allclose(maps.mean((2, 3)) + network.head.bias, logits, atol=1e-4)
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from chestxray.cli.synth import synth
 from chestxray.errors import SourceError
 from chestxray.findings import FINDINGS
+from chestxray.sources import nih
 from chestxray.sources.phantom.population import population
 from chestxray.sources.phantom.tree import bounds, write_tree
 
@@ -128,6 +129,12 @@ def test_some_ages_have_a_unit_and_some_files_an_alpha_channel(tmp_path: Path) -
         for path in tmp_path.glob("images_001/images/*.png")
     ]
     assert set(channels) == {2, 3}
+
+
+def test_a_small_tree_is_known_to_be_of_2017_too(tmp_path: Path) -> None:
+    write_tree(tmp_path, 3, PIXELS, workers=1)
+    collection = nih.read(tmp_path)
+    assert (collection.source, collection.generation) == ("phantoms", "2017")
 
 
 def test_phantom_json_tells_the_recipe(tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,28 +69,97 @@ def set_cell(value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return change
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop(columns="prob_Edema"), "lacks the column prob_Edema"),
-        (lambda t: t.drop(columns="Image Index"), "lacks the column Image Index"),
-        (lambda t: t.assign(**{"prob_P.T.": 0.5}), "two columns for prob_Pleural_Thickening"),
-        (lambda t: pd.concat([t, t.iloc[[1]]]), r"1 rows repeat an image \(00000001_001"),
-        (set_cell(""), r"1 values have no probability .*00000001_001.png, prob_Mass"),
-        (set_cell("nan"), "have no probability"),
-        (set_cell(2.5), "looks like logits"),
-        (set_cell(-0.1), "looks like logits"),
-        (set_cell("inf"), "looks like logits"),
-        (set_cell("high"), "prob_Mass: could not convert"),
-        (lambda t: t.assign(**{"Image Index": ""}), "3 rows name no image"),
-    ],
-)
+def scaled(rule: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        columns = list(predictions.PROBABILITIES)
+        return table.assign(**rule(table[columns]))
+
+    return change
+
+
+FAULTS = {
+    "a finding missing": (lambda t: t.drop(columns="prob_Edema"), "lacks the column prob_Edema"),
+    "no image column": (lambda t: t.drop(columns="Image Index"), "lacks the column Image Index"),
+    "a finding twice": (
+        lambda t: t.assign(**{"prob_P.T.": 0.5}),
+        "two columns for prob_Pleural_Thickening",
+    ),
+    "an image twice": (
+        lambda t: pd.concat([t, t.iloc[[1]]]),
+        r"1 rows repeat an image \(00000001_001",
+    ),
+    "no name": (lambda t: t.assign(**{"Image Index": ""}), "3 rows name no image"),
+    "empty": (set_cell(""), r"1 of 42 values have no probability.*_001.png, prob_Mass = nan"),
+    "nan": (set_cell("nan"), "1 of 42 values have no probability"),
+    "infinity": (set_cell("inf"), "1 of 42 values are infinite.*prob_Mass = inf"),
+    "minus infinity": (set_cell("-inf"), "are infinite"),
+    "a stray above": (set_cell(2.5), r"lie outside \[0, 1\], the others inside.*_001.*= 2.5"),
+    "a stray below": (set_cell(-0.1), r"lie outside \[0, 1\], the others inside.*= -0.1"),
+    "a word": (set_cell("high"), r"'high' is no number \(00000001_001.png, prob_Mass\)"),
+    "per cent signs": (set_cell("12%"), "'12%' is no number"),
+    "logits": (scaled(lambda p: np.log(p / (1 - p))), "looks like logits: apply a sigmoid"),
+    "one column of logits": (
+        scaled(lambda p: p.assign(prob_Mass=[-3.0, -2.0, 4.0])),
+        "3 of 42 .*looks like logits.*prob_Mass = -3",
+    ),
+    "percentages": (scaled(lambda p: p * 100), "looks like percentages: divide by 100"),
+    "another scale": (scaled(lambda p: p * 1000), "which no probability does"),
+    "no rows": (lambda t: t.iloc[:0], "a header but no rows"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_table_with_a_fault_is_refused_with_the_fault(
     tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
     change(made()).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(PredictionsError, match=message):
         predictions.read(tmp_path / "p.csv")
+
+
+def written_lines(tmp_path: Path) -> list[str]:
+    predictions.write(tmp_path / "p.csv", made())
+    return (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()
+
+
+def read_lines(tmp_path: Path, lines: list[str]) -> pd.DataFrame:
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return predictions.read(tmp_path / "p.csv")
+
+
+def test_a_row_cut_short_or_with_a_value_too_many_is_refused_by_its_line(tmp_path: Path) -> None:
+    lines = written_lines(tmp_path)
+    with pytest.raises(PredictionsError, match="line 4: 3 values under 17 titles"):
+        read_lines(tmp_path, [*lines[:3], lines[3][:50]])
+    with pytest.raises(PredictionsError, match="line 3: 18 values under 17 titles"):
+        read_lines(tmp_path, [*lines[:2], lines[2] + ",0.5", lines[3]])
+    assert len(read_lines(tmp_path, [lines[0], *(line + "," for line in lines[1:])])) == 3
+
+
+def test_a_row_without_status_is_held_to_be_good_and_must_have_its_probabilities(
+    tmp_path: Path,
+) -> None:
+    table = made().assign(status="")
+    table.to_csv(tmp_path / "p.csv", index=False)
+    assert set(predictions.read(tmp_path / "p.csv")["status"]) == {"ok"}
+    table.assign(prob_Mass=np.nan).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(PredictionsError, match="3 of 42 values have no probability"):
+        predictions.read(tmp_path / "p.csv")
+
+
+def test_a_gzipped_table_is_read_as_the_plain_one(tmp_path: Path) -> None:
+    made().to_csv(tmp_path / "p.csv.gz", index=False)
+    read = predictions.read(tmp_path / "p.csv.gz")
+    assert np.array_equal(predictions.probabilities(read), predictions.probabilities(made()))
+
+
+def test_the_whole_data_set_is_read_in_seconds(tmp_path: Path) -> None:
+    tail = ",".join(f"{value:.17g}" for value in np.random.default_rng(0).random(14))
+    rows = (f"{row:08d}_000.png,{tail},ok," for row in range(112_120))
+    (tmp_path / "p.csv").write_text("\n".join([",".join(predictions.COLUMNS), *rows]))
+    start = time.process_time()
+    assert len(predictions.read(tmp_path / "p.csv")) == 112_120
+    assert time.process_time() - start < 15  # 2.2 s on one core of 2026
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
@@ -109,8 +179,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_logits_cannot_be_written_as_predictions(tmp_path: Path) -> None:
+    logits = np.linspace(-6, 3, 42).reshape(3, 14)
     with pytest.raises(PredictionsError, match="looks like logits"):
-        predictions.write(tmp_path / "p.csv", predictions.table(NAMES, np.full((3, 14), 3.0)))
+        predictions.write(tmp_path / "p.csv", predictions.table(NAMES, logits))
     assert not list(tmp_path.iterdir())
 
 

@@ -133,7 +133,7 @@ def test_a_finished_dataset_of_the_same_inputs_is_left_alone(raw, whole, capsys)
 )
 def test_a_dataset_of_other_inputs_is_not_overwritten(raw, whole, other, what):
     before = contents(whole)
-    with pytest.raises(ArtifactError, match=what):
+    with pytest.raises(ArtifactError, match=f"was made with other inputs.*{what}"):
         prepare(raw, whole, **({"size": 32} | other))
     assert contents(whole) == before
 
@@ -299,6 +299,14 @@ def test_the_verb_prints_parts_and_what_could_not_be_read(raw, whole):
     assert ["images", *images] in [line.split() for line in result.stdout.splitlines()]
     assert "2 of 60 images can't be read" in result.stdout
     assert names(60)[BAD[0]] in result.stdout
+
+
+def test_the_verb_says_which_option_sets_the_side(raw, tmp_path):
+    command = ["prepare", str(raw), str(tmp_path / "out"), "--pixels", "128"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "--size 128" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_verb_takes_a_list_of_the_users_own(raw, tmp_path):

@@ -14,7 +14,6 @@ from chestxray.dataset.prepare import prepare
 from chestxray.errors import ArtifactError, ImageError, PredictionsError, SourceError
 from chestxray.evaluation import localisation, predictions
 from chestxray.findings import FINDINGS
-from chestxray.model.inference import batches
 from chestxray.reading.explain import explain_dataset, explain_files
 from chestxray.reading.films import films, leak
 from chestxray.reading.overlay import blend
@@ -71,9 +70,9 @@ def test_a_film_reads_the_same_from_its_file_its_array_and_the_dataset(reader, p
 
 def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reader, dataset):
     images = dataset.images[:4]
-    ((logits, maps),) = batches(reader.bundle.classifier, images)
+    logits, maps, _ = reader.engine.run(images)
     probabilities, heat = reader.read_batch(images)
-    slopes = np.array([reader.bundle.card.calibration.slope[finding] for finding in FINDINGS])
+    slopes = np.array([reader.bundle.card.heat_slopes[finding] for finding in FINDINGS])
     weights = slopes * probabilities / reader.bundle.card.heat_scale
     assert np.allclose(heat, maps.clip(0) * weights[:, :, None, None], rtol=1e-4, atol=1e-6)
     assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))

@@ -109,6 +109,17 @@ def test_a_broken_table_is_one_reason_not_a_table(raw: Path) -> None:
         run(raw)
 
 
+def test_tables_without_images_are_named(raw: Path) -> None:
+    from chestxray.errors import SourceError
+
+    for image in (raw / "images").iterdir():
+        image.unlink()
+    (raw / "test_list.txt").touch()
+    tables = r"only tables and lists .*BBox_List_2017\.csv, Data_Entry_2017\.csv, test_list\.txt"
+    with pytest.raises(SourceError, match=f"no .png or .jpg image, {tables}"):
+        run(raw)
+
+
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is not here")
 def test_the_real_sample_passes() -> None:
     result = run(SAMPLE)

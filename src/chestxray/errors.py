@@ -4,11 +4,14 @@
     ├── SourceError          a raw tree, label table, box table or split list
     ├── DownloadError        the real data set could not be fetched or is not what it should be
     ├── ImageError           one file that does not become a radiograph
+    │   └── RefusedError     a radiograph that the model must not judge
     ├── ArtifactError        a file between stages is missing, half-written or altered
     │   └── BundleError      a model that does not match its own description
     ├── RecipeError          a recipe or an override
     ├── TrainingError        training cannot go on
     ├── PredictionsError     a predictions table that cannot be evaluated
+    ├── ConfigError          a configuration that cannot be followed
+    ├── WorkerError          a worker process died
     └── MissingExtraError    an optional dependency is not installed
 
 A message states the rule, the value received, and the next step.
@@ -16,7 +19,10 @@ A message states the rule, the value received, and the next step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from chestxray.notices import Notice
 
 
 class ChestXrayError(Exception):
@@ -45,6 +51,18 @@ class ImageError(ChestXrayError):
         self.reason = reason
 
 
+class RefusedError(ImageError):
+    """A radiograph that the model must not judge.
+
+    Attributes:
+        notices: why, and what else there is to say of it.
+    """
+
+    def __init__(self, path: Path | str, notices: Sequence[Notice]) -> None:
+        self.notices = tuple(notices)
+        super().__init__(path, "; ".join(str(notice) for notice in notices if notice.refuses))
+
+
 class ArtifactError(ChestXrayError):
     """A file between stages is missing, half-written, altered, or of another kind."""
 
@@ -63,6 +81,14 @@ class TrainingError(ChestXrayError):
 
 class PredictionsError(ChestXrayError):
     """A predictions table cannot be evaluated."""
+
+
+class ConfigError(ChestXrayError):
+    """A configuration has an unknown key or an impossible value."""
+
+
+class WorkerError(ChestXrayError):
+    """A worker process died before its work was done."""
 
 
 class MissingExtraError(ChestXrayError):

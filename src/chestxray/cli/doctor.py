@@ -23,15 +23,14 @@ class Check(NamedTuple):
 
 
 def doctor(
-    dataset: Annotated[Path | None, typer.Option(help="A prepared dataset to check too.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="A bundle to check too.")] = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Datasets and bundles to check too."),
+    ] = None,
 ) -> None:
-    """Check the machine, and a dataset or a bundle: PASS, WARN or FAIL with the fix."""
+    """Check the machine, and datasets or bundles: PASS, WARN or FAIL with the fix."""
     checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
-    if dataset:
-        checks.append(_dataset(dataset))
-    if bundle:
-        checks.append(_bundle(bundle))
+    checks += [_folder(folder) for folder in folders or ()]
     for check in checks:
         typer.echo(f"{check.verdict}  {check.subject:<16} {check.finding}")
     if any(check.verdict == "FAIL" for check in checks):
@@ -69,6 +68,25 @@ def _extras() -> Iterator[Check]:
         else:
             found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
             yield Check("PASS", extra, found)
+
+
+def _folder(folder: Path) -> Check:
+    """Check a folder as what its files say it is."""
+    from chestxray.dataset.store import MANIFEST, UNFINISHED
+    from chestxray.model.bundle import CARD
+
+    if (folder / CARD).exists():
+        return _bundle(folder)
+    if (folder / "bundle" / CARD).exists():  # a run, which holds the manifest of its dataset too
+        return _bundle(folder / "bundle")
+    if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
+        return _dataset(folder)
+    return Check(
+        "FAIL",
+        "folder",
+        f"{folder} is neither a dataset, which holds {MANIFEST}, nor a bundle, which holds {CARD}: "
+        "give what `chestxray prepare` or `chestxray train` made",
+    )
 
 
 def _dataset(folder: Path) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,6 +11,7 @@ import typer
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A table of predictions (CSV).")],
+    *,
     labels: Annotated[
         Path, typer.Option("--labels", help="A prepared dataset, or an NIH label table.")
     ],
@@ -24,18 +26,28 @@ def evaluate(
     masks: Annotated[
         Path | None, typer.Option(help="Masks to locate against, in place of the dataset's boxes.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="The part that the predictions must be of.")
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Labels adjudicated by radiologists (Majkowska 2020) to hold them to."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="The part that the predictions are of; test where nothing is said."),
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Resamples of patients that intervals come from.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
 ) -> None:
-    """Hold predictions against labels: metrics, curves and, with heatmaps, localisation.
+    """Hold predictions against labels: metrics with intervals, subgroups, localisation.
 
     Metrics at a threshold need --fit-on: thresholds are chosen on validation, never on the images
-    that are evaluated.
+    that are evaluated. Intervals are 95 %, from resamples of patients.
     """
-    from chestxray.evaluation import evaluate as evaluation
     from chestxray.evaluation import localisation, regions
-    from chestxray.evaluation.labels import Labels, pair
+    from chestxray.evaluation.evaluate import Evaluation
+    from chestxray.evaluation.evaluate import evaluate as evaluated
+    from chestxray.evaluation.labels import Labels
 
     if masks is not None and heatmaps is None:
         raise typer.BadParameter("--masks goes with --heatmaps")
@@ -45,15 +57,21 @@ def evaluate(
     for problem in truth.problems:
         if problem.loses:
             typer.echo(f"{labels.name}: {problem.sentence} ({problem.count})", err=True)
-    _show(evaluation.evaluate(predictions, truth, out, fit_on, split))
+    evaluation = Evaluation.of(predictions, truth, fit_on, split, resamples, seed)
+    located = None
     if heatmaps is not None:
-        pairs = pair(predictions, truth, split)
+        pairs = evaluation.pairs
         found = regions.from_masks(masks, pairs) if masks else regions.from_boxes(truth, pairs)
-        _show_localisation(localisation.point(heatmaps, pairs, list(found), out))
+        located = (heatmaps, list(found))
+    results = evaluated(evaluation, out, located, reference)
+    _show(results["metrics"])
+    if located:
+        _show_localisation(results["localisation"])
     typer.echo(f"\n{out / 'metrics.json'}")
 
 
-_SHOWN: Final = ("auroc", "auprc", "recall", "specificity", "precision", "f1")
+_WITH_INTERVAL: Final = ("auroc", "auprc")
+_AT_THRESHOLD: Final = ("recall", "specificity", "precision", "f1")
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -72,21 +90,40 @@ def _show(result: dict[str, Any]) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
-    typer.echo(f"\n{'':20}{'positives':>10}" + "".join(f"{name:>12}" for name in _SHOWN))
+    shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if fit_on else ()))
+    heads = "".join(f"{name:>{_width(name)}}" for name in shown)
+    typer.echo(f"\n{'':20}{'positives':>10}{heads}")
     for finding, entry in result["findings"].items():
-        typer.echo(_line(finding, str(entry["positives"]), entry))
-    typer.echo(_line("mean", "", result["mean"]))
-    for finding, entry in result["findings"].items():
-        no_threshold = entry["threshold"].get("reason", "") if fit_on else ""
-        reason = entry["auroc"].get("reason") or no_threshold
+        typer.echo(_line(finding, str(entry["positives"]), entry, shown))
+    typer.echo(_line("mean", "", result["mean"], shown))
+    for line in _remarks(result["findings"], bool(fit_on)):
+        typer.echo(line)
+
+
+def _line(name: str, positives: str, entry: dict[str, Any], shown: Sequence[str]) -> str:
+    figures = "".join(f"{_metric(entry[metric], metric):>{_width(metric)}}" for metric in shown)
+    return f"{name:20}{positives:>10}{figures}"
+
+
+def _width(metric: str) -> int:
+    return 22 if metric in _WITH_INTERVAL else 12
+
+
+def _metric(entry: dict[str, Any], metric: str) -> str:
+    figure = _figure(entry["value"])
+    if metric not in _WITH_INTERVAL or entry["low"] is None:
+        return figure
+    return f"{figure} ({_figure(entry['low'])}–{_figure(entry['high'])})"
+
+
+def _remarks(findings: dict[str, Any], with_thresholds: bool) -> Iterator[str]:
+    """Say why a figure, an interval or a threshold is missing."""
+    for finding, entry in findings.items():
+        reason = entry["auroc"].get("reason", "")
+        if not reason and with_thresholds:
+            reason = entry["threshold"].get("reason", "")
         if reason:
-            typer.echo(f"{finding}: {reason}")
-
-
-def _line(name: str, positives: str, entry: dict[str, Any]) -> str:
-    return f"{name:20}{positives:>10}" + "".join(
-        f"{_figure(entry[metric]['value']):>12}" for metric in _SHOWN
-    )
+            yield f"{finding}: {reason}"
 
 
 def _show_localisation(result: dict[str, Any]) -> None:

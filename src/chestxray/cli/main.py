@@ -11,15 +11,19 @@ from typing import Annotated
 import typer
 
 from chestxray import __version__
+from chestxray.cli.compare import compare
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
 from chestxray.cli.download import download
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
+from chestxray.cli.export import export
+from chestxray.cli.gateway import gateway
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.report import report
 from chestxray.cli.run import run
+from chestxray.cli.serve import serve
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
@@ -60,7 +64,8 @@ def chestxray(
 
 
 for verb in (
-    demo, run, synth, download, verify, prepare, train, predict, evaluate, explain, report, doctor,
+    demo, run, synth, download, verify, prepare, train, predict, evaluate, compare, explain,
+    export, serve, gateway, report, doctor,
 ):  # fmt: skip
     app.command()(verb)
 

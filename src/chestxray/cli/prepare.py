@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestxray.cli.options import SplitName
+
 if TYPE_CHECKING:
     from chestxray.dataset.store import Manifest
+
+
+def _not_pixels(pixels: int | None) -> None:
+    """Refuse `synth`'s word for the side with this verb's own."""
+    if pixels is not None:
+        raise typer.BadParameter(f"the side of packed images is --size: give --size {pixels}")
 
 
 def prepare(
     raw: Annotated[Path, typer.Argument(help="A tree in one of NIH's layouts.")],
     out: Annotated[Path, typer.Argument(help="The dataset folder to write.")],
     size: Annotated[int, typer.Option(min=16, help="Side of the packed images, pixels.")] = 224,
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="official|patient|FILE",
-            help="NIH's lists, a draw by patient, or a CSV of image,split or patient,split.",
-        ),
-    ] = "official",
+    split: SplitName = "official",
     seed: Annotated[int, typer.Option(min=0, help="Of what the split draws.")] = 0,
+    pixels: Annotated[  # noqa: ARG001 - its callback refuses it
+        int | None, typer.Option(hidden=True, callback=_not_pixels)
+    ] = None,
 ) -> None:
     """Split by patient, decode every radiograph once, and pack them for training.
 

@@ -12,8 +12,12 @@ def report(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Write one self-contained page about a run: data, training, results, examples, limits."""
+    """Write one self-contained page about a run: data, training, results, examples, limits.
+
+    Its figures are also written one by one, as SVG for print, into figures/ beside the page.
+    """
     from chestxray.report import page
 
     page.write(run, out)
-    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    figures = out.parent / page.FIGURES
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, figures for print in {figures}")

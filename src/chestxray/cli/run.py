@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
+from chestxray.cli.options import Changes, RecipeName, SplitName
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.report import report
@@ -19,16 +20,9 @@ from chestxray.cli.train import train
 def run(
     raw: Annotated[Path, typer.Argument(help="A raw tree: radiographs and a label table.")],
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")],
-    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")] = "baseline",
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
-        ),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="official, patient, or a CSV file of your own.")
-    ] = "official",
+    recipe: RecipeName = None,
+    change: Changes = None,
+    split: SplitName = "official",
 ) -> None:
     """Do the whole main job: prepare, train, predict, evaluate, explain, report.
 
@@ -38,6 +32,7 @@ def run(
     from chestxray.training import recipe as recipes
 
     start = time.monotonic()
+    recipe = recipe or "baseline"
     size = recipes.load(recipe, change or ()).size
     dataset, model = out / "dataset", out / "run"
     bundle, predictions, masks = model / "bundle", model / "predictions.csv", raw / "masks"

@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
+from chestxray.cli.options import Changes, RecipeName
+
 
 def train(
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="A shipped recipe (baseline, quick) or a YAML file. Default: baseline."),
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
-        ),
-    ] = None,
+    recipe: RecipeName = None,
+    change: Changes = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was cut off.")
     ] = False,

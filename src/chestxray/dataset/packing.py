@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import io
 import math
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 
 from chestxray.dataset import journal
 from chestxray.dataset.journal import Chunks, Packed
 from chestxray.dataset.pixels import canonical, decode
 from chestxray.errors import ArtifactError, ImageError
+from chestxray.parallel import on_all_cores
 from chestxray.progress import Advance, progress
 
 CHUNK: Final = 16
@@ -48,36 +43,30 @@ def pack(paths: Sequence[str], size: int, array: Path, notes: Path) -> list[Pack
         What became of each file.
 
     Raises:
-        ArtifactError: the disk is full or gone, or a worker died; a later call goes on.
+        ArtifactError: the disk is full or gone; a later call goes on.
+        WorkerError: a worker process died; a later call goes on.
     """
     try:
         offset = _allocate(array, (len(paths), size, size), notes)
         done = journal.read(notes)
         before = sum(map(len, done.values()))
-        with _workers() as pool, progress("prepare", len(paths), done=before) as advance:
-            chunks = {
-                pool.submit(_pack_chunk, paths[row : row + CHUNK], size, array, offset, row): row
-                for row in range(0, len(paths), CHUNK)
-                if row not in done
-            }
-            done |= _collect(chunks, array, notes, advance)
-    except BrokenProcessPool as error:
-        raise ArtifactError(
-            "a worker process of prepare died (out of memory? a script that calls it without "
-            "`if __name__ == '__main__'`?): run it again to go on"
-        ) from error
+        left = [
+            (row, paths[row : row + CHUNK])
+            for row in range(0, len(paths), CHUNK)
+            if row not in done
+        ]
+        work = partial(_pack_chunk, size=size, array=array, offset=offset)
+        with (
+            on_all_cores(work, left, chunk=1) as chunks,
+            progress("prepare", len(paths), done=before) as advance,
+        ):
+            rows = [row for row, _ in left]
+            done |= _collect(zip(rows, chunks, strict=True), array, notes, advance)
     except OSError as error:
         raise ArtifactError(
             f"{array} cannot be written ({error}): run it again to go on"
         ) from error
     return [file for row in sorted(done) for file in done[row]]
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _allocate(array: Path, shape: tuple[int, int, int], notes: Path) -> int:
@@ -97,55 +86,34 @@ def _allocate(array: Path, shape: tuple[int, int, int], notes: Path) -> int:
 
 
 def _collect(
-    chunks: dict[Future[list[Packed]], int], array: Path, notes: Path, advance: Advance
+    chunks: Iterable[tuple[int, list[Packed]]], array: Path, notes: Path, advance: Advance
 ) -> Chunks:
     """Await chunks; note them a few at a time, each time after their pixels are on the disk."""
     done: Chunks = {}
     fresh: Chunks = {}
     synced = time.monotonic()
-    for chunk in as_completed(chunks):
-        fresh[chunks[chunk]] = chunk.result()
-        advance(len(chunk.result()))
-        done |= fresh
-        if time.monotonic() - synced > _SECONDS_BETWEEN_SYNCS or len(done) == len(chunks):
-            with array.open("rb") as file:
-                os.fsync(file.fileno())
-            journal.append(notes, fresh)
+    for row, files in chunks:
+        fresh[row] = files
+        advance(len(files))
+        if time.monotonic() - synced > _SECONDS_BETWEEN_SYNCS:
+            done |= _noted(fresh, array, notes)
             fresh, synced = {}, time.monotonic()
-    return done
+    return done | _noted(fresh, array, notes)
 
 
-@contextmanager
-def _workers() -> Iterator[ProcessPoolExecutor]:
-    # Spawned, not forked: NumPy and Arrow hold threads, whose locks a fork would copy locked.
-    pool = ProcessPoolExecutor(
-        cores(), mp_context=multiprocessing.get_context("spawn"), initializer=_begin_work
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_work() -> None:
-    """Set up a worker: one thread, deaf to Ctrl-C, and gone when its parent is."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    # After a kill -9 of the parent nobody would end its workers: they'd wait for work for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _noted(fresh: Chunks, array: Path, notes: Path) -> Chunks:
+    """Sync the array, then note what is in it for sure now."""
+    with array.open("rb") as file:
+        os.fsync(file.fileno())
+    journal.append(notes, fresh)
+    return fresh
 
 
 def _pack_chunk(
-    paths: Sequence[str], size: int, array: Path, offset: int, row: int
+    placed: tuple[int, Sequence[str]], size: int, array: Path, offset: int
 ) -> list[Packed]:
-    """Decode a chunk of files and write it to the array from a row on."""
+    """Decode a chunk of files and write it to the array from its row on."""
+    row, paths = placed
     block = np.zeros((len(paths), size, size), dtype=np.uint8)
     files: list[Packed] = []
     for place, path in enumerate(paths):

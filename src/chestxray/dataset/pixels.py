@@ -11,18 +11,19 @@ The rule, whose name is `PIXEL_RULE`:
    smaller than the square wanted is enlarged bilinearly.
 4. 16 bits become 8 by the nominal range (65535 becomes 255), never by the image's own minimum and
    maximum.
+5. DICOM is shown as its own display pipeline says (`dicom.display`).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset.dicom import decode_dicom
+from chestxray.dataset.dicom import Header, decode_dicom
+from chestxray.dataset.intake import Source, contents
 from chestxray.dataset.raster import decode_jpeg, decode_png
 from chestxray.errors import ImageError
 
@@ -31,7 +32,7 @@ PIXEL_RULE: Final = "luminance-nominal-padblack-area-1"
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Canonical = npt.NDArray[np.uint8]
 
-_DECODERS: Final = {"PNG": decode_png, "JPEG": decode_jpeg, "DICOM": decode_dicom}
+_READ: Final = frozenset({"PNG", "JPEG", "DICOM"})
 _BY_SUFFIX: Final = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -58,37 +59,41 @@ _SIGNATURES: Final = (
 )
 
 
-def decode(path: Path) -> Grey:
-    """Decode a PNG, JPEG or DICOM file.
+def decode(source: Source) -> Grey:
+    """Decode a PNG, JPEG or DICOM file; see `read`, which tells more of DICOM."""
+    return read(source)[0]
+
+
+def read(source: Source) -> tuple[Grey, Header | None]:
+    """Decode a PNG, JPEG or DICOM file, and tell what a DICOM file says of its image.
 
     Args:
-        path: the file. Its suffix may be missing or unknown, but not that of another format.
+        source: the file's path, its bytes, or a binary file open at its beginning. The suffix of
+            a name may be missing or unknown, but not that of another format.
 
     Returns:
-        Grey uint8 or uint16 [h, w], over the type's whole nominal range, bright = dense.
+        Grey uint8 or uint16 [h, w], over the type's whole nominal range, bright = dense; and the
+        header, None of PNG and JPEG.
 
     Raises:
         ImageError: not there, empty, truncated, corrupt, too large, of another format than its
             name says, or no radiograph.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError(path, "the file is empty")
+    path, data = contents(source)
     kind = _format_of(data)
     named = _BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        what = "a damaged file" if named in _DECODERS else "another format"
+        what = "a damaged file" if named in _READ else "another format"
         raise ImageError(path, f"its content is no PNG, JPEG or DICOM: {what} or no image")
     if named is not None and named != kind:
         raise ImageError(
             path, f"the name says {named} ({path.suffix}), the content is {kind}: rename the file"
         )
-    if kind not in _DECODERS:
+    if kind == "DICOM":
+        return decode_dicom(path, data)
+    if kind not in _READ:
         raise ImageError(path, f"its content is {kind}: only PNG, JPEG and DICOM are read")
-    return _DECODERS[kind](path, data)
+    return (decode_png if kind == "PNG" else decode_jpeg)(path, data), None
 
 
 def canonical(image: Grey, size: int) -> Canonical:
@@ -118,9 +123,9 @@ def canonical(image: Grey, size: int) -> Canonical:
     return np.array(square, dtype=np.uint8)
 
 
-def load(path: Path, size: int) -> Canonical:
+def load(source: Source, size: int) -> Canonical:
     """Decode a file into the canonical uint8 [size, size]; raises `ImageError`."""
-    return canonical(decode(path), size)
+    return canonical(decode(source), size)
 
 
 def placement(width: int, height: int) -> tuple[float, float, float, float]:

@@ -53,13 +53,14 @@ def prepare(
     Raises:
         SourceError: the tree or the split breaks a rule, or no image can be read.
         ArtifactError: `out` holds something else, or cannot be written.
+        WorkerError: a worker process died; the same call goes on.
     """
     collection = nih.read(raw)
     rows = collection.rows.assign(split=_split(collection, split, seed))
     plan = _plan(collection, rows, size, split, seed)
     work = out / UNFINISHED
     if (out / MANIFEST).exists():
-        _check_same(plan, read_manifest(out), out)
+        _check_same(plan, read_manifest(out), out, "made")
         shutil.rmtree(work, ignore_errors=True)
         _say(f"{out} is there already, made of the same inputs")
         return Dataset.open(out)
@@ -106,11 +107,11 @@ def _bytes(path: str) -> int:
         return -1
 
 
-def _check_same(plan: Plan, there: Plan, out: Path) -> None:
+def _check_same(plan: Plan, there: Plan, out: Path, how: str) -> None:
     different = there.differences(plan)
     if different:
         raise ArtifactError(
-            f"{out} was begun with other inputs ({'; '.join(different)}): name another folder, "
+            f"{out} was {how} with other inputs ({'; '.join(different)}): name another folder, "
             f"or remove this one"
         )
 
@@ -128,7 +129,7 @@ def _working(work: Path, plan: Plan) -> Iterator[None]:
         except BlockingIOError as error:
             raise ArtifactError(f"another prepare is at work in {out}: let it end") from error
         if (work / _PLAN).exists():
-            _check_same(plan, _read_plan(work / _PLAN), out)
+            _check_same(plan, _read_plan(work / _PLAN), out, "begun")
             _say(f"going on with the unfinished {out}")
         else:
             write_json(work / _PLAN, plan.model_dump(mode="json"))

@@ -31,6 +31,8 @@ from chestxray.errors import ImageError
 PIXEL_LIMIT: Final = 80_000_000
 # Every image is padded to a square: at this side that takes 400 MB.
 SIDE_LIMIT: Final = 20_000
+# Second bytes of the frame markers of T.81, the lossless ones among them.
+JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -38,7 +40,6 @@ _PNG_SIGNATURE_LENGTH: Final = 8
 # What colour management and text would do to the pixels is not wanted, nor libpng's complaints
 # about them: NIH's RGBA files carry a grey ICC profile that it warns of on standard error.
 _PNG_CHUNKS_USED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-_JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _JPEG_SCAN: Final = 0xDA
 
 
@@ -80,7 +81,7 @@ def decode_png(path: Path, data: bytes) -> Grey:
     image = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ImageError(path, "its PNG data are damaged")
-    return _grey(np.asarray(image), cv2.COLOR_BGR2GRAY)
+    return luminance(np.asarray(image), cv2.COLOR_BGR2GRAY)
 
 
 def decode_jpeg(path: Path, data: bytes) -> Grey:
@@ -96,7 +97,10 @@ def decode_jpeg(path: Path, data: bytes) -> Grey:
     Raises:
         ImageError: truncated, damaged, too large, of more than 8 bits, or CMYK.
     """
-    bits, height, width, components = _jpeg_frame(path, data)
+    frame = jpeg_frame(data, JPEG_FRAMES)
+    if frame is None:
+        raise ImageError(path, "truncated or damaged: the JPEG has no frame header")
+    bits, height, width, components = frame
     check_size(path, width, height)
     if bits != 8 or components not in {1, 3}:
         raise ImageError(
@@ -108,7 +112,7 @@ def decode_jpeg(path: Path, data: bytes) -> Grey:
             image = np.asarray(ImageOps.exif_transpose(file))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ImageError(path, f"its JPEG data are truncated or damaged: {error}") from error
-    return _grey(image, cv2.COLOR_RGB2GRAY)
+    return luminance(image, cv2.COLOR_RGB2GRAY)
 
 
 def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -130,25 +134,33 @@ def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at, first = end, False
 
 
-def _jpeg_frame(path: Path, data: bytes) -> tuple[int, int, int, int]:
-    """Give bits, height, width and components from the frame header."""
+def jpeg_frame(data: bytes, kinds: frozenset[int]) -> tuple[int, int, int, int] | None:
+    """Find a JPEG stream's frame header.
+
+    Args:
+        data: the stream.
+        kinds: second bytes of the frame markers that are wanted.
+
+    Returns:
+        Bits, height, width and components; None where no such header stands before the scan.
+    """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        if marker in _JPEG_FRAMES and at + 10 <= len(data):
+        if marker in kinds and at + 10 <= len(data):
             bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
             return bits, height, width, components
         if marker == _JPEG_SCAN:
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ImageError(path, "truncated or damaged: the JPEG has no frame header")
+    return None
 
 
-def _grey(image: npt.NDArray[Any], to_grey: int) -> Grey:
-    """Give the luminance over black of [h, w], [h, w, 3] or [h, w, 4].
+def luminance(image: npt.NDArray[Any], to_grey: int) -> Grey:
+    """Give the luminance over black of [h, w], [h, w, 3] or [h, w, 4], by OpenCV's conversion code.
 
     Where red, green and blue are equal, as in NIH's RGBA files, they are the luminance exactly.
     """

@@ -1,135 +1,130 @@
-"""Platt scaling: from logits to probabilities that mean what they say, finding by finding.
+"""Calibration of all findings: from logits to probabilities that mean what they say.
 
-p = sigmoid(slope × logit + offset), fitted on validation by maximum likelihood on Platt's smoothed
-targets (Platt 1999; Lin, Lin and Weng 2007, doi:10.1007/s10994-007-5018-6), which keep the fit
-finite where the logits separate the classes. The slope is always positive, so the ranking of
-images by a finding, and with it AUROC and AUPRC, stays as the model gave it.
+Each finding gets the family of `calibration_fits` that cross-validation inside validation asks for;
+see `calibration_choice`. Every family rises with the logit, so the ranking of images by a finding
+stays as the model gave it, but for the ties that isotonic steps make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.optimize import minimize
 
 from chestxray.errors import PredictionsError
+from chestxray.evaluation import calibration_fits as fits
+from chestxray.evaluation.calibration_choice import choose
+from chestxray.evaluation.calibrators import Calibrator, Column, Logistic
 from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.thresholds import one_sided
 
-Column = npt.NDArray[np.float64]
+CLIP: Final = 1e-6
 
 
-class Platt(BaseModel):
-    """A slope and an offset a finding, in the order of the model's logits.
+class Calibration(BaseModel):
+    """A calibrator a finding, in the order of the model's logits.
 
     Attributes:
-        unfitted: finding → why its slope, or slope and offset, were left at 1 and 0.
+        calibrators: finding → how its logit becomes a probability.
+        reasons: finding → why it is of that family.
+        unfitted: finding → why no more than an offset, or nothing, could be fitted.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
-    method: Literal["platt"] = "platt"
-    slope: dict[str, float]
-    offset: dict[str, float]
+    calibrators: dict[str, Calibrator]
+    reasons: dict[str, str] = {}
     unfitted: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if list(self.slope) != list(self.offset):
-            raise ValueError("slope and offset must name the same findings in the same order")
-        flat = [finding for finding, slope in self.slope.items() if slope <= 0]
-        if flat:
-            raise ValueError(f"slope must be > 0 to keep the ranking, it is not for {flat}")
-        if not set(self.unfitted) <= set(self.slope):
-            raise ValueError("unfitted names a finding that has no slope")
+    def _names_its_own(self) -> Self:
+        strange = (set(self.reasons) | set(self.unfitted)) - set(self.calibrators)
+        if strange:
+            raise ValueError(f"reasons or unfitted name {sorted(strange)}, without a calibrator")
         return self
 
     def apply(self, logits: Floats) -> Column:
         """Turn logits, float [n, k], into probabilities, float64 [n, k]."""
-        if logits.ndim != 2 or logits.shape[1] != len(self.slope):
+        if logits.ndim != 2 or logits.shape[1] != len(self.calibrators):
             raise PredictionsError(
-                f"logits must be [n, {len(self.slope)}], a column a finding, not {logits.shape}"
+                f"logits must be [n, {len(self.calibrators)}], a column a finding, "
+                f"not {logits.shape}"
             )
-        slope, offset = (np.array(list(of.values())) for of in (self.slope, self.offset))
-        return _sigmoid(np.asarray(logits, dtype=np.float64) * slope + offset)
+        columns = np.asarray(logits, dtype=np.float64).T
+        calibrators = self.calibrators.values()
+        return np.stack([of.apply(x) for of, x in zip(calibrators, columns, strict=True)], axis=1)
 
 
-def fit_platt(logits: Floats, labels: Floats, findings: Sequence[str]) -> Platt:
-    """Fit a `Platt` on validation.
+def fit_calibration(
+    logits: Floats, labels: Floats, patients: npt.NDArray[Any], findings: Sequence[str]
+) -> Calibration:
+    """Choose and fit a calibrator for each finding, on validation.
 
-    A finding without positives or negatives keeps slope 1 and offset 0. One whose logits do not
-    rise with the label keeps slope 1, and only its offset is fitted. Both are told in `unfitted`.
+    A finding without positives or negatives keeps its logit as it is. One whose logits do not
+    rise with the label, or that too few patients have, gets its offset fitted alone. Both are told
+    in `unfitted`.
 
     Args:
         logits: float [n, k], finite.
         labels: float [n, k], 1, 0 or NaN (left out).
+        patients: [n], of any kind that sorts.
         findings: the k names, in the order of the columns.
 
     Raises:
         PredictionsError: a logit is NaN or infinite.
     """
+    _check_finite(logits)
+    calibrators: dict[str, Calibrator] = {}
+    reasons: dict[str, str] = {}
+    unfitted: dict[str, str] = {}
+    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
+        missing = one_sided(y)
+        if missing:
+            calibrators[finding] = Logistic(family="offset")
+            unfitted[finding] = f"{missing} in validation: the logit stays as it is"
+            continue
+        keep = ~np.isnan(y)
+        choice = choose(logit[keep].astype(np.float64), y[keep] > 0.5, patients[keep])
+        calibrators[finding] = choice.calibrator
+        (unfitted if choice.forced else reasons)[finding] = choice.reason
+    return Calibration(calibrators=calibrators, reasons=reasons, unfitted=unfitted)
+
+
+def fit_slopes(logits: Floats, labels: Floats, findings: Sequence[str]) -> dict[str, float]:
+    """Give the calibrated log-odds that one unit of each logit is worth: Platt's slope, above 0.
+
+    It is 1 where a finding is one-sided or its logits do not rise with the label.
+
+    Args:
+        logits: float [n, k], finite.
+        labels: float [n, k], 1, 0 or NaN (left out).
+        findings: the k names, in the order of the columns.
+    """
+    _check_finite(logits)
+    slopes = dict.fromkeys(findings, 1.0)
+    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
+        keep = ~np.isnan(y)
+        if not one_sided(y):
+            line = fits.platt(logit[keep].astype(np.float64), fits.smoothed(y[keep] > 0.5))
+            slopes[finding] = line.slope if line else 1.0
+    return slopes
+
+
+def log_odds(probabilities: Floats) -> Column:
+    """Give log(p / (1 - p)) of probabilities kept `CLIP` away from 0 and 1.
+
+    Tables of predictions are often rounded to a few decimals; without the clip their zeros and
+    ones would be infinite.
+    """
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), CLIP, 1 - CLIP)
+    return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float64)
+
+
+def _check_finite(logits: Floats) -> None:
     if not np.isfinite(logits).all():
         raise PredictionsError(
             "calibration needs finite logits, these hold NaN or infinity: train again"
         )
-    slopes, offsets, unfitted = {}, {}, {}
-    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
-        keep = ~np.isnan(y)
-        slope, offset, reason = _fit(logit[keep].astype(np.float64), y[keep] > 0.5)
-        slopes[finding], offsets[finding] = slope, offset
-        if reason:
-            unfitted[finding] = reason
-    return Platt(slope=slopes, offset=offsets, unfitted=unfitted)
-
-
-def _fit(logit: Column, present: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
-    """Give slope, offset, and the reason where they are not both fitted."""
-    positives = int(present.sum())
-    negatives = len(present) - positives
-    for count, word in ((positives, "positives"), (negatives, "negatives")):
-        if not count:
-            return 1.0, 0.0, f"no {word} in validation: slope 1, offset 0"
-    target = np.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    middle, spread = float(logit.mean()), float(logit.std())
-    centred = logit - middle
-    if logit.min() < logit.max():
-        standard = np.stack([centred / spread, np.ones_like(logit)], axis=1)
-        steepness, level = _minimise(standard, np.zeros_like(logit), target)
-        if steepness > 0:
-            return steepness / spread, level - steepness * middle / spread, ""
-    (level,) = _minimise(np.ones((len(logit), 1)), centred, target)
-    reason = "logits do not rise with the label in validation: slope 1, only the offset fitted"
-    return 1.0, level - middle, reason
-
-
-def _minimise(x: Column, base: Column, target: Column) -> list[float]:
-    """Minimise the mean cross-entropy of sigmoid(base + x · θ), x [n, k], against soft targets.
-
-    Convex and smooth. Newton steps within a trust region cannot run away where the curvature
-    vanishes, as it does on logits far from 0.
-    """
-
-    def loss(theta: Column) -> float:
-        eta = base + x @ theta
-        return float(np.mean(np.logaddexp(0, eta) - target * eta))
-
-    def gradient(theta: Column) -> Column:
-        return x.T @ (_sigmoid(base + x @ theta) - target) / len(x)
-
-    def curvature(theta: Column) -> Column:
-        p = _sigmoid(base + x @ theta)
-        return (x * (p * (1 - p))[:, None]).T @ x / len(x)
-
-    start = np.zeros(x.shape[1])
-    found = minimize(
-        loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
-    )
-    return [float(value) for value in found.x]
-
-
-def _sigmoid(x: Column) -> Column:
-    """Logistic function without overflow, precise in the far tail, where it keeps the ranking."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))

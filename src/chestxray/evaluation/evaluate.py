@@ -1,105 +1,192 @@
-"""Predictions and labels in, `metrics.json` and `curves.json` out.
+"""Predictions and labels in, a folder of results out.
 
-Each metric is `{"value", "low", "high"}`; one that is not defined has `null` and a `reason`. `low`
-and `high` are the place of confidence intervals, `null` until there are some.
+    evaluation/
+      metrics.json        a metric is `{"value", "low", "high", "bca"}`, or null with the reason
+      curves.json         ROC and precision-recall curves with bands
+      reliability.json    observed against predicted, as given and recalibrated on validation
+      subgroups.json      by sex, age, view, visit and company, with gaps; the view as a shortcut
+      localisation.json   heatmaps against boxes or masks, where heatmaps are given
+      reference.json      against adjudicated labels, where they are given
+      standing.json       beside published figures of the same split
+
+Everything is drawn from one set of resamples by patient, so figures of one image stay together.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
 from chestxray import __version__
 from chestxray.artifacts import write_json
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import metrics
+from chestxray.evaluation import localisation, reference
 from chestxray.evaluation.curves import curves
-from chestxray.evaluation.labels import UNKNOWN_SPLIT, Labels, Pairs, pair
-from chestxray.evaluation.metrics import Floats, mean_of_defined
+from chestxray.evaluation.intervals import LEVEL, RESAMPLES, Draws
+from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import examples
-from chestxray.evaluation.thresholds import youden
+from chestxray.evaluation.regions import Case
+from chestxray.evaluation.reliability import reliability
+from chestxray.evaluation.scores import MAIN, Points, macro, micro, score
+from chestxray.evaluation.standing import standing
+from chestxray.evaluation.subgroups import subgroups
+from chestxray.evaluation.thresholds import fit_operating_points
 from chestxray.findings import FINDINGS
+from chestxray.progress import progress
 
-RANKING: Final[dict[str, Callable[[Floats, Floats], float]]] = {
-    "auroc": metrics.auroc,
-    "auprc": metrics.average_precision,
-    "bce": metrics.cross_entropy,
-}
-CALLING: Final[dict[str, Callable[[Floats, Floats, float], float]]] = {
-    "accuracy": metrics.accuracy,
-    "precision": metrics.precision,
-    "recall": metrics.recall,
-    "specificity": metrics.specificity,
-    "f1": metrics.f1,
-}
-METRICS: Final = (*RANKING, *CALLING)
+FILES: Final = (
+    "metrics", "curves", "reliability", "subgroups", "localisation", "reference", "standing",
+)  # fmt: skip
 
-LOCALISATION: Final = "localisation.json"
-NO_VALIDATION: Final = "no validation predictions: --fit-on"
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions beside their labels, ready to be measured.
+
+    Attributes:
+        truth: the labels.
+        pairs: the evaluated predictions with theirs.
+        validation: predictions on validation, which thresholds and recalibration are fitted on.
+        seed: of the resamples.
+        draws: the resamples of the evaluated patients.
+    """
+
+    truth: Labels
+    pairs: Pairs
+    validation: Pairs | None
+    seed: int
+    draws: Draws
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Path,
+        truth: Labels,
+        fit_on: Path | None = None,
+        split: str | None = None,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> Self:
+        """Read predictions and lay the labels beside them.
+
+        Args:
+            predictions: the table.
+            truth: the labels, of the validation images too where `fit_on` is given.
+            fit_on: predictions on validation.
+            split: the part that the predictions are of; `test` where the parts are known and
+                nothing is said.
+            resamples: of patients; 0 for figures without intervals.
+            seed: of the resamples.
+
+        Raises:
+            PredictionsError: a table that cannot be evaluated, or a patient on both sides.
+        """
+        pairs = pair(predictions, truth, split)
+        validation = _validation(fit_on, truth, pairs) if fit_on else None
+        return cls(truth, pairs, validation, seed, Draws.of(pairs.patients, resamples, seed))
+
+    @cached_property
+    def points(self) -> dict[str, Points] | None:
+        """Each finding's operating points, fitted on validation; None without validation."""
+        if self.validation is None:
+            return None
+        labels, probabilities = self.validation.labels.T, self.validation.probabilities.T
+        columns = zip(FINDINGS, labels, probabilities, strict=True)
+        return {finding: fit_operating_points(y, p) for finding, y, p in columns}
+
+    def metrics(self) -> dict[str, Any]:
+        """Give what `metrics.json` holds."""
+        points = self.points or {}
+        scores = {}
+        with progress("evaluate", len(FINDINGS)) as advance:
+            for finding in FINDINGS:
+                scores[finding] = score(self.pairs, self.draws, finding, points.get(finding))
+                advance(1)
+        return {
+            "split": self.pairs.split,
+            "split_name": self.truth.split_name,
+            "split_sha256": self.truth.split_sha256,
+            "source": self.truth.source,
+            "generation": self.truth.generation,
+            "images": len(self.pairs.images),
+            "patients": len(np.unique(self.pairs.patients)),
+            "failed": self.pairs.failed,
+            "unpredicted": self.pairs.unpredicted,
+            "fit_on": _fit_on(self.validation),
+            "intervals": {
+                "level": LEVEL,
+                "resamples": self.draws.resamples,
+                "seed": self.seed,
+                "by": "patient",
+            },
+            "findings": {finding: of.entry for finding, of in scores.items()},
+            "mean": macro(scores, self.draws),
+            "micro": micro(self.pairs, self.draws, scores),
+            "package_version": __version__,
+        }
+
+    def curves(self) -> dict[str, Any]:
+        """Give what `curves.json` holds."""
+        columns = zip(FINDINGS, self.pairs.labels.T, self.pairs.probabilities.T, strict=True)
+        return {finding: curves(y, p, self.draws) for finding, y, p in columns}
+
+    def subgroups(self) -> dict[str, Any]:
+        """Give what `subgroups.json` holds."""
+        points = self.points or {}
+        thresholds = {
+            finding: points[finding][MAIN].threshold if finding in points else None
+            for finding in FINDINGS
+        }
+        return subgroups(self.pairs, self.draws, thresholds)
 
 
 def evaluate(
-    predictions: Path,
-    truth: Labels,
+    evaluation: Evaluation,
     out: Path,
-    fit_on: Path | None = None,
-    split: str | None = None,
-) -> dict[str, Any]:
-    """Evaluate a table of predictions and write the folder `out`.
+    located: tuple[Path, Sequence[Case]] | None = None,
+    adjudicated: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure everything and write the folder `out`.
 
     Args:
-        predictions: the table.
-        truth: the labels, of the validation images too where `fit_on` is given.
-        out: gets `curves.json`, then `metrics.json`; a `localisation.json` of an earlier
-            evaluation goes, since it may be of other predictions.
-        fit_on: predictions on validation, which the thresholds are chosen on.
-        split: the part that the predictions must be of.
+        evaluation: what to measure.
+        out: the folder; results of an earlier evaluation there go first, since they may be of
+            other predictions, and `metrics.json` comes last.
+        located: heatmaps, and where findings are.
+        adjudicated: a table of reference labels.
 
     Returns:
-        What `metrics.json` holds.
-
-    Raises:
-        PredictionsError: a table that cannot be evaluated, or a patient on both sides.
+        File name without suffix → content.
     """
-    pairs = pair(predictions, truth, split)
-    validation = _validation(fit_on, truth, pairs) if fit_on else None
-    findings = {
-        finding: _finding(pairs, validation, column) for column, finding in enumerate(FINDINGS)
+    results = {
+        "curves": evaluation.curves(),
+        "reliability": reliability(evaluation.pairs, evaluation.validation, evaluation.draws),
+        "subgroups": evaluation.subgroups(),
     }
-    result = {
-        "split": pairs.split,
-        "split_sha256": truth.split_sha256,
-        "source": truth.source,
-        "generation": truth.generation,
-        "images": len(pairs.images),
-        "patients": len(np.unique(pairs.patients)),
-        "failed": pairs.failed,
-        "unpredicted": pairs.unpredicted,
-        "fit_on": _fit_on(validation),
-        "findings": findings,
-        "mean": {metric: _mean(metric, findings) for metric in METRICS},
-        "package_version": __version__,
-    }
-    (out / LOCALISATION).unlink(missing_ok=True)
-    columns = zip(FINDINGS, pairs.labels.T, pairs.probabilities.T, strict=True)
-    write_json(out / "curves.json", {finding: curves(y, p) for finding, y, p in columns})
-    write_json(out / "metrics.json", result)
-    return result
+    if located:
+        results["localisation"] = localisation.locate(
+            *located, evaluation.pairs, evaluation.draws.resamples, evaluation.seed
+        )
+    if adjudicated:
+        results["reference"] = reference.reference(adjudicated, evaluation.pairs, evaluation.draws)
+    metrics = evaluation.metrics()
+    results["standing"] = standing(metrics, results.get("localisation"))
+    results["metrics"] = metrics
+    for name in FILES:
+        (out / f"{name}.json").unlink(missing_ok=True)
+    for name, content in results.items():
+        write_json(out / f"{name}.json", content)
+    return results
 
 
 def _validation(path: Path, truth: Labels, evaluated: Pairs) -> Pairs:
     """Read the validation predictions and keep them apart from the evaluated ones."""
-    validation = pair(path, truth)
-    if validation.split not in {"val", UNKNOWN_SPLIT}:
-        raise PredictionsError(
-            f"{path} holds predictions of part {validation.split!r}: thresholds are chosen on "
-            f"validation alone, give predictions of part 'val' to --fit-on"
-        )
+    validation = pair(path, truth, "val")
     both = np.intersect1d(evaluated.patients, validation.patients)
     if len(both):
         raise PredictionsError(
@@ -118,60 +205,3 @@ def _fit_on(validation: Pairs | None) -> dict[str, Any] | None:
         "images": len(validation.images),
         "patients": len(np.unique(validation.patients)),
     }
-
-
-def _finding(pairs: Pairs, validation: Pairs | None, column: int) -> dict[str, Any]:
-    """Give the counts, the threshold and all metrics of one finding."""
-    y, p = pairs.labels[:, column], pairs.probabilities[:, column]
-    threshold, no_threshold = _threshold(validation, column)
-    one_sided = _one_sided(y)
-    values = {name: _metric(rule(y, p), one_sided) for name, rule in RANKING.items()}
-    for name, rule in CALLING.items():
-        if threshold is None or one_sided:
-            values[name] = _metric(math.nan, one_sided or no_threshold)
-        else:
-            values[name] = _metric(rule(y, p, threshold), "", "nothing is called")
-    positives, negatives = int((y == 1).sum()), int((y == 0).sum())
-    return {
-        "positives": positives,
-        "negatives": negatives,
-        "unknown": len(y) - positives - negatives,
-        "prevalence": positives / (positives + negatives) if positives + negatives else None,
-        "threshold": {"value": threshold} | ({"reason": no_threshold} if no_threshold else {}),
-        **values,
-    }
-
-
-def _threshold(validation: Pairs | None, column: int) -> tuple[float | None, str]:
-    """Give the threshold, or the reason why there is none."""
-    if validation is None:
-        return None, NO_VALIDATION
-    y = validation.labels[:, column]
-    one_sided = _one_sided(y)
-    reason = f"{one_sided} in the validation predictions" if one_sided else ""
-    return youden(y, validation.probabilities[:, column]), reason
-
-
-def _one_sided(y: Floats) -> str:
-    """Tell what is missing for a comparison of positives and negatives, or nothing."""
-    missing = [
-        word for word, label in (("positives", 1), ("negatives", 0)) if not (y == label).any()
-    ]
-    return f"no {' and no '.join(missing)}" if missing else ""
-
-
-def _metric(value: float, one_sided: str, undefined: str = "") -> dict[str, Any]:
-    """Give a metric in its JSON shape; any reason makes it null."""
-    reason = one_sided or (undefined if math.isnan(value) else "")
-    entry: dict[str, Any] = {"value": None if reason else value, "low": None, "high": None}
-    return entry | ({"reason": reason} if reason else {})
-
-
-def _mean(metric: str, findings: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Average a metric over the findings that have it, and tell how many they are."""
-    defined = [
-        entry[metric]["value"] for entry in findings.values() if entry[metric]["value"] is not None
-    ]
-    reasons = Counter(entry[metric].get("reason", "") for entry in findings.values())
-    why = reasons.most_common(1)[0][0]
-    return _metric(mean_of_defined(defined), "", why) | {"findings": len(defined)}

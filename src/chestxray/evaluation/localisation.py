@@ -1,7 +1,12 @@
-"""The pointing game: does a heatmap's peak lie where the finding is (Zhang 2018, arXiv 1608.00507)?
+"""Do heatmaps lie where the findings are: pointing game, IoU and IoBB, beside honest baselines.
 
-Two baselines stand beside every figure, since some findings are easy to hit: a point at random in
-the image, and the image's centre.
+    hit          the heatmap's peak lies in the region (Zhang 2018, arXiv 1608.00507)
+    T(IoU)       the heatmap's box meets the true one with an IoU above T
+    T(IoBB)      the same with the intersection over the heatmap's own box (Wang 2017, 1705.02315)
+
+Some findings are easy to hit, so the same figures stand beside them for places that no heatmap was
+needed for: a point at random, the image's centre with a box of half its sides, and the finding's
+mean box, made from the boxes of all other patients. Every share has its interval by patient.
 """
 
 from __future__ import annotations
@@ -12,60 +17,67 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from chestxray.artifacts import read_json, require, sha256, write_json
-from chestxray.dataset.pixels import placement
+from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import PredictionsError
-from chestxray.evaluation.evaluate import LOCALISATION
+from chestxray.evaluation.boxes import CHOSEN_BY, CUT, detect
+from chestxray.evaluation.intervals import LEVEL, RESAMPLES, Draws, Interval, Values, all_alike
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import mean_of_defined
+from chestxray.evaluation.locating import IOBB, IOU, Played, play
 from chestxray.evaluation.regions import Case
 from chestxray.findings import FINDINGS
 
-CENTRE: Final = (0.5, 0.5)
+DETECTION: Final = (
+    "one box a heatmap, around the region that holds its peak; of several true boxes the one that "
+    "it meets best"
+)
 
 
-def point(heatmaps: Path, pairs: Pairs, cases: Sequence[Case], out: Path) -> dict[str, Any]:
-    """Play the pointing game and write `localisation.json` into the folder `out`.
+def locate(
+    heatmaps: Path,
+    cases: Sequence[Case],
+    pairs: Pairs,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Hold heatmaps against regions; gives what `localisation.json` holds.
 
     Args:
         heatmaps: .npy of float [rows, 14, h, w] ≥ 0, a row for each row of the table of
             predictions, failed ones too.
-        pairs: the evaluated rows of that table.
         cases: where findings are.
-        out: the folder.
+        pairs: the evaluated rows of that table.
+        resamples: of the intervals.
+        seed: of the resamples.
 
     Returns:
-        For each finding and `all`: `cases`, and the shares `hit`, `random`, `centre`.
+        For each finding and `all`: `cases`, `hit` with its interval, `random`, `centre`,
+        `mean_box`, and under `iou` and `iobb` for each T `hit`, `centre` and `mean_box`.
 
     Raises:
         PredictionsError: heatmaps that do not belong to the table.
     """
     maps = _open(heatmaps, len(pairs.images) + pairs.failed)
-    hits = []
+    pointed = []
     for case in cases:
         heat = maps[pairs.positions[case.row], FINDINGS.index(case.finding)]
         if not np.isfinite(heat).all():
             raise PredictionsError(
                 f"{heatmaps}: the heatmap of {pairs.images[case.row]} is not finite: predict again"
             )
-        hits.append(_hits(heat, case))
-    played = pd.DataFrame(
-        {
-            "finding": [case.finding for case in cases],
-            "hit": np.array(hits, dtype=float),
-            "random": [case.region.area for case in cases],
-            "centre": [float(case.region.holds(*CENTRE)) for case in cases],
-        }
-    )
-    result = {
+        pointed.append(detect(heat, case.size))
+    played = play(pairs, cases, pointed)
+    names = np.array([case.finding for case in cases], dtype=object)
+    return {
         "split": pairs.split,
-        "findings": {name: _summary(played[played["finding"] == name]) for name in FINDINGS},
-        "all": _summary(played),
+        "heat_threshold": {"value": CUT, "of": "the heatmap's own peak", "chosen_by": CHOSEN_BY},
+        "detection": DETECTION,
+        "intervals": {"level": LEVEL, "resamples": resamples, "seed": seed, "by": "patient"},
+        "findings": {
+            name: _summary(played.only(names == name), resamples, seed) for name in FINDINGS
+        },
+        "all": _summary(played, resamples, seed),
     }
-    write_json(out / LOCALISATION, result)
-    return result
 
 
 def check_belongs(heatmaps: Path, predictions: Path) -> None:
@@ -98,26 +110,37 @@ def _open(path: Path, rows: int) -> npt.NDArray[np.floating[Any]]:
     return maps
 
 
-def _hits(heat: npt.NDArray[np.floating[Any]], case: Case) -> bool:
-    """Tell whether the centre of the hottest cell lies in the region; no heat, no hit."""
-    if not heat.max() > 0:
-        return False
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    left, top, wide, high = placement(*case.size)
-    x = ((column + 0.5) / heat.shape[1] - left) / wide
-    y = ((row + 0.5) / heat.shape[0] - top) / high
-    return 0 <= x <= 1 and 0 <= y <= 1 and case.region.holds(float(x), float(y))
-
-
-def _summary(played: pd.DataFrame) -> dict[str, Any]:
-    """Average a game in the JSON shape of metrics; null with the reason where it had no case."""
-    shares = {name: mean_of_defined(played[name]) for name in ("hit", "random", "centre")}
-    if played.empty:
-        hit = {"value": None, "low": None, "high": None, "reason": "no box or mask"}
-        return {"cases": 0, "hit": hit, "random": None, "centre": None}
+def _summary(played: Played, resamples: int, seed: int) -> dict[str, Any]:
+    """Average what some cases gave; null with the reason where there is none."""
+    hits = _intervals(played, resamples, seed)
+    entries = [
+        {"hit": hit.entry(), "centre": _mean(centre), "mean_box": _mean(mean_box)}
+        for hit, centre, mean_box in zip(hits, played.centre.T, played.mean_box.T, strict=True)
+    ]
     return {
-        "cases": len(played),
-        "hit": {"value": shares["hit"], "low": None, "high": None},
-        "random": shares["random"],
-        "centre": shares["centre"],
+        "cases": len(played.patients),
+        "random": _mean(played.random),
+        **entries[0],
+        "iou": dict(zip(map(str, IOU), entries[1:], strict=False)),
+        "iobb": dict(zip(map(str, IOBB), entries[1 + len(IOU) :], strict=True)),
     }
+
+
+def _intervals(played: Played, resamples: int, seed: int) -> list[Interval]:
+    """Give each share of located cases its interval, patients drawn anew among these cases."""
+    if not len(played.patients):
+        return [Interval(np.nan, reason="no box or mask")] * played.hit.shape[1]
+    patients = len(np.unique(played.patients))
+    # One patient cannot be drawn anew, nor left out.
+    draws = Draws.of(played.patients, resamples if patients > 1 else 0, seed)
+    shares = draws.apply(lambda w: (w @ played.hit) / w.sum(axis=1, keepdims=True))
+    return [
+        all_alike(value, patients) if value in {0, 1} else draws.interval(values)
+        for value, values in zip(shares[0], shares.T, strict=True)
+    ]
+
+
+def _mean(values: Values) -> float | None:
+    """Average what is defined; None where nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None

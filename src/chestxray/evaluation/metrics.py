@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+PARTIAL_FPR: Final = 0.1
 
 
 class Steps(NamedTuple):
@@ -86,17 +89,48 @@ def average_precision(y: Floats, p: Floats) -> float:
     return float(np.sum(np.diff(true, prepend=0) * (true / (true + false)))) / int(true[-1])
 
 
+def partial_auroc(y: Floats, p: Floats) -> float:
+    """Area under the ROC curve up to a false positive rate of `PARTIAL_FPR`, standardised.
+
+    0.5 is guessing and 1 perfect, whatever the part (McClish 1989,
+    doi:10.1177/0272989X8900900307). NaN without positives or without negatives.
+    """
+    _, true, false = steps(y, p)
+    if not len(true) or not true[-1] or not false[-1]:
+        return math.nan
+    tpr, fpr = np.append(0, true / true[-1]), np.append(0, false / false[-1])
+    stop = int(np.searchsorted(fpr, PARTIAL_FPR, side="right"))
+    ends = np.interp(PARTIAL_FPR, fpr[stop - 1 : stop + 1], tpr[stop - 1 : stop + 1])
+    x, y_ = np.append(fpr[:stop], PARTIAL_FPR), np.append(tpr[:stop], ends)
+    return float(standardised(np.trapezoid(y_, x), PARTIAL_FPR))
+
+
+def standardised(area: Values, most: float) -> Values:
+    """Rescale an area under the ROC curve up to an FPR of `most` to McClish's 0.5 to 1."""
+    guessing = most**2 / 2
+    return 0.5 * (1 + (area - guessing) / (most - guessing))
+
+
+def brier(y: Floats, p: Floats) -> float:
+    """Mean squared difference of probability and label, NaN without known labels."""
+    present, score = known(y, p)
+    return float(np.mean((score - present) ** 2)) if len(score) else math.nan
+
+
 def cross_entropy(y: Floats, p: Floats) -> float:
     """Mean binary cross-entropy in nats, NaN without known labels.
 
     Probabilities are kept a float64 epsilon away from 0 and 1, as in `sklearn.metrics.log_loss`.
     """
     present, score = known(y, p)
-    if not len(score):
-        return math.nan
+    return float(np.mean(losses(present, score))) if len(score) else math.nan
+
+
+def losses(present: npt.NDArray[np.bool_], score: Values) -> Values:
+    """Give each image's cross-entropy in nats, for a label and a probability each."""
     of_truth = np.where(present, score, 1 - score)
     epsilon = np.finfo(np.float64).eps
-    return float(-np.mean(np.log(np.clip(of_truth, epsilon, 1 - epsilon))))
+    return np.asarray(-np.log(np.clip(of_truth, epsilon, 1 - epsilon)))
 
 
 def confusion(y: Floats, p: Floats, threshold: float) -> Confusion:
@@ -121,6 +155,18 @@ def precision(y: Floats, p: Floats, threshold: float) -> float:
     return _ratio(tp, tp + fp)
 
 
+def npv(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of what is not called that is absent; NaN where everything is called."""
+    _, _, tn, fn = confusion(y, p, threshold)
+    return _ratio(tn, tn + fn)
+
+
+def alert_rate(y: Floats, p: Floats, threshold: float) -> float:
+    """Share of images of known label that are called; NaN without known labels."""
+    tp, fp, tn, fn = confusion(y, p, threshold)
+    return _ratio(tp + fp, tp + fp + tn + fn)
+
+
 def recall(y: Floats, p: Floats, threshold: float) -> float:
     """Share of positives that are called (sensitivity); NaN without positives."""
     tp, _, _, fn = confusion(y, p, threshold)
@@ -137,6 +183,16 @@ def f1(y: Floats, p: Floats, threshold: float) -> float:
     """Harmonic mean of precision and recall; NaN where nothing is present and nothing called."""
     tp, fp, _, fn = confusion(y, p, threshold)
     return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def mcc(y: Floats, p: Floats, threshold: float) -> float:
+    """Matthews correlation of calls and labels; NaN where either is all the same.
+
+    That is where scikit-learn gives 0, which would read as a finding about the model.
+    """
+    tp, fp, tn, fn = confusion(y, p, threshold)
+    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / math.sqrt(margins) if margins else math.nan
 
 
 def mean_of_defined(values: Iterable[float]) -> float:

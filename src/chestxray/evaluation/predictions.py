@@ -2,12 +2,15 @@
 
 It is the format that other projects on ChestX-ray14 publish, so theirs are read too: columns by
 name in any order, further columns ignored, `status` and `reason` not needed. `status` is `ok`, or
-says that the image gave no probabilities; `reason` then says why.
+says that the image gave no probabilities; `reason` then says why. Nothing else is left out: what
+is not a probability is refused, with what it looks like.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +27,7 @@ from chestxray.findings import FINDINGS, canonical, probability_column
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
 PROBABILITIES: Final = tuple(probability_column(finding) for finding in FINDINGS)
+FEW: Final = 0.05  # of all values: fewer outside [0, 1] are strays, more are another scale
 COLUMNS: Final = (IMAGE, *PROBABILITIES, "status", "reason")
 
 
@@ -46,31 +50,31 @@ def write(path: Path, predictions: pd.DataFrame) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table of predictions.
+    """Read a table of predictions, plain or gzipped.
 
     Returns:
         The columns of `COLUMNS`; probabilities float64 in [0, 1], NaN only where `status` is not
         `ok`. Rows in the order of the file.
 
     Raises:
-        PredictionsError: no such table, a finding missing or twice, an image twice, a probability
-            that is missing, no number, or outside [0, 1].
+        PredictionsError: no CSV table, no rows, a row longer or shorter than the header, a finding
+            missing or twice, an image twice, a probability that is missing, no number, or outside
+            [0, 1].
         ArtifactError: no such file.
     """
     require(path, "chestxray predict")
-    names = _columns(path)
-    try:
-        raw = pd.read_csv(
-            path, usecols=list(names), dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise PredictionsError(f"{path} is no CSV table: {error}") from error
-    raw = raw.rename(columns=names)
-    result = pd.DataFrame({IMAGE: raw[IMAGE].str.strip()})
-    for column in PROBABILITIES:
-        result[column] = _numbers(path, raw, column)
-    result["status"] = raw.get("status", OK)
-    result["reason"] = raw.get("reason", "")
+    header, *rows = _rows(path)
+    places = _places(path, header)
+    if not rows:
+        raise PredictionsError(f"{path} has a header but no rows: predict its images again")
+    text = {name: [row[place] for row in rows] for name, place in places.items()}
+    text[IMAGE] = [name.strip() for name in text[IMAGE]]
+    blank = [""] * len(rows)
+    # A row without a status claims to be good, so that nothing missing in it goes by unseen.
+    status = [word.strip() or OK for word in text.get("status", blank)]
+    numbers = {column: _numbers(path, column, text) for column in PROBABILITIES}
+    reason = text.get("reason", blank)
+    result = pd.DataFrame({IMAGE: text[IMAGE], **numbers, "status": status, "reason": reason})
     _check(path, result)
     return result
 
@@ -80,26 +84,39 @@ def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
     return predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)
 
 
-def _columns(path: Path) -> dict[str, str]:
-    """Map the wanted columns of the file to our names for them."""
+def _rows(path: Path) -> list[list[str]]:
+    """Read the header and all rows, each as long as the header."""
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise PredictionsError(f"{path} is no CSV table: {error}") from error
-    named = [(column, _our_name(column)) for column in header]
-    ours = [name for _, name in named if name]
+    width = len(rows[0][1]) if rows else 0
+    for line, row in rows:
+        if len(row) < width or any(row[width:]):
+            raise PredictionsError(
+                f"{path}, line {line}: {len(row)} values under {width} titles, so the file was cut "
+                f"short or a comma is not quoted: write it again"
+            )
+    return [row for _, row in rows] or [[]]
+
+
+def _places(path: Path, header: list[str]) -> dict[str, int]:
+    """Map our names to the places of their columns."""
+    ours = [_our_name(column) for column in header]
     missing = [name for name in (IMAGE, *PROBABILITIES) if name not in ours]
     if missing:
         raise PredictionsError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table of "
             f"predictions has '{IMAGE}' and prob_<Finding> for all {len(FINDINGS)} findings, this "
-            f"one has {', '.join(header)}"
+            f"one has {', '.join(header) or 'none'}"
         )
-    twice = sorted({name for name in ours if ours.count(name) > 1})
+    twice = sorted({name for name in ours if name and ours.count(name) > 1})
     if twice:
         raise PredictionsError(f"{path} has two columns for {', '.join(twice)}: remove one of each")
-    return {column: name for column, name in named if name}
+    return {name: place for place, name in enumerate(ours) if name}
 
 
 def _our_name(column: str) -> str | None:
@@ -112,13 +129,25 @@ def _our_name(column: str) -> str | None:
     return probability_column(finding) if finding in FINDINGS else None
 
 
-def _numbers(path: Path, raw: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    text = raw[column].to_numpy(dtype=object)
+def _numbers(path: Path, column: str, text: dict[str, list[str]]) -> npt.NDArray[np.float64]:
+    cells = text[column]
     try:
         # Python's own conversion rounds correctly, so a table survives writing and reading.
-        return np.array([float(cell) if cell else np.nan for cell in text], dtype=np.float64)
-    except ValueError as error:
-        raise PredictionsError(f"{path}, column {column}: {error}") from error
+        return np.array([float(cell) if cell else np.nan for cell in cells], dtype=np.float64)
+    except ValueError:
+        row = next(row for row, cell in enumerate(cells) if cell and not _is_number(cell))
+        raise PredictionsError(
+            f"{path}: {cells[row]!r} is no number ({text[IMAGE][row]}, {column}): write "
+            f"probabilities as 0.25"
+        ) from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _check(path: Path, predictions: pd.DataFrame) -> None:
@@ -132,19 +161,29 @@ def _check(path: Path, predictions: pd.DataFrame) -> None:
         )
     ok = predictions[predictions["status"] == OK]
     values = probabilities(ok)
-    for wrong, what in (
-        (np.isnan(values), "have no probability"),
-        (
-            (values < 0) | (values > 1),
-            "lie outside [0, 1], which looks like logits: apply a sigmoid",
-        ),
+    for wrong, sentence in (
+        (np.isnan(values), "have no probability: predict these images, or set their status"),
+        (np.isinf(values), "are infinite: correct them, or set the status of these rows"),
+        ((values < 0) | (values > 1), _outside(values)),
     ):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise PredictionsError(
-                f"{path}: {int(wrong.sum())} values {what} (first: {ok[IMAGE].iloc[row]}, "
-                f"{PROBABILITIES[column]} = {values[row, column]:g})"
+                f"{path}: {int(wrong.sum())} of {wrong.size} values {sentence} "
+                f"(first: {ok[IMAGE].iloc[row]}, {PROBABILITIES[column]} = {values[row, column]:g})"
             )
+
+
+def _outside(values: npt.NDArray[np.float64]) -> str:
+    """Say what values outside [0, 1] look like, and what to do about it."""
+    outside = (values < 0) | (values > 1)
+    if outside.sum() < FEW * outside.size:
+        return "lie outside [0, 1], the others inside: correct these, or set their rows' status"
+    if (values < 0).any():
+        return "lie outside [0, 1], some below 0, which looks like logits: apply a sigmoid"
+    if (values <= 100).all():
+        return "lie between 1 and 100, none below 0, which looks like percentages: divide by 100"
+    return "lie outside [0, 1], which no probability does: give probabilities"
 
 
 def examples(names: Sequence[str] | pd.Series) -> str:

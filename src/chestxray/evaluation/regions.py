@@ -60,6 +60,14 @@ class Mask:
         return bool(self.inside[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
     @property
+    def corners(self) -> npt.NDArray[np.float64]:
+        """The box around all its pixels, as `Boxes.corners`, float [1, 4]; there must be some."""
+        rows, columns = np.nonzero(self.inside)
+        height, width = self.inside.shape
+        edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        return np.array([edges], dtype=np.float64) / (width, height, width, height)
+
+    @property
     def area(self) -> float:
         """Share of the image."""
         return float(self.inside.mean())

@@ -69,16 +69,17 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits [B, K] for float images [B, 1, S, S] in [0, 1]."""
-        return self._classify(self._features(images))
+        return self._classify(_pooled(self._features(images)))
 
-    def explain(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give logits [B, K] and class maps [B, K, h, w], whose means differ by the bias.
+    def explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give logits [B, K], class maps [B, K, h, w] and the pooled features [B, C].
 
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
         features = self._features(images)
         maps = nn.functional.conv2d(features, self.head.weight[:, :, None, None])
-        return self._classify(features), maps
+        pooled = _pooled(features)
+        return self._classify(pooled), maps, pooled
 
     def load_pretrained(self, weights: str, backbone: str) -> None:
         """Start the backbone from ImageNet weights (`imagenet`) or from a timm checkpoint file.
@@ -102,9 +103,8 @@ class Classifier(nn.Module):
         features: Tensor = self.backbone((images - self.mean) / self.std)
         return features
 
-    def _classify(self, features: Tensor) -> Tensor:
-        # Pooled in float32: under bfloat16 autocast a mean over 49 cells loses two digits.
-        logits: Tensor = self.head(self.dropout(features.float().mean((2, 3))))
+    def _classify(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(pooled))
         return logits
 
     def _channels(self) -> int:
@@ -149,6 +149,11 @@ def heatmaps(maps: Tensor, slopes: Tensor, probabilities: Tensor, scale: float) 
 def to_input(images: Tensor) -> Tensor:
     """Turn canonical images uint8 [B, S, S] into the network's input, float32 [B, 1, S, S]."""
     return images.unsqueeze(1).float().div_(255)
+
+
+def _pooled(features: Tensor) -> Tensor:
+    # In float32: under bfloat16 autocast a mean over 49 cells loses two digits.
+    return features.float().mean((2, 3))
 
 
 def _bare_backbone(name: str) -> nn.Module:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset import pixels
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.model.bundle import Card
+from chestxray.parallel import cores
+from chestxray.reading.decoding import SECONDS_A_FILE, Decoder, Image
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
-
-Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,80 @@ class DatasetFilms:
         names: list[str] = self.dataset.index["image"].iloc[self.rows].tolist()
         return names
 
-    def batches(self, size: int) -> Iterator[list[Image]]:
-        """Give the packed images [S, S], `size` at a time."""
-        for start in range(0, len(self.rows), size):
-            yield list(self.dataset.images[self.rows[start : start + size]])
+    @property
+    def fingerprint(self) -> str:
+        """Tell these images from others."""
+        manifest = self.dataset.manifest.model_dump_json()
+        return sha256(manifest.encode() + self.rows.tobytes()).hexdigest()
+
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Image]]:
+        """Give the packed images [S, S], `size` at a time, from the row `start` on."""
+        for begin in range(start, len(self.rows), size):
+            yield list(self.dataset.images[self.rows[begin : begin + size]])
 
 
 @dataclass(frozen=True)
 class FileFilms:
-    """Files, decoded as they are asked for on all cores, in the order given."""
+    """Files, decoded as they are asked for on all cores, in the order given.
+
+    Attributes:
+        paths: of the files.
+        size: side of the canonical image, pixels.
+        seconds: a file may take to decode.
+    """
 
     paths: tuple[Path, ...]
     size: int
+    seconds: float = SECONDS_A_FILE
 
     @property
     def names(self) -> Sequence[str]:
         """File names."""
         return [path.name for path in self.paths]
 
-    def batches(self, size: int) -> Iterator[list[Image | ImageError]]:
+    @property
+    def fingerprint(self) -> str:
+        """Tell these files, as they are now, from others."""
+        digest = sha256()
+        for path in self.paths:
+            found = path.stat() if path.exists() else None
+            state = (found.st_size, found.st_mtime_ns) if found else ()
+            digest.update(repr((str(path.absolute()), state)).encode())
+        return digest.hexdigest()
+
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Image | ImageError]]:
         """Give canonical images [S, S], or what is wrong with the file, `size` at a time.
 
-        A batch is decoded while the one before it is being read.
+        A batch is decoded while the one before it is being read. A file that kills its decoder or
+        takes too long is an error like any other.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            groups = (self.paths[i : i + size] for i in range(0, len(self.paths), size))
+        left = len(self.paths) - start
+        free: SimpleQueue[Decoder] = SimpleQueue()
+        decoders = [Decoder(self.size, self.seconds) for _ in range(min(cores(), left))]
+        for decoder in decoders:
+            free.put(decoder)
+        pool = ThreadPoolExecutor(max(1, len(decoders)))
+        try:
             ahead: list[Future[Image | ImageError]] = []
-            for paths in groups:
-                now, ahead = ahead, [pool.submit(self._load, path) for path in paths]
+            for begin in range(start, len(self.paths), size):
+                paths = self.paths[begin : begin + size]
+                now, ahead = ahead, [pool.submit(_load, free, path) for path in paths]
                 if now:
                     yield [future.result() for future in now]
-            yield [future.result() for future in ahead]
+            if ahead:
+                yield [future.result() for future in ahead]
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for decoder in decoders:
+                decoder.close()
 
-    def _load(self, path: Path) -> Image | ImageError:
-        try:
-            return pixels.load(path, self.size)
-        except ImageError as error:
-            return error
+
+def _load(free: SimpleQueue[Decoder], path: Path) -> Image | ImageError:
+    decoder = free.get()
+    try:
+        return decoder.load(path)
+    finally:
+        free.put(decoder)
 
 
 Films = DatasetFilms | FileFilms

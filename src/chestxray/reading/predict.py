@@ -1,20 +1,25 @@
-"""Many films in, `predictions.csv` and `heatmaps.npy` out."""
+"""Many films in, `predictions.csv` and `heatmaps.npy` out; memory does not grow with the films."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import ImageError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.progress import progress
-from chestxray.reading.films import Films, Image
+from chestxray.reading.decoding import Image
+from chestxray.reading.films import Films
 from chestxray.reading.reader import Reader
+from chestxray.reading.rows import Rows
 
 _BATCH: Final = 32
 
@@ -22,7 +27,8 @@ _BATCH: Final = 32
 def predict(reader: Reader, films: Films, out: Path, with_heatmaps: bool = False) -> dict[str, str]:
     """Read films and write a row for each, in their order.
 
-    A film that cannot be read gets a row without probabilities, with `status` and `reason`.
+    A film that cannot be read gets a row without probabilities, with `status` and `reason`. Called
+    again after a stop, also by kill -9, with the same films and model, it goes on where it was.
 
     Args:
         reader: the model.
@@ -33,64 +39,63 @@ def predict(reader: Reader, films: Films, out: Path, with_heatmaps: bool = False
 
     Returns:
         Name → reason of the films that could not be read.
+
+    Raises:
+        SourceError: `out` is a folder.
+        ArtifactError: another predict is writing `out`.
     """
     if out.is_dir():
         raise SourceError(f"{out} is a folder: --out names the CSV file to write")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    names = list(films.names)
-    probabilities = np.full((len(names), len(reader.findings)), np.nan)
-    failed: dict[str, str] = {}
-    heat = _Heatmaps(out.parent / "heatmaps.npy", len(names)) if with_heatmaps else None
-    done = 0
-    with progress("predict", len(names)) as advance:
-        for batch in films.batches(_BATCH):
-            good, bad = _parted(batch)
-            if good:
-                rows = [done + i for i in good]
-                probabilities[rows], maps = reader.read_batch(np.stack(list(good.values())))
-                if heat:
-                    heat.put(rows, maps)
-            failed |= {names[done + i]: error.reason for i, error in bad.items()}
-            done += len(batch)
+    names = films.names
+    blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
+    shape = reader.read_batch(blank)[1].shape[1:]
+    with (
+        Rows(out, _plan(reader, films), (len(names), *shape) if with_heatmaps else None) as rows,
+        progress("predict", len(names), done=rows.done) as advance,
+    ):
+        for batch in films.batches(_BATCH, rows.done):
+            of = names[rows.done : rows.done + len(batch)]
+            rows.add(*_read(reader, of, batch, shape))
             advance(len(batch))
+        rows.finish()
+    return _failed(out)
+
+
+def _read(
+    reader: Reader,
+    names: Sequence[str],
+    batch: Sequence[Image | ImageError],
+    shape: tuple[int, ...],
+) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
+    """Give the rows of a batch: the table and heatmaps [B, K, h, w]."""
+    probabilities = np.full((len(batch), len(reader.findings)), np.nan)
+    heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
+    good = {i: film for i, film in enumerate(batch) if not isinstance(film, ImageError)}
+    if good:
+        places = list(good)
+        probabilities[places], heat[places] = reader.read_batch(np.stack(list(good.values())))
     table = predictions.table(names, probabilities)
-    unread = table["Image Index"].isin(failed.keys())
-    table.loc[unread, "status"] = "error"
-    table.loc[unread, "reason"] = table.loc[unread, "Image Index"].map(failed)
-    predictions.write(out, table)
-    if heat:
-        heat.write(out)
-    return failed
-
-
-def _parted(batch: Sequence[Image | ImageError]) -> tuple[dict[int, Image], dict[int, ImageError]]:
-    """Tell images from errors, each under its place in the batch."""
-    good, bad = {}, {}
     for i, film in enumerate(batch):
         if isinstance(film, ImageError):
-            bad[i] = film
-        else:
-            good[i] = film
-    return good, bad
+            table.loc[i, ["status", "reason"]] = "error", film.reason
+    return table, heat
 
 
-class _Heatmaps:
-    """The heatmaps file: gathered in memory, 1.4 kB an image of 224 px, written at the end."""
+def _plan(reader: Reader, films: Films) -> str:
+    """Tell what the rows will be of, so that rows of anything else are not gone on with."""
+    parts = (
+        reader.bundle.card.model_dump_json(),
+        reader.engine.name,
+        str(_BATCH),
+        films.fingerprint,
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def __init__(self, path: Path, count: int) -> None:
-        self.path = path
-        self.count = count
-        self.maps: npt.NDArray[np.float16] | None = None
 
-    def put(self, rows: list[int], maps: npt.NDArray[np.float32]) -> None:
-        if self.maps is None:
-            self.maps = np.full((self.count, *maps.shape[1:]), np.nan, dtype=np.float16)
-        self.maps[rows] = maps
-
-    def write(self, predictions_file: Path) -> None:
-        """Write the maps, and beside them which predictions they belong to."""
-        if self.maps is not None:
-            with written(self.path) as temporary:
-                np.save(temporary, self.maps)
-            note = {"predictions_sha256": sha256(predictions_file)}
-            write_json(self.path.with_suffix(".json"), note)
+def _failed(out: Path) -> dict[str, str]:
+    with out.open(encoding="utf-8", newline="") as file:
+        return {
+            row[predictions.IMAGE]: row["reason"]
+            for row in csv.DictReader(file)
+            if row["status"] != predictions.OK
+        }

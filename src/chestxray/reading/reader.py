@@ -15,8 +15,9 @@ from chestxray.dataset import pixels
 from chestxray.errors import ImageError
 from chestxray.model import bundle
 from chestxray.model.bundle import Bundle
-from chestxray.model.inference import batches, device
+from chestxray.model.inference import Engine
 from chestxray.model.network import heatmaps
+from chestxray.reading.engine import Choice, choose
 from chestxray.sources.collection import SYNTHETIC
 
 Film = str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -44,21 +45,21 @@ class Reading:
 
 
 class Reader:
-    """Reads radiographs with one bundle."""
+    """Reads radiographs with one bundle, by one engine."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
+        self.engine = engine
         self.findings = tuple(bundle.card.findings)
         self.size = bundle.card.size
-        self._slopes = torch.tensor(list(bundle.card.calibration.slope.values()))
+        self._slopes = torch.tensor(list(bundle.card.heat_slopes.values()))
         self.warnings = tuple(_warnings(bundle))
 
     @classmethod
-    def load(cls, folder: Path) -> Reader:
+    def load(cls, folder: Path, engine: Choice | Path = "auto") -> Reader:
         """Load a bundle folder; see `chestxray.load`."""
         loaded = bundle.load(folder)
-        loaded.classifier.to(device())
-        return cls(loaded)
+        return cls(loaded, choose(loaded, engine))
 
     def read(self, film: Film) -> Reading:
         """Read one radiograph.
@@ -82,7 +83,7 @@ class Reader:
         Returns:
             Calibrated probabilities [B, K] and heatmaps [B, K, h, w], in the order of `findings`.
         """
-        ((logits, maps),) = batches(self.bundle.classifier, images, batch_size=len(images))
+        logits, maps = self.engine.run(images)
         probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
         heat = heatmaps(
             torch.from_numpy(maps),

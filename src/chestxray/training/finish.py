@@ -1,7 +1,7 @@
-"""From the best checkpoint to a complete bundle: calibration, thresholds and the heatmap's scale.
+"""From the best checkpoint to a complete bundle: calibration, thresholds, heatmap scale, gate.
 
-All three are fitted on the validation part, which chose the epoch too; the test part is not
-touched here.
+All are fitted on the validation part, which chose the epoch too; the gate's picture of the training
+images on these, and its limits on validation. The test part is not touched here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import torch
 
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
-from chestxray.evaluation.calibration import fit_platt
+from chestxray.evaluation.calibration import fit_calibration, fit_slopes
 from chestxray.evaluation.thresholds import fit_thresholds
 from chestxray.findings import FINDINGS
 from chestxray.model.bundle import Bundle, Card, TrainedOn, save
-from chestxray.model.inference import batches
+from chestxray.model.familiarity import Familiarity
+from chestxray.model.inference import Features, Images, batches
 from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
+from chestxray.model.template import Template
 from chestxray.training.data import Part
 from chestxray.training.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
+_TEMPLATE_IMAGES = 4096
+_REFERENCES = 512  # forward passes that finishing costs beside those of the validation part
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
@@ -38,12 +42,15 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         classifier: with the best weights.
     """
     val = Part(dataset, "val")
-    logits, peaks = _predict(classifier, val)
-    calibration = fit_platt(logits, val.labels, FINDINGS)
+    classifier = classifier.eval().to(memory_format=torch.channels_last)
+    logits, peaks, features = _predict(classifier, val.images)
+    about = dataset.index.iloc[val.rows]
+    patients = about["patient"].to_numpy()
+    calibration = fit_calibration(logits, val.labels, patients, FINDINGS)
     probabilities = calibration.apply(logits)
-    slopes = np.array(list(calibration.slope.values()))
-    names = dataset.index["image"].iloc[val.rows].tolist()
-    predictions.write(run / "validation.csv", predictions.table(names, probabilities))
+    slopes = fit_slopes(logits, val.labels, FINDINGS)
+    table = predictions.table(about["image"].tolist(), probabilities)
+    predictions.write(run / "validation.csv", table)
     card = Card(
         package_version="",
         weights_sha256="",
@@ -55,21 +62,40 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         findings=list(FINDINGS),
         calibration=calibration,
         thresholds=fit_thresholds(probabilities, val.labels, FINDINGS),
-        heat_scale=_heat_scale(peaks * slopes, val.labels),
+        heat_slopes=slopes,
+        heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
         trained_on=_trained_on(dataset, recipe),
     )
-    return save(run / "bundle", classifier, card)
+    familiarity = fit_familiarity(classifier, dataset, recipe.seed, (val.images, features))
+    return save(run / "bundle", classifier, card, familiarity)
 
 
-def _predict(classifier: Classifier, part: Part) -> tuple[Floats, Floats]:
-    """Logits and the highest value of each class map, [N, K] both."""
-    classifier = classifier.eval().to(memory_format=torch.channels_last)
+def fit_familiarity(
+    classifier: Classifier, dataset: Dataset, seed: int, val: tuple[Images, Features]
+) -> Familiarity:
+    """Fit the gate on a bounded draw of training images, its limits on validation.
+
+    Args:
+        classifier: in evaluation mode.
+        dataset: trained on.
+        seed: of the draw.
+        val: images uint8 [N, S, S] of the validation part and their pooled features [N, C].
+    """
+    rows = np.random.default_rng(seed).permutation(dataset.rows("train"))
+    template = Template.fit(dataset.images[np.sort(rows[:_TEMPLATE_IMAGES])])
+    references: Images = dataset.images[np.sort(rows[:_REFERENCES])]
+    features = _predict(classifier, references)[2]
+    return Familiarity.fit(features, template, val)
+
+
+def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Features]:
+    """Logits and the highest value of each class map, [N, K] both, and features [N, C]."""
     found = [
-        (logits, maps.clip(min=0).max(axis=(2, 3)))
-        for logits, maps in batches(classifier, part.images)
+        (logits, maps.clip(min=0).max(axis=(2, 3)), features)
+        for logits, maps, features in batches(classifier, images)
     ]
-    logits, peaks = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return logits.astype(np.float64), peaks.astype(np.float64)
+    logits, peaks, features = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return logits.astype(np.float64), peaks.astype(np.float64), features
 
 
 def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:

@@ -41,7 +41,7 @@ def read(raw: Path) -> Collection:
         raise SourceError(f"{raw} is no folder: give the folder that holds images and label table")
     tree = scan(raw)
     if not tree.images:
-        raise SourceError(f"{raw} holds no .png or .jpg image{_unpack_first(tree)}")
+        raise SourceError(f"{raw} holds no .png or .jpg image{_what_it_holds(tree)}")
     path, labels, problems = _label_table(tree)
     files, found = one_file_an_image(tree.images)
     problems += [*labels.problems, *found]
@@ -52,9 +52,10 @@ def read(raw: Path) -> Collection:
     official, found = _official(tree, rows)
     problems += found
     facts = {"label table": str(path.relative_to(tree.root))}
-    return Collection(
-        _source(path.parent), labels.generation, rows, boxes, official, tuple(problems), facts
-    )
+    source = _source(path.parent)
+    # Phantoms are written in the manner of 2017, which a small table's content need not show.
+    generation = "2017" if source == SYNTHETIC else labels.generation
+    return Collection(source, generation, rows, boxes, official, tuple(problems), facts)
 
 
 def _source(folder: Path) -> str:
@@ -64,10 +65,15 @@ def _source(folder: Path) -> str:
     return SYNTHETIC if (folder / "phantom.json").exists() else "NIH ChestX-ray14"
 
 
-def _unpack_first(tree: Tree) -> str:
-    if not tree.packed:
-        return ": get the data set with `chestxray download`"
-    return f" but {len(tree.packed)} packed archives such as {tree.packed[0].name}: unpack them"
+def _what_it_holds(tree: Tree) -> str:
+    """Say what there is in place of images, and what to do."""
+    if tree.packed:
+        return f" but {len(tree.packed)} packed archives such as {tree.packed[0].name}: unpack them"
+    lists = [path for paths in tree.lists.values() for path in paths]
+    tables = ", ".join(str(path.relative_to(tree.root)) for path in (*tree.tables, *lists))
+    if tables:
+        return f", only tables and lists ({tables}): put the images beside them"
+    return ": get the data set with `chestxray download`"
 
 
 def _label_table(tree: Tree) -> tuple[Path, LabelTable, list[Problem]]:

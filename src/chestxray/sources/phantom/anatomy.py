@@ -1,85 +1,20 @@
 """The soft anatomy: how much tissue and air the rays cross, drawn from a patient's measures.
 
 Every organ is a plane of path lengths in cm. The rays cross the body; within it the cavity of the
-chest; within that heart, great vessels and abdomen; what is left of the cavity is lung. Bones,
-vessels and findings are other modules' work.
+chest; within that heart, great vessels and abdomen; what is left of the cavity is lung. Measures,
+the body's outside, bones, vessels and findings are other modules' work.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from chestxray.sources.phantom.body import body
 from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, closed, profile
+from chestxray.sources.phantom.measures import Measures, measures
 from chestxray.sources.phantom.population import Exam
-
-# Half-width of the cavity over its greatest, by height below the apices over the lungs' height.
-_WALL_HEIGHT = np.array([-0.06, 0.0, 0.04, 0.1, 0.2, 0.33, 0.5, 0.7, 0.9, 1.05, 1.2, 1.6])
-_WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1.0, 0.98, 0.95])
-
-
-@dataclass(frozen=True)
-class Measures:
-    """The measures of one examination, findings' changes of shape included. Lengths in cm.
-
-    Attributes:
-        half: half of the cavity's greatest width.
-        height: from the apices to the right dome.
-        depth: of the cavity.
-        ratio: cardiothoracic ratio.
-        sag: how far the costophrenic angles lie under the domes.
-        raised: how far the right and left dome are pushed up by loss of volume.
-        pulled: shift of the mediastinum by loss of volume.
-    """
-
-    half: float
-    height: float
-    depth: float
-    ratio: float
-    sag: float
-    raised: tuple[float, float]
-    pulled: float
-
-    def wall(self, y: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> Plane:
-        """Give the half-width of the cavity at heights y."""
-        return np.float32(self.half) * profile(y / self.height, _WALL_HEIGHT, _WALL_WIDTH)
-
-    def dome(self, x: Plane) -> Plane:
-        """Give the height of the diaphragm's silhouette at each x."""
-        domes = []
-        for side, raised, lower in ((-1, self.raised[0], 0.0), (1, self.raised[1], 1.2)):
-            away = (x * side - 0.50 * self.half) / (0.50 * self.half)
-            fall = np.where(
-                away > 0, self.sag * np.abs(away) ** 2.1, 0.3 * self.sag * np.abs(away) ** 1.8
-            )
-            domes.append(self.height - raised + lower + fall)
-        left = np.clip(0.5 + x / (0.3 * self.half), 0, 1)
-        return np.asarray(domes[0] * (1 - left) + domes[1] * left, np.float32)
-
-
-def measures(exam: Exam) -> Measures:
-    """Work out the measures of an examination."""
-    person, found = exam.patient, exam.findings
-    half = person.width / 2
-    lean = 1.0 if exam.view == "PA" else 0.96  # lying, the diaphragm stands higher
-    height = half * person.slender * exam.inspiration * lean
-    sag = 0.27 * half
-    side = person.stream("Atelectasis").integers(2)
-    raised, pulled = [0.0, 0.0], 0.0
-    if "Emphysema" in found:
-        height, sag = height * 1.06 + 1.0, 0.10 * half
-    if "Atelectasis" in found:
-        raised[side] = 2.2 * exam.severity
-        pulled = (0.8 if side else -0.8) * exam.severity
-    ratio = person.enlarged if "Cardiomegaly" in found else person.heart
-    if exam.view == "AP":
-        ratio = ratio * 1.05 if "Cardiomegaly" in found else min(ratio * 1.06, 0.485)
-    if "Emphysema" in found:
-        ratio = max(ratio * 0.93, 0.53) if "Cardiomegaly" in found else ratio * 0.9
-    depth = person.depth * person.width * (1.08 if "Emphysema" in found else 1.0)
-    return Measures(half, height, depth, ratio, sag, (raised[0], raised[1]), pulled)
 
 
 @dataclass(frozen=True)
@@ -129,7 +64,7 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
         exam=exam,
         measures=size,
         canvas=canvas,
-        body=_body(exam, canvas, size) + _breasts(exam, canvas, size),
+        body=body(exam, canvas, size),
         cavity=cavity.astype(np.float32),
         lung=lung,
         airway=_airway(exam, canvas, size) + _bowel(exam, canvas, size) * under,
@@ -179,7 +114,10 @@ def _heart(exam: Exam, canvas: Canvas, size: Measures) -> tuple[Plane, Plane]:
 
 def _mediastinum(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     rng = exam.patient.stream("mediastinum")
-    x = canvas.x - exam.rotation - size.pulled
+    knob, shift = exam.patient.aorta, exam.rotation + size.pulled
+    reach = 0.35 * size.half + knob + 1
+    rows, columns = canvas.part(shift - reach, shift + reach)
+    x = canvas.x[:, columns] - exam.rotation - size.pulled
     level = canvas.y / size.height
     heights = [-0.4, 0.0, 0.15, 0.3, 0.45, 0.7, 1.0]
     wide = 1.15 if exam.view == "AP" else 1.0
@@ -187,7 +125,6 @@ def _mediastinum(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     left = profile(level, heights, np.array([2.8, 2.9, 2.7, 2.8, 2.9, 2.4, 1.5]) * wide)
     edge = np.where(x < 0, right, left) * (size.half / 14)
     band = 13 * np.sqrt(np.maximum(1 - np.abs(x / edge) ** 3, 0))
-    knob, shift = exam.patient.aorta, exam.rotation + size.pulled
     centre = 0.13 * size.half + rng.uniform(-0.2, 0.3)
     aorta = 4.0 * knob * canvas.ball(centre + shift, 0.265 * size.height, knob, 1.15 * knob)
     line = 0.16 * size.half + 0.3 * np.sin(level * 3)
@@ -196,8 +133,9 @@ def _mediastinum(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     trunk = 9.0 * canvas.ball(
         0.14 * size.half + shift, 0.39 * size.height, 0.125 * size.half, 0.16 * size.half
     )
-    shadow = np.maximum(np.maximum(band, aorta), np.maximum(descending, trunk))
-    return canvas.blur(shadow.astype(np.float32), 0.12)
+    shadow = np.maximum(aorta, trunk).astype(np.float32)
+    shadow[rows, columns] = np.maximum(np.maximum(band, descending), shadow[rows, columns])
+    return canvas.blur(shadow, 0.12)
 
 
 def _airway(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
@@ -228,54 +166,3 @@ def _bowel(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
         x, y = rng.uniform(-0.6, 0.9) * size.half, dome + rng.uniform(5, 11)
         gas += 2.5 * canvas.ball(x, y, rng.uniform(0.8, 2), rng.uniform(0.6, 1.4))
     return canvas.blur(gas, 0.12)
-
-
-def _body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
-    x, y, fat = canvas.x, canvas.y, exam.patient.fat
-    unit = size.half / 14
-    flank = size.wall(y) + 2.2 + 1.3 * fat
-    neck, slope = 5.6 * unit + 0.3 * fat, 1.0 if exam.view == "PA" else 1.8
-    shoulder = profile(
-        y / unit,
-        [-14, -6.5, -4.8, -3.2 - 0.2 * slope, -1.6 - 0.4 * slope, 0.5, 4, 12],
-        np.array([neck, neck, neck + 1.8, neck + 5.5, 16.5 * unit, 19.5 * unit, 18.5 * unit, 0]),
-    )
-    edge = np.maximum(flank * np.clip((y / unit + 4) / 4, 0, 1), shoulder)
-    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.60, 0.62, 0.80, 0.97, 1.0]))
-    thick = (size.depth + 2 * (1.2 + 0.8 * fat)) * deep
-    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** 5, 0))
-    return canvas.blur(np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32), 0.25)
-
-
-def _arms(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
-    rng = exam.patient.stream("arms")
-    unit = size.half / 14
-    spread = rng.uniform(0.35, 0.8) if exam.view == "PA" else rng.uniform(0.08, 0.3)
-    radius = 5.0 * unit + 0.5 * exam.patient.fat
-    path = canvas.empty()
-    for side in (-1, 1):
-        along_x, along_y = side * math.sin(spread), math.cos(spread)
-        dx = canvas.x - side * 17.5 * unit
-        dy = canvas.y - 3.0 * unit
-        along = np.clip(dx * along_x + dy * along_y, 0, 30)
-        square = (dx - along * along_x) ** 2 + (dy - along * along_y) ** 2
-        path = np.maximum(path, 2 * np.sqrt(np.maximum(radius**2 - square, 0)))
-    return path
-
-
-def _breasts(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
-    person = exam.patient
-    rng = person.stream("breasts")
-    path = canvas.empty()
-    big = person.breast or 0.25 + 0.08 * person.fat
-    for side in (-1, 1):
-        x = side * (0.56 + rng.uniform(-0.04, 0.04)) * size.half
-        y = (0.72 + rng.uniform(-0.03, 0.06)) * size.height + big
-        r = (0.40 + 0.13 * big) * size.half
-        if exam.supine:
-            x, r = x + side * 1.5, r * 1.1
-        above = np.clip((canvas.y - (y - 1.6 * r)) / (1.9 * r), 0, 1)
-        ry = np.where(canvas.y < y, 1.5 * r, 0.85 * r)
-        square = ((canvas.x - x) / r) ** 2 + ((canvas.y - y) / ry) ** 2
-        path += (4.2 * big * above * np.sqrt(np.maximum(1 - square, 0))).astype(np.float32)
-    return path

@@ -6,9 +6,10 @@ downwards; y = 0 is the level of the lung apices. Planes are float32 [side, side
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
+
+_Points = TypeVar("_Points", Points, npt.NDArray[np.int32])
 
 _SUBPIXEL_BITS = 4
 
@@ -35,13 +38,13 @@ class Canvas:
     scale: float
     top: float
 
-    @property
+    @cached_property
     def x(self) -> Plane:
         """Centimetres from the midline, [1, side]."""
         across = (np.arange(self.side, dtype=np.float32) + 0.5 - self.side / 2) / self.scale
         return np.asarray(across[None], np.float32)
 
-    @property
+    @cached_property
     def y(self) -> Plane:
         """Centimetres below the apices, [side, 1]."""
         down = (np.arange(self.side, dtype=np.float32) + 0.5) / self.scale + self.top
@@ -50,6 +53,23 @@ class Canvas:
     def empty(self) -> Plane:
         """Give a plane of zeros."""
         return np.zeros((self.side, self.side), np.float32)
+
+    def part(
+        self,
+        left: float = -np.inf,
+        right: float = np.inf,
+        top: float = -np.inf,
+        low: float = np.inf,
+    ) -> tuple[slice, slice]:
+        """Give the rows and columns that cover a rectangle (cm), to draw small things there alone.
+
+        Whoever draws so must be sure that beyond the rectangle nothing is left to draw.
+        """
+        across = np.array([left, right]) * self.scale + self.side / 2
+        down = (np.array([top, low]) - self.top) * self.scale
+        first = np.clip(np.array([down[0], across[0]]) - 2, 0, self.side).astype(int)
+        last = np.clip(np.array([down[1], across[1]]) + 2, 0, self.side).astype(int)
+        return slice(first[0], last[0]), slice(first[1], last[1])
 
     def _fixed(self, points: Points) -> npt.NDArray[np.int32]:
         pixels = np.empty_like(points)
@@ -60,33 +80,32 @@ class Canvas:
     def polygons(self, outlines: Iterable[Points]) -> Plane:
         """Fill outlines [n, 2] in cm; gives the coverage of each pixel, 0 to 1."""
         plane = np.zeros((self.side, self.side), np.uint8)
-        for outline in outlines:
-            cv2.fillPoly(plane, [self._fixed(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        shapes = list(outlines)
+        for points in _cut(self._fixed(np.concatenate(shapes)), map(len, shapes)):
+            cv2.fillPoly(plane, [points], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return np.asarray(plane / np.float32(255), np.float32)
 
-    def ribbons(self, curves: Iterable[Points], widths: Iterable[float]) -> Plane:
+    def ribbons(self, curves: Sequence[Points], widths: Sequence[float]) -> Plane:
         """Fill bands of the given widths (cm) along open curves [n, 2]."""
-        return self.polygons(
-            ribbon(curve, width) for curve, width in zip(curves, widths, strict=True)
-        )
+        return self.polygons(ribbons(curves, widths))
 
-    def strokes(self, curves: Sequence[Points], widths: Sequence[float]) -> Plane:
+    def strokes(self, curves: Sequence[Points] | Points, widths: Sequence[float] | Points) -> Plane:
         """Draw curves as round threads; gives the path through them in cm, narrow ones too.
 
         A thread thinner than a pixel is drawn one pixel wide and as much fainter. Where threads
         cross, the later one shows.
         """
         plane = np.zeros((self.side, self.side), np.uint8)
-        unit = max(max(widths, default=0.0), 1e-6) / 255
-        fixed = self._fixed(np.concatenate(curves)) if len(curves) else np.empty((0, 2), np.int32)
-        end = 0
-        for curve, width in zip(curves, widths, strict=True):
-            start, end = end, end + len(curve)
-            wide = width * self.scale
-            value = width * min(wide, 1.0) / unit
-            thick = max(1, int(wide + 0.5))
-            points = [fixed[start:end]]
-            cv2.polylines(plane, points, False, value, thick, cv2.LINE_AA, _SUBPIXEL_BITS)
+        if not len(curves):
+            return self.empty()
+        width = np.asarray(widths)
+        unit = max(float(width.max()), 1e-6) / 255
+        wide = width * self.scale
+        value = (width * np.minimum(wide, 1.0) / unit).tolist()
+        thick = np.maximum(1, (wide + 0.5).astype(int)).tolist()
+        threads = _cut(self._fixed(np.concatenate(curves)), map(len, curves))
+        for points, tone, line in zip(threads, value, thick, strict=True):
+            cv2.polylines(plane, [points], False, tone, line, cv2.LINE_AA, _SUBPIXEL_BITS)
         return plane.astype(np.float32) * np.float32(unit)
 
     def blur(self, plane: Plane, cm: float) -> Plane:
@@ -113,8 +132,11 @@ class Canvas:
     def ball(self, x: float, y: float, rx: float, ry: float | None = None) -> Plane:
         """Give the relative path through an ellipsoid, 1 at its centre (x, y)."""
         ry = rx if ry is None else ry
-        square = ((self.x - x) / rx) ** 2 + ((self.y - y) / ry) ** 2
-        return np.asarray(np.sqrt(np.maximum(1 - square, 0)), np.float32)
+        plane = self.empty()
+        rows, columns = self.part(x - rx, x + rx, y - ry, y + ry)
+        square = ((self.x[:, columns] - x) / rx) ** 2 + ((self.y[rows] - y) / ry) ** 2
+        plane[rows, columns] = np.sqrt(np.maximum(1 - square, 0))
+        return plane
 
     def cloud(self, x: float, y: float, rx: float, ry: float | None = None) -> Plane:
         """Give a Gaussian blob, 1 at its centre (x, y), with standard deviations in cm."""
@@ -146,13 +168,34 @@ def profile(
     return np.asarray(np.interp(at, known, values), np.float32)
 
 
-def ribbon(curve: Points, width: float | Points) -> Points:
-    """Give the outline of a band along an open curve [n, 2], of one width or one a point [n]."""
-    ends = np.concatenate([curve[:1], curve, curve[-1:]])
-    along = ends[2:] - ends[:-2]
+def ribbons(curves: Sequence[Points], widths: Sequence[float] | Points) -> list[Points]:
+    """Give the outlines of bands along open curves, all at once: a chest has a hundred of them.
+
+    Args:
+        curves: each [n, 2], cm.
+        widths: one a curve, or, for curves of one length, one a point: [curves, n].
+    """
+    lengths = [len(curve) for curve in curves]
+    points = np.concatenate(curves)
+    last = np.cumsum(lengths) - 1
+    first = last + 1 - lengths
+    after, before = np.arange(len(points)) + 1, np.arange(len(points)) - 1
+    after[last], before[first] = last, first
+    along = points[after] - points[before]
     normal: Points = along[:, ::-1] * (-1.0, 1.0)
-    normal = normal * (np.asarray(width) / 2 / np.hypot(along[:, 0], along[:, 1]))[:, None]
-    return np.concatenate([curve + normal, (curve - normal)[::-1]])
+    wide = np.asarray(widths)
+    width = np.repeat(wide, lengths) if wide.ndim == 1 else wide.ravel()
+    normal = normal * (width / 2 / np.hypot(along[:, 0], along[:, 1]))[:, None]
+    there, back = _cut(points + normal, lengths), _cut(points - normal, lengths)
+    return [np.concatenate([out, home[::-1]]) for out, home in zip(there, back, strict=True)]
+
+
+def _cut(points: _Points, lengths: Iterable[int]) -> Iterator[_Points]:
+    """Cut points [n, 2] into runs of the given lengths."""
+    end = 0
+    for length in lengths:
+        start, end = end, end + length
+        yield points[start:end]
 
 
 def bent(points: Sequence[tuple[float, float]], count: int = 24) -> Points:

@@ -18,38 +18,40 @@ def skeleton(scene: Anatomy) -> Plane:
     )
 
 
-def rib(scene: Anatomy, number: int, side: int) -> tuple[Points, Points]:
-    """Give the midlines of a rib's posterior and anterior part, [n, 2] in cm.
+def ribs(scene: Anatomy) -> list[tuple[Points, Points]]:
+    """Give the midlines of each rib's posterior and anterior part, [n, 2] in cm.
 
-    A rib runs around the chest, falling as it goes; the camera sees it twice. The angle goes
-    from the spine (0) past the side wall (90°) to where the cartilage begins.
+    From the first pair to the last, right before left. A rib runs around the chest, falling as it
+    goes; the camera sees it twice. The angle goes from the spine (0) past the side wall (90°) to
+    where the cartilage begins.
     """
     size = scene.measures
     unit = size.half / 14
+    number = np.arange(1, _RIBS + 1)[:, None]
     first = (-1.3 + 2.42 * (number - 1)) * unit * (size.height / (1.68 * size.half)) ** 0.5
     fall = unit * np.interp(number, [1, 2, 4, 7, 11], [4.0, 6.6, 9.8, 12.0, 10.0])
-    end = np.interp(number, [1, 5, 8, 10, 11], [150, 146, 132, 112, 98])
+    end = np.interp(number[:, 0], [1, 5, 8, 10, 11], [150, 146, 132, 112, 98])
     lift = 1.10 if scene.exam.view == "AP" else 1.0
-    angle = np.radians(np.linspace(3, end, 40))
+    angle = np.radians(np.linspace(3, end, 40, axis=1))
     y = first + lift * fall * (1 - np.cos(angle)) / 2 - 0.35 * unit * np.sin(2 * angle)
     wall = size.wall(y) + 0.25 * unit
     reach = np.where(number == 1, 0.86, 1.0) * wall
-    x = side * (1.6 * unit + (reach - 1.6 * unit) * np.sin(angle) ** 0.85)
-    x = x + scene.exam.rotation * np.where(angle > np.pi / 2, 0.8, -0.3) * np.cos(angle) ** 2
-    curve = np.stack([x, y], 1)
-    turn = int(np.searchsorted(angle, np.pi / 2))
-    return curve[: turn + 2], curve[turn - 1 :]
+    out = 1.6 * unit + (reach - 1.6 * unit) * np.sin(angle) ** 0.85
+    turned = scene.exam.rotation * np.where(angle > np.pi / 2, 0.8, -0.3) * np.cos(angle) ** 2
+    both = np.stack([np.stack([side * out + turned, y], 2) for side in (-1, 1)], 1)
+    turn = (angle < np.pi / 2).sum(axis=1)  # the first point beyond the side wall
+    return [
+        (curve[: at + 2], curve[at - 1 :])
+        for pair, at in zip(both, turn, strict=True)
+        for curve in pair
+    ]
 
 
 def _ribs(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
     rng = scene.exam.patient.stream("ribs")
     density = rng.uniform(0.6, 0.95) * float(np.interp(scene.exam.age, [20, 90], [1.1, 0.8]))
-    both = [
-        [part + np.array((0, rng.normal(0, 0.1))) for part in rib(scene, number, side)]
-        for number in range(1, _RIBS + 1)
-        for side in (-1, 1)
-    ]
+    both = [[part + np.array((0, rng.normal(0, 0.1))) for part in parts] for parts in ribs(scene)]
     total = canvas.empty()
     for part, width, strength in ((0, 1.15, 1.0), (1, 1.25, 0.62)):
         curves = [pair[part] for pair in both if len(pair[part]) > 3]
@@ -67,7 +69,9 @@ def _spine(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
     rng = scene.exam.patient.stream("spine")
     curve = rng.normal(0, 0.35) * np.sin(canvas.y / 11 + rng.uniform(0, 6))
-    x = (canvas.x - curve + 0.4 * scene.exam.rotation) / unit
+    aside = 6 * unit + abs(0.4 * scene.exam.rotation) + float(np.abs(curve).max())
+    rows, columns = canvas.part(-aside, aside)
+    x = (canvas.x[:, columns] - curve + 0.4 * scene.exam.rotation) / unit
     phase = (canvas.y / unit + 1.3) / 2.42 % 1.0
     disc = np.clip((np.abs(phase - 0.5) - 0.36) * 9, 0, 1)
     half = profile(canvas.y / unit, [-8, 0, 25], [1.35, 1.65, 2.1]) + 0.18 * disc
@@ -75,8 +79,9 @@ def _spine(scene: Anatomy) -> Plane:
     pedicle = np.exp(-(((np.abs(x) - 0.72 * half) / 0.35) ** 2) - ((phase - 0.38) / 0.17) ** 2)
     process = np.exp(-((x / 0.28) ** 2) - ((phase - 0.8) / 0.22) ** 2)
     across = np.exp(-(((phase - 0.42) / 0.16) ** 2)) * (np.abs(x) < 3.2 - 0.03 * canvas.y / unit)
-    bone = 0.4 * body + 0.5 * pedicle + 0.6 * process + 0.25 * across
-    return canvas.blur(np.asarray(bone * unit, np.float32), 0.1)
+    bone = canvas.empty()
+    bone[rows, columns] = (0.4 * body + 0.5 * pedicle + 0.6 * process + 0.25 * across) * unit
+    return canvas.blur(bone, 0.1)
 
 
 def _clavicles(scene: Anatomy) -> Plane:

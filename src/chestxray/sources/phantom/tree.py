@@ -15,11 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +27,7 @@ from chestxray import __version__
 from chestxray.artifacts import read_json, write_json, write_text, written
 from chestxray.errors import SourceError
 from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
 from chestxray.sources.phantom.canvas import Mask
 from chestxray.sources.phantom.population import Exam, population
@@ -47,7 +44,7 @@ _AGE_WITH_UNIT_SHARE: Final = 0.02
 _IMPOSSIBLE_AGE: Final = "414"
 _ROW_OF_IMPOSSIBLE_AGE: Final = 40
 _ORIGINAL_SIDE: Final = 2048
-_LEAST_FOR_PROCESSES: Final = 48  # starting them costs as much as this many images
+_CHUNK: Final = 24  # images a worker takes at a time: about what starting a process costs
 
 Box = tuple[str, float, float, float, float]  # finding, x, y, w, h in the 1024 frame
 
@@ -74,6 +71,7 @@ def write_tree(
 
     Raises:
         SourceError: a number out of its range, or `out` holds anything else.
+        WorkerError: a worker process died; the same call goes on.
     """
     recipe = {
         "seed": seed,
@@ -137,17 +135,13 @@ def _told(recipe: dict[str, Any]) -> str:
 def _write_pictures(
     out: Path, exams: list[Exam], pixels: int, workers: int | None
 ) -> list[list[Box]]:
-    paths = [
-        out / f"images_{folder_number(index):03d}" / "images" / exam.name
-        for index, exam in enumerate(exams)
-    ]
-    work = partial(_write_picture, masks=out / "masks", pixels=pixels)
+    work = partial(_write_picture, out=out, pixels=pixels)
     boxes = []
     with (
-        _mapper(len(exams), workers) as run,
+        on_all_cores(work, list(enumerate(exams)), _CHUNK, workers) as written_boxes,
         progress("synth", len(exams)) as advance,
     ):
-        for found in run(work, exams, paths):
+        for found in written_boxes:
             boxes.append(found)
             advance()
     return boxes
@@ -158,28 +152,16 @@ def folder_number(index: int) -> int:
     return 1 + max(0, index - _FIRST_FOLDER + _OTHER_FOLDERS) // _OTHER_FOLDERS
 
 
-@contextmanager
-def _mapper(images: int, workers: int | None) -> Iterator[Any]:
-    count = workers or len(os.sched_getaffinity(0))
-    if count == 1 or (workers is None and images < _LEAST_FOR_PROCESSES):
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the progress bar's thread
-    with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        try:
-            yield partial(pool.map, chunksize=8)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _write_picture(exam: Exam, path: Path, masks: Path, pixels: int) -> list[Box]:
+def _write_picture(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[Box]:
+    """Write one image and its masks; gives the masks' boxes."""
+    index, exam = numbered
+    path = out / f"images_{folder_number(index):03d}" / "images" / exam.name
     phantom = render(exam, pixels)
     rgba = exam.stream("file").random() < _RGBA_SHARE
     picture = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
     _write_png(path, picture)
     for finding, mask in phantom.masks.items():
-        _write_png(masks / f"{path.stem}_{finding}.png", mask.astype(np.uint8) * 255)
+        _write_png(out / "masks" / f"{path.stem}_{finding}.png", mask.astype(np.uint8) * 255)
     return [(finding, *bounds(mask)) for finding, mask in phantom.masks.items() if mask.any()]
 
 

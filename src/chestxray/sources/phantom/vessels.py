@@ -8,6 +8,7 @@ from chestxray.sources.phantom.anatomy import Anatomy
 from chestxray.sources.phantom.canvas import Plane, Points
 
 _ORDERS = 5
+_STEPS = 4  # straight pieces that a branch is drawn with
 _FINEST = 0.09  # cm
 _CONTRAST = 2.0  # a tree stands for the many vessels behind one another
 
@@ -27,30 +28,28 @@ def vessels(scene: Anatomy) -> Plane:
 
 def _tree(
     rng: np.random.Generator, hilum: tuple[float, float], side: int, unit: float
-) -> tuple[list[Points], list[float]]:
+) -> tuple[Points, Points]:
+    """Give the branches, [n, steps + 1, 2] in cm, and their widths [n], order by order."""
     count = 8
     start = np.tile(np.asarray(hilum), (count, 1)) + rng.normal(0, 0.5, (count, 2)) * unit
     heading = np.linspace(-1.35, 1.45, count) + rng.normal(0, 0.15, count)
     width = rng.uniform(0.42, 0.75, count) * unit
     length = rng.uniform(2.6, 4.6, count) * unit
-    curves: list[Points] = []
-    widths: list[float] = []
+    curves, widths = [], []
     for _ in range(_ORDERS):
-        ends, turned = start.copy(), heading.copy()
-        steps = [start.copy()]
-        for _ in range(4):
-            turned = turned + rng.normal(0, 0.14, len(turned))
-            ends = ends + np.stack([side * np.cos(turned), np.sin(turned)], 1) * length[:, None] / 4
-            steps.append(ends)
+        bends = rng.normal(0, 0.14, (_STEPS, len(heading)))
+        turned = np.cumsum([heading, *bends], axis=0)[1:]
+        steps = np.stack([side * np.cos(turned), np.sin(turned)], 2) * length[:, None] / _STEPS
+        places = np.cumsum([start, *steps], axis=0)
         wide = width > _FINEST  # the grain stands for the rest
-        curves += list(np.stack(steps, 1)[wide])
-        widths += list(width[wide])
-        fork = rng.uniform(0.25, 0.65, len(turned))
-        start = np.concatenate([ends, ends])
-        heading = np.concatenate([turned + fork, turned - rng.uniform(0.1, 0.5, len(fork))])
+        curves.append(places.swapaxes(0, 1)[wide])
+        widths.append(width[wide])
+        fork = rng.uniform(0.25, 0.65, len(heading))
+        start = np.concatenate([places[-1], places[-1]])
+        heading = np.concatenate([turned[-1] + fork, turned[-1] - rng.uniform(0.1, 0.5, len(fork))])
         width = np.concatenate([width * 0.62, width * 0.74])
         length = np.concatenate([length, length]) * rng.uniform(0.6, 0.95, 2 * len(length))
-    return curves, widths
+    return np.concatenate(curves), np.concatenate(widths)
 
 
 def _hilum(scene: Anatomy, hilum: tuple[float, float], side: int) -> Plane:

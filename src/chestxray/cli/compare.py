@@ -1,0 +1,86 @@
+"""`chestxray compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions (CSV).")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same images.")],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="A prepared dataset, or an NIH label table.")
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="The part that both must be of; test where not said.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for comparison.json.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Of patients, for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+) -> None:
+    """Tell which of two models is better, or that it can't be told: paired, by patient.
+
+    The AUROC of each finding and their mean, and the difference B - A on the same resamples of
+    patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
+    """
+    from chestxray.artifacts import write_json
+    from chestxray.evaluation.compare import COMPARISON
+    from chestxray.evaluation.compare import compare as measure
+    from chestxray.evaluation.labels import Labels
+
+    truth = Labels.read(labels)
+    for problem in truth.problems:
+        if problem.loses:
+            typer.echo(f"{labels.name}: {problem.sentence} ({problem.count})", err=True)
+    result = measure(a, b, truth, split, resamples, seed)
+    if out is not None:
+        write_json(out / COMPARISON, result)
+    _show(result)
+    if out is not None:
+        typer.echo(f"\n{out / COMPARISON}")
+
+
+def _show(result: dict[str, Any]) -> None:
+    """Print what was compared, a line a finding, and the sentence."""
+    typer.echo(f"A: {result['a']}\nB: {result['b']}")
+    typer.echo(
+        f"{result['source']}, split {result['split']}: {result['images']} images of "
+        f"{result['patients']} patients"
+    )
+    for name in ("a", "b"):
+        if count := result[f"only_{name}"]:
+            typer.echo(f"{count} images are predicted by {name.upper()} alone and left out of both")
+    if result["neither"]:
+        typer.echo(f"{result['neither']} labelled images are predicted by neither")
+    typer.echo(
+        f"\n{'AUROC':20}{'positives':>10}{'A':>8}{'B':>8}{'B - A':>9}{'95 % interval':>19}"
+        f"{'p':>10}{'p (Holm)':>10}{'p (DeLong)':>12}"
+    )
+    for finding, entry in result["findings"].items():
+        typer.echo(_line(finding, entry))
+    typer.echo(_line("mean", result["mean"]))
+    for finding, entry in result["findings"].items():
+        if reason := entry["difference"].get("reason"):
+            typer.echo(f"{finding}: {reason}")
+    typer.echo(f"\n{result['sentence']}")
+
+
+def _line(name: str, entry: dict[str, Any]) -> str:
+    difference = entry["difference"]
+    interval = "–"
+    if difference["low"] is not None:
+        interval = f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+    return (
+        f"{name:20}{entry.get('positives', ''):>10}"
+        f"{_figure(entry['a']['value'], '8.3f')}{_figure(entry['b']['value'], '8.3f')}"
+        f"{_figure(difference['value'], '+9.3f')}{interval:>19}{_figure(entry['p'], '10.2g')}"
+        f"{_figure(entry.get('p_holm'), '10.2g')}{_figure(entry['delong']['p'], '12.2g')}"
+    )
+
+
+def _figure(value: float | None, form: str) -> str:
+    width = int(form.lstrip("+").split(".")[0])
+    return f"{'–':>{width}}" if value is None else format(value, form)

@@ -1,0 +1,74 @@
+"""`chestxray export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from chestxray.model.bundle import Card
+    from chestxray.model.parity import Trial
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["onnx", "openvino"], typer.Option(help="The kind of graph.")
+    ],
+    precision: Annotated[
+        Literal["fp32", "bf16", "int8"], typer.Option(help="bf16 and int8: OpenVINO alone.")
+    ] = "fp32",
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(help="The dataset whose validation part to measure on; bf16, int8 need it."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Write it even where a limit is not kept; int8 in all layers."
+        ),
+    ] = False,
+) -> None:
+    """Write the model as a graph for other programs: images in, logits and all class maps out.
+
+    Its answers are compared with torch's before it is written: float32 within 1e-4, bf16 and int8
+    by what they do to each finding's validation AUROC. int8 leaves in float32 the layers that would
+    change it too much.
+    """
+    from chestxray.model import bundle as bundles
+    from chestxray.model import export as exports
+    from chestxray.model.parity import noise
+
+    loaded = bundles.load(bundle)
+    size = loaded.card.size
+    trial = _validation(calibrate_on, loaded.card) if calibrate_on else noise(size)
+    record = exports.export(loaded, out, format, precision, trial, force)
+    parity = record.parity
+    typer.echo(
+        f"{out}: {record.model}, {record.kind} {record.precision}; on {parity.measured_on} with "
+        f"{parity.measured_with}: probabilities differ by up to {parity.probability:.1e}, maps by "
+        f"{parity.map:.1e} logits"
+    )
+    changes = [abs(change) for change in (parity.auroc or {}).values() if change is not None]
+    if changes:
+        typer.echo(f"the AUROC of no finding changes by more than {max(changes):.4f}")
+    for miss in record.misses:
+        typer.echo(f"warning: {miss}", err=True)
+
+
+def _validation(folder: Path, card: Card) -> Trial:
+    from chestxray.model.parity import Trial
+    from chestxray.reading.films import DatasetFilms, films, leak
+
+    chosen = films([folder], "val", card)
+    if not isinstance(chosen, DatasetFilms):
+        raise typer.BadParameter(f"--calibrate-on names a prepared dataset, {folder} is none")
+    warning = leak(chosen, card)
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
+    dataset, rows = chosen.dataset, chosen.rows
+    name = f"{len(rows)} validation images of {dataset.manifest.source}"
+    return Trial(name, dataset.images[rows], dataset.labels(rows))

@@ -1,0 +1,269 @@
+"""Pixel data to stored samples, whatever the transfer syntax.
+
+Each syntax has one decoder, so that a file gives the same samples wherever it is read. A compressed
+stream's own header is read first: a decoder is called only where it has the size that the file
+claims and an end. Overlay bits above the sample are masked off.
+
+Not here: multiple frames, colour of more than 8 bits, palettes.
+
+References: PS3.5 sections 8.1, 8.2, A.4 and annex G (RLE); ITU-T T.81 annex B (JPEG), T.87 annex C
+(JPEG-LS), T.800 annex A (JPEG 2000).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import cv2
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import config, uid
+
+from chestxray.dataset.dicom.elements import Elements, MalformedError
+from chestxray.dataset.dicom.form import Form
+from chestxray.dataset.raster import JPEG_FRAMES, jpeg_frame, luminance
+
+Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_NATIVE: Final = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+    }
+)
+_LOSSLESS_JPEG: Final = frozenset({0xC3})
+_JPEG_LS: Final = frozenset({0xF7})
+_END: Final = b"\xff\xd9"
+_J2K: Final = b"\xff\x4f\xff\x51"
+
+# What decoders raise for streams that are damaged.
+_DAMAGED: Final = (
+    ArithmeticError,
+    EOFError,
+    IndexError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def samples(syntax: str, elements: Elements, form: Form) -> tuple[Samples, tuple[str, ...]]:
+    """Decode the one frame.
+
+    Args:
+        syntax: transfer syntax UID.
+        elements: the data set.
+        form: its image pixel attributes.
+
+    Returns:
+        The bits of each sample read as unsigned, uint8 or uint16 [rows, columns], all within
+        2 ** form.stored; of colour the luminance. And notes of what is doubtful.
+
+    Raises:
+        MalformedError: truncated, damaged, of another size than the file claims, or encoded in a
+            way that is not read.
+    """
+    if syntax in _NATIVE:
+        cells, precision, notes = *_native(elements, form), _excess(elements, form)
+    elif syntax in _DECODERS:
+        notes = ()
+        stream = _stream(elements)
+        try:
+            cells, precision = _DECODERS[syntax](stream, form)
+        except _DAMAGED as error:
+            raise MalformedError(f"its {_name(syntax)} stream is damaged: {error}") from error
+    else:
+        raise MalformedError(f"its transfer syntax is {_name(syntax)}, which is not read")
+    wanted = (form.rows, form.columns) + ((3,) if form.samples == 3 else ())
+    if cells.shape != wanted:
+        raise MalformedError(f"its pixels decode to {cells.shape}, its header says {wanted}")
+    if form.samples == 3:
+        return _grey(cells, syntax, form), notes
+    shift = max(0, min(precision, form.high + 1) - form.stored)
+    if precision < form.stored:
+        notes += (f"the stream has {precision} bits, BitsStored is {form.stored}",)
+    mask = min(2**form.stored - 1, np.iinfo(cells.dtype).max)
+    return (cells >> shift) & mask, notes
+
+
+def _grey(cells: npt.NDArray[np.uint8], syntax: str, form: Form) -> npt.NDArray[np.uint8]:
+    """Give the luminance of colour; Y is it already, where the decoder leaves it as it is."""
+    if form.photometric == "YBR_FULL" and _DECODERS.get(syntax) is not _jpeg:
+        return cells[..., 0]
+    return np.asarray(luminance(cells, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def _native(elements: Elements, form: Form) -> tuple[npt.NDArray[Any], int]:
+    """Give uncompressed samples; 8-bit ones in big-endian words are swapped (PS3.5 annex A.3)."""
+    swapped = elements.order == ">" and elements.vr("PixelData") == b"OW" and form.allocated == 8
+    words = form.allocated == 16 or swapped
+    cells: npt.NDArray[Any] = elements.array("PixelData", "u2" if words else "u1")
+    if swapped:
+        cells = cells.view(np.uint8)
+    count = form.rows * form.columns * form.samples
+    if len(cells) < count:
+        raise MalformedError(
+            f"truncated: {form.rows} × {form.columns} pixels need {form.nbytes} bytes, "
+            f"{cells.nbytes} are there"
+        )
+    return _planes(cells[:count], form, by_plane=form.by_plane), form.allocated
+
+
+def _excess(elements: Elements, form: Form) -> tuple[str, ...]:
+    excess = len(elements.value("PixelData")) - form.nbytes
+    if excess >= form.nbytes:
+        raise MalformedError(
+            f"PixelData holds {excess + form.nbytes} bytes, one frame has {form.nbytes}: "
+            f"several frames, or a wrong header"
+        )
+    return (f"{excess} bytes follow the pixels",) if excess > 1 else ()
+
+
+def _stream(elements: Elements) -> bytes:
+    offsets, *fragments = elements.fragments() or [b""]
+    if len(offsets) > 4:
+        raise MalformedError(
+            f"{len(offsets) // 4} frames in its offset table: a radiograph has one"
+        )
+    if not any(fragments):
+        raise MalformedError("its compressed pixels are empty")
+    return b"".join(fragments)
+
+
+def _planes(cells: npt.NDArray[Any], form: Form, *, by_plane: bool) -> npt.NDArray[Any]:
+    """Shape a flat array as [rows, columns] or [rows, columns, 3]."""
+    if form.samples == 1:
+        return cells.reshape(form.rows, form.columns)
+    if form.photometric == "YBR_FULL_422":
+        raise MalformedError("YBR_FULL_422 is read from JPEG alone")
+    if by_plane:
+        return np.moveaxis(cells.reshape(3, form.rows, form.columns), 0, -1)
+    return cells.reshape(form.rows, form.columns, 3)
+
+
+def _rle(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
+    """Decode PackBits segments, one for each byte of a pixel, the most significant first."""
+    width = form.allocated // 8
+    (count, *offsets) = struct.unpack_from("<16I", stream)
+    if count != width * form.samples:
+        raise MalformedError(f"{count} RLE segments: {width * form.samples} wanted")
+    ends = [*offsets[1:count], len(stream)]
+    size = form.rows * form.columns
+    parts = [
+        _unpacked(stream[start:end], size) for start, end in zip(offsets[:count], ends, strict=True)
+    ]
+    cells = np.stack(parts).reshape(form.samples, width, size)
+    words = np.ascontiguousarray(np.moveaxis(cells, 1, -1)).view(f">u{width}")
+    return _planes(words.astype(f"u{width}").ravel(), form, by_plane=True), form.allocated
+
+
+def _unpacked(segment: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """Expand one segment to at most `size` bytes (PS3.5 G.3.2)."""
+    plain, at = bytearray(), 0
+    while at < len(segment) - 1 and len(plain) < size:
+        head = segment[at]
+        if head < 128:
+            plain += segment[at + 1 : at + 2 + head]
+            at += 2 + head
+        elif head > 128:
+            plain += segment[at + 1 : at + 2] * (257 - head)
+            at += 2
+        else:
+            at += 1
+    if len(plain) < size:
+        raise MalformedError(f"truncated: an RLE segment gives {len(plain)} of {size} bytes")
+    return np.frombuffer(plain, np.uint8, size)
+
+
+def _jpeg_bits(stream: bytes, form: Form, kinds: frozenset[int]) -> int:
+    """Check a JPEG stream's frame header and end, and give its precision."""
+    found = jpeg_frame(stream, kinds)
+    if found is None:
+        raise MalformedError("its JPEG stream has no frame header of the kind its syntax has")
+    bits, height, width, components = found
+    _check_claims(form, height, width, components)
+    _check_end(stream)
+    # A Huffman code has a bit at least, for each sample or, of lossy ones, for each block of 64;
+    # libjpeg makes up what is missing.
+    codes = {_LOSSLESS_JPEG: height * width, JPEG_FRAMES: height * width // 64}
+    if len(stream) * 8 < codes.get(kinds, 0):
+        raise MalformedError(f"truncated: {len(stream)} bytes for {width} × {height} pixels")
+    return bits
+
+
+def _check_claims(form: Form, height: int, width: int, components: int) -> None:
+    if (height, width, components) != (form.rows, form.columns, form.samples):
+        raise MalformedError(
+            f"its pixels are {width} × {height} of {components} samples, its header says "
+            f"{form.columns} × {form.rows} of {form.samples}"
+        )
+
+
+def _check_end(stream: bytes) -> None:
+    if not stream.rstrip(b"\0").endswith(_END):
+        raise MalformedError("truncated: its compressed pixels have no end marker")
+
+
+def _jpeg(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
+    """Decode baseline and extended JPEG, as JPEG files are decoded; Pillow has no 12 bits."""
+    bits = _jpeg_bits(stream, form, JPEG_FRAMES)
+    if bits == 12 and form.samples == 1:
+        return imagecodecs.jpeg8_decode(stream), bits
+    if bits != 8:
+        raise MalformedError(f"its JPEG stream has {bits} bits: 8 or 12 wanted")
+    with Image.open(io.BytesIO(stream), formats=["JPEG"]) as image:
+        if form.photometric == "RGB" and "adobe_transform" not in image.info:
+            image.draft("YCbCr", image.size)  # no conversion: the file says that it is RGB already
+        return np.asarray(image), bits
+
+
+def _jpeg_lossless(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
+    bits = _jpeg_bits(stream, form, _LOSSLESS_JPEG)
+    return imagecodecs.jpeg8_decode(stream), bits
+
+
+def _jpeg_ls(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
+    bits = _jpeg_bits(stream, form, _JPEG_LS)
+    return imagecodecs.jpegls_decode(stream), bits
+
+
+def _jpeg_2000(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
+    at = stream.find(_J2K, 0, 1024)  # some writers put the file format's boxes around the stream
+    if at < 0 or len(stream) < at + 43:
+        raise MalformedError("its JPEG 2000 stream has no size marker")
+    right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
+    (components,) = struct.unpack_from(">H", stream, at + 40)
+    _check_claims(form, bottom - top, right - left, components)
+    _check_end(stream)
+    cells = imagecodecs.jpeg2k_decode(stream[at:])
+    unsigned = cells.view(f"u{cells.dtype.itemsize}")
+    return unsigned, int(stream[at + 42] & 0x7F) + 1
+
+
+def _name(syntax: str) -> str:
+    return uid.UID(syntax, config.IGNORE).name
+
+
+_DECODERS: Final[dict[str, Callable[[bytes, Form], tuple[npt.NDArray[Any], int]]]] = {
+    uid.RLELossless: _rle,
+    uid.JPEGBaseline8Bit: _jpeg,
+    uid.JPEGExtended12Bit: _jpeg,
+    uid.JPEGLossless: _jpeg_lossless,
+    uid.JPEGLosslessSV1: _jpeg_lossless,
+    uid.JPEGLSLossless: _jpeg_ls,
+    uid.JPEGLSNearLossless: _jpeg_ls,
+    uid.JPEG2000Lossless: _jpeg_2000,
+    uid.JPEG2000: _jpeg_2000,
+}

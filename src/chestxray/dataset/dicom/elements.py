@@ -1,0 +1,300 @@
+"""The data elements of a DICOM file, walked before anything in them is believed.
+
+Every length is held against the bytes that are there; the number and the depth of elements are
+limited; a deflated data set is inflated up to a limit. A value is converted when it is asked for,
+by the type that the data dictionary gives its keyword, whatever VR the file claims. So a hostile
+file costs no more than its own bytes, while pydicom makes an object of each element, inflates
+without a limit and recurses as deep as the file wants. Identity (name, number) is never touched.
+
+Not here: character sets (what is read is ASCII), writing.
+
+References: PS3.5 sections 7.1 (elements), 7.5 (sequences), A.4 and A.5 (encapsulated, deflated);
+PS3.10 section 7.1 (file meta information).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+
+ELEMENT_LIMIT: Final = 100_000
+DEPTH_LIMIT: Final = 16
+# 80 million pixels of 16 bits and a generous header.
+INFLATED_LIMIT: Final = 176 * 2**20
+# No value that is read as text has more characters (PS3.5 table 6.2-1, of the short kinds).
+TEXT_LIMIT: Final = 1024
+
+ByteOrder = Literal["<", ">"]
+
+_META_AT: Final = 132
+_ITEM: Final = 0xFFFEE000
+_ITEM_END: Final = 0xFFFEE00D
+_SEQUENCE_END: Final = 0xFFFEE0DD
+_PIXEL_DATA: Final = 0x7FE00010
+_UNDEFINED: Final = 0xFFFFFFFF
+_LONG_VRS: Final = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+
+
+class MalformedError(Exception):
+    """The file breaks a rule of the Standard or of this reader; the message says which."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the value of one element lies.
+
+    Attributes:
+        vr: value representation, empty where the file does not say.
+        start: first byte of the value.
+        stop: byte after it; of a value of undefined length, after its delimiter.
+        defined: whether the file gives the length.
+    """
+
+    vr: bytes
+    start: int
+    stop: int
+    defined: bool
+
+
+class Elements:
+    """The elements of a data set or of an item, by keyword; an absent or empty one gives ()."""
+
+    def __init__(
+        self, data: bytes, order: ByteOrder, *, implicit: bool, spans: dict[int, Span]
+    ) -> None:
+        self.order = order
+        self._data = data
+        self._implicit = implicit
+        self._spans = spans
+
+    def __contains__(self, keyword: str) -> bool:
+        return _tag(keyword) in self._spans
+
+    def vr(self, keyword: str) -> bytes:
+        """Give the VR that the file claims, b"" where it claims none."""
+        return self._spans[_tag(keyword)].vr
+
+    def value(self, keyword: str) -> bytes:
+        """Give the bytes of a value."""
+        span = self._spans.get(_tag(keyword))
+        return b"" if span is None else self._data[span.start : span.stop]
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Give the values of a string, without padding."""
+        text = self.value(keyword)[:TEXT_LIMIT].decode("ascii", "replace").strip("\0 ")
+        return tuple(part.strip("\0 ") for part in text.split("\\")) if text else ()
+
+    def text(self, keyword: str) -> str:
+        """Give the first value of a string, "" where there is none."""
+        return next(iter(self.texts(keyword)), "")
+
+    def numbers(self, keyword: str) -> tuple[float, ...]:
+        """Give the values of a decimal or integer string."""
+        try:
+            values = tuple(float(text) for text in self.texts(keyword) if text)
+        except ValueError as error:
+            raise MalformedError(f"{keyword}: {error}") from error
+        if not all(map(math.isfinite, values)):
+            raise MalformedError(f"{keyword} is {values}: finite numbers wanted")
+        return values
+
+    def words(self, keyword: str, *, signed: bool = False) -> tuple[int, ...]:
+        """Give the values of 16-bit integers."""
+        value = self.value(keyword)
+        if len(value) % 2 or len(value) > TEXT_LIMIT:
+            raise MalformedError(f"{keyword} has {len(value)} bytes: 16-bit integers wanted")
+        return struct.unpack(f"{self.order}{len(value) // 2}{'h' if signed else 'H'}", value)
+
+    def word(self, keyword: str, default: int | None = None) -> int:
+        """Give the first value of unsigned 16-bit integers."""
+        values = self.words(keyword)
+        if values:
+            return values[0]
+        if default is None:
+            raise MalformedError(f"{keyword} is missing")
+        return default
+
+    def array(self, keyword: str, dtype: str) -> npt.NDArray[np.generic]:
+        """Give a value as array of "u1" or "u2", in this machine's byte order."""
+        kind = np.dtype(dtype)
+        value = self.value(keyword)
+        whole = value[: len(value) - len(value) % kind.itemsize]
+        return np.frombuffer(whole, kind.newbyteorder(self.order)).astype(kind, copy=False)
+
+    def first(self, keyword: str) -> Elements | None:
+        """Give the first item of a sequence, None where there is none."""
+        span = self._spans.get(_tag(keyword))
+        if span is None or span.stop - span.start < 8:
+            return None
+        implicit = self._implicit or span.vr == b"UN"
+        walker = _Walker(self._data, self.order)
+        tag, _, length, at = walker.header(span.start, span.stop, implicit=implicit)
+        if tag != _ITEM:
+            return None
+        end = span.stop if length == _UNDEFINED else walker.past(at, length, span.stop, tag)
+        spans, _ = walker.elements(at, end, implicit=implicit, in_item=length == _UNDEFINED)
+        return Elements(self._data, self.order, implicit=implicit, spans=spans)
+
+    def merged(self, other: Elements) -> Elements:
+        """Give these elements and those of an item of the same file; the item's go first."""
+        spans = {**self._spans, **other._spans}
+        return Elements(self._data, self.order, implicit=self._implicit, spans=spans)
+
+    def fragments(self) -> list[bytes]:
+        """Give the fragments of encapsulated pixels, the offset table first (PS3.5 A.4)."""
+        span = self._spans[_PIXEL_DATA]
+        if span.defined:
+            raise MalformedError("its transfer syntax is a compressed one, its pixels are not")
+        walker, at, found = _Walker(self._data, self.order), span.start, list[bytes]()
+        while True:
+            tag, _, length, at = walker.header(at, span.stop, implicit=True)
+            if tag == _SEQUENCE_END:
+                return found
+            end = walker.past(at, length, span.stop, tag)
+            found.append(self._data[at:end])
+            at = end
+
+
+def parse(data: bytes) -> tuple[str, Elements]:
+    """Walk a DICOM file up to its pixels.
+
+    Args:
+        data: the file, preamble included.
+
+    Returns:
+        The transfer syntax UID and the data set.
+
+    Raises:
+        MalformedError: truncated, damaged, or beyond a limit.
+    """
+    walker = _Walker(data, "<")
+    spans, at = walker.elements(_META_AT, len(data), implicit=False, group=0x0002)
+    meta = Elements(data, "<", implicit=False, spans=spans)
+    syntax = meta.text("TransferSyntaxUID")
+    if not syntax:
+        raise MalformedError("truncated or damaged: no TransferSyntaxUID in its file meta header")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data, at = _inflated(data[at:]), 0
+    order: ByteOrder = ">" if syntax == ExplicitVRBigEndian else "<"
+    # Files lie about this; the first element's VR does not (a length of 16 kB would look like one).
+    implicit = not _is_vr(data[at + 4 : at + 6])
+    spans, _ = _Walker(data, order).elements(at, len(data), implicit=implicit)
+    return syntax, Elements(data, order, implicit=implicit, spans=spans)
+
+
+class _Walker:
+    """Steps from element to element, within the limits."""
+
+    def __init__(self, data: bytes, order: ByteOrder) -> None:
+        self.data = data
+        self.order = order
+        self.left = ELEMENT_LIMIT
+
+    def elements(
+        self,
+        at: int,
+        end: int,
+        *,
+        implicit: bool,
+        in_item: bool = False,
+        group: int | None = None,
+        depth: int = 0,
+    ) -> tuple[dict[int, Span], int]:
+        """Walk a data set to its pixels, its delimiter or its end; or one group of it."""
+        spans: dict[int, Span] = {}
+        while at < end:
+            tag, vr, length, start = self.header(at, end, implicit=implicit)
+            if group is not None and tag >> 16 != group:
+                return spans, at
+            if tag == _ITEM_END and in_item:
+                return spans, start
+            if length == _UNDEFINED:
+                at = self._after_items(start, end, implicit=implicit or vr == b"UN", depth=depth)
+            else:
+                at = self.past(start, length, end, tag)
+            spans[tag] = Span(vr, start, at, length != _UNDEFINED)
+            if tag == _PIXEL_DATA and not in_item:
+                break
+        if in_item:
+            raise MalformedError("truncated: it ends within an item of a sequence")
+        return spans, at
+
+    def header(self, at: int, end: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
+        """Give tag, VR and length of an element, and where its value starts."""
+        self.left -= 1
+        if self.left < 0:
+            raise MalformedError(f"more than {ELEMENT_LIMIT} data elements")
+        if end - at < 8:
+            raise MalformedError("truncated: it ends within a data element")
+        group, element = struct.unpack_from(f"{self.order}HH", self.data, at)
+        vr = self.data[at + 4 : at + 6]
+        if group == 0xFFFE or implicit or not _is_vr(vr):
+            (length,) = struct.unpack_from(f"{self.order}I", self.data, at + 4)
+            return group << 16 | element, b"", length, at + 8
+        if vr not in _LONG_VRS:
+            (length,) = struct.unpack_from(f"{self.order}H", self.data, at + 6)
+            return group << 16 | element, vr, length, at + 8
+        if end - at < 12:
+            raise MalformedError("truncated: it ends within a data element")
+        (length,) = struct.unpack_from(f"{self.order}I", self.data, at + 8)
+        return group << 16 | element, vr, length, at + 12
+
+    def past(self, start: int, length: int, end: int, tag: int) -> int:
+        """Give the byte after a value of a defined length."""
+        if length > end - start:
+            raise MalformedError(
+                f"truncated: ({tag >> 16:04X},{tag & 0xFFFF:04X}) claims {length} bytes, "
+                f"{end - start} are there"
+            )
+        return start + length
+
+    def _after_items(self, at: int, end: int, *, implicit: bool, depth: int) -> int:
+        """Give the byte after a sequence of undefined length."""
+        if depth >= DEPTH_LIMIT:
+            raise MalformedError(f"sequences within sequences, more than {DEPTH_LIMIT} deep")
+        while True:
+            tag, _, length, at = self.header(at, end, implicit=True)
+            if tag == _SEQUENCE_END:
+                return at
+            if tag != _ITEM:
+                raise MalformedError("damaged: something else than an item within a sequence")
+            if length == _UNDEFINED:
+                _, at = self.elements(at, end, implicit=implicit, in_item=True, depth=depth + 1)
+            else:
+                at = self.past(at, length, end, tag)
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
+
+
+def _is_vr(letters: bytes) -> bool:
+    return letters.isalpha() and letters.isupper()
+
+
+def _inflated(data: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(data, INFLATED_LIMIT)
+    except zlib.error as error:
+        raise MalformedError(f"its deflated data set is damaged: {error}") from error
+    if inflater.unconsumed_tail:
+        raise MalformedError(
+            f"its data set inflates to more than {INFLATED_LIMIT // 2**20} MB (a bomb?)"
+        )
+    if not inflater.eof:
+        raise MalformedError("truncated: its deflated data set has no end")
+    return plain

@@ -1,0 +1,157 @@
+"""Variance of AUROC without resampling, as a cross-check of the bootstrap (DeLong et al. 1988).
+
+AUROC is a mean over pairs of a positive and a negative, so its variance follows from how much each
+positive and each negative wins on average (DeLong, DeLong and Clarke-Pearson 1988,
+doi:10.2307/2531595), and these shares from mid-ranks in O(n log n) (Sun and Xu 2014,
+doi:10.1109/LSP.2014.2337313). With patients the shares of one patient's images are summed before
+their variance is taken (Obuchowski 1997, doi:10.2307/2533958); where every patient has one image
+both are the same.
+
+The interval of one AUROC is made on the logit scale, where it is nearer to symmetric and cannot
+leave [0, 1]; that of a difference is plain.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit, ndtr, ndtri
+from scipy.stats import rankdata
+
+from chestxray.evaluation.intervals import LEVEL
+from chestxray.evaluation.metrics import Floats
+
+_Z: Final = float(ndtri((1 + LEVEL) / 2))
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """One AUROC, NaN without positives or without negatives.
+
+    Attributes:
+        auroc: its value.
+        variance: NaN where a side has fewer than two patients.
+    """
+
+    auroc: float
+    variance: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval on the logit scale; NaN twice where variance is unknown or 0."""
+        if not self.variance > 0 or not 0 < self.auroc < 1:
+            return math.nan, math.nan
+        width = _Z * math.sqrt(self.variance) / (self.auroc * (1 - self.auroc))
+        middle = float(logit(self.auroc))
+        return float(expit(middle - width)), float(expit(middle + width))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """AUROC of one model less that of another, on the same images.
+
+    Attributes:
+        value: the difference.
+        variance: of it.
+    """
+
+    value: float
+    variance: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval; NaN twice where the variance is unknown."""
+        width = _Z * math.sqrt(max(self.variance, 0.0))
+        return self.value - width, self.value + width
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference: 1 where there is none, NaN where it never varies."""
+        if self.value == 0:
+            return 1.0
+        if not self.variance > 0:
+            return math.nan
+        return 2 * float(ndtr(-abs(self.value) / math.sqrt(self.variance)))
+
+
+def delong(y: Floats, p: Floats, patients: npt.NDArray[Any] | None = None) -> DeLong:
+    """Give the AUROC of one model with its variance.
+
+    Args:
+        y: labels, float [n], 1, 0 or NaN (left out).
+        p: probabilities, float [n].
+        patients: of each image, [n]; every image counts for itself where not given.
+    """
+    aurocs, covariance = covariances(y, p[:, None], patients)
+    return DeLong(float(aurocs[0]), float(covariance[0, 0]))
+
+
+def difference(
+    y: Floats, a: Floats, b: Floats, patients: npt.NDArray[Any] | None = None
+) -> Difference:
+    """Compare two models on the same images: `a` less `b`. Arguments as in `delong`."""
+    aurocs, covariance = covariances(y, np.stack([a, b], axis=1), patients)
+    contrast = np.array([1.0, -1.0])
+    return Difference(float(aurocs[0] - aurocs[1]), float(contrast @ covariance @ contrast))
+
+
+def covariances(
+    y: Floats, scores: Floats, patients: npt.NDArray[Any] | None = None
+) -> tuple[Values, Values]:
+    """Give the AUROCs of k models and their covariances.
+
+    Args:
+        y: labels, float [n], 1, 0 or NaN (left out).
+        scores: float [n, k].
+        patients: of each image, [n]; every image counts for itself where not given.
+
+    Returns:
+        float64 [k] and [k, k], NaN where undefined.
+    """
+    models = scores.shape[1]
+    keep = ~np.isnan(y)
+    present, scores = y[keep] > 0.5, np.asarray(scores, dtype=np.float64)[keep]
+    patients = np.arange(len(y))[keep] if patients is None else patients[keep]
+    positives = int(present.sum())
+    negatives = len(present) - positives
+    if not positives or not negatives:
+        return np.full(models, np.nan), np.full((models, models), np.nan)
+    won = _shares_won(present, scores)
+    aurocs = won[present].mean(axis=0)
+    names, patient = np.unique(patients, return_inverse=True)
+    # How far each patient's positives, and negatives, are from the mean, as parts of the AUROC.
+    sums = np.zeros((2, len(names), models))
+    for side, count, is_side in ((0, negatives, ~present), (1, positives, present)):
+        np.add.at(sums[side], patient[is_side], (won[is_side] - aurocs) / count)
+    with_side = [len(np.unique(patient[is_side])) for is_side in (~present, present)]
+    lost, gained = sums
+    both = gained.T @ lost
+    within = sum(
+        _unbiased(part.T @ part, count) for part, count in zip(sums, with_side, strict=True)
+    )
+    return aurocs, within + _unbiased(both + both.T, len(names))
+
+
+def _unbiased(products: Values, count: int) -> Values:
+    return products * count / (count - 1) if count > 1 else np.full_like(products, np.nan)
+
+
+def _shares_won(present: npt.NDArray[np.bool_], scores: Values) -> Values:
+    """Give for each positive the share of negatives below it, for each negative of positives above.
+
+    Ties count half. float64 [n, k].
+    """
+    won = np.empty_like(scores)
+    overall = rankdata(scores, axis=0)
+    for is_side in (present, ~present):
+        others = len(present) - int(is_side.sum())
+        below = overall[is_side] - rankdata(scores[is_side], axis=0)
+        won[is_side] = below / others
+    won[~present] = 1 - won[~present]
+    return won

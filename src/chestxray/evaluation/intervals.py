@@ -1,0 +1,211 @@
+"""95 % intervals that respect patients: bootstrap by patient, percentile and BCa.
+
+Images of one patient resemble each other, so patients are drawn, not images: a resample gives each
+patient a count, and each of the patient's images that weight (the cluster bootstrap, Davison and
+Hinkley 1997, section 3.8). A metric is computed once with every row of weights:
+
+    row 0               the data as they are, all weights 1
+    rows 1 … R          bootstrap resamples
+    rows R + 1 … R + G  the data without one group of patients: the jackknife that BCa asks for
+
+The result, an array [1 + R + G], stands for the metric with its uncertainty. Means over findings,
+differences of two models and gaps between groups are arithmetic on such arrays, and so have
+intervals too: the resamples are the same ones, so what is paired stays paired.
+
+Percentile interval: Efron 1979. BCa, bias-corrected and accelerated: Efron 1987
+(doi:10.1080/01621459.1987.10478410). Its acceleration comes from leaving out patients one by one,
+or, where there are more than `GROUPS`, as many random groups of them: the same but for noise of
+√(6 / `GROUPS`) / 6 = 0.02, which moves an end by less than the resampling itself does.
+
+Memory: 2 bytes a patient and row of weights, and a few rows at a time spread over images. For the
+112,120 images and 30,805 patients of NIH ChestX-ray14 that is 90 MB and 20 MB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+
+LEVEL: Final = 0.95
+TAILS: Final = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+RESAMPLES: Final = 1000
+GROUPS: Final = 500
+MOST_UNDEFINED: Final = 0.05
+
+Values = npt.NDArray[np.float64]
+Statistic = Callable[[Values], Values]
+
+_ROWS: Final = 16  # at a time, more where images are few: a call costs as much as 20,000 weights
+_WEIGHTS: Final = 350_000
+_MOST_WEIGHTS: Final = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and how far it may be trusted.
+
+    Attributes:
+        value: the metric, NaN where it is not defined.
+        low, high: percentile interval, NaN where there is none.
+        bca: BCa interval, NaN twice where there is none.
+        reason: why the value, or else the percentile interval, does not exist.
+        bca_reason: why the BCa interval does not, where the percentile interval does.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    bca: tuple[float, float] = (math.nan, math.nan)
+    reason: str = ""
+    bca_reason: str = ""
+
+    def entry(self) -> dict[str, Any]:
+        """Give it in the shape of `metrics.json`: null where undefined, with the reason beside."""
+        low, high = (_or_none(value) for value in self.bca)
+        return {
+            "value": _or_none(self.value),
+            "low": _or_none(self.low),
+            "high": _or_none(self.high),
+            "bca": {"low": low, "high": high, **_reason(self.bca_reason)},
+            **_reason(self.reason),
+        }
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How often each patient is drawn in each row of weights.
+
+    Attributes:
+        counts: uint16 [1 + R + G, patients].
+        patient: int [n], the column of `counts` that each image belongs to.
+        resamples: R.
+    """
+
+    counts: npt.NDArray[np.uint16] = field(repr=False)
+    patient: npt.NDArray[np.int64] = field(repr=False)
+    resamples: int
+
+    @classmethod
+    def of(cls, patients: npt.NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> Draws:
+        """Draw resamples of patients; the same seed gives the same ones.
+
+        Args:
+            patients: the patient of each image, [n] of any kind that sorts.
+            resamples: R, 0 for the value alone.
+            seed: of the drawing.
+        """
+        names, patient = np.unique(patients, return_inverse=True)
+        rng = np.random.default_rng(seed)
+        many = len(names)
+        groups = min(many, GROUPS) if resamples else 0
+        counts = np.ones((1 + resamples + groups, many), dtype=np.uint16)
+        for row in counts[1 : 1 + resamples]:
+            row[:] = np.bincount(rng.integers(max(many, 1), size=many), minlength=many)
+        group = rng.permutation(many) % max(groups, 1)
+        for left_out, row in enumerate(counts[1 + resamples :]):
+            row[group == left_out] = 0
+        return cls(counts, patient.astype(np.int64), resamples)
+
+    def apply(self, statistic: Statistic, rows: npt.NDArray[Any] | None = None) -> Values:
+        """Compute a statistic with every row of weights.
+
+        Args:
+            statistic: weights float64 [b, m] of whole numbers → values [b] or [b, k]; NaN where
+                they leave it undefined. The weights are overwritten after the call.
+            rows: the images it is about, as bool [n], or as indices [m], which may repeat; all of
+                them where not given.
+
+        Returns:
+            float64 [1 + R + G] or [1 + R + G, k].
+        """
+        patient = self.patient if rows is None else self.patient[rows]
+        rows_at_once = _rows_at_once(len(patient))
+        # Filled again and again: fresh memory for every chunk would take longer than the metric.
+        drawn = np.empty((rows_at_once, len(patient)), dtype=self.counts.dtype)
+        weights = np.empty(drawn.shape)
+        parts = []
+        for start in range(0, len(self.counts), rows_at_once):
+            some = self.counts[start : start + rows_at_once]
+            np.take(some, patient, axis=1, out=drawn[: len(some)], mode="clip")
+            np.copyto(weights, drawn)
+            parts.append(np.array(statistic(weights[: len(some)]), dtype=np.float64))
+        return np.concatenate(parts)
+
+    def interval(self, values: Values, reason: str = "not defined for these labels") -> Interval:
+        """Sum up one statistic.
+
+        Resamples in which it is undefined are left out; where they are more than `MOST_UNDEFINED`
+        there is no interval.
+
+        Args:
+            values: float64 [1 + R + G], from `apply` or by arithmetic on such arrays.
+            reason: why it is undefined, where it is.
+        """
+        value, drawn = float(values[0]), values[1 : 1 + self.resamples]
+        missing = reason if math.isnan(value) else self._no_interval(drawn)
+        if missing:
+            return Interval(value, reason=missing)
+        drawn = drawn[~np.isnan(drawn)]
+        low, high = np.quantile(drawn, TAILS)
+        bca, bca_reason = _bca(value, drawn, values[1 + self.resamples :])
+        return Interval(value, float(low), float(high), bca, bca_reason=bca_reason)
+
+    def _no_interval(self, drawn: Values) -> str:
+        """Tell why resamples make no interval, or nothing."""
+        if not len(drawn):
+            return "no resamples were asked for"
+        if self.counts.shape[1] == 1:
+            return "a single patient: nothing tells how patients differ"
+        undefined = float(np.isnan(drawn).mean())
+        if undefined > MOST_UNDEFINED:
+            return f"not defined in {undefined:.0%} of the resamples: too few patients to draw from"
+        return ""
+
+
+def _rows_at_once(images: int) -> int:
+    rows = max(_ROWS, _WEIGHTS // max(images, 1))
+    return max(1, min(rows, _MOST_WEIGHTS // max(images, 1)))
+
+
+def all_alike(share: float, patients: int) -> Interval:
+    """Give the interval of a share of 0 or 1, which resampling cannot widen.
+
+    Exact binomial (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404), each patient taken as
+    one trial.
+    """
+    nearest = ((1 - LEVEL) / 2) ** (1 / patients)
+    low, high = (nearest, 1.0) if share else (0.0, 1 - nearest)
+    why = "all cases alike: exact binomial interval over patients, in place of resampling"
+    return Interval(float(share), low, high, reason=why)
+
+
+def _bca(value: float, drawn: Values, jackknife: Values) -> tuple[tuple[float, float], str]:
+    """Correct the percentiles for bias and skewness; NaN twice, and why, where that fails."""
+    below = float(np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+    if not 0 < below < 1:
+        return (math.nan, math.nan), "all resamples lie on one side of the value"
+    jackknife = jackknife[~np.isnan(jackknife)]
+    deviation = jackknife.mean() - jackknife if len(jackknife) else jackknife
+    spread = float(np.sum(deviation**2))
+    if not spread:
+        return (math.nan, math.nan), "leaving out patients does not change the value"
+    bias = float(ndtri(below))
+    acceleration = float(np.sum(deviation**3)) / (6 * spread**1.5)
+    shifted = [bias + float(ndtri(tail)) for tail in TAILS]
+    levels = [float(ndtr(bias + z / (1 - acceleration * z))) for z in shifted]
+    low, high = np.quantile(drawn, levels)
+    return (float(low), float(high)), ""
+
+
+def _reason(text: str) -> dict[str, str]:
+    return {"reason": text} if text else {}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,111 @@
+"""Does a probability mean what it says? Reliability diagrams as given and recalibrated.
+
+Images are put into bins of equal mass by their probability; of the images in a bin, the share that
+has the finding is to be its mean probability. The bins are those of the expected calibration error
+and stay where the data cut them, while patients are drawn for the intervals.
+
+Recalibration is fitted on validation predictions and applied to the evaluated ones: it shows what
+calibration could mend, in predictions that come without logits too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from chestxray.evaluation.calibration import Calibration, fit_calibration, log_odds
+from chestxray.evaluation.calibration_measures import equal_mass_bins
+from chestxray.evaluation.intervals import Draws, Values
+from chestxray.evaluation.labels import Pairs
+from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.weighted import SCORING
+from chestxray.evaluation.weighted import Column as Weighted
+from chestxray.findings import FINDINGS
+
+NO_VALIDATION: Final = "no validation predictions: --fit-on"
+
+_FIGURES: Final = tuple(name.removeprefix("calibration_") for name in SCORING)
+
+
+def reliability(pairs: Pairs, validation: Pairs | None, draws: Draws) -> dict[str, Any]:
+    """Give what `reliability.json` holds.
+
+    Args:
+        pairs: the evaluated predictions.
+        validation: predictions of other patients by the same model, None to leave out
+            recalibration.
+        draws: of the patients of `pairs`.
+
+    Returns:
+        finding → `as_given` and `recalibrated` (None where it could not be fitted), each with
+        `bins`, `ece`, `slope`, `intercept`, `brier` and `bce`; `method`, the family that
+        recalibrates; `reason`, why it is that one or why there is none.
+    """
+    calibration, mended = recalibrated(pairs, validation) if validation else (None, None)
+    result = {}
+    for k, finding in enumerate(FINDINGS):
+        y = pairs.labels[:, k]
+        after, method, reason = None, None, NO_VALIDATION
+        if validation and calibration and mended is not None:
+            reason = calibration.reasons.get(finding) or calibration.unfitted[finding]
+            if not one_sided(validation.labels[:, k]):
+                after = diagram(y, mended[:, k], draws)
+                method = calibration.calibrators[finding].family
+        as_given = diagram(y, pairs.probabilities[:, k], draws)
+        result[finding] = {
+            "as_given": as_given, "recalibrated": after, "method": method, "reason": reason,
+        }  # fmt: skip
+    return result
+
+
+def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:
+    """Fit a calibration on validation predictions and give it with the probabilities it mends.
+
+    Returns:
+        The calibration of `log_odds` of the probabilities, and float64 [n, 14] for `pairs`.
+    """
+    known = log_odds(validation.probabilities)
+    calibration = fit_calibration(known, validation.labels, validation.patients, FINDINGS)
+    return calibration, calibration.apply(log_odds(pairs.probabilities))
+
+
+def diagram(y: Floats, p: Floats, draws: Draws) -> dict[str, Any]:
+    """Give the reliability diagram of one finding with its figures.
+
+    Args:
+        y: labels, float [n], 1, 0 or NaN (left out).
+        p: probabilities, float [n].
+        draws: of the n images' patients.
+    """
+    column = Weighted(y, p)
+    of = equal_mass_bins(column.p)
+    inside = (of[:, None] == np.unique(of)).astype(np.float64)
+    sums = np.concatenate([inside, inside * column.present[:, None]], axis=1)
+
+    def statistic(w: Values) -> Values:
+        images, hits = np.split(w @ sums, 2, axis=1)
+        shares = np.divide(hits, images, out=np.full_like(hits, np.nan), where=images > 0)
+        return np.concatenate([column.scoring(w), shares], axis=1)
+
+    drawn = draws.apply(statistic, rows=column.rows)
+    why = one_sided(y) or "not defined for these labels"
+    entries = [draws.interval(values, why).entry() for values in drawn.T]
+    figures = dict(zip(_FIGURES, entries[: len(SCORING)], strict=True))
+    return {"bins": _bins(column.p, inside, entries[len(SCORING) :]), **figures}
+
+
+def _bins(p: Values, inside: Values, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Show the bins that hold images, from the lowest probability up; `inside` is [m, bins]."""
+    images = inside.sum(axis=0)
+    return [
+        {
+            "mean_probability": float(mean),
+            "observed": entry["value"],
+            "low": entry["low"],
+            "high": entry["high"],
+            "images": int(count),
+        }
+        for mean, entry, count in zip(p @ inside / images, entries, images, strict=True)
+    ]

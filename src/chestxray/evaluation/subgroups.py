@@ -1,0 +1,231 @@
+"""Does it work as well for everyone: AUROC and missed findings by group, gaps, and the view alone.
+
+Groups are those of `groups`: sex, age, view, first image against follow-up, and a finding alone
+against one with others beside it. In each: AUROC, and the share of the sick who are not called at
+the threshold, which for one finding is the under-diagnosis of Seyyed-Kalantari 2021
+(doi:10.1038/s41591-021-01595-0). A group below `SMALLEST` is told as too small and gets no figure.
+
+Gaps are between groups named beforehand (`CONTRASTS`): the largest minus the smallest would be a
+gap even where there is none. All use the same resamples of patients, so a patient with images in
+both groups counts in both at once. All tests of the file are adjusted together.
+
+The shortcut: radiographs of the very sick are taken AP, in bed. How well the view alone, AP as the
+score, ranks the images of each finding is what a model could reach without looking at the lungs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.evaluation.groups import CONTRASTS, RULES, Mask, members
+from chestxray.evaluation.intervals import Draws, Interval, Values
+from chestxray.evaluation.labels import Pairs
+from chestxray.evaluation.multiplicity import holm, p_value
+from chestxray.evaluation.weighted import CALLING, RANKING, Column
+from chestxray.findings import FINDINGS
+
+# With 5 patients a normal test would call a gap that is not there in 12 of 100 tables, not in 5.
+SMALLEST: Final = {"positives": 10, "negatives": 10, "patients": 10}
+METRICS: Final = ("auroc", "missed")
+NO_THRESHOLD: Final = "no threshold was chosen on validation"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group, measured for one finding.
+
+    Attributes:
+        entry: it in `subgroups.json`.
+        values: metric → float64 [1 + R + G]; empty where the group is too small.
+        least_patients: that its positives, or its negatives, come from.
+    """
+
+    entry: dict[str, Any]
+    values: dict[str, Values]
+    least_patients: int
+
+
+def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]) -> dict[str, Any]:
+    """Measure every group, the gaps between groups, and the view as a shortcut.
+
+    Args:
+        pairs: what is evaluated.
+        draws: of the patients of `pairs`.
+        thresholds: finding → from which probability on it is called, None where none was chosen.
+
+    Returns:
+        What `subgroups.json` holds.
+    """
+    axes = {axis: _axis(axis, pairs, draws, thresholds) for axis in CONTRASTS}
+    return {
+        "axes": axes,
+        "rules": RULES,
+        "multiplicity": _adjust(axes),
+        "smallest": SMALLEST,
+        "shortcut": {finding: _shortcut(pairs, draws, finding) for finding in FINDINGS},
+    }
+
+
+def _axis(
+    axis: str, pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
+) -> dict[str, Any]:
+    findings: dict[str, dict[str, Group]] = {}
+    unknown = np.zeros(len(pairs.images), dtype=np.bool_)
+    for place, finding in enumerate(FINDINGS):
+        masks = members(axis, pairs, finding)
+        known = ~np.isnan(pairs.labels[:, place])
+        unknown |= known & ~np.any(list(masks.values()), axis=0)
+        findings[finding] = {
+            name: _measure(pairs, draws, place, mask & known, thresholds.get(finding))
+            for name, mask in masks.items()
+        }
+    return {
+        "groups": list(findings[FINDINGS[0]]),
+        "unknown": int(unknown.sum()),
+        "findings": {
+            finding: {name: group.entry for name, group in groups.items()}
+            for finding, groups in findings.items()
+        },
+        "gaps": [_contrast(findings, draws, *between) for between in CONTRASTS[axis]],
+        "mean": _means(findings, draws),
+    }
+
+
+def _measure(pairs: Pairs, draws: Draws, place: int, mask: Mask, threshold: float | None) -> Group:
+    """Count a group, and measure it where it is large enough."""
+    rows = np.flatnonzero(mask)
+    y, patients = pairs.labels[rows, place], pairs.patients[rows]
+    small = _too_small(y, patients)
+    entry: dict[str, Any] = {
+        "images": len(rows),
+        "patients": len(np.unique(patients)),
+        "positives": int((y == 1).sum()),
+        "too_small": bool(small),
+    }
+    if small:
+        nothing = Interval(np.nan, reason=small).entry()
+        return Group(entry | {"reason": small, "auroc": nothing, "missed": nothing}, {}, 0)
+    column = Column(y, pairs.probabilities[rows, place], rows)
+    values = _values(column, draws, threshold)
+    figures = {metric: draws.interval(of, NO_THRESHOLD).entry() for metric, of in values.items()}
+    least = min(len(np.unique(patients[y == label])) for label in (0, 1))
+    return Group(entry | figures, values, least)
+
+
+def _too_small(y: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -> str:
+    """Say of what a group has too little, or nothing."""
+    for label, word in ((1, "positives"), (0, "negatives")):
+        images, of = int((y == label).sum()), len(np.unique(patients[y == label]))
+        if images < SMALLEST[word] or of < SMALLEST["patients"]:
+            return (
+                f"too small: {images} {word} of {of} patients; {SMALLEST[word]} are needed, of "
+                f"{SMALLEST['patients']} patients"
+            )
+    return ""
+
+
+def _values(column: Column, draws: Draws, threshold: float | None) -> dict[str, Values]:
+    auroc, recall = RANKING.index("auroc"), CALLING.index("recall")
+
+    def statistic(w: Values) -> Values:
+        ranked = column.ranking(w)[:, auroc]
+        if threshold is None:
+            return np.stack([ranked, np.full_like(ranked, np.nan)], axis=1)
+        return np.stack([ranked, 1 - column.calling(w, threshold)[:, recall]], axis=1)
+
+    return dict(zip(METRICS, draws.apply(statistic, column.rows).T, strict=True))
+
+
+def _contrast(
+    findings: dict[str, dict[str, Group]], draws: Draws, one: str, other: str
+) -> dict[str, Any]:
+    """Give the first group minus the second, for every finding."""
+    return {
+        "between": [one, other],
+        "findings": {
+            finding: {metric: _gap(groups[one], groups[other], draws, metric) for metric in METRICS}
+            for finding, groups in findings.items()
+        },
+    }
+
+
+def _gap(one: Group, other: Group, draws: Draws, metric: str) -> dict[str, Any]:
+    for group in (one, other):
+        if not group.values:
+            return Interval(np.nan, reason=group.entry["reason"]).entry() | {"p": None}
+    first, second = one.values[metric], other.values[metric]
+    gap = draws.interval(first - second, NO_THRESHOLD).entry()
+    if {first[0], second[0]} & {0.0, 1.0}:
+        # In a group that is all right or all wrong every resample is the same.
+        return gap | {"p": None, "reason": "not tested: one group shows no spread"}
+    patients = min(one.least_patients, other.least_patients)
+    return gap | {"p": p_value(draws, first - second, patients)}
+
+
+def _means(findings: dict[str, dict[str, Group]], draws: Draws) -> dict[str, dict[str, Any]]:
+    """Average AUROC over the same findings in every group, else the averages can't be compared.
+
+    These are the findings that are large enough in all groups, leaving out the groups that are too
+    small for every finding.
+    """
+    names = list(findings[FINDINGS[0]])
+    used = [name for name in names if any(groups[name].values for groups in findings.values())]
+    shared = [groups for groups in findings.values() if all(groups[name].values for name in used)]
+    means = {}
+    for name in names:
+        if shared and name in used:
+            values = np.mean([groups[name].values["auroc"] for groups in shared], axis=0)
+            means[name] = draws.interval(values).entry() | {"findings": len(shared)}
+        else:
+            reason = "too small" if name not in used else "no finding is large enough in all groups"
+            means[name] = Interval(np.nan, reason=reason).entry() | {"findings": 0}
+    return means
+
+
+def _adjust(axes: dict[str, dict[str, Any]]) -> str:
+    """Adjust the p-values of all gaps together, in place, and say how many they are."""
+    gaps = [
+        gap
+        for axis in axes.values()
+        for contrast in axis["gaps"]
+        for metrics in contrast["findings"].values()
+        for gap in metrics.values()
+    ]
+    tested = [gap for gap in gaps if gap["p"] is not None]
+    for gap in gaps:
+        gap["p_holm"] = None
+    for gap, adjusted in zip(tested, holm([gap["p"] for gap in tested]), strict=True):
+        gap["p_holm"] = adjusted
+    return (
+        f"{len(tested)} of {len(gaps)} gaps could be tested, the others are of groups too "
+        f"small, without a threshold or without spread. "
+        f"Without any true gap about {0.05 * len(tested):.0f} of them would have p below 0.05; "
+        f"the Holm p is adjusted for all {len(tested)} (Holm 1979), the intervals are not."
+    )
+
+
+def _shortcut(pairs: Pairs, draws: Draws, finding: str) -> dict[str, Any]:
+    """Hold the model's AUROC against that of the view, on the images whose view is known."""
+    place = FINDINGS.index(finding)
+    view = pairs.about["view"].to_numpy(dtype=object)
+    rows = np.flatnonzero(np.isin(view, ["PA", "AP"]) & ~np.isnan(pairs.labels[:, place]))
+    y = pairs.labels[rows, place]
+    reason = _too_small(y, pairs.patients[rows])
+    if len(set(view[rows])) < 2:
+        reason = "the images with a known view are all of one view, or none"
+    if reason:
+        nothing = Interval(np.nan, reason=reason).entry()
+        return {"view_auroc": nothing, "auroc": nothing, "difference": nothing}
+    by_view = Column(y, (view[rows] == "AP").astype(np.float64), rows)
+    by_model = Column(y, pairs.probabilities[rows, place], rows)
+    of_view, of_model = (_values(column, draws, None)["auroc"] for column in (by_view, by_model))
+    return {
+        "view_auroc": draws.interval(of_view).entry(),
+        "auroc": draws.interval(of_model).entry(),
+        "difference": draws.interval(of_model - of_view).entry(),
+    }

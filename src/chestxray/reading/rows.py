@@ -1,0 +1,160 @@
+"""Rows of predictions on their way to disk: stopped at any moment, gone on with, whole at the end.
+
+    .predictions.csv.part       the table so far
+    .predictions.csv.heatmaps   heatmaps.npy so far
+    .predictions.csv.journal    what they are rows of, then a line whenever they were synced
+
+What the journal names is on the disk. Going on cuts off what was written after its last line, so no
+row is lost or doubled. The files get their names when all rows are there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import IO, Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from chestxray.artifacts import sha256, sync_folder, write_json
+from chestxray.errors import ArtifactError
+from chestxray.evaluation.predictions import COLUMNS
+
+HEATMAPS: Final = "heatmaps.npy"
+_SECONDS_BETWEEN_SYNCS: Final = 1.0
+
+
+class Rows:
+    """The rows of one table, in order; a context that closes the files and keeps what is in them.
+
+    Args:
+        out: the CSV file to be; `heatmaps.npy` and `heatmaps.json` go beside it.
+        plan: what the rows are of: inputs, their order, the model. Rows of another plan are
+            thrown away.
+        shape: of the heatmaps, [N, K, h, w], or None without.
+
+    Attributes:
+        done: rows that are there.
+    """
+
+    def __init__(self, out: Path, plan: str, shape: tuple[int, ...] | None) -> None:
+        self.out = out
+        self._plan = plan
+        names = (out.with_name(f".{out.name}.{part}") for part in ("part", "heatmaps", "journal"))
+        self._table_path, self._maps_path, self._journal_path = names
+        self._header = _npy_header(shape) if shape else b""
+        self._row = math.prod(shape[1:]) * 2 if shape else 0
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = self._locked_journal()
+        self.done, length = self._resumable() or self._begun()
+        self._table = self._opened(self._table_path, length)
+        self._maps = (
+            self._opened(self._maps_path, len(self._header) + self.done * self._row)
+            if shape
+            else None
+        )
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self._table, self._maps, self._journal):
+            if file is not None:
+                file.close()
+
+    def add(self, table: pd.DataFrame, maps: npt.NDArray[np.float16]) -> None:
+        """Add rows: the columns `predictions.COLUMNS`, and heatmaps [n, K, h, w] of these rows."""
+        self._table.write(table[list(COLUMNS)].to_csv(index=False, header=False).encode())
+        if self._maps is not None:
+            self._maps.write(np.ascontiguousarray(maps, dtype="<f2").data)
+        self.done += len(table)
+        if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+            self._sync()
+
+    def finish(self) -> None:
+        """Give the files their names; all rows are there."""
+        self._sync()
+        if self._maps is not None:
+            maps = self.out.with_name(HEATMAPS)
+            self._maps_path.replace(maps)
+            note = {"predictions_sha256": sha256(self._table_path)}
+            write_json(maps.with_suffix(".json"), note)
+        self._table_path.replace(self.out)
+        sync_folder(self.out.parent)
+        self._journal_path.unlink()
+
+    def _sync(self) -> None:
+        for file in (self._table, self._maps):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
+        self._note({"rows": self.done, "bytes": self._table.tell()})
+        self._synced = time.monotonic()
+
+    def _locked_journal(self) -> IO[bytes]:
+        journal = self._journal_path.open("a+b")
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            journal.close()
+            raise ArtifactError(
+                f"another predict is writing {self.out}: wait for it, or give another --out"
+            ) from error
+        return journal
+
+    def _resumable(self) -> tuple[int, int] | None:
+        """Give the rows and bytes of the table that are on the disk for sure, None to begin."""
+        self._journal.seek(0)
+        whole = [
+            line for line in self._journal.read().splitlines(keepends=True) if line[-1:] == b"\n"
+        ]
+        if len(whole) < 2 or json.loads(whole[0]) != {"plan": self._plan}:
+            return None
+        self._journal.truncate(sum(map(len, whole)))
+        last = json.loads(whole[-1])
+        rows, length = int(last["rows"]), int(last["bytes"])
+        wanted = {self._table_path: length}
+        if self._header:
+            wanted[self._maps_path] = len(self._header) + rows * self._row
+        there = all(path.exists() and path.stat().st_size >= n for path, n in wanted.items())
+        return (rows, length) if there else None
+
+    def _begun(self) -> tuple[int, int]:
+        """Make new files without rows."""
+        self._journal.truncate(0)
+        header = (",".join(COLUMNS) + "\n").encode()
+        self._table_path.write_bytes(header)
+        self._maps_path.unlink(missing_ok=True)
+        if self._header:
+            self._maps_path.write_bytes(self._header)
+        self._note({"plan": self._plan})
+        self._note({"rows": 0, "bytes": len(header)})
+        return 0, len(header)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        self._journal.write(json.dumps(entry).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    @staticmethod
+    def _opened(path: Path, length: int) -> IO[bytes]:
+        file = path.open("r+b")
+        file.truncate(length)
+        file.seek(length)
+        return file
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f2", "fortran_order": False, "shape": shape}
+    )
+    return header.getvalue()

@@ -1,0 +1,1 @@
+"""Readings for others: over HTTP with a viewer, and in the PACS."""

@@ -1,0 +1,177 @@
+"""Decodes uploads in processes of their own: a file that kills or hangs one harms no other upload.
+
+What comes back is the radiograph for the reader and, for a screen, the same in 8 bits as a PNG.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.dataset import pixels
+from chestxray.dataset.dicom import Header
+from chestxray.dataset.pixels import Grey
+from chestxray.errors import ImageError, WorkerError
+
+DISPLAY_SIDE: Final = 2048
+_SECONDS_TO_START: Final = 300.0
+_NAME: Final = "upload"
+
+
+class Decoded(NamedTuple):
+    """A decoded upload.
+
+    Attributes:
+        image: uint8 or uint16 [h, w].
+        header: what a DICOM file says of it, None of PNG and JPEG.
+        display: PNG of 8 bits, no side longer than `DISPLAY_SIDE`; empty where not asked for.
+    """
+
+    image: Grey
+    header: Header | None
+    display: bytes
+
+
+class Decoders:
+    """A few decoder processes for many threads.
+
+    Args:
+        count: processes.
+        seconds: a file may take.
+    """
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._all = [_Decoder(seconds) for _ in range(count)]
+        self._free: SimpleQueue[_Decoder] = SimpleQueue()
+        for decoder in self._all:
+            self._free.put(decoder)
+
+    def start(self) -> None:
+        """Start all processes now rather than with the first uploads."""
+        for decoder in self._all:
+            decoder.start()
+
+    def decode(self, data: bytes, display: bool) -> Decoded:
+        """Decode a file's bytes; waits for a free process.
+
+        Raises:
+            ImageError: it does not become a radiograph.
+            WorkerError: no process can be started.
+        """
+        with self._one() as decoder:
+            return decoder.decode(data, display)
+
+    def close(self) -> None:
+        """End the processes, whatever they are at."""
+        for decoder in self._all:
+            decoder.close()
+
+    @contextmanager
+    def _one(self) -> Iterator[_Decoder]:
+        decoder = self._free.get()
+        try:
+            yield decoder
+        finally:
+            self._free.put(decoder)
+
+
+class _Decoder:
+    """One process, started when it is needed and after each mishap."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def decode(self, data: bytes, display: bool) -> Decoded:
+        """See `Decoders.decode`."""
+        pipe = self._pipe or self.start()
+        try:
+            pipe.send((data, display))
+            if pipe.poll(self._seconds):
+                found = pipe.recv()
+                if isinstance(found, Decoded):
+                    return found
+                raise ImageError(_NAME, found)
+            reason = f"decoding took more than {self._seconds:g} s"
+        except (EOFError, OSError):
+            reason = "the decoder died of it"
+        self.close()
+        raise ImageError(_NAME, reason)
+
+    def start(self) -> Connection:
+        """Start the process and wait until it can decode."""
+        spawn = multiprocessing.get_context("spawn")
+        pipe, theirs = spawn.Pipe()
+        process = spawn.Process(target=_work, args=(theirs,), name="decoder", daemon=True)
+        process.start()
+        self._process, self._pipe = process, pipe
+        theirs.close()
+        try:
+            ready = pipe.poll(_SECONDS_TO_START) and pipe.recv()
+        except (EOFError, OSError):
+            ready = False
+        if not ready:
+            self.close()
+            raise WorkerError("a decoder process could not be started (out of memory?)")
+        return pipe
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        if self._process is not None and self._pipe is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+def _work(pipe: Connection) -> None:
+    """Decode what comes through the pipe until it is closed."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    pipe.send(True)
+    while True:
+        try:
+            data, display = pipe.recv()
+        except EOFError:
+            return
+        try:
+            image, header = pixels.read(data)
+        except ImageError as error:
+            pipe.send(error.reason)
+        else:
+            pipe.send(Decoded(image, header, _png(image) if display else b""))
+
+
+def _png(radiograph: Grey) -> bytes:
+    """Make the picture for a screen: smaller where need be, 8 bits by the nominal range."""
+    image: npt.NDArray[Any] = radiograph
+    height, width = image.shape
+    shrink = min(1.0, DISPLAY_SIDE / max(height, width))
+    if shrink < 1:
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    _, png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return bytes(png)
+
+
+def _die_with_parent() -> None:
+    # A decoder that hangs would outlive a parent that was killed.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,155 @@
+"""The ways to a destination: C-STORE and STOW-RS.
+
+A result is delivered when the destination has said so: status 0000, or a warning (Bxxx), which has
+stored it too (PS3.4 table B.2-1); or its UID in ReferencedSOPSequence and nothing in
+FailedSOPSequence (PS3.18 section 10.5.3). It is sent as the bytes that lie in the outbox.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+
+from chestxray.errors import ChestXrayError
+from chestxray.serving.gateway.destinations import StoreSCP, Stow
+from chestxray.serving.gateway.receive import RESULTS
+from chestxray.serving.gateway.transport import client_context
+
+_SECONDS: Final = 30.0
+_CLOSED: Final = frozenset({401, 403, 429, 502, 503, 504})  # says nothing about the result
+
+
+class NotDeliveredError(ChestXrayError):
+    """A destination did not take a result; the message is what it said."""
+
+
+class UnreachableError(NotDeliveredError):
+    """A destination cannot be reached, or takes nothing at all now."""
+
+
+class Link(Protocol):
+    """A way to one destination."""
+
+    def send(self, path: Path) -> None:
+        """Deliver a file.
+
+        Raises:
+            UnreachableError: no result would get through now.
+            NotDeliveredError: this one was not taken.
+            OSError: the file cannot be read.
+        """
+
+    def rest(self) -> None:
+        """Let go of what others wait for, while there is nothing to send."""
+
+    def close(self) -> None:
+        """Let go of all connections."""
+
+
+class StoreLink:
+    """C-STORE, over one association as long as there is something to send."""
+
+    def __init__(self, to: StoreSCP, ae_title: str) -> None:
+        _config.STORE_SEND_CHUNKED_DATASET = True  # bytes as they are, not decoded and encoded
+        self._to = to
+        self._ae = AE(ae_title=ae_title)
+        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = _SECONDS
+        self._ae.connection_timeout = _SECONDS
+        for sop_class in RESULTS:
+            self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        self._association: Association | None = None
+
+    def send(self, path: Path) -> None:
+        """Deliver a file by C-STORE; see `Link.send`."""
+        association = self._associated()
+        try:
+            status = association.send_c_store(path)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            self.rest()
+            raise NotDeliveredError(f"C-STORE was not possible: {error}") from error
+        if "Status" not in status:
+            self.rest()
+            raise NotDeliveredError("the connection was lost before an answer came")
+        if status.Status != 0x0000 and status.Status & 0xF000 != 0xB000:
+            said = status.get("ErrorComment", "")
+            raise NotDeliveredError(f"C-STORE status {status.Status:04X} {said}".strip())
+
+    def rest(self) -> None:
+        """Release the association."""
+        if self._association is not None and self._association.is_established:
+            self._association.release()
+        self._association = None
+
+    def close(self) -> None:
+        """Release the association."""
+        self.rest()
+
+    def _associated(self) -> Association:
+        if self._association is None or not self._association.is_established:
+            to = self._to
+            tls = (client_context(to.tls), to.host) if to.tls else None
+            found = self._ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
+            if not found.is_established:
+                why = "was rejected" if found.is_rejected else "could not be opened"
+                where = f"{to.ae_title} at {to.host}:{to.port}"
+                raise UnreachableError(f"the association with {where} {why}")
+            self._association = found
+        return self._association
+
+
+class StowLink:
+    """STOW-RS, one instance a request."""
+
+    def __init__(self, to: Stow) -> None:
+        self._url = to.url.rstrip("/") + "/studies"
+        self._client = httpx.Client(
+            headers={"Accept": "application/dicom+json", **to.headers}, timeout=_SECONDS
+        )
+
+    def send(self, path: Path) -> None:
+        """Deliver a file by STOW-RS; see `Link.send`."""
+        mark = uuid.uuid4().hex
+        head = f"--{mark}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + path.read_bytes() + f"\r\n--{mark}--\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary={mark}'
+        try:
+            answer = self._client.post(self._url, content=body, headers={"Content-Type": kind})
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise UnreachableError(f"{self._url}: {error}") from error
+        except httpx.HTTPError as error:
+            raise NotDeliveredError(f"{self._url}: {error}") from error
+        if answer.status_code in _CLOSED:
+            raise UnreachableError(f"{self._url} answered {answer.status_code}")
+        _check_stored(answer, path.stem)
+
+    def rest(self) -> None:
+        """Keep the connection; the pool closes idle ones."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _check_stored(answer: httpx.Response, uid: str) -> None:
+    """Believe the body, not the status: 202 says that some instances were stored, not which."""
+    try:
+        said = Dataset.from_json(answer.text)
+        stored = {
+            str(item.ReferencedSOPInstanceUID) for item in said.get("ReferencedSOPSequence", [])
+        }
+        failed = [item.get("FailureReason", 0) for item in said.get("FailedSOPSequence", [])]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = f"the server answered {answer.status_code} and no DICOM JSON"
+        raise NotDeliveredError(why) from error
+    if failed or uid not in stored:
+        reasons = ", ".join(f"{reason:04X}" for reason in failed) or "none given"
+        raise NotDeliveredError(
+            f"the server answered {answer.status_code} and did not store it, reason {reasons}"
+        )

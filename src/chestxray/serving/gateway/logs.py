@@ -1,0 +1,41 @@
+"""A JSON object a line on standard error, without name, number or birth date of any patient.
+
+Only our own messages are quoted, which name UIDs and AE titles at most. Of other packages' records
+the place alone is told: pydicom quotes values of the file that it complains about.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import Final
+
+_FIELDS: Final = ("event", "uid", "source", "destination", "seconds")
+
+
+class JSONLines(logging.Formatter):
+    """Formats a record as JSON; only fields that are meant to be logged get in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give one line."""
+        ours = record.name.startswith("chestxray.")
+        place = f"{record.name}:{record.lineno} has something to say"
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "process": record.processName,
+            "pid": record.process,
+            "message": record.getMessage() if ours else place,
+        }
+        line |= {key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None}
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up() -> None:
+    """Send our records of level INFO and above to standard error, and others' errors."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONLines())
+    logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
+    logging.getLogger("chestxray").setLevel(logging.INFO)
+    warnings.simplefilter("ignore")

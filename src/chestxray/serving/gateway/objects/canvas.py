@@ -1,0 +1,112 @@
+"""Text, boxes and pictures on one RGB image, by Pillow and DejaVu Sans.
+
+The font is the one that matplotlib ships, so a picture looks the same on every machine.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+DARK: Final = "#101114"
+PANEL: Final = "#1b1d22"
+INK: Final = "#f2f2f2"
+DIM: Final = "#a9adb5"
+ALERT: Final = "#ffc24a"
+
+_FONTS: Final = Path(mpl.get_data_path()) / "fonts" / "ttf"
+
+
+class Style(NamedTuple):
+    """How text looks: height of the font in pixels, colour, weight."""
+
+    size: int
+    colour: str = INK
+    bold: bool = False
+
+
+class Canvas:
+    """An image to draw on; positions are pixels from its top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._image = Image.new("RGB", (width, height), DARK)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Give RGB uint8 [h, w, 3]."""
+        return np.asarray(self._image)
+
+    def picture(self, at: tuple[int, int], picture: npt.NDArray[np.uint8]) -> None:
+        """Lay an RGB picture [h, w, 3] on."""
+        self._image.paste(Image.fromarray(picture), at)
+
+    def box(self, at: tuple[int, int], size: tuple[int, int], colour: str) -> None:
+        """Fill a rectangle of a width and a height."""
+        left, top = at
+        self._draw.rectangle((left, top, left + size[0] - 1, top + size[1] - 1), fill=colour)
+
+    def text(self, at: tuple[int, int], text: str, style: Style, anchor: str = "ls") -> None:
+        """Write a line; `anchor` is Pillow's, by default left on the baseline."""
+        self._draw.text(at, text, fill=style.colour, font=_font(style), anchor=anchor)
+
+    def paragraph(
+        self, at: tuple[int, int], width: int, text: str, style: Style, most: int = 99
+    ) -> int:
+        """Write text in lines of a greatest width.
+
+        Args:
+            at: left edge and first baseline.
+            width: pixels.
+            text: to write.
+            style: of it.
+            most: lines; an ellipsis ends what does not fit.
+
+        Returns:
+            The baseline of the line after.
+        """
+        left, baseline = at
+        for line in wrapped(text, width, style, most):
+            self.text((left, baseline), line, style)
+            baseline += round(1.35 * style.size)
+        return baseline
+
+
+def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
+    """Break text into at most `most` lines that fit a width, words that are too long as well."""
+    rows = [""]
+    for word in text.split():
+        pieces = _broken(word, width, style)
+        for piece in pieces:
+            longer = f"{rows[-1]} {piece}".strip()
+            if _width(longer, style) <= width:
+                rows[-1] = longer
+            else:
+                rows.append(piece)
+    if len(rows) <= most:
+        return rows
+    return [*rows[: most - 1], f"{rows[most - 1][:-2]}…"]
+
+
+def _broken(word: str, width: int, style: Style) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if _width(pieces[-1] + letter, style) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _width(text: str, style: Style) -> float:
+    return _font(style).getlength(text)
+
+
+@cache
+def _font(style: Style) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if style.bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(_FONTS / name, style.size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,146 @@
+"""The supervisor: keeps receiver, workers and a sender a destination alive.
+
+It only watches. A process that ends unasked is started again, later each time it dies young. On
+SIGTERM or SIGINT all are told to end: the receiver takes no more associations, the others finish
+what they hold, and what is left waits in the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from typing import Final
+
+from chestxray.errors import ConfigError
+from chestxray.serving.gateway import processes, transport
+from chestxray.serving.gateway.config import Config
+from chestxray.serving.gateway.destinations import StoreSCP
+from chestxray.serving.gateway.store import Store
+
+_PATIENCE: Final = 60.0
+_YOUNG_SECONDS: Final = 5.0
+_LONGEST_WAIT: Final = 30.0
+_log = logging.getLogger(__name__)
+
+
+def check(config: Config, bundle: Path) -> str:
+    """Try what would end each process at its start; the identity of the model.
+
+    Raises:
+        ConfigError: an address is taken or not ours, or a certificate cannot be read.
+        BundleError: the bundle cannot be used.
+        OSError: the state folder cannot be written.
+    """
+    receive, metrics = config.receive, config.metrics
+    _try(
+        f"receive: {receive.host}:{receive.port}", transport.check_free, receive.host, receive.port
+    )
+    if metrics is not None:
+        _try(
+            f"metrics: {metrics.host}:{metrics.port}",
+            transport.check_free,
+            metrics.host,
+            metrics.port,
+        )
+    if receive.tls is not None:
+        _try("receive.tls", transport.server_context, receive.tls)
+    for to in config.destinations:
+        if isinstance(to, StoreSCP) and to.tls is not None:
+            _try(f"destinations.{to.name}.tls", transport.client_context, to.tls)
+    Store(config.state).close()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(processes.identity, bundle).result()
+
+
+def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
+    try:
+        attempt(*arguments)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+@dataclass
+class Job:
+    """One process of the gateway and how it does.
+
+    Attributes:
+        started: when, seconds of the monotonic clock.
+        deaths: how often it died young, one after the other.
+        due: when it may be started again.
+    """
+
+    name: str
+    target: Callable[..., None]
+    arguments: tuple[object, ...]
+    process: SpawnProcess | None = None
+    started: float = 0.0
+    deaths: int = 0
+    due: float = 0.0
+
+
+class Gateway:
+    """All processes; `run` returns when it was told to stop."""
+
+    def __init__(self, config: Config, bundle: Path) -> None:
+        self._context: SpawnContext = multiprocessing.get_context("spawn")
+        self._stop = threading.Event()
+        self._jobs = [
+            Job("receiver", processes.receiving, (config,)),
+            *(
+                Job(f"worker-{number}", processes.working, (config, bundle, number))
+                for number in range(config.read.workers)
+            ),
+            *(
+                Job(f"sender-{to.name}", processes.sending, (config, to))
+                for to in config.destinations
+            ),
+        ]
+
+    def run(self) -> None:
+        """Start all and keep them alive until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        while not self._stop.wait(0.2):
+            for job in self._jobs:
+                self._keep_alive(job)
+        _log.info("stopping", extra={"event": "stopping"})
+        self._wind_down()
+
+    def _keep_alive(self, job: Job) -> None:
+        now = time.monotonic()
+        if job.process is not None and job.process.is_alive():
+            return
+        if job.process is not None:
+            code = job.process.exitcode
+            _log.error("%s ended with %s", job.name, code, extra={"event": "process-died"})
+            job.deaths = job.deaths + 1 if now - job.started < _YOUNG_SECONDS else 0
+            job.due = now + min(_LONGEST_WAIT, 0.1 * 2 ** min(job.deaths, 10))
+            job.process.close()
+            job.process = None
+        if now >= job.due:
+            job.process = self._context.Process(
+                target=job.target, args=job.arguments, name=job.name, daemon=True
+            )
+            job.process.start()
+            job.started = now
+
+    def _wind_down(self) -> None:
+        """Tell everyone, and wait until they finished what they hold."""
+        alive = [job.process for job in self._jobs if job.process is not None]
+        for process in alive:
+            process.terminate()
+        end = time.monotonic() + _PATIENCE
+        for process in alive:
+            process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                _log.error("%s did not stop", process.name, extra={"event": "process-killed"})
+                process.kill()

@@ -1,0 +1,133 @@
+"""What every request passes: the token, the headers for browsers, the log, the figures.
+
+The log names the route and the status, never a path as sent, a file or anything of a patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import traceback
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chestxray.serving.metrics import Metrics
+from chestxray.serving.problems import Problem
+
+_GUARDED: Final = ("/v1/", "/metrics")
+_LINGER_SECONDS: Final = 2.0
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Middleware around the whole application.
+
+    Args:
+        app: what is guarded.
+        token: to be shown for all but the viewer's own files and the health checks; None for none.
+        metrics: that requests are counted in.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        start = time.monotonic()
+        try:
+            if self._allowed(scope):
+                await self._app(scope, exchange.receive, exchange.send)
+            else:
+                await _refuse(exchange)
+        except Exception as error:  # noqa: BLE001 (a message may quote what a file says: not logged)
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s\n%s", type(error).__name__, frames)
+            await _fail(exchange)
+        seconds = time.monotonic() - start
+        route = getattr(scope.get("route"), "path", "") or "other"
+        self._metrics.requests.labels(route, str(exchange.status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        _log.info("%s %s %s %.3f s", scope["method"], route, exchange.status, seconds)
+
+    def _allowed(self, scope: Scope) -> bool:
+        if self._token is None or not scope["path"].startswith(_GUARDED):
+            return True
+        scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+        right = hmac.compare_digest(shown.strip().encode(), self._token)
+        return scheme.lower() == "bearer" and right
+
+
+class _Exchange:
+    """One request and its answer on their way through."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.status: int | None = None
+        self._receive = receive
+        self._send = send
+        self._whole = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers[name] = value
+            fixed = self.scope["path"].startswith("/static/")
+            headers.setdefault("Cache-Control", "no-cache" if fixed else "no-store")
+            if message["status"] >= 400:
+                await self._drain()
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        """Throw away what still comes: many clients see no answer before they have sent it all."""
+        if self._whole or "expect" in Headers(scope=self.scope):
+            return
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while not self._whole:
+                    await self.receive()
+        except TimeoutError:
+            pass
+
+
+async def _refuse(exchange: _Exchange) -> None:
+    problem = Problem(code="token", sentence="Show the token: `Authorization: Bearer TOKEN`.")
+    answer = JSONResponse(problem.model_dump(), 401, {"WWW-Authenticate": "Bearer"})
+    await answer(exchange.scope, exchange.receive, exchange.send)
+
+
+async def _fail(exchange: _Exchange) -> None:
+    if exchange.status is None:
+        problem = Problem(code="internal", sentence="The service failed; its log says where.")
+        await JSONResponse(problem.model_dump(), 500)(
+            exchange.scope, exchange.receive, exchange.send
+        )

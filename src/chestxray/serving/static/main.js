@@ -1,0 +1,270 @@
+// Puts the viewer together: films, stage, findings, heatmap, keyboard.
+
+import * as api from "./api.js";
+import { Films, greyOf } from "./films.js";
+import { Findings, place } from "./findings.js";
+import { INFERNO } from "./inferno.js";
+import { Stage } from "./stage.js";
+import { label, summary } from "./words.js";
+
+const by = (id) => document.getElementById(id);
+let card = null;
+let heatOn = true;
+let shown = null; // the film whose picture is on the stage
+
+const stage = new Stage(by("stage"), readout);
+const findings = new Findings(by("findings"), showHeat);
+const films = new Films(by("list"), withToken(api.read), announce, show);
+
+function readout({ width, level, zoom }) {
+  by("readout").textContent = stage.film
+    ? `W ${Math.round(width)}  L ${Math.round(level)}  ${Math.round(100 * zoom)} %`
+    : "";
+}
+
+// Shows the chosen film in whatever state it is.
+async function show(film) {
+  by("empty").hidden = Boolean(film);
+  showReading(film);
+  if (film?.picture !== shown) {
+    shown = film?.picture ?? null;
+    const picture = shown;
+    const grey = picture && (await greyOf(picture));
+    if (picture !== shown) return; // another film was chosen meanwhile
+    stage.show(picture && { grey, width: picture.width, height: picture.height });
+    press("invert", false);
+  }
+  by("stage").setAttribute("aria-label", film ? `Radiograph ${film.name}` : "Radiograph");
+  showHeat();
+}
+
+function showReading(film) {
+  const reading = film?.reading;
+  const failed = film?.state === "unread";
+  by("result").hidden = !reading;
+  by("waiting").hidden = Boolean(reading) || failed;
+  by("waiting").textContent = film ? `${film.name} is being read …` : "No film is chosen.";
+  by("refusal").hidden = !failed;
+  by("frame").dataset.failed = failed;
+  by("warnings").replaceChildren(...(reading?.warnings ?? []).filter(ofFilm).map(warning));
+  if (reading) {
+    findings.show(reading, card);
+    const called = reading.findings.filter((row) => row.called).length;
+    by("count").textContent = `${called} of ${reading.findings.length} called`;
+  }
+  if (failed) by("refusal").replaceChildren(...refusal(film.problem));
+}
+
+// The model's own warnings stand in its card, but for those that no one may miss.
+function ofFilm(notice) {
+  const known = card.warnings.some((each) => each.sentence === notice.sentence);
+  return !known || !card.findings.some(({ finding }) => notice.sentence.startsWith(finding));
+}
+
+function warning(notice) {
+  const box = element("p", "warning", "");
+  box.append(element("strong", "", "Warning"), ` ${sentence(notice.sentence)}`);
+  return box;
+}
+
+function refusal(problem) {
+  const refused = problem.code === "refused";
+  const parts = [element("h2", "", refused ? "Refused: this film is not read" : "Not read")];
+  const reasons = problem.notices.length ? problem.notices : [{ sentence: problem.message }];
+  const list = element("ul", "", "");
+  for (const each of reasons) list.append(element("li", "", sentence(each.sentence)));
+  parts.push(list, element("p", "quiet", "No probabilities are given."));
+  return parts;
+}
+
+function showHeat() {
+  const reading = films.current?.reading;
+  const map = reading?.heatmaps.maps[findings.finding];
+  stage.heat(heatOn && map ? map : null);
+  by("heat").inert = !map;
+  by("heat-of").textContent = map ? `Heatmap: ${label(findings.finding)}` : "Heatmap";
+  const peak = map ? Math.max(...map.flat()) : 0;
+  by("heat-note").textContent =
+    (map ? `Peak ${peak.toFixed(2)}${peak < 0.05 ? ", next to nothing to see" : ""}. ` : "") +
+    "Evidence × probability, one scale for all films and findings.";
+}
+
+function announce(film) {
+  if (film.state === "read") by("status").textContent = summary(film.name, film.reading);
+  if (film.state === "unread") {
+    by("status").textContent = `${film.name} is not read: ${film.problem.message}`;
+  }
+}
+
+function press(id, on) {
+  by(id).setAttribute("aria-pressed", on);
+}
+
+function setHeat(on) {
+  heatOn = on;
+  press("heat-on", on);
+  showHeat();
+}
+
+function setOpacity(value) {
+  const per = Math.min(100, Math.max(0, value));
+  by("opacity").value = per;
+  by("opacity-value").textContent = `${per} %`;
+  stage.set({ opacity: per / 100 });
+}
+
+function setTool(tool) {
+  stage.tool = tool;
+  by("stage").dataset.tool = tool;
+  press("tool-window", tool === "window");
+  press("tool-pan", tool === "pan");
+}
+
+function invert() {
+  stage.set({ invert: !stage.look.invert });
+  press("invert", stage.look.invert);
+}
+
+function reset() {
+  stage.reset();
+  press("invert", false);
+}
+
+function addFiles(files) {
+  for (const file of files) films.add(file, file.name);
+  by("examples").open = by("examples").open && !films.films.length;
+}
+
+const ACTIONS = {
+  o: () => by("file").click(),
+  "[": () => films.step(-1),
+  "]": () => films.step(1),
+  h: () => setHeat(!heatOn),
+  ",": () => setOpacity(Number(by("opacity").value) - 5),
+  ".": () => setOpacity(Number(by("opacity").value) + 5),
+  w: () => setTool("window"),
+  p: () => setTool("pan"),
+  "+": () => stage.scale(1.25),
+  "=": () => stage.scale(1.25),
+  "-": () => stage.scale(0.8),
+  f: () => stage.fit(),
+  1: () => stage.film && stage.scale(1 / stage.zoom),
+  i: invert,
+  r: reset,
+  "?": () => by("help").showModal(),
+};
+const BUTTONS = {
+  open: "o", "heat-on": "h", "tool-window": "w", "tool-pan": "p", "zoom-in": "+", "zoom-out": "-",
+  fit: "f", actual: "1", invert: "i", reset: "r", shortcuts: "?",
+};
+
+for (const [id, key] of Object.entries(BUTTONS)) by(id).addEventListener("click", ACTIONS[key]);
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input:not([type=range])") || document.querySelector("dialog[open]");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  ACTIONS[event.key.toLowerCase()]?.();
+});
+by("opacity").addEventListener("input", (event) => setOpacity(Number(event.target.value)));
+by("file").addEventListener("change", (event) => {
+  addFiles(event.target.files);
+  event.target.value = "";
+});
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    document.body.dataset.drop = kind === "dragenter" || kind === "dragover";
+    if (kind === "drop") addFiles(event.dataTransfer.files);
+  });
+}
+
+// Wraps a call so that it asks for the token where the server does.
+function withToken(call) {
+  return async (...given) => {
+    for (;;) {
+      try {
+        return await call(...given);
+      } catch (problem) {
+        if (problem.code !== "token") throw problem;
+        await askToken();
+      }
+    }
+  };
+}
+
+let asking = null;
+function askToken() {
+  asking ??= new Promise((done) => {
+    const dialog = by("token");
+    dialog.addEventListener("close", () => {
+      api.setToken(by("token-value").value.trim());
+      asking = null;
+      done();
+    }, { once: true });
+    dialog.showModal();
+  });
+  return asking;
+}
+
+function element(tag, kind, text) {
+  const made = document.createElement(tag);
+  made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+function showCard() {
+  const { trained_on: from } = card;
+  const learnt = `${from.train_images} films of ${from.train_patients} patients`;
+  by("model").textContent = `${card.identity} · trained on ${from.source}, ${learnt}`;
+  by("model").title = by("model").textContent;
+  const facts = {
+    Model: card.identity,
+    "Trained on": `${from.source} (${from.generation} labels), ${learnt}`,
+    Split: `${from.split}, ${from.split_sha256.slice(0, 12)}`,
+    Recipe: from.recipe,
+    "Read by": `${card.engine}, at ${card.input_size} × ${card.input_size} pixels`,
+    Heatmaps: card.heat_scale,
+    Notice: card.notice,
+  };
+  const rows = Object.entries(facts).map(([name, fact]) => {
+    const row = document.createElement("div");
+    row.append(element("dt", "", name), element("dd", "", fact));
+    return row;
+  });
+  rows.push(...card.warnings.map((notice) => {
+    const row = document.createElement("div");
+    row.append(element("dt", "", "Warning"), element("dd", "", sentence(notice.sentence)));
+    return row;
+  }));
+  by("about").querySelector("dl").replaceChildren(...rows);
+}
+
+async function showExamples() {
+  const all = await withToken(api.examples)();
+  by("examples").querySelector("div").replaceChildren(...all.map(({ name, findings: drawn }) => {
+    const title = drawn.length ? drawn.map(label).join(", ") : "No finding";
+    const button = element("button", "", title);
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      films.choose(films.add(await withToken(api.example)(name), `Phantom: ${title}`));
+    });
+    return button;
+  }));
+}
+
+const stops = Array.from({ length: 17 }, (_, i) => {
+  const at = Math.min(255, i * 16);
+  return `rgb(${INFERNO.slice(3 * at, 3 * at + 3).join(" ")})`;
+});
+by("bar").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+const ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1];
+[...by("axis").children].forEach((tick, i) => (tick.style.left = `${place(ticks[i])}%`));
+setTool("window");
+by("heat").inert = true;
+card = await withToken(api.model)();
+showCard();
+await showExamples();

@@ -1,0 +1,141 @@
+"""One image out of a multipart body, in memory alone and never more of it than is allowed.
+
+Starlette's own parser would write larger parts to temporary files. Names of files, and fields other
+than `file`, are not even looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from chestxray.serving.problems import ProblemError
+from chestxray.serving.settings import Limits
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+FIELD: Final = "file"
+_KINDS: Final = (
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (128, b"DICM", "DICOM"),
+)
+
+
+async def upload(request: Request, limits: Limits) -> tuple[bytes, str]:
+    """Read the body of a request.
+
+    Returns:
+        The image file's bytes, and its format: PNG, JPEG or DICOM.
+
+    Raises:
+        ProblemError: no multipart body (415), a broken one (400), none or several files (422),
+            too large (413), too slow (408), or neither PNG, JPEG nor DICOM (415).
+    """
+    form = _Form(_boundary(request))
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            await _feed(form, request, limits.upload_bytes)
+    except TimeoutError as error:
+        raise ProblemError(
+            408, "slow", f"The upload took more than {limits.upload_seconds:g} s."
+        ) from error
+    except FormParserError as error:
+        raise ProblemError(400, "broken-form", "The multipart body is broken.") from error
+    except ClientDisconnect as error:
+        raise ProblemError(
+            400, "gone", "The client left before the upload was complete."
+        ) from error
+    data = form.file()
+    return data, _kind(data)
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data" or not boundary:
+        raise ProblemError(
+            415,
+            "not-a-form",
+            f"Send multipart/form-data with the image in the field {FIELD!r}, such as "
+            f"`curl -F {FIELD}=@film.dcm`.",
+        )
+    return boundary
+
+
+async def _feed(form: _Form, request: Request, most: int) -> None:
+    too_large = ProblemError(413, "too-large", f"More than {most / 2**20:g} MB are not read.")
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > most:
+            raise too_large
+        form.parser.write(chunk)
+    form.parser.finalize()
+
+
+def _kind(data: bytes) -> str:
+    for offset, magic, kind in _KINDS:
+        if data.startswith(magic, offset):
+            return kind
+    raise ProblemError(415, "kind", "The file is neither PNG, JPEG nor DICOM.")
+
+
+class _Form:
+    """Keeps the parts whose field is `file`."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._files: list[bytearray] = []
+        self._name = self._value = b""
+        self._wanted = False
+        self._whole = False
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+        self.parser = MultipartParser(boundary, callbacks)
+
+    def file(self) -> bytes:
+        """Give the one file."""
+        if not self._whole:
+            raise ProblemError(400, "broken-form", "The multipart body ends too early.")
+        if len(self._files) != 1:
+            raise ProblemError(
+                422, "one-file", f"Send one image in the field {FIELD!r}, not {len(self._files)}."
+            )
+        return bytes(self._files.pop())
+
+    def _begin(self) -> None:
+        self._wanted = False
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            self._wanted = options.get(b"name") == FIELD.encode()
+            if self._wanted:
+                self._files.append(bytearray())
+        self._name = self._value = b""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self._files[-1] += data[start:end]
+
+    def _end(self) -> None:
+        self._whole = True

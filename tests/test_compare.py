@@ -1,0 +1,300 @@
+"""Two models side by side: a planted difference is found, no other is, nothing is left unsaid."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from chestxray.errors import PredictionsError
+from chestxray.evaluation import compare_delong, predictions
+from chestxray.evaluation.compare import Paired, compare, sentence
+from chestxray.evaluation.delong import difference
+from chestxray.evaluation.intervals import Draws
+from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.weighted import Column
+from chestxray.findings import FINDINGS
+
+IMAGES, EACH = 600, 3  # images, and how many a patient has
+NAMES = [f"{i // EACH + 1:08d}_{i % EACH:03d}.png" for i in range(IMAGES)]
+
+
+def population(seed: int = 0) -> Labels:
+    """Images of one part, Hernia in none of them."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((IMAGES, len(FINDINGS))) < 0.25).astype(float)
+    labels[:, FINDINGS.index("Hernia")] = 0
+    rows = pd.DataFrame(labels, columns=list(FINDINGS), index=pd.Index(NAMES, name="image"))
+    rows["patient"] = np.arange(IMAGES) // EACH + 1
+    return Labels("planted", "v2020", rows.assign(split="test"), None, split_name="official")
+
+
+TRUTH = population()
+
+
+def model(skill: float, seed: int, shared: float = 1.0) -> pd.DataFrame:
+    """A model that sees labels through noise, a part of which all models share."""
+    y = TRUTH.rows[list(FINDINGS)].to_numpy()
+    common = np.random.default_rng(99).normal(size=y.shape)
+    own = np.random.default_rng(seed).normal(size=y.shape)
+    logits = skill * y + shared * common + (1 - shared**2) ** 0.5 * own
+    return predictions.table(NAMES, 1 / (1 + np.exp(-logits)))
+
+
+def written(folder: Path, **models: pd.DataFrame) -> list[Path]:
+    for name, table in models.items():
+        predictions.write(folder / f"{name}.csv", table)
+    return [folder / f"{name}.csv" for name in models]
+
+
+def test_the_difference_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    tables = {"a": model(1.0, 1, 0.8), "b": model(1.2, 2, 0.8)}
+    result = compare(*written(tmp_path, **tables), TRUTH, resamples=20)
+    expected = []
+    for finding in FINDINGS[:-1]:
+        y = TRUTH.rows[finding]
+        a, b = (roc_auc_score(y, table[f"prob_{finding}"]) for table in tables.values())
+        entry = result["findings"][finding]
+        assert entry["difference"]["value"] == pytest.approx(b - a, abs=1e-12)
+        assert entry["delong"]["difference"] == pytest.approx(b - a, abs=1e-12)
+        assert (entry["a"]["value"], entry["b"]["value"]) == pytest.approx((a, b), abs=1e-12)
+        expected.append(b - a)
+    for value in (result["mean"]["difference"]["value"], result["mean"]["delong"]["difference"]):
+        assert value == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_a_better_model_is_found_and_turned_around_it_is_worse(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.7), b=model(1.5, 2, 0.7))
+    better, worse = compare(a, b, TRUTH), compare(b, a, TRUTH)
+    assert better["sentence"].startswith("B is better than A: mean AUROC of A 0.7")
+    assert worse["sentence"].startswith("B is worse than A")
+    assert better["mean"]["delong"]["p"] < 1e-6
+    assert better["mean"]["p"] < 1e-6
+    forth, back = better["mean"]["difference"], worse["mean"]["difference"]
+    assert (forth["low"], forth["high"]) == pytest.approx((-back["high"], -back["low"]))
+    assert sum(better["findings"][f]["p_holm"] < 0.05 for f in FINDINGS[:-1]) > 5
+
+
+def test_equally_good_models_are_not_told_apart(tmp_path: Path) -> None:
+    result = compare(*written(tmp_path, a=model(1.0, 1, 0.7), b=model(1.0, 2, 0.7)), TRUTH)
+    assert result["sentence"].startswith("A and B can't be told apart")
+    assert result["mean"]["difference"]["low"] < 0 < result["mean"]["difference"]["high"]
+    assert min(result["findings"][f]["p_holm"] for f in FINDINGS[:-1]) > 0.05
+
+
+def test_a_finding_made_better_alone_is_the_one_found(tmp_path: Path) -> None:
+    a = model(1.0, 1, 0.9)
+    b = a.assign(prob_Mass=model(2.0, 2, 0.9)["prob_Mass"])
+    findings = compare(*written(tmp_path, a=a, b=b), TRUTH)["findings"]
+    assert findings["Mass"]["p_holm"] < 0.001
+    assert findings["Mass"]["difference"]["low"] > 0
+    assert findings["Nodule"]["difference"]["value"] == 0
+    assert findings["Nodule"]["p"] is None
+
+
+def test_the_same_predictions_differ_by_exactly_0(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1), b=model(1.0, 1))
+    result = compare(a, b, TRUTH)
+    for entry in (result["mean"], result["findings"]["Mass"]):
+        assert [entry["difference"][key] for key in ("value", "low", "high")] == [0, 0, 0]
+        assert entry["delong"] == {"difference": 0, "low": 0, "high": 0, "p": 1}
+    assert result["sentence"].startswith("A and B rank the images alike")
+
+
+def test_another_calibration_of_the_same_model_ranks_alike(tmp_path: Path) -> None:
+    a = model(1.0, 1)
+    b = a.assign(**{column: a[column] ** 2 for column in predictions.PROBABILITIES})
+    result = compare(*written(tmp_path, a=a, b=b), TRUTH, resamples=50)
+    assert result["sentence"].startswith("A and B rank the images alike")
+
+
+def test_pairing_makes_the_interval_narrower(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.95), b=model(1.1, 2, 0.95))
+    mass = compare(a, b, TRUTH)["findings"]["Mass"]
+    paired = mass["difference"]["high"] - mass["difference"]["low"]
+    pair = Paired.read(a, b, TRUTH)
+    k = FINDINGS.index("Mass")
+    unpaired = []
+    for seed, p in enumerate((pair.a, pair.b)):
+        column = Column(pair.labels[:, k], p[:, k])
+        draws = Draws.of(pair.patients, seed=seed)
+        unpaired.append(draws.apply(column.ranking, column.rows)[:, 0])
+    apart = draws.interval(unpaired[1] - unpaired[0])
+    assert paired < 0.6 * (apart.high - apart.low)
+
+
+def test_holm_is_closed_testing_with_bonferroni(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.7), b=model(1.15, 2, 0.7))
+    findings = compare(a, b, TRUTH)["findings"]
+    p = [findings[finding]["p"] for finding in FINDINGS[:-1]]
+    assert findings["Hernia"]["p_holm"] is None
+    for place, finding in enumerate(FINDINGS[:-1]):
+        others = p[:place] + p[place + 1 :]
+        worst = max(
+            (1 + size) * min(p[place], *chosen)
+            for size in range(1, 13)
+            for chosen in itertools.combinations(others, size)
+        )
+        assert findings[finding]["p_holm"] == pytest.approx(min(1, max(worst, p[place])))
+
+
+def test_delong_and_bootstrap_agree_on_the_spread(tmp_path: Path) -> None:
+    result = compare(*written(tmp_path, a=model(1.0, 1, 0.8), b=model(1.2, 2, 0.8)), TRUTH)
+    for entry in (result["mean"], *(result["findings"][f] for f in FINDINGS[:-1])):
+        bootstrap = entry["difference"]["high"] - entry["difference"]["low"]
+        assert entry["delong"]["high"] - entry["delong"]["low"] == pytest.approx(
+            bootstrap, rel=0.15
+        )
+
+
+def clustered(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Labels, two equally good models, and patients whose images go wrong together."""
+    patients = np.repeat(np.arange(60), 4)
+    ill = np.repeat(rng.random((60, 3)) < 0.4, 4, axis=0)
+    labels = (ill ^ (rng.random(ill.shape) < 0.1)).astype(float)
+    models = [
+        labels + np.repeat(rng.normal(size=(60, 3)), 4, axis=0) + 0.3 * rng.normal(size=ill.shape)
+        for _ in range(2)
+    ]
+    return labels, *models, patients
+
+
+def test_the_mean_s_variance_is_that_of_leaving_out_each_patient() -> None:
+    labels, a, b, patients = clustered(np.random.default_rng(0))
+    found = compare_delong.of_mean(labels, a, b, patients)
+    left = []
+    for patient in range(60):
+        keep = patients != patient
+        aurocs = [
+            roc_auc_score(labels[keep, k], b[keep, k]) - roc_auc_score(labels[keep, k], a[keep, k])
+            for k in range(3)
+        ]
+        left.append(np.mean(aurocs))
+    jackknife = (59 / 60 * np.sum((np.array(left) - np.mean(left)) ** 2)) ** 0.5
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * jackknife, rel=0.05)
+
+
+def test_the_mean_over_one_finding_is_that_finding() -> None:
+    labels, a, b, patients = clustered(np.random.default_rng(1))
+    alone = compare_delong.of_mean(labels[:, :1], a[:, :1], b[:, :1], patients)
+    plain = difference(labels[:, 0], b[:, 0], a[:, 0], patients)
+    assert alone["difference"] == pytest.approx(plain.value, abs=1e-12)
+    assert alone["low"] == pytest.approx(plain.interval[0], abs=0.05 * plain.variance**0.5)
+
+
+def test_equal_models_are_called_different_one_time_in_twenty_and_by_image_far_more_often() -> None:
+    rng = np.random.default_rng(0)
+    by_patient, by_image = [], []
+    for _ in range(300):
+        labels, a, b, patients = clustered(rng)
+        by_patient.append(compare_delong.of_mean(labels, a, b, patients)["p"])
+        images = np.arange(len(patients))
+        by_image.append(compare_delong.of_mean(labels, a, b, images)["p"])
+    assert 0.02 < np.mean(np.array(by_patient) < 0.05) < 0.09
+    assert np.mean(np.array(by_image) < 0.05) > 0.2
+
+
+def test_images_of_one_table_alone_are_counted_and_left_out_of_both(tmp_path: Path) -> None:
+    a, b = model(1.0, 1, 0.8), model(1.2, 2, 0.8)
+    b.loc[10:14, "status"] = "error"
+    b.loc[10:14, list(predictions.PROBABILITIES)] = np.nan
+    result = compare(*written(tmp_path, a=a[3:-1], b=b[:-1]), TRUTH, resamples=20)
+    assert (result["images"], result["only_a"], result["only_b"]) == (IMAGES - 9, 5, 3)
+    assert result["neither"] == 1
+    kept = pd.concat([a[3:10], a[15:-1]])
+    alone = roc_auc_score(TRUTH.rows.loc[kept["Image Index"], "Mass"], kept["prob_Mass"])
+    assert result["findings"]["Mass"]["a"]["value"] == pytest.approx(alone, abs=1e-12)
+
+
+def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
+    a, b = model(1.0, 1, 0.8), model(1.2, 2, 0.8)
+    straight = compare(*written(tmp_path, a=a, b=b), TRUTH, resamples=50)
+    shuffled = {"a": a, "b": b.sample(frac=1, random_state=0)}
+    assert compare(*written(tmp_path, **shuffled), TRUTH, resamples=50) == straight
+
+
+def test_what_is_undefined_is_null_with_the_reason_and_not_in_the_mean(tmp_path: Path) -> None:
+    paths = written(tmp_path, a=model(1.0, 1, 0.8), b=model(1.2, 2, 0.8))
+    result = compare(*paths, TRUTH, resamples=20)
+    hernia = result["findings"]["Hernia"]
+    assert hernia["difference"] == hernia["a"] | {"reason": "no positives"}
+    assert hernia["difference"]["value"] is hernia["p"] is hernia["delong"]["p"] is None
+    assert result["mean"]["findings"] == 13
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    healthy = TRUTH.rows.assign(**dict.fromkeys(FINDINGS, 0.0))
+    nothing = compare(*paths, dataclasses.replace(TRUTH, rows=healthy), resamples=20)
+    assert "no finding has positives" in nothing["sentence"]
+    assert nothing["mean"]["findings"] == 0
+
+
+def test_tables_without_a_common_image_are_refused(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1)[:30], b=model(1.0, 1)[30:])
+    with pytest.raises(PredictionsError, match="no image in common"):
+        compare(a, b, TRUTH)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "start"),
+    [
+        (0.01, 0.03, "B is better than A"),
+        (0.0, 0.04, "A and B can't be told apart"),
+        (-0.03, 0.0, "A and B can't be told apart"),
+        (-0.03, -0.01, "B is worse than A"),
+        (None, None, "Whether A or B is better can't be told"),
+    ],
+)
+def test_the_sentence_goes_by_the_interval(
+    low: float | None, high: float | None, start: str
+) -> None:
+    told: dict[str, Any] = {"value": 0.02, "low": low, "high": high, "reason": "too few patients"}
+    mean = {"a": {"value": 0.8}, "b": {"value": 0.82}, "difference": told}
+    assert sentence(mean).startswith(start)
+
+
+def chestxray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chestxray", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def write_label_table(path: Path) -> Path:
+    lines = [
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
+    ]
+    for image, row in TRUTH.rows.iterrows():
+        named = [finding for finding in FINDINGS if row[finding] == 1] or ["No Finding"]
+        lines.append(f"{image},{'|'.join(named)},0,{row['patient']},60,F,PA")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.7)[:-1], b=model(1.5, 2, 0.7)[:-3])
+    labels = write_label_table(tmp_path / "Data_Entry_2017.csv")
+    told = chestxray("compare", a, b, "--labels", labels, "--out", tmp_path / "out", "--seed", "3")
+    assert told.returncode == 0, told.stderr
+    assert "2 images are predicted by A alone and left out of both" in told.stdout
+    assert "1 labelled images are predicted by neither" in told.stdout
+    assert "Hernia: no positives" in told.stdout
+    assert "\nB is better than A: mean AUROC of A 0.7" in told.stdout
+    kept = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert kept["sentence"] in told.stdout
+    assert kept["intervals"] == {"level": 0.95, "resamples": 1000, "seed": 3, "by": "patient"}
+    (tmp_path / "b.csv").write_text("Image Index\n", encoding="utf-8")
+    failed = chestxray("compare", a, b, "--labels", labels)
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1

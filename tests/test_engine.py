@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chestxray
+from chestxray.errors import ArtifactError, MissingExtraError
+from chestxray.model import bundle
+from chestxray.model.inference import TorchEngine, batches, run_all
+from chestxray.reading import engine as engines
+from chestxray.reading.engine import choose
+from chestxray.reading.reader import Reader
+
+
+@pytest.fixture(scope="module")
+def openvino(run: Path) -> Reader:
+    pytest.importorskip("openvino", reason="needs the export extra")
+    return chestxray.load(run / "bundle", "openvino")
+
+
+def test_reading_by_openvino_and_by_torch_is_the_same(openvino, run, dataset):
+    torch = chestxray.load(run / "bundle", "torch")
+    for count in (1, 7):
+        ours = openvino.read_batch(dataset.images[:count])
+        theirs = torch.read_batch(dataset.images[:count])
+        for a, b in zip(ours, theirs, strict=True):
+            assert np.abs(a - b).max() < 1e-4
+
+
+def test_images_keep_their_places_in_a_batch(openvino, dataset):
+    images = dataset.images[:40]
+    logits, maps, _ = openvino.engine.run(images)
+    for place in (0, 17, 39):
+        alone, heat, _ = openvino.engine.run(images[place : place + 1])
+        assert np.allclose(alone[0], logits[place], atol=1e-5)
+        assert np.allclose(heat[0], maps[place], atol=1e-5)
+
+
+def test_threads_get_the_answers_to_their_own_images(openvino, dataset):
+    images = dataset.images[:12]
+    expected, _, _ = openvino.engine.run(images)
+    found = {}
+
+    def ask(start: int) -> None:
+        for _ in range(5):
+            found[start] = openvino.engine.run(images[start : start + 1 + start % 3])[0]
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for start, logits in found.items():
+        assert np.allclose(logits, expected[start : start + 1 + start % 3], atol=1e-5)
+
+
+def test_answers_are_copies_that_a_later_run_leaves_alone(openvino, dataset):
+    for images in (dataset.images[:1], dataset.images[:3]):
+        logits, maps, _ = openvino.engine.run(images)
+        kept = logits.copy(), maps.copy()
+        openvino.engine.run(dataset.images[-len(images) :])
+        assert np.array_equal(logits, kept[0])
+        assert np.array_equal(maps, kept[1])
+
+
+def test_without_openvino_torch_reads_unless_openvino_is_asked_for(run, monkeypatch):
+    loaded = bundle.load(run / "bundle")
+    monkeypatch.setattr("chestxray.model.graph.importlib.import_module", _absent)
+    monkeypatch.setattr(engines, "_installed", lambda: False)
+    assert choose(loaded).name.startswith("torch")
+    with pytest.raises(MissingExtraError, match="export"):
+        choose(loaded, "openvino")
+
+
+def _absent(name: str) -> None:
+    raise ImportError(name)
+
+
+def test_a_graph_that_does_not_agree_with_torch_is_not_read_with(run, monkeypatch):
+    pytest.importorskip("openvino", reason="needs the export extra")
+    loaded = bundle.load(run / "bundle")
+    monkeypatch.setattr(engines, "TOLERANCE", -1.0)
+    assert choose(loaded).name.startswith("torch")
+    with pytest.raises(ArtifactError, match="read with torch"):
+        choose(loaded, "openvino")
+
+
+def test_batches_of_any_size_are_the_same_images(run, dataset):
+    loaded = bundle.load(run / "bundle")
+    whole, _, _ = TorchEngine(loaded.classifier).run(dataset.images[:7])
+    for size in (1, 3, 100):
+        parts = list(batches(loaded.classifier, dataset.images[:7], size))
+        assert [len(part.logits) for part in parts] == [min(size, 7 - i) for i in range(0, 7, size)]
+        assert np.allclose(np.concatenate([part.logits for part in parts]), whole, atol=1e-5)
+    assert list(run_all(TorchEngine(loaded.classifier), dataset.images[:0])) == []

@@ -1,0 +1,130 @@
+"""`gateway.toml`: each mistake is named by its key; rules choose what goes where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chestxray.errors import ConfigError, RefusedError
+from chestxray.findings import FINDINGS
+from chestxray.notices import Notice
+from chestxray.reading.reader import Reading
+from chestxray.serving.gateway import config as settings
+from chestxray.serving.gateway.store import Image
+from chestxray.serving.gateway.work import goes
+from gateway_parts import config
+
+EXAMPLE = Path(__file__).parents[1] / "deploy" / "gateway.toml"
+
+GOOD = """
+state = "state"
+[receive]
+allow = ["PACS"]
+[[destinations]]
+name = "pacs"
+kind = "stow"
+url = "https://pacs.example/dicom-web"
+"""
+
+
+def test_the_shipped_example_is_valid() -> None:
+    settings.load(EXAMPLE)
+
+
+def test_everything_has_a_careful_default(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(GOOD)
+    loaded = settings.load(path)
+    assert loaded.receive.host == "127.0.0.1"
+    assert loaded.state == tmp_path / "state"
+    assert loaded.destinations[0].send == ["sr", "sc"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('state = "state"\n', "", "state: Field required"),
+        ('allow = ["PACS"]', "", "receive.allow: Field required"),
+        ('allow = ["PACS"]', "allow = []", "receive.allow: List should have at least 1"),
+        ('["PACS"]', '["A_TITLE_THAT_IS_TOO_LONG"]', "receive.allow.0: String should match"),
+        ("[receive]", "[receive]\nport = 0", "receive.port: Input should be greater"),
+        (
+            "[receive]",
+            "[receive]\nassociation = 3",
+            "receive.association: unknown key, did you mea",
+        ),
+        ("[receive]", "[receive]\ntls = {}", "receive.tls.certificate: Field required"),
+        ("[receive]", "[reed]\n[receive]", "reed: unknown key, did you mean read?"),
+        ('"stow"', '"ftp"', "destinations.0: Input tag 'ftp'"),
+        ('"https:', '"smb:', "destinations.0.stow.url: String should match"),
+        ('"stow"', '"stow"\nsend = ["pdf"]', "destinations.0.stow.send.0: Input should be 'sr'"),
+        ("[[dest", "[read]\nworkers = 0\n[[dest", "read.workers: Input should be greater"),
+        ('"stow"', '"stow"\nrules = [{findings = ["Flu"]}]', "no finding is called ['Flu']"),
+        ("[receive]", "[receive", "is no TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    path = tmp_path / "gateway.toml"
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        settings.load(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_destinations_of_one_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    with pytest.raises(ConfigError, match="does not exist"):
+        settings.load(path)
+    path.write_text(GOOD + GOOD[GOOD.index("[[dest") :])
+    with pytest.raises(ConfigError, match="different names"):
+        settings.load(path)
+
+
+def test_a_secret_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(GOOD + 'headers = ["Bearer hunter2"]\n')
+    with pytest.raises(ConfigError) as caught:
+        settings.load(path)
+    assert "hunter2" not in str(caught.value)
+
+
+def reading(*called: str) -> Reading:
+    calls = {finding: finding in called for finding in FINDINGS} | {"Hernia": None}
+    return Reading(dict.fromkeys(FINDINGS, 0.1), calls, {}, (), "model")
+
+
+REFUSAL = RefusedError("film.dcm", [Notice("blank", "nothing is on it", {}, refuses=True)])
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome", "sent"),
+    [
+        ("", reading(), True),
+        ("", REFUSAL, True),
+        ('{findings = ["Mass", "Nodule"]}', reading("Nodule"), True),
+        ('{findings = ["Mass", "Nodule"]}', reading("Edema"), False),
+        ('{findings = ["Hernia"]}', reading(), False),
+        ("{called = true}", reading("Edema"), True),
+        ("{called = true}", reading(), False),
+        ("{called = false}", reading(), True),
+        ("{called = false}", reading("Edema"), False),
+        ("{called = true}", REFUSAL, False),
+        ("{called = false}", REFUSAL, False),
+        ('{modalities = ["CR"]}', reading(), False),
+        ('{modalities = ["CR", "DX"]}', REFUSAL, True),
+        ('{calling = ["WARD"]}', reading(), True),
+        ('{calling = ["OTHER"]}', reading(), False),
+        ('{calling = ["WARD"], findings = ["Mass"]}', reading("Edema"), False),
+        ('{calling = ["OTHER"]}, {findings = ["Edema"]}', reading("Edema"), True),
+    ],
+)
+def test_rules_choose_by_call_modality_and_sender(
+    tmp_path: Path, rules: str, outcome: Reading | RefusedError, sent: bool
+) -> None:
+    to = '[[destinations]]\nname = "x"\nkind = "stow"\nurl = "http://x"\n'
+    loaded = config(tmp_path, to + f"rules = [{rules}]\n")
+    image = Image("1.2", "ab", "WARD", "DX")
+    assert goes(image, outcome, loaded.destinations[0]) == sent

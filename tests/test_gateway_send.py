@@ -1,0 +1,255 @@
+"""The sender, against a real Storage SCP and a real HTTP server that misbehave on request."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE, evt
+
+from chestxray.serving.gateway import survey
+from chestxray.serving.gateway.destinations import TLS, Destination
+from chestxray.serving.gateway.links import StoreLink, StowLink
+from chestxray.serving.gateway.send import deliver, send
+from chestxray.serving.gateway.store import READ, Image, Result, Store, sending
+from chestxray.serving.gateway.transport import serve
+from dicom_files import written
+from gateway_parts import config, free_port, radiograph, wait_for
+
+QUEUE = sending("pacs")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "state")
+    opened.add(Image("1.2", "ab", "SENDER", "DX"))
+    yield opened
+    opened.close()
+
+
+def result(store: Store) -> bytes:
+    """Lay one result for the PACS into the outbox; its bytes."""
+    image = radiograph(SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID="1.2.9")
+    content = written(image)
+    store.result_file("1.2.9").write_bytes(content)
+    task = store.claim(READ, 60, 5)
+    store.finish_reading(task, "model", [Result("1.2.9", "sc", "ab", ["pacs"])])
+    return content
+
+
+def destination(folder: Path, text: str) -> Destination:
+    return config(folder, '[[destinations]]\nname = "pacs"\n' + text).destinations[0]
+
+
+def dicom(folder: Path, port: int) -> Destination:
+    text = f'kind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\nattempts = 3\n'
+    return destination(folder, text)
+
+
+class PACS:
+    """A Storage SCP that answers with a status of our choice and keeps what it got."""
+
+    def __init__(self, port: int, tls: TLS | None = None) -> None:
+        self.status, self.got = 0x0000, []
+        ae = AE(ae_title="PACS")
+        ae.add_supported_context(SecondaryCaptureImageStorage)
+        handlers = [(evt.EVT_C_STORE, self._stored)]
+        self._server = serve(ae, ("127.0.0.1", port), handlers, tls)
+
+    def _stored(self, event: evt.Event) -> int:
+        self.got.append(event.encoded_dataset(include_meta=False))
+        return self.status
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+
+def attempt(store: Store, to: Destination, link: StoreLink | StowLink) -> bool:
+    """Deliver once; whether the destination was reached."""
+    store.db.execute("UPDATE tasks SET due = 0 WHERE state = 'queued'")
+    task = store.claim(QUEUE, 60, to.attempts)
+    assert task
+    reached = deliver(task, link, store, to)
+    link.rest()
+    return reached
+
+
+def state(store: Store) -> str:
+    counted = survey.counts(store.db)[QUEUE]
+    return next(name for name, count in counted.items() if count)
+
+
+@pytest.mark.parametrize(("status", "found"), [(0x0000, "done"), (0xB000, "done")])
+def test_a_result_arrives_as_the_bytes_in_the_outbox(
+    store: Store, tmp_path: Path, status: int, found: str
+) -> None:
+    content, port = result(store), free_port()
+    pacs, to = PACS(port), dicom(tmp_path, port)
+    pacs.status = status
+    assert attempt(store, to, StoreLink(to, "CHESTXRAY"))
+    assert state(store) == found
+    assert len(pacs.got[0]) > 8000
+    assert content.endswith(pacs.got[0])
+    pacs.stop()
+
+
+def test_a_result_that_is_turned_down_is_offered_some_times_and_given_up(
+    store: Store, tmp_path: Path
+) -> None:
+    result(store)
+    port = free_port()
+    pacs, to = PACS(port), dicom(tmp_path, port)
+    pacs.status = 0xA900
+    link = StoreLink(to, "CHESTXRAY")
+    for number in range(3):
+        assert state(store) == "queued", number
+        assert attempt(store, to, link)
+    assert state(store) == "dead"
+    assert "A900" in survey.dead(store.db)[0]["reason"]
+    pacs.status = 0
+    store.retry()
+    assert attempt(store, to, link)
+    assert state(store) == "done"
+    pacs.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) -> None:
+    result(store)
+    port = free_port()
+    to = dicom(tmp_path, port)
+    link = StoreLink(to, "CHESTXRAY")
+    for _ in range(to.attempts + 2):
+        assert not attempt(store, to, link)
+    assert state(store) == "queued"
+    pacs = PACS(port)
+    assert attempt(store, to, link)
+    assert state(store) == "done"
+    pacs.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_sender_finds_a_pacs_that_comes_back(store: Store, tmp_path: Path) -> None:
+    result(store)
+    port, stop = free_port(), threading.Event()
+    text = f'kind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
+    settings = config(tmp_path, '[[destinations]]\nname = "pacs"\n' + text)
+    sender = threading.Thread(target=send, args=(settings, settings.destinations[0], stop))
+    sender.start()
+    wait_for(lambda: survey.troubled(store.db), 20)
+    assert "could not be opened" in survey.troubled(store.db)[0]["reason"]
+    pacs = PACS(port)
+    wait_for(lambda: state(store) == "done", 20)
+    stop.set()
+    sender.join(20)
+    assert not sender.is_alive()
+    pacs.stop()
+
+
+def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -> None:
+    result(store)
+    authority, files = trustme.CA(), {}
+    for kind, blob in (
+        ("certificate", (made := authority.issue_cert("127.0.0.1")).cert_chain_pems[0]),
+        ("key", made.private_key_pem),
+        ("authority", authority.cert_pem),
+    ):
+        files[kind] = tmp_path / f"{kind}.pem"
+        blob.write_to_path(files[kind])
+    port = free_port()
+    pacs, plain = PACS(port, TLS(**files)), dicom(tmp_path, port)
+    assert not attempt(store, plain, StoreLink(plain, "CHESTXRAY"))
+    secured = plain.model_copy(update={"tls": TLS(**files)})
+    assert attempt(store, secured, StoreLink(secured, "CHESTXRAY"))
+    assert state(store) == "done"
+    pacs.stop()
+
+
+# --- STOW-RS ------------------------------------------------------------------------------------
+
+
+def referenced(uid: str = "1.2.9") -> dict:
+    item = {"00081155": {"vr": "UI", "Value": [uid]}}
+    return {"00081199": {"vr": "SQ", "Value": [item]}}
+
+
+def failed(reason: int = 0xA700) -> dict:
+    item = {"00081155": {"vr": "UI", "Value": ["1.2.9"]}}
+    item["00081197"] = {"vr": "US", "Value": [reason]}
+    return {"00081198": {"vr": "SQ", "Value": [item]}}
+
+
+@contextmanager
+def web(status: int, body: str) -> Iterator[tuple[str, list[bytes]]]:
+    """An HTTP server with one answer; its address, and what it got."""
+    got: list[bytes] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "found", "reason"),
+    [
+        (200, json.dumps(referenced()), "done", ""),
+        (202, json.dumps(referenced()), "done", ""),
+        (202, json.dumps(referenced() | failed()), "dead", "A700"),
+        (409, json.dumps(failed(0x0110)), "dead", "0110"),
+        (200, json.dumps(referenced("1.2.8")), "dead", "did not store it"),
+        (200, "{}", "dead", "did not store it"),
+        (200, "<html>", "dead", "no DICOM JSON"),
+        (200, "[]", "dead", "no DICOM JSON"),
+        (500, "", "dead", "answered 500"),
+        (503, "", "queued", "answered 503"),
+        (401, "", "queued", "answered 401"),
+    ],
+)
+def test_what_stow_answers_is_believed_by_its_body(
+    store: Store, tmp_path: Path, status: int, body: str, found: str, reason: str
+) -> None:
+    content = result(store)
+    with web(status, body) as (url, got):
+        to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
+        link = StowLink(to)
+        reached = attempt(store, to, link)
+        link.close()
+    assert state(store) == found
+    assert reached == (found != "queued")
+    assert content in got[0]
+    rows = survey.dead(store.db) + survey.troubled(store.db)
+    assert reason in "".join(row["reason"] for row in rows)
+
+
+def test_a_web_server_that_is_down_is_waited_for(store: Store, tmp_path: Path) -> None:
+    result(store)
+    url = f"http://127.0.0.1:{free_port()}"
+    to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
+    link = StowLink(to)
+    for _ in range(3):
+        assert not attempt(store, to, link)
+    link.close()
+    assert state(store) == "queued"

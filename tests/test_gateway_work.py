@@ -1,0 +1,207 @@
+"""The worker, with the real reader: results once, refusals as results, dead letters at once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+import chestxray
+from chestxray.errors import RefusedError
+from chestxray.notices import Notice
+from chestxray.reading.reader import Reader
+from chestxray.serving.gateway import audit, durable, survey
+from chestxray.serving.gateway.store import READ, Image, Store, sending
+from chestxray.serving.gateway.work import handle
+from dicom_files import written
+from gateway_parts import PATIENT, config, film, radiograph
+
+PACS = '[[destinations]]\nname = "pacs"\nkind = "stow"\nurl = "http://x"\n'
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path) -> Reader:
+    return chestxray.load(run / "bundle", "torch")
+
+
+class Desk:
+    """A store with images in it, and a worker's hand."""
+
+    def __init__(self, folder: Path, reader: Reader, text: str = PACS) -> None:
+        self.config = config(folder, text)
+        self.store = Store(self.config.state)
+        self.reader = reader
+
+    def receive(self, image: Dataset | bytes, uid: str = "1.2.3") -> str:
+        content = image if isinstance(image, bytes) else written(image)
+        uid = uid if isinstance(image, bytes) else str(image.SOPInstanceUID)
+        durable.write(self.store.image_file(uid), content)
+        self.store.add(Image(uid, hashlib.sha256(content).hexdigest(), "SENDER", "DX"))
+        return uid
+
+    def work(self) -> None:
+        self.store.db.execute("UPDATE tasks SET due = 0 WHERE state = 'queued'")
+        task = self.store.claim(READ, 60, self.config.read.attempts)
+        assert task
+        handle(task, self.config, self.reader, self.store)
+
+    def outbox(self) -> dict[str, bytes]:
+        return {path.stem: path.read_bytes() for path in self.store.outbox.iterdir()}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        return survey.counts(self.store.db)
+
+    def reason(self) -> str:
+        return str(survey.dead(self.store.db)[0]["reason"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, reader: Reader):
+    made = Desk(tmp_path, reader)
+    yield made
+    made.store.close()
+
+
+def test_an_image_becomes_a_report_and_a_picture_in_its_study(desk: Desk) -> None:
+    image = radiograph()
+    desk.receive(image)
+    desk.work()
+    made = [dcmread(desk.store.result_file(uid)) for uid in desk.outbox()]
+    assert {one.Modality for one in made} == {"SR", "OT"}
+    assert {one.StudyInstanceUID for one in made} == {image.StudyInstanceUID}
+    assert desk.counts()[sending("pacs")] == {"queued": 2, "done": 0, "dead": 0}
+    entry = list(audit.verified(desk.store.db))[-1]["entry"]
+    for content in desk.outbox().values():
+        assert hashlib.sha256(content).hexdigest() in entry
+    assert desk.reader.bundle.identity in entry
+
+
+def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    desk.receive(radiograph())
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Store, "finish_reading", kill)
+        desk.work()
+    before = desk.outbox()
+    assert len(before) == 2
+    desk.work()
+    assert desk.outbox() == before, "the same bytes, though the time of reading stands in them"
+    assert desk.counts()[READ]["done"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICM" + b"\xff" * 64])
+def test_a_file_that_is_no_dicom_is_dead_at_once(desk: Desk, content: bytes) -> None:
+    desk.receive(content)
+    desk.work()
+    assert desk.counts()[READ] == {"queued": 0, "done": 0, "dead": 1}
+    assert not desk.outbox()
+
+
+def test_corrupt_pixels_are_dead_at_once_with_the_reason(desk: Desk) -> None:
+    whole = written(radiograph())
+    desk.receive(whole[:-4000])
+    desk.work()
+    assert desk.counts()[READ]["dead"] == 1
+    assert "pixel" in desk.reason().lower()
+
+
+def test_a_file_altered_on_the_disk_is_not_read(desk: Desk) -> None:
+    uid = desk.receive(radiograph(1))
+    desk.store.image_file(uid).write_bytes(written(radiograph(2)))
+    desk.work()
+    assert "altered" in desk.reason()
+    uid = desk.receive(radiograph(3))
+    desk.store.image_file(uid).unlink()
+    desk.work()
+    assert desk.counts()[READ]["dead"] == 2
+
+
+@pytest.fixture
+def refusing(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that judges every image as the gate judges one that is no chest."""
+
+    def refuse(self: Reader, film: Path, force: bool = False) -> None:  # noqa: ARG001
+        raise RefusedError(film, [Notice("blank", "nothing is on it", {}, refuses=True)])
+
+    monkeypatch.setattr(Reader, "read", refuse)
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refusal_is_a_result_with_its_reason(desk: Desk) -> None:
+    desk.receive(radiograph())
+    desk.work()
+    assert desk.counts()[READ]["done"] == 1
+    assert len(desk.outbox()) == 2
+    assert '"outcome": "refused"' in list(audit.verified(desk.store.db))[-1]["entry"]
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refusal_is_not_sent_where_the_configuration_says_so(
+    tmp_path: Path, reader: Reader
+) -> None:
+    desk = Desk(tmp_path, reader, "[read]\nsend_refusals = false\n" + PACS)
+    desk.receive(radiograph())
+    desk.work()
+    assert desk.counts() == {READ: {"queued": 0, "done": 1, "dead": 0}}
+    assert not desk.outbox()
+    assert "blank" in list(audit.verified(desk.store.db))[-1]["entry"]
+
+
+def test_trouble_of_the_machine_is_not_held_against_an_image(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    desk.receive(radiograph())
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_once", full)
+        for _ in range(desk.config.read.attempts + 2):
+            desk.work()
+    assert survey.troubled(desk.store.db)[0]["reason"].endswith("No space left on device")
+    desk.work()
+    assert desk.counts()[READ]["done"] == 1
+
+
+def test_what_fails_unforeseen_is_tried_again_and_its_message_not_repeated(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(f"cannot make anything of {PATIENT}")
+
+    desk.receive(radiograph())
+    monkeypatch.setattr(Reader, "read", fail)
+    for _ in range(desk.config.read.attempts):
+        desk.work()
+    assert desk.reason().startswith("ValueError at ")
+    told = caplog.text + str(survey.dead(desk.store.db)) + str(list(audit.verified(desk.store.db)))
+    assert PATIENT.split("^")[0] not in told
+
+
+def test_only_what_somebody_wants_is_made(tmp_path: Path, reader: Reader) -> None:
+    text = (
+        PACS + 'send = ["sr"]\n' + PACS.replace("pacs", "other") + 'rules = [{calling = ["B"]}]\n'
+    )
+    desk = Desk(tmp_path, reader, text)
+    desk.receive(radiograph())
+    desk.work()
+    assert desk.counts()[sending("pacs")]["queued"] == 1
+    assert sending("other") not in desk.counts()
+    assert len(desk.outbox()) == 1
+
+
+def test_a_large_film_of_16_bits_is_read(desk: Desk) -> None:
+    stored = np.repeat(np.repeat(film(pixels=128), 16, 0), 16, 1)
+    desk.receive(radiograph(stored=stored))
+    desk.work()
+    assert desk.counts()[READ]["done"] == 1

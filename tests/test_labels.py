@@ -1,0 +1,197 @@
+"""Labels beside predictions: parts known or not, nothing dropped unsaid, who each image is of."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chestxray.errors import PredictionsError, SourceError
+from chestxray.evaluation import predictions
+from chestxray.evaluation.labels import Labels, pair
+from chestxray.findings import FINDINGS
+
+if TYPE_CHECKING:
+    from chestxray.dataset.store import Dataset
+
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+)
+# Patients 1 and 2 train, 3 and 4 test; two images each.
+NAMES = [f"{patient:08d}_{visit:03d}.png" for patient in (1, 2, 3, 4) for visit in (0, 1)]
+TRAIN_VAL, TEST = NAMES[:4], NAMES[4:]
+
+
+def write_table(folder: Path, name: str = "Data_Entry.csv", age: str = "57") -> Path:
+    rows = [
+        f"{image},{'Mass' if row % 3 == 0 else 'No Finding'},{row % 2},{row // 2 + 1},{age},"
+        f"{'MF'[row // 2 % 2]},{('PA', 'AP')[row % 2]}"
+        for row, image in enumerate(NAMES)
+    ]
+    text = "\n".join([HEADER, *rows]) + "\n"
+    path = folder / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def write_list(folder: Path, name: str, images: list[str]) -> None:
+    text = "\n".join(images).encode()
+    (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+
+
+def predict(folder: Path, images: list[str], failed: int = 0) -> Path:
+    table = predictions.table(images, np.random.default_rng(0).random((len(images), 14)))
+    table.loc[: failed - 1, [*predictions.PROBABILITIES]] = np.nan
+    table.loc[: failed - 1, ["status", "reason"]] = ["error", "truncated"]
+    path = folder / "p.csv"
+    predictions.write(path, table)
+    return path
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Labels:
+    """A bare table with both official lists beside it."""
+    write_list(tmp_path, "train_val_list.txt", TRAIN_VAL)
+    write_list(tmp_path, "test_list.txt", TEST)
+    return Labels.read(write_table(tmp_path))
+
+
+def test_a_bare_table_without_lists_knows_no_parts_and_the_caller_names_them(
+    tmp_path: Path,
+) -> None:
+    truth = Labels.read(write_table(tmp_path))
+    assert set(truth.rows["split"]) == {"unknown"}
+    assert truth.split_name is None
+    path = predict(tmp_path, NAMES[2:6])
+    assert pair(path, truth).split == "unknown"
+    assert pair(path, truth, "val").split == "val"
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_official_lists_beside_a_bare_table_tell_the_parts(tmp_path: Path, suffix: str) -> None:
+    write_list(tmp_path, f"train_val_list.txt{suffix}", TRAIN_VAL)
+    write_list(tmp_path, f"test_list.txt{suffix}", [name.replace("png", "jpg") for name in TEST])
+    truth = Labels.read(write_table(tmp_path, f"Data_Entry.csv{suffix}"))
+    assert truth.split_name == "official"
+    assert truth.rows["split"].to_dict() == dict.fromkeys(TRAIN_VAL, "train_val") | dict.fromkeys(
+        TEST, "test"
+    )
+    pairs = pair(predict(tmp_path, TEST[:3]), truth)
+    assert (pairs.split, pairs.unpredicted) == ("test", 1)
+
+
+def test_rows_of_another_part_than_test_are_refused_unless_asked_for(
+    tmp_path: Path, listed: Labels
+) -> None:
+    path = predict(tmp_path, TRAIN_VAL)
+    with pytest.raises(
+        PredictionsError, match=r"part 'train_val', not of 'test'.*--split train_val"
+    ):
+        pair(path, listed)
+    assert pair(path, listed, "train_val").split == "train_val"
+    assert pair(path, listed, "val").split == "val"
+    with pytest.raises(PredictionsError, match="part 'train_val', not of 'test'"):
+        pair(path, listed, "test")
+    with pytest.raises(PredictionsError, match="part 'test', not of 'val'"):
+        pair(predict(tmp_path, TEST), listed, "val")
+
+
+def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    truth = Labels.read(dataset.folder)
+    assert truth.split_name == "official"
+    images = truth.rows.index[truth.rows["split"] == "val"]
+    path = predict(tmp_path, list(images))
+    with pytest.raises(PredictionsError, match="type --split val"):
+        pair(path, truth)
+    with pytest.raises(PredictionsError, match="part 'val', not of 'train'"):
+        pair(path, truth, "train")
+    assert pair(path, truth, "val").split == "val"
+
+
+def test_parts_are_not_mixed(tmp_path: Path, listed: Labels) -> None:
+    with pytest.raises(PredictionsError, match=r"mixes the parts .*(4 train_val, 4 test|4 test)"):
+        pair(predict(tmp_path, NAMES), listed)
+
+
+def test_one_list_alone_counts_for_nothing_and_is_told(tmp_path: Path) -> None:
+    write_list(tmp_path, "test_list.txt", TEST)
+    truth = Labels.read(write_table(tmp_path))
+    assert set(truth.rows["split"]) == {"unknown"}
+    assert [problem.code for problem in truth.problems] == ["one-official-list"]
+
+
+def test_an_image_in_neither_list_has_no_part_and_is_told(tmp_path: Path) -> None:
+    write_list(tmp_path, "train_val_list.txt", TRAIN_VAL)
+    write_list(tmp_path, "test_list.txt", TEST[:2])
+    truth = Labels.read(write_table(tmp_path))
+    assert [(problem.code, problem.count) for problem in truth.problems] == [("not-in-lists", 2)]
+    with pytest.raises(PredictionsError, match="2 unknown"):
+        pair(predict(tmp_path, TEST), truth)
+
+
+def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> None:
+    write_list(tmp_path, "train_val_list.txt", TRAIN_VAL)
+    write_list(tmp_path, "test_list.txt", TRAIN_VAL[:1] + TEST)
+    with pytest.raises(SourceError, match="1 images stand in both"):
+        Labels.read(write_table(tmp_path))
+    write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
+    write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
+    with pytest.raises(SourceError, match="patients are in more than one part"):
+        Labels.read(tmp_path / "Data_Entry.csv")
+
+
+def test_images_without_labels_are_refused_with_their_number(
+    tmp_path: Path, listed: Labels
+) -> None:
+    path = predict(tmp_path, [*TEST, "00000009_000.png"])
+    with pytest.raises(
+        PredictionsError, match=r"1 of 5 images have no labels \(00000009_000.png\)"
+    ):
+        pair(path, listed)
+
+
+def test_labels_without_predictions_and_failed_rows_are_counted(
+    tmp_path: Path, listed: Labels
+) -> None:
+    pairs = pair(predict(tmp_path, TEST[:3], failed=1), listed)
+    assert (len(pairs.images), pairs.failed, pairs.unpredicted) == (2, 1, 1)
+    assert pairs.positions.tolist() == [1, 2]
+    with pytest.raises(PredictionsError, match="none of 3 rows has status ok"):
+        pair(predict(tmp_path, TEST[:3], failed=3), listed)
+
+
+def test_what_the_table_says_of_an_image_stands_beside_its_prediction(
+    tmp_path: Path, listed: Labels
+) -> None:
+    pairs = pair(predict(tmp_path, [TEST[3], TEST[0]]), listed)
+    assert pairs.about.to_dict("list") == {
+        "age": [57.0, 57.0], "follow_up": [1.0, 0.0], "sex": ["F", "M"], "view": ["AP", "PA"],
+    }  # fmt: skip
+    assert pairs.labels[:, FINDINGS.index("Mass")].tolist() == [0, 0]
+
+
+def test_labels_that_say_nothing_of_patients_leave_it_unknown(tmp_path: Path) -> None:
+    rows = pd.DataFrame(0.0, index=pd.Index(TEST, name="image"), columns=list(FINDINGS))
+    truth = Labels("bare", "unknown", rows.assign(patient=[3, 3, 4, 4], split="test"), None)
+    about = pair(predict(tmp_path, TEST), truth).about
+    assert about[["age", "follow_up"]].isna().all(axis=None)
+    assert (about[["sex", "view"]] == "").all(axis=None)
+
+
+def test_the_table_of_2017_with_its_ages_is_read_too(tmp_path: Path) -> None:
+    truth = Labels.read(write_table(tmp_path, age="060Y"))
+    assert truth.generation == "2017"
+    assert pair(predict(tmp_path, TEST), truth).about["age"].tolist() == [60.0] * 4
+
+
+def test_the_real_table_has_the_official_parts(real: Path) -> None:
+    truth = Labels.read(real / "nih-metadata" / "Data_Entry_2017_v2020.csv.gz")
+    assert truth.split_name == "official"
+    assert truth.rows["split"].value_counts().to_dict() == {"train_val": 86_524, "test": 25_596}
+    assert not truth.problems

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import chestxray
+from chestxray.dataset.store import Dataset
+from chestxray.errors import ArtifactError, ImageError
+from chestxray.evaluation import predictions
+from chestxray.reading import decoding
+from chestxray.reading.films import DatasetFilms, FileFilms, films
+from chestxray.reading.predict import predict
+from chestxray.reading.reader import Reader
+from chestxray.reading.rows import Rows
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path) -> Reader:
+    return chestxray.load(run / "bundle", "torch")
+
+
+@pytest.fixture
+def many(phantoms: Path, tmp_path: Path) -> Path:
+    """A folder of 200 names of phantoms, every ninth of them broken."""
+    out = tmp_path / "films"
+    out.mkdir()
+    originals = sorted((phantoms / "images_001/images").iterdir())
+    for number in range(200):
+        path = out / f"{number:05d}.png"
+        if number % 9 == 4:
+            path.write_text("words, and a\nsecond line", encoding="utf-8")
+        else:
+            path.hardlink_to(originals[number % len(originals)])
+    return out
+
+
+# Reads as the command does, but slowly, so that there is a middle to be killed in.
+SLOW = """
+import sys, time
+from pathlib import Path
+import chestxray
+from chestxray.reading import rows
+from chestxray.reading.films import films
+from chestxray.reading.predict import predict
+
+if __name__ == "__main__":
+    rows._SECONDS_BETWEEN_SYNCS = 0
+    reader = chestxray.load(sys.argv[1], "torch")
+    read = reader.read_batch
+    def slowly(images):
+        time.sleep(float(sys.argv[4]))
+        return read(images)
+    reader.read_batch = slowly
+    predict(reader, films([Path(sys.argv[2])], None, reader.bundle.card), Path(sys.argv[3]), True)
+"""
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(run, many, tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW, encoding="utf-8")
+
+    def command(out: str, seconds: float) -> list[str]:
+        arguments = (run / "bundle", many, tmp_path / out / "predictions.csv", seconds)
+        return [sys.executable, str(script), *map(str, arguments)]
+
+    journal = tmp_path / "killed/.predictions.csv.journal"
+    with subprocess.Popen(command("killed", 0.5)) as process:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed/predictions.csv").exists()
+    part = tmp_path / "killed/.predictions.csv.part"
+    with part.open("ab") as file:
+        file.write(b"00200.png,0.5,torn")
+    for out in ("killed", "whole"):
+        result = subprocess.run(command(out, 0), check=True, capture_output=True, text=True)
+        assert "predict: 200/200" in result.stderr
+    files = ["heatmaps.json", "heatmaps.npy", "predictions.csv"]
+    for out in ("killed", "whole"):
+        assert sorted(path.name for path in (tmp_path / out).iterdir()) == files
+    for name in files:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    table = predictions.read(tmp_path / "killed/predictions.csv")
+    assert table["Image Index"].tolist() == [f"{number:05d}.png" for number in range(200)]
+    assert table.index[table["status"] != "ok"].tolist() == list(range(4, 200, 9))
+
+
+def small_table(names: list[str]) -> pd.DataFrame:
+    return predictions.table(names, np.full((len(names), 14), 0.25))
+
+
+def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", None) as rows:
+        rows.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
+        rows._sync()
+        rows.add(small_table(["3.png"]), np.zeros(0, np.float16))  # never synced
+    with Rows(out, "a", None) as rows:
+        assert rows.done == 2
+    with Rows(out, "b", None) as rows:
+        assert rows.done == 0
+        rows.add(small_table(["9.png"]), np.zeros(0, np.float16))
+        rows.finish()
+    assert predictions.read(out)["Image Index"].tolist() == ["9.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_a_part_that_is_shorter_than_its_journal_says_is_begun_anew(tmp_path):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", None) as rows:
+        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        rows._sync()
+    part = tmp_path / ".predictions.csv.part"
+    part.write_bytes(part.read_bytes()[:-1])
+    with Rows(out, "a", None) as rows:
+        assert rows.done == 0
+
+
+def test_two_at_once_do_not_write_one_file(tmp_path):
+    with (
+        Rows(tmp_path / "p.csv", "a", None),
+        pytest.raises(ArtifactError, match="another predict"),
+        Rows(tmp_path / "p.csv", "a", None),
+    ):
+        pass
+
+
+def test_a_changed_file_is_another_plan(reader, many):
+    before = films([many], None, reader.bundle.card)
+    told = before.fingerprint
+    assert told == films([many], None, reader.bundle.card).fingerprint
+    os.utime(many / "00004.png", (1, 1))
+    assert told != before.fingerprint
+
+
+def test_a_file_that_hangs_costs_its_own_row_alone(reader, phantoms, tmp_path):
+    good = sorted((phantoms / "images_001/images").iterdir())[:3]
+    fifo = tmp_path / "hangs.png"  # opening a pipe into which nobody writes waits for ever
+    os.mkfifo(fifo)
+    chosen = FileFilms((good[0], fifo, *good[1:]), reader.size, seconds=2)
+    failed = predict(reader, chosen, tmp_path / "out" / "predictions.csv")
+    assert failed == {"hangs.png": "decoding took more than 2 s"}
+    assert len(predictions.read(tmp_path / "out/predictions.csv")) == 4
+
+
+def test_a_decoder_that_dies_is_replaced(phantoms, tmp_path):
+    """Killed from outside, as a crash in a codec or the kernel's memory killer would."""
+    (good,) = sorted((phantoms / "images_001/images").iterdir())[:1]
+    fifo = tmp_path / "hangs.png"
+    os.mkfifo(fifo)
+    decoder = decoding.Decoder(32)
+    assert not isinstance(decoder.load(good), ImageError)
+    process = decoder._process
+    assert process is not None
+    process.kill()
+    process.join()
+    found = decoder.load(good)
+    assert isinstance(found, ImageError)
+    assert "died" in found.reason
+    assert not isinstance(decoder.load(good), ImageError)
+    decoder.close()
+
+
+def test_memory_does_not_grow_with_the_films(reader, dataset, tmp_path):
+    """Twenty thousand rows, whose images alone would fill 200 MB at once, take less than 40."""
+    rows = np.resize(np.arange(len(dataset.images)), 20_000)
+    index = dataset.index.iloc[rows].assign(image=[f"{n:06d}.png" for n in range(len(rows))])
+    images = np.broadcast_to(dataset.images[0], (len(rows), 32, 32))
+    big = Dataset(dataset.folder, dataset.manifest, index, images, dataset.boxes)
+    shape = reader.read_batch(dataset.images[:1])[1].shape[1:]
+
+    class Still:
+        bundle, findings, size, engine = reader.bundle, reader.findings, reader.size, reader.engine
+
+        def read_batch(self, batch):
+            return np.full((len(batch), 14), 0.5), np.zeros((len(batch), *shape), np.float32)
+
+    few = DatasetFilms(big, np.arange(64, dtype=np.int64))
+    predict(Still(), few, tmp_path / "few.csv", with_heatmaps=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    every = DatasetFilms(big, np.arange(len(rows), dtype=np.int64))
+    predict(Still(), every, tmp_path / "all.csv", with_heatmaps=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024
+    assert np.load(tmp_path / "heatmaps.npy", mmap_mode="r").shape == (len(rows), *shape)

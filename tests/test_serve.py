@@ -1,0 +1,406 @@
+"""The service: every status, its limits, what it keeps to itself. A real server, a real model."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import logging
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+import chestxray
+from chestxray.dataset import pixels
+from chestxray.dataset.pixels import placement
+from chestxray.errors import ImageError, RefusedError
+from chestxray.findings import FINDINGS
+from chestxray.notices import Notice
+from chestxray.reading.overlay import blend
+from chestxray.serving import web
+from chestxray.serving.settings import Limits
+from dicom_files import dicom
+from web_server import listening, ready, wait_until
+
+NAME = "DOE_JANE_19610203.png"
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path):
+    return chestxray.load(run / "bundle", "torch")
+
+
+@pytest.fixture(scope="module")
+def client(reader):
+    with ready(web.create(reader, Limits(upload_bytes=2**20, decoders=1))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def films(phantoms: Path) -> list[Path]:
+    return sorted((phantoms / "images_001/images").glob("*.png"))
+
+
+def read(client, data: bytes | Path, **query):
+    data = data.read_bytes() if isinstance(data, Path) else data
+    return client.post("/v1/read", files={"file": (NAME, data)}, params=query)
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+def png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def test_an_answer_is_what_the_reader_says(client, reader, films):
+    answer = read(client, films[0], heatmaps="maps").json()
+    reading = reader.read(films[0])
+    assert [row["finding"] for row in answer["findings"]] == list(FINDINGS)
+    for row in answer["findings"]:
+        finding = row["finding"]
+        assert row["probability"] == pytest.approx(reading.probabilities[finding], abs=1e-6)
+        assert row["called"] == reading.calls[finding]
+        assert row["threshold"] == reader.bundle.card.thresholds[finding]
+        assert np.allclose(
+            answer["heatmaps"]["maps"][finding], reading.heatmaps[finding], atol=1e-5
+        )
+    assert answer["model"] == reader.bundle.identity
+    assert [notice["sentence"] for notice in answer["warnings"]] == [*map(str, reading.warnings)]
+    assert "not a medical device" in answer["notice"]
+
+
+def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client):
+    stored = np.random.default_rng(0).integers(0, 4096, (300, 200), dtype=np.uint16)
+    film = dicom(stored, 12, "MONOCHROME1")
+    answer = read(client, film, display="true").json()
+    shown = cv2.imdecode(
+        np.frombuffer(base64.b64decode(answer["image"]["display"]), np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    decoded = pixels.decode(film)
+    assert shown.dtype == np.uint8
+    assert np.array_equal(shown, np.rint(decoded / 257).astype(np.uint8))
+    about = answer["image"]
+    assert (about["kind"], about["width"], about["height"]) == ("DICOM", 200, 300)
+    assert about["placement"] == pytest.approx(placement(200, 300))
+
+
+def test_a_large_film_is_shown_smaller_but_read_whole(client, reader):
+    large = cv2.resize(np.arange(64, dtype=np.uint8).reshape(8, 8), (4096, 64))
+    answer = read(client, png(large), display="true").json()
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]["display"]), np.uint8), -1)
+    assert shown.shape == (32, 2048)
+    assert answer["image"]["width"] == 4096
+    expected = reader.read(large).probabilities["Mass"]
+    assert answer["findings"][4]["probability"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_pictures_are_the_overlays_that_explain_draws(client, reader, films):
+    answer = read(client, films[1], heatmaps="inline").json()
+    reading = reader.read(films[1])
+    image = pixels.load(films[1], 512)
+    drawn = base64.b64decode(answer["heatmaps"]["pictures"]["Effusion"])
+    picture = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = blend(image, reading.heatmaps["Effusion"]).astype(int)
+    assert np.abs(picture - expected).max() <= 1
+
+
+def test_nothing_more_than_asked_for_is_sent(client, films):
+    answer = read(client, films[0]).json()
+    assert answer["heatmaps"] is None
+    assert answer["image"]["display"] is None
+
+
+def test_the_model_card_says_what_it_is_and_learnt_from(client, reader):
+    card = client.get("/v1/model").json()
+    assert card["identity"] == reader.bundle.identity
+    assert card["trained_on"] == reader.bundle.card.trained_on.model_dump()
+    assert [row["finding"] for row in card["findings"]] == list(FINDINGS)
+    assert all(row["description"] for row in card["findings"])
+    assert {row["finding"] for row in card["findings"] if not row["calibrated"]} == set(
+        reader.bundle.card.calibration.unfitted
+    )
+    assert "not a medical device" in card["notice"]
+
+
+def test_every_example_can_be_read(client):
+    examples = client.get("/v1/examples").json()
+    assert len(examples) >= 4
+    for example in examples:
+        image = client.get(f"/v1/examples/{example['name']}.png")
+        assert image.headers["content-type"] == "image/png"
+    assert read(client, image.content).status_code == 200
+    assert problem(client.get("/v1/examples/nobody.png")) == (404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"%PDF-1.7 no radiograph", (415, "kind")),
+        (b"", (415, "kind")),
+        (b"\x89PNG\r\n\x1a\n and then nothing", (422, "unreadable")),
+        (b"\0" * 128 + b"DICM", (422, "unreadable")),
+        (b"\xff\xd8\xff\xe0", (422, "unreadable")),
+        (bytes(2**20), (413, "too-large")),
+    ],
+)
+def test_a_file_that_is_no_radiograph_is_told_why(client, data, expected):
+    answer = read(client, data)
+    assert problem(answer) == expected
+    assert len(answer.json()["sentence"]) > 10
+
+
+def test_a_request_that_is_no_form_with_one_file_is_told_why(client, films):
+    image = films[0].read_bytes()
+    assert problem(client.post("/v1/read", content=image)) == (415, "not-a-form")
+    assert problem(client.post("/v1/read", files={"other": image})) == (422, "one-file")
+    twice = [("file", image), ("file", image)]
+    assert problem(client.post("/v1/read", files=twice)) == (422, "one-file")
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    for body in (b"", b"--b", b"nonsense", b'--b\r\nContent-Disposition: form-data; name="file"'):
+        assert problem(client.post("/v1/read", content=body, headers=form)) == (400, "broken-form")
+    assert problem(read(client, image, heatmaps="pink")) == (422, "parameter")
+    assert problem(client.get("/v1/read")) == (405, "http-405")
+    assert problem(client.get("/v1/nothing")) == (404, "http-404")
+
+
+def test_an_upload_without_a_stated_length_is_cut_off_at_the_limit(client):
+    sent = 0
+
+    def body():
+        nonlocal sent
+        yield b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        for _ in range(40):
+            sent += 2**16
+            yield bytes(2**16)
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert problem(client.post("/v1/read", content=body(), headers=form)) == (413, "too-large")
+    assert sent > 2**20
+
+
+def test_a_refused_film_gives_reasons_and_no_probabilities(reader, films, monkeypatch):
+    notices = (
+        Notice("view-lateral", "a lateral view", {"view": "LL"}, refuses=True),
+        Notice("child", "the patient is 9 years old", {"age": 9.0}),
+    )
+
+    def refuse(*_, **__):
+        raise RefusedError("upload", notices)
+
+    monkeypatch.setattr(type(reader), "read", refuse)
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        answer = read(client, films[0], display="true")
+    assert problem(answer) == (422, "refused")
+    body = answer.json()
+    assert [notice["code"] for notice in body["notices"]] == ["view-lateral", "child"]
+    assert body["notices"][1]["values"] == {"age": 9.0}
+    assert "findings" not in body
+    assert body["display"]
+
+
+class HeldEngine:
+    """Computes only while it may."""
+
+    def __init__(self, engine) -> None:
+        self.name = engine.name
+        self.may = threading.Event()
+        self.may.set()
+        self._engine = engine
+
+    def run(self, images):
+        assert self.may.wait(30)
+        return self._engine.run(images)
+
+
+@pytest.fixture
+def held(reader):
+    """A reader whose engine can be stopped."""
+    held = copy.copy(reader)
+    held.engine = HeldEngine(reader.engine)
+    yield held
+    held.engine.may.set()
+
+
+def test_too_many_are_sent_away_and_a_late_answer_keeps_its_place(held, films):
+    app = web.create(held, Limits(places=2, seconds=0.5, decoders=1))
+    with ready(app) as client, ThreadPoolExecutor(2) as pool:
+        held.engine.may.clear()
+        late = [pool.submit(read, client, films[0]) for _ in range(2)]
+        assert [problem(answer.result()) for answer in late] == [(503, "out-of-time")] * 2
+        busy = read(client, films[0])
+        assert problem(busy) == (429, "busy")
+        assert int(busy.headers["Retry-After"]) >= 1
+        held.engine.may.set()
+        wait_until(lambda: "chestxray_in_house 0.0" in client.get("/metrics").text)
+        assert read(client, films[0]).status_code == 200
+
+
+def test_before_it_is_ready_and_when_it_stops_it_says_so(reader, films, monkeypatch):
+    go = threading.Event()
+    started = web.Desk.start
+    monkeypatch.setattr(web.Desk, "start", lambda desk: go.wait(30) and started(desk))
+    app = web.create(reader, Limits(decoders=1))
+    with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").json() == {"state": "starting"}
+        assert client.get("/readyz").status_code == 503
+        assert problem(read(client, films[0])) == (503, "starting")
+        go.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        app.state.desk.stop()
+        assert client.get("/readyz").json() == {"state": "stopping"}
+        assert problem(read(client, films[0])) == (503, "stopping")
+
+
+def test_a_slow_upload_is_ended(reader):
+    def body():
+        yield b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        time.sleep(0.6)
+        yield b"more"
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    with ready(web.create(reader, Limits(upload_seconds=0.2, decoders=1))) as client:
+        answer = client.post("/v1/read", content=body(), headers=form)
+        assert problem(answer) == (408, "slow")
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_decoder_that_hangs_or_dies_costs_one_upload_alone(reader, films):
+    with ready(web.create(reader, Limits(seconds=20, decoders=1))) as client:
+        process = client.desk._decoders._all[0]._process
+        process.kill()
+        process.join()
+        assert problem(read(client, films[0])) == (422, "unreadable")
+        assert read(client, films[0]).status_code == 200
+
+
+def test_a_token_is_asked_for_where_something_is_to_be_had(reader, films):
+    word = "correct-horse-battery"
+    with ready(web.create(reader, Limits(decoders=1), word)) as client:
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {word}"}):
+            client.headers.pop("Authorization", None)
+            client.headers.update(header)
+            refused = read(client, films[0])
+            assert problem(refused) == (401, "token")
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+            for path in ("/v1/model", "/v1/examples", "/v1/examples/clear.png", "/metrics"):
+                assert client.get(path).status_code == 401
+            for path in ("/", "/healthz", "/readyz"):
+                assert client.get(path).status_code == 200
+        client.headers["Authorization"] = f"Bearer {word}"
+        assert read(client, films[0]).status_code == 200
+        assert client.get("/metrics").status_code == 200
+
+
+def test_answers_keep_browsers_from_other_hosts_and_other_pages(client):
+    for path in ("/", "/v1/model", "/v1/nothing"):
+        headers = client.get(path, headers={"Origin": "https://elsewhere.example"}).headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert not any(name.startswith("access-control") for name in headers)
+    assert client.get("/v1/model").headers["Cache-Control"] == "no-store"
+
+
+def test_the_log_names_no_file_and_no_patient(client, films, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    read(client, films[0])
+    read(client, b"\x89PNG\r\n\x1a\n")
+    client.get(f"/{NAME}", params={"patient": NAME})
+    logged = "\n".join(
+        f"{r.name} {r.getMessage()}" for r in caplog.records if "httpx" not in r.name
+    )
+    said = "".join(capfd.readouterr())
+    assert "POST /v1/read 200" in logged
+    assert "POST /v1/read 422" in logged
+    assert "DOE" not in logged + said
+
+
+def test_a_failure_inside_is_logged_without_what_it_quotes(reader, films, caplog, monkeypatch):
+    patient = NAME.removesuffix(".png")
+
+    def fail(*_):
+        raise ValueError(patient)
+
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        monkeypatch.setattr(client.desk, "_read", fail)
+        answer = read(client, films[0])
+        assert problem(answer) == (500, "internal")
+        assert client.get("/readyz").status_code == 200
+    assert "ValueError" in caplog.text
+    assert patient not in caplog.text + answer.text
+
+
+def test_nothing_is_written_to_disk(reader, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    opened = []
+
+    def watch(event, arguments):
+        if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+            opened.append(arguments[0])
+
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        sys.addaudithook(watch)
+        large = png(np.random.default_rng(0).integers(0, 255, (1500, 1500), dtype=np.uint8))
+        assert len(large) > 2**21
+        assert read(client, large, heatmaps="inline", display="true").status_code == 200
+        written, opened = list(opened), []
+    assert written == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_count_what_happened(reader, films):
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        for _ in range(3):
+            read(client, films[0])
+        read(client, b"nothing")
+        page = client.get("/metrics").text
+    assert 'chestxray_requests_total{route="/v1/read",status="200"} 3.0' in page
+    assert 'chestxray_problems_total{code="kind"} 1.0' in page
+    assert f"chestxray_upload_bytes_total {3.0 * films[0].stat().st_size}" in page
+    assert "chestxray_batch_images_count 4.0" in page  # three, and the first at the start
+    assert reader.bundle.identity in page
+    assert "chestxray_in_house 0.0" in page
+
+
+def test_the_server_reads_as_the_one_decoder_does_what_kinds_there_are(client, films):
+    image = cv2.imread(str(films[0]), cv2.IMREAD_GRAYSCALE)
+    assert read(client, cv2.imencode(".jpg", image)[1].tobytes()).json()["image"]["kind"] == "JPEG"
+    for suffix in (".bmp", ".tiff", ".webp"):
+        data = cv2.imencode(suffix, image)[1].tobytes()
+        with pytest.raises(ImageError):
+            pixels.decode(data)
+        assert problem(read(client, data)) == (415, "kind")
+
+
+def test_the_interface_is_described(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    statuses = paths["/v1/read"]["post"]["responses"]
+    assert {"200", "400", "401", "408", "413", "415", "422", "429", "503"} == set(statuses)
+    assert "multipart/form-data" in paths["/v1/read"]["post"]["requestBody"]["content"]
+
+
+def test_told_to_stop_it_finishes_who_is_in_the_house(held, films):
+    app = web.create(held, Limits(decoders=1))
+    with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        held.engine.may.clear()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(read, client, films[0])
+            wait_until(lambda: "chestxray_in_house 1.0" in client.get("/metrics").text)
+            server.handle_exit(signal.SIGTERM, None)
+            held.engine.may.set()
+            assert answer.result().status_code == 200

@@ -1,0 +1,49 @@
+"""A real server in this process: the application behind uvicorn, on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+from fastapi import FastAPI
+
+from chestxray.serving.server import Server
+
+
+def wait_until(ready, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def listening(app: FastAPI) -> Iterator[Server]:
+    """Run the application; `server.url` is its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(app, "127.0.0.1", port)
+    server.url = f"http://127.0.0.1:{port}"  # where tests find it
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def ready(app: FastAPI) -> Iterator[httpx.Client]:
+    """Run the application and give a client of it, once it is ready; `client.desk` is inside."""
+    with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        client.desk = app.state.desk
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        yield client
