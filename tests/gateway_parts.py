@@ -23,7 +23,9 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 
 from chestxray.serving.gateway import config as settings
+from chestxray.serving.gateway import survey
 from chestxray.serving.gateway.config import Config
+from chestxray.serving.gateway.store import Store
 from dicom_files import dataset, written
 
 ORTHANC = Path("/usr/sbin/Orthanc")
@@ -174,6 +176,14 @@ class Gateway:
             if line.get("event") == "started" and psutil.pid_exists(line["pid"]):
                 found[line["process"]] = line["pid"]
         return found
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Tasks by queue and state, read beside it."""
+        store = Store(self.config.state)
+        try:
+            return survey.counts(store.db)
+        finally:
+            store.close()
 
     def ask(self, *what: str) -> str:
         """Run another verb of the gateway; what it prints."""

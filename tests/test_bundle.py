@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 from chestxray.artifacts import sha256
-from chestxray.errors import BundleError
+from chestxray.errors import ArtifactError, BundleError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle
-from chestxray.model.bundle import CARD, WEIGHTS
+from chestxray.model.bundle import CARD, GATE, WEIGHTS
 from chestxray.model.inference import batches
 
 
@@ -47,8 +47,9 @@ def test_a_loaded_bundle_answers_as_the_saved_one(folder, dataset, tmp_path):
 
 
 def test_nothing_in_a_bundle_is_pickled(folder):
-    assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
-    assert not (folder / WEIGHTS).read_bytes().startswith((b"PK", b"\x80"))
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, GATE, WEIGHTS]
+    for file in (WEIGHTS, GATE):
+        assert not (folder / file).read_bytes().startswith((b"PK", b"\x80"))
 
 
 def test_a_complete_bundle_says_what_it_is(folder, dataset):
@@ -67,6 +68,47 @@ def test_an_altered_byte_of_the_weights_is_refused(folder):
     (folder / WEIGHTS).write_bytes(data)
     with pytest.raises(BundleError, match="not the file"):
         bundle.load(folder)
+
+
+def test_the_gate_is_saved_and_loaded_to_the_bit(folder, tmp_path):
+    first = bundle.load(folder)
+    bundle.save(tmp_path / "again", first.classifier, first.card, first.familiarity)
+    second = bundle.load(tmp_path / "again")
+    assert (tmp_path / "again" / GATE).read_bytes() == (folder / GATE).read_bytes()
+    assert first.familiarity.limits == second.familiarity.limits
+    for name in ("mean", "axes", "variances", "rest"):
+        ours, theirs = (getattr(of.familiarity.template, name) for of in (first, second))
+        assert np.array_equal(ours, theirs)
+    assert np.array_equal(first.familiarity.references, second.familiarity.references)
+
+
+@pytest.mark.parametrize("fault", ["altered", "absent", "other"])
+def test_a_gate_that_is_not_the_cards_is_refused(folder, fault):
+    path = folder / GATE
+    if fault == "altered":
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    elif fault == "absent":
+        path.unlink()
+    else:
+        safetensors.torch.save_file({"mean": torch.zeros(4)}, path)
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        rewrite_card(folder, gate=card["gate"] | {"sha256": sha256(path)})
+    words = {"altered": "not the file", "absent": "does not exist", "other": "holds no gate"}
+    with pytest.raises(ArtifactError, match=words[fault]):
+        bundle.load(folder)
+
+
+def test_a_bundle_without_a_gate_is_loaded_and_saved_without(folder, tmp_path):
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    del card["gate"]
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    (folder / GATE).unlink()
+    old = bundle.load(folder)
+    assert old.familiarity is None
+    bundle.save(tmp_path / "again", old.classifier, old.card, old.familiarity)
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [CARD, WEIGHTS]
 
 
 def test_truncated_weights_are_refused(folder):

@@ -47,10 +47,10 @@ def coverages(studies: int, resamples: int, seed: int) -> dict[str, float]:
             )
         )
         ends = (
+            by_patient.percentile,
             (by_patient.low, by_patient.high),
-            by_patient.bca,
             delong(y, score, patients).interval,
-            (by_image.low, by_image.high),
+            by_image.percentile,
             delong(y, score).interval,
         )
         for method, (low, high) in zip(METHODS, ends, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from chestxray.serving.gateway.store import Image
 from chestxray.serving.gateway.work import goes
 from gateway_parts import config
 
-EXAMPLE = Path(__file__).parents[1] / "deploy" / "gateway.toml"
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = ("deploy/gateway.toml", "deploy/compose/gateway.toml")
 
 GOOD = """
 state = "state"
@@ -28,8 +30,16 @@ url = "https://pacs.example/dicom-web"
 """
 
 
-def test_the_shipped_example_is_valid() -> None:
-    settings.load(EXAMPLE)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_shipped_example_is_valid(example: str) -> None:
+    settings.load(REPOSITORY / example)
+
+
+def test_every_key_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "gateway.md").read_text(encoding="utf-8")
+    for model in settings.MODELS:
+        for key in model.model_fields:
+            assert re.search(rf"[`.]{key}[`.\[]", page), f"{model.__name__}.{key}"
 
 
 def test_everything_has_a_careful_default(tmp_path: Path) -> None:

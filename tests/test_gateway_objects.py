@@ -52,7 +52,7 @@ HEADERS = {
     "only UIDs": dict.fromkeys(set(USUAL) - set(NEEDED)),
     "empty": dict.fromkeys(set(USUAL) - set(NEEDED), ""),
     "knee": {"BodyPartExamined": "KNEE"},
-    "no comma": {"PatientName": "Cher"},
+    "one name": {"PatientName": "Cher"},
     "Japanese": {
         "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
         "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう",
@@ -220,11 +220,9 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
 def test_every_name_and_number_arrives_as_it_was(header, tmp_path, reader):
     path = film(tmp_path, **HEADERS[header])
     source = dcmread(path)
-    for outcome in (reading(), refusal(path)):
-        for result in made(path, outcome, reader).values():
-            for keyword in set(USUAL) - set(NEEDED) - {"BodyPartExamined"}:
-                assert str(result[keyword].value or "") == str(source.get(keyword) or "")
-            assert "PatientAge" not in result
+    for result in made(path, reading(), reader).values():
+        for keyword in set(USUAL) - set(NEEDED) - {"BodyPartExamined"}:
+            assert str(result[keyword].value or "") == str(source.get(keyword) or "")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom says what is wrong with them
@@ -444,7 +442,10 @@ def dciodvfy(path: Path) -> list[str]:
 
 
 def pixelmed(path: Path) -> list[str]:
-    """The errors that PixelMed's validator of structured reports finds."""
+    """What PixelMed's validator of structured reports finds fault with.
+
+    Its templates are older than the coded evaluations of TID 1501, which it warns of.
+    """
     java, jar = shutil.which("java"), Path("/usr/share/java/pixelmed.jar")
     if java is None or not jar.exists():
         pytest.skip("PixelMed is not there: install default-jre-headless and libpixelmed-java")
@@ -452,9 +453,12 @@ def pixelmed(path: Path) -> list[str]:
     command = [java, "-XX:TieredStopAtLevel=1", *limits, "-cp", f"{jar.parent}/*"]
     command += ["com.pixelmed.validate.DicomSRValidator", "-checkcontentitemorder", str(path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert "Found Root Template TID_1500 (MeasurementReport)" in told.stdout, told.stderr
-    assert "IOD validation complete" in told.stdout
-    return [line for line in told.stdout.splitlines() if line.startswith("Error")]
+    lines = told.stdout.splitlines()
+    heads = ("Found ", "Root Template Validation Complete", "IOD validation complete")
+    assert "Found Root Template TID_1500 (MeasurementReport)" in lines, told.stderr
+    assert heads[-1] in lines
+    newer = f'CODE ({codes.CALLED.value},{codes.SCHEME},"{codes.CALLED.meaning}")'
+    return [line for line in lines if not line.startswith(heads) and newer not in line]
 
 
 def files(folder: Path, path: Path, reader: Reader) -> dict[str, Path]:
@@ -468,8 +472,10 @@ def files(folder: Path, path: Path, reader: Reader) -> dict[str, Path]:
     return out
 
 
-@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize(
+    ("header", "photometric"),
+    [("DX", "MONOCHROME1"), ("CR", "MONOCHROME1"), *((name, "MONOCHROME2") for name in HEADERS)],
+)
 def test_dciodvfy_finds_no_error(header, photometric, tmp_path, reader):
     path = film(tmp_path, photometric, **HEADERS[header])
     for kind, result in files(tmp_path, path, reader).items():
@@ -489,18 +495,10 @@ def test_dciodvfy_would_find_an_error(tmp_path, reader):
     assert dciodvfy(tmp_path / "broken.dcm")
 
 
-@pytest.mark.parametrize("kind", ["sr", "regions", "refused sr"])
+@pytest.mark.parametrize("kind", ["sr", "regions"])
 def test_pixelmed_finds_no_error(kind, tmp_path, reader):
     path = film(tmp_path, **HEADERS["Japanese"])
     assert pixelmed(files(tmp_path, path, reader)[kind]) == []
-
-
-def test_pixelmed_would_find_an_error(tmp_path, reader):
-    report = made(film(tmp_path), reading(), reader)["sr"]
-    (certainty, *_) = items(report, "Tracking Unique Identifier")
-    certainty.ConceptNameCodeSequence[0].CodeValue = "112039"
-    report.save_as(tmp_path / "broken.dcm")
-    assert pixelmed(tmp_path / "broken.dcm")
 
 
 @pytest.mark.slow
@@ -509,3 +507,12 @@ def test_pixelmed_would_find_an_error(tmp_path, reader):
 def test_pixelmed_finds_no_error_with_any_header(header, kind, tmp_path, reader):
     path = film(tmp_path, **HEADERS[header])
     assert pixelmed(files(tmp_path, path, reader)[kind]) == []
+
+
+@pytest.mark.slow
+def test_pixelmed_would_find_an_error(tmp_path, reader):
+    report = made(film(tmp_path), reading(), reader)["sr"]
+    (device,) = items(report, "Device Observer UID")
+    report.ContentSequence.remove(device)
+    report.save_as(tmp_path / "broken.dcm")
+    assert pixelmed(tmp_path / "broken.dcm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import socket
@@ -33,6 +34,18 @@ from chestxray.serving.gateway.receive import Receiver
 from chestxray.serving.gateway.store import READ, Result, Store
 from chestxray.serving.gateway.transport import client_context
 from gateway_parts import PATIENT, config, film, radiograph, store, tool
+
+# pynetdicom leaves the socket of a connection that failed to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <s.*ocket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets():
+    yield
+    gc.collect()
+
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,18 @@ from chestxray.serving.gateway.store import READ, Image, Result, Store, sending
 from chestxray.serving.gateway.transport import serve
 from dicom_files import written
 from gateway_parts import config, free_port, radiograph, wait_for
+
+# pynetdicom leaves the socket of a connection that failed to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <s.*ocket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets():
+    yield
+    gc.collect()
+
 
 QUEUE = sending("pacs")
 
@@ -120,7 +133,6 @@ def test_a_result_that_is_turned_down_is_offered_some_times_and_given_up(
     pacs.stop()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) -> None:
     result(store)
     port = free_port()
@@ -135,7 +147,6 @@ def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) 
     pacs.stop()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_sender_finds_a_pacs_that_comes_back(store: Store, tmp_path: Path) -> None:
     result(store)
     port, stop = free_port(), threading.Event()

@@ -32,7 +32,7 @@ def test_on_the_same_resamples_the_intervals_are_those_of_scipy(method: str) -> 
     same = BootstrapResult(None, values[1:1001], math.nan)
     ends = stats.bootstrap((x,), np.mean, n_resamples=0, bootstrap_result=same, method=method)
     found = draws.interval(values)
-    low, high = (found.low, found.high) if method == "percentile" else found.bca
+    low, high = found.percentile if method == "percentile" else (found.low, found.high)
     assert (low, high) == pytest.approx(tuple(ends.confidence_interval), abs=1e-12)
 
 
@@ -41,7 +41,7 @@ def test_its_own_resamples_are_spread_as_scipys() -> None:
     draws = Draws.of(np.arange(len(x)), 4000)
     found = draws.interval(draws.apply(mean_of(x)))
     rng = np.random.default_rng(1)
-    for method, ends in (("percentile", (found.low, found.high)), ("BCa", found.bca)):
+    for method, ends in (("percentile", found.percentile), ("BCa", (found.low, found.high))):
         theirs = stats.bootstrap((x,), np.mean, n_resamples=4000, method=method, rng=rng)
         tolerance = 0.15 * theirs.standard_error  # three Monte Carlo errors of two such ends
         assert ends == pytest.approx(tuple(theirs.confidence_interval), abs=tolerance)
@@ -106,8 +106,7 @@ def test_few_weights_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_paired_stays_paired() -> None:
     x, draws = skewed(), Draws.of(np.arange(60), 200)
     one, other = draws.apply(mean_of(x)), draws.apply(mean_of(x + 0.25))
-    found = draws.interval(other - one)
-    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert other - one == pytest.approx(np.full(261, 0.25), abs=1e-12)
 
 
 def test_an_interval_by_patient_is_as_wide_as_the_patients_are_few() -> None:
@@ -125,7 +124,7 @@ def test_without_resamples_there_is_a_value_and_no_interval() -> None:
         "value": 2.0,
         "low": None,
         "high": None,
-        "bca": {"low": None, "high": None},
+        "percentile": {"low": None, "high": None},
         "reason": "no resamples were asked for",
     }
 
@@ -152,36 +151,61 @@ def test_an_undefined_value_carries_its_reason_and_no_interval() -> None:
     assert math.isnan(found.low)
 
 
-def test_values_that_never_vary_have_an_interval_of_no_width_and_no_bca() -> None:
+def test_values_that_never_vary_tell_nothing_of_their_error() -> None:
     draws = Draws.of(np.arange(5), 50)
-    found = draws.interval(np.full(56, 0.5))
-    assert (found.low, found.high) == (0.5, 0.5)
-    assert found.entry()["bca"] == {
-        "low": None,
-        "high": None,
-        "reason": "leaving out patients does not change the value",
-    }
+    found = draws.interval(np.full(56, 1.0))
+    assert found.value == 1
+    assert math.isnan(found.low)
+    assert "all resamples are alike" in found.reason
 
 
-def test_a_value_that_no_resample_exceeds_has_no_bca() -> None:
+def test_where_leaving_out_patients_changes_nothing_the_percentile_interval_stands_in() -> None:
+    draws = Draws.of(np.arange(5), 50)
+    values = np.concatenate([[0.7], np.linspace(0.5, 0.9, 50), np.full(5, 0.7)])
+    found = draws.interval(values)
+    assert (found.low, found.high) == found.percentile
+    assert found.reason == intervals.NO_ACCELERATION
+
+
+def test_a_value_that_resampling_always_lowers_has_no_interval() -> None:
     draws = Draws.of(np.arange(5), 50)
     values = np.concatenate([[1.0], np.linspace(0.5, 0.9, 50), np.linspace(0.9, 1, 5)])
-    assert draws.interval(values).entry()["bca"]["reason"]
+    found = draws.interval(values).entry()
+    assert found["low"] is None
+    assert found["reason"] == intervals.MOVED
+    assert found["percentile"]["high"] == pytest.approx(0.89)
+
+
+def test_what_resampling_moves_by_over_half_its_error_has_no_interval() -> None:
+    draws = Draws.of(np.arange(5), 99)
+    resampled = np.linspace(0.0, 1.0, 99)
+    for share, has_one in ((0.5, True), (0.35, True), (0.28, False), (0.72, False)):
+        found = draws.interval(np.concatenate([[share], resampled, np.linspace(0.4, 0.6, 5)]))
+        assert math.isfinite(found.low) == has_one
+        assert found.reason == ("" if has_one else intervals.MOVED)
+        assert found.percentile == pytest.approx((0.025, 0.975))
+
+
+def test_an_average_is_over_nearly_all_findings_or_undefined() -> None:
+    values = np.tile(np.arange(10.0)[:, None], (1, 3))
+    values[0, 1] = values[:2, 2] = np.nan
+    averages = intervals.average(list(values))
+    assert averages[:2] == pytest.approx([4.5, 5.0])
+    assert np.isnan(averages[2])
 
 
 def test_a_few_undefined_resamples_are_left_out_and_many_leave_no_interval() -> None:
     draws = Draws.of(np.arange(100), 200)
     values = draws.apply(mean_of(skewed(100)))
     plain = draws.interval(values)
-    values[1:11] = np.nan
+    values[1:3] = np.nan
     values[205:210] = np.nan
     found = draws.interval(values)
     assert (found.low, found.high) == pytest.approx((plain.low, plain.high), rel=0.03)
-    assert math.isfinite(found.bca[0])
-    values[11:14] = np.nan
+    values[3] = np.nan
     refused = draws.interval(values)
     assert math.isnan(refused.low)
-    assert "6% of the resamples" in refused.reason
+    assert "2% of the resamples" in refused.reason
 
 
 def test_all_of_nih_chest_x_ray14_fits_into_200_mb() -> None:

@@ -55,11 +55,11 @@ from chestxray.reading.predict import predict
 if __name__ == "__main__":
     rows._SECONDS_BETWEEN_SYNCS = 0
     reader = chestxray.load(sys.argv[1], "torch")
-    read = reader.read_batch
-    def slowly(images):
+    read = reader.read_films
+    def slowly(batch):
         time.sleep(float(sys.argv[4]))
-        return read(images)
-    reader.read_batch = slowly
+        return read(batch)
+    reader.read_films = slowly
     predict(reader, films([Path(sys.argv[2])], None, reader.bundle.card), Path(sys.argv[3]), True)
 """
 
@@ -148,8 +148,8 @@ def test_a_file_that_hangs_costs_its_own_row_alone(reader, phantoms, tmp_path):
     fifo = tmp_path / "hangs.png"  # opening a pipe into which nobody writes waits for ever
     os.mkfifo(fifo)
     chosen = FileFilms((good[0], fifo, *good[1:]), reader.size, seconds=2)
-    failed = predict(reader, chosen, tmp_path / "out" / "predictions.csv")
-    assert failed == {"hangs.png": "decoding took more than 2 s"}
+    unread = predict(reader, chosen, tmp_path / "out" / "predictions.csv")
+    assert unread.failed == {"hangs.png": "decoding took more than 2 s"}
     assert len(predictions.read(tmp_path / "out/predictions.csv")) == 4
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -78,30 +79,33 @@ def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reade
     assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))
 
 
-def test_a_finding_without_calibration_is_warned_of(reader):
+def test_findings_without_calibration_are_warned_of_in_one_notice(reader):
     unfitted = reader.bundle.card.calibration.unfitted
-    assert [warning.split(":")[0] for warning in reader.warnings[1:]] == list(unfitted)
+    (warning,) = (notice for notice in reader.warnings if notice.code == "not-calibrated")
+    assert asdict(warning)["values"] == unfitted
+    assert all(finding in warning.sentence for finding in unfitted)
 
 
 def test_a_model_of_phantoms_warns_that_it_knows_no_real_radiograph(reader):
-    assert "synthetic radiographs alone" in reader.warnings[0]
+    assert reader.warnings[0].code == "trained-on-synthetic"
 
 
 def test_a_file_that_cannot_be_read_keeps_its_row_and_the_others_go_on(reader, folder, tmp_path):
     chosen = films([folder], None, reader.bundle.card)
-    failed = predict(reader, chosen, tmp_path / "predictions.csv", with_heatmaps=True)
+    unread = predict(reader, chosen, tmp_path / "predictions.csv", with_heatmaps=True)
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False, dtype=str)
     heat = np.load(tmp_path / "heatmaps.npy")
     assert table["Image Index"].tolist() == sorted(path.name for path in folder.iterdir())
-    assert len(failed) == 2
+    assert len(unread.failed) == 2
+    assert unread.refused == {}
     assert heat.dtype == np.float16
     assert len(heat) == len(table)
     for row, name in enumerate(table["Image Index"]):
-        unread = name in failed
-        assert (table["status"][row] == "error") == unread
-        assert bool(table["reason"][row]) == unread
-        assert (table["prob_Mass"][row] == "") == unread
-        assert np.isnan(heat[row]).all() == unread
+        failed = name in unread.failed
+        assert (table["status"][row] == "error") == failed
+        assert (table["reason"][row] == unread.failed.get(name, "")) or not failed
+        assert (table["prob_Mass"][row] == "") == failed
+        assert np.isnan(heat[row]).all() == failed
 
 
 def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
@@ -118,7 +122,7 @@ def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
 
 def test_a_split_of_a_dataset_is_predicted_in_its_order(reader, dataset, tmp_path):
     chosen = films([dataset.folder], "test", reader.bundle.card)
-    assert predict(reader, chosen, tmp_path / "predictions.csv") == {}
+    assert len(predict(reader, chosen, tmp_path / "predictions.csv")) == 0
     table = predictions.read(tmp_path / "predictions.csv")
     expected = dataset.index["image"].iloc[dataset.rows("test")].tolist()
     assert table["Image Index"].tolist() == expected

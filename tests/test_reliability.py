@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from chestxray.evaluation.calibration_measures import calibration_error
 from chestxray.evaluation.intervals import Draws
 from chestxray.evaluation.reliability import NO_VALIDATION, diagram, recalibrated, reliability
+from chestxray.evaluation.scores import CHANCE
 from chestxray.findings import FINDINGS
 
 EFFUSION = FINDINGS.index("Effusion")
@@ -110,6 +112,20 @@ def test_ties_stay_in_one_bin_and_empty_bins_are_left_out():
     assert [(b["mean_probability"], b["observed"], b["images"]) for b in bins] == [
         (pytest.approx(0.1), 0.0, 150), (pytest.approx(0.8), 1.0, 50),
     ]  # fmt: skip
+
+
+def test_a_calibration_error_has_no_interval_and_says_why():
+    pairs = planted(400, 8)
+    error = diagram(pairs.labels[:, 0], pairs.probabilities[:, 0], draws_of(pairs, 50))["ece"]
+    assert (error["low"], error["high"], error["reason"]) == (None, None, CHANCE)
+    assert error["percentile"]["low"] < error["percentile"]["high"]
+
+
+def test_a_bin_without_positives_has_the_exact_interval_of_its_patients():
+    y, p = np.tile([0.0, 0, 0, 1], 50), np.tile([0.1, 0.1, 0.1, 0.8], 50)
+    low, high = diagram(y, p, Draws.of(np.arange(200) // 2, 20))["bins"]
+    assert (low["low"], low["high"]) == (0, pytest.approx(binomtest(0, 100).proportion_ci().high))
+    assert (high["low"], high["high"]) == (pytest.approx(binomtest(50, 50).proportion_ci().low), 1)
 
 
 def test_recalibration_never_sees_the_labels_it_is_judged_by():

@@ -24,7 +24,7 @@ from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import FINDINGS
 from chestxray.notices import Notice
 from chestxray.reading.overlay import blend
-from chestxray.serving import web
+from chestxray.serving import examples, web
 from chestxray.serving.settings import Limits
 from dicom_files import dicom
 from web_server import listening, ready, wait_until
@@ -39,13 +39,20 @@ def reader(run: Path):
 
 @pytest.fixture(scope="module")
 def client(reader):
-    with ready(web.create(reader, Limits(upload_bytes=2**20, decoders=1))) as client:
+    with ready(web.create(reader, Limits(upload_bytes=2**22, decoders=1))) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def films(phantoms: Path) -> list[Path]:
     return sorted((phantoms / "images_001/images").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def radiograph() -> np.ndarray:
+    """A phantom, uint8 [768, 768]."""
+    data = np.frombuffer(examples.png("clear"), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
 
 
 def read(client, data: bytes | Path, **query):
@@ -78,8 +85,8 @@ def test_an_answer_is_what_the_reader_says(client, reader, films):
     assert "not a medical device" in answer["notice"]
 
 
-def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client):
-    stored = np.random.default_rng(0).integers(0, 4096, (300, 200), dtype=np.uint16)
+def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client, radiograph):
+    stored = 4095 - 16 * radiograph[:, 80:-80].astype(np.uint16)
     film = dicom(stored, 12, "MONOCHROME1")
     answer = read(client, film, display="true").json()
     shown = cv2.imdecode(
@@ -89,16 +96,16 @@ def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client):
     assert shown.dtype == np.uint8
     assert np.array_equal(shown, np.rint(decoded / 257).astype(np.uint8))
     about = answer["image"]
-    assert (about["kind"], about["width"], about["height"]) == ("DICOM", 200, 300)
-    assert about["placement"] == pytest.approx(placement(200, 300))
+    assert (about["kind"], about["width"], about["height"]) == ("DICOM", 608, 768)
+    assert about["placement"] == pytest.approx(placement(608, 768))
 
 
-def test_a_large_film_is_shown_smaller_but_read_whole(client, reader):
-    large = cv2.resize(np.arange(64, dtype=np.uint8).reshape(8, 8), (4096, 64))
+def test_a_large_film_is_shown_smaller_but_read_whole(client, reader, radiograph):
+    large = cv2.resize(radiograph, (2560, 2400), interpolation=cv2.INTER_NEAREST)
     answer = read(client, png(large), display="true").json()
     shown = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]["display"]), np.uint8), -1)
-    assert shown.shape == (32, 2048)
-    assert answer["image"]["width"] == 4096
+    assert shown.shape == (1920, 2048)
+    assert answer["image"]["width"] == 2560
     expected = reader.read(large).probabilities["Mass"]
     assert answer["findings"][4]["probability"] == pytest.approx(expected, abs=1e-6)
 
@@ -149,7 +156,7 @@ def test_every_example_can_be_read(client):
         (b"\x89PNG\r\n\x1a\n and then nothing", (422, "unreadable")),
         (b"\0" * 128 + b"DICM", (422, "unreadable")),
         (b"\xff\xd8\xff\xe0", (422, "unreadable")),
-        (bytes(2**20), (413, "too-large")),
+        (bytes(2**22), (413, "too-large")),
     ],
 )
 def test_a_file_that_is_no_radiograph_is_told_why(client, data, expected):
@@ -178,13 +185,13 @@ def test_an_upload_without_a_stated_length_is_cut_off_at_the_limit(client):
     def body():
         nonlocal sent
         yield b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
-        for _ in range(40):
+        for _ in range(100):
             sent += 2**16
             yield bytes(2**16)
 
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     assert problem(client.post("/v1/read", content=body(), headers=form)) == (413, "too-large")
-    assert sent > 2**20
+    assert sent > 2**22
 
 
 def test_a_refused_film_gives_reasons_and_no_probabilities(reader, films, monkeypatch):
@@ -343,7 +350,7 @@ def test_a_failure_inside_is_logged_without_what_it_quotes(reader, films, caplog
     assert patient not in caplog.text + answer.text
 
 
-def test_nothing_is_written_to_disk(reader, tmp_path, monkeypatch):
+def test_nothing_is_written_to_disk(reader, radiograph, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     opened = []
@@ -354,7 +361,8 @@ def test_nothing_is_written_to_disk(reader, tmp_path, monkeypatch):
 
     with ready(web.create(reader, Limits(decoders=1))) as client:
         sys.addaudithook(watch)
-        large = png(np.random.default_rng(0).integers(0, 255, (1500, 1500), dtype=np.uint8))
+        noise = np.random.default_rng(0).integers(0, 16, (2304, 2304), dtype=np.uint8)
+        large = png(np.repeat(np.repeat(radiograph, 3, 0), 3, 1) // 2 + noise)
         assert len(large) > 2**21
         assert read(client, large, heatmaps="inline", display="true").status_code == 200
         written, opened = list(opened), []

@@ -109,5 +109,7 @@ def _bundle(folder: Path) -> Check:
     except ChestXrayError as error:
         return Check("FAIL", "bundle", str(error))
     if reader.warnings:
-        return Check("WARN", "bundle", f"{reader.bundle.identity}: {'; '.join(reader.warnings)}")
+        return Check(
+            "WARN", "bundle", f"{reader.bundle.identity}: {'; '.join(map(str, reader.warnings))}"
+        )
     return Check("PASS", "bundle", f"{reader.bundle.identity}, {len(reader.findings)} findings")

@@ -20,6 +20,9 @@ def explain(
     finding: Annotated[
         list[str] | None, typer.Option(help="Only this finding; repeatable. Default: all.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Explain also files that the gate refuses.")
+    ] = False,
 ) -> None:
     """Draw heatmaps over radiographs.
 
@@ -37,8 +40,10 @@ def explain(
             typer.echo(f"warning: {warning}", err=True)
     wanted = _chosen(finding, reader.findings)
     if isinstance(chosen, FileFilms):
-        failed = explain_files(reader, chosen, out, wanted)
-        typer.echo(f"{out}: {len(chosen.paths) - len(failed)} explained, {len(failed)} not read")
+        failed = explain_files(reader, chosen, out, wanted, force)
+        typer.echo(
+            f"{out}: {len(chosen.paths) - len(failed)} explained, {len(failed)} refused or not read"
+        )
         for name, reason in failed.items():
             typer.echo(f"  {name}: {reason}")
         if len(failed) == len(chosen.paths):

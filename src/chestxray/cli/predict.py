@@ -20,8 +20,15 @@ def predict(
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Write heatmaps.npy beside the CSV file.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Read also what the gate refuses; reasons are kept.")
+    ] = False,
 ) -> None:
-    """Predict the findings of radiographs; a file that cannot be read keeps its row, with why."""
+    """Predict the findings of radiographs.
+
+    A file that is refused, or cannot be read, keeps its row, with why. A dataset's images are not
+    judged, so that an evaluation loses none.
+    """
     from chestxray import load
     from chestxray.reading import predict as reading
     from chestxray.reading.films import films, leak
@@ -31,9 +38,12 @@ def predict(
     for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
         if warning:
             typer.echo(f"warning: {warning}", err=True)
-    failed = reading.predict(reader, chosen, out, heatmaps)
-    typer.echo(f"{out}: {len(chosen.names) - len(failed)} read, {len(failed)} could not be read")
-    for name, reason in failed.items():
+    unread = reading.predict(reader, chosen, out, heatmaps, force)
+    typer.echo(
+        f"{out}: {len(chosen.names) - len(unread)} read, {len(unread.refused)} refused, "
+        f"{len(unread.failed)} could not be read"
+    )
+    for name, reason in (unread.refused | unread.failed).items():
         typer.echo(f"  {name}: {reason}")
-    if len(failed) == len(chosen.names):
+    if len(unread) == len(chosen.names):
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from chestxray.errors import PredictionsError
 from chestxray.evaluation import compare_delong
-from chestxray.evaluation.intervals import LEVEL, RESAMPLES, Draws, Interval, Values
+from chestxray.evaluation.intervals import LEVEL, RESAMPLES, Draws, Interval, Values, average
 from chestxray.evaluation.labels import Labels, pair
 from chestxray.evaluation.multiplicity import holm, p_value
 from chestxray.evaluation.thresholds import one_sided
@@ -165,7 +165,7 @@ def _finding(paired: Paired, k: int, aurocs: tuple[Values, Values], draws: Draws
         "positives": int((y == 1).sum()),
         "a": draws.interval(a, why).entry(),
         "b": draws.interval(b, why).entry(),
-        "difference": draws.interval(b - a, why).entry(),
+        "difference": _difference(a, b, draws, why),
         "p": p_value(draws, b - a, patients),
         "delong": compare_delong.of_finding(y, paired.a[:, k], paired.b[:, k], paired.patients),
     }
@@ -185,22 +185,21 @@ def _mean(aurocs: list[tuple[Values, Values]], draws: Draws) -> dict[str, Any]:
     if not defined:
         none = Interval(np.nan, reason="no finding has positives and negatives").entry()
         return {"findings": 0, "a": none, "b": none, "difference": none, "p": None}
-    a, b = (_average(np.stack(of)) for of in zip(*defined, strict=True))
+    a, b = (average(of) for of in zip(*defined, strict=True))
     return {
         "findings": len(defined),
         "a": draws.interval(a).entry(),
         "b": draws.interval(b).entry(),
-        "difference": draws.interval(b - a).entry(),
+        "difference": _difference(a, b, draws),
         "p": p_value(draws, b - a, draws.counts.shape[1]),
     }
 
 
-def _average(values: Values) -> Values:
-    """Average over findings, [k, rows] to [rows]; a resample that lacks one averages the others."""
-    known = np.count_nonzero(~np.isnan(values), axis=0)
-    average = np.full(len(known), np.nan)
-    np.divide(np.nansum(values, axis=0), known, out=average, where=known > 0)
-    return average
+def _difference(a: Values, b: Values, draws: Draws, why: str = "") -> dict[str, Any]:
+    """Give b - a; models that rank alike differ by nothing, whichever patients are drawn."""
+    if not np.isnan(a[0]) and np.array_equal(a, b, equal_nan=True):
+        return Interval(0.0, 0.0, 0.0, (0.0, 0.0)).entry()
+    return draws.interval(b - a, why).entry()
 
 
 def sentence(mean: dict[str, Any]) -> str:

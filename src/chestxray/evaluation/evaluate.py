@@ -1,7 +1,7 @@
 """Predictions and labels in, a folder of results out.
 
     evaluation/
-      metrics.json        a metric is `{"value", "low", "high", "bca"}`, or null with the reason
+      metrics.json        a metric is `{"value", "low", "high", "percentile"}`, or null with reason
       curves.json         ROC and precision-recall curves with bands
       reliability.json    observed against predicted, as given and recalibrated on validation
       subgroups.json      by sex, age, view, visit and company, with gaps; the view as a shortcut

@@ -13,18 +13,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from chestxray.evaluation.calibration import Calibration, fit_calibration, log_odds
 from chestxray.evaluation.calibration_measures import equal_mass_bins
-from chestxray.evaluation.intervals import Draws, Values
+from chestxray.evaluation.intervals import Draws, Values, all_alike
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.scores import summed_up
 from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted import SCORING
 from chestxray.evaluation.weighted import Column as Weighted
 from chestxray.findings import FINDINGS
 
 NO_VALIDATION: Final = "no validation predictions: --fit-on"
+
+Mask = npt.NDArray[np.bool_]
 
 _FIGURES: Final = tuple(name.removeprefix("calibration_") for name in SCORING)
 
@@ -91,21 +95,26 @@ def diagram(y: Floats, p: Floats, draws: Draws) -> dict[str, Any]:
 
     drawn = draws.apply(statistic, rows=column.rows)
     why = one_sided(y) or "not defined for these labels"
-    entries = [draws.interval(values, why).entry() for values in drawn.T]
-    figures = dict(zip(_FIGURES, entries[: len(SCORING)], strict=True))
-    return {"bins": _bins(column.p, inside, entries[len(SCORING) :]), **figures}
-
-
-def _bins(p: Values, inside: Values, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Show the bins that hold images, from the lowest probability up; `inside` is [m, bins]."""
-    images = inside.sum(axis=0)
-    return [
-        {
-            "mean_probability": float(mean),
-            "observed": entry["value"],
-            "low": entry["low"],
-            "high": entry["high"],
-            "images": int(count),
-        }
-        for mean, entry, count in zip(p @ inside / images, entries, images, strict=True)
+    figures = {
+        name: summed_up(name, values, draws, why).entry()
+        for name, values in zip(_FIGURES, drawn.T, strict=False)
+    }
+    shares = drawn.T[len(SCORING) :]
+    bins = [
+        _bin(column, inside[:, place] > 0, values, draws) for place, values in enumerate(shares)
     ]
+    return {"bins": bins, **figures}
+
+
+def _bin(column: Weighted, inside: Mask, values: Values, draws: Draws) -> dict[str, Any]:
+    """Show one bin, given what is in it, bool [m], and its share of positives in every draw."""
+    patients = len(np.unique(draws.patient[column.rows[inside]]))
+    same = values[0] in {0, 1} and draws.resamples
+    share = (all_alike(values[0], patients) if same else draws.interval(values)).entry()
+    return {
+        "mean_probability": float(column.p[inside].mean()),
+        "observed": share["value"],
+        "low": share["low"],
+        "high": share["high"],
+        "images": int(inside.sum()),
+    }

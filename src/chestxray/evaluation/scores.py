@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.evaluation.delong import delong
-from chestxray.evaluation.intervals import Draws, Interval, Values, all_alike
+from chestxray.evaluation.intervals import Draws, Interval, Values, all_alike, average
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import Floats
 from chestxray.evaluation.thresholds import Chosen, one_sided
@@ -29,6 +29,8 @@ _TWO_SIDED: Final = frozenset({"recall", "precision", "npv", "f1", "mcc"})
 _SHARES: Final = frozenset({"recall", "specificity", "precision", "npv", "accuracy", "alert_rate"})
 UNDEFINED: Final = "not defined for these labels"
 NO_VALIDATION: Final = "no validation predictions: --fit-on"
+
+CHANCE: Final = "chance counts as calibration error and resampling adds more: see slope, intercept"
 
 Points = dict[str, Chosen]
 
@@ -80,7 +82,10 @@ def score(pairs: Pairs, draws: Draws, finding: str, points: Points | None) -> Sc
         "negatives": negatives,
         "unknown": len(y) - positives - negatives,
         "prevalence": positives / (positives + negatives) if positives + negatives else None,
-        **{name: draws.interval(of, missing or UNDEFINED).entry() for name, of in plain.items()},
+        **{
+            name: summed_up(name, of, draws, missing or UNDEFINED).entry()
+            for name, of in plain.items()
+        },
         **of_point(MAIN),
         "confusion": _confusion(counts.get(MAIN)),
         "operating_points": {
@@ -107,9 +112,9 @@ def macro(scores: dict[str, Scores], draws: Draws) -> dict[str, Any]:
             if metric in of.values and not np.isnan(of.values[metric][0])
         ]
         reasons = Counter(of.entry[metric].get("reason", "") for of in scores.values())
-        mean = (
-            draws.interval(_mean(defined)) if defined else Interval(np.nan, reason=_most(reasons))
-        )
+        mean = Interval(np.nan, reason=_most(reasons))
+        if defined:
+            mean = summed_up(metric, average(defined), draws)
         entries[metric] = mean.entry() | {"findings": len(defined)}
     return entries
 
@@ -120,10 +125,20 @@ def micro(pairs: Pairs, draws: Draws, scores: dict[str, Scores]) -> dict[str, An
     counts = [of.counts for of in scores.values() if of.counts is not None]
     called = dict(zip(CALLING, rates(np.sum(counts, axis=0)).T, strict=True)) if counts else {}
     undefined = Interval(np.nan, reason=NO_VALIDATION)
-    return {name: draws.interval(of).entry() for name, of in pooled.items()} | {
+    return {name: summed_up(name, of, draws).entry() for name, of in pooled.items()} | {
         name: draws.interval(called[name]).entry() if called else undefined.entry()
         for name in CALLING
     }
+
+
+def summed_up(name: str, values: Values, draws: Draws, reason: str = UNDEFINED) -> Interval:
+    """Sum up a metric, given its values in all draws, float64 [1 + R + G].
+
+    The calibration error gets no interval: of simulated studies of 180 patients BCa held the true
+    error of a frequent finding in 75 % and of a rare one in 1 %, percentile in 41 % and none.
+    """
+    found = draws.interval(values, reason)
+    return found.untrusted(CHANCE) if name == "ece" else found
 
 
 def _plain(column: Column, draws: Draws) -> dict[str, Values]:
@@ -182,15 +197,6 @@ def _confusion(counts: Values | None) -> dict[str, int] | None:
     if counts is None:
         return None
     return dict(zip(("tp", "fp", "tn", "fn"), counts[0].astype(int).tolist(), strict=True))
-
-
-def _mean(values: list[Values]) -> Values:
-    """Average over what is defined in each draw; NaN where nothing is."""
-    stacked = np.stack(values)
-    defined = np.sum(~np.isnan(stacked), axis=0)
-    total = np.nansum(stacked, axis=0)
-    mean: Values = np.divide(total, defined, out=np.full(len(total), np.nan), where=defined > 0)
-    return mean
 
 
 def _most(reasons: Counter[str]) -> str:

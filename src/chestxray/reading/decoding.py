@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Final
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
-from chestxray.dataset import pixels
 from chestxray.errors import ImageError, WorkerError
-
-Image = npt.NDArray[np.uint8]
+from chestxray.reading import film
+from chestxray.reading.film import Film
 
 SECONDS_A_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
@@ -41,8 +38,8 @@ class Decoder:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def load(self, path: Path) -> Image | ImageError:
-        """Give a file's canonical image, uint8 [S, S], or what is wrong with it.
+    def load(self, path: Path) -> Film | ImageError:
+        """Give a file's film, or what is wrong with it.
 
         Raises:
             WorkerError: no process can be started.
@@ -99,7 +96,7 @@ def _decode(pipe: Connection, size: int) -> None:
         except EOFError:
             return
         try:
-            pipe.send(pixels.load(path, size))
+            pipe.send(film.load(path, size))
         except ImageError as error:
             pipe.send(error.reason)
 

@@ -39,22 +39,22 @@ class Example:
 
 
 def explain_files(
-    reader: Reader, films: FileFilms, out: Path, findings: Sequence[str]
+    reader: Reader, films: FileFilms, out: Path, findings: Sequence[str], force: bool = False
 ) -> dict[str, str]:
     """Write a sheet with all chosen findings for each file.
 
     Returns:
-        Name → reason of the files that could not be read.
+        Name → reason of the files that could not be read, or, unless `force`, were refused.
     """
     failed = {}
     with progress("explain", len(films.paths)) as advance:
         for path in films.paths:
             try:
+                reading = reader.read(path, force)
                 image = decode(path)
             except ImageError as error:
                 failed[path.name] = error.reason
             else:
-                reading = reader.read(image)
                 panels = [
                     Panel(f, reading.probabilities[f], reading.calls[f], reading.heatmaps[f])
                     for f in findings

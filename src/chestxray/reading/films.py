@@ -1,4 +1,8 @@
-"""Inputs of the command line: datasets, folders and files become a stream of canonical images."""
+"""Inputs of the command line: datasets, folders and files become a stream of films.
+
+What a dataset gives are bare images, which no gate judges: its preparation chose them already, and
+an evaluation must not lose images on the way.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,10 @@ from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.model.bundle import Card
 from chestxray.parallel import cores
-from chestxray.reading.decoding import SECONDS_A_FILE, Decoder, Image
+from chestxray.reading.decoding import SECONDS_A_FILE, Decoder
+from chestxray.reading.film import Film
+
+Image = npt.NDArray[np.uint8]
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
@@ -77,8 +84,8 @@ class FileFilms:
             digest.update(repr((str(path.absolute()), state)).encode())
         return digest.hexdigest()
 
-    def batches(self, size: int, start: int = 0) -> Iterator[list[Image | ImageError]]:
-        """Give canonical images [S, S], or what is wrong with the file, `size` at a time.
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Film | ImageError]]:
+        """Give films, or what is wrong with the file, `size` at a time.
 
         A batch is decoded while the one before it is being read. A file that kills its decoder or
         takes too long is an error like any other.
@@ -90,7 +97,7 @@ class FileFilms:
             free.put(decoder)
         pool = ThreadPoolExecutor(max(1, len(decoders)))
         try:
-            ahead: list[Future[Image | ImageError]] = []
+            ahead: list[Future[Film | ImageError]] = []
             for begin in range(start, len(self.paths), size):
                 paths = self.paths[begin : begin + size]
                 now, ahead = ahead, [pool.submit(_load, free, path) for path in paths]
@@ -104,7 +111,7 @@ class FileFilms:
                 decoder.close()
 
 
-def _load(free: SimpleQueue[Decoder], path: Path) -> Image | ImageError:
+def _load(free: SimpleQueue[Decoder], path: Path) -> Film | ImageError:
     decoder = free.get()
     try:
         return decoder.load(path)

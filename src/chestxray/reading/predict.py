@@ -1,4 +1,9 @@
-"""Many films in, `predictions.csv` and `heatmaps.npy` out; memory does not grow with the films."""
+"""Many films in, `predictions.csv` and `heatmaps.npy` out; memory does not grow with the films.
+
+A row's `status` is `ok`, `refused` (by the gate) or `error` (no radiograph could be read), and
+`reason` says why, each reason as "code: sentence" where it is the gate's. Warnings of the gate
+stand in `reason` too, beside the probabilities.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,30 +21,50 @@ import pandas as pd
 
 from chestxray.errors import ImageError, SourceError
 from chestxray.evaluation import predictions
+from chestxray.notices import Notice
 from chestxray.progress import progress
-from chestxray.reading.decoding import Image
-from chestxray.reading.films import Films
-from chestxray.reading.reader import Reader
+from chestxray.reading.film import Film
+from chestxray.reading.films import Films, Image
+from chestxray.reading.gate.codes import in_words
+from chestxray.reading.reader import Heat, Probabilities, Reader
 from chestxray.reading.rows import Rows
 
+REFUSED: Final = "refused"
+ERROR: Final = "error"
 _BATCH: Final = 32
 
 
-def predict(reader: Reader, films: Films, out: Path, with_heatmaps: bool = False) -> dict[str, str]:
+@dataclass(frozen=True)
+class Unread:
+    """What has no probabilities: name → reason.
+
+    Attributes:
+        refused: by the gate.
+        failed: no radiograph could be read.
+    """
+
+    refused: dict[str, str]
+    failed: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.refused) + len(self.failed)
+
+
+def predict(
+    reader: Reader, films: Films, out: Path, with_heatmaps: bool = False, force: bool = False
+) -> Unread:
     """Read films and write a row for each, in their order.
 
-    A film that cannot be read gets a row without probabilities, with `status` and `reason`. Called
-    again after a stop, also by kill -9, with the same films and model, it goes on where it was.
+    A film that is refused or cannot be read gets a row without probabilities. Called again after a
+    stop, also by kill -9, with the same films and model, it goes on where it was.
 
     Args:
         reader: the model.
         films: what to read.
         out: the CSV file; `heatmaps.npy` goes beside it, float16 [N, K, h, w], NaN where a film
-            could not be read, and `heatmaps.json`, which says which predictions it belongs to.
+            was not read, and `heatmaps.json`, which says which predictions it belongs to.
         with_heatmaps: whether to write heatmaps.
-
-    Returns:
-        Name → reason of the films that could not be read.
+        force: whether to read what the gate refuses.
 
     Raises:
         SourceError: `out` is a folder.
@@ -50,52 +76,71 @@ def predict(reader: Reader, films: Films, out: Path, with_heatmaps: bool = False
     blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
     with (
-        Rows(out, _plan(reader, films), (len(names), *shape) if with_heatmaps else None) as rows,
+        Rows(
+            out, _plan(reader, films, force), (len(names), *shape) if with_heatmaps else None
+        ) as rows,
         progress("predict", len(names), done=rows.done) as advance,
     ):
         for batch in films.batches(_BATCH, rows.done):
             of = names[rows.done : rows.done + len(batch)]
-            rows.add(*_read(reader, of, batch, shape))
+            rows.add(*_read(reader, of, batch, shape, force))
             advance(len(batch))
         rows.finish()
-    return _failed(out)
+    return _unread(out)
 
 
 def _read(
     reader: Reader,
     names: Sequence[str],
-    batch: Sequence[Image | ImageError],
+    batch: Sequence[Film | Image | ImageError],
     shape: tuple[int, ...],
+    force: bool,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
     """Give the rows of a batch: the table and heatmaps [B, K, h, w]."""
     probabilities = np.full((len(batch), len(reader.findings)), np.nan)
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
-    good = {i: film for i, film in enumerate(batch) if not isinstance(film, ImageError)}
+    said = [(ERROR, film.reason) if isinstance(film, ImageError) else ("", "") for film in batch]
+    good = [place for place, film in enumerate(batch) if not isinstance(film, ImageError)]
     if good:
-        places = list(good)
-        probabilities[places], heat[places] = reader.read_batch(np.stack(list(good.values())))
+        found = _answers(reader, [batch[place] for place in good])
+        for place, p, maps, notices in zip(good, *found, strict=True):
+            refused = not force and any(notice.refuses for notice in notices)
+            said[place] = (REFUSED if refused else predictions.OK, in_words(notices))
+            if not refused:
+                probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities)
-    for i, film in enumerate(batch):
-        if isinstance(film, ImageError):
-            table.loc[i, ["status", "reason"]] = "error", film.reason
+    table["status"], table["reason"] = (list(column) for column in zip(*said, strict=True))
     return table, heat
 
 
-def _plan(reader: Reader, films: Films) -> str:
+def _answers(
+    reader: Reader, batch: Sequence[Film | Image | ImageError]
+) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
+    """Read films through the gate, and a dataset's bare images without."""
+    films = [film for film in batch if isinstance(film, Film)]
+    if films:
+        return reader.read_films(films)
+    images = np.stack([image for image in batch if isinstance(image, np.ndarray)])
+    return *reader.read_batch(images), [()] * len(images)
+
+
+def _plan(reader: Reader, films: Films, force: bool) -> str:
     """Tell what the rows will be of, so that rows of anything else are not gone on with."""
     parts = (
         reader.bundle.card.model_dump_json(),
         reader.engine.name,
         str(_BATCH),
         films.fingerprint,
+        str(force),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _failed(out: Path) -> dict[str, str]:
+def _unread(out: Path) -> Unread:
+    unread = Unread({}, {})
     with out.open(encoding="utf-8", newline="") as file:
-        return {
-            row[predictions.IMAGE]: row["reason"]
-            for row in csv.DictReader(file)
-            if row["status"] != predictions.OK
-        }
+        for row in csv.DictReader(file):
+            if row["status"] != predictions.OK:
+                kind = unread.refused if row["status"] == REFUSED else unread.failed
+                kind[row[predictions.IMAGE]] = row["reason"]
+    return unread

@@ -1,8 +1,8 @@
-"""The reader: one radiograph in, one `Reading` out, whoever asks."""
+"""The reader: one radiograph in, one `Reading` out or a refusal, whoever asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from chestxray.dataset import pixels
-from chestxray.errors import ImageError
+from chestxray.errors import ImageError, RefusedError
 from chestxray.model import bundle
 from chestxray.model.bundle import Bundle
-from chestxray.model.inference import Engine
+from chestxray.model.inference import Engine, Features
 from chestxray.model.network import heatmaps
+from chestxray.notices import Notice
 from chestxray.reading.engine import Choice, choose
+from chestxray.reading.film import Film, developed, load
+from chestxray.reading.gate import likeness
+from chestxray.reading.gate.codes import warning
 from chestxray.sources.collection import SYNTHETIC
 
-Film = str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Source = str | Path | bytes | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film
+Probabilities = npt.NDArray[np.float64]
+Heat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,19 +38,23 @@ class Reading:
             validation allowed no threshold.
         heatmaps: finding → float32 [h, w] over the canonical square image, at least 0, on one
             scale for every image and finding (1 is full colour).
-        warnings: why not to trust it, if so.
+        warnings: why not to trust it, if so; refusals among them where it was forced.
         model: identity of the weights.
     """
 
     probabilities: dict[str, float]
     calls: dict[str, bool | None]
     heatmaps: dict[str, npt.NDArray[np.float32]]
-    warnings: tuple[str, ...]
+    warnings: tuple[Notice, ...]
     model: str
 
 
 class Reader:
-    """Reads radiographs with one bundle, by one engine."""
+    """Reads radiographs with one bundle, by one engine.
+
+    Attributes:
+        warnings: what every reading of this bundle suffers from.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
@@ -61,29 +70,50 @@ class Reader:
         loaded = bundle.load(folder)
         return cls(loaded, choose(loaded, engine))
 
-    def read(self, film: Film) -> Reading:
+    def read(self, source: Source, force: bool = False) -> Reading:
         """Read one radiograph.
 
         Args:
-            film: a PNG, JPEG or DICOM file, or a grey array [H, W] of uint8 or uint16 in which
-                bright is dense, 16 bits scaled to the full range.
+            source: a PNG, JPEG or DICOM file or its bytes; a grey array [H, W] of uint8 or uint16
+                in which bright is dense, 16 bits scaled to the full range; or a film of this size.
+            force: read it even where the gate refuses; the refusals stand among the warnings then.
 
         Raises:
+            RefusedError: the gate says that the model must not judge it.
             ImageError: the file does not become a radiograph, or the array is of another kind.
         """
-        image = pixels.decode(Path(film)) if isinstance(film, str | Path) else _checked(film)
-        probabilities, heat = self.read_batch(pixels.canonical(image, self.size)[None])
-        return self._reading(probabilities[0], heat[0])
+        film = self._film(source)
+        probabilities, heat, (notices,) = self.read_films([film])
+        if not force and any(notice.refuses for notice in notices):
+            raise RefusedError(_name(source), notices)
+        return self._reading(probabilities[0], heat[0], notices)
 
-    def read_batch(
-        self, images: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-        """Read canonical images uint8 [B, S, S].
+    def read_films(
+        self, films: Sequence[Film]
+    ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
+        """Read films and tell what the gate says of each; what it refuses is read all the same.
+
+        Returns:
+            Calibrated probabilities [B, K], heatmaps [B, K, h, w] and notices, in their order.
+        """
+        images = np.stack([film.image for film in films])
+        probabilities, heat, features = self._answer(images)
+        fitted = self.bundle.familiarity
+        judged = [()] * len(films) if fitted is None else likeness.judge(fitted, images, features)
+        notices = [film.notices + more for film, more in zip(films, judged, strict=True)]
+        return probabilities, heat, notices
+
+    def read_batch(self, images: npt.NDArray[np.uint8]) -> tuple[Probabilities, Heat]:
+        """Read canonical images uint8 [B, S, S], such as a dataset's, without the gate.
 
         Returns:
             Calibrated probabilities [B, K] and heatmaps [B, K, h, w], in the order of `findings`.
         """
-        logits, maps = self.engine.run(images)
+        probabilities, heat, _ = self._answer(images)
+        return probabilities, heat
+
+    def _answer(self, images: npt.NDArray[np.uint8]) -> tuple[Probabilities, Heat, Features]:
+        logits, maps, features = self.engine.run(images)
         probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
         heat = heatmaps(
             torch.from_numpy(maps),
@@ -91,32 +121,63 @@ class Reader:
             torch.from_numpy(probabilities).float(),
             self.bundle.card.heat_scale,
         )
-        return probabilities, heat.numpy()
+        return probabilities, heat.numpy(), features
 
     def call(self, finding: str, probability: float) -> bool | None:
         """Say whether a probability reaches the finding's threshold, None without one."""
         threshold = self.bundle.card.thresholds[finding]
         return None if threshold is None else probability >= threshold
 
+    def _film(self, source: Source) -> Film:
+        if isinstance(source, Film):
+            return source
+        if isinstance(source, np.ndarray):
+            return developed(_checked(source), self.size)
+        return load(source, self.size)
+
     def _reading(
-        self, probabilities: npt.NDArray[np.float64], heat: npt.NDArray[np.float32]
+        self,
+        probabilities: npt.NDArray[np.float64],
+        heat: npt.NDArray[np.float32],
+        notices: tuple[Notice, ...],
     ) -> Reading:
         by_name = dict(zip(self.findings, probabilities.tolist(), strict=True))
         return Reading(
             probabilities=by_name,
             calls={finding: self.call(finding, p) for finding, p in by_name.items()},
             heatmaps=dict(zip(self.findings, heat, strict=True)),
-            warnings=self.warnings,
+            warnings=notices + self.warnings,
             model=self.bundle.identity,
         )
 
 
-def _warnings(bundle: Bundle) -> Iterator[str]:
-    """Say what every reading of this bundle suffers from."""
+def _warnings(bundle: Bundle) -> Iterator[Notice]:
     if bundle.card.trained_on.source == SYNTHETIC:
-        yield "the model was trained on synthetic radiographs alone: it knows nothing of real ones"
-    for finding, reason in bundle.card.calibration.unfitted.items():
-        yield f"{finding}: the probability is not calibrated, {reason}"
+        yield warning(
+            "trained-on-synthetic",
+            "the model was trained on synthetic radiographs alone: it knows nothing of real ones",
+        )
+    if bundle.familiarity is None:
+        yield warning(
+            "gate-not-fitted",
+            "the bundle was made without a gate: whether a film is a chest radiograph, upright and "
+            "no negative is not checked",
+        )
+    unfitted = bundle.card.calibration.unfitted
+    if unfitted:
+        yield warning(
+            "not-calibrated",
+            f"the probabilities of {len(unfitted)} findings are not calibrated: "
+            f"{', '.join(unfitted)}",
+            **unfitted,
+        )
+
+
+def _name(source: Source) -> Path:
+    """Give what stands for the film in a message."""
+    if isinstance(source, str | Path):
+        return Path(source)
+    return Path("<bytes>" if isinstance(source, bytes) else "film")
 
 
 def _checked(film: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[Any]:

@@ -101,7 +101,7 @@ class Files:
 
     @property
     def few(self) -> list[str]:
-        """Findings with a figure that rests on few positives, or on too few for an interval."""
+        """Findings with few positives, or with an AUROC that has no interval."""
         entries = self.metrics["findings"] if self.metrics else {}
         return [
             finding

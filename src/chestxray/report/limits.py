@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chestxray.findings import FINDINGS
-from chestxray.report.files import FEW, Files
+from chestxray.report.files import FEW, Files, Json
 from chestxray.report.wording import listed
 
 
@@ -41,6 +41,7 @@ GAPS: Final = Limit(
     "Equal performance in all groups",
     "A gap that is not shown is not shown to be absent: many groups are small.",
 )
+VIEW: Final = "That the lungs decide, not the view"
 ALWAYS: Final = (
     Limit("Gain for patients", "Nothing was tested prospectively, nor with readers."),
     Limit(
@@ -68,7 +69,7 @@ def _untested(files: Files) -> list[Limit]:
         said.append(Limit(listed(files.unmeasured), "No AUROC can be computed."))
     if files.few:
         few = (
-            f"Fewer than {FEW} positives, or too few patients for an interval. A figure there "
+            f"Fewer than {FEW} positives, or an AUROC without an interval. A figure there "
             f"moves much with each of them, and so does the mean."
         )
         said.append(Limit(listed(files.few), few))
@@ -88,7 +89,15 @@ def _data(files: Files) -> list[Limit]:
         said.append(ONE_SOURCE)
     if files.subgroups is not None:
         said.append(GAPS)
+        if alike := _no_better_than_the_view(files.subgroups["shortcut"]):
+            said.append(Limit(VIEW, f"The view position alone may rank as well: {listed(alike)}."))
     return said
+
+
+def _no_better_than_the_view(shortcut: Json) -> list[str]:
+    """Name the findings whose ranking is not shown to be better than that of the view."""
+    lows = {finding: shortcut[finding]["difference"]["low"] for finding in FINDINGS}
+    return [finding for finding, low in lows.items() if low is not None and low <= 0]
 
 
 def _split(files: Files) -> Limit:

@@ -153,6 +153,7 @@ _WORDS: Final = {
     "splits": plates.SPLITS,
     "axes": plates.AXES,
     "main": MAIN,
+    "averaged": {name: word for name, word in MAIN.items() if name != "threshold"},
     "probabilities": PROBABILITIES,
     "calls": CALLS,
     "points": POINTS,

@@ -194,7 +194,7 @@ def _subgroups(subgroups: Json) -> dict[str, Plate]:
     """Draw the mean AUROC of every group in one forest, and the gaps of each axis by finding."""
     rows = []
     for axis, entry in subgroups["axes"].items():
-        rows.append(Row(AXES[axis], None))
+        rows.append(Row(f"{AXES[axis]}, {_over(entry['mean'])}", None))
         rows += [Row(f"  {group}", entry["mean"][group]) for group in entry["groups"]]
     low = _floor([row.metric for row in rows if row.metric], 0.5)
     means = forest("Mean AUROC by subgroup", rows, None, (low, 1), "mean AUROC")
@@ -210,6 +210,12 @@ def _subgroups(subgroups: Json) -> dict[str, Plate]:
         ),
         "gaps": Plate("AUROC gaps between groups, by finding", 2, gaps, NOTES["gaps"]),
     }
+
+
+def _over(means: Json) -> str:
+    """Say how many findings the means of an axis are over; all its groups share them."""
+    findings = max(mean["findings"] for mean in means.values())
+    return f"mean over {findings} finding{'s' * (findings != 1)}"
 
 
 def _gap(contrast: Json) -> Drawing:

@@ -104,13 +104,18 @@ def _beside(files: Files) -> list[str]:
 
 
 def _gaps(files: Files) -> list[str]:
-    if files.subgroups is None:
-        return []
+    return [*_gap(files, "auroc", "AUROC"), *_gap(files, "missed", "The share missed of the sick")]
+
+
+def _gap(files: Files, metric: str, word: str) -> list[str]:
+    """Name the gaps that stay below `ALPHA` after correction, with their size."""
     shown = [
-        f"{spaced(finding)} {' against '.join(contrast['between'])}"
-        for entry in files.subgroups["axes"].values()
+        f"{spaced(finding)} {' against '.join(contrast['between'])} ({number(gap['value'])})"
+        for entry in (files.subgroups["axes"].values() if files.subgroups else ())
         for contrast in entry["gaps"]
         for finding in FINDINGS
-        if (p := contrast["findings"][finding]["auroc"]["p_holm"]) is not None and p < ALPHA
+        if (gap := contrast["findings"][finding][metric])["p_holm"] is not None
+        and gap["p_holm"] < ALPHA
     ]
-    return [f"AUROC differs between groups, after correction: {'; '.join(shown)}."] if shown else []
+    differs = f"{word} differs between groups, after correction: {'; '.join(shown)}."
+    return [differs] if shown else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Final, Literal
 
 import cv2
@@ -11,10 +10,9 @@ from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
 from chestxray.findings import DESCRIPTIONS
-from chestxray.notices import Notice
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.decoding import Decoded
+from chestxray.serving.decoding import SQUARE_SIDE, Decoded
 from chestxray.serving.problems import NoticeModel, shown
 
 RESEARCH: Final = "For research use, not a medical device."
@@ -22,7 +20,6 @@ HEAT_SCALE: Final = (
     "Evidence in calibrated log-odds, weighted by the probability and divided by one constant of "
     "the model: 1 is full colour, and the same in every image and for every finding."
 )
-_PICTURE_SIDE: Final = 512
 
 Heatmaps = Literal["none", "maps", "inline"]
 
@@ -66,7 +63,7 @@ class HeatmapsResult(BaseModel):
     pictures: dict[str, str] | None = Field(
         default=None,
         description="With `heatmaps=inline`: finding → the heatmap over the radiograph, a PNG of "
-        f"{_PICTURE_SIDE} × {_PICTURE_SIDE} pixels in base64.",
+        f"{SQUARE_SIDE} × {SQUARE_SIDE} pixels in base64.",
     )
 
 
@@ -142,7 +139,7 @@ def card(reader: Reader) -> ModelCard:
             for finding in reader.findings
         ],
         trained_on=TrainedOnCard.model_validate(about.trained_on.model_dump()),
-        warnings=list(_warnings(reader.warnings)),
+        warnings=[*map(shown, reader.warnings)],
     )
 
 
@@ -151,15 +148,14 @@ def answer(
 ) -> ReadResult:
     """Put a reading into words for programs."""
     about = reader.bundle.card
-    height, width = decoded.image.shape
     return ReadResult(
         model=reading.model,
         image=ImageResult.model_validate(
             {
                 "kind": kind,
-                "width": width,
-                "height": height,
-                "placement": pixels.placement(width, height),
+                "width": decoded.width,
+                "height": decoded.height,
+                "placement": pixels.placement(decoded.width, decoded.height),
                 "display": png_text(decoded.display),
             }
         ),
@@ -173,22 +169,16 @@ def answer(
             )
             for finding, probability in reading.probabilities.items()
         ],
-        warnings=list(_warnings(reading.warnings)),
+        warnings=[*map(shown, reading.warnings)],
         heatmaps=None if heatmaps == "none" else _heatmaps(reading, decoded, heatmaps == "inline"),
     )
-
-
-def _warnings(found: tuple[str | Notice, ...]) -> Iterator[NoticeModel]:
-    for warning in found:
-        yield shown(warning if isinstance(warning, Notice) else Notice("model", warning))
 
 
 def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> HeatmapsResult:
     drawn = None
     if pictures:
-        image = pixels.canonical(decoded.image, _PICTURE_SIDE)
         drawn = {
-            finding: base64.b64encode(_png(blend(image, heat))).decode()
+            finding: base64.b64encode(_png(blend(decoded.square, heat))).decode()
             for finding, heat in reading.heatmaps.items()
         }
     maps = {finding: heat.round(6).tolist() for finding, heat in reading.heatmaps.items()}

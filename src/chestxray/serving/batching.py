@@ -83,9 +83,5 @@ class BatchingEngine:
         start = 0
         for job in jobs:
             part = slice(start, start + len(job.images))
-            job.answer.set_result(_cut(found, part))
+            job.answer.set_result(Answer(*(array[part] for array in found)))
             start = part.stop
-
-
-def _cut(found: Answer, part: slice) -> Answer:
-    return Answer(*(of[part] for of in found))

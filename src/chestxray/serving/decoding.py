@@ -1,6 +1,6 @@
 """Decodes uploads in processes of their own: a file that kills or hangs one harms no other upload.
 
-What comes back is the radiograph for the reader and, for a screen, the same in 8 bits as a PNG.
+What comes back is the film for the reader and the same for a screen.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset import pixels
-from chestxray.dataset.dicom import Header
+from chestxray.dataset.colour import chroma
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import ImageError, WorkerError
+from chestxray.reading import film as films
+from chestxray.reading.film import Film
 
 DISPLAY_SIDE: Final = 2048
+SQUARE_SIDE: Final = 512
 _SECONDS_TO_START: Final = 300.0
 _NAME: Final = "upload"
 
@@ -33,13 +36,17 @@ class Decoded(NamedTuple):
     """A decoded upload.
 
     Attributes:
-        image: uint8 or uint16 [h, w].
-        header: what a DICOM file says of it, None of PNG and JPEG.
+        film: for the reader.
+        width: of the radiograph, pixels.
+        height: of the radiograph, pixels.
+        square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, for pictures of heatmaps.
         display: PNG of 8 bits, no side longer than `DISPLAY_SIDE`; empty where not asked for.
     """
 
-    image: Grey
-    header: Header | None
+    film: Film
+    width: int
+    height: int
+    square: npt.NDArray[np.uint8]
     display: bytes
 
 
@@ -48,11 +55,12 @@ class Decoders:
 
     Args:
         count: processes.
+        size: side of the canonical image, pixels.
         seconds: a file may take.
     """
 
-    def __init__(self, count: int, seconds: float) -> None:
-        self._all = [_Decoder(seconds) for _ in range(count)]
+    def __init__(self, count: int, size: int, seconds: float) -> None:
+        self._all = [_Decoder(size, seconds) for _ in range(count)]
         self._free: SimpleQueue[_Decoder] = SimpleQueue()
         for decoder in self._all:
             self._free.put(decoder)
@@ -89,7 +97,8 @@ class Decoders:
 class _Decoder:
     """One process, started when it is needed and after each mishap."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, size: int, seconds: float) -> None:
+        self._size = size
         self._seconds = seconds
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -114,7 +123,9 @@ class _Decoder:
         """Start the process and wait until it can decode."""
         spawn = multiprocessing.get_context("spawn")
         pipe, theirs = spawn.Pipe()
-        process = spawn.Process(target=_work, args=(theirs,), name="decoder", daemon=True)
+        process = spawn.Process(
+            target=_work, args=(theirs, self._size), name="decoder", daemon=True
+        )
         process.start()
         self._process, self._pipe = process, pipe
         theirs.close()
@@ -136,7 +147,7 @@ class _Decoder:
         self._process = self._pipe = None
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, size: int) -> None:
     """Decode what comes through the pipe until it is closed."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -148,11 +159,17 @@ def _work(pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            image, header = pixels.read(data)
+            pipe.send(_decoded(data, size, display))
         except ImageError as error:
             pipe.send(error.reason)
-        else:
-            pipe.send(Decoded(image, header, _png(image) if display else b""))
+
+
+def _decoded(data: bytes, size: int, display: bool) -> Decoded:
+    image, header = pixels.read(data)
+    height, width = image.shape
+    film = films.developed(image, size, header, chroma(data) if header is None else 0.0)
+    square = pixels.canonical(image, SQUARE_SIDE)
+    return Decoded(film, width, height, square, _png(image) if display else b"")
 
 
 def _png(radiograph: Grey) -> bytes:

@@ -27,7 +27,7 @@ from chestxray.serving.metrics import Metrics
 from chestxray.serving.problems import ProblemError
 from chestxray.serving.settings import Limits
 
-State = Literal["starting", "ready", "stopping"]
+State = Literal["starting", "ready", "stopping", "failed"]
 
 _RETRY: Final = 1  # seconds
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Desk:
         self._engine = BatchingEngine(reader.engine, limits.batch, self.metrics.batches.observe)
         self.reader = copy.copy(reader)
         self.reader.engine = self._engine
-        self._decoders = Decoders(limits.decoders, limits.seconds)
+        self._decoders = Decoders(limits.decoders, reader.size, limits.seconds)
         # A thread waits for a decoder, then for the model: enough of them to fill a batch.
         self._threads = ThreadPoolExecutor(limits.batch + limits.decoders, "read")
         self._state: State = "starting"
@@ -73,13 +73,17 @@ class Desk:
 
     @property
     def alive(self) -> bool:
-        """Whether the model's thread runs."""
-        return self._engine.alive
+        """Whether images can be read, now or soon."""
+        return self._engine.alive and self._state != "failed"
 
     def start(self) -> None:
         """Start the decoders and let the model read once, which is the slowest time."""
-        self._decoders.start()
-        self.reader.read_batch(np.zeros((1, self.reader.size, self.reader.size), np.uint8))
+        try:
+            self._decoders.start()
+            self.reader.read_batch(np.zeros((1, self.reader.size, self.reader.size), np.uint8))
+        except BaseException:
+            self._state = "failed"
+            raise
         if self._state == "starting":
             self._state = "ready"
             _log.info("ready: %s by %s", self.reader.bundle.identity, self._engine.name)
@@ -162,7 +166,7 @@ class Desk:
     def _read(self, data: bytes, kind: str, heatmaps: Heatmaps, display: bool) -> ReadResult:
         decoded = self._decoders.decode(data, display)
         try:
-            reading = self.reader.read(decoded.image)
+            reading = self.reader.read(decoded.film)
         except RefusedError as error:
             refused = ProblemError(422, "refused", error.reason, error.notices)
             refused.problem.display = answers.png_text(decoded.display)

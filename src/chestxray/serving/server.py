@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from types import FrameType
 from typing import Final
 
@@ -23,18 +24,25 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
-                access_log=False,  # it would hold whatever clients put into addresses
+                access_log=False,
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=_SECONDS_TO_STOP,
             )
         )
+        # It holds whatever clients put into addresses, and another set-up could switch it on.
+        logging.getLogger("uvicorn.access").disabled = True
         self._desk: Desk = app.state.desk
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """Take a signal: the second Ctrl-C waits for nobody.
+
+        Uvicorn's own would raise the signal again at the end, so that a stop as asked for looked
+        like a failure.
+        """
         self._desk.stop()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def set_up_logs() -> None:

@@ -64,7 +64,7 @@ _BODY: Final[dict[str, Any]] = {
 class Health(BaseModel):
     """Whether the service works."""
 
-    state: Literal["alive", "starting", "ready", "stopping", "dead"]
+    state: Literal["alive", "dead", "starting", "ready", "stopping", "failed"]
 
 
 class ExampleCard(BaseModel):

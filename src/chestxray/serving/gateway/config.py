@@ -149,7 +149,7 @@ class Config(BaseModel):
         return self
 
 
-_MODELS: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
+MODELS: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
 
 
 def load(path: Path) -> Config:
@@ -176,7 +176,7 @@ def _sentence(detail: ErrorDetails) -> str:
     """Say which key is wrong and how; never its value, which may be a token."""
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        keys = {key for model in _MODELS for key in model.model_fields}
+        keys = {key for model in MODELS for key in model.model_fields}
         near = difflib.get_close_matches(str(detail["loc"][-1]), sorted(keys), n=1)
         return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else "")
     return f"{where}: {detail['msg']}" if where else detail["msg"]

@@ -55,6 +55,11 @@ class Poller:
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 self._warn(f"the source could not be asked: {_said(error)}")
             stop.wait(self._source.seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection to the source."""
+        self._client.close()
 
     def ask(self, stop: threading.Event) -> int:
         """Take in what is new; save the position when all of it is durable; how many came.

@@ -54,7 +54,7 @@ def handle(task: Task, config: Config, reader: Reader, store: Store) -> None:
     try:
         outcome = _read(image, reader, store)
         results = list(_laid_out(image, outcome, config, reader, store))
-        refusal = outcome.reason if isinstance(outcome, RefusedError) else ""
+        refusal = _why(outcome) if isinstance(outcome, RefusedError) else ""
         store.finish_reading(task, reader.bundle.identity, results, refusal)
     except ImageError as error:  # no later attempt can mend the file
         store.fail(task, error.reason, most=0)
@@ -127,6 +127,10 @@ def _calls_hold(rule: Rule, outcome: Reading | RefusedError) -> bool:
         return False
     asked = rule.findings or list(outcome.calls)
     return any(outcome.calls.get(finding) for finding in asked) == (rule.called is not False)
+
+
+def _why(refusal: RefusedError) -> str:
+    return "; ".join(f"{notice.code}: {notice}" for notice in refusal.notices if notice.refuses)
 
 
 def _place(error: Exception) -> str:

@@ -11,18 +11,19 @@ export class Findings {
     group.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // Shows a reading; the finding chosen before stays so, else the first is.
+  // Shows a reading; the finding that the user chose stays so, else the first is.
   show(reading, card) {
     const rows = sorted(reading.findings);
     const names = rows.map((row) => row.finding);
     this.names = names;
-    if (!names.includes(this.finding)) this.finding = names[0];
+    if (!this.kept) this.finding = names[0];
     this.group.replaceChildren(...rows.map((row) => this.row(row, card)));
     this.mark();
   }
 
   choose(finding) {
     this.finding = finding;
+    this.kept = true;
     this.mark();
     this.chosen(finding);
   }

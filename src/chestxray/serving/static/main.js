@@ -42,11 +42,14 @@ function showReading(film) {
   const reading = film?.reading;
   const failed = film?.state === "unread";
   by("result").hidden = !reading;
-  by("waiting").hidden = Boolean(reading) || failed;
-  by("waiting").textContent = film ? `${film.name} is being read …` : "No film is chosen.";
+  by("waiting").hidden = Boolean(reading);
+  by("waiting").textContent = state(film);
   by("refusal").hidden = !failed;
   by("frame").dataset.failed = failed;
-  by("warnings").replaceChildren(...(reading?.warnings ?? []).filter(ofFilm).map(warning));
+  const warnings = (reading?.warnings ?? []).filter(ofFilm);
+  by("warnings").replaceChildren(...warnings.map(warning));
+  by("flag").hidden = !warnings.length;
+  by("flag").textContent = `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`;
   if (reading) {
     findings.show(reading, card);
     const called = reading.findings.filter((row) => row.called).length;
@@ -55,11 +58,15 @@ function showReading(film) {
   if (failed) by("refusal").replaceChildren(...refusal(film.problem));
 }
 
-// The model's own warnings stand in its card, but for those that no one may miss.
-function ofFilm(notice) {
-  const known = card.warnings.some((each) => each.sentence === notice.sentence);
-  return !known || !card.findings.some(({ finding }) => notice.sentence.startsWith(finding));
+function state(film) {
+  if (!film) return "No film is chosen.";
+  return film.state === "unread"
+    ? `${film.name} is not read, so there are no findings.`
+    : `${film.name} is being read …`;
 }
+
+// What is not calibrated is told with each finding.
+const ofFilm = (notice) => notice.code !== "not-calibrated";
 
 function warning(notice) {
   const box = element("p", "warning", "");
@@ -132,7 +139,12 @@ function reset() {
 
 function addFiles(files) {
   for (const file of files) films.add(file, file.name);
-  by("examples").open = by("examples").open && !films.films.length;
+  makeRoom();
+}
+
+// On a phone the examples stand above the film.
+function makeRoom() {
+  if (matchMedia("(max-width: 900px)").matches) by("examples").open = false;
 }
 
 const ACTIONS = {
@@ -163,6 +175,10 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=range])") || document.querySelector("dialog[open]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   ACTIONS[event.key.toLowerCase()]?.();
+});
+by("flag").addEventListener("click", () => {
+  by("warnings").scrollIntoView({ block: "center" });
+  by("warnings").focus({ preventScroll: true });
 });
 by("opacity").addEventListener("input", (event) => setOpacity(Number(event.target.value)));
 by("file").addEventListener("change", (event) => {
@@ -251,6 +267,7 @@ async function showExamples() {
     button.type = "button";
     button.addEventListener("click", async () => {
       films.choose(films.add(await withToken(api.example)(name), `Phantom: ${title}`));
+      makeRoom();
     });
     return button;
   }));

@@ -29,8 +29,8 @@ export function meaning(row, card, source) {
   } else {
     const [base, count] = share(row.probability);
     number =
-      `Of ${base} films like this one, drawn as those of ${source} were, ` +
-      `about ${count} would be labelled so.`;
+      `Of ${base} films with this score, about ${count} carry this label, ` +
+      `where films come as those of ${source} do.`;
   }
   if (row.threshold === null) return `${number} Validation allowed no threshold, so none is applied.`;
   const side = row.called ? "reaches" : "stays below";

@@ -5,6 +5,7 @@ The font is the one that matplotlib ships, so a picture looks the same on every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,6 +30,15 @@ class Style(NamedTuple):
     size: int
     colour: str = INK
     bold: bool = False
+
+
+class Column(NamedTuple):
+    """Where text runs: left edge and width, first and last baseline, pixels."""
+
+    left: int
+    width: int
+    top: int
+    bottom: int
 
 
 class Canvas:
@@ -74,6 +84,30 @@ class Canvas:
         for line in wrapped(text, width, style, most):
             self.text((left, baseline), line, style)
             baseline += round(1.35 * style.size)
+        return baseline
+
+    def paragraphs(
+        self, column: Column, written: Sequence[tuple[str, Style]], lines: int, more: str
+    ) -> int:
+        """Write texts below each other, of at most `lines` lines each, as many as fit.
+
+        Args:
+            column: where.
+            written: texts and their styles.
+            lines: at most, of one text.
+            more: what to say, with the number left out, where not all fit.
+
+        Returns:
+            The baseline after the last.
+        """
+        baseline = column.top
+        for number, (text, style) in enumerate(written):
+            if baseline > column.bottom - lines * round(1.35 * style.size):
+                rest = f"and {len(written) - number} {more}"
+                self.text((column.left, baseline), rest, style)
+                return baseline + round(1.35 * style.size)
+            at = (column.left, baseline)
+            baseline = style.size // 2 + self.paragraph(at, column.width, text, style, lines)
         return baseline
 
 

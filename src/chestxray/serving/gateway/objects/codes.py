@@ -18,7 +18,7 @@ a wrong code is worse than a private one.
 | Edema              | 19242006 SCT        | PS3.16 CID 3700                |
 | Emphysema          | 87433001 SCT        | SNOMED CT, pulmonary emphysema |
 | Fibrosis           | 51615001 SCT        | SNOMED CT, fibrosis of lung    |
-| Pleural_Thickening | PLEURAL-THICKENING  | our own                        |
+| Pleural_Thickening | PLEURAL-THICKEN     | our own                        |
 | Hernia             | 84089009 SCT        | SNOMED CT, hiatal hernia       |
 """
 
@@ -64,7 +64,7 @@ FINDING: Final = {
     "Edema": CodedConcept("19242006", "SCT", "Pulmonary edema"),
     "Emphysema": CodedConcept("87433001", "SCT", "Pulmonary emphysema"),
     "Fibrosis": CodedConcept("51615001", "SCT", "Fibrosis of lung"),
-    "Pleural_Thickening": CodedConcept("PLEURAL-THICKENING", SCHEME, "Pleural thickening"),
+    "Pleural_Thickening": CodedConcept("PLEURAL-THICKEN", SCHEME, "Pleural thickening"),
     "Hernia": CodedConcept("84089009", "SCT", "Hiatal hernia"),
 }
 

@@ -27,7 +27,7 @@ from chestxray.errors import RefusedError
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects import scores
-from chestxray.serving.gateway.objects.canvas import ALERT, DIM, INK, Canvas, Style
+from chestxray.serving.gateway.objects.canvas import ALERT, DIM, INK, Canvas, Column, Style
 from chestxray.serving.gateway.objects.identity import NOTE, UNVERIFIED, Model
 from chestxray.serving.gateway.objects.ranking import Thresholds, relevant
 
@@ -35,6 +35,7 @@ SIZE: Final = (2000, 1200)
 
 _MARGIN: Final = 28
 _TOP: Final = 106
+_BOTTOM: Final = 1082
 _MAIN: Final = 1004
 _SMALL: Final = 306
 _PITCH: Final = 349
@@ -59,7 +60,7 @@ def draw(
     """
     canvas = Canvas(*SIZE)
     square = canonical(image, _MAIN)
-    column = (_COLUMN, SIZE[0] - _COLUMN - _MARGIN)
+    column = Column(_COLUMN, SIZE[0] - _COLUMN - _MARGIN, _TOP + 22, _BOTTOM)
     _header(canvas)
     if isinstance(outcome, RefusedError):
         _refusal(canvas, square, outcome)
@@ -111,14 +112,14 @@ def _colour_bar(canvas: Canvas, baseline: int) -> None:
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
     canvas.picture((_MARGIN, _TOP), _plain(square))
-    width = SIZE[0] - _SIDE - _MARGIN
-    canvas.text((_SIDE, 210), "NOT READ", Style(110, ALERT, bold=True))
-    baseline = 300
-    for notice in refusal.notices:
-        style = Style(42, INK, bold=True) if notice.refuses else Style(28, DIM)
-        text = _sentence(str(notice))
-        baseline = 22 + canvas.paragraph((_SIDE, baseline), width, text, style, most=6)
-    canvas.text((_SIDE, baseline + 12), "No finding was looked for.", Style(32))
+    canvas.text((_SIDE, _TOP + 100), "NOT READ", Style(110, ALERT, bold=True))
+    column = Column(_SIDE, SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
+    reasons = [
+        (_sentence(str(notice)), Style(42, INK, bold=True) if notice.refuses else Style(28, DIM))
+        for notice in refusal.notices
+    ]
+    baseline = canvas.paragraphs(column, reasons, 4, "more reasons, in the report")
+    canvas.text((_SIDE, baseline + 30), "No finding was looked for.", Style(32))
 
 
 def _sentence(text: str) -> str:

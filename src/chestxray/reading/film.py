@@ -1,0 +1,55 @@
+"""A film on its way to the model: its canonical image, and what the gate says without the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.dataset import pixels
+from chestxray.dataset.colour import chroma
+from chestxray.dataset.dicom import Header
+from chestxray.notices import Notice
+from chestxray.reading.gate import headers, picture
+
+
+@dataclass(frozen=True)
+class Film:
+    """One radiograph.
+
+    Attributes:
+        image: uint8 [S, S], canonical.
+        notices: on its header and pixels.
+    """
+
+    image: npt.NDArray[np.uint8]
+    notices: tuple[Notice, ...]
+
+
+def load(source: str | Path | bytes, size: int) -> Film:
+    """Decode a PNG, JPEG or DICOM file and judge it; raises `ImageError` where it cannot be read.
+
+    Args:
+        source: the file's path, or its bytes.
+        size: side of the canonical image, pixels.
+    """
+    image, header = pixels.read(source)
+    return developed(image, size, header, chroma(source) if header is None else 0.0)
+
+
+def developed(
+    image: pixels.Grey, size: int, header: Header | None = None, colour: float = 0.0
+) -> Film:
+    """Make a film of decoded pixels.
+
+    Args:
+        image: grey uint8 or uint16 [h, w].
+        size: side of the canonical image, pixels.
+        header: of a DICOM file.
+        colour: that the file had, as `dataset.colour.chroma` gives it.
+    """
+    of_header = () if header is None else headers.judge(header)
+    notices = of_header + picture.judge(image, size, colour)
+    return Film(pixels.canonical(image, size), notices)

@@ -1,0 +1,381 @@
+"""Each notice of the gate, provoked; and silence where there is nothing to say."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import chestxray
+from chestxray.dataset.colour import chroma
+from chestxray.dataset.dicom import Header, read
+from chestxray.dataset.pixels import decode
+from chestxray.errors import RefusedError
+from chestxray.model.bundle import CARD, GATE
+from chestxray.model.familiarity import Familiarity, _limit
+from chestxray.model.template import STATES, Template
+from chestxray.notices import Notice
+from chestxray.reading import gate
+from chestxray.reading.explain import explain_files
+from chestxray.reading.film import Film, developed, load
+from chestxray.reading.films import films
+from chestxray.reading.gate import headers, likeness, picture
+from chestxray.reading.gate.codes import NOTICES, refusal, warning
+from chestxray.reading.predict import predict
+from chestxray.reading.reader import Reader
+from dicom_files import dicom
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path) -> Reader:
+    return chestxray.load(run / "bundle", "torch")
+
+
+@pytest.fixture(scope="module")
+def paths(phantoms: Path) -> list[Path]:
+    return sorted((phantoms / "images_001/images").iterdir())
+
+
+def said(notices: tuple[Notice, ...]) -> set[tuple[str, bool]]:
+    """Code and whether it refuses."""
+    return {(notice.code, notice.refuses) for notice in notices}
+
+
+def figures(notice: Notice) -> dict[str, float | str]:
+    return dataclasses.asdict(notice)["values"]
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_notice_that_is_made_and_no_other():
+    folder = Path(gate.__file__).parent
+    made = {code for code, _ in likeness._WITNESSES}
+    for path in (*folder.glob("*.py"), folder.parent / "reader.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if called in {"refusal", "warning"} and isinstance(node.args[0], ast.Constant):
+                made.add(node.args[0].value)
+    assert made == set(NOTICES)
+
+
+def test_a_notice_against_the_table_cannot_be_made():
+    with pytest.raises(KeyError):
+        warning("no-such-code", "")
+    with pytest.raises(ValueError, match="burned-in warns"):
+        refusal("burned-in", "")
+    with pytest.raises(ValueError, match="blank refuses"):
+        warning("blank", "")
+
+
+# --- headers ------------------------------------------------------------------------------------
+
+FRONTAL = {
+    "Modality": "DX",
+    "BodyPartExamined": "CHEST",
+    "ViewPosition": "PA",
+    "PatientAge": "054Y",
+    "PresentationIntentType": "FOR PRESENTATION",
+    "BurnedInAnnotation": "NO",
+}
+RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+
+
+def header(**changes: object) -> Header:
+    return read(dicom(RAMP, 8, **{**FRONTAL, **changes}))[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"ViewPosition": "AP"}, None),
+        ({"Modality": "CR"}, None),
+        ({"BodyPartExamined": "PORT CHEST"}, None),
+        ({"PatientAge": "018Y"}, None),
+        ({"Modality": "CT"}, ("modality-other", True)),
+        ({"Modality": ""}, ("modality-unknown", False)),
+        ({"BodyPartExamined": "KNEE"}, ("body-part-other", True)),
+        ({"BodyPartExamined": "TSPINE"}, ("body-part-other", True)),
+        ({"BodyPartExamined": ""}, ("body-part-unknown", False)),
+        ({"BodyPartExamined": "RIB"}, ("body-part-unknown", False)),
+        ({"ViewPosition": "LL"}, ("view-lateral", True)),
+        ({"ViewPosition": "LATERAL"}, ("view-lateral", True)),
+        ({"ViewPosition": "", "PatientOrientation": ["A", "F"]}, ("view-lateral", True)),
+        ({"ViewPosition": "LLD"}, ("view-other", True)),
+        ({"ViewPosition": "RAO"}, ("view-other", True)),
+        ({"ViewPosition": ""}, ("view-unknown", False)),
+        ({"ViewPosition": "", "PatientOrientation": ["L", "F"]}, ("view-unknown", False)),
+        ({"PatientAge": "011M"}, ("age-under-18", False)),
+        ({"PresentationIntentType": "FOR PROCESSING"}, ("for-processing", True)),
+        ({"BurnedInAnnotation": "YES"}, ("burned-in", False)),
+    ],
+)
+def test_a_header_provokes_its_notice_and_no_other(changes, expected):
+    notices = headers.judge(header(**changes))
+    assert said(notices) == ({expected} if expected else set())
+    for value in changes.values():
+        if expected and isinstance(value, str) and value and expected[0] != "age-under-18":
+            assert value in notices[0].sentence
+
+
+def test_what_the_decoder_doubts_is_said_in_one_notice():
+    doubtful = dataclasses.replace(header(), notes=("one thing", "another"))
+    assert said(headers.judge(doubtful)) == {("pixels-doubtful", False)}
+
+
+# --- pixels -------------------------------------------------------------------------------------
+
+
+def grain(height: int = 256, width: int = 256) -> np.ndarray:
+    """A picture with contrast and detail, none of it at the ends of the range."""
+    rng = np.random.default_rng(0)
+    return cv2.GaussianBlur(rng.integers(20, 230, (height, width)).astype(np.uint8), (0, 0), 2)
+
+
+def clipped(low: float, high: float) -> np.ndarray:
+    image = grain()
+    flat = np.argsort(image.ravel(), kind="stable")
+    image.ravel()[flat[: int(low * flat.size)]] = 0
+    image.ravel()[flat[flat.size - int(high * flat.size) :]] = 255
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "colour", "expected"),
+    [
+        (grain(), 0.0, None),
+        (grain().astype(np.uint16) * 257, 0.0, None),
+        (np.full((256, 256), 90, np.uint8), 0.0, ("blank", True)),
+        (np.tile(np.arange(256, dtype=np.uint8), (256, 1)), 0.0, ("blank", True)),
+        (clipped(0.2, 0.05), 0.0, None),
+        (clipped(0.8, 0.0), 0.0, ("saturated", False)),
+        (clipped(0.0, 0.2), 0.0, ("saturated", False)),
+        (clipped(0.95, 0.0), 0.0, ("saturated", True)),
+        (clipped(0.0, 0.5).astype(np.uint16) * 257, 0.0, ("saturated", True)),
+        (grain(200, 200), 0.0, ("too-small", False)),
+        (grain(100, 300), 0.0, ("too-small", True)),
+        (grain(), 0.01, ("colour", False)),
+        (grain(), 0.2, ("colour", True)),
+    ],
+)
+def test_pixels_provoke_their_notice_and_no_other(image, colour, expected):
+    notices = picture.judge(image, 224, colour)
+    assert said(notices) == ({expected} if expected else set())
+    assert all(figures(notice) for notice in notices)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_colour_is_seen_in_the_file_though_its_luminance_is_read(tmp_path, suffix):
+    grey = np.repeat(grain()[..., None], 3, axis=2)
+    tinted = (grey * np.array([1.0, 0.9, 0.7])).astype(np.uint8)
+    for name, pixels in (("grey", grey), ("tinted", tinted), ("plain", grain())):
+        cv2.imwrite(str(tmp_path / f"{name}{suffix}"), pixels)
+    assert chroma(tmp_path / f"plain{suffix}") == 0
+    assert chroma(tmp_path / f"grey{suffix}") == 0
+    assert chroma(tmp_path / f"tinted{suffix}") > 0.04
+    assert said(load(tmp_path / f"tinted{suffix}", 64).notices) == {("colour", True)}
+
+
+# --- likeness to the training images --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template(dataset) -> Template:
+    return Template.fit(dataset.images[dataset.rows("train")])
+
+
+def test_the_template_undoes_every_state(template, dataset):
+    """An image put into a state fits best when that state is undone."""
+    images = dataset.images[dataset.rows("test")]
+    for place, (degrees, negative) in enumerate(STATES):
+        moved = np.ascontiguousarray(np.rot90(images, degrees // 90, axes=(1, 2)))
+        found = template.misfits(255 - moved if negative else moved).argmin(axis=1)
+        assert (found == place).mean() > 0.95
+
+
+def test_brightness_and_contrast_do_not_change_the_look(template, dataset):
+    images = dataset.images[:10]
+    pale = (images * 0.5 + 60).astype(np.uint8)
+    assert np.allclose(template.distance(pale), template.distance(images), rtol=0.1)
+
+
+def test_mirrored_films_look_as_usual(template, dataset):
+    images = dataset.images[dataset.rows("train")]
+    mirrored = template.distance(np.ascontiguousarray(images[:, :, ::-1]))
+    assert np.isclose(mirrored.mean(), template.distance(images).mean(), rtol=0.05)
+
+
+def test_a_limit_stops_no_more_films_than_it_promises():
+    """Over many draws, a fresh film lies beyond the limit as often as stated, or less."""
+    rng = np.random.default_rng(0)
+    for count, promised in ((400, 0.02), (30, 1 / 31)):
+        alarms = [rng.gamma(2.0) > _limit(rng.gamma(2.0, size=count)) for _ in range(3000)]
+        assert np.mean(alarms) < promised + 3 * np.sqrt(promised / 3000)
+
+
+def test_the_nearest_training_image_is_at_no_distance(reader):
+    fitted = reader.bundle.familiarity
+    features = fitted.references.astype(np.float32)[:5]
+    one = dataclasses.replace(fitted, references=fitted.references[:1])
+    assert one.feature_distance(features[:1] * 7)[0] < 1e-3
+    assert one.feature_distance(-features[:1])[0] > 1.9
+
+
+def test_clean_phantoms_pass_and_few_are_warned_of(reader, paths):
+    _, _, notices = reader.read_films([load(path, reader.size) for path in paths])
+    assert np.mean([any(n.refuses for n in of) for of in notices]) <= 0.03
+    assert np.mean([bool(of) for of in notices]) <= 0.12
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_films_are_refused_and_the_turn_is_named(reader, paths, degrees):
+    originals = [decode(path) for path in paths[:40]]
+    turned = [np.ascontiguousarray(np.rot90(image, -degrees // 90)) for image in originals]
+    _, _, notices = reader.read_films([developed(image, reader.size) for image in turned])
+    named = [figures(n)["degrees"] == degrees for of in notices for n in of if n.code == "rotated"]
+    assert sum(named) >= 36
+
+
+def test_negatives_are_refused(reader, paths):
+    negatives = [developed(255 - decode(path), reader.size) for path in paths[:40]]
+    _, _, notices = reader.read_films(negatives)
+    assert sum(("inverted", True) in said(of) for of in notices) >= 36
+
+
+def strange() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    page = np.full((512, 512), 250, np.uint8)
+    for line in range(30, 500, 22):
+        cv2.putText(page, "not a chest radiograph, words", (20, line), 0, 0.7, 5, 2)
+    board = (np.indices((512, 512)) // 64).sum(axis=0) % 2
+    rings = np.hypot(*(np.indices((512, 512)) - 256)) // 20 % 2
+    return {
+        "noise": rng.integers(1, 255, (512, 512), dtype=np.uint8),
+        "page": page,
+        "board": (board * 200 + 20).astype(np.uint8),
+        "rings": (rings * 200 + 20).astype(np.uint8),
+    }
+
+
+@pytest.mark.parametrize("kind", list(strange()))
+def test_pictures_that_are_no_radiographs_are_refused(reader, kind):
+    with pytest.raises(RefusedError) as refused:
+        reader.read(strange()[kind])
+    assert said(refused.value.notices) & {("unlike-chest", True), ("far-from-training", True)}
+
+
+# --- one door -----------------------------------------------------------------------------------
+
+
+def test_a_refusal_says_why_and_force_reads_all_the_same(reader, paths):
+    negative = 255 - decode(paths[0])
+    with pytest.raises(RefusedError, match="negative") as refused:
+        reader.read(negative)
+    forced = reader.read(negative, force=True)
+    assert forced.warnings == refused.value.notices + reader.warnings
+    assert all(0 <= p <= 1 for p in forced.probabilities.values())
+
+
+def test_a_film_from_bytes_is_that_from_the_file(reader, paths):
+    ours, theirs = reader.read(paths[0].read_bytes()), reader.read(paths[0])
+    assert ours.probabilities == theirs.probabilities
+    assert ours.warnings == theirs.warnings
+
+
+def test_a_lateral_dicom_film_is_refused_and_a_childs_is_read(reader, paths):
+    image = decode(paths[0])
+    child = {**FRONTAL, "PatientAge": "007Y"}
+    assert ("age-under-18", False) in said(reader.read(dicom(image, 8, **child)).warnings)
+    with pytest.raises(RefusedError, match="lateral"):
+        reader.read(dicom(image, 8, **{**FRONTAL, "ViewPosition": "LL"}))
+
+
+def test_a_bundle_without_a_gate_says_so_and_checks_headers_and_pixels(run, paths, tmp_path):
+    folder = Path(shutil.copytree(run / "bundle", tmp_path / "bundle"))
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    del card["gate"]
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    (folder / GATE).unlink()
+    old = chestxray.load(folder, "torch")
+    assert ("gate-not-fitted", False) in said(old.read(255 - decode(paths[0])).warnings)
+    with pytest.raises(RefusedError, match="contrast"):
+        old.read(np.full((64, 64), 90, np.uint8))
+
+
+@pytest.fixture
+def mixed(paths: list[Path], tmp_path: Path) -> Path:
+    """A good film, a negative, a blank one, and no film."""
+    out = tmp_path / "films"
+    out.mkdir()
+    shutil.copy(paths[0], out / "1-good.png")
+    cv2.imwrite(str(out / "2-negative.png"), 255 - decode(paths[0]))
+    cv2.imwrite(str(out / "3-blank.png"), np.full((64, 64), 90, np.uint8))
+    (out / "4-words.png").write_text("words", encoding="utf-8")
+    return out
+
+
+def test_predict_says_which_films_were_refused_and_why(reader, mixed, tmp_path):
+    out = tmp_path / "predictions.csv"
+    unread = predict(reader, films([mixed], None, reader.bundle.card), out, with_heatmaps=True)
+    table = pd.read_csv(out, keep_default_na=False)
+    assert table["status"].tolist() == ["ok", "refused", "refused", "error"]
+    assert table["reason"][1].startswith("inverted: the film is a negative")
+    assert table["reason"][2].startswith("blank: hardly any contrast")
+    assert table["prob_Mass"].tolist()[1:] == ["", "", ""]
+    assert set(unread.refused) == {"2-negative.png", "3-blank.png"}
+    assert set(unread.failed) == {"4-words.png"}
+    assert np.isnan(np.load(tmp_path / "heatmaps.npy")[1:].astype(np.float32)).all()
+
+
+def test_forced_predict_reads_what_is_refused_and_keeps_the_reason(reader, mixed, tmp_path):
+    out = tmp_path / "predictions.csv"
+    unread = predict(reader, films([mixed], None, reader.bundle.card), out, force=True)
+    table = pd.read_csv(out, keep_default_na=False)
+    assert table["status"].tolist() == ["ok", "ok", "ok", "error"]
+    assert table["reason"][1].startswith("inverted: ")
+    assert table["prob_Mass"][1] != ""
+    assert unread.refused == {}
+
+
+def test_explaining_leaves_out_refused_films_unless_forced(reader, mixed, tmp_path):
+    chosen = films([mixed], None, reader.bundle.card)
+    failed = explain_files(reader, chosen, tmp_path / "out", ("Mass",))
+    assert set(failed) == {"2-negative.png", "3-blank.png", "4-words.png"}
+    forced = explain_files(reader, chosen, tmp_path / "forced", ("Mass",), force=True)
+    assert set(forced) == {"4-words.png"}
+
+
+def test_a_datasets_images_are_not_judged(reader, dataset, tmp_path):
+    """A negative of a whole split is predicted in full: an evaluation loses no image."""
+    negative = dataclasses.replace(dataset, images=255 - np.asarray(dataset.images))
+    chosen = dataclasses.replace(
+        films([dataset.folder], "test", reader.bundle.card), dataset=negative
+    )
+    assert len(predict(reader, chosen, tmp_path / "predictions.csv")) == 0
+
+
+def test_a_film_is_judged_alike_alone_and_in_a_batch(reader, paths):
+    batch = [load(path, reader.size) for path in paths[:6]]
+    batch.append(Film(255 - batch[0].image, ()))
+    _, _, together = reader.read_films(batch)
+    alone = [reader.read_films([film])[2][0] for film in batch]
+    assert [said(of) for of in together] == [said(of) for of in alone]
+
+
+def test_fitting_draws_the_same_images_each_time(reader, dataset):
+    rows = dataset.rows("val")
+    images = dataset.images[rows]
+    features = reader.engine.run(images).features
+    first, second = (
+        Familiarity.fit(features, Template.fit(images), (images, features)) for _ in range(2)
+    )
+    assert first.limits == second.limits
+    assert np.array_equal(first.template.axes, second.template.axes)

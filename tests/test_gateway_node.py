@@ -1,0 +1,168 @@
+"""The whole gateway as an operator runs it, with a real PACS on the other side."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from dicomweb_client import DICOMwebClient
+from PIL import Image
+from pydicom import dcmread
+
+from gateway_parts import (
+    PATIENT,
+    Gateway,
+    Orthanc,
+    config,
+    free_port,
+    radiograph,
+    running,
+    store,
+    tool,
+    wait_for,
+    write_radiographs,
+)
+
+
+def destination(pacs: Orthanc, kind: str = "dicom") -> str:
+    to = f'[[destinations]]\nname = "pacs-{kind}"\nkind = "{kind}"\n'
+    if kind == "stow":
+        return to + f'url = "{pacs.web}"\n'
+    return to + f'ae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+
+
+class Site:
+    """A hospital: a PACS that routes what it gets to the gateway, and the gateway."""
+
+    def __init__(self, folder: Path, bundle: Path) -> None:
+        port, self.metrics = free_port(), free_port()
+        self.pacs = Orthanc(folder / "orthanc", port, route=True)
+        text = f"[metrics]\nport = {self.metrics}\n" + destination(self.pacs)
+        config(folder, text, port=port, allow=["PACS", "SENDER"])
+        self.gateway = Gateway(folder, bundle)
+
+    def send(self, *files: Path) -> None:
+        """Send files to the PACS, as a modality does."""
+        where = ["-aec", "PACS", "127.0.0.1", str(self.pacs.port)]
+        subprocess.run(
+            [tool("storescu"), "-aet", "SENDER", *where, *map(str, files)], check=True, timeout=60
+        )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, run: Path):
+    made = Site(tmp_path_factory.mktemp("site"), run / "bundle")
+    with running(made.pacs, made.gateway):
+        yield made
+
+
+def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path: Path) -> None:
+    files = write_radiographs(tmp_path / "in", 3)
+    site.send(*files)
+    wait_for(lambda: len(site.pacs.instances()) == 9, 120)
+    web = DICOMwebClient(site.pacs.web)
+    for file in files:
+        image = dcmread(file)
+        study = image.StudyInstanceUID
+        found = [one for one in web.retrieve_study(study) if one.Modality != "DX"]
+        assert sorted(one.Modality for one in found) == ["OT", "SR"]
+        assert {(one.PatientName, one.PatientID) for one in found} == {
+            (image.PatientName, image.PatientID)
+        }
+        picture = next(one for one in found if one.Modality == "OT")
+        rendered = web.retrieve_instance_rendered(
+            study, picture.SeriesInstanceUID, picture.SOPInstanceUID, media_types=("image/png",)
+        )
+        assert Image.open(io.BytesIO(rendered)).size == (picture.Columns, picture.Rows)
+
+    # Each result was routed to the gateway again, and stays what it is.
+    def returned() -> int:
+        return sum(line.get("event") == "ours-returned" for line in site.gateway.log())
+
+    wait_for(lambda: returned() == 6, 60)
+    site.send(*files)
+    assert "read: 0 queued, 3 done, 0 dead" in site.gateway.ask("status")
+    assert len(site.pacs.instances()) == 9
+
+
+def test_a_corrupt_image_is_a_dead_letter_that_the_operator_sees(site: Site) -> None:
+    image = radiograph()
+    image.Rows *= 2
+    assert store(image, site.gateway.config.receive.port) == 0
+    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 60)
+    told = site.gateway.ask("dead")
+    assert str(image.SOPInstanceUID) in told
+    assert "1 attempt:" in told
+    assert site.gateway.ask("retry") == "1 queued again\n"
+    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 60)
+
+
+def test_prometheus_is_told_how_it_stands(site: Site) -> None:
+    said = httpx.get(f"http://127.0.0.1:{site.metrics}/metrics").text
+    assert 'chestxray_gateway_tasks{queue="read",state="queued"} 0.0' in said
+    assert "chestxray_gateway_oldest_seconds 0.0" in said
+    assert "chestxray_gateway_free_mebibytes" in said
+
+
+def test_the_audit_record_is_exported_and_its_alteration_told(site: Site, tmp_path: Path) -> None:
+    lines = site.gateway.ask("export-audit").splitlines()
+    export = tmp_path / "audit.jsonl"
+    export.write_text("\n".join(lines))
+    assert [json.loads(line)["number"] for line in lines] == list(range(1, len(lines) + 1))
+    site.gateway.ask("export-audit", "--against", str(export))
+    last = json.loads(lines[-1]) | {"link": "00"}
+    export.write_text(json.dumps(last))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        site.gateway.ask("export-audit", "--against", str(export))
+    assert b"made anew" in caught.value.stderr
+
+
+def test_nothing_it_says_names_a_patient(site: Site) -> None:
+    told = site.gateway.text() + site.gateway.ask("export-audit") + site.gateway.ask("dead")
+    for secret in (PATIENT.split("^")[0], "19600101"):
+        assert secret.lower() not in told.lower()
+    assert len(site.gateway.log()) > 10
+    assert all({"time", "level", "message", "pid"} <= set(line) for line in site.gateway.log())
+
+
+def test_a_port_that_is_taken_is_told_at_once(site: Site, tmp_path: Path, run: Path) -> None:
+    config(tmp_path, port=site.gateway.config.receive.port)
+    second = Gateway(tmp_path, run / "bundle")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        second.ask(str(run / "bundle"))
+    said = caught.value.stderr.decode()
+    assert "Address already in use" in said
+    assert "Traceback" not in said
+
+
+# The last two end it.
+
+
+def test_its_processes_end_when_the_supervisor_is_killed(site: Site) -> None:
+    members = site.gateway.members()
+    assert set(members) == {"receiver", "worker-0", "sender-pacs-dicom"}
+    os.kill(site.gateway.pid, signal.SIGKILL)
+    wait_for(lambda: not any(alive(pid) for pid in members.values()), 20)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_it_goes_on_where_it_was_and_stops_when_it_is_told(site: Site) -> None:
+    image = radiograph(7)
+    site.gateway.kill()
+    site.gateway.start()
+    members = site.gateway.members()
+    assert store(image, site.gateway.config.receive.port) == 0
+    assert site.gateway.stop() == 0
+    assert not any(alive(pid) for pid in members.values())
+    assert "process-killed" not in site.gateway.text()
+    assert site.gateway.counts()["read"]["queued"] + site.gateway.counts()["read"]["done"] == 4

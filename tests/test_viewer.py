@@ -1,0 +1,479 @@
+"""The viewer in a real browser: what a reader of films does with it, and what it must not do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from chestxray.dataset import pixels
+from chestxray.errors import RefusedError
+from chestxray.findings import FINDINGS
+from chestxray.model import bundle as bundles
+from chestxray.model.inference import Answer
+from chestxray.notices import Notice
+from chestxray.reading.overlay import blend
+from chestxray.reading.reader import Reader
+from chestxray.serving import examples, web
+from chestxray.serving.settings import Limits
+from chestxray.sources.phantom.tree import write_tree
+from web_server import ready
+
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+class PlantedEngine:
+    """Finding k has logit k - 7 and heat in the cell k of a 4 x 4 map."""
+
+    name = "planted"
+
+    def run(self, images) -> Answer:
+        count = len(images)
+        logits = np.tile(np.arange(14, dtype=np.float32) - 7, (count, 1))
+        maps = np.zeros((count, 14, 16), np.float32)
+        for finding in range(14):
+            maps[:, finding, finding] = 1e3
+        return Answer(logits, maps.reshape(count, 14, 4, 4), np.zeros((count, 8), np.float32))
+
+
+class PlantedReader(Reader):
+    """Has a warning for every film, and a refusal where the left edge is white."""
+
+    def read_films(self, films):
+        probabilities, heat, _ = super().read_films(films)
+        notices = [
+            (Notice("rotated", "the film lies on its side", refuses=bool(film.image[8, 0] > 250)),)
+            for film in films
+        ]
+        return probabilities, heat, notices
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path):
+    bundle = replace(bundles.load(run / "bundle"), familiarity=None)
+    return PlantedReader(bundle, PlantedEngine())
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two phantoms, one to be refused, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("films")
+    write_tree(folder / "raw", images=2, pixels=256, seed=3)
+    made = dict(zip(("a", "b"), sorted((folder / "raw").rglob("0*.png")), strict=True))
+    white = cv2.imread(str(made["a"]), cv2.IMREAD_GRAYSCALE)
+    white[:, :32] = 255
+    made["refused"] = folder / "refused.png"
+    cv2.imwrite(str(made["refused"]), white)
+    made["text"] = folder / "notes.png"
+    made["text"].write_text("no radiograph")
+    return made
+
+
+@pytest.fixture(scope="module")
+def service(reader) -> Iterator[httpx.Client]:
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, service, request):
+    """The viewer; nothing may go wrong in it, and nothing may be fetched from elsewhere."""
+    context = browser.new_context(
+        viewport=getattr(request, "param", {"width": 1280, "height": 800})
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    expected = "the server responded with a status of 4"
+    page.on("console", lambda m: expected in m.text or problems.append(m.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    own = str(service.base_url).rstrip("/")
+    page.on(
+        "request",
+        lambda r: r.url.startswith((own, "blob:" + own)) or problems.append(r.url),
+    )
+    page.goto(own)
+    page.locator("#examples button").first.wait_for()
+    yield page
+    context.close()
+    assert problems == []
+
+
+def add(page, *paths: Path) -> None:
+    """Give files to the viewer and wait until all are read or refused."""
+    before = page.locator("#list li").count()
+    page.set_input_files("#file", paths)
+    done = "#list li[data-state=read], #list li[data-state=unread]"
+    page.locator(done).nth(before + len(paths) - 1).wait_for()
+    settle(page)
+
+
+def settle(page) -> None:
+    page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+
+def picture(page) -> np.ndarray:
+    """The stage's pixels, RGB."""
+    settle(page)
+    data = page.locator("#frame").screenshot()
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+
+
+def middle(page) -> tuple[float, float]:
+    box = page.locator("#stage").bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page, dx: int, dy: int) -> None:
+    x, y = middle(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=4)
+    page.mouse.up()
+
+
+def readout(page) -> tuple[int, int, int]:
+    """Window, level, zoom."""
+    settle(page)
+    return tuple(map(int, re.findall(r"-?\d+", page.locator("#readout").inner_text())))
+
+
+def test_a_film_is_read_and_its_findings_stand_in_order(page, films, reader):
+    add(page, films["a"])
+    names = page.locator(".finding .name").all_inner_texts()
+    assert sorted(names) == sorted(name.replace("_", " ") for name in FINDINGS)
+    reading = reader.read(films["a"])
+    thresholds = reader.bundle.card.thresholds
+
+    def above(name):
+        finding = name.replace(" ", "_")
+        odds = [p / (1 - p) for p in (reading.probabilities[finding], thresholds[finding] or 0.999)]
+        return odds[0] / odds[1] if thresholds[finding] is not None else -1
+
+    with_threshold = [name for name in names if thresholds[name.replace(" ", "_")] is not None]
+    assert with_threshold == sorted(with_threshold, key=above, reverse=True)
+    assert names[: len(with_threshold)] == with_threshold
+    called = sum(bool(call) for call in reading.calls.values())
+    assert page.locator("#count").inner_text() == f"{called} of 14 called"
+    assert page.get_by_text("▲").count() == 0  # drawn by the style, next to the word
+    assert page.locator(".call", has_text=re.compile("^called")).count() == called
+    for finding, probability in reading.probabilities.items():
+        shown = page.locator(f"[data-finding={finding}] .figure").inner_text()
+        assert float(shown.rstrip(" %")) == pytest.approx(100 * probability, abs=0.5)
+
+
+def test_the_chosen_finding_lights_its_own_place(page, films):
+    add(page, films["a"])
+    page.locator("[data-finding=Atelectasis] button").click()  # cell 0: top left
+    first = picture(page)
+    page.locator("[data-finding=Hernia] button").click()  # cell 13: the bottom row
+    second = picture(page)
+    page.locator("#heat-on").click()
+    plain = picture(page)
+    for shown, row in ((first, 0), (second, 1)):
+        colour = np.ptp(shown, axis=2) > 60
+        half = colour.shape[0] // 2
+        halves = (colour[:half].sum(), colour[half:].sum())
+        assert halves[row] > 1000
+        assert halves[row] > 5 * halves[1 - row]
+    assert (np.ptp(plain[60:-60, 300:-300], axis=2) == 0).all()
+    assert "Hernia" in page.locator("#heat-of").inner_text()
+    assert page.locator("[data-finding=Hernia] .meaning").is_visible()
+    assert page.locator("[data-finding=Atelectasis] .meaning").is_hidden()
+
+
+def test_the_slider_changes_how_much_of_the_film_shows_through(page, films):
+    add(page, films["a"])
+    page.locator("[data-finding=Nodule] button").click()
+    shares = []
+    for value in (0, 40, 100):
+        page.locator("#opacity").fill(str(value))
+        shares.append(int((np.ptp(picture(page), axis=2) > 30).sum()))
+        assert page.locator("#opacity-value").inner_text() == f"{value} %"
+    assert shares[0] < shares[1] < shares[2]
+
+
+def test_dragging_changes_window_and_level_and_reset_restores_them(page, films):
+    add(page, films["a"])
+    page.keyboard.press("h")
+    before, figures = picture(page), readout(page)
+    assert figures[:2] == (255, 128)
+    drag(page, -120, 0)
+    narrow = picture(page)
+    assert readout(page)[0] == 135
+    assert narrow.std() > before.std()
+    drag(page, 0, -80)
+    assert readout(page)[1] < 128
+    assert picture(page).mean() > narrow.mean()
+    page.get_by_role("button", name="Invert").click()
+    page.mouse.move(*middle(page))
+    page.mouse.wheel(0, -300)
+    assert readout(page)[2] > figures[2]
+    page.get_by_role("button", name="Reset").click()
+    page.mouse.move(1, 1)
+    assert readout(page) == figures
+    assert np.abs(picture(page) - before).max() <= 1
+    assert page.locator("#invert").get_attribute("aria-pressed") == "false"
+
+
+def test_inverting_turns_black_to_white_and_panning_moves_the_film(page, films):
+    add(page, films["a"])
+    page.keyboard.press("h")
+    height, width, _ = (before := picture(page)).shape
+    inside = (slice(80, height - 80), slice(width // 2 - 150, width // 2 + 150))
+    page.keyboard.press("i")
+    assert np.abs(before[inside] + picture(page)[inside] - 255).max() <= 2
+    page.keyboard.press("i")
+    page.keyboard.press("p")
+    drag(page, 40, 0)
+    moved = picture(page)
+    assert np.abs(moved[80:-80, 240:-40] - before[80:-80, 200:-80]).mean() < 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 96), (120, 80), (70, 130)])
+def test_what_the_viewer_shows_is_what_overlay_blends(page, width, height):
+    rng = np.random.default_rng(width)
+    image = rng.integers(0, 256, (height, width), dtype=np.uint8)
+    heat = (rng.random((7, 7), dtype=np.float32) * 1.4).clip(0.2) - 0.2
+    shown = page.evaluate(
+        """async ({ grey, width, height, heat }) => {
+          const { OPACITY, paint, smooth } = await import("/static/blend.js");
+          const pixels = new Uint8ClampedArray(4 * width * height);
+          const look = { width: 255, level: 127.5, invert: false, opacity: OPACITY };
+          paint(pixels, Uint8Array.from(grey), smooth(heat, width, height), look);
+          return Array.from(pixels);
+        }""",
+        {
+            "grey": image.ravel().tolist(),
+            "width": width,
+            "height": height,
+            "heat": heat.tolist(),
+        },
+    )
+    rgba = np.array(shown).reshape(height, width, 4)
+    side = max(width, height)
+    square = pixels.canonical(image, side)
+    left, top = (side - width) // 2, (side - height) // 2
+    expected = blend(square, heat)[top : top + height, left : left + width].astype(int)
+    difference = np.abs(rgba[..., :3] - expected)
+    assert difference.max() <= 3
+    assert difference.mean() < 0.3
+    assert (rgba[..., 3] == 255).all()
+
+
+def test_a_refusal_cannot_be_missed_and_shows_no_probabilities(page, films):
+    add(page, films["refused"])
+    refusal = page.get_by_role("alert")
+    assert refusal.is_visible()
+    assert "The film lies on its side." in refusal.inner_text()
+    assert page.locator("#result").is_hidden()
+    assert "%" not in page.locator("#reading").inner_text()
+    assert "not read" in page.locator("#list").inner_text()
+    assert picture(page)[300:-100, 300:-300].max() > 30  # the film itself is still seen
+
+
+def test_a_file_that_is_no_image_is_told_so_and_the_next_one_is_read(page, films):
+    add(page, films["text"], films["b"])
+    assert "neither PNG, JPEG nor DICOM" in page.get_by_role("alert").inner_text()
+    page.keyboard.press("]")
+    assert page.get_by_role("alert").is_hidden()
+    assert page.locator("#result").is_visible()
+
+
+def test_warnings_stand_above_the_findings_and_on_the_film(page, films):
+    add(page, films["a"])
+    assert "The film lies on its side." in page.locator("#warnings").inner_text()
+    assert "synthetic" in page.locator("#warnings").inner_text()
+    flag = page.locator("#flag")
+    assert flag.is_visible()
+    flag.click()
+    assert page.evaluate("document.activeElement.id") == "warnings"
+
+
+def test_several_films_keep_their_own_pictures(page, films):
+    add(page, films["a"], films["b"])
+    page.keyboard.press("h")
+    first = picture(page)
+    page.locator(".film").nth(1).click()
+    second = picture(page)
+    page.locator(".film").nth(0).click()
+    assert np.abs(picture(page) - first).max() <= 1
+    assert np.abs(second - first).mean() > 5
+    assert page.locator(".film[aria-current=true]").count() == 1
+    page.get_by_role("button", name=f"Remove {films['a'].name}").click()
+    assert page.locator("#list li").count() == 1
+    assert np.abs(picture(page) - second).max() <= 1
+
+
+def test_an_example_is_read(page):
+    page.locator("#examples button").nth(1).click()
+    page.locator("#list li[data-state=read]").wait_for()
+    assert "Effusion" in page.locator(".film").inner_text()
+
+
+def test_everything_can_be_done_by_keyboard(page, films):
+    add(page, films["a"], films["b"])
+    page.locator("#open").focus()
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate(
+                """() => { const e = document.activeElement;
+                   const o = getComputedStyle(e);
+                   return [e.id || e.className || e.tagName, o.outlineStyle !== "none"]; }"""
+            )
+        )
+    names = [name for name, _ in reached]
+    for needed in ("film", "remove", "stage", "tool-pan", "fit", "invert", "opacity", "heat-on"):
+        assert needed in names
+    assert all(ring for name, ring in reached if name not in {"BODY", "reading"})
+    page.locator("[role=radio][aria-checked=true]").focus()
+    first = page.locator("#heat-of").inner_text()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#heat-of").inner_text() != first
+    assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"
+    page.locator("#stage").focus()
+    page.keyboard.press("Shift+ArrowRight")
+    assert readout(page)[0] == 263
+    zoom = readout(page)[2]
+    page.keyboard.press("+")
+    assert readout(page)[2] > zoom
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
+
+
+def test_a_screen_reader_is_told_what_was_found(page, films):
+    add(page, films["a"])
+    status = page.get_by_role("status").first
+    said = page.locator("#status").inner_text()
+    assert status.is_visible() or said
+    assert said.startswith(f"{films['a'].name} is read.")
+    assert "warnings." in said
+    label = page.locator("[data-finding=Hernia] button").get_attribute("aria-label")
+    assert re.match(
+        r"Hernia, \d+(\.\d)? %(, threshold [\d.]+ %)?, (not )?(called|no threshold)", label
+    )
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, canvas, summary")].filter(e =>
+           !e.hidden && !e.textContent.trim() && !e.getAttribute("aria-label") &&
+           !e.labels?.length && e.getAttribute("aria-hidden") !== "true" &&
+           e.type !== "file").map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_what_it_is_and_what_it_is_not_is_always_in_sight(page, films, reader):
+    add(page, films["a"])
+    for place in ("#model", "#research"):
+        box = page.locator(place).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 60
+    assert reader.bundle.identity in page.locator("#model").inner_text()
+    assert reader.bundle.card.trained_on.source in page.locator("#model").inner_text()
+    assert "Not a medical device" in page.locator("#research").inner_text()
+
+
+@pytest.mark.parametrize("page", [{"width": 390, "height": 844}], indirect=True)
+def test_nothing_sticks_out_of_a_phone(page, films):
+    add(page, films["a"], films["refused"], films["text"])
+    for place in range(3):
+        page.locator(".film").nth(place).click()
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".film").first.click()
+    page.locator("[data-finding=Hernia] button").click()
+    page.mouse.wheel(0, 2000)
+    research = page.locator("#research").bounding_box()
+    assert 0 <= research["y"] < 60  # the header stays
+    assert research["x"] + research["width"] <= 390
+
+
+def test_two_fingers_zoom(browser, service, films):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    page.goto(str(service.base_url))
+    page.locator("#examples button").first.wait_for()
+    add(page, films["a"])
+    x, y = middle(page)
+    before = readout(page)
+    touch = context.new_cdp_session(page)
+
+    def fingers(kind, apart):
+        points = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        touch.send(
+            "Input.dispatchTouchEvent", {"type": kind, "touchPoints": points if apart else []}
+        )
+
+    fingers("touchStart", 30)
+    for apart in (40, 50, 60):
+        fingers("touchMove", apart)
+    fingers("touchEnd", 0)
+    after = readout(page)
+    assert after[2] == pytest.approx(2 * before[2], rel=0.1)
+    assert after[:2] == before[:2]
+    context.close()
+
+
+def test_the_file_name_never_leaves_the_browser(page, films):
+    with page.expect_request("**/v1/read*") as sent:
+        page.set_input_files("#file", films["a"])
+    body = sent.value.post_data_buffer
+    assert body is not None
+    assert films["a"].name.encode() not in body
+    page.locator("#list li[data-state=read]").wait_for()
+
+
+def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):
+    word = "correct-horse-battery"
+    with ready(web.create(reader, Limits(decoders=1), word)) as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(str(client.base_url))
+        page.locator("#token-value").fill("wrong-wrong-wrong")
+        page.keyboard.press("Enter")
+        page.locator("#token-value").fill(word)
+        page.keyboard.press("Enter")
+        page.locator("#examples button").first.wait_for()
+        add(page, films["a"])
+        assert page.locator("#list li[data-state=read]").count() == 1
+        context.close()
+
+
+def test_every_example_is_listed_with_its_findings(page):
+    titles = page.locator("#examples button").all_inner_texts()
+    assert len(titles) == len(examples.EXAMPLES)
+    assert titles[0] == "No finding"
+
+
+def test_less_motion_is_respected():
+    style = (web.STATIC / "style.css").read_text(encoding="utf-8")
+    assert "prefers-reduced-motion: reduce" in style
+
+
+def test_a_refused_film_is_refused_by_the_reader_too(reader, films):
+    with pytest.raises(RefusedError):
+        reader.read(films["refused"])
