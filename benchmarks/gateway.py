@@ -6,7 +6,7 @@ FILMS is a folder of radiographs, of any size; they are sent in turn, each time 
 12 bits. Images go in by C-STORE over loopback; their results go to a Storage SCP of this process.
 The time runs from the first image sent to the last result that arrived, so receiving, reading,
 drawing and sending are all in it. Memory is the resident set of each process, of which libraries
-are a part that processes share.
+are a part that processes share. Processor time depends little on what else the machine does.
 """
 
 from __future__ import annotations
@@ -72,6 +72,15 @@ def memory(gateway: Gateway) -> dict[str, int]:
     return {name: psutil.Process(pid).memory_info().rss // MIB for name, pid in members.items()}
 
 
+def processor(gateway: Gateway) -> dict[str, float]:
+    """Processor seconds that each process has used."""
+    used = {}
+    for name, pid in gateway.members().items():
+        times = psutil.Process(pid).cpu_times()
+        used[name] = times.user + times.system
+    return used
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -98,7 +107,7 @@ def measure(gateway: Gateway, sink: Sink, asked: argparse.Namespace) -> None:
     send(warm, films, port)  # until each worker is there and has read
     wait_for(lambda: sink.count == 2 * warm, 300)
     print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
-    started = time.monotonic()
+    started, before = time.monotonic(), processor(gateway)
     sender = threading.Thread(target=send, args=(asked.images, films, port))
     sender.start()
     print(f"{'images':>7} {'seconds':>8} {'a second':>9}  MiB")
@@ -109,6 +118,9 @@ def measure(gateway: Gateway, sink: Sink, asked: argparse.Namespace) -> None:
         held = ", ".join(f"{name} {mib}" for name, mib in memory(gateway).items())
         print(f"{count:7d} {seconds:8.1f} {count / seconds:9.2f}  {held}", flush=True)
     sender.join()
+    used = {name: (after - before[name]) / count for name, after in processor(gateway).items()}
+    shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in used.items())
+    print(f"processor seconds an image: {shown}; together {sum(used.values()):.3f}")
     refused = sum(line.get("event") == "refused" for line in gateway.log())
     print(f"load after: {os.getloadavg()[0]:.1f}; {refused} of all images refused by the gate")
     gateway.stop()

@@ -281,13 +281,12 @@ class Orthanc:
         }
 
 
-# Everything but results goes on; `false` keeps DumpJson from turning numbers into text.
+# All that is new goes on to the gateway, its own results too: a loop, if it were to read them.
+# `false` keeps DumpJson from turning numbers into text.
 _ROUTE = """
 function OnStoredInstance(id, tags, metadata, origin)
-  if origin['RequestOrigin'] == 'DicomProtocol' then
-    local body = { Resources = { id }, Synchronous = false }
-    RestApiPost('/modalities/gateway/store', DumpJson(body, false))
-  end
+  local body = { Resources = { id }, Synchronous = false }
+  RestApiPost('/modalities/gateway/store', DumpJson(body, false))
 end
 """
 

@@ -129,7 +129,7 @@ def weather(
     config(folder, text)
     gateway = Gateway(folder, bundle)
     with running(pacs, gateway):
-        storm = Storm(gateway, pacs, images, spared=12)
+        storm = Storm(gateway, pacs, images, spared=20)
         storm.rage(seconds, 4, pacs_down)
         wait_for(lambda: left(gateway) == 0, 1200, every=0.5)
         assert sorted(storm.acknowledged) == sorted(str(one.SOPInstanceUID) for one in storm.images)

@@ -44,7 +44,11 @@ class Site:
     def __init__(self, folder: Path, bundle: Path) -> None:
         port, self.metrics = free_port(), free_port()
         self.pacs = Orthanc(folder / "orthanc", port, route=True)
-        text = f"[metrics]\nport = {self.metrics}\n" + destination(self.pacs)
+        text = (
+            f"[metrics]\nport = {self.metrics}\n"
+            + destination(self.pacs)
+            + destination(self.pacs, "stow")
+        )
         config(folder, text, port=port, allow=["PACS", "SENDER"])
         self.gateway = Gateway(folder, bundle)
 
@@ -88,7 +92,10 @@ def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path:
 
     wait_for(lambda: returned() == 6, 60)
     site.send(*files)
-    assert "read: 0 queued, 3 done, 0 dead" in site.gateway.ask("status")
+    status = site.gateway.ask("status")
+    assert "read: 0 queued, 3 done, 0 dead" in status
+    assert "send:pacs-dicom: 0 queued, 6 done, 0 dead" in status
+    assert "send:pacs-stow: 0 queued, 6 done, 0 dead" in status
     assert len(site.pacs.instances()) == 9
 
 
@@ -147,7 +154,7 @@ def test_a_port_that_is_taken_is_told_at_once(site: Site, tmp_path: Path, run: P
 
 def test_its_processes_end_when_the_supervisor_is_killed(site: Site) -> None:
     members = site.gateway.members()
-    assert set(members) == {"receiver", "worker-0", "sender-pacs-dicom"}
+    assert set(members) == {"receiver", "worker-0", "sender-pacs-dicom", "sender-pacs-stow"}
     os.kill(site.gateway.pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in members.values()), 20)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +209,31 @@ def test_a_large_film_of_16_bits_is_read(desk: Desk) -> None:
     desk.receive(radiograph(stored=stored))
     desk.work()
     assert desk.counts()[READ]["done"] == 1
+
+
+HANGS = """
+import sys, threading, time
+from pathlib import Path
+from chestxray.serving.gateway import config
+from chestxray.serving.gateway.work import work
+
+class Hanging:
+    def read(self, path):
+        time.sleep(60)
+
+work(config.load(Path(sys.argv[1])), Hanging(), threading.Event())
+"""
+
+
+def test_a_reading_that_hangs_ends_its_worker_and_is_taken_up_again(
+    tmp_path: Path, reader: Reader
+) -> None:
+    desk = Desk(tmp_path, reader, "[read]\nlease = 1.0\n" + PACS)
+    desk.receive(radiograph())
+    command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    assert done.returncode == 1
+    assert b"Timeout" in done.stderr
+    time.sleep(1.0)
+    assert desk.store.claim(READ, 60, 5).attempts == 2
+    desk.store.close()

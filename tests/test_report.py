@@ -149,13 +149,13 @@ def test_figures_of_the_other_files_are_on_the_page(full: Path, html: str) -> No
 def test_null_is_a_dash_with_the_reason_and_never_zero(full: Path, html: str) -> None:
     hernia = metrics_of(full)["findings"]["Hernia"]
     undefined = [name for name in page.MAIN if hernia[name]["value"] is None]
-    assert undefined == ["auroc", "auprc", "recall"]
+    assert undefined == ["auroc", "auprc", "recall", "precision", "f1"]
     row = re.search(
         r"<th scope=\"row\"[^>]*>Hernia</th>\s*<td>0 <span.*?</td>(.*?)</tr>", html, re.DOTALL
     )
     assert row is not None
     assert row[1].count('<abbr title="no positives">–</abbr>') == len(undefined)
-    assert "<li>Hernia (AUROC, AUPRC, sensitivity): no positives</li>" in html
+    assert "<li>Hernia (AUROC, AUPRC, sensitivity, precision, F1): no positives</li>" in html
     assert html.count('<div class="undefined">no positives</div>') == 2  # ROC, precision-recall
 
 

@@ -27,7 +27,7 @@ from chestxray.reading.overlay import blend
 from chestxray.serving import examples, web
 from chestxray.serving.settings import Limits
 from dicom_files import dicom
-from web_server import listening, ready, wait_until
+from web_server import accepted, listening, ready, wait_until
 
 NAME = "DOE_JANE_19610203.png"
 
@@ -44,13 +44,13 @@ def client(reader):
 
 
 @pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Path]:
-    return sorted((phantoms / "images_001/images").glob("*.png"))
+def films(reader, phantoms: Path) -> list[Path]:
+    return accepted(reader, phantoms)
 
 
 @pytest.fixture(scope="module")
 def radiograph() -> np.ndarray:
-    """A phantom, uint8 [768, 768]."""
+    """A phantom, uint8 [640, 640]."""
     data = np.frombuffer(examples.png("clear"), np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
 
@@ -96,8 +96,8 @@ def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client, radiograph):
     assert shown.dtype == np.uint8
     assert np.array_equal(shown, np.rint(decoded / 257).astype(np.uint8))
     about = answer["image"]
-    assert (about["kind"], about["width"], about["height"]) == ("DICOM", 608, 768)
-    assert about["placement"] == pytest.approx(placement(608, 768))
+    assert (about["kind"], about["width"], about["height"]) == ("DICOM", 480, 640)
+    assert about["placement"] == pytest.approx(placement(480, 640))
 
 
 def test_a_large_film_is_shown_smaller_but_read_whole(client, reader, radiograph):
@@ -361,7 +361,7 @@ def test_nothing_is_written_to_disk(reader, radiograph, tmp_path, monkeypatch):
 
     with ready(web.create(reader, Limits(decoders=1))) as client:
         sys.addaudithook(watch)
-        noise = np.random.default_rng(0).integers(0, 16, (2304, 2304), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 16, (1920, 1920), dtype=np.uint8)
         large = png(np.repeat(np.repeat(radiograph, 3, 0), 3, 1) // 2 + noise)
         assert len(large) > 2**21
         assert read(client, large, heatmaps="inline", display="true").status_code == 200

@@ -12,6 +12,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from python_multipart.multipart import parse_options_header
 
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
@@ -21,7 +22,7 @@ from chestxray.model.inference import Answer
 from chestxray.notices import Notice
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving import examples, web
+from chestxray.serving import examples, uploads, web
 from chestxray.serving.settings import Limits
 from chestxray.sources.phantom.tree import write_tree
 from web_server import ready
@@ -41,7 +42,7 @@ class PlantedEngine:
         logits = np.tile(np.arange(14, dtype=np.float32) - 7, (count, 1))
         maps = np.zeros((count, 14, 16), np.float32)
         for finding in range(14):
-            maps[:, finding, finding] = 1e3
+            maps[:, finding, finding] = 1e6
         return Answer(logits, maps.reshape(count, 14, 4, 4), np.zeros((count, 8), np.float32))
 
 
@@ -124,7 +125,7 @@ def add(page, *paths: Path) -> None:
     """Give files to the viewer and wait until all are read or refused."""
     before = page.locator("#list li").count()
     page.set_input_files("#file", paths)
-    done = "#list li[data-state=read], #list li[data-state=unread]"
+    done = ", ".join(f"#list li[data-state={state}]" for state in ("read", "refused", "unread"))
     page.locator(done).nth(before + len(paths) - 1).wait_for()
     settle(page)
 
@@ -192,7 +193,7 @@ def test_the_chosen_finding_lights_its_own_place(page, films):
     page.locator("#heat-on").click()
     plain = picture(page)
     for shown, row in ((first, 0), (second, 1)):
-        colour = np.ptp(shown, axis=2) > 60
+        colour = np.ptp(shown, axis=2) > 30
         half = colour.shape[0] // 2
         halves = (colour[:half].sum(), colour[half:].sum())
         assert halves[row] > 1000
@@ -289,7 +290,7 @@ def test_a_refusal_cannot_be_missed_and_shows_no_probabilities(page, films):
     assert "The film lies on its side." in refusal.inner_text()
     assert page.locator("#result").is_hidden()
     assert "%" not in page.locator("#reading").inner_text()
-    assert "not read" in page.locator("#list").inner_text()
+    assert "refused" in page.locator("#list").inner_text()
     assert picture(page)[300:-100, 300:-300].max() > 30  # the film itself is still seen
 
 
@@ -438,13 +439,17 @@ def test_two_fingers_zoom(browser, service, films):
     context.close()
 
 
-def test_the_file_name_never_leaves_the_browser(page, films):
-    with page.expect_request("**/v1/read*") as sent:
-        page.set_input_files("#file", films["a"])
-    body = sent.value.post_data_buffer
-    assert body is not None
-    assert films["a"].name.encode() not in body
-    page.locator("#list li[data-state=read]").wait_for()
+def test_the_file_name_never_leaves_the_browser(page, films, monkeypatch):
+    headers = []
+
+    def watched(value):
+        headers.append(value)
+        return parse_options_header(value)
+
+    monkeypatch.setattr(uploads, "parse_options_header", watched)
+    add(page, films["a"])
+    assert any(b'name="file"' in header for header in headers if isinstance(header, bytes))
+    assert films["a"].name not in str(headers)
 
 
 def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):

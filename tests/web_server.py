@@ -7,10 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
 
+from chestxray.errors import RefusedError
+from chestxray.reading.reader import Reader
 from chestxray.serving.server import Server
 
 
@@ -19,6 +22,22 @@ def wait_until(ready, seconds: float = 60) -> None:
     while not ready():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.02)
+
+
+def accepted(reader: Reader, phantoms: Path) -> list[Path]:
+    """Films of a raw tree that the reader's gate does not refuse."""
+    paths = sorted((phantoms / "images_001/images").glob("*.png"))
+    films = [path for path in paths[:40] if not refused(reader, path)]
+    assert len(films) >= 8
+    return films
+
+
+def refused(reader: Reader, path: Path) -> bool:
+    try:
+        reader.read(path)
+    except RefusedError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ def evaluate(
     typer.echo(f"\n{out / 'metrics.json'}")
 
 
+FEW_POSITIVES: Final = 10
 _WITH_INTERVAL: Final = ("auroc", "auprc")
 _AT_THRESHOLD: Final = ("recall", "specificity", "precision", "f1")
 
@@ -96,7 +97,7 @@ def _show(result: dict[str, Any]) -> None:
     for finding, entry in result["findings"].items():
         typer.echo(_line(finding, str(entry["positives"]), entry, shown))
     typer.echo(_line("mean", "", result["mean"], shown))
-    for line in _remarks(result["findings"], bool(fit_on)):
+    for line in (*_few(result["findings"]), *_remarks(result["findings"], bool(fit_on))):
         typer.echo(line)
 
 
@@ -114,6 +115,21 @@ def _metric(entry: dict[str, Any], metric: str) -> str:
     if metric not in _WITH_INTERVAL or entry["low"] is None:
         return figure
     return f"{figure} ({_figure(entry['low'])}–{_figure(entry['high'])})"
+
+
+def _few(findings: dict[str, Any]) -> Iterator[str]:
+    """Say which findings the mean rests on that have too few positives to rest on."""
+    measured = {
+        finding: entry["positives"]
+        for finding, entry in findings.items()
+        if entry["auroc"]["value"] is not None
+    }
+    few = [finding for finding, positives in measured.items() if positives < FEW_POSITIVES]
+    if few:
+        yield (
+            f"{len(few)} of the {len(measured)} findings in the mean have fewer than "
+            f"{FEW_POSITIVES} positives: {', '.join(few)}"
+        )
 
 
 def _remarks(findings: dict[str, Any], with_thresholds: bool) -> Iterator[str]:

@@ -50,8 +50,9 @@ class Template:
         upright = thumbnails(images)
         both = np.concatenate([upright, upright[:, :, ::-1]]).reshape(-1, SIDE * SIDE)
         mean = both.mean(axis=0)
-        _, values, axes = np.linalg.svd((both - mean).astype(np.float64), full_matrices=False)
-        variances = values**2 / len(both)
+        off = (both - mean).astype(np.float64)
+        ascending, vectors = np.linalg.eigh(off.T @ off / len(both))
+        variances, axes = np.maximum(ascending[::-1], 0), vectors.T[::-1]
         kept = min(AXES, int((variances > variances[0] * 1e-6).sum()))
         return cls(
             mean,

@@ -11,7 +11,7 @@ import cv2
 from chestxray.sources.phantom.population import exams, patient
 from chestxray.sources.phantom.render import render
 
-PIXELS: Final = 768
+PIXELS: Final = 640
 _SEED: Final = 5
 
 

@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
 _TEMPLATE_IMAGES = 4096
-_REFERENCES = 512  # forward passes that finishing costs beside those of the validation part
+_REFERENCES = 256  # forward passes that finishing costs beside those of the validation part
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:

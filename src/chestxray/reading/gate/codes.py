@@ -51,8 +51,9 @@ def warning(code: str, sentence: str, **values: float | str) -> Notice:
 
 
 def in_words(notices: Iterable[Notice]) -> str:
-    """Put notices into one line: code and sentence of each."""
-    return "; ".join(f"{notice.code}: {notice}" for notice in notices)
+    """Put notices into one line, refusals first: code and sentence of each."""
+    refusals_first = sorted(notices, key=lambda notice: not notice.refuses)
+    return "; ".join(f"{notice.code}: {notice}" for notice in refusals_first)
 
 
 def _notice(code: str, sentence: str, values: dict[str, float | str], refuses: bool) -> Notice:

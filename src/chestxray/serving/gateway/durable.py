@@ -1,4 +1,8 @@
-"""Files that are on the disk when the function returns, or not there at all."""
+"""Files that are on the disk when the function returns, or not there at all.
+
+`chestxray.artifacts` writes for stages that meet in files; this is for processes that are many and
+start often, and loads no tables library.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,6 @@ import shutil
 import uuid
 from pathlib import Path
 from typing import Final
-
-from chestxray.artifacts import sync_folder
 
 PART: Final = ".part"  # ends the name of a file that is being written
 
@@ -42,6 +44,15 @@ def write_once(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed or made inside a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def free_mib(folder: Path) -> int:

@@ -78,8 +78,8 @@ class StoreLink:
             self.rest()
             raise NotDeliveredError("the connection was lost before an answer came")
         if status.Status != 0x0000 and status.Status & 0xF000 != 0xB000:
-            said = status.get("ErrorComment", "")
-            raise NotDeliveredError(f"C-STORE status {status.Status:04X} {said}".strip())
+            # Its error comment is not repeated: it may name the patient.
+            raise NotDeliveredError(f"C-STORE was answered with status {status.Status:04X}")
 
     def rest(self) -> None:
         """Release the association."""

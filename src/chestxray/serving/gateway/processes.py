@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from chestxray.parallel import cores
 from chestxray.serving.gateway import logs
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.destinations import Destination
@@ -24,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 def identity(bundle: Path) -> str:
-    """Name the model of a bundle, which is loaded for it."""
-    from chestxray import load
+    """Name the model of a bundle, which is loaded and checked for it."""
+    from chestxray.model import bundle as bundles
 
-    return load(bundle).bundle.identity
+    return bundles.load(bundle).identity
 
 
 def receiving(config: Config) -> None:
@@ -98,6 +97,6 @@ def _take_share(number: int, workers: int) -> None:
     if workers == 1 or not hasattr(os, "sched_setaffinity"):
         return
     mine = sorted(os.sched_getaffinity(0))
-    share = max(1, cores() // workers)
+    share = max(1, len(mine) // workers)
     first = number * share % len(mine)
     os.sched_setaffinity(0, mine[first : first + share])

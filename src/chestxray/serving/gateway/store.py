@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chestxray.artifacts import sync_folder
-from chestxray.serving.gateway import audit, tasks
+from chestxray.serving.gateway import audit, durable, tasks
 from chestxray.serving.gateway.database import connect, transaction
 from chestxray.serving.gateway.tasks import Task
 
@@ -70,10 +69,11 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.images = folder / "images"
         self.outbox = folder / "outbox"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # patients' images: ours alone
         for made in (self.images, self.outbox):
-            made.mkdir(parents=True, exist_ok=True)
+            made.mkdir(exist_ok=True)
         self.db = connect(folder / "queue.sqlite")
-        sync_folder(folder)
+        durable.sync_folder(folder)
 
     def close(self) -> None:
         """Close the database."""

@@ -4,6 +4,7 @@ const AT_ONCE = 2; // uploads; the server batches those of others
 const STATES = {
   waiting: "waiting",
   reading: "reading …",
+  refused: "refused",
   unread: "not read",
 };
 
@@ -67,7 +68,7 @@ export class Films {
     } catch (problem) {
       film.problem = problem;
       film.picture = await picture(problem.display).catch(() => null);
-      this.mark(film, "unread");
+      this.mark(film, problem.code === "refused" ? "refused" : "unread");
     }
     film.file = null;
     this.busy--;

@@ -1,20 +1,29 @@
 // Puts the viewer together: films, stage, findings, heatmap, keyboard.
 
 import * as api from "./api.js";
+import { showCard } from "./card.js";
+import { by, element } from "./dom.js";
 import { Films, greyOf } from "./films.js";
 import { Findings, place } from "./findings.js";
 import { INFERNO } from "./inferno.js";
+import { refusal, warning } from "./notices.js";
 import { Stage } from "./stage.js";
+import { withToken } from "./token.js";
 import { label, summary } from "./words.js";
 
-const by = (id) => document.getElementById(id);
 let card = null;
 let heatOn = true;
 let shown = null; // the film whose picture is on the stage
 
 const stage = new Stage(by("stage"), readout);
 const findings = new Findings(by("findings"), showHeat);
-const films = new Films(by("list"), withToken(api.read), announce, show);
+const loaded = withToken(api.model)();
+const films = new Films(by("list"), read, announce, show);
+
+async function read(file) {
+  await loaded;
+  return withToken(api.read)(file);
+}
 
 function readout({ width, level, zoom }) {
   by("readout").textContent = stage.film
@@ -40,7 +49,7 @@ async function show(film) {
 
 function showReading(film) {
   const reading = film?.reading;
-  const failed = film?.state === "unread";
+  const failed = Boolean(film?.problem);
   by("result").hidden = !reading;
   by("waiting").hidden = Boolean(reading);
   by("waiting").textContent = state(film);
@@ -60,29 +69,13 @@ function showReading(film) {
 
 function state(film) {
   if (!film) return "No film is chosen.";
-  return film.state === "unread"
+  return film.problem
     ? `${film.name} is not read, so there are no findings.`
     : `${film.name} is being read …`;
 }
 
 // What is not calibrated is told with each finding.
 const ofFilm = (notice) => notice.code !== "not-calibrated";
-
-function warning(notice) {
-  const box = element("p", "warning", "");
-  box.append(element("strong", "", "Warning"), ` ${sentence(notice.sentence)}`);
-  return box;
-}
-
-function refusal(problem) {
-  const refused = problem.code === "refused";
-  const parts = [element("h2", "", refused ? "Refused: this film is not read" : "Not read")];
-  const reasons = problem.notices.length ? problem.notices : [{ sentence: problem.message }];
-  const list = element("ul", "", "");
-  for (const each of reasons) list.append(element("li", "", sentence(each.sentence)));
-  parts.push(list, element("p", "quiet", "No probabilities are given."));
-  return parts;
-}
 
 function showHeat() {
   const reading = films.current?.reading;
@@ -98,7 +91,7 @@ function showHeat() {
 
 function announce(film) {
   if (film.state === "read") by("status").textContent = summary(film.name, film.reading);
-  if (film.state === "unread") {
+  if (film.problem) {
     by("status").textContent = `${film.name} is not read: ${film.problem.message}`;
   }
 }
@@ -193,72 +186,6 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-// Wraps a call so that it asks for the token where the server does.
-function withToken(call) {
-  return async (...given) => {
-    for (;;) {
-      try {
-        return await call(...given);
-      } catch (problem) {
-        if (problem.code !== "token") throw problem;
-        await askToken();
-      }
-    }
-  };
-}
-
-let asking = null;
-function askToken() {
-  asking ??= new Promise((done) => {
-    const dialog = by("token");
-    dialog.addEventListener("close", () => {
-      api.setToken(by("token-value").value.trim());
-      asking = null;
-      done();
-    }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
-}
-
-function element(tag, kind, text) {
-  const made = document.createElement(tag);
-  made.className = kind;
-  made.textContent = text;
-  return made;
-}
-
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-}
-
-function showCard() {
-  const { trained_on: from } = card;
-  const learnt = `${from.train_images} films of ${from.train_patients} patients`;
-  by("model").textContent = `${card.identity} · trained on ${from.source}, ${learnt}`;
-  by("model").title = by("model").textContent;
-  const facts = {
-    Model: card.identity,
-    "Trained on": `${from.source} (${from.generation} labels), ${learnt}`,
-    Split: `${from.split}, ${from.split_sha256.slice(0, 12)}`,
-    Recipe: from.recipe,
-    "Read by": `${card.engine}, at ${card.input_size} × ${card.input_size} pixels`,
-    Heatmaps: card.heat_scale,
-    Notice: card.notice,
-  };
-  const rows = Object.entries(facts).map(([name, fact]) => {
-    const row = document.createElement("div");
-    row.append(element("dt", "", name), element("dd", "", fact));
-    return row;
-  });
-  rows.push(...card.warnings.map((notice) => {
-    const row = document.createElement("div");
-    row.append(element("dt", "", "Warning"), element("dd", "", sentence(notice.sentence)));
-    return row;
-  }));
-  by("about").querySelector("dl").replaceChildren(...rows);
-}
-
 async function showExamples() {
   const all = await withToken(api.examples)();
   by("examples").querySelector("div").replaceChildren(...all.map(({ name, findings: drawn }) => {
@@ -282,6 +209,6 @@ const ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1];
 [...by("axis").children].forEach((tick, i) => (tick.style.left = `${place(ticks[i])}%`));
 setTool("window");
 by("heat").inert = true;
-card = await withToken(api.model)();
-showCard();
+card = await loaded;
+showCard(card);
 await showExamples();

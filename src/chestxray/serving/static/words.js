@@ -30,7 +30,7 @@ export function meaning(row, card, source) {
     const [base, count] = share(row.probability);
     number =
       `Of ${base} films with this score, about ${count} carry this label, ` +
-      `where films come as those of ${source} do.`;
+      `among films like those it was trained on (${source}).`;
   }
   if (row.threshold === null) return `${number} Validation allowed no threshold, so none is applied.`;
   const side = row.called ? "reaches" : "stays below";

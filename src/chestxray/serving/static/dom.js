@@ -1,0 +1,15 @@
+// Small makers of elements and sentences.
+
+export const by = (id) => document.getElementById(id);
+
+export function element(tag, kind, text) {
+  const made = document.createElement(tag);
+  made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+// Ends a phrase as a sentence.
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
