@@ -87,10 +87,11 @@ def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path:
         assert Image.open(io.BytesIO(rendered)).size == (picture.Columns, picture.Rows)
 
     # Each result was routed to the gateway again, and stays what it is.
-    def returned() -> int:
-        return sum(line.get("event") == "ours-returned" for line in site.gateway.log())
+    def returned() -> set[str]:
+        log = site.gateway.log()
+        return {line["uid"] for line in log if line.get("event") == "ours-returned"}
 
-    wait_for(lambda: returned() == 6, 60)
+    wait_for(lambda: len(returned()) == 6, 60)
     site.send(*files)
     status = site.gateway.ask("status")
     assert "read: 0 queued, 3 done, 0 dead" in status

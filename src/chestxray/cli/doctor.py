@@ -11,7 +11,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 
-EXTRAS = {"track": ("tensorboard",)}
+EXTRAS = {
+    "serve": ("fastapi", "uvicorn"),
+    "pacs": ("highdicom", "pynetdicom"),
+    "export": ("onnx", "onnxruntime", "openvino"),
+    "track": ("tensorboard",),
+}
 
 
 class Check(NamedTuple):
