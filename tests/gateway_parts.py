@@ -21,6 +21,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE
+from pynetdicom.association import Association
 
 from chestxray.serving.gateway import config as settings
 from chestxray.serving.gateway import survey
@@ -120,13 +121,23 @@ def store(image: Dataset, port: int, calling: str = "SENDER", called: str = "CHE
     ae = AE(ae_title=calling)
     ae.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
     association = ae.associate("127.0.0.1", port, ae_title=called)
-    if not association.is_established:
-        return -1
     try:
+        if not association.is_established:
+            return -1
         answer = association.send_c_store(image)
         return int(answer.Status) if "Status" in answer else -1
     finally:
-        association.release()
+        if association.is_established:
+            association.release()
+        association.dul.join(10)
+        _close_socket(association)
+
+
+def _close_socket(association: Association) -> None:
+    """Close what pynetdicom leaves open where the other side was killed."""
+    left = association.dul.socket
+    if left is not None and left.socket is not None:
+        left.socket.close()
 
 
 class Gateway:
