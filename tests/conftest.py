@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
+
+# A deadline tells of a busy machine, not of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # Two test processes share two cores; more threads than cores make each other wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

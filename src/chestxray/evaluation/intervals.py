@@ -77,7 +77,8 @@ class Interval:
 
     def untrusted(self, reason: str) -> Interval:
         """Give it without its interval; the percentile one is kept for the record."""
-        return Interval(self.value, percentile=self.percentile, reason=self.reason or reason)
+        why = self.reason if math.isnan(self.value) else reason
+        return Interval(self.value, percentile=self.percentile, reason=why)
 
     def entry(self) -> dict[str, Any]:
         """Give it in the shape of `metrics.json`: null where undefined, with the reason beside."""

@@ -94,8 +94,8 @@ def score(pairs: Pairs, draws: Draws, finding: str, points: Points | None) -> Sc
     }
     if not missing:
         low, high = delong(y, p, pairs.patients).interval
-        known = not math.isnan(low)
-        entry["auroc"]["delong"] = {"low": low, "high": high} if known else None
+        if not math.isnan(low):
+            entry["auroc"]["delong"] = {"low": low, "high": high}
     return Scores(plain | called.get(MAIN, {}), counts.get(MAIN), entry)
 
 
