@@ -1,7 +1,7 @@
 """Decoding in processes of its own: a file that kills or hangs its decoder costs its own row alone.
 
-A `Decoder` belongs to one thread, which waits for it while others compute. Its process is spawned,
-not forked, since this one holds threads whose locks a fork would copy locked.
+A decoder belongs to one thread at a time, which waits for it while others compute. Its process is
+spawned, not forked, since this one holds threads whose locks a fork would copy locked.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 import cv2
 
@@ -23,54 +25,68 @@ from chestxray.reading.film import Film
 SECONDS_A_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
 
+T = TypeVar("T")
 
-class Decoder:
-    """One process that decodes files, started when it is first needed and after each mishap.
+
+class _Answer(NamedTuple, Generic[T]):
+    """What comes back through the pipe: what the function gave, or what is wrong with the file."""
+
+    given: T | None
+    wrong: str | None
+
+
+class Isolated(Generic[T]):
+    """A function of an image file that runs in a process, started anew after each mishap.
 
     Args:
-        size: side of the canonical image, pixels.
-        seconds: a file may take.
+        work: a function that a process can be given (of a module, or a partial of one); it may
+            raise `ImageError`.
+        seconds: a call may take.
     """
 
-    def __init__(self, size: int, seconds: float = SECONDS_A_FILE) -> None:
-        self.size = size
-        self.seconds = seconds
+    def __init__(self, work: Callable[..., T], seconds: float) -> None:
+        self._work = work
+        self._seconds = seconds
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def load(self, path: Path) -> Film | ImageError:
-        """Give a file's film, or what is wrong with it.
+    def call(self, name: Path | str, *arguments: object) -> T:
+        """Give what the function gives.
+
+        Args:
+            name: of the file, for errors.
+            arguments: of the function.
 
         Raises:
+            ImageError: what the function says is wrong, or it died of it, or took too long.
             WorkerError: no process can be started.
         """
-        pipe = self._pipe or self._start()
+        pipe = self._pipe or self.start()
         try:
-            pipe.send(path)
-            if pipe.poll(self.seconds):
-                found = pipe.recv()
-                return ImageError(path, found) if isinstance(found, str) else found
-            reason = f"decoding took more than {self.seconds:g} s"
+            pipe.send(arguments)
+            if pipe.poll(self._seconds):
+                answer: _Answer[T] = pipe.recv()
+                if answer.wrong is not None:
+                    raise ImageError(name, answer.wrong)
+                return cast("T", answer.given)
+            reason = f"decoding took more than {self._seconds:g} s"
         except (EOFError, OSError):
             reason = "the decoder died of it"
         self.close()
-        return ImageError(path, reason)
+        raise ImageError(name, reason)
 
-    def close(self) -> None:
-        """End the process, whatever it is at."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-        self._process = self._pipe = None
+    def start(self) -> Connection:
+        """Start the process and wait until it can work.
 
-    def _start(self) -> Connection:
+        Raises:
+            WorkerError: it does not come up.
+        """
         spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_decode, args=(theirs, self.size), daemon=True)
-        self._process.start()
+        pipe, theirs = spawn.Pipe()
+        process = spawn.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        process.start()
+        self._process, self._pipe = process, pipe
         theirs.close()
-        pipe = self._pipe
         try:
             ready = pipe.poll(_SECONDS_TO_START) and pipe.recv()
         except (EOFError, OSError):
@@ -83,22 +99,54 @@ class Decoder:
             )
         return pipe
 
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        if self._process is not None and self._pipe is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+        self._process = self._pipe = None
 
-def _decode(pipe: Connection, size: int) -> None:
-    """Decode the files whose paths come through the pipe, until it is closed."""
+
+class Decoder(Isolated[Film]):
+    """Decodes files into films.
+
+    Args:
+        size: side of the canonical image, pixels.
+        seconds: a file may take.
+    """
+
+    def __init__(self, size: int, seconds: float = SECONDS_A_FILE) -> None:
+        super().__init__(partial(film.load, size=size), seconds)
+
+    def load(self, path: Path) -> Film | ImageError:
+        """Give a file's film, or what is wrong with it.
+
+        Raises:
+            WorkerError: no process can be started.
+        """
+        try:
+            return self.call(path, path)
+        except ImageError as error:
+            return error
+
+
+def _serve(pipe: Connection, work: Callable[..., object]) -> None:
+    """Answer what comes through the pipe, until it is closed."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     pipe.send(True)
     while True:
         try:
-            path = pipe.recv()
+            arguments = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(film.load(path, size))
+            answer = _Answer(work(*arguments), None)
         except ImageError as error:
-            pipe.send(error.reason)
+            answer = _Answer(None, error.reason)
+        pipe.send(answer)
 
 
 def _die_with_parent() -> None:

@@ -5,13 +5,9 @@ What comes back is the film for the reader and the same for a screen.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
@@ -22,8 +18,8 @@ import numpy.typing as npt
 from chestxray.dataset import pixels
 from chestxray.dataset.colour import chroma
 from chestxray.dataset.pixels import Grey
-from chestxray.errors import ImageError, WorkerError
 from chestxray.reading import film as films
+from chestxray.reading.decoding import Isolated
 from chestxray.reading.film import Film
 
 DISPLAY_SIDE: Final = 2048
@@ -60,8 +56,9 @@ class Decoders:
     """
 
     def __init__(self, count: int, size: int, seconds: float) -> None:
-        self._all = [_Decoder(size, seconds) for _ in range(count)]
-        self._free: SimpleQueue[_Decoder] = SimpleQueue()
+        work = partial(_decoded, size)
+        self._all = [Isolated(work, seconds) for _ in range(count)]
+        self._free: SimpleQueue[Isolated[Decoded]] = SimpleQueue()
         for decoder in self._all:
             self._free.put(decoder)
 
@@ -78,7 +75,7 @@ class Decoders:
             WorkerError: no process can be started.
         """
         with self._one() as decoder:
-            return decoder.decode(data, display)
+            return decoder.call(_NAME, data, display)
 
     def close(self) -> None:
         """End the processes, whatever they are at."""
@@ -86,7 +83,7 @@ class Decoders:
             decoder.close()
 
     @contextmanager
-    def _one(self) -> Iterator[_Decoder]:
+    def _one(self) -> Iterator[Isolated[Decoded]]:
         decoder = self._free.get()
         try:
             yield decoder
@@ -94,77 +91,7 @@ class Decoders:
             self._free.put(decoder)
 
 
-class _Decoder:
-    """One process, started when it is needed and after each mishap."""
-
-    def __init__(self, size: int, seconds: float) -> None:
-        self._size = size
-        self._seconds = seconds
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
-
-    def decode(self, data: bytes, display: bool) -> Decoded:
-        """See `Decoders.decode`."""
-        pipe = self._pipe or self.start()
-        try:
-            pipe.send((data, display))
-            if pipe.poll(self._seconds):
-                found = pipe.recv()
-                if isinstance(found, Decoded):
-                    return found
-                raise ImageError(_NAME, found)
-            reason = f"decoding took more than {self._seconds:g} s"
-        except (EOFError, OSError):
-            reason = "the decoder died of it"
-        self.close()
-        raise ImageError(_NAME, reason)
-
-    def start(self) -> Connection:
-        """Start the process and wait until it can decode."""
-        spawn = multiprocessing.get_context("spawn")
-        pipe, theirs = spawn.Pipe()
-        process = spawn.Process(
-            target=_work, args=(theirs, self._size), name="decoder", daemon=True
-        )
-        process.start()
-        self._process, self._pipe = process, pipe
-        theirs.close()
-        try:
-            ready = pipe.poll(_SECONDS_TO_START) and pipe.recv()
-        except (EOFError, OSError):
-            ready = False
-        if not ready:
-            self.close()
-            raise WorkerError("a decoder process could not be started (out of memory?)")
-        return pipe
-
-    def close(self) -> None:
-        """End the process, whatever it is at."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-        self._process = self._pipe = None
-
-
-def _work(pipe: Connection, size: int) -> None:
-    """Decode what comes through the pipe until it is closed."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    pipe.send(True)
-    while True:
-        try:
-            data, display = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(_decoded(data, size, display))
-        except ImageError as error:
-            pipe.send(error.reason)
-
-
-def _decoded(data: bytes, size: int, display: bool) -> Decoded:
+def _decoded(size: int, data: bytes, display: bool) -> Decoded:
     image, header = pixels.read(data)
     height, width = image.shape
     film = films.developed(image, size, header, chroma(data) if header is None else 0.0)
@@ -184,11 +111,3 @@ def _png(radiograph: Grey) -> bytes:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     _, png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return bytes(png)
-
-
-def _die_with_parent() -> None:
-    # A decoder that hangs would outlive a parent that was killed.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
