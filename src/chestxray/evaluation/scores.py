@@ -102,7 +102,7 @@ def score(pairs: Pairs, draws: Draws, finding: str, points: Points | None) -> Sc
 def macro(scores: dict[str, Scores], draws: Draws) -> dict[str, Any]:
     """Average each metric over the findings that have it, and tell how many they are.
 
-    In a resample that leaves a rare finding undefined the average is over the others.
+    What a resample that leaves a rare finding undefined gives is said at `intervals.average`.
     """
     entries = {}
     for metric in METRICS:
