@@ -37,7 +37,7 @@ import chestxray
 from chestxray.dataset.pixels import load
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle as bundles
-from chestxray.model.export import open_engine
+from chestxray.model.exported import open_engine
 from chestxray.model.graph import to_onnx, to_openvino
 from chestxray.model.inference import TorchEngine
 from chestxray.model.network import Classifier, to_input

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import trustme
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE
@@ -26,7 +28,8 @@ from pynetdicom.association import Association
 from chestxray.serving.gateway import config as settings
 from chestxray.serving.gateway import survey
 from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.store import Store
+from chestxray.serving.gateway.destinations import TLS
+from chestxray.serving.gateway.store import Image, Store
 from dicom_files import dataset, written
 
 ORTHANC = Path("/usr/sbin/Orthanc")
@@ -54,6 +57,35 @@ def wait_for(what: Callable[[], object], seconds: float, every: float = 0.1) -> 
     while not (found := what()):
         assert time.monotonic() < end, f"still {found!r} after {seconds} s"
         time.sleep(every)
+
+
+def full_once(function: Callable) -> Callable:
+    """The function, whose first call fails as on a full disk."""
+    failed = []
+
+    def call(*arguments: object) -> object:
+        if not failed:
+            failed.append(True)
+            raise sqlite3.OperationalError("database or disk is full")
+        return function(*arguments)
+
+    return call
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A disk of so many MiB."""
+    disk = folder / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a tmpfs cannot be mounted: that takes root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def film(number: int = 0, pixels: int = 64) -> np.ndarray:
@@ -114,6 +146,28 @@ def config(folder: Path, text: str = "", **changes: object) -> Config:
     path = folder / "gateway.toml"
     path.write_text(head + text, encoding="utf-8")
     return settings.load(path)
+
+
+def add(store: Store, *uids: str) -> None:
+    """Enter images of which the queue alone matters."""
+    for uid in uids:
+        store.image_file(uid).write_bytes(uid.encode())
+        store.add(Image(uid, "ab" * 32, "SENDER", "DX"))
+
+
+def counted(**states: int) -> dict[str, int]:
+    """How many tasks a queue has in each state, 0 in those not named."""
+    return dict.fromkeys(survey.STATES, 0) | states
+
+
+def certificates(folder: Path, name: str, authority: trustme.CA, host: str = "127.0.0.1") -> TLS:
+    """A certificate for a host as files."""
+    made = authority.issue_cert(host)
+    paths = [folder / f"{name}.{kind}" for kind in ("pem", "key", "ca")]
+    made.cert_chain_pems[0].write_to_path(paths[0])
+    made.private_key_pem.write_to_path(paths[1])
+    authority.cert_pem.write_to_path(paths[2])
+    return TLS(certificate=paths[0], key=paths[1], authority=paths[2])
 
 
 def store(image: Dataset, port: int, calling: str = "SENDER", called: str = "CHESTXRAY") -> int:
@@ -200,6 +254,12 @@ class Gateway:
         """Run another verb of the gateway; what it prints."""
         done = subprocess.run(self._command(*what), check=True, capture_output=True, timeout=120)
         return done.stdout.decode()
+
+    def complaint(self, *what: str) -> str:
+        """Run a verb that fails; what it says."""
+        done = subprocess.run(self._command(*what), check=False, capture_output=True, timeout=120)
+        assert done.returncode == 1
+        return done.stderr.decode()
 
     def stop(self) -> int:
         """Stop it as systemd does; its exit status."""

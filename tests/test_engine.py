@@ -9,7 +9,8 @@ import pytest
 import chestxray
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model import bundle
-from chestxray.model.inference import TorchEngine, batches, run_all
+from chestxray.model.answer import run_all
+from chestxray.model.inference import TorchEngine, batches
 from chestxray.reading import engine as engines
 from chestxray.reading.engine import choose
 from chestxray.reading.reader import Reader
@@ -66,9 +67,17 @@ def test_answers_are_copies_that_a_later_run_leaves_alone(openvino, dataset):
         assert np.array_equal(maps, kept[1])
 
 
+def test_a_batch_that_fails_harms_no_later_one(openvino, dataset):
+    expected, _, _ = openvino.engine.run(dataset.images[:5])
+    with pytest.raises(RuntimeError):
+        openvino.engine.run(np.zeros((5, 16, 16), np.uint8))
+    found, _, _ = openvino.engine.run(dataset.images[:5])
+    assert np.array_equal(found, expected)
+
+
 def test_without_openvino_torch_reads_unless_openvino_is_asked_for(run, monkeypatch):
     loaded = bundle.load(run / "bundle")
-    monkeypatch.setattr("chestxray.model.graph.importlib.import_module", _absent)
+    monkeypatch.setattr("chestxray.model.runtimes.importlib.import_module", _absent)
     monkeypatch.setattr(engines, "_installed", lambda: False)
     assert choose(loaded).name.startswith("torch")
     with pytest.raises(MissingExtraError, match="export"):
@@ -77,6 +86,22 @@ def test_without_openvino_torch_reads_unless_openvino_is_asked_for(run, monkeypa
 
 def _absent(name: str) -> None:
     raise ImportError(name)
+
+
+def test_torch_reads_where_openvino_is_there_but_broken(run, monkeypatch):
+    """As where it was built for another C library, or does not know a layer."""
+    pytest.importorskip("openvino", reason="needs the export extra")
+    loaded = bundle.load(run / "bundle")
+    monkeypatch.setattr(engines, "to_openvino", _unknown)
+    assert choose(loaded).name.startswith("torch")
+    with pytest.raises(ArtifactError, match="unknown layer"):
+        choose(loaded, "openvino")
+    monkeypatch.setattr("chestxray.model.runtimes.importlib.import_module", _absent)
+    assert choose(loaded).name.startswith("torch")
+
+
+def _unknown(_: bytes) -> None:
+    raise RuntimeError("Exception from somewhere.cpp:\nunknown layer")
 
 
 def test_a_graph_that_does_not_agree_with_torch_is_not_read_with(run, monkeypatch):

@@ -19,7 +19,8 @@ from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle, parity, quantise
 from chestxray.model.bundle import Bundle
-from chestxray.model.export import BIN, EXPORT, ONNX, XML, export, open_engine, read_export
+from chestxray.model.export import export
+from chestxray.model.exported import BIN, EXPORT, ONNX, XML, open_engine, read_export
 from chestxray.model.graph import to_onnx, to_openvino
 from chestxray.model.inference import TorchEngine
 from chestxray.model.parity import Parity, Trial, noise
@@ -178,6 +179,13 @@ def test_a_folder_without_its_record_is_no_export(exported, tmp_path):
         open_engine(folder)
 
 
+def test_an_export_in_place_of_another_leaves_nothing_of_it(loaded, tmp_path):
+    export(loaded, tmp_path / "out", "onnx", "fp32", noise(32))
+    export(loaded, tmp_path / "out", "openvino", "fp32", noise(32))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {XML, BIN, EXPORT, "bundle.json"}
+
+
 def test_a_folder_of_other_things_is_not_written_into(loaded, tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ArtifactError, match="no export"):
@@ -188,11 +196,40 @@ def test_a_folder_of_other_things_is_not_written_into(loaded, tmp_path):
 def test_an_export_of_this_model_can_be_read_with_and_of_another_not(run, exported, tmp_path):
     reader = chestxray.load(run / "bundle", exported)
     assert reader.engine.name.startswith("OpenVINO")
+    assert reader.engine.name.endswith(f"(export {read_export(exported).identity})")
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
     (folder / EXPORT).write_text(json.dumps(record | {"model": "other"}), encoding="utf-8")
     with pytest.raises(ArtifactError, match="export of other"):
         chestxray.load(run / "bundle", folder)
+
+
+def test_reading_by_an_export_is_the_same_and_brings_no_torch(run, exported, phantoms):
+    film = next((phantoms / "images_001/images").iterdir())
+    script = (
+        "import sys, chestxray\n"
+        f"reader = chestxray.load({str(run / 'bundle')!r}, {str(exported)!r})\n"
+        f"print(*reader.read({str(film)!r}).probabilities.values())\n"
+        "assert not {'torch', 'timm', 'onnx', 'matplotlib'} & set(sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    expected = chestxray.load(run / "bundle", "torch").read(film).probabilities.values()
+    assert np.allclose([float(p) for p in result.stdout.split()], list(expected), atol=1e-4)
+
+
+def test_an_engine_that_is_no_name_and_no_export_is_refused(run, tmp_path):
+    with pytest.raises(ArtifactError, match="does not exist"):
+        chestxray.load(run / "bundle", str(tmp_path / "pytorch"))
+
+
+def test_weights_altered_are_refused_though_an_export_reads(run, exported, tmp_path):
+    folder = Path(shutil.copytree(run / "bundle", tmp_path / "bundle"))
+    with (folder / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ArtifactError, match="not the file"):
+        chestxray.load(folder, exported)
 
 
 def test_a_missing_package_is_told_with_its_extra(loaded, tmp_path, monkeypatch):
@@ -234,3 +271,15 @@ def test_the_command_says_what_it_measured(run, dataset, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "probabilities differ by up to" in result.stdout
     assert "the AUROC of no finding changes by more than 0.00" in result.stdout
+
+
+def test_predict_reads_by_the_export_it_is_given(run, exported, phantoms, tmp_path):
+    film = next((phantoms / "images_001/images").iterdir())
+    command = ["predict", run / "bundle", film, "--engine", exported, "--out", tmp_path / "p.csv"]
+    result = subprocess.run(
+        [sys.executable, "-m", "chestxray", *map(str, command)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"(export {read_export(exported).identity})" in result.stdout
+    assert "1 read by OpenVINO" in result.stdout

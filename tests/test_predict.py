@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,13 +102,13 @@ def small_table(names: list[str]) -> pd.DataFrame:
 
 def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", None) as rows:
+    with Rows(out, "a", "torch", None) as rows:
         rows.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
         rows._sync()
         rows.add(small_table(["3.png"]), np.zeros(0, np.float16))  # never synced
-    with Rows(out, "a", None) as rows:
+    with Rows(out, "a", "torch", None) as rows:
         assert rows.done == 2
-    with Rows(out, "b", None) as rows:
+    with Rows(out, "b", "torch", None) as rows:
         assert rows.done == 0
         rows.add(small_table(["9.png"]), np.zeros(0, np.float16))
         rows.finish()
@@ -117,20 +118,59 @@ def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
 
 def test_a_part_that_is_shorter_than_its_journal_says_is_begun_anew(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", None) as rows:
+    with Rows(out, "a", "torch", None) as rows:
         rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
         rows._sync()
     part = tmp_path / ".predictions.csv.part"
     part.write_bytes(part.read_bytes()[:-1])
-    with Rows(out, "a", None) as rows:
+    with Rows(out, "a", "torch", None) as rows:
         assert rows.done == 0
+
+
+def test_rows_by_another_engine_are_kept_for_it(tmp_path):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", "torch", None) as rows:
+        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        rows._sync()
+    with pytest.raises(ArtifactError, match=r"1 rows .* by torch, this is OpenVINO.*--engine"):
+        Rows(out, "a", "OpenVINO", None)
+    with Rows(out, "a", "torch", None) as rows:
+        assert rows.done == 1
+
+
+def test_rows_thrown_away_are_told_of(tmp_path, caplog):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", "torch", None) as rows:
+        rows.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
+        rows._sync()
+    with Rows(out, "b", "OpenVINO", None) as rows:
+        assert rows.done == 0
+    assert "its 2 rows were of other films" in caplog.text
+
+
+def test_a_journal_that_is_none_begins_anew(tmp_path):
+    (tmp_path / ".p.csv.journal").write_bytes(b"words\nand more\n")
+    with Rows(tmp_path / "p.csv", "a", "torch", None) as rows:
+        assert rows.done == 0
+
+
+def test_going_on_without_heatmaps_leaves_none_behind(tmp_path):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
+        rows.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
+        rows._sync()
+    with Rows(out, "a", "torch", None) as rows:
+        assert rows.done == 1
+        rows.add(small_table(["2.png"]), np.zeros(0, np.float16))
+        rows.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
 def test_two_at_once_do_not_write_one_file(tmp_path):
     with (
-        Rows(tmp_path / "p.csv", "a", None),
+        Rows(tmp_path / "p.csv", "a", "torch", None),
         pytest.raises(ArtifactError, match="another predict"),
-        Rows(tmp_path / "p.csv", "a", None),
+        Rows(tmp_path / "p.csv", "a", "torch", None),
     ):
         pass
 
@@ -153,7 +193,16 @@ def test_a_file_that_hangs_costs_its_own_row_alone(reader, phantoms, tmp_path):
     assert len(predictions.read(tmp_path / "out/predictions.csv")) == 4
 
 
-def test_a_decoder_that_dies_is_replaced(phantoms, tmp_path):
+def test_stopping_does_not_wait_for_a_file_that_hangs(reader, phantoms, tmp_path):
+    good = next((phantoms / "images_001/images").iterdir())
+    fifo = tmp_path / "hangs.png"
+    os.mkfifo(fifo)
+    batches = FileFilms((good, fifo), reader.size, seconds=600).batches(1)
+    next(batches)
+    batches.close()  # as Ctrl-C does
+
+
+def test_a_decoder_that_dies_of_a_file_is_replaced(phantoms, tmp_path):
     """Killed from outside, as a crash in a codec or the kernel's memory killer would."""
     (good,) = sorted((phantoms / "images_001/images").iterdir())[:1]
     fifo = tmp_path / "hangs.png"
@@ -162,13 +211,88 @@ def test_a_decoder_that_dies_is_replaced(phantoms, tmp_path):
     assert not isinstance(decoder.load(good), ImageError)
     process = decoder._process
     assert process is not None
-    process.kill()
-    process.join()
-    found = decoder.load(good)
+    killer = threading.Timer(0.5, process.kill)
+    killer.start()
+    found = decoder.load(fifo)
     assert isinstance(found, ImageError)
     assert "died" in found.reason
     assert not isinstance(decoder.load(good), ImageError)
     decoder.close()
+
+
+def test_a_decoder_that_died_idle_costs_no_file(phantoms):
+    good = next((phantoms / "images_001/images").iterdir())
+    decoder = decoding.Decoder(32)
+    decoder.start()
+    assert decoder._process is not None
+    decoder._process.kill()
+    decoder._process.join()
+    assert not isinstance(decoder.load(good), ImageError)
+    decoder.close()
+
+
+def slow_echo(word: str, seconds: float) -> str:
+    time.sleep(seconds)
+    return word
+
+
+class InterruptedCallError(Exception):
+    pass
+
+
+def test_an_interrupted_call_does_not_answer_the_next(monkeypatch):
+    """Else the next file would get this one's image."""
+    echo = decoding.Isolated(slow_echo, 60)
+    pipe = echo.start()
+
+    def interrupt(_: float) -> bool:
+        raise InterruptedCallError
+
+    monkeypatch.setattr(pipe, "poll", interrupt, raising=False)
+    with pytest.raises(InterruptedCallError):
+        echo.call("a", "of a", 0)
+    assert echo.call("b", "of b", 0) == "of b"
+    echo.close()
+
+
+def test_a_file_that_takes_all_memory_costs_its_own_row_alone():
+    takes = decoding.Isolated(bytearray, 60)
+    with pytest.raises(ImageError, match="more than 4 GB of memory"):
+        takes.call("a", 6 * 2**30)
+    assert takes.call("b", 3) == bytearray(3)
+    takes.close()
+
+
+# `re` holds the interpreter's lock, as some codecs do: no thread of the process can end it.
+ORPHAN = """
+import re, sys
+from chestxray.reading import decoding
+
+if __name__ == "__main__":
+    decoder = decoding.Isolated(re.match, 1)
+    decoder.start()
+    print(decoder._process.pid, flush=True)
+    sys.stdin.readline()
+    decoder.call("a", "(a+)+b", "a" * 64)
+"""
+
+
+def test_a_decoder_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN, encoding="utf-8")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(script)], **pipes, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        child = Path("/proc", process.stdout.readline().strip())
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        time.sleep(0.5)
+        process.kill()
+    end = time.monotonic() + 30
+    while child.exists() and "State:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_memory_does_not_grow_with_the_films(reader, dataset, tmp_path):

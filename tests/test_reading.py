@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import chestxray
 from chestxray.dataset import pixels
@@ -15,8 +18,10 @@ from chestxray.dataset.prepare import prepare
 from chestxray.errors import ArtifactError, ImageError, PredictionsError, SourceError
 from chestxray.evaluation import localisation, predictions
 from chestxray.findings import FINDINGS
+from chestxray.model.answer import heatmaps
 from chestxray.reading.explain import explain_dataset, explain_files
-from chestxray.reading.films import films, leak
+from chestxray.reading.film import Film
+from chestxray.reading.films import FileFilms, films, leak
 from chestxray.reading.overlay import blend
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader
@@ -79,6 +84,21 @@ def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reade
     assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))
 
 
+@settings(max_examples=50)
+@given(st.floats(0, 0.01), st.floats(0.01, 100))
+def test_a_finding_at_one_percent_does_not_glow(probability, scale):
+    maps = np.full((1, 1, 2, 2), scale, np.float32)
+    heat = heatmaps(maps, np.ones(1, np.float32), np.array([[probability]]), scale)
+    assert heat.max() <= 0.0101
+
+
+def test_heatmaps_of_negative_evidence_are_zero_not_stretched():
+    maps = -np.random.default_rng(0).random((2, 14, 3, 3), np.float32)
+    heat = heatmaps(maps, np.ones(14, np.float32), np.ones((2, 14)), 1.0)
+    assert heat.dtype == np.float32
+    assert not heat.any()
+
+
 def test_findings_without_calibration_are_warned_of_in_one_notice(reader):
     unfitted = reader.bundle.card.calibration.unfitted
     (warning,) = (notice for notice in reader.warnings if notice.code == "not-calibrated")
@@ -133,6 +153,11 @@ def test_a_dataset_needs_its_split_named(reader, dataset):
         films([dataset.folder], None, reader.bundle.card)
 
 
+def test_a_dataset_is_not_passed_over_among_other_inputs(reader, dataset, folder):
+    with pytest.raises(SourceError, match="give it alone"):
+        films([folder, dataset.folder], None, reader.bundle.card)
+
+
 def test_a_dataset_of_another_size_is_refused(reader, dataset):
     card = reader.bundle.card.model_copy(update={"size": 64})
     with pytest.raises(ArtifactError, match="prepare with --size 64"):
@@ -146,6 +171,57 @@ def test_inputs_that_are_no_films_are_refused(reader, phantoms, tmp_path, case):
     words = {"absent": "does not exist", "empty": "no radiographs", "twice": "more than once"}
     with pytest.raises(SourceError, match=words[case]):
         films(inputs[case], None, reader.bundle.card)
+
+
+def test_dicom_files_are_found_by_their_content_whatever_their_names(reader, tmp_path):
+    """As on a disk out of an archive; its table of contents is no image."""
+    for name in ("IM0001", "1.2.840.10008.1", "DICOMDIR"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    for name in ("README", "notes.txt"):
+        (tmp_path / name).write_text("no image", encoding="utf-8")
+    (tmp_path / "a folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    names = films([tmp_path], None, reader.bundle.card).names
+    assert names == ["1.2.840.10008.1", "IM0001"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_folder_that_may_not_be_searched_is_told_of(reader, folder):
+    (folder / "closed").mkdir(mode=0)
+    with pytest.raises(SourceError, match="closed cannot be searched"):
+        films([folder], None, reader.bundle.card)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (b"caf\xc3\xa9\xe2\x80\xaf1.png", "café\N{NARROW NO-BREAK SPACE}1.png"),
+        (b"caf\xe9.png", r"caf\udce9.png"),  # not UTF-8
+        (b'a "b", c.png', 'a "b", c.png'),
+        (b"two\nlines.png", r"two\nlines.png"),
+        (b"cr\rhere.png", r"cr\rhere.png"),
+    ],
+)
+def test_an_odd_name_keeps_its_row(reader, phantoms, tmp_path, name, told):
+    inside = tmp_path / "films"
+    inside.mkdir()
+    film = next((phantoms / "images_001/images").iterdir())
+    with open(os.path.join(os.fsencode(inside), name), "wb") as file:  # noqa: PTH118, PTH123
+        file.write(film.read_bytes())
+    assert len(predict(reader, films([inside], None, reader.bundle.card), tmp_path / "p.csv")) == 0
+    assert predictions.read(tmp_path / "p.csv")["Image Index"].tolist() == [told]
+    assert pd.read_csv(tmp_path / "p.csv")["Image Index"].tolist() == [told]
+
+
+def test_a_reason_of_several_lines_is_one_row(reader, dataset, tmp_path, monkeypatch):
+    """What a broken file makes a decoder say, old Mac line ends among it."""
+    chosen = FileFilms((tmp_path / "a.png", tmp_path / "b.png"), reader.size)
+    said = [ImageError("a.png", "one\rtwo\r\nthree"), Film(dataset.images[0], ())]
+    monkeypatch.setattr(FileFilms, "batches", lambda *_: iter([said]))
+    predict(reader, chosen, tmp_path / "p.csv", force=True)
+    table = predictions.read(tmp_path / "p.csv")
+    assert table["reason"].tolist()[0] == r"one\rtwo\r\nthree"
+    assert table["status"].tolist() == ["error", "ok"]
 
 
 def test_a_broken_film_is_an_error_that_names_it(reader, folder):
@@ -195,6 +271,17 @@ def test_explaining_files_writes_a_sheet_each_and_tells_of_the_broken(reader, fo
     failed = explain_files(reader, chosen, tmp_path / "out", FINDINGS[:4])
     assert len(failed) == 2
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(folder.iterdir())) - 2
+
+
+def test_a_name_is_drawn_as_it_stands(reader, phantoms, tmp_path):
+    """Dollars are no formula, and a name need not be UTF-8."""
+    inside = tmp_path / "films"
+    inside.mkdir()
+    film = next((phantoms / "images_001/images").iterdir())
+    (inside / os.fsdecode(rb"$\frac$ caf\xe9.png")).write_bytes(film.read_bytes())
+    chosen = films([inside], None, reader.bundle.card)
+    assert explain_files(reader, chosen, tmp_path / "out", FINDINGS[:1]) == {}
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

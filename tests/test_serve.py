@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import logging
+import os
 import signal
 import sys
 import threading
@@ -247,7 +248,7 @@ def test_too_many_are_sent_away_and_a_late_answer_keeps_its_place(held, films):
         assert problem(busy) == (429, "busy")
         assert int(busy.headers["Retry-After"]) >= 1
         held.engine.may.set()
-        wait_until(lambda: "chestxray_in_house 0.0" in client.get("/metrics").text)
+        wait_until(lambda: "chestxray_uploads_in_progress 0.0" in client.get("/metrics").text)
         assert read(client, films[0]).status_code == 200
 
 
@@ -282,11 +283,16 @@ def test_a_slow_upload_is_ended(reader):
 
 
 def test_a_decoder_that_hangs_or_dies_costs_one_upload_alone(reader, films):
-    with ready(web.create(reader, Limits(seconds=20, decoders=1))) as client:
-        process = client.desk._decoders._all[0]._process
-        process.kill()
-        process.join()
-        assert problem(read(client, films[0])) == (422, "unreadable")
+    with ready(web.create(reader, Limits(decoders=1))) as client, ThreadPoolExecutor(1) as pool:
+        (decoder,) = client.desk._decoders._all
+        os.kill(decoder._process.pid, signal.SIGSTOP)
+        hung = pool.submit(read, client, films[0])
+        wait_until(client.desk._decoders._free.empty)
+        decoder._process.kill()
+        assert problem(hung.result()) == (422, "unreadable")
+        assert read(client, films[0]).status_code == 200
+        decoder._process.kill()  # idle, it dies of no upload
+        decoder._process.join()
         assert read(client, films[0]).status_code == 200
 
 
@@ -381,7 +387,7 @@ def test_metrics_count_what_happened(reader, films):
     assert f"chestxray_upload_bytes_total {3.0 * films[0].stat().st_size}" in page
     assert "chestxray_batch_images_count 4.0" in page  # three, and the first at the start
     assert reader.bundle.identity in page
-    assert "chestxray_in_house 0.0" in page
+    assert "chestxray_uploads_in_progress 0.0" in page
 
 
 def test_the_server_reads_as_the_one_decoder_does_what_kinds_there_are(client, films):
@@ -397,7 +403,8 @@ def test_the_server_reads_as_the_one_decoder_does_what_kinds_there_are(client, f
 def test_the_interface_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     statuses = paths["/v1/read"]["post"]["responses"]
-    assert {"200", "400", "401", "408", "413", "415", "422", "429", "503"} == set(statuses)
+    expected = {"200", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503"}
+    assert expected == set(statuses)
     assert "multipart/form-data" in paths["/v1/read"]["post"]["requestBody"]["content"]
 
 
@@ -408,7 +415,7 @@ def test_told_to_stop_it_finishes_who_is_in_the_house(held, films):
         held.engine.may.clear()
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(read, client, films[0])
-            wait_until(lambda: "chestxray_in_house 1.0" in client.get("/metrics").text)
+            wait_until(lambda: "chestxray_uploads_in_progress 1.0" in client.get("/metrics").text)
             server.handle_exit(signal.SIGTERM, None)
             held.engine.may.set()
             assert answer.result().status_code == 200

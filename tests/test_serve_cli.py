@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from chestxray.errors import ConfigError
+from chestxray.serving.server import bind
 from chestxray.serving.settings import check_address, token_of
 from web_server import wait_until
 
@@ -46,6 +47,17 @@ def test_a_token_that_keeps_nobody_out_or_fits_no_header_is_refused(token, tmp_p
     for source in ((tmp_path / "token", None), (None, token)):
         with pytest.raises(ConfigError, match="openssl rand"):
             token_of(*source)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} .* another --port"):
+            bind("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="another --port or --host"):
+        bind("192.0.2.1", port)
+    bind("::1", port).close()
+    bind("localhost", port).close()
 
 
 def test_a_signal_ends_it_well_and_with_its_decoders(run: Path):

@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from chestxray.errors import ArtifactError
+
+if TYPE_CHECKING:  # processes that only keep files start without it
+    import pandas as pd
 
 
 def sync_folder(folder: Path) -> None:

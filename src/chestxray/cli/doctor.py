@@ -13,7 +13,7 @@ import typer
 
 EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
-    "pacs": ("highdicom", "pynetdicom"),
+    "pacs": ("pynetdicom",),
     "export": ("onnx", "onnxruntime", "openvino"),
     "track": ("tensorboard",),
 }
@@ -78,7 +78,7 @@ def _extras() -> Iterator[Check]:
 def _folder(folder: Path) -> Check:
     """Check a folder as what its files say it is."""
     from chestxray.dataset.store import MANIFEST, UNFINISHED
-    from chestxray.model.bundle import CARD
+    from chestxray.model.card import CARD
 
     if (folder / CARD).exists():
         return _bundle(folder)

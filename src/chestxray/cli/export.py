@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from chestxray.model.bundle import Card
+    from chestxray.model.card import Card
     from chestxray.model.parity import Trial
 
 

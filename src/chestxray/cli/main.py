@@ -1,12 +1,13 @@
 """The entry point: names the verbs, turns a failure into one line and an exit status.
 
-Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage.
+Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins a paragraph's lines
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -69,6 +71,8 @@ for verb in (
 ):  # fmt: skip
     app.command()(verb)
 
+_STOPPED: Final = 130
+
 
 def main() -> None:
     """Run the command line."""
@@ -76,6 +80,10 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments)
+    except SystemExit as end:
+        if end.code == _STOPPED:
+            typer.echo("stopped: the same command goes on where it was, or begins again", err=True)
+        raise
     except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder in a file's place
         if debug:
             raise

@@ -23,3 +23,11 @@ SplitName = Annotated[
         help="NIH's lists, a draw by patient, or a CSV of image,split or patient,split.",
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="auto|torch|openvino|DIR",
+        help="What computes. DIR is an export of this bundle, which starts fastest.",
+    ),
+]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chestxray.cli.options import EngineName
+
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
@@ -23,6 +25,7 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Read also what the gate refuses; reasons are kept.")
     ] = False,
+    engine: EngineName = "auto",
 ) -> None:
     """Predict the findings of radiographs.
 
@@ -33,15 +36,15 @@ def predict(
     from chestxray.reading import predict as reading
     from chestxray.reading.films import films, leak
 
-    reader = load(bundle)
+    reader = load(bundle, engine)
     chosen = films(inputs, split, reader.bundle.card)
     for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
         if warning:
             typer.echo(f"warning: {warning}", err=True)
     unread = reading.predict(reader, chosen, out, heatmaps, force)
     typer.echo(
-        f"{out}: {len(chosen.names) - len(unread)} read, {len(unread.refused)} refused, "
-        f"{len(unread.failed)} could not be read"
+        f"{out}: {len(chosen.names) - len(unread)} read by {reader.engine.name}, "
+        f"{len(unread.refused)} refused, {len(unread.failed)} could not be read"
     )
     for name, reason in (unread.refused | unread.failed).items():
         typer.echo(f"  {name}: {reason}")

@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
+from chestxray.cli.options import EngineName
+
 TOKEN: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
 
 
@@ -20,14 +22,12 @@ def serve(
         Path | None,
         typer.Option(help=f"A file with the token that clients must show; or set {TOKEN}."),
     ] = None,
-    engine: Annotated[
-        Path | None, typer.Option(help="The folder of an export of this bundle to read by.")
-    ] = None,
+    engine: EngineName = "auto",
     upload_mb: Annotated[int, typer.Option(min=1, help="The largest upload, MB.")] = 64,
     places: Annotated[int, typer.Option(min=1, help="Uploads in the house at once.")] = 32,
     seconds: Annotated[float, typer.Option(min=1, help="A reading may take.")] = 60,
     force: Annotated[
-        bool, typer.Option("--force", help="Listen on another address without a token.")
+        bool, typer.Option("--force", help="Serve others than this machine without a token.")
     ] = False,
 ) -> None:
     """Read radiographs over HTTP, and show them in a browser, until stopped (Ctrl-C, SIGTERM).
@@ -47,10 +47,12 @@ def serve(
 
     token = token_of(token_file, os.environ.get(TOKEN))
     check_address(host, token, force)
-    reader = load(bundle, engine or "auto")
+    address = server.bind(host, port)
+    reader = load(bundle, engine)
     server.set_up_logs()
     limits = Limits(upload_bytes=upload_mb * 2**20, places=places, seconds=seconds)
     for warning in reader.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{reader.bundle.identity} on http://{host}:{port}/ ; Ctrl-C ends it", err=True)
-    server.Server(web.create(reader, limits, token), host, port).run()
+    app = web.create(reader, limits, token, anyone=force)
+    server.Server(app, host, port).run(sockets=[address])

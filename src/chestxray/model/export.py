@@ -1,70 +1,32 @@
-"""An exported graph: a folder that other programs can run, with the card and what was measured.
-
-    out/
-      graph.onnx  or  graph.xml and graph.bin
-      bundle.json   the bundle's card, as it is
-      export.json   precision, files with their SHA-256, how far the answers lie from torch's
-
-`export.json` is written last and speaks of the other files by their hashes, so a folder that is
-half-written or altered is refused.
-"""
+"""Writing an exported graph (see `exported`), once it was measured against torch."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from chestxray import __version__
-from chestxray.artifacts import read_json, require, sha256, write_json, written
+from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import ArtifactError
 from chestxray.model import quantise
-from chestxray.model.bundle import CARD, Bundle
-from chestxray.model.graph import needed, to_onnx, to_openvino
-from chestxray.model.inference import Engine, Logits, Maps, TorchEngine
+from chestxray.model.answer import Engine, Logits, Maps
+from chestxray.model.bundle import Bundle
+from chestxray.model.card import CARD
+from chestxray.model.exported import (
+    ARITHMETIC,
+    BIN,
+    EXPORT,
+    ONNX,
+    XML,
+    Export,
+    Format,
+    Precision,
+)
+from chestxray.model.graph import to_onnx, to_openvino
+from chestxray.model.inference import TorchEngine
 from chestxray.model.parity import AUROC_TOLERANCE, TOLERANCE, Parity, Trial, measure, outputs
-from chestxray.model.runtimes import Arithmetic, OnnxEngine, OpenVinoEngine
-
-Format = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
-
-EXPORT: Final = "export.json"
-ONNX: Final = "graph.onnx"
-XML: Final = "graph.xml"
-BIN: Final = "graph.bin"
-_MADE_BY: Final = "chestxray export"
-_ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-
-
-class Export(BaseModel):
-    """What `export.json` says.
-
-    Attributes:
-        model: identity of the weights.
-        input: name, type and shape of the graph's input; `outputs` likewise.
-        compile: settings under which OpenVINO gives the answers measured here.
-        limits: what `parity` was held against.
-        misses: limits that are not kept, in sentences; only with `--force` is there any.
-        versions: of the packages that made it.
-        sha256: of the other files, by name.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal[1] = 1
-    kind: Format
-    precision: Precision
-    model: str
-    input: str
-    outputs: list[str]
-    compile: dict[str, str]
-    parity: Parity
-    limits: dict[str, float]
-    misses: list[str]
-    versions: dict[str, str]
-    sha256: dict[str, str]
+from chestxray.model.runtimes import OnnxEngine, OpenVinoEngine, needed
 
 
 def export(
@@ -114,37 +76,6 @@ def export(
     return record
 
 
-def read_export(folder: Path) -> Export:
-    """Read `export.json` and check the files it speaks of.
-
-    Raises:
-        ArtifactError: no export, of another version, or a file that is missing or altered.
-    """
-    try:
-        record = Export.model_validate(read_json(folder / EXPORT, _MADE_BY))
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{folder / EXPORT} is no export of this version: make it anew with `{_MADE_BY}`"
-        ) from error
-    for name, wanted in record.sha256.items():
-        require(folder / name, _MADE_BY)
-        if sha256(folder / name) != wanted:
-            raise ArtifactError(
-                f"{folder / name} is not the file that {EXPORT} describes: make it anew with "
-                f"`{_MADE_BY}`"
-            )
-    return record
-
-
-def open_engine(folder: Path) -> Engine:
-    """Make an engine of an exported folder; raises what `read_export` raises."""
-    record = read_export(folder)
-    if record.kind == "onnx":
-        return OnnxEngine((folder / ONNX).read_bytes())
-    model = needed("openvino").Core().read_model(folder / XML)
-    return OpenVinoEngine(model, _ARITHMETIC[record.precision])
-
-
 def _check(out: Path, kind: Format, precision: Precision, trial: Trial) -> None:
     if kind == "onnx" and precision != "fp32":
         raise ArtifactError(
@@ -181,7 +112,7 @@ def _model(
 
 def _engine(model: Any, precision: Precision, bundle: Bundle) -> Engine:  # noqa: ANN401
     """Give what the graph is to be measured with."""
-    engine = OpenVinoEngine(model, _ARITHMETIC[precision])
+    engine = OpenVinoEngine(model, ARITHMETIC[precision])
     if precision == "bf16" and engine.arithmetic() != "bfloat16":
         # This processor would run it in float32 and find it all too good: torch emulates.
         return TorchEngine(bundle.classifier, bfloat16=True)
@@ -189,7 +120,8 @@ def _engine(model: Any, precision: Precision, bundle: Bundle) -> Engine:  # noqa
 
 
 def _write_graph(out: Path, graph: Any) -> tuple[str, ...]:  # noqa: ANN401
-    (out / EXPORT).unlink(missing_ok=True)
+    for name in (EXPORT, ONNX, XML, BIN):
+        (out / name).unlink(missing_ok=True)
     if isinstance(graph, bytes):
         with written(out / ONNX) as temporary:
             temporary.write_bytes(graph)
@@ -206,7 +138,7 @@ def _record(
     size, count = bundle.card.size, len(bundle.card.findings)
     runtimes = ("onnx", "onnxruntime") if kind == "onnx" else ("onnx", "openvino")
     used = ("torch", *runtimes, *(("nncf",) if precision == "int8" else ()))
-    settings = {"INFERENCE_PRECISION_HINT": _ARITHMETIC[precision]} if kind == "openvino" else {}
+    settings = {"INFERENCE_PRECISION_HINT": ARITHMETIC[precision]} if kind == "openvino" else {}
     versions = {name: importlib.metadata.version(name) for name in used}
     return Export(
         kind=kind,

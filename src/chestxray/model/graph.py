@@ -7,22 +7,17 @@ to ONNX; OpenVINO reads that, so both run the same graph.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import warnings
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chestxray.errors import ArtifactError, MissingExtraError
+from chestxray.errors import ArtifactError
 from chestxray.model.network import Classifier, to_input
-
-INPUT: Final = "images"
-OUTPUTS: Final = ("logits", "maps", "features")
-EXTRA: Final = "export"
+from chestxray.model.runtimes import INPUT, OUTPUTS, needed
 
 
 class _Graph(nn.Module):
@@ -71,11 +66,3 @@ def to_onnx(classifier: Classifier) -> bytes:
 def to_openvino(onnx: bytes) -> Any:  # noqa: ANN401 - OpenVINO is optional and ships no types
     """Read an ONNX graph into OpenVINO; gives an `openvino.Model`."""
     return needed("openvino").Core().read_model(onnx)
-
-
-def needed(package: str) -> ModuleType:
-    """Import a package of the `export` extra; raises `MissingExtraError` where it is absent."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, EXTRA) from error

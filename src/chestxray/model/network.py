@@ -127,25 +127,6 @@ class Classifier(nn.Module):
         return int(features.shape[1])
 
 
-def heatmaps(maps: Tensor, slopes: Tensor, probabilities: Tensor, scale: float) -> Tensor:
-    """Turn class maps into heatmaps on one absolute scale.
-
-    A heatmap is the positive part of the class map in calibrated log-odds, weighted by the
-    finding's probability, so that an improbable finding does not glow, and divided by one constant
-    of the model: 1 means the same evidence in every image and for every finding.
-
-    Args:
-        maps: [B, K, h, w] in logits.
-        slopes: [K], calibrated log-odds a logit, above 0.
-        probabilities: [B, K] in [0, 1], calibrated.
-        scale: the bundle's `heat_scale`, in log-odds.
-
-    Returns:
-        float [B, K, h, w], at least 0.
-    """
-    return maps.clamp(min=0) * (slopes * probabilities / scale)[:, :, None, None]
-
-
 def to_input(images: Tensor) -> Tensor:
     """Turn canonical images uint8 [B, S, S] into the network's input, float32 [B, 1, S, S]."""
     return images.unsqueeze(1).float().div_(255)

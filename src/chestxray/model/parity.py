@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.metrics import auroc
-from chestxray.model.inference import Engine, Images, Logits, Maps, run_all
+from chestxray.model.answer import Engine, Images, Logits, Maps, run_all
 from chestxray.progress import progress
 
 TOLERANCE: Final = 1e-4

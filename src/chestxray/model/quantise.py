@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.errors import ArtifactError
-from chestxray.model.graph import INPUT, OUTPUTS, needed
-from chestxray.model.inference import Images, Logits
+from chestxray.model.answer import Images, Logits
 from chestxray.model.parity import AUROC_TOLERANCE, auroc_changes
+from chestxray.model.runtimes import INPUT, OUTPUTS, needed, quantised
 
 _CALIBRATION_IMAGES: Final = 128
 _RANKING_IMAGES: Final = 32
@@ -97,7 +97,7 @@ def careful_int8(
     count = len(images)
     every = nncf.Dataset(range(count), image)
     with contextlib.redirect_stdout(sys.stderr):
-        quantised = nncf.quantize_with_accuracy_control(
+        found = nncf.quantize_with_accuracy_control(
             model,
             every,
             every,
@@ -110,12 +110,12 @@ def careful_int8(
                 max_num_iterations=_ROUNDS, ranking_subset_size=min(_RANKING_IMAGES, count)
             ),
         )
-    if not any(node.get_type_name() == "FakeQuantize" for node in quantised.get_ops()):
+    if not quantised(found):
         raise ArtifactError(
             f"int8 in any layer changes some finding's AUROC on these {count} validation images by "
             f"more than {AUROC_TOLERANCE:g}: use fp32, or --force to have int8 in all layers"
         )
-    return quantised
+    return found
 
 
 def _nncf() -> ModuleType:

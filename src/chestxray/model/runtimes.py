@@ -5,13 +5,19 @@ Both are optional and imported when an engine is made.
 
 from __future__ import annotations
 
+import importlib
 import threading
+from types import ModuleType
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from chestxray.model.graph import INPUT, OUTPUTS, needed
-from chestxray.model.inference import Answer, Images
+from chestxray.errors import MissingExtraError
+from chestxray.model.answer import Answer, Images
+
+INPUT: Final = "images"
+OUTPUTS: Final = ("logits", "maps", "features")
+EXTRA: Final = "export"
 
 Arithmetic = Literal["f32", "bf16"]
 _WORDS: Final = {"f32": "float32", "bf16": "bfloat16"}
@@ -35,6 +41,7 @@ class OpenVinoEngine:
         self._arithmetic = arithmetic
         self._alone = self._compiled("LATENCY")
         self._together: Any = None
+        self._queue: Any = None
         self._lock = threading.Lock()
         version = self._openvino.__version__.split("-")[0]
         self.name = f"OpenVINO {version}, {self.arithmetic()}"
@@ -42,7 +49,8 @@ class OpenVinoEngine:
     def arithmetic(self) -> str:
         """Say what is computed in: a processor without bfloat16 is given float32."""
         given = self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        return _WORDS.get(given, str(given))
+        words = _WORDS.get(given, str(given))
+        return f"int8 and {words}" if quantised(self._model) else words
 
     def run(self, images: Images) -> Answer:
         """See `Engine.run`."""
@@ -53,18 +61,31 @@ class OpenVinoEngine:
             return self._run_together(images)
 
     def _run_together(self, images: Images) -> Answer:
-        if self._together is None:
-            self._together = self._openvino.AsyncInferQueue(self._compiled("THROUGHPUT"))
-            self._together.set_callback(_keep)
+        queue, self._queue = self._queue, None
+        if queue is None:
+            queue = self._new_queue()
         results: list[Any] = [None] * len(images)
         for place in range(len(images)):
-            self._together.start_async({INPUT: images[place : place + 1]}, (results, place))
-        self._together.wait_all()
+            queue.start_async({INPUT: images[place : place + 1]}, (results, place))
+        queue.wait_all()
+        self._queue = queue  # only now: a queue in which a request failed raises for ever
         return Answer(*(np.concatenate(of) for of in zip(*results, strict=True)))
+
+    def _new_queue(self) -> Any:  # noqa: ANN401
+        if self._together is None:
+            self._together = self._compiled("THROUGHPUT")
+        queue = self._openvino.AsyncInferQueue(self._together)
+        queue.set_callback(_keep)
+        return queue
 
     def _compiled(self, hint: str) -> Any:  # noqa: ANN401
         settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": self._arithmetic}
         return self._openvino.Core().compile_model(self._model, "CPU", settings)
+
+
+def quantised(model: Any) -> bool:  # noqa: ANN401
+    """Say whether any layer of an `openvino.Model` is int8."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def _keep(request: Any, where: tuple[list[Any], int]) -> None:  # noqa: ANN401
@@ -84,3 +105,11 @@ class OnnxEngine:
     def run(self, images: Images) -> Answer:
         """See `Engine.run`."""
         return Answer(*self._session.run(list(OUTPUTS), {INPUT: images}))
+
+
+def needed(package: str) -> ModuleType:
+    """Import a package of the `export` extra; raises `MissingExtraError` where it is absent."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, EXTRA) from error

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
 from chestxray.findings import DESCRIPTIONS
+from chestxray.model.card import TrainedOn
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.decoding import SQUARE_SIDE, Decoded
@@ -88,18 +89,6 @@ class FindingCard(BaseModel):
     uncalibrated: str | None = Field(description="Why it is not calibrated.")
 
 
-class TrainedOnCard(BaseModel):
-    """Where the weights come from."""
-
-    source: str
-    generation: str
-    split: str
-    split_sha256: str
-    train_images: int
-    train_patients: int
-    recipe: str
-
-
 class ModelCard(BaseModel):
     """What reads, and what it learnt from."""
 
@@ -109,7 +98,7 @@ class ModelCard(BaseModel):
     engine: str
     package_version: str = Field(description="Of chestxray, which made the model.")
     findings: list[FindingCard]
-    trained_on: TrainedOnCard
+    trained_on: TrainedOn
     heat_scale: str = HEAT_SCALE
     heat_colours: str = COLOURS
     warnings: list[NoticeModel] = Field(
@@ -138,7 +127,7 @@ def card(reader: Reader) -> ModelCard:
             )
             for finding in reader.findings
         ],
-        trained_on=TrainedOnCard.model_validate(about.trained_on.model_dump()),
+        trained_on=about.trained_on,
         warnings=[*map(shown, reader.warnings)],
     )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chestxray.model.inference import Answer, Engine, Images
+from chestxray.model.answer import Answer, Engine, Images
 
 
 class _Job(NamedTuple):
@@ -76,8 +76,11 @@ class BatchingEngine:
         try:
             found = self._engine.run(images)
         except Exception as error:  # noqa: BLE001 (it is raised again where the answer is awaited)
-            for job in jobs:
-                job.answer.set_exception(error)
+            if len(jobs) == 1:
+                jobs[0].answer.set_exception(error)
+            else:
+                for job in jobs:  # one may fail, the others must not for its sake
+                    self._answer([job])
             return
         self._observe(len(images))
         start = 0

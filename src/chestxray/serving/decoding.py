@@ -24,7 +24,6 @@ from chestxray.reading.film import Film
 
 DISPLAY_SIDE: Final = 2048
 SQUARE_SIDE: Final = 512
-_SECONDS_TO_START: Final = 300.0
 _NAME: Final = "upload"
 
 

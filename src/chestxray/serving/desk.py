@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from chestxray.errors import ImageError, RefusedError
+from chestxray.errors import ImageError, RefusedError, WorkerError
 from chestxray.reading.reader import Reader
 from chestxray.serving import answers
 from chestxray.serving.answers import Heatmaps, ReadResult
@@ -38,11 +38,22 @@ class Place:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._bytes = 0
         self.handed_over = False
+
+    def hold(self, count: int) -> None:
+        """Keep memory for an upload of so many bytes, until the place is given back.
+
+        Raises:
+            ProblemError: the uploads in the house have taken it (429).
+        """
+        if count > self._bytes:
+            self._desk.hold(count - self._bytes)
+            self._bytes = count
 
     def release(self) -> None:
         """Give it back."""
-        self._desk.leave()
+        self._desk.leave(self._bytes)
 
 
 class Desk:
@@ -64,17 +75,18 @@ class Desk:
         self._threads = ThreadPoolExecutor(limits.batch + limits.decoders, "read")
         self._state: State = "starting"
         self._taken = 0
+        self._held = 0
         self._lock = threading.Lock()
 
     @property
     def state(self) -> State:
         """Whether requests are let in."""
-        return self._state
+        return self._state if self._engine.alive or self._state == "stopping" else "failed"
 
     @property
     def alive(self) -> bool:
         """Whether images can be read, now or soon."""
-        return self._engine.alive and self._state != "failed"
+        return self.state != "failed"
 
     def start(self) -> None:
         """Start the decoders and let the model read once, which is the slowest time."""
@@ -106,20 +118,14 @@ class Desk:
         Raises:
             ProblemError: not ready (503), or no place is free (429).
         """
-        if self._state != "ready":
-            raise ProblemError(
-                503, self._state, f"The service is {self._state}.", retry_seconds=_RETRY
-            )
+        state = self.state
+        if state != "ready":
+            raise ProblemError(503, state, f"The service is {state}.", retry_seconds=_RETRY)
         with self._lock:
             if self._taken >= self.limits.places:
-                raise ProblemError(
-                    429,
-                    "busy",
-                    f"{self._taken} uploads are in the house; come back.",
-                    retry_seconds=_RETRY,
-                )
+                raise self._busy()
             self._taken += 1
-        self.metrics.in_house.inc()
+        self.metrics.in_progress.inc()
         place = Place(self)
         try:
             yield place
@@ -127,11 +133,31 @@ class Desk:
             if not place.handed_over:
                 place.release()
 
-    def leave(self) -> None:
-        """Give a place back."""
+    def hold(self, count: int) -> None:
+        """Keep memory for more bytes of an upload.
+
+        Raises:
+            ProblemError: there is none left (429).
+        """
+        with self._lock:
+            if self._held + count > self.limits.held_bytes:
+                raise self._busy()
+            self._held += count
+
+    def leave(self, held: int) -> None:
+        """Give a place back, and the bytes that were held with it."""
         with self._lock:
             self._taken -= 1
-        self.metrics.in_house.dec()
+            self._held -= held
+        self.metrics.in_progress.dec()
+
+    def _busy(self) -> ProblemError:
+        return ProblemError(
+            429,
+            "busy",
+            f"{self._taken} uploads of {self._held / 2**20:.0f} MB are in the house; come back.",
+            retry_seconds=_RETRY,
+        )
 
     async def read(
         self, place: Place, upload: tuple[bytes, str], heatmaps: Heatmaps, display: bool
@@ -145,7 +171,7 @@ class Desk:
             display: whether the picture for a screen is wanted.
 
         Raises:
-            ProblemError: unreadable or refused (422), out of time (503).
+            ProblemError: unreadable or refused (422), out of time or nothing to decode with (503).
         """
         work: Future[ReadResult] = self._threads.submit(self._read, *upload, heatmaps, display)
         place.handed_over = True
@@ -162,6 +188,13 @@ class Desk:
             ) from error
         except ImageError as error:
             raise ProblemError(422, "unreadable", error.reason) from error
+        except WorkerError as error:
+            raise ProblemError(
+                503, "no-decoder", "No decoder could be started.", retry_seconds=_RETRY
+            ) from error
+        finally:
+            # Its exception holds this frame: together they would keep the upload till gc.collect.
+            del work
 
     def _read(self, data: bytes, kind: str, heatmaps: Heatmaps, display: bool) -> ReadResult:
         decoded = self._decoders.decode(data, display)

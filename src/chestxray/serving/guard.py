@@ -1,5 +1,10 @@
 """What every request passes: the token, the headers for browsers, the log, the figures.
 
+Where no token is asked for, programs and pages of this machine alone are served. Another site's
+page, open in a browser here, could otherwise have this machine work for it, or read the answers
+once it had its own name resolved to this machine's address (DNS rebinding). It cannot forge `Host`
+and `Sec-Fetch-Site` (W3C, Fetch Metadata Request Headers).
+
 The log names the route and the status, never a path as sent, a file or anything of a patient.
 """
 
@@ -18,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chestxray.serving.metrics import Metrics
 from chestxray.serving.problems import Problem
+from chestxray.serving.settings import host_of, is_loopback
 
 _GUARDED: Final = ("/v1/", "/metrics")
 _LINGER_SECONDS: Final = 2.0
@@ -33,6 +39,19 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_WITHOUT_TOKEN: Final = JSONResponse(
+    Problem(code="token", sentence="Show the token: `Authorization: Bearer TOKEN`.").model_dump(),
+    401,
+    {"WWW-Authenticate": "Bearer"},
+)
+_ELSEWHERE: Final = JSONResponse(
+    Problem(
+        code="elsewhere",
+        sentence="Without a token only programs and pages of this machine are served, under "
+        "http://127.0.0.1 or http://localhost.",
+    ).model_dump(),
+    403,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -42,12 +61,14 @@ class Guard:
     Args:
         app: what is guarded.
         token: to be shown for all but the viewer's own files and the health checks; None for none.
+        anyone: whether those without a token may come from elsewhere than this machine.
         metrics: that requests are counted in.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, anyone: bool, metrics: Metrics) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
+        self._anyone = anyone
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +76,14 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # as GET, whose body the server leaves out
+            scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send)
         start = time.monotonic()
         try:
-            if self._allowed(scope):
-                await self._app(scope, exchange.receive, exchange.send)
-            else:
-                await _refuse(exchange)
+            refusal = self._refusal(scope)
+            await (refusal or self._app)(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 (a message may quote what a file says: not logged)
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s\n%s", type(error).__name__, frames)
@@ -70,14 +92,22 @@ class Guard:
         route = getattr(scope.get("route"), "path", "") or "other"
         self._metrics.requests.labels(route, str(exchange.status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        _log.info("%s %s %s %.3f s", scope["method"], route, exchange.status, seconds)
+        _log.info("%s %s %s %.3f s", method, route, exchange.status, seconds)
 
-    def _allowed(self, scope: Scope) -> bool:
-        if self._token is None or not scope["path"].startswith(_GUARDED):
-            return True
-        scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        if not scope["path"].startswith(_GUARDED):
+            return None
+        headers = Headers(scope=scope)
+        if self._token is None:
+            return None if self._anyone or _from_here(headers) else _ELSEWHERE
+        scheme, _, shown = headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(shown.strip().encode(), self._token)
-        return scheme.lower() == "bearer" and right
+        return None if scheme.lower() == "bearer" and right else _WITHOUT_TOKEN
+
+
+def _from_here(headers: Headers) -> bool:
+    site = headers.get("sec-fetch-site", "none")
+    return site in {"none", "same-origin"} and is_loopback(host_of(headers.get("host", "")))
 
 
 class _Exchange:
@@ -117,12 +147,6 @@ class _Exchange:
                     await self.receive()
         except TimeoutError:
             pass
-
-
-async def _refuse(exchange: _Exchange) -> None:
-    problem = Problem(code="token", sentence="Show the token: `Authorization: Bearer TOKEN`.")
-    answer = JSONResponse(problem.model_dump(), 401, {"WWW-Authenticate": "Bearer"})
-    await answer(exchange.scope, exchange.receive, exchange.send)
 
 
 async def _fail(exchange: _Exchange) -> None:

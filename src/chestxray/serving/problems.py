@@ -68,15 +68,16 @@ def shown(notice: Notice) -> NoticeModel:
 _MEANINGS: Final = {
     400: "The body is no whole multipart form.",
     401: "The bearer token is missing or wrong.",
+    403: "Without a token, only programs and pages of this machine are served.",
     404: "There is no such thing.",
-    405: "Not with this method.",
     408: "The upload took too long.",
     413: "The upload is too large.",
     415: "No multipart form, or neither PNG, JPEG nor DICOM.",
     422: "The image cannot be read (`unreadable`) or must not be judged (`refused`), or the "
     "request lacks something.",
-    429: "Too many are waiting; come back after `Retry-After` seconds.",
-    503: "Starting, stopping, or out of time.",
+    429: "Too many or too large uploads are in the house; come back after `Retry-After` seconds.",
+    500: "The service failed; its log says where.",
+    503: "Starting, stopping, out of time, or failed; come back after `Retry-After` seconds.",
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from types import FrameType
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
+from chestxray.errors import ConfigError
 from chestxray.serving.desk import Desk
 
 _SECONDS_TO_STOP: Final = 30
@@ -43,6 +45,26 @@ class Server(uvicorn.Server):
         self._desk.stop()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, before anything slow is begun; the server listens on it later.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except OSError as error:
+        taken.close()
+        raise ConfigError(
+            f"{host} port {port} cannot be listened on ({error.strerror}): end what uses it, or "
+            f"give another --port or --host"
+        ) from error
+    return taken
 
 
 def set_up_logs() -> None:

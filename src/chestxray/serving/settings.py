@@ -5,18 +5,20 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from chestxray.errors import ConfigError
 from chestxray.parallel import cores
 
 _SHORTEST_TOKEN = 16
+_LARGEST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds that keep memory and waiting finite.
 
-    At most `places` × `upload_bytes` of uploads are held in memory.
+    Uploads held in memory are bounded by number (`places`) and by bytes together (`held_bytes`).
 
     Attributes:
         upload_bytes: the largest request body that is read.
@@ -33,6 +35,11 @@ class Limits:
     upload_seconds: float = 60.0
     batch: int = 16
     decoders: int = field(default_factory=cores)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of request bodies at once: a few of the largest, many of the usual."""
+        return _LARGEST_AT_ONCE * self.upload_bytes
 
 
 def token_of(path: Path | None, environment: str | None) -> str | None:
@@ -63,15 +70,24 @@ def check_address(host: str, token: str | None, force: bool) -> None:
     Raises:
         ConfigError: another address than this machine's own, and no token.
     """
-    if token is None and not force and not _is_loopback(host):
+    if token is None and not force and not is_loopback(host):
         raise ConfigError(
             f"{host} can be reached from other machines and no token is set: give --token-file "
             f"(`openssl rand -hex 32 > token`), or --force where something else guards the door"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether a name or address stands for this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def host_of(header: str) -> str:
+    """Give the name or address in a `Host` header, without port and brackets; empty if broken."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""

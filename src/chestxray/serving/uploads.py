@@ -7,6 +7,7 @@ than `file`, are not even looked at.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
@@ -27,8 +28,16 @@ _KINDS: Final = (
 )
 
 
-async def upload(request: Request, limits: Limits) -> tuple[bytes, str]:
+async def upload(
+    request: Request, limits: Limits, hold: Callable[[int], None]
+) -> tuple[bytes, str]:
     """Read the body of a request.
+
+    Args:
+        request: whose body has not been touched.
+        limits: of size and time.
+        hold: told how many bytes the body will take or has taken, before they are kept; may raise
+            `ProblemError`.
 
     Returns:
         The image file's bytes, and its format: PNG, JPEG or DICOM.
@@ -39,8 +48,19 @@ async def upload(request: Request, limits: Limits) -> tuple[bytes, str]:
     """
     form = _Form(_boundary(request))
     try:
+        await _receive(form, request, limits, hold)
+        data = form.file()
+    finally:
+        form.clear()
+    return data, _kind(data)
+
+
+async def _receive(
+    form: _Form, request: Request, limits: Limits, hold: Callable[[int], None]
+) -> None:
+    try:
         async with asyncio.timeout(limits.upload_seconds):
-            await _feed(form, request, limits.upload_bytes)
+            await _feed(form, request, limits.upload_bytes, hold)
     except TimeoutError as error:
         raise ProblemError(
             408, "slow", f"The upload took more than {limits.upload_seconds:g} s."
@@ -51,8 +71,6 @@ async def upload(request: Request, limits: Limits) -> tuple[bytes, str]:
         raise ProblemError(
             400, "gone", "The client left before the upload was complete."
         ) from error
-    data = form.file()
-    return data, _kind(data)
 
 
 def _boundary(request: Request) -> bytes:
@@ -68,15 +86,17 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _feed(form: _Form, request: Request, most: int) -> None:
-    too_large = ProblemError(413, "too-large", f"More than {most / 2**20:g} MB are not read.")
-    if int(request.headers.get("content-length", 0)) > most:
-        raise too_large
+async def _feed(form: _Form, request: Request, most: int, hold: Callable[[int], None]) -> None:
+    def expect(length: int) -> None:
+        if length > most:
+            raise ProblemError(413, "too-large", f"More than {most / 2**20:g} MB are not read.")
+        hold(length)
+
+    expect(int(request.headers.get("content-length", 0)))
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
-        if length > most:
-            raise too_large
+        expect(length)
         form.parser.write(chunk)
     form.parser.finalize()
 
@@ -88,11 +108,15 @@ def _kind(data: bytes) -> str:
     raise ProblemError(415, "kind", "The file is neither PNG, JPEG nor DICOM.")
 
 
+def _one_file(found: str) -> ProblemError:
+    return ProblemError(422, "one-file", f"Send one image in the field {FIELD!r}, not {found}.")
+
+
 class _Form:
-    """Keeps the parts whose field is `file`."""
+    """Keeps the one part whose field is `file`."""
 
     def __init__(self, boundary: bytes) -> None:
-        self._files: list[bytearray] = []
+        self._file: bytearray | None = None
         self._name = self._value = b""
         self._wanted = False
         self._whole = False
@@ -110,11 +134,13 @@ class _Form:
         """Give the one file."""
         if not self._whole:
             raise ProblemError(400, "broken-form", "The multipart body ends too early.")
-        if len(self._files) != 1:
-            raise ProblemError(
-                422, "one-file", f"Send one image in the field {FIELD!r}, not {len(self._files)}."
-            )
-        return bytes(self._files.pop())
+        if self._file is None:
+            raise _one_file("none")
+        return bytes(self._file)
+
+    def clear(self) -> None:
+        """Forget the file: this and its parser hold each other, until the garbage is collected."""
+        self._file = None
 
     def _begin(self) -> None:
         self._wanted = False
@@ -129,13 +155,15 @@ class _Form:
         if self._name.lower() == b"content-disposition":
             _, options = parse_options_header(self._value)
             self._wanted = options.get(b"name") == FIELD.encode()
+            if self._wanted and self._file is not None:
+                raise _one_file("several")
             if self._wanted:
-                self._files.append(bytearray())
+                self._file = bytearray()
         self._name = self._value = b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._wanted:
-            self._files[-1] += data[start:end]
+        if self._wanted and self._file is not None:
+            self._file += data[start:end]
 
     def _end(self) -> None:
         self._whole = True

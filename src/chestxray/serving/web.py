@@ -74,13 +74,16 @@ class ExampleCard(BaseModel):
     findings: list[str]
 
 
-def create(reader: Reader, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def create(
+    reader: Reader, limits: Limits | None = None, token: str | None = None, anyone: bool = False
+) -> FastAPI:
     """Make the application; `app.state.desk` lets requests in once it has started.
 
     Args:
         reader: what reads.
         limits: bounds; the defaults when None.
         token: that clients must show, None for none.
+        anyone: whether those without a token may come from elsewhere than this machine.
     """
     desk = Desk(reader, limits or Limits())
 
@@ -97,6 +100,7 @@ def create(reader: Reader, limits: Limits | None = None, token: str | None = Non
         description=f"{answers.RESEARCH} Nothing of an upload is kept.",
         docs_url=None,  # the pages load scripts from other hosts
         redoc_url=None,
+        responses=responses(500),
         lifespan=lifespan,
     )
     app.state.desk = desk
@@ -105,7 +109,7 @@ def create(reader: Reader, limits: Limits | None = None, token: str | None = Non
     _watch_routes(app, desk)
     _problem_handlers(app, desk)
     _viewer_routes(app)
-    app.add_middleware(Guard, token=token, metrics=desk.metrics)
+    app.add_middleware(Guard, token=token, anyone=anyone, metrics=desk.metrics)
     return app
 
 
@@ -113,7 +117,7 @@ def _read_routes(app: FastAPI, desk: Desk) -> None:
     @app.post(
         "/v1/read",
         summary="Read one radiograph",
-        responses=responses(400, 401, 408, 413, 415, 422, 429, 503),
+        responses=responses(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra=_BODY,
     )
     async def read(
@@ -124,7 +128,7 @@ def _read_routes(app: FastAPI, desk: Desk) -> None:
         display: Annotated[bool, Query(description="The decoded radiograph as PNG too.")] = False,
     ) -> ReadResult:
         with desk.place() as place:
-            data, kind = await upload(request, desk.limits)
+            data, kind = await upload(request, desk.limits, place.hold)
             desk.metrics.upload_bytes.inc(len(data))
             return await desk.read(place, (data, kind), heatmaps, display)
 
@@ -132,11 +136,11 @@ def _read_routes(app: FastAPI, desk: Desk) -> None:
 def _model_routes(app: FastAPI, desk: Desk) -> None:
     card = answers.card(desk.reader)
 
-    @app.get("/v1/model", summary="What reads", responses=responses(401))
+    @app.get("/v1/model", summary="What reads", responses=responses(401, 403))
     def model() -> ModelCard:
         return card
 
-    @app.get("/v1/examples", summary="Phantoms to try it with", responses=responses(401))
+    @app.get("/v1/examples", summary="Phantoms to try it with", responses=responses(401, 403))
     def list_examples() -> list[ExampleCard]:
         return [
             ExampleCard(name=name, findings=[*example.findings])
@@ -147,7 +151,7 @@ def _model_routes(app: FastAPI, desk: Desk) -> None:
         "/v1/examples/{name}.png",
         summary="A phantom",
         response_class=Response,
-        responses=responses(401, 404) | {200: {"content": {"image/png": {}}}},
+        responses=responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
     )
     def example(name: str) -> Response:
         if name not in examples.EXAMPLES:
@@ -170,7 +174,7 @@ def _watch_routes(app: FastAPI, desk: Desk) -> None:
         "/metrics",
         summary="Figures for Prometheus",
         response_class=Response,
-        responses=responses(401) | {200: {"content": {"text/plain": {}}}},
+        responses=responses(401, 403) | {200: {"content": {"text/plain": {}}}},
     )
     def metrics() -> Response:
         return Response(desk.metrics.page(), media_type=CONTENT_TYPE)

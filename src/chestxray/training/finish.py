@@ -1,7 +1,7 @@
 """From the best checkpoint to a complete bundle: calibration, thresholds, heatmap scale, gate.
 
-All are fitted on the validation part, which chose the epoch too; the gate's picture of the training
-images on these, and its limits on validation. The test part is not touched here.
+All are fitted on the validation part, which chose the epoch too, but for the gate's template: it is
+fitted on training images. The test part is not touched here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration, fit_slopes
 from chestxray.evaluation.thresholds import fit_thresholds
 from chestxray.findings import FINDINGS
-from chestxray.model.bundle import Bundle, Card, TrainedOn, save
+from chestxray.model.answer import Features, Images
+from chestxray.model.bundle import Bundle, save
+from chestxray.model.card import Card, TrainedOn
 from chestxray.model.familiarity import Familiarity
-from chestxray.model.inference import Features, Images, batches
+from chestxray.model.inference import batches
 from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
-from chestxray.model.template import Template
 from chestxray.training.data import Part
 from chestxray.training.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
-_TEMPLATE_IMAGES = 4096
-_REFERENCES = 256  # forward passes that finishing costs beside those of the validation part
+_GATE_IMAGES = 1024  # of each part at most: more make it slower and no better
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
@@ -66,26 +66,25 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
         trained_on=_trained_on(dataset, recipe),
     )
-    familiarity = fit_familiarity(classifier, dataset, recipe.seed, (val.images, features))
+    familiarity = fit_familiarity(dataset, recipe.seed, val, features)
     return save(run / "bundle", classifier, card, familiarity)
 
 
-def fit_familiarity(
-    classifier: Classifier, dataset: Dataset, seed: int, val: tuple[Images, Features]
-) -> Familiarity:
-    """Fit the gate on a bounded draw of training images, its limits on validation.
+def fit_familiarity(dataset: Dataset, seed: int, val: Part, features: Features) -> Familiarity:
+    """Fit the gate on a bounded draw of training and of validation images.
 
     Args:
-        classifier: in evaluation mode.
         dataset: trained on.
-        seed: of the draw.
-        val: images uint8 [N, S, S] of the validation part and their pooled features [N, C].
+        seed: of the draws.
+        val: the validation part.
+        features: float32 [N, C], pooled, of its images.
     """
-    rows = np.random.default_rng(seed).permutation(dataset.rows("train"))
-    template = Template.fit(dataset.images[np.sort(rows[:_TEMPLATE_IMAGES])])
-    references: Images = dataset.images[np.sort(rows[:_REFERENCES])]
-    features = _predict(classifier, references)[2]
-    return Familiarity.fit(features, template, val)
+    draw = np.random.default_rng(seed).permutation
+    films = np.sort(draw(dataset.rows("train"))[:_GATE_IMAGES])
+    kept = np.sort(draw(len(val))[:_GATE_IMAGES])
+    rows = val.rows[kept]
+    patients = dataset.index["patient"].to_numpy()[rows]
+    return Familiarity.fit(dataset.images[films], dataset.images[rows], features[kept], patients)
 
 
 def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Features]:

@@ -110,8 +110,8 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: such as `loss.gamma=1` or `max_epochs=3`; values are YAML.
 
     Raises:
-        RecipeError: no such recipe, an unknown key (the nearest right one is named), a value out
-            of its range.
+        RecipeError: no such recipe, an unknown key (the nearest right one is named, or all), a
+            value out of its range.
     """
     values = _parse(_text(name), name)
     for override in overrides:
@@ -171,7 +171,8 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(key, _keys())}"
+        near = _nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
+        return f"unknown key {key!r}{near}"
     if fault["type"] == "missing":
         return f"key {key!r} is missing"
     return f"{key} = {fault['input']!r}: {fault['msg'].lower()}"

@@ -11,6 +11,11 @@ export class Problem extends Error {
     this.notices = body.notices ?? [];
     this.display = body.display ?? null;
   }
+
+  // Whether the same file may well be read the next time.
+  get passing() {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
 }
 
 export function setToken(value) {
@@ -24,6 +29,10 @@ export const example = async (name) => (await ask(`/v1/examples/${name}.png`)).b
 
 // Gives the reading of a file, with its maps and its picture; waits where the server is busy.
 export async function read(file) {
+  await file.slice(0, 1).arrayBuffer().catch(() => {
+    const sentence = "This browser cannot open the file: is it a folder, or gone?";
+    throw new Problem(0, { code: "file", sentence });
+  });
   const body = new FormData();
   body.append("file", file, "film");
   for (let attempt = 1; ; attempt++) {
@@ -44,7 +53,7 @@ async function ask(path, options = {}) {
   try {
     answer = await fetch(path, { ...options, headers });
   } catch {
-    throw new Problem(0, { code: "network", sentence: "The server cannot be reached." });
+    throw new Problem(0, { code: "network", sentence: "The server cannot be reached: is it running?" });
   }
   if (answer.ok) return answer;
   throw new Problem(answer.status, await answer.json().catch(() => ({})));

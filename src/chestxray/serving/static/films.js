@@ -1,5 +1,7 @@
 // The list of films: each with a thumbnail and what became of it.
 
+import { counted, warningsOf } from "./notices.js";
+
 const AT_ONCE = 2; // uploads; the server batches those of others
 const STATES = {
   waiting: "waiting",
@@ -9,7 +11,7 @@ const STATES = {
 };
 
 export class Films {
-  // list: the <ul>; read: file → reading; changed: called with a film that has changed, and once
+  // list: the <ul>; read: what gives a file → reading; changed: called with a film that has changed, and once
   // more for the film that is chosen.
   constructor(list, read, changed, chosen) {
     this.list = list;
@@ -21,8 +23,9 @@ export class Films {
     this.busy = 0;
   }
 
-  add(file, name) {
-    const film = { file, name, state: "waiting" };
+  // open: gives the file, or a promise of it.
+  add(open, name) {
+    const film = { open, name, state: "waiting" };
     this.films.push(film);
     film.item = this.row(film);
     this.list.append(film.item);
@@ -38,6 +41,13 @@ export class Films {
     }
     film?.item.scrollIntoView({ block: "nearest", inline: "nearest" });
     this.chosen(film);
+  }
+
+  // Reads a film once more that was not read for want of a server.
+  again(film) {
+    film.problem = null;
+    this.mark(film, "waiting");
+    this.next();
   }
 
   step(by) {
@@ -61,16 +71,17 @@ export class Films {
     this.busy++;
     this.mark(film, "reading");
     try {
-      film.reading = await this.read(film.file);
-      film.picture = await picture(film.reading.image.display);
-      film.reading.image.display = null;
+      film.reading = await this.read(film.open);
+      const { display, width } = film.reading.image;
+      film.picture = await picture(display, width);
+      film.reading.image.display = film.open = null;
       this.mark(film, "read");
     } catch (problem) {
       film.problem = problem;
       film.picture = await picture(problem.display).catch(() => null);
+      if (!problem.passing) film.open = null;
       this.mark(film, problem.code === "refused" ? "refused" : "unread");
     }
-    film.file = null;
     this.busy--;
     this.next();
     this.next();
@@ -83,6 +94,8 @@ export class Films {
     film.item.dataset.state = state;
     film.item.querySelector(".state").textContent =
       STATES[state] ?? (called ? `${called} called` : "none called");
+    const warnings = warningsOf(film.reading);
+    film.item.querySelector(".warned").textContent = warnings.length ? counted(warnings) : "";
     if (film.picture) thumbnail(film.item.querySelector("canvas"), film.picture);
     this.changed(film);
     if (film === this.current) this.chosen(film);
@@ -92,7 +105,8 @@ export class Films {
     const item = document.createElement("li");
     item.innerHTML =
       '<button type="button" class="film"><canvas width="96" height="96" aria-hidden="true">' +
-      '</canvas><span class="name"></span><span class="state"></span></button>' +
+      '</canvas><span class="name"></span><span class="state"></span>' +
+      '<span class="warned"></span></button>' +
       '<button type="button" class="remove">×</button>';
     item.dataset.state = film.state;
     item.querySelector(".name").textContent = film.name;
@@ -105,13 +119,17 @@ export class Films {
   }
 }
 
-// Decodes a grey PNG in base64: { blob, width, height }, or null where there is none.
-async function picture(base64) {
+// Decodes a grey PNG in base64, or null where there is none.
+//   whole: the width of the file, pixels.
+// Gives { blob, width, height, reduced }, the last how many of its pixels there are for each of the
+// file.
+async function picture(base64, whole = null) {
   if (!base64) return null;
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   const blob = new Blob([bytes], { type: "image/png" });
   const bitmap = await createImageBitmap(blob);
-  return { blob, width: bitmap.width, height: bitmap.height };
+  const { width, height } = bitmap;
+  return { blob, width, height, reduced: width / (whole ?? width) };
 }
 
 // Gives the grey values of a film's picture, one byte a pixel.

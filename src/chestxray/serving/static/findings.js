@@ -1,6 +1,6 @@
 // The panel of findings: a row each, one of them chosen, its meaning told below it.
 
-import { label, meaning, percent, sorted, verdict } from "./words.js";
+import { figures, label, meaning, sorted, verdict } from "./words.js";
 
 export class Findings {
   // group: the radiogroup; chosen: called with the finding's name when the user chooses one.
@@ -41,15 +41,16 @@ export class Findings {
     const button = item.firstChild;
     const part = (name) => item.querySelector(`.${name}`);
     part("name").textContent = label(row.finding);
-    part("figure").textContent = percent(row.probability);
+    const [figure, threshold] = figures(row);
+    part("figure").textContent = figure;
     part("call").textContent = row.calibrated ? verdict(row) : `${verdict(row)} · uncalibrated`;
     part("fill").style.width = `${place(row.probability)}%`;
     if (row.threshold === null) part("mark").remove();
     else part("mark").style.left = `${place(row.threshold)}%`;
-    const limit = row.threshold === null ? "" : `, threshold ${percent(row.threshold)}`;
+    const limit = threshold === null ? "" : `, threshold ${threshold}`;
     button.setAttribute(
       "aria-label",
-      `${label(row.finding)}, ${percent(row.probability)}${limit}, ${part("call").textContent}`,
+      `${label(row.finding)}, ${figure}${limit}, ${part("call").textContent}`,
     );
     const id = `meaning-${row.finding}`;
     button.setAttribute("aria-describedby", id);

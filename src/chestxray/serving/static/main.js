@@ -6,45 +6,79 @@ import { by, element } from "./dom.js";
 import { Films, greyOf } from "./films.js";
 import { Findings, place } from "./findings.js";
 import { INFERNO } from "./inferno.js";
-import { refusal, warning } from "./notices.js";
+import { counted, refusal, warning, warningsOf } from "./notices.js";
 import { Stage } from "./stage.js";
 import { withToken } from "./token.js";
 import { label, summary } from "./words.js";
 
 let card = null;
+let asked = null;
 let heatOn = true;
-let shown = null; // the film whose picture is on the stage
+let shown = null; // the film whose picture and findings are seen
+let staged = null; // its picture
 
 const stage = new Stage(by("stage"), readout);
 const findings = new Findings(by("findings"), showHeat);
-const loaded = withToken(api.model)();
 const films = new Films(by("list"), read, announce, show);
 
-async function read(file) {
-  await loaded;
-  return withToken(api.read)(file);
+async function read(open) {
+  await known();
+  return withToken(api.read)(await open());
 }
 
-function readout({ width, level, zoom }) {
-  by("readout").textContent = stage.film
-    ? `W ${Math.round(width)}  L ${Math.round(level)}  ${Math.round(100 * zoom)} %`
+// Asks what reads, until the server has said it once.
+function known() {
+  asked ??= withToken(api.model)().then(
+    (model) => {
+      card = model;
+      showCard(card);
+      by("trouble").hidden = true;
+      showExamples();
+    },
+    (problem) => {
+      asked = null;
+      throw problem;
+    },
+  );
+  return asked;
+}
+
+function trouble(problem) {
+  by("trouble").hidden = false;
+  by("trouble").firstElementChild.textContent = problem.message;
+  by("status").textContent = problem.message;
+}
+
+const start = () => known().catch(trouble);
+
+function readout(view) {
+  by("readout").textContent = view
+    ? `W ${Math.round(view.width)}  L ${Math.round(view.level)}  ${Math.round(100 * view.zoom)} %`
     : "";
 }
 
-// Shows the chosen film in whatever state it is.
+// Shows the chosen film in whatever state it is: its picture and its findings at the same time.
 async function show(film) {
-  by("empty").hidden = Boolean(film);
-  showReading(film);
-  if (film?.picture !== shown) {
-    shown = film?.picture ?? null;
-    const picture = shown;
+  const picture = film?.picture ?? null;
+  if (picture !== staged) {
     const grey = picture && (await greyOf(picture));
-    if (picture !== shown) return; // another film was chosen meanwhile
-    stage.show(picture && { grey, width: picture.width, height: picture.height });
+    if (film !== films.current || picture === staged) return; // overtaken
+    stage.show(picture && { ...picture, grey });
+    staged = picture;
     press("invert", false);
   }
+  shown = film;
+  by("empty").hidden = Boolean(film);
+  by("size").textContent = film?.reading ? size(film.reading.image, picture) : "";
+  by("busy").textContent = film && !picture && !film.problem ? state(film) : "";
   by("stage").setAttribute("aria-label", film ? `Radiograph ${film.name}` : "Radiograph");
+  showReading(film);
   showHeat();
+}
+
+function size(file, picture) {
+  const reduced = picture.reduced < 1 ? `, shown at ${picture.width} × ${picture.height}` : "";
+  return `${file.width} × ${file.height}${reduced}`;
 }
 
 function showReading(film) {
@@ -55,16 +89,16 @@ function showReading(film) {
   by("waiting").textContent = state(film);
   by("refusal").hidden = !failed;
   by("frame").dataset.failed = failed;
-  const warnings = (reading?.warnings ?? []).filter(ofFilm);
+  const warnings = warningsOf(reading);
   by("warnings").replaceChildren(...warnings.map(warning));
   by("flag").hidden = !warnings.length;
-  by("flag").textContent = `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`;
+  by("flag").textContent = counted(warnings);
   if (reading) {
     findings.show(reading, card);
     const called = reading.findings.filter((row) => row.called).length;
     by("count").textContent = `${called} of ${reading.findings.length} called`;
   }
-  if (failed) by("refusal").replaceChildren(...refusal(film.problem));
+  if (failed) by("refusal").replaceChildren(...refusal(film.problem, () => films.again(film)));
 }
 
 function state(film) {
@@ -74,11 +108,8 @@ function state(film) {
     : `${film.name} is being read …`;
 }
 
-// What is not calibrated is told with each finding.
-const ofFilm = (notice) => notice.code !== "not-calibrated";
-
 function showHeat() {
-  const reading = films.current?.reading;
+  const reading = shown?.reading;
   const map = reading?.heatmaps.maps[findings.finding];
   stage.heat(heatOn && map ? map : null);
   by("heat").inert = !map;
@@ -90,7 +121,11 @@ function showHeat() {
 }
 
 function announce(film) {
-  if (film.state === "read") by("status").textContent = summary(film.name, film.reading);
+  if (film.state === "read") {
+    const warnings = warningsOf(film.reading);
+    const told = warnings.length ? counted(warnings) : "";
+    by("status").textContent = summary(film.name, film.reading, told);
+  }
   if (film.problem) {
     by("status").textContent = `${film.name} is not read: ${film.problem.message}`;
   }
@@ -131,7 +166,7 @@ function reset() {
 }
 
 function addFiles(files) {
-  for (const file of files) films.add(file, file.name);
+  for (const file of files) films.add(() => file, file.name);
   makeRoom();
 }
 
@@ -153,7 +188,7 @@ const ACTIONS = {
   "=": () => stage.scale(1.25),
   "-": () => stage.scale(0.8),
   f: () => stage.fit(),
-  1: () => stage.film && stage.scale(1 / stage.zoom),
+  1: () => stage.actual(),
   i: invert,
   r: reset,
   "?": () => by("help").showModal(),
@@ -166,7 +201,7 @@ const BUTTONS = {
 for (const [id, key] of Object.entries(BUTTONS)) by(id).addEventListener("click", ACTIONS[key]);
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=range])") || document.querySelector("dialog[open]");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (typing || !by("keys").checked || event.ctrlKey || event.metaKey || event.altKey) return;
   ACTIONS[event.key.toLowerCase()]?.();
 });
 by("flag").addEventListener("click", () => {
@@ -186,14 +221,21 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
+// Single keys get in the way of those who speak to their computer (WCAG 2.2, 2.1.4).
+by("keys").checked = localStorage.getItem("keys") !== "off";
+by("keys").addEventListener("change", () => {
+  localStorage.setItem("keys", by("keys").checked ? "on" : "off");
+});
+by("trouble").lastElementChild.addEventListener("click", start);
+
 async function showExamples() {
-  const all = await withToken(api.examples)();
+  const all = await withToken(api.examples)().catch(() => []);
   by("examples").querySelector("div").replaceChildren(...all.map(({ name, findings: drawn }) => {
     const title = drawn.length ? drawn.map(label).join(", ") : "No finding";
     const button = element("button", "", title);
     button.type = "button";
-    button.addEventListener("click", async () => {
-      films.choose(films.add(await withToken(api.example)(name), `Phantom: ${title}`));
+    button.addEventListener("click", () => {
+      films.choose(films.add(() => withToken(api.example)(name), `Phantom: ${title}`));
       makeRoom();
     });
     return button;
@@ -209,6 +251,4 @@ const ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1];
 [...by("axis").children].forEach((tick, i) => (tick.style.left = `${place(ticks[i])}%`));
 setTool("window");
 by("heat").inert = true;
-card = await loaded;
-showCard(card);
-await showExamples();
+start();

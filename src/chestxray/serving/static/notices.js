@@ -2,13 +2,21 @@
 
 import { element, sentence } from "./dom.js";
 
+// The warnings to show with a film; what is not calibrated is told with each finding.
+export const warningsOf = (reading) =>
+  (reading?.warnings ?? []).filter((notice) => notice.code !== "not-calibrated");
+
+export const counted = (warnings) =>
+  `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`;
+
 export function warning(notice) {
   const box = element("p", "warning", "");
   box.append(element("strong", "", "Warning"), ` ${sentence(notice.sentence)}`);
   return box;
 }
 
-export function refusal(problem) {
+// again: called where it may be worth to try once more.
+export function refusal(problem, again) {
   const refused = problem.code === "refused";
   const parts = [element("h2", "", refused ? "Refused: this film is not read" : "Not read")];
   const reasons = problem.notices.filter((notice) => notice.refuses);
@@ -16,6 +24,12 @@ export function refusal(problem) {
   parts.push(listed(reasons.length ? reasons : [{ sentence: problem.message }], ""));
   parts.push(element("p", "", "No probabilities are given."));
   if (others.length) parts.push(listed(others, "quiet"));
+  if (problem.passing) {
+    const button = element("button", "primary", "Try again");
+    button.type = "button";
+    button.addEventListener("click", again);
+    parts.push(button);
+  }
   return parts;
 }
 

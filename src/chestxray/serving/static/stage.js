@@ -6,7 +6,8 @@ const PLAIN = { width: 255, level: 127.5, invert: false };
 const LARGEST = 16; // screen pixels for one of the image
 
 export class Stage {
-  // canvas: the element; changed: called with { width, level, zoom } when the view changes.
+  // canvas: the element; changed: called when the view changes, with { width, level, zoom }, or
+  // null when nothing is shown.
   constructor(canvas, changed) {
     this.canvas = canvas;
     this.changed = changed;
@@ -28,7 +29,8 @@ export class Stage {
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
-  // film: { grey: Uint8Array, width, height }, or null for an empty stage.
+  // film: { grey: Uint8Array, width, height, reduced }, or null for an empty stage; reduced: its
+  // pixels for each of the file.
   show(film) {
     this.film = film;
     this.steps = null;
@@ -59,6 +61,15 @@ export class Stage {
   reset() {
     this.set(PLAIN);
     this.fit();
+  }
+
+  // Screen pixels for each of the file.
+  get magnification() {
+    return this.zoom * this.film.reduced * devicePixelRatio;
+  }
+
+  actual() {
+    if (this.film) this.scale(1 / this.magnification);
   }
 
   fit() {
@@ -122,7 +133,8 @@ export class Stage {
       context.imageSmoothingQuality = "high";
       context.drawImage(this.buffer, 0, 0);
     }
-    this.changed({ width: this.look.width, level: this.look.level, zoom: this.zoom });
+    if (this.film) this.changed({ ...this.look, zoom: this.magnification });
+    else this.changed(null);
   }
 
   resize() {

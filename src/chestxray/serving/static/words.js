@@ -2,9 +2,21 @@
 
 export const label = (finding) => finding.replaceAll("_", " ");
 
-export function percent(value) {
-  const digits = value < 0.1 ? 1 : 0;
+// more: digits beyond the usual. What is neither 0 nor 1 is not rounded to it.
+export function percent(value, more = 0) {
+  const digits = more + (value < 0.1 || value > 0.995 ? 1 : 0);
+  const least = 10 ** -digits;
+  if (value > 0 && 100 * value < least) return `< ${least.toFixed(digits)} %`;
+  if (value < 1 && 100 * value > 100 - least) return `> ${(100 - least).toFixed(digits)} %`;
   return `${(100 * value).toFixed(digits)} %`;
+}
+
+// Gives probability and threshold, with up to two more digits where it takes them to tell the two
+// apart.
+export function figures({ probability, threshold }) {
+  if (threshold === null) return [percent(probability), null];
+  const pairs = [0, 1, 2].map((more) => [percent(probability, more), percent(threshold, more)]);
+  return pairs.find(([figure, limit]) => figure !== limit) ?? pairs[0];
 }
 
 // Sorted by how far each probability lies above its own threshold, in log-odds; findings without a
@@ -34,7 +46,7 @@ export function meaning(row, card, source) {
   }
   if (row.threshold === null) return `${number} Validation allowed no threshold, so none is applied.`;
   const side = row.called ? "reaches" : "stays below";
-  return `${number} It ${side} this finding's threshold of ${percent(row.threshold)}.`;
+  return `${number} It ${side} this finding's threshold of ${figures(row)[1]}.`;
 }
 
 function share(probability) {
@@ -45,13 +57,13 @@ function share(probability) {
   return [1000, "none"];
 }
 
-// Says in one sentence what a reading found, for a screen reader.
-export function summary(name, reading) {
+// Says in short what a reading found, for a screen reader.
+//   warnings: in words, empty for none.
+export function summary(name, reading, warnings) {
   const called = sorted(reading.findings.filter((row) => row.called));
   const list = called.map((row) => `${label(row.finding)} ${percent(row.probability)}`).join(", ");
-  const count = reading.warnings.length;
   return (
     `${name} is read. ${called.length ? `Called: ${list}.` : "No finding is called."}` +
-    (count ? ` ${count} ${count === 1 ? "warning" : "warnings"}.` : "")
+    (warnings ? ` ${warnings}.` : "")
   );
 }

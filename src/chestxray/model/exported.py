@@ -1,0 +1,121 @@
+"""An exported graph: a folder that other programs can run, with the card and what was measured.
+
+    out/
+      graph.onnx  or  graph.xml and graph.bin
+      bundle.json   the bundle's card, as it is
+      export.json   precision, files with their SHA-256, how far the answers lie from torch's
+
+`export.json` is written last and speaks of the other files by their hashes, so a folder that is
+half-written or altered is refused. To read by an export no torch is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chestxray.artifacts import read_json, require, sha256
+from chestxray.errors import ArtifactError
+from chestxray.model.answer import Engine
+from chestxray.model.parity import Parity
+from chestxray.model.runtimes import Arithmetic, OnnxEngine, OpenVinoEngine, needed
+
+Format = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "bf16", "int8"]
+
+EXPORT: Final = "export.json"
+ONNX: Final = "graph.onnx"
+XML: Final = "graph.xml"
+BIN: Final = "graph.bin"
+ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_MADE_BY: Final = "chestxray export"
+
+
+class Export(BaseModel):
+    """What `export.json` says.
+
+    Attributes:
+        model: identity of the weights.
+        input: name, type and shape of the graph's input; `outputs` likewise.
+        compile: settings under which OpenVINO gives the answers measured here.
+        limits: what `parity` was held against.
+        misses: limits that are not kept, in sentences; only with `--force` is there any.
+        versions: of the packages that made it.
+        sha256: of the other files, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    kind: Format
+    precision: Precision
+    model: str
+    input: str
+    outputs: list[str]
+    compile: dict[str, str]
+    parity: Parity
+    limits: dict[str, float]
+    misses: list[str]
+    versions: dict[str, str]
+    sha256: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Short name of exactly these files: the start of the SHA-256 of their SHA-256s."""
+        return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()[:12]
+
+
+def read_export(folder: Path) -> Export:
+    """Read `export.json` and check the files it speaks of.
+
+    Raises:
+        ArtifactError: no export, of another version, or a file that is missing or altered.
+    """
+    try:
+        record = Export.model_validate(read_json(folder / EXPORT, _MADE_BY))
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{folder / EXPORT} is no export of this version: make it anew with `{_MADE_BY}`"
+        ) from error
+    for name, wanted in record.sha256.items():
+        require(folder / name, _MADE_BY)
+        if sha256(folder / name) != wanted:
+            raise ArtifactError(
+                f"{folder / name} is not the file that {EXPORT} describes: make it anew with "
+                f"`{_MADE_BY}`"
+            )
+    return record
+
+
+def open_engine(folder: Path, model: str | None = None) -> Engine:
+    """Make an engine of an exported folder.
+
+    Args:
+        folder: of the export.
+        model: identity of the weights that it must be of, where that matters.
+
+    Raises:
+        ArtifactError: as `read_export` says, or it is of another model.
+        MissingExtraError: its runtime is not installed.
+    """
+    record = read_export(folder)
+    if model is not None and record.model != model:
+        raise ArtifactError(
+            f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle "
+            f"anew"
+        )
+    engine = _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision)
+    engine.name += f" (export {record.identity})"
+    return engine
+
+
+def _onnx(folder: Path) -> Engine:
+    return OnnxEngine((folder / ONNX).read_bytes())
+
+
+def _openvino(folder: Path, precision: Precision) -> Engine:
+    model = needed("openvino").Core().read_model(folder / XML)
+    return OpenVinoEngine(model, ARITHMETIC[precision])

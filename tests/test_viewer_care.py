@@ -1,0 +1,263 @@
+"""The viewer when things are not as usual: no server, large films, dense screens, other eyes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from chestxray.serving import web
+from chestxray.serving.settings import Limits
+from viewer_parts import (
+    CHROMIUM,
+    add,
+    chromium,
+    opened,
+    picture,
+    planted,
+    readout,
+    settle,
+    write_films,
+)
+from web_server import ready
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path):
+    return planted(run)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_films(tmp_path_factory.mktemp("films"))
+
+
+@pytest.fixture(scope="module")
+def service(reader) -> Iterator[httpx.Client]:
+    with ready(web.create(reader, Limits(decoders=1))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, service):
+    with opened(browser, service) as page:
+        yield page
+
+
+def state(page, place: int = 0) -> str:
+    return page.locator("#list li").nth(place).get_attribute("data-state")
+
+
+def lit(page) -> np.ndarray:
+    """The middle of the colour on the stage, as [x, y] in fractions of the frame."""
+    page.evaluate("document.querySelector('#flag').style.visibility = 'hidden'")
+    colour = np.ptp(picture(page), axis=2) > 40
+    rows, columns = np.nonzero(colour)
+    return np.array([np.median(columns) / colour.shape[1], np.median(rows) / colour.shape[0]])
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (512, 256), (300, 600)])
+@pytest.mark.parametrize("density", [1, 2])
+def test_heat_lies_where_the_model_saw_it(
+    browser, service, films, tmp_path, width, height, density
+):
+    """Cell 5 of the 4 x 4 map, far beyond full heat, covers 1/8 to 5/8 of the padded square; what
+    of that is film is lit.
+    """
+    film = cv2.resize(cv2.imread(str(films["a"]), 0), (width, height))
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    with opened(browser, service, device_scale_factor=density) as page:
+        add(page, tmp_path / "film.png")
+        page.locator("[data-finding=Nodule] button").click()  # finding and cell 5
+        frame = page.locator("#frame").bounding_box()
+        room = np.array([frame["width"], frame["height"]])
+        shape = np.array([width, height]) / max(width, height)
+        lit_part = np.clip([[1 / 8], [5 / 8]], 0.5 - shape / 2, 0.5 + shape / 2).mean(axis=0)
+        side = (room / shape).min()
+        assert np.abs(lit(page) - (0.5 + (lit_part - 0.5) * side / room)).max() < 0.01
+
+
+def test_one_to_one_is_a_pixel_of_the_file_for_each_of_the_screen(
+    browser, service, films, tmp_path
+):
+    film = cv2.resize(cv2.imread(str(films["a"]), 0), (3000, 2500))
+    cv2.imwrite(str(tmp_path / "large.png"), film)
+    with opened(browser, service, device_scale_factor=2) as page:
+        add(page, tmp_path / "large.png")
+        assert page.locator("#size").inner_text() == "3000 × 2500, shown at 2048 × 1707"
+        frame = page.locator("#frame").bounding_box()
+        fitted = 2 * min(frame["width"] / 3000, frame["height"] / 2500)
+        assert readout(page)[2] == pytest.approx(100 * fitted, abs=1)
+        page.get_by_role("button", name="1:1").click()
+        assert readout(page)[2] == 100
+
+
+def test_a_film_that_met_no_server_is_read_once_there_is_one(page, films):
+    page.route("**/v1/read*", lambda route: route.abort())
+    add(page, films["a"])
+    assert state(page) == "unread"
+    assert "cannot be reached" in page.get_by_role("alert").first.inner_text()
+    page.unroute("**/v1/read*")
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#list li[data-state=read]").wait_for()
+    settle(page)
+    assert page.locator("#refusal").is_hidden()
+    assert page.locator("#result").is_visible()
+
+
+def test_what_would_fail_again_is_not_offered_again(page, films):
+    add(page, films["text"], films["refused"])
+    for place in range(2):
+        page.locator(".film").nth(place).click()
+        assert page.get_by_role("button", name="Try again").count() == 0
+
+
+def test_opened_before_the_server_is_up_it_says_so_and_recovers(browser, service, films):
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/**", lambda route: route.abort())
+    page.goto(str(service.base_url))
+    trouble = page.get_by_role("alert")
+    trouble.wait_for()
+    assert "cannot be reached" in trouble.inner_text()
+    page.unroute("**/v1/**")
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#examples button").first.wait_for()
+    assert trouble.is_hidden()
+    add(page, films["a"])
+    assert state(page) == "read"
+    context.close()
+
+
+def test_while_the_server_is_busy_the_film_waits_its_turn(page, films):
+    busy = json.dumps({"code": "busy", "sentence": "32 uploads are in the house; come back."})
+    refused = iter([True, True])
+    page.route(
+        "**/v1/read*",
+        lambda route: (
+            route.fulfill(status=429, body=busy) if next(refused, False) else route.continue_()
+        ),
+    )
+    add(page, films["a"])
+    assert state(page) == "read"
+
+
+def test_findings_are_never_seen_beside_another_films_picture(page, films):
+    """Stepping fast through films ends on the last, its picture and its findings together."""
+    add(page, films["a"], films["refused"], films["b"])
+    page.keyboard.press("h")
+    page.locator(".film").nth(2).click()
+    last = picture(page)
+    page.locator(".film").nth(0).click()
+    settle(page)
+    for key in "]]":
+        page.keyboard.press(key)
+    page.wait_for_function("document.querySelector('#refusal').hidden")
+    assert np.abs(picture(page) - last).max() <= 1
+    for key in "[[]]":
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert np.abs(picture(page) - last).max() <= 1
+
+
+def test_a_warning_is_seen_in_the_list_and_counted_as_it_is_shown(page, films):
+    add(page, films["a"])
+    shown = page.locator("#warnings .warning").count()
+    assert page.locator(".warned").inner_text() == f"{shown} warnings"
+    assert page.locator("#flag").inner_text() == f"{shown} warnings"
+    assert f" {shown} warnings." in page.locator("#status").inner_text()
+
+
+def test_figures_are_not_rounded_to_certainty_nor_onto_the_threshold(page):
+    rows = [
+        [0.0004, None],
+        [0.9996, None],
+        [0.123, None],
+        [0.5, 0.5],
+        [0.0466, 0.0471],
+        [0.1702, 0.1698],
+    ]
+    shown = page.evaluate(
+        """async (rows) => {
+          const { figures } = await import("/static/words.js");
+          return rows.map(([probability, threshold]) => figures({ probability, threshold }));
+        }""",
+        rows,
+    )
+    assert shown == [
+        ["< 0.1 %", None],
+        ["> 99.9 %", None],
+        ["12 %", None],
+        ["50 %", "50 %"],
+        ["4.66 %", "4.71 %"],
+        ["17.02 %", "16.98 %"],
+    ]
+
+
+def test_single_keys_can_be_switched_off_and_stay_so(page, films):
+    add(page, films["a"])
+    page.keyboard.press("?")
+    page.get_by_label("Single keys are shortcuts").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("i")
+    assert page.locator("#invert").get_attribute("aria-pressed") == "false"
+    page.reload()
+    page.locator("#examples button").first.wait_for()
+    assert not page.locator("#keys").is_checked()
+
+
+def test_a_folder_is_not_taken_for_a_dead_server(page):
+    said = page.evaluate(
+        """async () => {
+          const { read } = await import("/static/api.js");
+          const gone = { slice: () => ({ arrayBuffer: () => Promise.reject(new Error()) }) };
+          return read(gone).catch((problem) => [problem.code, problem.message]);
+        }"""
+    )
+    assert said[0] == "file"
+    assert "folder" in said[1]
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_no_barrier(browser, service, films, width):
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    with opened(
+        browser, service, viewport={"width": width, "height": 900}, bypass_csp=True
+    ) as page:
+        page.evaluate(axe)
+
+        def violations() -> list[str]:
+            found = page.evaluate("axe.run()")["violations"]
+            return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found]
+
+        assert violations() == []
+        add(page, films["a"], films["refused"])
+        assert violations() == []
+        page.locator(".film").nth(1).click()
+        assert violations() == []
+        page.keyboard.press("?")
+        assert violations() == []
+
+
+def test_nothing_moves_for_those_who_asked_for_less_motion(browser, service, films):
+    with opened(browser, service, reduced_motion="reduce") as page:
+        page.route("**/v1/read*", lambda _: None)  # never answered
+        page.set_input_files("#file", films["a"])
+        page.locator("#list li[data-state=reading]").wait_for()
+        assert page.evaluate("document.getAnimations().length") == 0
+        page.emulate_media(reduced_motion="no-preference")
+        assert page.evaluate("document.getAnimations().length") == 1

@@ -1,0 +1,139 @@
+"""The viewer in a real browser, its model with known answers, and what a hand does there."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+
+from chestxray.model import bundle as bundles
+from chestxray.model.answer import Answer
+from chestxray.notices import Notice
+from chestxray.reading.reader import Reader
+from chestxray.sources.phantom.tree import write_tree
+
+CHROMIUM = shutil.which("chromium")
+
+
+class PlantedEngine:
+    """Finding k has logit k - 7 and heat in the cell k of a 4 x 4 map."""
+
+    name = "planted"
+
+    def run(self, images) -> Answer:
+        count = len(images)
+        logits = np.tile(np.arange(14, dtype=np.float32) - 7, (count, 1))
+        maps = np.zeros((count, 14, 16), np.float32)
+        for finding in range(14):
+            maps[:, finding, finding] = 1e6
+        return Answer(logits, maps.reshape(count, 14, 4, 4), np.zeros((count, 8), np.float32))
+
+
+class PlantedReader(Reader):
+    """Has a warning for every film, and a refusal where the left edge is white."""
+
+    def read_films(self, films):
+        probabilities, heat, _ = super().read_films(films)
+        notices = [
+            (Notice("rotated", "the film lies on its side", refuses=bool(film.image[8, 0] > 250)),)
+            for film in films
+        ]
+        return probabilities, heat, notices
+
+
+def planted(run: Path) -> PlantedReader:
+    bundle = replace(bundles.load(run / "bundle"), familiarity=None)
+    return PlantedReader(bundle, PlantedEngine())
+
+
+def write_films(folder: Path) -> dict[str, Path]:
+    """Two phantoms, one to be refused, and a file that is no image."""
+    write_tree(folder / "raw", images=2, pixels=256, seed=3)
+    made = dict(zip(("a", "b"), sorted((folder / "raw").rglob("0*.png")), strict=True))
+    white = cv2.imread(str(made["a"]), cv2.IMREAD_GRAYSCALE)
+    white[:, :32] = 255
+    made["refused"] = folder / "refused.png"
+    cv2.imwrite(str(made["refused"]), white)
+    made["text"] = folder / "notes.png"
+    made["text"].write_text("no radiograph")
+    return made
+
+
+@contextlib.contextmanager
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def opened(browser, service: httpx.Client, **options) -> Iterator:
+    """The viewer; nothing may go wrong in it, and nothing may be fetched from elsewhere."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    expected = re.compile("the server responded with a status of|net::ERR_FAILED")
+    page.on("console", lambda m: expected.search(m.text) or problems.append(m.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    own = str(service.base_url).rstrip("/")
+    page.on(
+        "request",
+        lambda r: r.url.startswith((own, "blob:" + own)) or problems.append(r.url),
+    )
+    page.goto(own)
+    page.locator("#examples button").first.wait_for()
+    yield page
+    context.close()
+    assert problems == []
+
+
+def add(page, *paths: Path) -> None:
+    """Give files to the viewer and wait until all are read or refused."""
+    before = page.locator("#list li").count()
+    page.set_input_files("#file", paths)
+    done = ", ".join(f"#list li[data-state={state}]" for state in ("read", "refused", "unread"))
+    page.locator(done).nth(before + len(paths) - 1).wait_for()
+    settle(page)
+
+
+def settle(page) -> None:
+    page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+
+def picture(page) -> np.ndarray:
+    """The stage's pixels, RGB."""
+    settle(page)
+    data = page.locator("#frame").screenshot()
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+
+
+def middle(page) -> tuple[float, float]:
+    box = page.locator("#stage").bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page, dx: int, dy: int) -> None:
+    x, y = middle(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=4)
+    page.mouse.up()
+
+
+def readout(page) -> tuple[int, int, int]:
+    """Window, level, zoom."""
+    settle(page)
+    return tuple(map(int, re.findall(r"-?\d+", page.locator("#readout").inner_text())))
