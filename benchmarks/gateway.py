@@ -5,8 +5,9 @@
 FILMS is a folder of radiographs, of any size; they are sent in turn, each time as a new DX image of
 12 bits. Images go in by C-STORE over loopback; their results go to a Storage SCP of this process.
 The time runs from the first image sent to the last result that arrived, so receiving, reading,
-drawing and sending are all in it. Memory is the resident set of each process, of which libraries
-are a part that processes share. Processor time depends little on what else the machine does.
+drawing and sending are all in it. A row is printed at the start, each minute and at the end: images
+a second since the row before, and memory, the resident set of each process, of which libraries are
+a part that processes share. Processor time depends little on what else the machine does.
 """
 
 from __future__ import annotations
@@ -100,25 +101,44 @@ def main() -> None:
             gateway.kill()
 
 
+def warm_up(gateway: Gateway, sink: Sink, films: list[Path], workers: int) -> int:
+    """Send until each worker is there and has read; how many images it took."""
+    sent = 0
+    readers: set[str] = set()
+    while len(readers) < workers:
+        send(workers, films, gateway.config.receive.port)
+        sent += workers
+        wait_for(lambda due=2 * sent: sink.count == due, 300)
+        log = gateway.log()
+        readers = {line["process"] for line in log if line.get("event") in ("read", "refused")}
+    return sent
+
+
 def measure(gateway: Gateway, sink: Sink, asked: argparse.Namespace) -> None:
     gateway.start(300)
-    port, warm = gateway.config.receive.port, 2 * asked.workers
     films = sorted(path for path in asked.films.iterdir() if path.is_file())
-    send(warm, films, port)  # until each worker is there and has read
-    wait_for(lambda: sink.count == 2 * warm, 300)
+    warm = warm_up(gateway, sink, films, asked.workers)
     print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
     started, before = time.monotonic(), processor(gateway)
+    port = gateway.config.receive.port
     sender = threading.Thread(target=send, args=(asked.images, films, port))
     sender.start()
-    print(f"{'images':>7} {'seconds':>8} {'a second':>9}  MiB")
-    for quarter in range(1, 5):
-        count = asked.images * quarter // 4
-        wait_for(lambda count=count: sink.count >= 2 * (warm + count), 3600, every=0.05)
-        seconds = time.monotonic() - started
+    print(f"{'seconds':>8} {'images':>7} {'a second':>9}  MiB")
+    done, seconds = 0, 0.0
+    while True:
+        since, count = seconds, done
+        seconds, done = time.monotonic() - started, sink.count // 2 - warm
+        pace = (done - count) / (seconds - since)
         held = ", ".join(f"{name} {mib}" for name, mib in memory(gateway).items())
-        print(f"{count:7d} {seconds:8.1f} {count / seconds:9.2f}  {held}", flush=True)
+        print(f"{seconds:8.1f} {done:7d} {pace:9.2f}  {held}", flush=True)
+        if done == asked.images:
+            break
+        end = time.monotonic() + 60
+        while sink.count < 2 * (warm + asked.images) and time.monotonic() < end:
+            time.sleep(0.05)
     sender.join()
-    used = {name: (after - before[name]) / count for name, after in processor(gateway).items()}
+    print(f"together: {done / seconds:.2f} images a second with {asked.workers} workers")
+    used = {name: (after - before[name]) / done for name, after in processor(gateway).items()}
     shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in used.items())
     print(f"processor seconds an image: {shown}; together {sum(used.values()):.3f}")
     refused = sum(line.get("event") == "refused" for line in gateway.log())

@@ -72,6 +72,10 @@ def test_everything_has_a_careful_default(tmp_path: Path) -> None:
         ("[[dest", "[read]\nworkers = 0\n[[dest", "read.workers: Input should be greater"),
         ('"stow"', '"stow"\nrules = [{findings = ["Flu"]}]', "no finding is called ['Flu']"),
         ("[receive]", "[receive", "is no TOML"),
+        ("https://", "https://user:hunter2@", "stow.url: Value error, no name and password here"),
+        ("[[dest", "[read]\nlease = inf\n[[dest", "read.lease: Input should be a finite"),
+        ("[[dest", "[storage]\nfree_mib = 4096\n[[dest", "spare_mib = 2048 must not be less"),
+        ("[[dest", 2 * '[[poll]]\nurl = "http://x/"\n' + "[[dest", "poll must have different urls"),
     ],
 )
 def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, said: str) -> None:

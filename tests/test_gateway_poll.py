@@ -9,16 +9,28 @@ from pathlib import Path
 import httpx
 import pytest
 from pydicom import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
+from chestxray.serving.gateway import poll, survey
+from chestxray.serving.gateway.dicomweb import Instance, Source
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
-from chestxray.serving.gateway.poll import Poller
+from chestxray.serving.gateway.poll import Poller, position, save_position
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
-from gateway_parts import Orthanc, config, free_port, radiograph, running
+from gateway_parts import (
+    PATIENT,
+    Orthanc,
+    config,
+    free_port,
+    full_once,
+    radiograph,
+    running,
+    wait_for,
+)
 
 TODAY = dt.datetime.now().astimezone().date()
-YESTERDAY, LONG_AGO = TODAY - dt.timedelta(days=1), "20200101"
+DAYS = dt.timedelta(days=3)  # that each question looks back, unless told otherwise
+LONG_AGO = "20200101"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +79,9 @@ class Asking:
     def ask(self) -> int:
         return self.poller.ask(threading.Event())
 
+    def position(self) -> str | None:
+        return position(self.store.db, self.url)
+
     def held(self) -> set[str]:
         return {path.stem for path in self.store.images.iterdir()}
 
@@ -92,10 +107,21 @@ def test_the_position_is_saved_and_found_by_the_next_one(empty: Orthanc, ask) ->
     give(empty, old)
     first = ask(f"since = {LONG_AGO[:4]}-01-01")
     assert first.ask() == 1
-    assert first.store.position(first.url) == f"{YESTERDAY:%Y%m%d}"
+    assert first.position() == f"{TODAY - DAYS:%Y%m%d}"
     give(empty, radiograph(2, StudyDate=LONG_AGO), radiograph(3))
     second = ask(f"since = {LONG_AGO[:4]}-01-01")
     assert second.ask() == 1, "it asks from the position on"
+
+
+def test_what_came_before_the_source_first_answered_is_asked_for(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(empty, radiograph(1, StudyDate=LONG_AGO))
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "studies", lambda *_: {}["the source is down"])
+        with pytest.raises(LookupError):
+            ask("since = 2020-01-01").ask()
+    assert ask().ask() == 1, "from the day on which it was asked first, as it was then"
 
 
 def test_while_something_is_left_behind_the_position_stays(
@@ -114,10 +140,94 @@ def test_while_something_is_left_behind_the_position_stays(
     with monkeypatch.context() as patch:
         patch.setattr(asking.intake, "take", full)
         assert asking.ask() == 2, "one that fails keeps no other back"
-    assert asking.store.position(asking.url) == ""
+    assert asking.position() == LONG_AGO
     assert asking.ask() == 1
     assert asking.held() == {str(image.SOPInstanceUID) for image in images}
-    assert asking.store.position(asking.url)
+    assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
+
+
+def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = httpx.Client.get
+
+    def one_a_page(self: httpx.Client, url: str, **more: dict) -> httpx.Response:
+        if "params" in more:
+            more["params"] = more["params"] | {"limit": "1"}
+        return get(self, url, **more)
+
+    monkeypatch.setattr(httpx.Client, "get", one_a_page)
+    study = generate_uid()
+    give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
+    give(empty, *(radiograph(number) for number in range(2, 4)))
+    assert ask().ask() == 4
+
+
+def test_a_study_that_cannot_be_listed_keeps_no_other_back(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [radiograph(number) for number in range(3)]
+    give(empty, *images)
+    asking, radiographs = ask(), Source.radiographs
+    broken = min(str(image.StudyInstanceUID) for image in images)
+
+    def fail(self: Source, study: str) -> list[Instance]:
+        if study == broken:
+            raise LookupError(PATIENT)
+        return radiographs(self, study)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "radiographs", fail)
+        assert asking.ask() == 2
+    asking.store.db.execute("UPDATE positions SET asked = asked - 100")
+    assert 100 <= survey.asked(asking.store.db)[asking.url] < 160
+    assert asking.ask() == 1
+    assert survey.asked(asking.store.db)[asking.url] < 60
+
+
+def test_an_image_that_took_another_one_s_place_is_seen(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = radiograph(1)
+    give(empty, first)
+    asking = ask()
+    assert asking.ask() == 1
+    httpx.delete(f"{empty.url}/instances/{empty.instances()[0]['ID']}").raise_for_status()
+    same = {"StudyInstanceUID": first.StudyInstanceUID, "PatientID": first.PatientID}
+    give(empty, radiograph(2, **same))
+    assert asking.ask() == 0, "as many as before"
+    monkeypatch.setattr(asking.poller, "_forget_at", 0.0)
+    assert asking.ask() == 1
+
+
+def test_a_position_saved_by_a_clock_that_was_wrong_hides_nothing(empty: Orthanc, ask) -> None:
+    asking = ask()
+    save_position(asking.store.db, asking.url, f"{TODAY + 1000 * DAYS:%Y%m%d}")
+    give(empty, radiograph(1), radiograph(2, StudyDate=f"{TODAY - DAYS:%Y%m%d}"))
+    assert asking.ask() == 2
+    assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
+
+
+def test_a_study_that_comes_days_late_is_seen(empty: Orthanc, ask) -> None:
+    first = ask(f"since = {LONG_AGO[:4]}-01-01\ndays = 5")
+    assert first.ask() == 0
+    give(empty, *(radiograph(n, StudyDate=f"{TODAY - n * DAYS / 3:%Y%m%d}") for n in (5, 6)))
+    assert first.ask() == 1, "five days, not six"
+
+
+def test_a_queue_that_cannot_be_written_ends_no_poller(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    give(empty, radiograph(1))
+    asking, stop = ask("seconds = 0.05"), threading.Event()
+    monkeypatch.setattr(poll, "save_position", full_once(save_position))
+    thread = threading.Thread(target=asking.poller.run, args=(stop,))
+    thread.start()
+    wait_for(lambda: asking.held() and survey.asked(asking.store.db), 20)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert "disk is full" in caplog.text
 
 
 def test_a_source_that_does_not_answer_is_asked_again(

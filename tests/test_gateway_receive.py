@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,12 +30,20 @@ from pynetdicom.sop_class import Verification
 
 from chestxray.serving.gateway import audit, durable, survey
 from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import TLS
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.receive import Receiver
 from chestxray.serving.gateway.store import READ, Result, Store
 from chestxray.serving.gateway.transport import client_context
-from gateway_parts import PATIENT, config, film, radiograph, store, tool
+from gateway_parts import (
+    PATIENT,
+    certificates,
+    config,
+    film,
+    radiograph,
+    small_disk,
+    store,
+    tool,
+)
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -140,6 +150,26 @@ def test_the_same_image_twice_is_queued_once(node: Node) -> None:
     assert kept.PixelData == film(1).tobytes(), "what was acknowledged first stays"
 
 
+def test_an_image_that_could_not_be_read_is_replaced_when_it_comes_again_otherwise(
+    node: Node,
+) -> None:
+    image = radiograph(1)
+    whole = image.PixelData
+    image.PixelData = whole[:100]
+    assert store(image, node.port) == SUCCESS
+    uid = str(image.SOPInstanceUID)
+    node.store.fail(node.store.claim(READ, 60, 5), "truncated", 0)
+    assert store(image, node.port) == SUCCESS
+    assert node.queued() == 0, "the same bytes are known"
+    image.PixelData = whole
+    assert store(image, node.port) == SUCCESS
+    content = node.store.image_file(uid).read_bytes()
+    assert node.store.image(uid).sha256 == hashlib.sha256(content).hexdigest()
+    assert node.store.claim(READ, 60, 5).attempts == 1
+    events = [json.loads(entry["entry"])["event"] for entry in audit.verified(node.store.db)]
+    assert events == ["received", "dead", "received"]
+
+
 def test_the_same_image_at_the_same_moment_is_queued_once_and_whole(node: Node) -> None:
     images = [radiograph(number, SOPInstanceUID="1.2.3") for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -179,6 +209,20 @@ def test_what_is_no_radiograph_is_not_taken(node: Node) -> None:
     assert not list(node.store.images.iterdir())
 
 
+def test_an_image_of_another_class_than_its_context_is_not_taken(node: Node) -> None:
+    image = radiograph()
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
+    association = ae.associate("127.0.0.1", node.port, ae_title="CHESTXRAY")
+    contexts = association._accepted_cx
+    for context in contexts.values():
+        context.abstract_syntax = CTImageStorage
+    image.SOPClassUID = CTImageStorage
+    assert association.send_c_store(image).Status == 0x0122
+    association.release()
+    assert node.queued() == 0
+
+
 def test_its_own_results_coming_back_are_taken_and_ignored(node: Node) -> None:
     image = radiograph()
     assert store(image, node.port) == SUCCESS
@@ -210,28 +254,20 @@ def test_an_instance_uid_that_is_none_is_no_file_name(node: Node, uid: str) -> N
 
 
 def test_below_the_watermark_images_are_refused_until_there_is_room(tmp_path: Path) -> None:
-    node = Node(config(tmp_path, f"[storage]\nfree_mib = {2**40}\n"))
+    node = Node(config(tmp_path, f"[storage]\nspare_mib = {2**40}\nfree_mib = {2**40}\n"))
     assert store(radiograph(), node.port) == OUT_OF_RESOURCES
     assert node.queued() == 0
     node.receiver.stop()
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path):
-    """A disk of 3 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a tmpfs cannot be mounted: that takes root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+def disk(tmp_path: Path):
+    with small_disk(tmp_path, 3) as mounted:
+        yield mounted
 
 
-def test_on_a_full_disk_nothing_is_acknowledged_that_is_not_kept(small_disk: Path) -> None:
-    node = Node(config(small_disk))
+def test_on_a_full_disk_nothing_is_acknowledged_that_is_not_kept(disk: Path) -> None:
+    node = Node(config(disk))
     answers = {}
     for number in range(12):
         image = radiograph(number, film(number, pixels=512))
@@ -271,6 +307,13 @@ def test_a_file_without_a_row_is_taken_up_with_where_it_came_from(
     assert node.queued() == 2
 
 
+def test_the_receiver_loads_no_model_and_no_tables() -> None:
+    heavy = "import sys, chestxray.serving.gateway.receive as r, chestxray.serving.gateway.poll\n"
+    heavy += "print({'torch', 'pandas', 'cv2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", heavy], check=True, capture_output=True)
+    assert done.stdout == b"set()\n"
+
+
 def test_a_compressed_image_is_not_decoded_on_its_way_in(node: Node) -> None:
     image = radiograph()
     stream = b"not a JPEG at all"
@@ -301,16 +344,6 @@ def test_the_audit_record_and_the_log_name_no_patient(
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-def certificates(folder: Path, name: str, authority: trustme.CA) -> TLS:
-    """A certificate for 127.0.0.1 as files."""
-    made = authority.issue_cert("127.0.0.1")
-    paths = [folder / f"{name}.{kind}" for kind in ("pem", "key", "ca")]
-    made.cert_chain_pems[0].write_to_path(paths[0])
-    made.private_key_pem.write_to_path(paths[1])
-    authority.cert_pem.write_to_path(paths[2])
-    return TLS(certificate=paths[0], key=paths[1], authority=paths[2])
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +17,14 @@ import trustme
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
-from chestxray.serving.gateway import survey
+from chestxray.serving.gateway import letters, survey
 from chestxray.serving.gateway.destinations import TLS, Destination
 from chestxray.serving.gateway.links import StoreLink, StowLink
 from chestxray.serving.gateway.send import deliver, send
 from chestxray.serving.gateway.store import READ, Image, Result, Store, sending
 from chestxray.serving.gateway.transport import serve
 from dicom_files import written
-from gateway_parts import config, free_port, radiograph, wait_for
+from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -99,17 +101,46 @@ def state(store: Store) -> str:
     return next(name for name, count in counted.items() if count)
 
 
-@pytest.mark.parametrize(("status", "found"), [(0x0000, "done"), (0xB000, "done")])
+# 0111: it has it already, of a sender that was killed before it noted the success.
+@pytest.mark.parametrize(
+    ("status", "found"), [(0x0000, "done"), (0xB000, "done"), (0x0111, "done"), (0xA700, "queued")]
+)
 def test_a_result_arrives_as_the_bytes_in_the_outbox(
     store: Store, tmp_path: Path, status: int, found: str
 ) -> None:
     content, port = result(store), free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     pacs.status = status
-    assert attempt(store, to, StoreLink(to, "CHESTXRAY"))
+    assert attempt(store, to, StoreLink(to, "CHESTXRAY")) == (found == "done")
     assert state(store) == found
     assert len(pacs.got[0]) > 8000
     assert content.endswith(pacs.got[0])
+    pacs.stop()
+
+
+def test_a_sender_killed_before_it_noted_a_success_sends_the_same_bytes_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    result(store)
+    port = free_port()
+    pacs, to = PACS(port), dicom(tmp_path, port)
+    link = StoreLink(to, "CHESTXRAY")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish_sending", kill)
+        with pytest.raises(Killed):
+            attempt(store, to, link)
+    link.rest()
+    assert store.release(QUEUE, "", died=True) == 1
+    assert attempt(store, to, link)
+    assert state(store) == "done"
+    assert len(pacs.got) == 2
+    assert pacs.got[0] == pacs.got[1]
     pacs.stop()
 
 
@@ -125,9 +156,9 @@ def test_a_result_that_is_turned_down_is_offered_some_times_and_given_up(
         assert state(store) == "queued", number
         assert attempt(store, to, link)
     assert state(store) == "dead"
-    assert "A900" in survey.dead(store.db)[0]["reason"]
+    assert "A900" in letters.listed(store.db)[0]["reason"]
     pacs.status = 0
-    store.retry()
+    letters.retry(store.db)
     assert attempt(store, to, link)
     assert state(store) == "done"
     pacs.stop()
@@ -147,11 +178,14 @@ def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) 
     pacs.stop()
 
 
-def test_the_sender_finds_a_pacs_that_comes_back(store: Store, tmp_path: Path) -> None:
+def test_the_sender_outlives_a_full_disk_and_a_pacs_that_is_down(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result(store)
     port, stop = free_port(), threading.Event()
     text = f'kind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
     settings = config(tmp_path, '[[destinations]]\nname = "pacs"\n' + text)
+    monkeypatch.setattr(Store, "claim", full_once(Store.claim))
     sender = threading.Thread(target=send, args=(settings, settings.destinations[0], stop))
     sender.start()
     wait_for(lambda: survey.troubled(store.db), 20)
@@ -166,21 +200,60 @@ def test_the_sender_finds_a_pacs_that_comes_back(store: Store, tmp_path: Path) -
 
 def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -> None:
     result(store)
-    authority, files = trustme.CA(), {}
-    for kind, blob in (
-        ("certificate", (made := authority.issue_cert("127.0.0.1")).cert_chain_pems[0]),
-        ("key", made.private_key_pem),
-        ("authority", authority.cert_pem),
-    ):
-        files[kind] = tmp_path / f"{kind}.pem"
-        blob.write_to_path(files[kind])
-    port = free_port()
-    pacs, plain = PACS(port, TLS(**files)), dicom(tmp_path, port)
+    authority, port = trustme.CA(), free_port()
+    files = certificates(tmp_path, "ours", authority)
+    pacs, plain = PACS(port, files), dicom(tmp_path, port)
     assert not attempt(store, plain, StoreLink(plain, "CHESTXRAY"))
-    secured = plain.model_copy(update={"tls": TLS(**files)})
+    strange = certificates(tmp_path, "strange", trustme.CA())
+    for wrong in (
+        strange,  # each distrusts the other
+        files.model_copy(update={"authority": strange.authority}),  # we distrust the PACS
+        files.model_copy(update={"certificate": tmp_path / "gone.pem"}),
+    ):
+        to = plain.model_copy(update={"tls": wrong})
+        assert not attempt(store, to, StoreLink(to, "CHESTXRAY"))
+    secured = plain.model_copy(update={"tls": files})
     assert attempt(store, secured, StoreLink(secured, "CHESTXRAY"))
     assert state(store) == "done"
     pacs.stop()
+
+
+def test_a_pacs_under_another_name_than_its_certificate_says_gets_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    result(store)
+    authority, port = trustme.CA(), free_port()
+    pacs = PACS(port, certificates(tmp_path, "other", authority, "pacs.example"))
+    ours = certificates(tmp_path, "ours", authority)
+    to = dicom(tmp_path, port).model_copy(update={"tls": ours})
+    assert not attempt(store, to, StoreLink(to, "CHESTXRAY"))
+    assert not pacs.got
+    pacs.stop()
+
+
+HANGS = """
+import sys, threading, time
+from pathlib import Path
+from chestxray.serving.gateway import config, send
+
+send.deliver = lambda *_: time.sleep(60)
+settings = config.load(Path(sys.argv[1]))
+send.send(settings, settings.destinations[0], threading.Event())
+"""
+
+
+def test_a_delivery_that_hangs_ends_its_sender_and_is_freed_by_the_next(
+    store: Store, tmp_path: Path
+) -> None:
+    result(store)
+    text = '[[destinations]]\nname = "pacs"\nkind = "stow"\nurl = "http://x"\nlease = 1.0\n'
+    config(tmp_path, text)
+    command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    assert done.returncode == 1
+    assert b"Timeout" in done.stderr
+    store.release(QUEUE, "pacs", died=True)
+    assert store.claim(QUEUE, 60, 5).attempts == 2
 
 
 # --- STOW-RS ------------------------------------------------------------------------------------
@@ -191,7 +264,7 @@ def referenced(uid: str = "1.2.9") -> dict:
     return {"00081199": {"vr": "SQ", "Value": [item]}}
 
 
-def failed(reason: int = 0xA700) -> dict:
+def failed(reason: int) -> dict:
     item = {"00081155": {"vr": "UI", "Value": ["1.2.9"]}}
     item["00081197"] = {"vr": "US", "Value": [reason]}
     return {"00081198": {"vr": "SQ", "Value": [item]}}
@@ -228,7 +301,10 @@ def web(status: int, body: str) -> Iterator[tuple[str, list[bytes]]]:
     [
         (200, json.dumps(referenced()), "done", ""),
         (202, json.dumps(referenced()), "done", ""),
-        (202, json.dumps(referenced() | failed()), "dead", "A700"),
+        (202, json.dumps(referenced() | failed(0xA900)), "dead", "A900"),
+        (409, json.dumps(failed(0xA700)), "queued", "A700"),
+        (409, json.dumps(failed(0x0111)), "done", ""),
+        (409, json.dumps(failed(0)), "dead", "0000"),
         (409, json.dumps(failed(0x0110)), "dead", "0110"),
         (200, json.dumps(referenced("1.2.8")), "dead", "did not store it"),
         (200, "{}", "dead", "did not store it"),
@@ -251,7 +327,7 @@ def test_what_stow_answers_is_believed_by_its_body(
     assert state(store) == found
     assert reached == (found != "queued")
     assert content in got[0]
-    rows = survey.dead(store.db) + survey.troubled(store.db)
+    rows = letters.listed(store.db) + survey.troubled(store.db)
     assert reason in "".join(row["reason"] for row in rows)
 
 

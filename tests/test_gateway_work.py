@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,11 +19,21 @@ import chestxray
 from chestxray.errors import RefusedError
 from chestxray.notices import Notice
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import audit, durable, survey
+from chestxray.serving.gateway import audit, durable, letters, survey
+from chestxray.serving.gateway import work as working
 from chestxray.serving.gateway.store import READ, Image, Store, sending
 from chestxray.serving.gateway.work import handle
 from dicom_files import written
-from gateway_parts import PATIENT, config, film, radiograph
+from gateway_parts import (
+    PATIENT,
+    config,
+    counted,
+    film,
+    full_once,
+    radiograph,
+    small_disk,
+    wait_for,
+)
 
 PACS = '[[destinations]]\nname = "pacs"\nkind = "stow"\nurl = "http://x"\n'
 
@@ -58,7 +71,7 @@ class Desk:
         return survey.counts(self.store.db)
 
     def reason(self) -> str:
-        return str(survey.dead(self.store.db)[0]["reason"])
+        return str(letters.listed(self.store.db)[0]["reason"])
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def test_an_image_becomes_a_report_and_a_picture_in_its_study(desk: Desk) -> Non
     made = [dcmread(desk.store.result_file(uid)) for uid in desk.outbox()]
     assert {one.Modality for one in made} == {"SR", "OT"}
     assert {one.StudyInstanceUID for one in made} == {image.StudyInstanceUID}
-    assert desk.counts()[sending("pacs")] == {"queued": 2, "done": 0, "dead": 0}
+    assert desk.counts()[sending("pacs")] == counted(queued=2)
     entry = list(audit.verified(desk.store.db))[-1]["entry"]
     for content in desk.outbox().values():
         assert hashlib.sha256(content).hexdigest() in entry
@@ -107,7 +120,7 @@ def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
 def test_a_file_that_is_no_dicom_is_dead_at_once(desk: Desk, content: bytes) -> None:
     desk.receive(content)
     desk.work()
-    assert desk.counts()[READ] == {"queued": 0, "done": 0, "dead": 1}
+    assert desk.counts()[READ] == counted(dead=1)
     assert not desk.outbox()
 
 
@@ -156,7 +169,7 @@ def test_a_refusal_is_not_sent_where_the_configuration_says_so(
     desk = Desk(tmp_path, reader, "[read]\nsend_refusals = false\n" + PACS)
     desk.receive(radiograph())
     desk.work()
-    assert desk.counts() == {READ: {"queued": 0, "done": 1, "dead": 0}}
+    assert desk.counts() == {READ: counted(done=1)}
     assert not desk.outbox()
     assert "blank" in list(audit.verified(desk.store.db))[-1]["entry"]
 
@@ -177,6 +190,53 @@ def test_trouble_of_the_machine_is_not_held_against_an_image(
     assert desk.counts()[READ]["done"] == 1
 
 
+def test_a_worker_outlives_a_queue_that_cannot_be_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.receive(radiograph())
+    stop = threading.Event()
+    monkeypatch.setattr(Store, "claim", full_once(Store.claim))
+    monkeypatch.setattr(working, "_PAUSE_SECONDS", 0.1)
+    arguments = (desk.config, desk.reader, stop, "worker-0")
+    thread = threading.Thread(target=working.work, args=arguments)
+    thread.start()
+    wait_for(lambda: desk.counts()[READ]["done"] == 1, 60)
+    stop.set()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_on_a_full_disk_an_image_waits_and_is_read_when_there_is_room(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "_PAUSE_SECONDS", 0.1)
+    stop = threading.Event()
+    with small_disk(tmp_path, 32) as disk:
+        desk = Desk(disk, reader)
+        desk.receive(radiograph())
+        fill(disk / "filler")
+        arguments = (desk.config, reader, stop, "worker-0")
+        thread = threading.Thread(target=working.work, args=arguments, daemon=True)
+        thread.start()
+        time.sleep(3)
+        assert desk.counts()[READ] == counted(queued=1)
+        assert not desk.outbox()
+        (disk / "filler").unlink()
+        wait_for(lambda: desk.counts()[READ]["done"] == 1, 60)
+        attempts = desk.store.db.execute("SELECT attempts FROM tasks WHERE queue = 'read'")
+        assert attempts.fetchone()[0] == 1
+        stop.set()
+        thread.join(60)
+        desk.store.close()
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
 def test_what_fails_unforeseen_is_tried_again_and_its_message_not_repeated(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,7 +248,9 @@ def test_what_fails_unforeseen_is_tried_again_and_its_message_not_repeated(
     for _ in range(desk.config.read.attempts):
         desk.work()
     assert desk.reason().startswith("ValueError at ")
-    told = caplog.text + str(survey.dead(desk.store.db)) + str(list(audit.verified(desk.store.db)))
+    told = (
+        caplog.text + str(letters.listed(desk.store.db)) + str(list(audit.verified(desk.store.db)))
+    )
     assert PATIENT.split("^")[0] not in told
 
 
@@ -221,7 +283,7 @@ class Hanging:
     def read(self, path):
         time.sleep(60)
 
-work(config.load(Path(sys.argv[1])), Hanging(), threading.Event())
+work(config.load(Path(sys.argv[1])), Hanging(), threading.Event(), "worker-0")
 """
 
 
@@ -237,3 +299,23 @@ def test_a_reading_that_hangs_ends_its_worker_and_is_taken_up_again(
     time.sleep(1.0)
     assert desk.store.claim(READ, 60, 5).attempts == 2
     desk.store.close()
+
+
+CRASHES = """
+import sys
+from chestxray.serving.gateway import processes
+
+def crash(stop, secret):
+    raise ValueError(secret)
+
+processes.begin(crash, sys.argv[1])
+"""
+
+
+def test_what_ends_a_process_is_told_without_its_message() -> None:
+    command = [sys.executable, "-c", CRASHES, PATIENT]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    assert done.returncode == 1
+    last = [json.loads(line) for line in done.stderr.decode().splitlines()][-1]
+    assert last["message"].startswith("ended by ValueError at ")
+    assert PATIENT.split("^")[0] not in done.stderr.decode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +15,22 @@ if TYPE_CHECKING:
     from chestxray.serving.gateway.config import Config
     from chestxray.serving.gateway.store import Store
 
-_NEEDED = ("highdicom", "prometheus_client", "pynetdicom")
+_NEEDED = ("prometheus_client", "pynetdicom")
 
 
 def gateway(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="BUNDLE|status|dead|retry|export-audit",
+            metavar="BUNDLE|status|dead|retry|discard|export-audit",
             help="A bundle to read with; or what to do with the queue of a gateway.",
         ),
     ],
     config: Annotated[Path, typer.Option("--config", help="gateway.toml.")],
+    item: Annotated[
+        list[str] | None,
+        typer.Option("--item", help="retry, discard: a UID that `dead` names; may be repeated."),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--against", help="export-audit: an earlier export that must still stand."),
@@ -33,42 +39,49 @@ def gateway(
     """Receive radiographs by DICOM, read them, send the results back into the study.
 
     With a bundle it runs until it is told to stop (Ctrl-C, SIGTERM). `status` counts what waits,
-    `dead` lists what was given up and why, `retry` queues that again, `export-audit` checks the
-    audit record and prints it, a JSON object a line.
+    `dead` lists what was given up and why, `retry` queues all of that again or each `--item`,
+    `discard` lets each `--item` go for good, `export-audit` checks the audit record and prints it,
+    a JSON object a line.
     """
-    from chestxray.errors import MissingExtraError
     from chestxray.serving.gateway.config import load
 
     settings = load(config)
-    if what not in {"status", "dead", "retry", "export-audit"}:
-        for package in _NEEDED:
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "pacs")
+    verbs: dict[str, Callable[[Store], None]] = {
+        "status": _status,
+        "dead": _dead,
+        "retry": partial(_retry, items=item or []),
+        "discard": partial(_discard, items=item or []),
+        "export-audit": partial(_export_audit, against=against),
+    }
+    if what not in verbs:
         _run(Path(what), settings)
         return
     store = _opened(settings)
     try:
-        if what == "export-audit":
-            _export_audit(store, against)
-        else:
-            {"status": _status, "dead": _dead, "retry": _retry}[what](store)
+        verbs[what](store)
     finally:
         store.close()
 
 
 def _run(bundle: Path, settings: Config) -> None:
+    from chestxray.errors import MissingExtraError
+
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "pacs")
     from chestxray.serving.gateway import logs
     from chestxray.serving.gateway.run import Gateway, check
 
     identity = check(settings, bundle.absolute())
     logs.set_up()
+    gateway = Gateway(settings, bundle.absolute())
     receive = settings.receive
     typer.echo(
         f"{identity} as {receive.ae_title} on {receive.host}:{receive.port}, "
         f"state in {settings.state}; Ctrl-C ends it",
         err=True,
     )
-    Gateway(settings, bundle.absolute()).run()
+    gateway.run()
 
 
 def _opened(settings: Config) -> Store:
@@ -85,23 +98,38 @@ def _status(store: Store) -> None:
 
     for queue, states in survey.counts(store.db).items():
         typer.echo(f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
-    typer.echo(f"oldest unread image: {survey.oldest(store.db):.0f} s")
+    for queue, seconds in survey.oldest(store.db).items():
+        typer.echo(f"{queue}: the oldest image waits for {seconds:.0f} s")
+    for source, seconds in survey.asked(store.db).items():
+        typer.echo(f"{source}: all was taken in {seconds:.0f} s ago")
     for task in survey.troubled(store.db):
         typer.echo(f"waits: {task['queue']} {task['item']}: {task['reason']}")
 
 
 def _dead(store: Store) -> None:
-    from chestxray.serving.gateway import survey
+    from chestxray.serving.gateway import letters
 
-    rows = survey.dead(store.db)
+    rows = letters.listed(store.db)
     for row in rows:
         attempts = f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}"
         typer.echo(f"{row['queue']} {row['item']}, {attempts}: {row['reason']}")
-    typer.echo(f"{len(rows)} given up" + ("; `retry` queues them again" if rows else ""))
+    after = "; `retry` queues them again, `discard` lets them go" if rows else ""
+    typer.echo(f"{len(rows)} given up{after}")
 
 
-def _retry(store: Store) -> None:
-    typer.echo(f"{store.retry()} queued again")
+def _retry(store: Store, items: list[str]) -> None:
+    from chestxray.serving.gateway import letters
+
+    typer.echo(f"{letters.retry(store.db, items)} queued again")
+
+
+def _discard(store: Store, items: list[str]) -> None:
+    from chestxray.errors import ConfigError
+    from chestxray.serving.gateway import letters
+
+    if not items:
+        raise ConfigError("what is discarded is gone: name each letter with --item, as `dead` does")
+    typer.echo(f"{letters.discard(store.db, items)} discarded")
 
 
 def _export_audit(store: Store, against: Path | None) -> None:

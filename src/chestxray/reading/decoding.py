@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from chestxray.reading.film import Film
 
 SECONDS_A_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
+_GRACE: Final = 5.0  # seconds in which the parent sees for itself that a file takes too long
+_MEMORY: Final = 4 * 2**30  # bytes; the largest PNG, 80 megapixels of 4 × 16 bits, takes 2.2 GB
 
 T = TypeVar("T")
 
@@ -37,6 +40,8 @@ class _Answer(NamedTuple, Generic[T]):
 
 class Isolated(Generic[T]):
     """A function of an image file that runs in a process, started anew after each mishap.
+
+    The process is held to `_MEMORY` bytes.
 
     Args:
         work: a function that a process can be given (of a module, or a partial of one); it may
@@ -61,19 +66,23 @@ class Isolated(Generic[T]):
             ImageError: what the function says is wrong, or it died of it, or took too long.
             WorkerError: no process can be started.
         """
-        pipe = self._pipe or self.start()
+        pipe = self._pipe
+        if pipe is None or self._process is None or not self._process.is_alive():
+            pipe = self.start()  # one that died idle died of no file
+        answer: _Answer[T] | None = None
+        reason = f"decoding took more than {self._seconds:g} s"
         try:
             pipe.send(arguments)
             if pipe.poll(self._seconds):
-                answer: _Answer[T] = pipe.recv()
-                if answer.wrong is not None:
-                    raise ImageError(name, answer.wrong)
-                return cast("T", answer.given)
-            reason = f"decoding took more than {self._seconds:g} s"
+                answer = pipe.recv()
         except (EOFError, OSError):
             reason = "the decoder died of it"
-        self.close()
-        raise ImageError(name, reason)
+        finally:
+            if answer is None:  # after Ctrl-C too: what comes late is no other file's answer
+                self.close()
+        if answer is None or answer.wrong is not None:
+            raise ImageError(name, reason if answer is None else str(answer.wrong))
+        return cast("T", answer.given)
 
     def start(self) -> Connection:
         """Start the process and wait until it can work.
@@ -81,9 +90,11 @@ class Isolated(Generic[T]):
         Raises:
             WorkerError: it does not come up.
         """
+        self.close()
         spawn = multiprocessing.get_context("spawn")
         pipe, theirs = spawn.Pipe()
-        process = spawn.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        work = (theirs, self._work, self._seconds)
+        process = spawn.Process(target=_serve, args=work, daemon=True)
         process.start()
         self._process, self._pipe = process, pipe
         theirs.close()
@@ -98,6 +109,12 @@ class Isolated(Generic[T]):
                 "without `if __name__ == '__main__'`?): mend that and run it again"
             )
         return pipe
+
+    def kill(self) -> None:
+        """End the process from another thread than the one that waits for it, which sees it die."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
         """End the process, whatever it is at."""
@@ -131,22 +148,35 @@ class Decoder(Isolated[Film]):
             return error
 
 
-def _serve(pipe: Connection, work: Callable[..., object]) -> None:
+def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> None:
     """Answer what comes through the pipe, until it is closed."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    _limit_memory()
     pipe.send(True)
     while True:
         try:
             arguments = pipe.recv()
         except EOFError:
             return
+        # The kernel ends what hangs with the interpreter's lock held, when no parent is left to.
+        signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
         try:
             answer = _Answer(work(*arguments), None)
         except ImageError as error:
             answer = _Answer(None, error.reason)
+        except MemoryError:
+            answer = _Answer(None, f"decoding takes more than {_MEMORY // 2**30} GB of memory")
+        signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or hard > _MEMORY:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
 
 
 def _die_with_parent() -> None:

@@ -48,19 +48,19 @@ def explain_files(
     """
     failed = {}
     with progress("explain", len(films.paths)) as advance:
-        for path in films.paths:
+        for path, name in zip(films.paths, films.names, strict=True):
             try:
                 reading = reader.read(path, force)
                 image = decode(path)
             except ImageError as error:
-                failed[path.name] = error.reason
+                failed[name] = error.reason
             else:
                 panels = [
                     Panel(f, reading.probabilities[f], reading.calls[f], reading.heatmaps[f])
                     for f in findings
                 ]
                 sheet = out / f"{path.name}.findings.png"  # never a film's own name
-                write_sheet(sheet, path.name, canonical(image, _DISPLAY), panels)
+                write_sheet(sheet, name, canonical(image, _DISPLAY), panels)
             advance()
     return failed
 

@@ -6,6 +6,7 @@ an evaluation must not lose images on the way.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,14 @@ from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, ImageError, SourceError
-from chestxray.model.bundle import Card
+from chestxray.model.card import Card
 from chestxray.parallel import cores
 from chestxray.reading.decoding import SECONDS_A_FILE, Decoder
 from chestxray.reading.film import Film
@@ -28,6 +30,8 @@ from chestxray.reading.film import Film
 Image = npt.NDArray[np.uint8]
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+_DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
+_BARE: Final = frozenset({"Cc", "Cs"})  # Unicode: control characters, surrogates
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class FileFilms:
 
     @property
     def names(self) -> Sequence[str]:
-        """File names."""
-        return [path.name for path in self.paths]
+        """File names, as `one_line` gives them."""
+        return [one_line(path.name) for path in self.paths]
 
     @property
     def fingerprint(self) -> str:
@@ -106,7 +110,10 @@ class FileFilms:
             if ahead:
                 yield [future.result() for future in ahead]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for decoder in decoders:
+                decoder.kill()  # nobody waits for a file that hangs
+            pool.shutdown()
             for decoder in decoders:
                 decoder.close()
 
@@ -126,31 +133,37 @@ def films(inputs: Sequence[Path], split: str | None, card: Card) -> Films:
     """Find what the user named.
 
     Args:
-        inputs: one dataset folder, or any folders (searched to the bottom) and files.
+        inputs: one dataset folder, or any folders (searched to the bottom) and files. In a folder,
+            what is not named as one of `SUFFIXES` is looked into for DICOM.
         split: the part of a dataset; must be given for a dataset, and only for one.
         card: of the model that will read: its size and pixel rule must be the dataset's.
 
     Raises:
-        SourceError: nothing there, or two files of one name.
+        SourceError: nothing there, a folder that may not be read, two files of one name, or a
+            dataset beside other inputs.
         ArtifactError: the dataset does not fit the model, or has no such split.
     """
-    if len(inputs) == 1 and (inputs[0] / MANIFEST).exists():
-        return _of_dataset(Dataset.open(inputs[0]), split, card)
+    datasets = [given for given in inputs if (given / MANIFEST).exists()]
+    if datasets:
+        if len(inputs) > 1:
+            raise SourceError(f"{datasets[0]} is a dataset: give it alone")
+        return _of_dataset(Dataset.open(datasets[0]), split, card)
     if split is not None:
         raise SourceError("--split goes with one dataset folder as input")
     paths = tuple(_files(inputs))
     if not paths:
         raise SourceError(
             f"no radiographs in {', '.join(map(str, inputs))}: files must end in "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{', '.join(sorted(SUFFIXES))}, or be DICOM files"
         )
-    twice = [name for name, count in Counter(p.name for p in paths).items() if count > 1]
+    chosen = FileFilms(paths, card.size)
+    twice = [name for name, count in Counter(chosen.names).items() if count > 1]
     if twice:
         raise SourceError(
             f"{len(twice)} file names stand more than once, such as {twice[0]}: rows are told "
             f"apart by file name, so give these folders one at a time"
         )
-    return FileFilms(paths, card.size)
+    return chosen
 
 
 def leak(films: Films, card: Card) -> str | None:
@@ -185,8 +198,35 @@ def _of_dataset(dataset: Dataset, split: str | None, card: Card) -> DatasetFilms
 def _files(inputs: Iterable[Path]) -> Iterator[Path]:
     for given in inputs:
         if given.is_dir():
-            yield from sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+            yield from sorted(path for path in _below(given) if _is_film(path))
         elif given.exists():
             yield given
         else:
             raise SourceError(f"{given} does not exist")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for root, _, names in os.walk(folder, onerror=_unreadable):
+        yield from (Path(root, name) for name in names)
+
+
+def _unreadable(error: OSError) -> None:
+    raise SourceError(f"{error.filename} cannot be searched: {error.strerror}") from error
+
+
+def _is_film(path: Path) -> bool:
+    """Go by the name, or by the content: archives name DICOM files as they like."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if path.name == _DIRECTORY or not path.is_file() or not os.access(path, os.R_OK):
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def one_line(text: str) -> str:
+    """Escape control characters, which would break a table's rows, and bytes that are no UTF-8."""
+    return "".join(
+        character.encode("unicode_escape").decode() if category(character) in _BARE else character
+        for character in text
+    )

@@ -107,7 +107,7 @@ def _title(panel: Panel) -> str:
 def _show(axis: Axes, picture: npt.NDArray[np.uint8], title: str, boxes: tuple[Box, ...]) -> None:
     side = picture.shape[0]
     axis.imshow(picture, interpolation="bilinear")
-    axis.set_title(title, color=_INK, fontsize=12, loc="left")
+    axis.set_title(title, color=_INK, fontsize=12, loc="left", parse_math=False)
     axis.set_axis_off()
     for x, y, w, h in boxes:
         outline = Rectangle((x * side, y * side), w * side, h * side, fill=False)

@@ -19,14 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray import __version__
 from chestxray.errors import ImageError, SourceError
 from chestxray.evaluation import predictions
+from chestxray.model.answer import Heat, Probabilities
 from chestxray.notices import Notice
 from chestxray.progress import progress
 from chestxray.reading.film import Film
-from chestxray.reading.films import Films, Image
+from chestxray.reading.films import Films, Image, one_line
 from chestxray.reading.gate.codes import in_words
-from chestxray.reading.reader import Heat, Probabilities, Reader
+from chestxray.reading.reader import Reader
 from chestxray.reading.rows import Rows
 
 REFUSED: Final = "refused"
@@ -56,7 +58,7 @@ def predict(
     """Read films and write a row for each, in their order.
 
     A film that is refused or cannot be read gets a row without probabilities. Called again after a
-    stop, also by kill -9, with the same films and model, it goes on where it was.
+    stop, also by kill -9, with the same films, model and engine, it goes on where it was.
 
     Args:
         reader: the model.
@@ -68,17 +70,17 @@ def predict(
 
     Raises:
         SourceError: `out` is a folder.
-        ArtifactError: another predict is writing `out`.
+        ArtifactError: another predict is writing `out`, or was stopped that read with another
+            engine.
     """
     if out.is_dir():
         raise SourceError(f"{out} is a folder: --out names the CSV file to write")
     names = films.names
     blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
+    plan, heat_shape = _plan(reader, films, force), (len(names), *shape)
     with (
-        Rows(
-            out, _plan(reader, films, force), (len(names), *shape) if with_heatmaps else None
-        ) as rows,
+        Rows(out, plan, reader.engine.name, heat_shape if with_heatmaps else None) as rows,
         progress("predict", len(names), done=rows.done) as advance,
     ):
         for batch in films.batches(_BATCH, rows.done):
@@ -109,7 +111,8 @@ def _read(
             if not refused:
                 probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities)
-    table["status"], table["reason"] = (list(column) for column in zip(*said, strict=True))
+    table["status"] = [status for status, _ in said]
+    table["reason"] = [one_line(reason) for _, reason in said]
     return table, heat
 
 
@@ -127,8 +130,8 @@ def _answers(
 def _plan(reader: Reader, films: Films, force: bool) -> str:
     """Tell what the rows will be of, so that rows of anything else are not gone on with."""
     parts = (
+        __version__,
         reader.bundle.card.model_dump_json(),
-        reader.engine.name,
         str(_BATCH),
         films.fingerprint,
         str(force),

@@ -9,23 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from chestxray.errors import ImageError, RefusedError
-from chestxray.model import bundle
-from chestxray.model.bundle import Bundle
-from chestxray.model.inference import Engine, Features
-from chestxray.model.network import heatmaps
+from chestxray.model.answer import Engine, Features, Heat, Probabilities, heatmaps
+from chestxray.model.card import Facts
 from chestxray.notices import Notice
-from chestxray.reading.engine import Choice, choose
 from chestxray.reading.film import Film, developed, load
 from chestxray.reading.gate import likeness
 from chestxray.reading.gate.codes import warning
 from chestxray.sources.collection import SYNTHETIC
 
 Source = str | Path | bytes | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film
-Probabilities = npt.NDArray[np.float64]
-Heat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -53,22 +47,17 @@ class Reader:
     """Reads radiographs with one bundle, by one engine.
 
     Attributes:
+        bundle: card and gate of the model; the network itself is the engine's.
         warnings: what every reading of this bundle suffers from.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Facts, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
         self.findings = tuple(bundle.card.findings)
         self.size = bundle.card.size
-        self._slopes = torch.tensor(list(bundle.card.heat_slopes.values()))
+        self._slopes = np.array(list(bundle.card.heat_slopes.values()), np.float32)
         self.warnings = tuple(_warnings(bundle))
-
-    @classmethod
-    def load(cls, folder: Path, engine: Choice | Path = "auto") -> Reader:
-        """Load a bundle folder; see `chestxray.load`."""
-        loaded = bundle.load(folder)
-        return cls(loaded, choose(loaded, engine))
 
     def read(self, source: Source, force: bool = False) -> Reading:
         """Read one radiograph.
@@ -115,13 +104,8 @@ class Reader:
     def _answer(self, images: npt.NDArray[np.uint8]) -> tuple[Probabilities, Heat, Features]:
         logits, maps, features = self.engine.run(images)
         probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
-        heat = heatmaps(
-            torch.from_numpy(maps),
-            self._slopes,
-            torch.from_numpy(probabilities).float(),
-            self.bundle.card.heat_scale,
-        )
-        return probabilities, heat.numpy(), features
+        heat = heatmaps(maps, self._slopes, probabilities, self.bundle.card.heat_scale)
+        return probabilities, heat, features
 
     def call(self, finding: str, probability: float) -> bool | None:
         """Say whether a probability reaches the finding's threshold, None without one."""
@@ -151,7 +135,7 @@ class Reader:
         )
 
 
-def _warnings(bundle: Bundle) -> Iterator[Notice]:
+def _warnings(bundle: Facts) -> Iterator[Notice]:
     if bundle.card.trained_on.source == SYNTHETIC:
         yield warning(
             "trained-on-synthetic",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import logging
 import math
 import os
 import time
@@ -27,6 +28,8 @@ from chestxray.artifacts import sha256, sync_folder, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.predictions import COLUMNS
 
+_log = logging.getLogger(__name__)
+
 HEATMAPS: Final = "heatmaps.npy"
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
 
@@ -38,21 +41,27 @@ class Rows:
         out: the CSV file to be; `heatmaps.npy` and `heatmaps.json` go beside it.
         plan: what the rows are of: inputs, their order, the model. Rows of another plan are
             thrown away.
+        engine: what reads them. Rows by another engine are kept for it.
         shape: of the heatmaps, [N, K, h, w], or None without.
 
     Attributes:
         done: rows that are there.
+
+    Raises:
+        ArtifactError: another process writes this table, or another engine has begun it.
     """
 
-    def __init__(self, out: Path, plan: str, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, out: Path, plan: str, engine: str, shape: tuple[int, ...] | None) -> None:
         self.out = out
-        self._plan = plan
+        self._begins = {"plan": plan, "engine": engine}
         names = (out.with_name(f".{out.name}.{part}") for part in ("part", "heatmaps", "journal"))
         self._table_path, self._maps_path, self._journal_path = names
         self._header = _npy_header(shape) if shape else b""
         self._row = math.prod(shape[1:]) * 2 if shape else 0
         out.parent.mkdir(parents=True, exist_ok=True)
         self._journal = self._locked_journal()
+        if not shape:
+            self._maps_path.unlink(missing_ok=True)
         self.done, length = self._resumable() or self._begun()
         self._table = self._opened(self._table_path, length)
         self._maps = (
@@ -84,9 +93,9 @@ class Rows:
         self._sync()
         if self._maps is not None:
             maps = self.out.with_name(HEATMAPS)
-            self._maps_path.replace(maps)
             note = {"predictions_sha256": sha256(self._table_path)}
-            write_json(maps.with_suffix(".json"), note)
+            write_json(maps.with_suffix(".json"), note)  # first: the renames belong together
+            self._maps_path.replace(maps)
         self._table_path.replace(self.out)
         sync_folder(self.out.parent)
         self._journal_path.unlink()
@@ -112,20 +121,44 @@ class Rows:
 
     def _resumable(self) -> tuple[int, int] | None:
         """Give the rows and bytes of the table that are on the disk for sure, None to begin."""
-        self._journal.seek(0)
-        whole = [
-            line for line in self._journal.read().splitlines(keepends=True) if line[-1:] == b"\n"
-        ]
-        if len(whole) < 2 or json.loads(whole[0]) != {"plan": self._plan}:
+        entries = self._entries()
+        if len(entries) < 2:
             return None
-        self._journal.truncate(sum(map(len, whole)))
-        last = json.loads(whole[-1])
+        begins, last = entries[0], entries[-1]
         rows, length = int(last["rows"]), int(last["bytes"])
         wanted = {self._table_path: length}
         if self._header:
             wanted[self._maps_path] = len(self._header) + rows * self._row
         there = all(path.exists() and path.stat().st_size >= n for path, n in wanted.items())
-        return (rows, length) if there else None
+        return (rows, length) if rows and there and self._continues(begins, rows) else None
+
+    def _continues(self, begins: dict[str, str], rows: int) -> bool:
+        """Say whether the rows that are there are of this plan, by this engine."""
+        if begins["plan"] != self._begins["plan"]:
+            _log.warning(
+                "%s is begun anew: its %d rows were of other films, another model or other options",
+                self.out,
+                rows,
+            )
+        elif begins != self._begins:
+            self._journal.close()
+            raise ArtifactError(
+                f"{rows} rows of {self.out} were read by {begins['engine']}, this is "
+                f"{self._begins['engine']}, and rows of two engines are not mixed: go on with the "
+                f"same --engine, give another --out, or delete {self._journal_path} to begin anew"
+            )
+        return begins == self._begins
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """Give the whole lines of the journal, none where it is no journal; a torn one is cut."""
+        self._journal.seek(0)
+        lines = self._journal.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self._journal.truncate(sum(map(len, whole)))
+        try:
+            return [json.loads(line) for line in whole]
+        except ValueError:
+            return []
 
     def _begun(self) -> tuple[int, int]:
         """Make new files without rows."""
@@ -135,7 +168,7 @@ class Rows:
         self._maps_path.unlink(missing_ok=True)
         if self._header:
             self._maps_path.write_bytes(self._header)
-        self._note({"plan": self._plan})
+        self._note(self._begins)
         self._note({"rows": 0, "bytes": len(header)})
         return 0, len(header)
 

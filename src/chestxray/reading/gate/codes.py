@@ -15,9 +15,9 @@ NOTICES: Final[dict[str, tuple[str, Outcome]]] = {
     "modality-other": ("Modality is none of CR, DX", "refuses"),
     "modality-unknown": ("Modality is absent", "warns"),
     "body-part-other": ("BodyPartExamined names another part than the chest", "refuses"),
-    "body-part-unknown": ("BodyPartExamined is absent or says neither", "warns"),
+    "body-part-unknown": ("BodyPartExamined is absent, or not clearly the chest alone", "warns"),
     "view-lateral": ("ViewPosition or PatientOrientation says lateral", "refuses"),
-    "view-other": ("ViewPosition is oblique or decubitus", "refuses"),
+    "view-other": ("ViewPosition is oblique, decubitus or lordotic", "refuses"),
     "view-unknown": ("ViewPosition is absent or none of these", "warns"),
     "age-under-18": ("the patient is a child: few training films show one", "warns"),
     "for-processing": ("the detector's raw values, not made to be looked at", "refuses"),
@@ -31,10 +31,10 @@ NOTICES: Final[dict[str, tuple[str, Outcome]]] = {
     # what the model was trained on
     "inverted": ("a negative of the training films: lungs bright", "refuses"),
     "rotated": ("turned by 90, 180 or 270 degrees", "refuses"),
-    "unlike-chest": ("looks unlike the training films", "refuses or warns"),
-    "far-from-training": ("is far from the training films to the network", "refuses or warns"),
+    "unlike-chest": ("looks like a part of a film, or something else", "refuses or warns"),
+    "far-from-training": ("is to the network far from the films it knows", "refuses or warns"),
     # the model itself
-    "gate-not-fitted": ("the bundle has no gate: the four checks before are left out", "warns"),
+    "gate-not-fitted": ("no gate, or an earlier kind: the four before are left out", "warns"),
     "trained-on-synthetic": ("the model has seen phantoms alone", "warns"),
     "not-calibrated": ("findings whose probability is not calibrated", "warns"),
 }

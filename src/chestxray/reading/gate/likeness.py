@@ -1,8 +1,8 @@
 """Whether a film is like those that the model was trained on, by what is fitted in its bundle.
 
-A film that fits the template clearly better after a turn or as a negative, and then well, is
-rotated or inverted. Otherwise two witnesses speak: its look, and the network's features. Each warns
-beyond its limit; they refuse where both are beyond theirs or one is far beyond its own.
+Two witnesses speak: its look, and the network's features. A film whose look passes, and well, only
+when it is turned or made a positive is rotated or inverted. Otherwise each witness warns beyond its
+limit, and they refuse where both are beyond theirs or one is far beyond its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from chestxray.model.template import STATES
 from chestxray.notices import Notice
 from chestxray.reading.gate.codes import refusal, warning
 
-_CLEARLY: Final = (
-    0.75  # of the misfit as it lies: two of 1,136 upright films fit turned a bit better
-)
-_FAR: Final = 1.5  # times the limit
+_WELL: Final = 0.85  # times the limit: between it and the limit lie many righted corners of films
+# Code, the multiple of the limit beyond which it refuses alone, and what it says. Another exposure
+# moves the features of a good film more than its look.
 _WITNESSES: Final = (
-    ("unlike-chest", "looks unlike the frontal chest radiographs of training"),
-    ("far-from-training", "is to the network far from all radiographs of training"),
+    ("unlike-chest", 1.25, "looks unlike a whole frontal chest radiograph of the kind trained on"),
+    ("far-from-training", 1.5, "is to the network far from all films that it was validated on"),
 )
 
 
@@ -41,33 +40,26 @@ def judge(
         features: float32 [B, C], pooled.
     """
     limits = familiarity.limits
-    misfits = familiarity.template.misfits(images)
-    states = np.where(misfits.min(axis=1) < _CLEARLY * misfits[:, 0], misfits.argmin(axis=1), 0)
-    looks = familiarity.template.distance(images) / limits.look
-    strange = familiarity.feature_distance(features) / limits.features
-    return [
-        _placed(familiarity, image, state) or tuple(_unlike(float(look), float(far)))
-        for image, state, look, far in zip(images, states.tolist(), looks, strange, strict=True)
-    ]
+    looks = familiarity.template.strangeness(images) / limits.look
+    far = familiarity.feature_distance(features) / limits.features
+    return [tuple(_of_film(*ratios)) for ratios in zip(looks.tolist(), far.tolist(), strict=True)]
 
 
-def _placed(
-    familiarity: Familiarity, image: npt.NDArray[np.uint8], state: int
-) -> tuple[Notice, ...]:
-    """Say whether the film is turned or a negative: nothing where it would then fit no better."""
-    degrees, negative = STATES[state]
-    righted = np.rot90(image, -(degrees // 90))
-    righted = 255 - righted if negative else righted
-    distance = float(familiarity.template.distance(np.ascontiguousarray(righted)[None])[0])
-    if state == 0 or distance > familiarity.limits.look:
-        return ()
-    return tuple(_state(degrees, negative))
+def _of_film(looks: list[float], far: float) -> Iterator[Notice]:
+    """Judge by multiples of the limits: of the look in each of `STATES`, and of the features."""
+    as_it_lies, best = looks[0], min(looks)
+    if as_it_lies > 1 and best < _WELL:
+        yield from _placed(*STATES[looks.index(best)], as_it_lies=as_it_lies, righted=best)
+    else:
+        yield from _unlike(as_it_lies, far)
 
 
-def _state(degrees: int, negative: bool) -> Iterator[Notice]:
+def _placed(degrees: int, negative: bool, **ratios: float) -> Iterator[Notice]:
     if negative:
         yield refusal(
-            "inverted", "the film is a negative, with bright lungs: invert it and send it again"
+            "inverted",
+            "the film is a negative, with bright lungs: invert it and send it again",
+            **ratios,
         )
     if degrees:
         clockwise = (360 - degrees) % 360
@@ -76,13 +68,14 @@ def _state(degrees: int, negative: bool) -> Iterator[Notice]:
             f"the film lies turned by {clockwise} degrees clockwise: turn it upright and send it "
             f"again",
             degrees=float(clockwise),
+            **ratios,
         )
 
 
 def _unlike(*ratios: float) -> Iterator[Notice]:
-    beyond = [ratio > 1 for ratio in ratios]
-    for (code, words), ratio in zip(_WITNESSES, ratios, strict=True):
+    all_beyond = min(ratios) > 1
+    for (code, far, words), ratio in zip(_WITNESSES, ratios, strict=True):
         if ratio > 1:
-            make = refusal if all(beyond) or ratio > _FAR else warning
+            make = refusal if all_beyond or ratio > far else warning
             sentence = f"the film {words}: {ratio:.3g} times the distance that passes"
             yield make(code, sentence, ratio=ratio)

@@ -23,6 +23,7 @@ from chestxray.serving.gateway.destinations import (
     Destination,
     Port,
     Rule,
+    ServiceURL,
     StoreSCP,
     Stow,
 )
@@ -57,15 +58,17 @@ class Poll(BaseModel):
         url: of the DICOMweb service, without `/studies`.
         seconds: between two questions.
         since: first study date to ask for; today where none is given.
+        days: how late after its date a study may come and is seen: each question looks back so far.
         modalities: of the images to fetch.
         headers: sent with each request, such as a token.
     """
 
     model_config = STRICT
 
-    url: str = Field(pattern=r"^https?://")
+    url: ServiceURL
     seconds: float = Field(default=30, gt=0)
     since: dt.date | None = None
+    days: int = Field(default=3, ge=1)
     modalities: list[Literal["CR", "DX"]] = Field(default=["CR", "DX"], min_length=1)
     headers: dict[str, str] = {}
 
@@ -102,6 +105,15 @@ class Storage(BaseModel):
     keep_days: float = Field(default=7, ge=0)
     spare_mib: int = Field(default=2048, ge=0)
     free_mib: int = Field(default=1024, ge=0)
+
+    @model_validator(mode="after")
+    def _makes_room_first(self) -> Self:
+        if self.spare_mib < self.free_mib:
+            raise ValueError(
+                f"spare_mib = {self.spare_mib} must not be less than free_mib = {self.free_mib}, "
+                "or images are refused while nothing makes room"
+            )
+        return self
 
 
 class Metrics(BaseModel):
@@ -146,6 +158,9 @@ class Config(BaseModel):
         names = [destination.name for destination in self.destinations]
         if len(set(names)) < len(names):
             raise ValueError(f"destinations must have different names, these are {names}")
+        urls = [source.url.rstrip("/") for source in self.poll]
+        if len(set(urls)) < len(urls):
+            raise ValueError("poll must have different urls: one source has one position")
         return self
 
 

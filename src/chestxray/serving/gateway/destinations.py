@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from chestxray.findings import FINDINGS
 
@@ -14,7 +21,19 @@ AETitle = Annotated[str, StringConstraints(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}
 Port = Annotated[int, Field(ge=1, le=65535)]
 Kind = Literal["sr", "sc", "regions"]
 
-STRICT: Final = ConfigDict(extra="forbid", frozen=True)
+STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without_secret(url: str) -> str:
+    if "@" in url:
+        raise ValueError("no name and password here, where logs show them: use `headers`")
+    return url
+
+
+# Of a DICOMweb service, without `/studies`. It stands in logs and in the audit record.
+ServiceURL = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^?#]+$"), AfterValidator(_without_secret)
+]
 
 
 class TLS(BaseModel):
@@ -71,7 +90,7 @@ class _Destination(BaseModel):
         rules: one of these must hold; everything is sent where there are none.
         attempts: that it may turn a result down before the delivery is given up as dead. While it
             cannot be reached at all, nothing is counted: results wait.
-        lease: seconds a sender may hold a delivery before it is taken up again.
+        lease: seconds that a delivery may take; then its sender is ended, and the next one tries.
     """
 
     model_config = STRICT
@@ -102,7 +121,7 @@ class Stow(_Destination):
     """
 
     kind: Literal["stow"]
-    url: str = Field(pattern=r"^https?://")
+    url: ServiceURL
     headers: dict[str, str] = {}
 
 

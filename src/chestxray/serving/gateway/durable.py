@@ -1,16 +1,20 @@
 """Files that are on the disk when the function returns, or not there at all.
 
-`chestxray.artifacts` writes for stages that meet in files; this is for processes that are many and
-start often, and loads no tables library.
+`chestxray.artifacts` writes for stages that meet in files, one of which writes a file at a time;
+here several processes may write the same file at once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
+
+from chestxray.artifacts import sync_folder
+from chestxray.errors import ConfigError
 
 PART: Final = ".part"  # ends the name of a file that is being written
 
@@ -46,13 +50,21 @@ def write_once(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed or made inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def hold(folder: Path) -> IO[str]:
+    """Hold a folder for us alone, until the file that is given is closed or this process ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    file = (folder / "lock").open("w", encoding="utf-8")
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigError(
+            f"state: a gateway runs on {folder} already: end it first, or give this one another"
+        ) from error
+    return file
 
 
 def free_mib(folder: Path) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import start_http_server
 from prometheus_client.core import REGISTRY, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chestxray.serving.gateway import durable, survey
-from chestxray.serving.gateway.config import Config, Metrics, Storage
+from chestxray.serving.gateway.config import Metrics, Storage
 from chestxray.serving.gateway.store import Store
 
 _SECONDS_BETWEEN: Final = 60.0
@@ -23,17 +25,34 @@ _HOUR: Final = 3600.0
 _log = logging.getLogger(__name__)
 
 
-def keep_house(config: Config, stop: threading.Event) -> None:
-    """Remove files that have served now and then, until told to stop."""
-    store = Store(config.state)
-    try:
+class House:
+    """Keeps house beside the receiver.
+
+    Args:
+        storage: what stays, and how long.
+        store: of its own.
+    """
+
+    def __init__(self, storage: Storage, store: Store) -> None:
+        self._storage = storage
+        self._store = store
+
+    def run(self, stop: threading.Event) -> None:
+        """Remove files that have served now and then, until told to stop."""
         while not stop.is_set():
-            removed = tidy(config.storage, store)
+            self.keep_once()
+            stop.wait(_SECONDS_BETWEEN)
+        self._store.close()
+
+    def keep_once(self) -> None:
+        """Remove files that have served; what goes wrong may go better the next time."""
+        try:
+            removed = tidy(self._storage, self._store)
+        except (OSError, sqlite3.Error) as error:
+            _log.error("files could not be removed: %s", error, extra={"event": "house-failed"})
+        else:
             if removed:
                 _log.info("files of %d images removed", removed, extra={"event": "removed"})
-            stop.wait(_SECONDS_BETWEEN)
-    finally:
-        store.close()
 
 
 def tidy(storage: Storage, store: Store) -> int:
@@ -47,7 +66,7 @@ def tidy(storage: Storage, store: Store) -> int:
     for uid in old:
         _remove(store, uid)
     removed = len(old)
-    for uid in survey.served(store.db, time.time()):
+    for uid in survey.served(store.db, math.inf):  # whatever the clock said when they had served
         if durable.free_mib(store.images) >= storage.spare_mib:
             break
         _remove(store, uid)
@@ -93,16 +112,30 @@ class Figures(Collector):
         store = Store(self._state)
         try:
             counts, oldest = survey.counts(store.db), survey.oldest(store.db)
-            free = durable.free_mib(store.images)
+            asked, free = survey.asked(store.db), durable.free_mib(store.images)
         finally:
             store.close()
+        tasks = {
+            (queue, state): count
+            for queue, states in counts.items()
+            for state, count in states.items()
+        }
         what = "Images to read and results to send, by state."
-        figure = GaugeMetricFamily("chestxray_gateway_tasks", what, labels=["queue", "state"])
-        for queue, states in counts.items():
-            for state, count in states.items():
-                figure.add_metric([queue, state], count)
-        yield figure
-        what = "Age of the oldest image that waits to be read."
-        yield GaugeMetricFamily("chestxray_gateway_oldest_seconds", what, value=oldest)
+        yield _gauge("chestxray_gateway_tasks", what, ["queue", "state"], tasks)
+        what = "Age of the oldest image that waits to be read, or whose results wait to be sent."
+        ages = {(queue,): age for queue, age in oldest.items()}
+        yield _gauge("chestxray_gateway_oldest_seconds", what, ["queue"], ages)
+        what = "Time since all that a polled source has was taken in."
+        polled = {(source,): seconds for source, seconds in asked.items()}
+        yield _gauge("chestxray_gateway_polled_seconds", what, ["source"], polled)
         what = "Free space of the disk."
-        yield GaugeMetricFamily("chestxray_gateway_free_mebibytes", what, value=free)
+        yield _gauge("chestxray_gateway_free_mebibytes", what, [], {(): free})
+
+
+def _gauge(
+    name: str, what: str, labels: list[str], values: Mapping[Any, float]
+) -> GaugeMetricFamily:
+    figure = GaugeMetricFamily(name, what, labels=labels)
+    for key, value in values.items():
+        figure.add_metric(key, value)
+    return figure

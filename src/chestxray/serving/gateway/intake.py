@@ -57,7 +57,10 @@ class Intake:
             return self._store.known(uid)
 
     def take(self, uid: str, content: bytes, source: str, modality: str) -> bool:
-        """Make an image durable and enter it; False when it was received before.
+        """Make an image durable and enter it; False when it is known.
+
+        One that was given up as dead is known by its bytes alone: sent again with others, after a
+        broken transfer, it is taken in the place of the first.
 
         Args:
             uid: SOP instance UID.
@@ -70,15 +73,16 @@ class Intake:
             OSError: the disk is full or fails.
             sqlite3.Error: the same, when the row was to be written.
         """
+        image = Image(uid, hashlib.sha256(content).hexdigest(), source, modality)
         with self._lock:
-            if self._store.known(uid):
+            if self._store.known(uid) and not self._replaces(image):
                 return False
             free = durable.free_mib(self._store.images)
             if free < self._storage.free_mib:
                 least = self._storage.free_mib
                 raise OutOfSpaceError(f"{free} MiB are free, less than free_mib = {least}")
             durable.write(self._store.image_file(uid), content)
-            self._store.add(Image(uid, hashlib.sha256(content).hexdigest(), source, modality))
+            self._store.add(image)
         return True
 
     def take_up(self) -> int:
@@ -88,6 +92,11 @@ class Intake:
             for path in found:
                 self._store.add(_found(path))
         return len(found)
+
+    def _replaces(self, image: Image) -> bool:
+        return self._store.gave_up(image.uid) and (
+            self._store.image(image.uid).sha256 != image.sha256
+        )
 
 
 def is_uid(text: str) -> bool:

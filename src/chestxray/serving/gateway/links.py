@@ -2,7 +2,8 @@
 
 A result is delivered when the destination has said so: status 0000, or a warning (Bxxx), which has
 stored it too (PS3.4 table B.2-1); or its UID in ReferencedSOPSequence and nothing in
-FailedSOPSequence (PS3.18 section 10.5.3). It is sent as the bytes that lie in the outbox.
+FailedSOPSequence (PS3.18 section 10.5.3). Or when it says that it has it already (0111), since a
+sender may be killed before it notes a success. It is sent as the bytes that lie in the outbox.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from chestxray.serving.gateway.receive import RESULTS
 from chestxray.serving.gateway.transport import client_context
 
 _SECONDS: Final = 30.0
-_CLOSED: Final = frozenset({401, 403, 429, 502, 503, 504})  # says nothing about the result
+_CLOSED: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # says nothing about the result
+_DUPLICATE: Final = 0x0111
+_OUT_OF_RESOURCES: Final = 0xA700
 
 
 class NotDeliveredError(ChestXrayError):
@@ -77,9 +80,10 @@ class StoreLink:
         if "Status" not in status:
             self.rest()
             raise NotDeliveredError("the connection was lost before an answer came")
-        if status.Status != 0x0000 and status.Status & 0xF000 != 0xB000:
+        code = status.Status
+        if code not in (0x0000, _DUPLICATE) and code & 0xF000 != 0xB000:
             # Its error comment is not repeated: it may name the patient.
-            raise NotDeliveredError(f"C-STORE was answered with status {status.Status:04X}")
+            raise _refusal(code, f"C-STORE was answered with status {code:04X}")
 
     def rest(self) -> None:
         """Release the association."""
@@ -94,7 +98,10 @@ class StoreLink:
     def _associated(self) -> Association:
         if self._association is None or not self._association.is_established:
             to = self._to
-            tls = (client_context(to.tls), to.host) if to.tls else None
+            try:
+                tls = (client_context(to.tls), to.host) if to.tls else None
+            except OSError as error:  # they are being renewed, perhaps
+                raise UnreachableError(f"the TLS files cannot be used: {error}") from error
             found = self._ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
             if not found.is_established:
                 why = "was rejected" if found.is_rejected else "could not be opened"
@@ -144,12 +151,19 @@ def _check_stored(answer: httpx.Response, uid: str) -> None:
         stored = {
             str(item.ReferencedSOPInstanceUID) for item in said.get("ReferencedSOPSequence", [])
         }
-        failed = [item.get("FailureReason", 0) for item in said.get("FailedSOPSequence", [])]
+        failed = [int(item.get("FailureReason", 0)) for item in said.get("FailedSOPSequence", [])]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         why = f"the server answered {answer.status_code} and no DICOM JSON"
         raise NotDeliveredError(why) from error
-    if failed or uid not in stored:
-        reasons = ", ".join(f"{reason:04X}" for reason in failed) or "none given"
-        raise NotDeliveredError(
-            f"the server answered {answer.status_code} and did not store it, reason {reasons}"
-        )
+    known = _DUPLICATE in failed
+    others = [code for code in failed if code != _DUPLICATE]
+    if others or not (known or uid in stored):
+        reasons = ", ".join(f"{code:04X}" for code in others) or "none given"
+        why = f"the server answered {answer.status_code} and did not store it, reason {reasons}"
+        raise _refusal(others[0] if others else 0, why)
+
+
+def _refusal(code: int, why: str) -> NotDeliveredError:
+    """Tell one that has no room for any result from one that does not want this one."""
+    kind = UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else NotDeliveredError
+    return kind(why)

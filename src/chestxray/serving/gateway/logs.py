@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 import warnings
 from typing import Final
 
@@ -30,6 +31,12 @@ class JSONLines(logging.Formatter):
         }
         line |= {key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None}
         return json.dumps(line, ensure_ascii=False)
+
+
+def place(error: BaseException) -> str:
+    """Say what failed and where; not the message, in which a decoder may quote the file."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {frame.filename}:{frame.lineno} in {frame.name}"
 
 
 def set_up() -> None:

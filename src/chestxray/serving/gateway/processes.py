@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from chestxray.serving.gateway import logs
@@ -29,26 +30,41 @@ def identity(bundle: Path) -> str:
     return bundles.load(bundle).identity
 
 
-def receiving(config: Config) -> None:
+def begin(run: Callable[..., None], *arguments: object) -> None:
+    """Run one of the functions below in this process, with an event that SIGTERM sets."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the supervisor
+    logs.set_up()
+    _log.info("started", extra={"event": "started"})
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+    with _Vital():
+        run(stop, *arguments)
+
+
+def receiving(stop: threading.Event, config: Config) -> None:
     """Run the receiver, its pollers and the housekeeping."""
-    from chestxray.serving.gateway.housekeeping import keep_house, serve_metrics
+    from chestxray.serving.gateway import housekeeping
     from chestxray.serving.gateway.intake import Intake
     from chestxray.serving.gateway.poll import Poller
     from chestxray.serving.gateway.receive import Receiver
     from chestxray.serving.gateway.store import Store
 
-    stop = _begin()
     intake = Intake(Store(config.state), config.storage)
+    house = housekeeping.House(config.storage, Store(config.state))
+    house.keep_once()  # on a full disk it makes room for the rows of what is taken up
     found = intake.take_up()
     if found:
         _log.warning("%d images had no row", found, extra={"event": "taken-up"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
     if config.metrics is not None:
-        serve_metrics(config.metrics, config.state)
+        housekeeping.serve_metrics(config.metrics, config.state)
     pollers = [Poller(source, intake, Store(config.state)) for source in config.poll]
-    threads = [threading.Thread(target=keep_house, args=(config, stop))]
-    threads += [threading.Thread(target=poller.run, args=(stop,)) for poller in pollers]
+    runs = [house.run, *(poller.run for poller in pollers)]
+    threads = [threading.Thread(target=_live, args=(run, stop)) for run in runs]
     for thread in threads:
         thread.start()
     stop.wait()
@@ -57,34 +73,68 @@ def receiving(config: Config) -> None:
         thread.join()
 
 
-def working(config: Config, bundle: Path, number: int) -> None:
+def working(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
     """Run worker number 0, 1, …, on its share of the cores."""
-    stop = _begin()
+    from chestxray.serving.gateway.store import READ
+
+    name = f"worker-{number}"
+    _free(config, READ, name)
     _take_share(number, config.read.workers)
-    from chestxray import load
-    from chestxray.serving.gateway.work import work
+    with _nothing_held():
+        from chestxray import load
+        from chestxray.serving.gateway.work import work
 
-    work(config, load(bundle), stop)
+        reader = load(bundle)
+    work(config, reader, stop, name)
 
 
-def sending(config: Config, to: Destination) -> None:
+def sending(stop: threading.Event, config: Config, to: Destination) -> None:
     """Run the sender of a destination."""
+    from chestxray.serving.gateway import store
     from chestxray.serving.gateway.send import send
 
-    send(config, to, _begin())
+    _free(config, store.sending(to.name), to.name)
+    send(config, to, stop)
 
 
-def _begin() -> threading.Event:
-    """Give the event that SIGTERM sets; SIGINT is for the supervisor."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logs.set_up()
-    _log.info("started", extra={"event": "started"})
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
-    return stop
+@contextmanager
+def _nothing_held() -> Iterator[None]:
+    """Let SIGTERM end this process at once: loading a model may take longer than one waits."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def _free(config: Config, queue: str, name: str) -> None:
+    """Free what our predecessor held when it died, before its lease runs out."""
+    from chestxray.serving.gateway.store import Store
+
+    store = Store(config.state)
+    freed = store.release(queue, name, died=True)
+    store.close()
+    if freed:
+        _log.warning("%d tasks freed", freed, extra={"event": "freed"})
+
+
+class _Vital:
+    """What is raised inside ends the process, whatever threads it has; another takes over.
+
+    It is told by its place alone: a message may quote the file or the answer that it is about.
+    """
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End the process where something was raised."""
+        if error is not None:
+            _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
+            os._exit(1)
+
+
+def _live(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    with _Vital():
+        run(stop)
 
 
 def _end_with(ended: Callable[[], None]) -> None:

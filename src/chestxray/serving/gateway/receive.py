@@ -4,6 +4,7 @@
 |----------------------------------------------|------------------------------------------------|
 | a radiograph, on the disk and in the queue   | 0000 success                                   |
 | one that was received before                 | 0000 success, nothing else happens             |
+| the same, where that one could not be read   | 0000 success; other bytes replace the first    |
 | a result of this gateway, coming back        | 0000 success, ignored                          |
 | another secondary capture or report          | 0122 SOP class not supported                   |
 | an instance UID that is no UID               | 0117 invalid SOP instance                      |
@@ -93,6 +94,8 @@ class Receiver:
         try:
             if sop_class in RESULTS:
                 return self._returned(about)
+            if sop_class not in RADIOGRAPHS:  # another than its presentation context says
+                return UNSUPPORTED_CLASS
             new = self._intake.take(uid, _file(event), source, RADIOGRAPHS[sop_class])
         except (OSError, sqlite3.Error, OutOfSpaceError) as error:
             _log.error("image turned down: %s", error, extra={"event": "turned-down", **about})

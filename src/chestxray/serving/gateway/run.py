@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from chestxray.errors import ConfigError
-from chestxray.serving.gateway import processes, transport
+from chestxray.serving.gateway import durable, letters, processes, transport
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.destinations import StoreSCP
-from chestxray.serving.gateway.store import Store
+from chestxray.serving.gateway.store import READ, Store, sending
 
 _PATIENCE: Final = 60.0
 _YOUNG_SECONDS: Final = 5.0
@@ -68,6 +68,18 @@ def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
         raise ConfigError(f"{what}: {error}") from error
 
 
+def _give_up_strangers(config: Config) -> None:
+    """Show what waits for a destination that is no longer configured: nobody would send it."""
+    store = Store(config.state)
+    try:
+        queues = {READ, *(sending(to.name) for to in config.destinations)}
+        found = letters.give_up_strangers(store.db, queues)
+    finally:
+        store.close()
+    if found:
+        _log.error("%d deliveries have no destination any more", found, extra={"event": "dead"})
+
+
 @dataclass
 class Job:
     """One process of the gateway and how it does.
@@ -88,9 +100,15 @@ class Job:
 
 
 class Gateway:
-    """All processes; `run` returns when it was told to stop."""
+    """All processes; `run` returns when it was told to stop.
+
+    Raises:
+        ConfigError: another gateway runs on the same state.
+    """
 
     def __init__(self, config: Config, bundle: Path) -> None:
+        self._lock = durable.hold(config.state)
+        _give_up_strangers(config)
         self._context: SpawnContext = multiprocessing.get_context("spawn")
         self._stop = threading.Event()
         self._jobs = [
@@ -128,7 +146,10 @@ class Gateway:
             job.process = None
         if now >= job.due:
             job.process = self._context.Process(
-                target=job.target, args=job.arguments, name=job.name, daemon=True
+                target=processes.begin,
+                args=(job.target, *job.arguments),
+                name=job.name,
+                daemon=True,
             )
             job.process.start()
             job.started = now
@@ -144,3 +165,4 @@ class Gateway:
             if process.is_alive():
                 _log.error("%s did not stop", process.name, extra={"event": "process-killed"})
                 process.kill()
+        self._lock.close()

@@ -7,6 +7,7 @@ at all, results wait, nothing is counted, and it is asked ever more rarely.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from typing import Final
 
@@ -22,6 +23,7 @@ from chestxray.serving.gateway.links import (
 )
 from chestxray.serving.gateway.store import Store, sending
 from chestxray.serving.gateway.tasks import Task
+from chestxray.serving.gateway.watchdog import within
 
 _IDLE_SECONDS: Final = 0.2
 _LONGEST_SILENCE: Final = 60.0
@@ -32,21 +34,35 @@ def send(config: Config, to: Destination, stop: threading.Event) -> None:
     """Bring results to a destination until told to stop; the one in hand is finished first."""
     store = Store(config.state)
     link = StowLink(to) if isinstance(to, Stow) else StoreLink(to, config.receive.ae_title)
-    silences = 0
+    silences, failed = 0, False
     try:
         while not stop.is_set():
-            task = store.claim(sending(to.name), to.lease, to.attempts)
-            if task is None:
+            try:
+                if failed:
+                    store.release(sending(to.name), to.name, died=False)
+                    failed = False
+                reached = _send_once(to, link, store)
+            except sqlite3.OperationalError as error:  # a full disk
+                failed, reached = True, False
+                _log.error("the queue cannot be written: %s", error, extra={"event": "waits"})
+            if reached is None:
                 link.rest()
                 stop.wait(_IDLE_SECONDS)
-            elif deliver(task, link, store, to):
-                silences = 0
-            else:
-                silences += 1
-                stop.wait(min(_LONGEST_SILENCE, tasks.wait(silences)))
+                continue
+            silences = 0 if reached else silences + 1
+            stop.wait(min(_LONGEST_SILENCE, tasks.wait(silences)) if silences else 0)
     finally:
         link.close()
         store.close()
+
+
+def _send_once(to: Destination, link: Link, store: Store) -> bool | None:
+    """Send one result, where one is due; whether the destination was reached, None without one."""
+    task = store.claim(sending(to.name), to.lease, to.attempts, to.name)
+    if task is None:
+        return None
+    with within(to.lease):
+        return deliver(task, link, store, to)
 
 
 def deliver(task: Task, link: Link, store: Store, to: Destination) -> bool:

@@ -1,6 +1,7 @@
 """What the gateway holds: images, their results, and where each of them stands.
 
     state/
+      lock              held by the gateway that runs on it
       queue.sqlite      images, results, tasks, positions of sources, audit record
       images/           <SOP instance UID>.dcm as received
       outbox/           <SOP instance UID>.dcm as sent, bytes written once
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chestxray.serving.gateway import audit, durable, tasks
+from chestxray.artifacts import sync_folder
+from chestxray.serving.gateway import audit, tasks
 from chestxray.serving.gateway.database import connect, transaction
 from chestxray.serving.gateway.tasks import Task
 
@@ -69,11 +71,13 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.images = folder / "images"
         self.outbox = folder / "outbox"
+        new = not folder.exists()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # patients' images: ours alone
         for made in (self.images, self.outbox):
             made.mkdir(exist_ok=True)
         self.db = connect(folder / "queue.sqlite")
-        durable.sync_folder(folder)
+        for made in (folder, folder.parent) if new else (folder,):
+            sync_folder(made)
 
     def close(self) -> None:
         """Close the database."""
@@ -88,8 +92,11 @@ class Store:
         return self.outbox / f"{uid}.dcm"
 
     def add(self, image: Image) -> None:
-        """Enter and queue an image that is not known, and whose file is durable."""
+        """Enter and queue an image whose file is durable, in the place of one that was given up."""
         with transaction(self.db):
+            if self.gave_up(image.uid):
+                tasks.remove(self.db, READ, image.uid)
+                self.db.execute("DELETE FROM images WHERE uid = ?", (image.uid,))
             self.db.execute(
                 "INSERT INTO images (uid, sha256, source, modality, received) "
                 "VALUES (?, ?, ?, ?, ?)",
@@ -107,6 +114,14 @@ class Store:
         )
         return found.fetchone() is not None
 
+    def gave_up(self, uid: str) -> bool:
+        """Tell whether an image was entered and could not be read."""
+        found = self.db.execute(
+            "SELECT 1 FROM tasks WHERE queue = ? AND item = ? AND state IN ('dead', 'discarded')",
+            (READ, uid),
+        )
+        return found.fetchone() is not None
+
     def image(self, uid: str) -> Image:
         """Give an image that is known."""
         row = self.db.execute("SELECT * FROM images WHERE uid = ?", (uid,)).fetchone()
@@ -118,9 +133,14 @@ class Store:
             if not self.known(path.stem):
                 yield path
 
-    def claim(self, queue: str, lease: float, most: int) -> Task | None:
+    def claim(self, queue: str, lease: float, most: int, holder: str = "") -> Task | None:
         """Take a task; see `tasks.claim`."""
-        return tasks.claim(self.db, queue, lease, most)
+        return tasks.claim(self.db, queue, lease, most, holder)
+
+    def release(self, queue: str, holder: str, *, died: bool) -> int:
+        """Free what a holder held; see `tasks.release`."""
+        with transaction(self.db):
+            return tasks.release(self.db, queue, holder, died=died)
 
     def fail(self, task: Task, reason: str, most: int) -> bool:
         """Try a task again later or give it up; see `tasks.fail`."""
@@ -131,11 +151,6 @@ class Store:
         """Try a task again later, without counting; see `tasks.give_back`."""
         with transaction(self.db):
             tasks.give_back(self.db, task, reason, seconds)
-
-    def retry(self) -> int:
-        """Queue all again that was given up; how much it was."""
-        with transaction(self.db):
-            return tasks.retry(self.db)
 
     def finish_reading(
         self, task: Task, model: str, results: Sequence[Result], refusal: str = ""
@@ -169,20 +184,6 @@ class Store:
         with transaction(self.db):
             if tasks.finish(self.db, task):
                 audit.append(self.db, "sent", {"queue": task.queue, "item": task.item})
-
-    def position(self, source: str) -> str:
-        """Give how far a polled source was read; empty at the start."""
-        row = self.db.execute("SELECT position FROM positions WHERE source = ?", (source,))
-        found = row.fetchone()
-        return "" if found is None else str(found["position"])
-
-    def set_position(self, source: str, position: str) -> None:
-        """Save how far a polled source was read."""
-        self.db.execute(
-            "INSERT INTO positions VALUES (?, ?) "
-            "ON CONFLICT (source) DO UPDATE SET position = excluded.position",
-            (source, position),
-        )
 
     def _audit_reading(
         self, task: Task, model: str, results: Sequence[Result], refusal: str

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chestxray.serving.gateway.store import READ
 
-STATES: Final = ("queued", "done", "dead")
+STATES: Final = ("queued", "done", "dead", "discarded")
 
 
 def counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
@@ -19,14 +19,23 @@ def counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     return counted
 
 
-def oldest(db: sqlite3.Connection) -> float:
-    """Give the age in seconds of the oldest image that waits to be read; 0 when none does."""
-    row = db.execute(
-        "SELECT min(received) AS first FROM images JOIN tasks ON item = uid AND queue = ? "
-        "WHERE state = 'queued'",
-        (READ,),
-    ).fetchone()
-    return 0.0 if row["first"] is None else max(0.0, time.time() - row["first"])
+def oldest(db: sqlite3.Connection) -> dict[str, float]:
+    """Give the age in seconds of the oldest image that waits in each queue; 0 when none does."""
+    ages = dict.fromkeys(counts(db), 0.0)
+    for row in db.execute(
+        "SELECT queue, min(received) AS first FROM tasks "
+        "LEFT JOIN results ON results.uid = item "
+        "JOIN images ON images.uid = coalesce(results.image, item) "
+        "WHERE state = 'queued' GROUP BY queue"
+    ):
+        ages[row["queue"]] = max(0.0, time.time() - row["first"])
+    return ages
+
+
+def asked(db: sqlite3.Connection) -> dict[str, float]:
+    """Give the seconds since all was taken in from each polled source."""
+    rows = db.execute("SELECT source, asked FROM positions")
+    return {row["source"]: max(0.0, time.time() - row["asked"]) for row in rows}
 
 
 def troubled(db: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -38,25 +47,19 @@ def troubled(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def dead(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """List what was given up, with the reason."""
-    rows = db.execute(
-        "SELECT queue, item, attempts, reason FROM tasks WHERE state = 'dead' ORDER BY finished"
-    )
-    return [dict(row) for row in rows]
-
-
 def served(db: sqlite3.Connection, before: float) -> list[str]:
     """List images whose files may go, the longest served first.
 
-    Those that were read, and all of whose results were sent, before a time (seconds since 1970).
+    Those that were read, and all of whose results were sent, before a time (seconds since 1970);
+    or discarded.
     """
     rows = db.execute(
-        "SELECT uid FROM images JOIN tasks ON item = uid AND queue = ? "
-        "WHERE NOT removed AND state = 'done' AND finished < ? AND NOT EXISTS ("
+        "SELECT uid FROM images CROSS JOIN tasks ON item = uid AND queue = ? "  # few are here
+        "WHERE NOT removed AND state IN ('done', 'discarded') AND finished < ? AND NOT EXISTS ("
         "  SELECT 1 FROM results JOIN tasks AS sending ON sending.item = results.uid"
         "  WHERE results.image = images.uid"
-        "  AND (sending.state != 'done' OR sending.finished >= ?)) ORDER BY finished",
+        "  AND (sending.state NOT IN ('done', 'discarded') OR sending.finished >= ?)) "
+        "ORDER BY finished",
         (READ, before, before),
     )
     return [row["uid"] for row in rows]

@@ -1,8 +1,9 @@
 """Queues of tasks, each claimed with a lease, so that whoever works on one may be killed.
 
-A task is `queued` until it is `done`, or given up as `dead`. Whoever claims it holds it until its
-lease runs out; then it is claimed again, and one that ends its worker every time is given up after
-some attempts. All functions but `claim` run inside the caller's transaction.
+A task is `queued` until it is `done`, or given up as `dead` (`letters.py`). Whoever claims it holds
+it until its lease runs out, or its successor says that it is gone; then it is claimed again, and
+one that ends its worker every time is given up after some attempts. All functions but `claim` run
+inside the caller's transaction.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from chestxray.serving.gateway.database import transaction
 WORKER_DIED: Final = "whoever worked on it died of it, or held it for longer than the lease"
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 600.0
+_SLACK: Final = 60.0
+_DUE: Final = (
+    "SELECT item, attempts FROM tasks WHERE queue = ? AND state = 'queued' "
+    "AND (due <= ? OR due > ?) ORDER BY due, rowid LIMIT 1"
+)
 
 
 @dataclass(frozen=True)
@@ -44,37 +50,51 @@ def add(db: sqlite3.Connection, queue: str, item: str) -> None:
     )
 
 
-def claim(db: sqlite3.Connection, queue: str, lease: float, most: int) -> Task | None:
+def remove(db: sqlite3.Connection, queue: str, item: str) -> None:
+    """Forget an item."""
+    db.execute("DELETE FROM tasks WHERE queue = ? AND item = ?", (queue, item))
+
+
+def claim(
+    db: sqlite3.Connection, queue: str, lease: float, most: int, holder: str = ""
+) -> Task | None:
     """Take the task that is due longest; None when none is due.
+
+    A task that is due later than any wait could make it was queued before the clock was set back:
+    it is due too.
 
     Args:
         db: the database.
         queue: name of the queue.
         lease: seconds after which another may take it.
         most: attempts after which a task whose lease ran out is dead.
+        holder: who takes it, for `release`.
     """
     now = time.time()
-    due = db.execute(
-        "SELECT 1 FROM tasks WHERE queue = ? AND state = 'queued' AND due <= ? LIMIT 1",
-        (queue, now),
-    )
-    if due.fetchone() is None:  # most often: nobody's write has to wait for this look
+    due = (queue, now, now + max(lease, _LONGEST_WAIT) + _SLACK)
+    if db.execute(_DUE, due).fetchone() is None:  # most often: no write has to wait for this look
         return None
     with transaction(db):
-        lapsed = db.execute(
-            "SELECT * FROM tasks WHERE queue = ? AND state = 'queued' AND due <= ? "
-            "AND attempts >= ?",
-            (queue, now, most),
-        )
-        for row in lapsed.fetchall():
-            _give_up(db, _task(row), WORKER_DIED)
-        found = db.execute(
-            "UPDATE tasks SET due = ?, attempts = attempts + 1, reason = '' WHERE rowid = ("
-            "SELECT rowid FROM tasks WHERE queue = ? AND state = 'queued' AND due <= ? "
-            "ORDER BY due, rowid LIMIT 1) RETURNING *",
-            (now + lease, queue, now),
-        ).fetchone()
-    return None if found is None else _task(found)
+        while (found := db.execute(_DUE, due).fetchone()) is not None:
+            if found["attempts"] < most:
+                db.execute(
+                    "UPDATE tasks SET due = ?, holder = ?, attempts = attempts + 1, reason = '' "
+                    "WHERE queue = ? AND item = ?",
+                    (now + lease, holder, queue, found["item"]),
+                )
+                return Task(queue, found["item"], found["attempts"] + 1)
+            give_up(db, Task(queue, found["item"], found["attempts"]), WORKER_DIED)
+    return None
+
+
+def release(db: sqlite3.Connection, queue: str, holder: str, *, died: bool) -> int:
+    """Free what a holder held; how much it was. The attempt counts where it died of it, perhaps."""
+    changed = db.execute(
+        "UPDATE tasks SET due = ?, holder = '', attempts = attempts - ? "
+        "WHERE queue = ? AND holder = ? AND state = 'queued'",
+        (time.time(), 0 if died else 1, queue, holder),
+    )
+    return changed.rowcount
 
 
 def finish(db: sqlite3.Connection, task: Task, reason: str = "") -> bool:
@@ -96,10 +116,10 @@ def fail(db: sqlite3.Connection, task: Task, reason: str, most: int) -> bool:
     if not _is_ours(db, task):
         return False
     if task.attempts >= most:
-        _give_up(db, task, reason)
+        give_up(db, task, reason)
         return True
     db.execute(
-        "UPDATE tasks SET due = ?, reason = ? WHERE queue = ? AND item = ?",
+        "UPDATE tasks SET due = ?, holder = '', reason = ? WHERE queue = ? AND item = ?",
         (time.time() + wait(task.attempts), reason, task.queue, task.item),
     )
     return False
@@ -109,22 +129,20 @@ def give_back(db: sqlite3.Connection, task: Task, reason: str, seconds: float) -
     """Put a task that we still hold back for some seconds and count no attempt."""
     if _is_ours(db, task):
         db.execute(
-            "UPDATE tasks SET due = ?, attempts = attempts - 1, reason = ? "
+            "UPDATE tasks SET due = ?, holder = '', attempts = attempts - 1, reason = ? "
             "WHERE queue = ? AND item = ?",
             (time.time() + seconds, reason, task.queue, task.item),
         )
 
 
-def retry(db: sqlite3.Connection) -> int:
-    """Queue everything again that was given up; how much it was."""
-    changed = db.execute(
-        "UPDATE tasks SET state = 'queued', due = ?, attempts = 0, reason = '', finished = NULL "
-        "WHERE state = 'dead'",
-        (time.time(),),
+def give_up(db: sqlite3.Connection, task: Task, reason: str) -> None:
+    """Make a dead letter of a task."""
+    db.execute(
+        "UPDATE tasks SET state = 'dead', reason = ?, finished = ? WHERE queue = ? AND item = ?",
+        (reason, time.time(), task.queue, task.item),
     )
-    if changed.rowcount:
-        audit.append(db, "retry", {"tasks": changed.rowcount})
-    return changed.rowcount
+    about = {"queue": task.queue, "item": task.item, "attempts": task.attempts, "reason": reason}
+    audit.append(db, "dead", about)
 
 
 def wait(attempts: int) -> float:
@@ -140,16 +158,3 @@ def _is_ours(db: sqlite3.Connection, task: Task) -> bool:
         (task.queue, task.item, task.attempts),
     )
     return found.fetchone() is not None
-
-
-def _give_up(db: sqlite3.Connection, task: Task, reason: str) -> None:
-    db.execute(
-        "UPDATE tasks SET state = 'dead', reason = ?, finished = ? WHERE queue = ? AND item = ?",
-        (reason, time.time(), task.queue, task.item),
-    )
-    about = {"queue": task.queue, "item": task.item, "attempts": task.attempts, "reason": reason}
-    audit.append(db, "dead", about)
-
-
-def _task(row: sqlite3.Row) -> Task:
-    return Task(row["queue"], row["item"], row["attempts"])

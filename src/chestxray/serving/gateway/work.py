@@ -6,44 +6,64 @@ same result objects (their UIDs are derived); those already in the outbox stay a
 
 from __future__ import annotations
 
-import faulthandler
 import hashlib
 import logging
 import sqlite3
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Final
 
 from chestxray.errors import ImageError, RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import durable, objects
+from chestxray.serving.gateway import durable, logs, objects
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.destinations import Destination, Rule
 from chestxray.serving.gateway.store import READ, Image, Result, Store
 from chestxray.serving.gateway.tasks import Task
+from chestxray.serving.gateway.watchdog import within
 
 _IDLE_SECONDS: Final = 0.1
 _PAUSE_SECONDS: Final = 30.0  # after trouble that is the machine's, not the image's
 _log = logging.getLogger(__name__)
 
 
-def work(config: Config, reader: Reader, stop: threading.Event) -> None:
-    """Read images until told to stop; the one in hand is finished first."""
+def work(config: Config, reader: Reader, stop: threading.Event, name: str) -> None:
+    """Read images until told to stop; the one in hand is finished first.
+
+    Args:
+        config: of the gateway.
+        reader: the model.
+        stop: set when it shall end.
+        name: of this worker, by which its successor frees what it held.
+    """
     store = Store(config.state)
+    failed = False
     try:
         while not stop.is_set():
-            task = store.claim(READ, config.read.lease, config.read.attempts)
-            if task is None:
-                stop.wait(_IDLE_SECONDS)
-                continue
-            # A decoder that hangs ends this process when its lease does; another takes it up.
-            faulthandler.dump_traceback_later(config.read.lease, exit=True)
-            handle(task, config, reader, store)
-            faulthandler.cancel_dump_traceback_later()
+            try:
+                if failed:
+                    store.release(READ, name, died=False)
+                    failed = False
+                busy = _work_once(config, reader, store, name)
+            except sqlite3.OperationalError as error:  # a full disk, which keeps no row either
+                failed = True
+                _log.error("the queue cannot be written: %s", error, extra={"event": "waits"})
+                stop.wait(_PAUSE_SECONDS)
+            else:
+                stop.wait(0 if busy else _IDLE_SECONDS)
     finally:
         store.close()
+
+
+def _work_once(config: Config, reader: Reader, store: Store, name: str) -> bool:
+    """Read one image, where one is due; whether one was."""
+    task = store.claim(READ, config.read.lease, config.read.attempts, name)
+    if task is None:
+        return False
+    with within(config.read.lease):
+        handle(task, config, reader, store)
+    return True
 
 
 def handle(task: Task, config: Config, reader: Reader, store: Store) -> None:
@@ -63,7 +83,7 @@ def handle(task: Task, config: Config, reader: Reader, store: Store) -> None:
         _log.error("image waits: %s", error, extra={"event": "waits", **about})
         store.give_back(task, str(error), _PAUSE_SECONDS)
     except Exception as error:  # noqa: BLE001 (anything else may pass: it is tried again)
-        reason = _place(error)
+        reason = logs.place(error)
         dead = store.fail(task, reason, config.read.attempts)
         _log.error(
             "image failed: %s", reason, extra={"event": "dead" if dead else "failed"} | about
@@ -131,9 +151,3 @@ def _calls_hold(rule: Rule, outcome: Reading | RefusedError) -> bool:
 
 def _why(refusal: RefusedError) -> str:
     return "; ".join(f"{notice.code}: {notice}" for notice in refusal.notices if notice.refuses)
-
-
-def _place(error: Exception) -> str:
-    """Say what failed and where; not the message, in which a decoder may quote the file."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {frame.filename}:{frame.lineno} in {frame.name}"

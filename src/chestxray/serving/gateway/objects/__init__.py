@@ -61,17 +61,14 @@ def make(
     """
     source, model = Source.read(path), Model.of(reader)
     thresholds = reader.bundle.card.thresholds
+    refused = isinstance(outcome, RefusedError)
     if "sr" in kinds:
         yield _made("sr", report.report(source, model, outcome, thresholds))
-    if not {"sc", "regions"} & set(kinds):
-        return
-    image = pixels.decode(path)
     if "sc" in kinds:
-        drawn = picture.draw(image, model, outcome, thresholds)
-        refused = isinstance(outcome, RefusedError)
+        drawn = picture.draw(pixels.decode(path), model, outcome, thresholds)
         yield _made("sc", capture.capture(source, model, drawn, refused=refused))
     if "regions" in kinds and isinstance(outcome, Reading):
-        found = regions.regions(source, model, outcome, image.shape)
+        found = regions.regions(source, model, outcome)
         if found is not None:
             yield _made("regions", found)
 

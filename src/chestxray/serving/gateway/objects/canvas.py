@@ -5,8 +5,9 @@ The font is the one that matplotlib ships, so a picture looks the same on every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -41,20 +42,37 @@ class Column(NamedTuple):
     bottom: int
 
 
+_Placed = tuple[tuple[int, int], npt.NDArray[np.uint8]]
+
+
 class Canvas:
     """An image to draw on; positions are pixels from its top left corner."""
 
-    def __init__(self, width: int, height: int) -> None:
-        self._image = Image.new("RGB", (width, height), DARK)
-        self._draw = ImageDraw.Draw(self._image)
+    def __init__(self, image: Image.Image, pictures: Sequence[_Placed] = ()) -> None:
+        self._image = image
+        self._draw = ImageDraw.Draw(image)
+        self._pictures = list(pictures)
+
+    @classmethod
+    def blank(cls, width: int, height: int) -> Canvas:
+        """Begin with nothing on it."""
+        return cls(Image.new("RGB", (width, height), DARK))
+
+    def copy(self) -> Canvas:
+        """Begin another with what is drawn here."""
+        return Canvas(self._image.copy(), self._pictures)
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Give RGB uint8 [h, w, 3]."""
-        return np.asarray(self._image)
+        drawn = np.array(self._image)
+        for (left, top), picture in self._pictures:
+            high, wide, _ = picture.shape
+            drawn[top : top + high, left : left + wide] = picture
+        return drawn
 
     def picture(self, at: tuple[int, int], picture: npt.NDArray[np.uint8]) -> None:
-        """Lay an RGB picture [h, w, 3] on."""
-        self._image.paste(Image.fromarray(picture), at)
+        """Lay an RGB picture [h, w, 3] on; it lies above all that is drawn."""
+        self._pictures.append((at, picture))
 
     def box(self, at: tuple[int, int], size: tuple[int, int], colour: str) -> None:
         """Fill a rectangle of a width and a height."""
@@ -63,7 +81,8 @@ class Canvas:
 
     def text(self, at: tuple[int, int], text: str, style: Style, anchor: str = "ls") -> None:
         """Write a line; `anchor` is Pillow's, by default left on the baseline."""
-        self._draw.text(at, text, fill=style.colour, font=_font(style), anchor=anchor)
+        (left, top), ink = _ink(text, style, anchor)
+        self._draw.bitmap((at[0] + left, at[1] + top), ink, fill=style.colour)
 
     def paragraph(
         self, at: tuple[int, int], width: int, text: str, style: Style, most: int = 99
@@ -102,15 +121,17 @@ class Canvas:
         """
         baseline = column.top
         for number, (text, style) in enumerate(written):
-            if baseline > column.bottom - lines * round(1.35 * style.size):
-                rest = f"and {len(written) - number} {more}"
-                self.text((column.left, baseline), rest, style)
+            left_out = len(written) - number
+            rows = len(wrapped(text, column.width, style, lines)) + (left_out > 1)
+            if baseline + (rows - 1) * round(1.35 * style.size) > column.bottom:
+                self.text((column.left, baseline), f"and {left_out} {more}", style)
                 return baseline + round(1.35 * style.size)
             at = (column.left, baseline)
             baseline = style.size // 2 + self.paragraph(at, column.width, text, style, lines)
         return baseline
 
 
+@lru_cache(256)
 def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
     """Break text into at most `most` lines that fit a width, words that are too long as well."""
     rows = [""]
@@ -128,6 +149,8 @@ def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
 
 
 def _broken(word: str, width: int, style: Style) -> list[str]:
+    if _width(word, style) <= width:
+        return [word]
     pieces = [""]
     for letter in word:
         if _width(pieces[-1] + letter, style) > width:
@@ -138,6 +161,20 @@ def _broken(word: str, width: int, style: Style) -> list[str]:
 
 def _width(text: str, style: Style) -> float:
     return _font(style).getlength(text)
+
+
+@lru_cache(2048)
+def _ink(text: str, style: Style, anchor: str) -> tuple[tuple[int, int], Image.Image]:
+    """Give a line's shape, and where its top left corner lies from the anchor.
+
+    Most of what pictures say is said again and again; its shapes are kept.
+    """
+    font = _font(style)
+    left, top, right, bottom = font.getbbox(text, anchor=anchor)
+    corner = math.floor(left), math.floor(top)
+    ink = Image.new("L", (math.ceil(right) - corner[0], math.ceil(bottom) - corner[1]))
+    ImageDraw.Draw(ink).text((-corner[0], -corner[1]), text, 255, font, anchor)
+    return corner, ink
 
 
 @cache

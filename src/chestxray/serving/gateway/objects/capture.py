@@ -6,26 +6,15 @@ Pixel), C.8.6.1 (SC Equipment).
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from chestxray import __version__
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects.identity import MAKER, NOTE, Model
-from chestxray.serving.gateway.objects.source import Source
-
-_KIND: Final = "sc"
-_LOSSY: Final = (
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
+from chestxray.serving.gateway.objects.instance import instance
+from chestxray.serving.gateway.objects.source import LOSSY, Source
 
 
 def capture(
@@ -39,24 +28,15 @@ def capture(
         drawn: RGB uint8 [h, w, 3].
         refused: whether the picture tells of a refusal; then it may show no chest.
     """
-    result = Dataset()
-    result.file_meta = FileMetaDataset()
-    result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    result.SOPClassUID = SecondaryCaptureImageStorage
-    result.SOPInstanceUID = model.uid(_KIND, source.uid)
-    source.copy_to(result)
-    model.sign(result)
-    _series(result, source, model, refused=refused)
+    result = instance("sc", source, model)
+    _part(result, source, refused=refused)
     _image(result, source)
     _pixels(result, drawn)
     return result
 
 
-def _series(result: Dataset, source: Source, model: Model, *, refused: bool) -> None:
-    result.Modality = "OT"
-    result.SeriesInstanceUID = model.uid(_KIND, source.uid, "series")
-    result.SeriesNumber = 9002
-    result.SeriesDescription = "chestxray picture, for research use"
+def _part(result: Dataset, source: Source, *, refused: bool) -> None:
+    """Say which part of the body it shows."""
     if not refused:
         result.BodyPartExamined = "CHEST"
         return
@@ -67,12 +47,9 @@ def _series(result: Dataset, source: Source, model: Model, *, refused: bool) -> 
 
 
 def _image(result: Dataset, source: Source) -> None:
-    now = datetime.now().astimezone()
-    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
-    result.InstanceNumber = 1
     result.PatientOrientation = ""
-    result.ContentDate = result.InstanceCreationDate = result.DateOfSecondaryCapture = date
-    result.ContentTime = result.InstanceCreationTime = result.TimeOfSecondaryCapture = time
+    result.DateOfSecondaryCapture = result.ContentDate
+    result.TimeOfSecondaryCapture = result.ContentTime
     result.ImageType = ["DERIVED", "SECONDARY"]
     result.BurnedInAnnotation = "YES"
     result.ConversionType = "WSD"
@@ -82,7 +59,7 @@ def _image(result: Dataset, source: Source) -> None:
     result.DerivationDescription = f"Reduced to 8 bits, heatmaps and text drawn in. {NOTE}"
     result.ImageComments = NOTE
     result.SourceImageSequence = [_reference(source)]
-    source.copy_known(result, *_LOSSY)
+    source.copy_known(result, *LOSSY)
 
 
 def _reference(source: Source) -> Dataset:
@@ -90,7 +67,7 @@ def _reference(source: Source) -> Dataset:
     reference.ReferencedSOPClassUID = source.sop_class
     reference.ReferencedSOPInstanceUID = source.uid
     reference.SpatialLocationsPreserved = "NO"
-    reference.PurposeOfReferenceCodeSequence = [codes.SOURCE_IMAGE]
+    reference.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
     return reference
 
 
@@ -101,5 +78,5 @@ def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:
     result.BitsAllocated = result.BitsStored = 8
     result.HighBit = 7
     result.PixelRepresentation = 0
-    result.PixelData = drawn.tobytes() + b"\0" * (drawn.nbytes % 2)
+    result.PixelData = drawn.tobytes()
     result["PixelData"].VR = "OB"

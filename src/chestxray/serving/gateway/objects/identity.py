@@ -15,12 +15,14 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from chestxray import __version__
-from chestxray.model.bundle import Card
+from chestxray.model.card import Card
 from chestxray.reading.reader import Reader
+from chestxray.serving.gateway.objects import codes
 
 MAKER: Final = "chestxray"
 NOTE: Final = "For research use. Not a medical device."
 UNVERIFIED: Final = "Made by a machine, not verified by a physician."
+NOTHING_SAID: Final = "No finding is reported as present or absent."
 
 _NAMESPACE: Final = uuid.UUID("6a3f0c1e-53a5-5d0f-9a77-2f6b4f0f7c11")
 
@@ -65,12 +67,25 @@ class Model:
         return self.uid("device")
 
     def sign(self, result: Dataset) -> None:
-        """Put the model into a result as its equipment (PS3.3 C.7.5.2)."""
-        result.Manufacturer = MAKER
-        result.ManufacturerModelName = self.name[:64]
-        result.DeviceSerialNumber = self.weights
-        result.SoftwareVersions = __version__
+        """Put the model into a result as its equipment.
+
+        It stands there twice: as what made the object (PS3.3 C.7.5.2), and as the algorithm among
+        the contributing equipment (PS3.3 C.12.1), where IHE's AI Results profile looks for it.
+        """
+        self._describe(result)
         result.ContentQualification = "RESEARCH"
+        algorithm = Dataset()
+        self._describe(algorithm)
+        algorithm.ContributionDescription = f"Read the image. Trained on {self.data}. {NOTE}"
+        algorithm.PurposeOfReferenceCodeSequence = [codes.dataset(codes.EQUIPMENT)]
+        result.ContributingEquipmentSequence = [algorithm]
+
+    def _describe(self, equipment: Dataset) -> None:
+        equipment.Manufacturer = MAKER
+        equipment.ManufacturerModelName = self.name[:64]
+        equipment.DeviceSerialNumber = self.weights
+        equipment.DeviceUID = self.device
+        equipment.SoftwareVersions = __version__
 
 
 def _data(card: Card) -> str:

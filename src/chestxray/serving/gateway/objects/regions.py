@@ -12,65 +12,50 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from highdicom.sr import (
-    Comprehensive3DSR,
-    ContentSequence,
-    GraphicTypeValues,
-    ImageRegion,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    SourceImageForRegion,
-)
+from pydicom import Dataset
 
 from chestxray.evaluation import boxes
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.objects import codes
-from chestxray.serving.gateway.objects.document import document, tracking
+from chestxray.serving.gateway.objects import codes, content
+from chestxray.serving.gateway.objects.content import SELECTED
+from chestxray.serving.gateway.objects.document import document, shown, tracking
 from chestxray.serving.gateway.objects.identity import Model
-from chestxray.serving.gateway.objects.report import percent
+from chestxray.serving.gateway.objects.report import percent, warnings
 from chestxray.serving.gateway.objects.source import Source
 
 _WHAT = "A box surrounds where the model's evidence is strongest; it outlines no finding."
 
 
-def regions(
-    source: Source, model: Model, reading: Reading, shape: tuple[int, int]
-) -> Comprehensive3DSR | None:
+def regions(source: Source, model: Model, reading: Reading) -> Dataset | None:
     """Make the report of regions; None where no called finding points into the image.
 
     Args:
         source: the image.
         model: that read it.
         reading: what it said.
-        shape: height and width of the image, pixels.
     """
-    groups = list(_groups(source, model, reading, shape))
+    groups = list(_groups(source, model, reading))
     if not groups:
         return None
-    notes = [f"Warning: {warning}" for warning in reading.warnings]
-    return document("regions", source, model, groups, [_WHAT, *notes])
+    return document("regions", source, model, groups, [_WHAT, *warnings(reading)])
 
 
-def _groups(
-    source: Source, model: Model, reading: Reading, shape: tuple[int, int]
-) -> Iterator[ContentSequence]:
-    height, width = shape
+def _groups(source: Source, model: Model, reading: Reading) -> Iterator[bytes]:
+    width, height = source.size
+    image = content.image(SELECTED, codes.REGION_OF, shown(source))
     for finding, heat in reading.heatmaps.items():
-        box = boxes.detect(heat, (width, height)).box if reading.calls[finding] else None
+        box = boxes.detect(heat, source.size).box if reading.calls[finding] else None
         if box is not None:
-            yield PlanarROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=tracking("regions", source, model, finding),
-                referenced_region=ImageRegion(
-                    GraphicTypeValues.POLYLINE,
-                    _corners(box * (width, height, width, height)),
-                    SourceImageForRegion(source.sop_class, source.uid),
-                ),
-                finding_type=codes.FINDING[finding],
-                measurements=[percent(codes.CERTAINTY, reading.probabilities[finding])],
-            )
+            corners = _corners(box * (width, height, width, height))
+            items = [
+                *tracking("regions", source, model, finding),
+                percent(codes.CERTAINTY, reading.probabilities[finding]),
+                content.outline(codes.REGION, corners, image),
+            ]
+            yield content.container(codes.GROUP, items, template="1410")
 
 
-def _corners(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give the closed outline [5, 2], column and row, of left, top, right, bottom."""
-    left, top, right, bottom = box
-    around = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    return np.array(around, dtype=np.float64)
+def _corners(box: npt.NDArray[np.float64]) -> list[float]:
+    """Give the closed outline, column and row of five corners, of left, top, right, bottom."""
+    left, top, right, bottom = box.tolist()
+    return [left, top, right, top, right, bottom, left, bottom, left, top]

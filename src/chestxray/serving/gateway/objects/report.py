@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from highdicom.sr import (
-    CodedConcept,
-    Comprehensive3DSR,
-    ContentSequence,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    SourceImageForMeasurementGroup,
-)
+from pydicom import Dataset
+from pydicom.sr.coding import Code
 
 from chestxray.errors import RefusedError
+from chestxray.notices import Notice
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.objects import codes
-from chestxray.serving.gateway.objects.document import document, tracking
-from chestxray.serving.gateway.objects.identity import Model
+from chestxray.serving.gateway.objects import codes, content
+from chestxray.serving.gateway.objects.content import CONTAINS
+from chestxray.serving.gateway.objects.document import document, shown, tracking
+from chestxray.serving.gateway.objects.identity import NOTHING_SAID, Model
 from chestxray.serving.gateway.objects.source import Source
-
-_DECIMALS = 3
 
 
 def report(
@@ -33,7 +26,7 @@ def report(
     model: Model,
     outcome: Reading | RefusedError,
     thresholds: Mapping[str, float | None],
-) -> Comprehensive3DSR:
+) -> Dataset:
     """Make the report of a reading or a refusal.
 
     Args:
@@ -43,34 +36,39 @@ def report(
         thresholds: finding → probability from which it is called, None without one.
     """
     if isinstance(outcome, RefusedError):
-        notes = [
-            f"Not read ({notice.code}): {notice}" if notice.refuses else f"Warning: {notice}"
-            for notice in outcome.notices
-        ]
-        return document("sr", source, model, (), [*notes, "No finding was looked for."])
+        notes = [_note("Not read" if n.refuses else "Warning", n) for n in outcome.notices]
+        return document("sr", source, model, (), [*notes, NOTHING_SAID])
     groups = list(_groups(source, model, outcome, thresholds))
-    notes = [f"Warning: {warning}" for warning in outcome.warnings]
-    return document("sr", source, model, groups, notes)
+    return document("sr", source, model, groups, warnings(outcome))
 
 
-def percent(name: CodedConcept, share: float) -> Measurement:
-    """Say a share in [0, 1] in percent; NumPy's floats are made Python's, which are wanted."""
-    return Measurement(name=name, value=round(100 * float(share), _DECIMALS), unit=codes.PERCENT)
+def warnings(reading: Reading) -> list[str]:
+    """Say why not to trust a reading."""
+    return [_note("Warning", notice) for notice in reading.warnings]
+
+
+def _note(head: str, notice: Notice) -> str:
+    """Say what the gate said, with its code, for people and programs."""
+    return f"{head} ({notice.code}): {notice}"
+
+
+def percent(name: Code, share: float) -> bytes:
+    """Say a share in [0, 1] in percent."""
+    return content.number(name, 100 * float(share), codes.PERCENT)
 
 
 def _groups(
     source: Source, model: Model, reading: Reading, thresholds: Mapping[str, float | None]
-) -> Iterator[ContentSequence]:
+) -> Iterator[bytes]:
+    image = content.image(CONTAINS, codes.MEASURED_IN, shown(source))
     for finding, probability in reading.probabilities.items():
+        items = [
+            *tracking("sr", source, model, finding),
+            percent(codes.CERTAINTY, probability),
+        ]
         threshold = thresholds[finding]
-        measured = [percent(codes.CERTAINTY, probability)]
         if threshold is not None:
-            measured.append(percent(codes.THRESHOLD, threshold))
-        called = QualitativeEvaluation(codes.CALLED, codes.CALLS[reading.calls[finding]])
-        yield MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=tracking("sr", source, model, finding),
-            finding_type=codes.FINDING[finding],
-            measurements=measured,
-            qualitative_evaluations=[called],
-            source_images=[SourceImageForMeasurementGroup(source.sop_class, source.uid)],
-        )
+            items.append(percent(codes.THRESHOLD, threshold))
+        call = codes.CALLS[reading.calls[finding]]
+        items += [content.coded(CONTAINS, codes.CALLED, call), image]
+        yield content.container(codes.GROUP, items, template="1501")

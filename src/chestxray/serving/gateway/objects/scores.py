@@ -12,51 +12,58 @@ from chestxray.serving.gateway.objects.identity import Model
 from chestxray.serving.gateway.objects.ranking import Thresholds, ranked
 
 _ROW: Final = 42
-_MARKS: Final = {True: "CALLED", False: "", None: "no thresh."}
+_NONE_CALLED: Final = "No finding is called. That rules none of them out."
+_MARKS: Final = {True: "CALLED", False: "", None: ""}
 
 
 def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Thresholds) -> None:
     """Write all findings with probability, threshold and call, the most relevant first."""
-    head = ("finding", "probability", "threshold", "")
-    _row(canvas, column, column.top, head, [Style(19, DIM)] * 4)
     for number, finding in enumerate(ranked(reading, thresholds), start=1):
         called = reading.calls[finding]
         baseline = column.top + number * _ROW
         if called:
             canvas.box((column.left - 14, baseline - 29), (column.width + 22, _ROW - 3), PANEL)
         colour = ALERT if called else INK
-        strong, weak = Style(24, colour, bold=bool(called)), Style(22, DIM)
+        strong, weak = Style(23, colour, bold=bool(called)), Style(22, DIM)
         texts = (
             title(finding),
             share(reading.probabilities[finding]),
             share(thresholds[finding]),
             _MARKS[called],
         )
-        mark = Style(18, ALERT if called else DIM, bold=bool(called))
+        mark = Style(20, ALERT if called else DIM, bold=bool(called))
         _row(canvas, column, baseline, texts, [strong, strong, weak, mark])
+
+
+def head(canvas: Canvas, column: Column) -> None:
+    """Write what stands in the table's columns."""
+    names = ("finding", "probability", "threshold", "")
+    _row(canvas, column, column.top, names, [Style(19, DIM)] * 4)
 
 
 def _row(
     canvas: Canvas, column: Column, baseline: int, texts: Sequence[str], styles: Sequence[Style]
 ) -> None:
     canvas.text((column.left, baseline), texts[0], styles[0])
-    for edge, text, style in zip((0.63, 0.82, 1.0), texts[1:], styles[1:], strict=True):
+    for edge, text, style in zip((0.64, 0.83, 1.0), texts[1:], styles[1:], strict=True):
         canvas.text((column.left + round(edge * column.width), baseline), text, style, "rs")
 
 
-def warnings(canvas: Canvas, column: Column, sentences: Sequence[str]) -> None:
-    """Write why not to trust the figures, below the table."""
-    below = column._replace(top=column.top + 15 * _ROW + 16)
-    written = [(f"Warning: {sentence}", Style(19, ALERT)) for sentence in sentences]
-    canvas.paragraphs(below, written, 3, "more warnings, in the report")
+def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
+    """Write below the table how not to take it."""
+    below = column._replace(top=column.top + 15 * _ROW + 12)
+    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
+    if not any(reading.calls.values()):
+        written.insert(0, (_NONE_CALLED, Style(22, INK)))
+    canvas.paragraphs(below, written, 3, "more warnings in the report")
 
 
 def signature(canvas: Canvas, column: Column, model: Model) -> None:
     """Write what read the radiograph, at the foot of the column."""
+    foot = column._replace(top=column.bottom + 34, bottom=column.bottom + 150)
     read = f"{model.name}, chestxray {__version__}"
-    foot = column._replace(top=column.bottom + 40, bottom=column.bottom + 120)
-    lines = [(read, Style(18, DIM)), (f"trained on {model.data}", Style(18, DIM))]
-    canvas.paragraphs(foot, lines, 1, "more")
+    lines = [(read, Style(20, DIM)), (f"trained on {model.data}", Style(20, DIM))]
+    canvas.paragraphs(foot, lines, 2, "more")
 
 
 def title(finding: str) -> str:

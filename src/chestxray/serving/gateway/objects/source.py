@@ -9,7 +9,9 @@ References: PS3.3 C.7.1.1 (Patient), C.7.2.1 (General Study), C.12.1.1.2 (charac
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +19,16 @@ from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from chestxray.errors import ImageError
 
 CHARACTERS: Final = "ISO_IR 192"
+LOSSY: Final = (
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
 
 # Type 2: present in every object, empty where the image does not have them.
 _ALWAYS: Final = (
@@ -34,15 +42,33 @@ _ALWAYS: Final = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-_WHERE_KNOWN: Final = ("IssuerOfPatientID", "StudyDescription")
-_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_IMAGE: Final = (
-    "BodyPartExamined",
-    "Laterality",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
+# Types 1C and 3: who gave the numbers, what the patient is if not a person, whether the image was
+# de-identified (the result is then as well), and the offset of all its times.
+_WHERE_KNOWN: Final = (
+    "IssuerOfPatientID",
+    "PatientSpeciesDescription",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "StudyDescription",
+    "TimezoneOffsetFromUTC",
 )
+_SEQUENCES: Final = (
+    "IssuerOfAccessionNumberSequence",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientSpeciesCodeSequence",
+    "DeidentificationMethodCodeSequence",
+)
+_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NEEDED: Final = (*_UIDS, "Rows", "Columns")
+_IMAGE: Final = ("BodyPartExamined", "Laterality", *LOSSY)
+_TEXTS: Final = (*_ALWAYS, *_WHERE_KNOWN, *_NEEDED, *_IMAGE)
+
+# Syntaxes that always lose; a file in one of them may not say so (PS3.3 C.7.6.1.1.5.1).
+_LOSES: Final = {
+    JPEGBaseline8Bit: "ISO_10918_1",
+    JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+}
 
 
 @dataclass(frozen=True)
@@ -51,25 +77,34 @@ class Source:
 
     Attributes:
         values: keyword → the text of its value, decoded; what is absent or empty has no entry.
+        sequences: keyword → the items of a sequence, in Unicode.
     """
 
     values: dict[str, str]
+    sequences: dict[str, list[Dataset]]
 
     @classmethod
     def read(cls, path: Path) -> Source:
         """Read a DICOM file's header.
 
         Raises:
-            ImageError: it has no UID to refer to, or is in no study.
+            ImageError: it has no UID to refer to, is in no study, or has no size.
         """
-        wanted = [*_ALWAYS, *_WHERE_KNOWN, *_UIDS, *_IMAGE]
+        wanted = [*_TEXTS, *_SEQUENCES]
         with config.disable_value_validation():
             header = dcmread(path, stop_before_pixels=True, specific_tags=list(wanted))
-            values = {keyword: _text(header, keyword) for keyword in wanted}
-        missing = [keyword for keyword in _UIDS if not values[keyword]]
+            values = {keyword: _text(header, keyword) for keyword in _TEXTS}
+            sequences = {keyword: _items(header, keyword) for keyword in _SEQUENCES}
+        missing = [keyword for keyword in _NEEDED if not values[keyword]]
         if missing:
             raise ImageError(path, f"has no {', '.join(missing)}: results cannot refer to it")
-        return cls({keyword: text for keyword, text in values.items() if text})
+        method = _LOSES.get(header.file_meta.get("TransferSyntaxUID"))
+        if method and values["LossyImageCompression"] != "01":
+            values |= {"LossyImageCompression": "01", "LossyImageCompressionMethod": method}
+        if not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", values["TimezoneOffsetFromUTC"]):
+            del values["TimezoneOffsetFromUTC"]
+        known = {keyword: text for keyword, text in values.items() if text}
+        return cls(known, {keyword: items for keyword, items in sequences.items() if items})
 
     @property
     def uid(self) -> str:
@@ -81,14 +116,16 @@ class Source:
         """SOP class UID."""
         return self.values["SOPClassUID"]
 
-    def reference(self) -> Dataset:
-        """Give a data set with the image's UIDs and nothing of the patient."""
-        image = Dataset()
-        for keyword in _UIDS:
-            setattr(image, keyword, self.values[keyword])
-        for keyword in _ALWAYS:
-            setattr(image, keyword, None)
-        return image
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return int(self.values["Columns"]), int(self.values["Rows"])
+
+    @property
+    def timezone(self) -> tzinfo | None:
+        """The offset from UTC that all its times have; None where it does not say."""
+        offset = self.values.get("TimezoneOffsetFromUTC")
+        return datetime.strptime(offset, "%z").tzinfo if offset else None
 
     def copy_to(self, result: Dataset) -> None:
         """Put patient and study into a result."""
@@ -97,6 +134,8 @@ class Source:
         for keyword in _ALWAYS:
             _put(result, keyword, self.values.get(keyword, ""))
         self.copy_known(result, *_WHERE_KNOWN)
+        for keyword, items in self.sequences.items():
+            setattr(result, keyword, items)
 
     def copy_known(self, result: Dataset, *keywords: str) -> None:
         """Put attributes into a result, those that the image has."""
@@ -110,6 +149,11 @@ def _text(header: Dataset, keyword: str) -> str:
     if isinstance(value, MultiValue):
         return "\\".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def _items(header: Dataset, keyword: str) -> list[Dataset]:
+    """Give a sequence's items freed from the character set that they were written in."""
+    return [Dataset.from_json(item.to_json_dict()) for item in header.get(keyword) or []]
 
 
 def _put(result: Dataset, keyword: str, text: str) -> None:

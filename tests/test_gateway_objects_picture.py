@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chestxray.dataset import pixels
+from chestxray.errors import RefusedError
+from chestxray.findings import FINDINGS
+from chestxray.notices import Notice
+from chestxray.reading.overlay import blend
+from chestxray.reading.reader import Reader
+from chestxray.serving.gateway.objects import canvas, picture, ranking, scores, tint
+from chestxray.serving.gateway.objects.identity import Model
+from result_objects import CALLED, THRESHOLDS, film, made, reader_of, reading, refusal
+
+
+@pytest.fixture(scope="module")
+def reader(run: Path) -> Reader:
+    return reader_of(run)
+
+
+@pytest.fixture(scope="module")
+def model(reader: Reader) -> Model:
+    return Model.of(reader)
+
+
+def test_a_refusal_shows_the_plain_film_and_claims_no_chest(tmp_path, reader):
+    path = film(tmp_path, BodyPartExamined="KNEE", Laterality="L")
+    capture = made(path, refusal(path), reader)["sc"]
+    assert (capture.BodyPartExamined, capture.Laterality) == ("KNEE", "L")
+    side = picture._MAIN
+    shown = capture.pixel_array[picture._TOP :, picture._MARGIN :][:side, :side]
+    plain = pixels.canonical(pixels.decode(path), side)
+    assert np.array_equal(shown, np.repeat(plain[..., None], 3, axis=2))
+
+
+def test_heat_lies_where_the_heatmap_is_hot_and_nowhere_else(model):
+    heat = np.zeros((8, 8), np.float32)
+    heat[6, 1] = 1
+    image = np.full((400, 400), 90, np.uint8)
+    drawn = picture.draw(image, model, reading(heat=heat), THRESHOLDS)
+    side = picture._MAIN
+    main = drawn[picture._TOP :, picture._MARGIN :][:side, :side].astype(int)
+    rows, columns = np.nonzero(np.ptp(main, axis=2))
+    assert (rows.min(), rows.max()) == pytest.approx((5.5 / 8 * side, 7.5 / 8 * side), abs=3)
+    assert (columns.min(), columns.max()) == pytest.approx((0.5 / 8 * side, 2.5 / 8 * side), abs=3)
+
+
+def test_called_findings_stand_out_in_the_table(model):
+    image = np.zeros((64, 64), np.uint8)
+    counts = []
+    for called in ((), ("Effusion",), CALLED):
+        outcome = dataclasses.replace(reading(called=called), warnings=())
+        drawn = picture.draw(image, model, outcome, THRESHOLDS)
+        table = drawn[picture._TOP :, picture._COLUMN - 20 :]
+        counts.append(int(np.all(table == (255, 194, 74), axis=2).sum()))
+    assert counts[0] == 0 < counts[1] < counts[2]
+
+
+@pytest.mark.parametrize(("called", "said"), [((), True), (CALLED, False)])
+def test_where_nothing_is_called_the_picture_says_that_this_rules_nothing_out(called, said, model):
+    outcome = dataclasses.replace(reading(called=called), warnings=())
+    drawn = picture.draw(np.zeros((64, 64), np.uint8), model, outcome, THRESHOLDS)
+    below = drawn[picture._TOP + 22 + 14 * scores._ROW + 12 : picture._BOTTOM, picture._COLUMN :]
+    assert (below != below[-1, -1]).any() == said
+
+
+def test_long_sentences_stay_within_the_picture(model):
+    image = np.zeros((64, 64), np.uint8)
+    endless = [f"{'long ' * n}{'w' * 10 * n}" for n in range(1, 30)]
+    warned = tuple(Notice("c", text) for text in endless)
+    read = dataclasses.replace(reading(), warnings=warned)
+    refused = RefusedError("film", [Notice("c", text, {}, refuses=True) for text in endless])
+    dark = (16, 17, 20)
+    for outcome in (read, refused):
+        drawn = picture.draw(image, model, outcome, THRESHOLDS)
+        assert np.all(drawn[:, -16:] == dark)
+        assert np.all(drawn[-10:] == dark)
+
+
+def test_wrapped_text_loses_no_letter_and_no_line_is_too_long():
+    style = canvas.Style(20)
+    text = "a few words and aVeryLongWordThatFitsInNoLineOfThisWidth at the end"
+    lines = canvas.wrapped(text, 120, style, 99)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(canvas._width(line, style) <= 120 for line in lines)
+    assert canvas.wrapped(text, 120, style, 2)[1].endswith("…")
+
+
+def test_called_findings_come_first_by_probability_over_threshold():
+    thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Mass": 0.1, "Hernia": None}
+    order = ranking.ranked(reading(), thresholds)
+    assert order[:2] == ["Mass", "Effusion"]
+    assert order[-1] == "Hernia"
+    assert ranking.relevant(reading(), thresholds, 1) == ["Mass"]
+    assert ranking.relevant(reading(called=()), thresholds, 3) == ["Mass"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"),
+        (0, "0.0 %"),
+        (1e-9, "<0.1 %"),
+        (0.0005, "0.1 %"),
+        (0.1234, "12.3 %"),
+        (0.99949, "99.9 %"),
+        (0.9999, ">99.9 %"),
+        (1, "100.0 %"),
+    ],
+)
+def test_no_probability_is_rounded_to_certainty(value, text):
+    assert scores.share(value) == text
+
+
+@pytest.mark.parametrize("side", [64, 306, 1024])
+def test_heat_is_laid_on_as_everywhere_else(side):
+    chance = np.random.default_rng(side)
+    image = chance.integers(0, 256, (side, side), dtype=np.uint8)
+    heat = 1.4 * chance.random((7, 7), dtype=np.float32)
+    heat[:, :3] = 0
+    laid = tint.tinted(image, heat)
+    assert np.abs(laid.astype(int) - blend(image, heat)).max() <= 4
+    cold = 2 * side // 7
+    assert np.array_equal(laid[:, :cold], np.repeat(image[:, :cold, None], 3, axis=2))
+
+
+def test_a_film_of_the_picture_s_size_is_shown_pixel_by_pixel(model, tmp_path):
+    side = picture._MAIN
+    image = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    drawn = picture.draw(image, model, refusal(tmp_path), THRESHOLDS)
+    shown = drawn[picture._TOP :, picture._MARGIN :][:side, :side]
+    assert np.array_equal(shown, np.repeat(image[..., None], 3, axis=2))
+
+
+def test_nothing_of_one_picture_is_left_in_the_next(model, tmp_path):
+    image = np.zeros((64, 64), np.uint8)
+    outcomes = [reading(), refusal(tmp_path), reading(called=())]
+    first = [picture.draw(image, model, outcome, THRESHOLDS) for outcome in outcomes]
+    again = [picture.draw(image, model, outcome, THRESHOLDS) for outcome in reversed(outcomes)]
+    for drawn, other in zip(first, reversed(again), strict=True):
+        assert np.array_equal(drawn, other)
+
+
+def test_what_refuses_stands_above_what_warns(model):
+    warns, refuses = Notice("w", "a warning"), Notice("r", "a reason", {}, refuses=True)
+    image = np.zeros((64, 64), np.uint8)
+    orders = ([warns, refuses, warns], [refuses, warns, warns])
+    one, other = (
+        picture.draw(image, model, RefusedError("film", order), THRESHOLDS) for order in orders
+    )
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("probability", [0.9999, 0.5, 1.0])
+def test_the_longest_caption_does_not_touch_the_scale_of_heat(probability, model):
+    finding = "Pleural_Thickening"
+    said = dataclasses.replace(
+        reading(),
+        probabilities=dict.fromkeys(FINDINGS, 0.1) | {finding: probability},
+        calls=dict.fromkeys(FINDINGS, None),
+    )
+    thresholds = dict.fromkeys(FINDINGS) | {finding: 0.9}
+    drawn = picture.draw(np.zeros((64, 64), np.uint8), model, said, thresholds)
+    foot = drawn[picture._TOP + picture._MAIN :, : picture._SIDE]
+    inked = np.flatnonzero((foot != foot[0, 0]).any(axis=(0, 2)))
+    gaps = [int(gap) for gap in np.diff(inked) if gap > 16]
+    assert len(gaps) >= 2  # caption, heat's peak, scale
+    assert gaps[0] > 40
