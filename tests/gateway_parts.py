@@ -128,9 +128,26 @@ def write_radiographs(folder: Path, count: int) -> list[Path]:
     made = []
     for number in range(count):
         image = radiograph(number)
-        made.append(folder / f"{image.SOPInstanceUID}.dcm")
-        made[-1].write_bytes(written(image))
+        made.append(written_to(folder / f"{image.SOPInstanceUID}.dcm", image))
     return made
+
+
+def written_to(path: Path, image: Dataset) -> Path:
+    """A file of one image."""
+    path.write_bytes(written(image))
+    return path
+
+
+def exported(bundle: Path, out: Path) -> Path:
+    """An export of a bundle of 32 px: a worker that reads by it starts without torch."""
+    pytest.importorskip("openvino", reason="needs the export extra")
+    pytest.importorskip("onnx", reason="needs the export extra")
+    from chestxray.model import bundle as bundles
+    from chestxray.model.export import export
+    from chestxray.model.parity import noise
+
+    export(bundles.load(bundle), out, "openvino", "fp32", noise(32))
+    return out
 
 
 def config(folder: Path, text: str = "", **changes: object) -> Config:

@@ -20,6 +20,7 @@ from gateway_parts import (
     Orthanc,
     config,
     counted,
+    exported,
     free_port,
     radiograph,
     running,
@@ -109,16 +110,23 @@ def left(gateway: Gateway) -> int:
 
 
 def weather(
-    folder: Path, bundle: Path, images: int, seconds: float, pacs_down: float, workers: int
+    folder: Path,
+    bundle: Path,
+    images: int,
+    seconds: float,
+    pacs_down: float,
+    read: str,
+    spared: float,
 ) -> Storm:
     """Run a storm, wait until it is calm, and see that all is there once.
 
+    `read` is more of that table of the configuration.
     No lease runs out: what the killed held is freed by their successors.
     """
     pacs = Orthanc(folder / "orthanc", free_port())
     text = f"""
         [read]
-        workers = {workers}
+        {read}
         lease = 3600
         attempts = 50
         [[destinations]]
@@ -133,7 +141,7 @@ def weather(
     config(folder, text)
     gateway = Gateway(folder, bundle)
     with running(pacs, gateway):
-        storm = Storm(gateway, pacs, images, spared=20)
+        storm = Storm(gateway, pacs, images, spared)
         storm.rage(seconds, 4, pacs_down)
         wait_for(lambda: left(gateway) == 0, 1200, every=0.5)
         assert sorted(storm.acknowledged) == sorted(str(one.SOPInstanceUID) for one in storm.images)
@@ -150,13 +158,17 @@ def weather(
 
 
 def test_a_short_storm_loses_nothing(tmp_path: Path, run: Path) -> None:
-    storm = weather(tmp_path, run / "bundle", 12, seconds=7, pacs_down=2, workers=1)
+    engine = exported(run / "bundle", tmp_path / "export")  # a worker starts fast by it
+    read = f'engine = "{engine}"'
+    storm = weather(tmp_path, run / "bundle", 12, seconds=7, pacs_down=2, read=read, spared=5)
     assert storm.kills.total() >= 4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_long_storm_loses_nothing(tmp_path: Path, run: Path) -> None:
-    storm = weather(tmp_path, run / "bundle", 240, seconds=90, pacs_down=20, workers=2)
+    storm = weather(
+        tmp_path, run / "bundle", 240, seconds=90, pacs_down=20, read="workers = 2", spared=20
+    )
     assert storm.kills.total() >= 60
     assert set(storm.kills) == MEMBERS

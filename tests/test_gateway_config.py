@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 
@@ -54,26 +55,48 @@ def test_everything_has_a_careful_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('state = "state"\n', "", "state: Field required"),
-        ('allow = ["PACS"]', "", "receive.allow: Field required"),
-        ('allow = ["PACS"]', "allow = []", "receive.allow: List should have at least 1"),
-        ('["PACS"]', '["A_TITLE_THAT_IS_TOO_LONG"]', "receive.allow.0: String should match"),
-        ("[receive]", "[receive]\nport = 0", "receive.port: Input should be greater"),
+        ('state = "state"\n', "", "state: is missing"),
+        ('allow = ["PACS"]', "", "receive.allow: is missing"),
+        ('allow = ["PACS"]', "allow = []", "receive.allow: must not be empty"),
+        ('["PACS"]', '["A_TITLE_THAT_IS_TOO_LONG"]', "receive.allow[0]: an AE title has 1 to 16"),
+        ("[receive]", "[receive]\nport = 0", "receive.port: must be at least 1"),
         (
             "[receive]",
             "[receive]\nassociation = 3",
             "receive.association: unknown key, did you mea",
         ),
-        ("[receive]", "[receive]\ntls = {}", "receive.tls.certificate: Field required"),
+        ("[receive]", "[receive]\ntls = {}", "receive.tls.certificate: is missing"),
         ("[receive]", "[reed]\n[receive]", "reed: unknown key, did you mean read?"),
-        ('"stow"', '"ftp"', "destinations.0: Input tag 'ftp'"),
-        ('"https:', '"smb:', "destinations.0.stow.url: String should match"),
-        ('"stow"', '"stow"\nsend = ["pdf"]', "destinations.0.stow.send.0: Input should be 'sr'"),
-        ("[[dest", "[read]\nworkers = 0\n[[dest", "read.workers: Input should be greater"),
-        ('"stow"', '"stow"\nrules = [{findings = ["Flu"]}]', "no finding is called ['Flu']"),
+        (
+            '"stow"',
+            '"dicomweb"',
+            "destinations[0]: kind must be 'dicom' or 'stow', 'dicomweb' is neither",
+        ),
+        ('kind = "stow"', "", "destinations[0]: kind is missing, it must be 'dicom' or 'stow'"),
+        ('"stow"', '"stow"\nport = 4242', "destinations[0].port: is no key of this table"),
+        ('"stow"', '"stow"\nheaders = 1', "destinations[0].headers: must be a table"),
+        ('"pacs"', '"the pacs"', "destinations[0].name: a name has letters"),
+        ("[receive]", '[receive]\nport = "14112"', "receive.port: must be a whole number, without"),
+        ("[receive]", "[receive]\nport = 104.5", "receive.port: must be a whole number"),
+        ("[receive]", '[receive]\nae_title = ""', "receive.ae_title: an AE title has 1 to 16"),
+        ("[receive]", "[receive]\nae_title = 'A\\B'", "no backslash"),
+        ('state = "state"', "state = 1", "state: must be a path in quotes"),
+        ("[receive]", "[receive]\nhost = 1", "receive.host: must be text in quotes"),
+        ('["PACS"]', '"PACS"', "receive.allow: must be a list"),
+        ("[[dest", '[read]\nsend_refusals = "no"\n[[dest', "send_refusals: must be true or false"),
+        ("[[dest", '[[poll]]\nurl = "http://x"\nsince = "May"\n[[dest', "poll[0].since: must be a"),
+        ('"https:', '"smb:', "destinations[0].url: must be http://"),
+        ('"stow"', '"stow"\nsend = ["pdf"]', "destinations[0].send[0]: must be 'sr'"),
+        ("[[dest", "[read]\nworkers = 0\n[[dest", "read.workers: must be at least 1"),
+        ('"stow"', '"stow"\nrules = [{findings = ["Flu"]}]', "Flu is no finding, those are"),
+        (
+            '"stow"',
+            '"stow"\nrules = [{findings = ["pneumothorx"]}]',
+            "destinations[0].rules[0]: pneumothorx is no finding, did you mean Pneumothorax?",
+        ),
         ("[receive]", "[receive", "is no TOML"),
-        ("https://", "https://user:hunter2@", "stow.url: Value error, no name and password here"),
-        ("[[dest", "[read]\nlease = inf\n[[dest", "read.lease: Input should be a finite"),
+        ("https://", "https://user:hunter2@", "destinations[0].url: no name and password here"),
+        ("[[dest", "[read]\nlease = inf\n[[dest", "read.lease: must be a finite"),
         ("[[dest", "[storage]\nfree_mib = 4096\n[[dest", "spare_mib = 2048 must not be less"),
         ("[[dest", 2 * '[[poll]]\nurl = "http://x/"\n' + "[[dest", "poll must have different urls"),
     ],
@@ -86,6 +109,23 @@ def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, said:
         settings.load(path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_does_for_seconds_and_a_date_may_stand_in_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    polls = [
+        f"[[poll]]\nurl = 'http://{n}'\nsince = {since}\nseconds = 5\n"
+        for n, since in enumerate(("2026-01-31", "'2026-01-31'"))
+    ]
+    path.write_text(GOOD + "".join(polls))
+    assert [(one.since, one.seconds) for one in settings.load(path).poll] == [
+        (dt.date(2026, 1, 31), 5)
+    ] * 2
+
+
+def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        settings.load(tmp_path)
 
 
 def test_two_destinations_of_one_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:

@@ -166,6 +166,22 @@ def test_an_audit_record_cut_off_or_made_anew_differs_from_its_export(
         audit.check_against(store.db, export)
 
 
+def test_an_export_that_was_altered_itself_does_not_vouch(store: Store, tmp_path: Path) -> None:
+    add(store, "1.1", "1.2")
+    lines = [json.dumps(entry) for entry in audit.verified(store.db)]
+    export = tmp_path / "audit.jsonl"
+    for altered in ([lines[0].replace("1.1", "1.7"), lines[1]], lines[1:], lines[::-1]):
+        export.write_text("\n".join(altered))
+        with pytest.raises(ArtifactError, match=r"audit.jsonl was altered at or before entry"):
+            audit.check_against(store.db, export)
+    for nothing in ("", "[1]", '{"number": 1}', "\xff"):
+        export.write_bytes(nothing.encode("latin-1"))
+        with pytest.raises(ArtifactError, match="is no export"):
+            audit.check_against(store.db, export)
+    with pytest.raises(ArtifactError, match=r"--against .*nowhere: No such file or directory"):
+        audit.check_against(store.db, tmp_path / "nowhere")
+
+
 # --- what stays on the disk ---------------------------------------------------------------------
 
 

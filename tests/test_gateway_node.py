@@ -130,9 +130,8 @@ def test_the_audit_record_is_exported_and_its_alteration_told(site: Site, tmp_pa
     export.write_text("\n".join(lines))
     assert [json.loads(line)["number"] for line in lines] == list(range(1, len(lines) + 1))
     site.gateway.ask("export-audit", "--against", str(export))
-    last = json.loads(lines[-1]) | {"link": "00"}
-    export.write_text(json.dumps(last))
-    assert "made anew" in site.gateway.complaint("export-audit", "--against", str(export))
+    export.write_text("\n".join(lines).replace("received", "forgotten", 1))
+    assert "was altered" in site.gateway.complaint("export-audit", "--against", str(export))
 
 
 def test_nothing_it_says_names_a_patient(site: Site) -> None:
@@ -181,4 +180,5 @@ def test_it_goes_on_where_it_was_and_stops_when_it_is_told(site: Site) -> None:
     assert site.gateway.stop() == 0
     assert not any(alive(pid) for pid in members.values())
     assert "process-killed" not in site.gateway.text()
+    assert site.gateway.log()[-1]["event"] == "stopped"
     assert site.gateway.counts()["read"]["queued"] + site.gateway.counts()["read"]["done"] == 4

@@ -132,11 +132,20 @@ def test_dcmtk_gets_its_echo(node: Node) -> None:
     assert subprocess.run([*command, str(node.port)], check=False, timeout=30).returncode == 0
 
 
-@pytest.mark.parametrize(("calling", "called"), [("STRANGER", "CHESTXRAY"), ("SENDER", "OTHER")])
-def test_a_wrong_title_gets_no_association(node: Node, calling: str, called: str) -> None:
+@pytest.mark.parametrize(
+    ("calling", "called", "why"),
+    [
+        ("STRANGER", "CHESTXRAY", "STRANGER is not in receive.allow"),
+        ("SENDER", "OTHER", "it called OTHER, we are CHESTXRAY"),
+    ],
+)
+def test_a_wrong_title_gets_no_association_and_the_log_says_which(
+    node: Node, caplog: pytest.LogCaptureFixture, calling: str, called: str, why: str
+) -> None:
     command = [tool("echoscu"), "-aet", calling, "-aec", called, "127.0.0.1", str(node.port)]
     assert subprocess.run(command, check=False, capture_output=True).returncode != 0
     assert store(radiograph(), node.port, calling, called) == -1
+    assert f"association rejected: {why}" in caplog.text
     assert node.queued() == 0
 
 
@@ -179,7 +188,9 @@ def test_the_same_image_at_the_same_moment_is_queued_once_and_whole(node: Node) 
     assert node.store.image("1.2.3").sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_too_many_associations_are_turned_away_and_come_in_later(tmp_path: Path) -> None:
+def test_too_many_associations_are_turned_away_and_come_in_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     node = Node(config(tmp_path, associations=2))
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(Verification)
@@ -190,6 +201,7 @@ def test_too_many_associations_are_turned_away_and_come_in_later(tmp_path: Path)
     held = [associate(), associate()]
     assert all(one.is_established for one in held)
     assert associate().is_rejected
+    assert "there are 2 already, see receive.associations" in caplog.text
     held.pop().release()
     time.sleep(0.5)
     again = associate()
@@ -199,8 +211,9 @@ def test_too_many_associations_are_turned_away_and_come_in_later(tmp_path: Path)
     node.receiver.stop()
 
 
-def test_what_is_no_radiograph_is_not_taken(node: Node) -> None:
+def test_what_is_no_radiograph_is_not_taken(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     assert store(radiograph(SOPClassUID=SecondaryCaptureImageStorage), node.port) == 0x0122
+    assert "Secondary Capture Image Storage is turned down" in caplog.text
     assert store(radiograph(SOPClassUID=Comprehensive3DSRStorage), node.port) == 0x0122
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(CTImageStorage)

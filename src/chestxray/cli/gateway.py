@@ -90,7 +90,10 @@ def _opened(settings: Config) -> Store:
 
     if not settings.state.is_dir():
         raise ArtifactError(f"{settings.state} does not exist: no gateway ran with this `state`")
-    return Store(settings.state)
+    try:
+        return Store(settings.state)
+    except OSError as error:
+        raise ArtifactError(f"state: {settings.state}: {error.strerror}") from error
 
 
 def _status(store: Store) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,31 +41,41 @@ def verified(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     Raises:
         ArtifactError: an entry was changed, removed or put in.
     """
-    link = START
-    for expected, row in enumerate(db.execute("SELECT * FROM audit ORDER BY number"), start=1):
-        link = linked(link, row["entry"])
-        if row["number"] != expected or row["link"] != link:
-            raise ArtifactError(
-                f"the audit record was altered at or before entry {row['number']}: its link should "
-                f"be {link[:12]}…, it is {row['link'][:12]}…; compare with the last export"
-            )
-        yield {"number": expected, "link": link, "entry": row["entry"]}
+    rows = db.execute("SELECT * FROM audit ORDER BY number")
+    return _chained(map(dict, rows), "the audit record", "compare with the last export")
 
 
 def check_against(db: sqlite3.Connection, export: Path) -> None:
-    """Check that an earlier export still stands at the beginning of the record.
+    """Check that an earlier export is whole, and still stands at the beginning of the record.
 
     Raises:
-        ArtifactError: it does not, or the file is no export.
+        ArtifactError: it does not, it was altered, or the file is no export.
     """
     try:
-        last = json.loads(export.read_text(encoding="utf-8").splitlines()[-1])
-        number, link = last["number"], last["link"]
+        lines = export.read_text(encoding="utf-8").splitlines()
+        entries = _chained(map(json.loads, lines), str(export), "take another copy of it")
+        last = list(entries)[-1]
+    except OSError as error:
+        raise ArtifactError(f"--against {export}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{export} is no export of an audit record") from error
+    number = last["number"]
     row = db.execute("SELECT link FROM audit WHERE number = ?", (number,)).fetchone()
-    if row is None or row["link"] != link:
+    if row is None or row["link"] != last["link"]:
         raise ArtifactError(
             f"the audit record was cut off or made anew: entry {number} of {export} "
             f"{'is missing' if row is None else 'is another now'}"
         )
+
+
+def _chained(rows: Iterable[dict[str, Any]], what: str, then: str) -> Iterator[dict[str, Any]]:
+    """Give rows on, checking that each follows the one before and is what its link says."""
+    link = START
+    for expected, row in enumerate(rows, start=1):
+        link = linked(link, row["entry"])
+        if row["number"] != expected or row["link"] != link:
+            raise ArtifactError(
+                f"{what} was altered at or before entry {row['number']}: its link should be "
+                f"{link[:12]}…, it is {str(row['link'])[:12]}…; {then}"
+            )
+        yield {"number": expected, "link": link, "entry": row["entry"]}

@@ -7,20 +7,20 @@ the file's own folder.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from chestxray.errors import ConfigError
+from chestxray.serving.gateway import mistakes
 from chestxray.serving.gateway.destinations import (
     STRICT,
     TLS,
     AETitle,
     Destination,
+    FilePath,
     Port,
     Rule,
     ServiceURL,
@@ -67,7 +67,7 @@ class Poll(BaseModel):
 
     url: ServiceURL
     seconds: float = Field(default=30, gt=0)
-    since: dt.date | None = None
+    since: Annotated[dt.date, Field(strict=False)] | None = None
     days: int = Field(default=3, ge=1)
     modalities: list[Literal["CR", "DX"]] = Field(default=["CR", "DX"], min_length=1)
     headers: dict[str, str] = {}
@@ -78,6 +78,8 @@ class Read(BaseModel):
 
     Attributes:
         workers: processes, each with its own model.
+        engine: `auto`, `torch` or `openvino`, as `chestxray.load` takes it; or the folder of an
+            export of the bundle, by which a worker needs no torch and a third of the memory.
         lease: seconds that a reading may take; then its worker is ended and another takes it up.
         attempts: before an image is given up as dead.
         send_refusals: whether a refusal by the gate is sent as a result; it is kept either way.
@@ -86,6 +88,7 @@ class Read(BaseModel):
     model_config = STRICT
 
     workers: int = Field(default=1, ge=1)
+    engine: str = Field(default="auto", min_length=1)
     lease: float = Field(default=120, gt=0)
     attempts: int = Field(default=5, ge=1)
     send_refusals: bool = True
@@ -145,7 +148,7 @@ class Config(BaseModel):
 
     model_config = STRICT
 
-    state: Path
+    state: FilePath
     receive: Receive
     poll: list[Poll] = []
     read: Read = Read()
@@ -165,42 +168,38 @@ class Config(BaseModel):
 
 
 MODELS: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
+_ENGINES: Final = ("auto", "torch", "openvino")
 
 
 def load(path: Path) -> Config:
     """Read a configuration.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key or an impossible value.
+        ConfigError: no readable file, no TOML, an unknown key or an impossible value.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist: see docs/gateway.md for an example") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = "; ".join(_sentence(detail) for detail in error.errors())
+        keys = {key for model in MODELS for key in model.model_fields}
+        lines = "; ".join(mistakes.sentence(detail, keys) for detail in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
     return _anchored(config, path.parent)
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    """Say which key is wrong and how; never its value, which may be a token."""
-    where = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        keys = {key for model in MODELS for key in model.model_fields}
-        near = difflib.get_close_matches(str(detail["loc"][-1]), sorted(keys), n=1)
-        return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else "")
-    return f"{where}: {detail['msg']}" if where else detail["msg"]
 
 
 def _anchored(config: Config, folder: Path) -> Config:
     """Make paths absolute, so that the processes find them from anywhere."""
     raw: dict[str, Any] = config.model_dump()
     raw["state"] = folder.absolute() / config.state
+    if config.read.engine not in _ENGINES:
+        raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
     for room in (raw["receive"], *raw["destinations"]):
         if room.get("tls"):
             room["tls"] = {key: folder.absolute() / path for key, path in room["tls"].items()}

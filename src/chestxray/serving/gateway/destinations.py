@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from chestxray.findings import FINDINGS
+from chestxray.serving.gateway.mistakes import did_you_mean
 
-# PS3.5 section 6.2: at most 16 characters of the default repertoire, no backslash, not all spaces.
-AETitle = Annotated[str, StringConstraints(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Kind = Literal["sr", "sc", "regions"]
-
-STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+STRICT: Final = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _without_secret(url: str) -> str:
+def _ae_title(title: str) -> str:
+    """Check an AE title by PS3.5 section 6.2."""
+    if not re.fullmatch(r"[!-\[\]-~][ -\[\]-~]{0,15}", title):
+        raise ValueError(
+            f"an AE title has 1 to 16 ASCII characters, no backslash and no space at its "
+            f"beginning, this has {len(title)}"
+        )
+    return title
+
+
+def _service(url: str) -> str:
+    """Check the URL of a DICOMweb service; it stands in logs and in the audit record."""
+    if not re.fullmatch(r"https?://[^?#\s]+", url):
+        raise ValueError("must be http://… or https://…, without ? and #")
     if "@" in url:
         raise ValueError("no name and password here, where logs show them: use `headers`")
     return url
 
 
-# Of a DICOMweb service, without `/studies`. It stands in logs and in the audit record.
-ServiceURL = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^?#]+$"), AfterValidator(_without_secret)
-]
+def _short_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError("a name has letters, digits, dots, - and _ alone")
+    return name
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+ServiceURL = Annotated[str, AfterValidator(_service)]  # without `/studies`
+FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
+Port = Annotated[int, Field(ge=1, le=65535)]
+Kind = Literal["sr", "sc", "regions"]
 
 
 class TLS(BaseModel):
@@ -47,9 +57,9 @@ class TLS(BaseModel):
 
     model_config = STRICT
 
-    certificate: Path
-    key: Path
-    authority: Path
+    certificate: FilePath
+    key: FilePath
+    authority: FilePath
 
 
 class Rule(BaseModel):
@@ -73,9 +83,10 @@ class Rule(BaseModel):
 
     @model_validator(mode="after")
     def _names_findings(self) -> Self:
-        unknown = [name for name in self.findings if name not in FINDINGS]
-        if unknown:
-            raise ValueError(f"no finding is called {unknown}; findings are {', '.join(FINDINGS)}")
+        for name in self.findings:
+            if name not in FINDINGS:
+                hint = did_you_mean(name, FINDINGS) or f", those are {', '.join(FINDINGS)}"
+                raise ValueError(f"{name} is no finding{hint}")
         if self.findings and self.called is False:
             raise ValueError("called = false asks for none at all: leave findings away")
         return self
@@ -95,7 +106,7 @@ class _Destination(BaseModel):
 
     model_config = STRICT
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: Annotated[str, AfterValidator(_short_name)]
     send: list[Kind] = Field(default=["sr", "sc"], min_length=1)
     rules: list[Rule] = []
     attempts: int = Field(default=10, ge=1)

@@ -12,6 +12,8 @@ import traceback
 import warnings
 from typing import Final
 
+# That a connection was refused or an association rejected; our own record says where to.
+_TOLD_BY_US: Final = ("pynetdicom.transport", "pynetdicom.acse")
 _FIELDS: Final = ("event", "uid", "source", "destination", "seconds")
 
 
@@ -45,4 +47,6 @@ def set_up() -> None:
     handler.setFormatter(JSONLines())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     logging.getLogger("chestxray").setLevel(logging.INFO)
+    for name in _TOLD_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
 from chestxray.serving.gateway import logs
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.destinations import Destination
@@ -23,11 +24,21 @@ from chestxray.serving.gateway.destinations import Destination
 _log = logging.getLogger(__name__)
 
 
-def identity(bundle: Path) -> str:
-    """Name the model of a bundle, which is loaded and checked for it."""
-    from chestxray.model import bundle as bundles
+def identity(bundle: Path, engine: str) -> str:
+    """Name the model of a bundle, which is loaded for it as a worker will.
 
-    return bundles.load(bundle).identity
+    Raises:
+        BundleError: the bundle cannot be used.
+        ConfigError: the engine cannot; the error must be one that gets from process to process.
+    """
+    from chestxray import load
+
+    try:
+        return load(bundle, engine).bundle.identity
+    except BundleError:
+        raise
+    except (ArtifactError, MissingExtraError) as error:
+        raise ConfigError(f"read.engine: {error}") from error
 
 
 def begin(run: Callable[..., None], *arguments: object) -> None:
@@ -84,7 +95,8 @@ def working(stop: threading.Event, config: Config, bundle: Path, number: int) ->
         from chestxray import load
         from chestxray.serving.gateway.work import work
 
-        reader = load(bundle)
+        reader = load(bundle, config.read.engine)
+    _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
     work(config, reader, stop, name)
 
 

@@ -68,7 +68,7 @@ class Receiver:
             ae.add_supported_context(sop_class, list(AllTransferSyntaxes))
         handlers = [
             (evt.EVT_C_STORE, self._stored),
-            (evt.EVT_REJECTED, _note_rejection),
+            (evt.EVT_REJECTED, self._rejected),
         ]
         address = (self._config.host, self._config.port)
         self._server = transport.serve(ae, address, handlers, self._config.tls)
@@ -93,7 +93,7 @@ class Receiver:
             return INVALID_INSTANCE
         try:
             if sop_class in RESULTS:
-                return self._returned(about)
+                return self._returned(sop_class, about)
             if sop_class not in RADIOGRAPHS:  # another than its presentation context says
                 return UNSUPPORTED_CLASS
             new = self._intake.take(uid, _file(event), source, RADIOGRAPHS[sop_class])
@@ -104,11 +104,26 @@ class Receiver:
         _log.info("image %s", what, extra={"event": what, **about})
         return SUCCESS
 
-    def _returned(self, about: dict[str, str]) -> int:
-        ours = self._intake.known(about["uid"])
-        what = "ours-returned" if ours else "foreign-result"
-        _log.log(logging.INFO if ours else logging.WARNING, what, extra={"event": what, **about})
-        return SUCCESS if ours else UNSUPPORTED_CLASS
+    def _returned(self, sop_class: UID, about: dict[str, str]) -> int:
+        if self._intake.known(about["uid"]):
+            _log.info("a result of ours, ignored", extra={"event": "ours-returned", **about})
+            return SUCCESS
+        said = "%s is turned down: neither a radiograph nor a result of ours"
+        _log.warning(said, sop_class.name, extra={"event": "foreign-result", **about})
+        return UNSUPPORTED_CLASS
+
+    def _rejected(self, event: evt.Event) -> None:
+        source, ours = _calling(event), self._config
+        requestor: Any = event.assoc.requestor
+        called = str(requestor.primitive.called_ae_title).strip()
+        if called != ours.ae_title.strip():
+            why = f"it called {called}, we are {ours.ae_title}"
+        elif source not in [title.strip() for title in ours.allow]:
+            why = f"{source} is not in receive.allow"
+        else:
+            why = f"there are {ours.associations} already, see receive.associations"
+        extra = {"event": "rejected", "source": source}
+        _log.warning("association rejected: %s", why, extra=extra)
 
 
 def _file(event: evt.Event) -> bytes:
@@ -122,8 +137,3 @@ def _file(event: evt.Event) -> bytes:
 def _calling(event: evt.Event) -> str:
     requestor: Any = event.assoc.requestor
     return str(requestor.ae_title).strip()
-
-
-def _note_rejection(event: evt.Event) -> None:
-    source = _calling(event)
-    _log.warning("association rejected", extra={"event": "rejected", "source": source})

@@ -23,7 +23,7 @@ from typing import Final
 from chestxray.errors import ConfigError
 from chestxray.serving.gateway import durable, letters, processes, transport
 from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import StoreSCP
+from chestxray.serving.gateway.destinations import TLS, StoreSCP
 from chestxray.serving.gateway.store import READ, Store, sending
 
 _PATIENCE: Final = 60.0
@@ -36,9 +36,9 @@ def check(config: Config, bundle: Path) -> str:
     """Try what would end each process at its start; the identity of the model.
 
     Raises:
-        ConfigError: an address is taken or not ours, or a certificate cannot be read.
-        BundleError: the bundle cannot be used.
-        OSError: the state folder cannot be written.
+        ConfigError: an address is taken or not ours, a certificate cannot be read, the state
+            folder cannot be made, or the engine cannot read with this bundle.
+        ArtifactError: the bundle or the queue cannot be used.
     """
     receive, metrics = config.receive, config.metrics
     _try(
@@ -52,20 +52,32 @@ def check(config: Config, bundle: Path) -> str:
             metrics.port,
         )
     if receive.tls is not None:
-        _try("receive.tls", transport.server_context, receive.tls)
-    for to in config.destinations:
+        _check_tls("receive.tls", receive.tls, transport.server_context)
+    for number, to in enumerate(config.destinations):
         if isinstance(to, StoreSCP) and to.tls is not None:
-            _try(f"destinations.{to.name}.tls", transport.client_context, to.tls)
-    Store(config.state).close()
+            _check_tls(f"destinations[{number}].tls", to.tls, transport.client_context)
+    _try(f"state: {config.state}", _check_state, config.state)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(processes.identity, bundle).result()
+        return pool.submit(processes.identity, bundle, config.read.engine).result()
+
+
+def _check_tls(what: str, tls: TLS, context: Callable[[TLS], object]) -> None:
+    for key, path in tls:
+        _try(f"{what}.{key}: {path}", path.read_bytes)
+    _try(f"{what}: not PEM, or certificate and key do not belong together", context, tls)
+
+
+def _check_state(folder: Path) -> None:
+    Store(folder).close()
 
 
 def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
     try:
         attempt(*arguments)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{what}: {error}") from error
+    except ssl.SSLError as error:
+        raise ConfigError(f"{what} ({error})") from error
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror or error}") from error
 
 
 def _give_up_strangers(config: Config) -> None:
@@ -132,6 +144,7 @@ class Gateway:
                 self._keep_alive(job)
         _log.info("stopping", extra={"event": "stopping"})
         self._wind_down()
+        _log.info("stopped", extra={"event": "stopped"})
 
     def _keep_alive(self, job: Job) -> None:
         now = time.monotonic()

@@ -1,0 +1,138 @@
+"""What is tried before the gateway starts, and what its processes load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import trustme
+
+from chestxray.errors import ConfigError, MissingExtraError
+from chestxray.model import card
+from chestxray.model.exported import EXPORT
+from chestxray.serving.gateway import processes
+from chestxray.serving.gateway.run import check
+from gateway_parts import certificates, config, exported, radiograph, written_to
+
+
+@pytest.fixture(scope="module")
+def export(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the run's bundle; not to be changed."""
+    return exported(run / "bundle", tmp_path_factory.mktemp("export") / "export")
+
+
+def test_an_export_is_found_beside_the_configuration(tmp_path: Path, run: Path, export) -> None:
+    (tmp_path / "read-by").symlink_to(export)
+    settings = config(tmp_path, '[read]\nengine = "read-by"\n')
+    assert settings.read.engine == str(tmp_path / "read-by")
+    assert check(settings, run / "bundle") == card.read(run / "bundle").identity
+
+
+def test_a_missing_export_is_told_by_its_key_before_anything_starts(
+    tmp_path: Path, run: Path
+) -> None:
+    settings = config(tmp_path, '[read]\nengine = "nowhere"\n')
+    with pytest.raises(ConfigError, match=r"^read\.engine: .*nowhere/export.json does not exist"):
+        check(settings, run / "bundle")
+
+
+def test_an_export_of_another_model_is_refused(tmp_path: Path, run: Path, export: Path) -> None:
+    for file in export.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = json.loads((tmp_path / EXPORT).read_text()) | {"model": "another-0123"}
+    (tmp_path / EXPORT).write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"read\.engine: .* is an export of another-0123"):
+        processes.identity(run / "bundle", str(tmp_path))
+
+
+def test_an_engine_that_is_not_installed_is_told_by_its_key(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise MissingExtraError("openvino", "export")
+
+    monkeypatch.setattr("chestxray.load", missing)
+    with pytest.raises(ConfigError, match=r"^read\.engine: openvino is not installed"):
+        processes.identity(run / "bundle", "openvino")
+
+
+# One image is taken in, read and its results laid out; then the worker is told to stop.
+WORKER = """
+import sys, threading, time
+from pathlib import Path
+from chestxray.serving.gateway import config, logs, processes, survey
+from chestxray.serving.gateway.intake import Intake
+from chestxray.serving.gateway.store import READ, Store
+
+settings = config.load(Path(sys.argv[1]))
+Intake(Store(settings.state), settings.storage).take(sys.argv[3], Path(sys.argv[4]).read_bytes(),
+                                                     "SENDER", "DX")
+logs.set_up()
+stop = threading.Event()
+
+def watch():
+    store = Store(settings.state)
+    while survey.counts(store.db)[READ]["queued"]:
+        time.sleep(0.1)
+    stop.set()
+
+threading.Thread(target=watch).start()
+processes.working(stop, settings, Path(sys.argv[2]), 0)
+print(survey.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.modules)
+"""
+
+
+def test_a_worker_that_reads_by_an_export_imports_no_torch(
+    tmp_path: Path, run: Path, export: Path, phantoms: Path
+) -> None:
+    config(tmp_path, f'[read]\nengine = "{export}"\n')
+    film = cv2.imread(str(next(phantoms.rglob("*.png"))), cv2.IMREAD_GRAYSCALE)
+    image = radiograph(stored=film.astype(np.uint16) * 16)
+    file = written_to(tmp_path / "film.dcm", image)
+    arguments = [tmp_path / "gateway.toml", run / "bundle", image.SOPInstanceUID, file]
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["1", "False"]
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in said] == ["ready", "read"]
+    assert "OpenVINO" in said[0]["message"]
+
+
+@pytest.mark.parametrize("missing", ["certificate", "key", "authority"])
+def test_a_missing_tls_file_is_told_by_its_key_and_name(
+    tmp_path: Path, run: Path, missing: str
+) -> None:
+    files = certificates(tmp_path, "gateway", trustme.CA())
+    lines = [f'{key} = "{path}"' for key, path in files]
+    settings = config(tmp_path, f"[receive.tls]\n{chr(10).join(lines)}\n")
+    path = getattr(files, missing)
+    path.unlink()
+    with pytest.raises(ConfigError) as caught:
+        check(settings, run / "bundle")
+    assert str(caught.value) == f"receive.tls.{missing}: {path}: No such file or directory"
+
+
+def test_a_key_of_another_certificate_is_told(tmp_path: Path, run: Path) -> None:
+    authority = trustme.CA()
+    files, other = (certificates(tmp_path, name, authority) for name in ("ours", "other"))
+    lines = [f'{key} = "{path}"' for key, path in files] + [f'key = "{other.key}"']
+    settings = config(tmp_path, f"[receive.tls]\n{chr(10).join([lines[0], *lines[2:]])}\n")
+    with pytest.raises(ConfigError, match=r"^receive\.tls: .* do not belong together \("):
+        check(settings, run / "bundle")
+
+
+def test_a_state_that_cannot_be_made_is_told_by_its_key(tmp_path: Path, run: Path) -> None:
+    settings = config(tmp_path)
+    settings.state.write_text("a file")
+    with pytest.raises(ConfigError, match=r"^state: .*/state: (File exists|Not a directory)"):
+        check(settings, run / "bundle")
