@@ -15,7 +15,8 @@ pytest.importorskip("openvino", reason="needs the export extra")
 pytest.importorskip("onnx", reason="needs the export extra")
 
 import chestxray
-from chestxray.errors import ArtifactError, MissingExtraError
+from chestxray.cli.export import export as export_verb
+from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle, parity, quantise
 from chestxray.model.bundle import Bundle
@@ -154,6 +155,33 @@ def test_what_is_judged_by_auroc_needs_labels(loaded, tmp_path, precision):
 def test_onnx_in_lower_precision_is_refused(loaded, trial, tmp_path):
     with pytest.raises(ArtifactError, match="--format openvino"):
         export(loaded, tmp_path / "out", "onnx", "int8", trial)
+
+
+def no_model(*_: object) -> None:
+    raise AssertionError("the model is loaded")
+
+
+@pytest.mark.parametrize(
+    ("graph", "labelled", "told"),
+    [
+        (("openvino", "bf16"), False, "--calibrate-on"),
+        (("openvino", "int8"), False, "--calibrate-on"),
+        (("onnx", "int8"), True, "--format openvino"),
+        (("openvino", "int8"), True, "is no prepared dataset: `chestxray prepare` makes one"),
+    ],
+)
+def test_the_command_looks_at_all_it_is_given_before_it_loads(
+    run, phantoms, tmp_path, monkeypatch, graph, labelled, told
+):
+    monkeypatch.setattr(bundle, "load", no_model)
+    with pytest.raises(ChestXrayError, match=told):
+        export_verb(run / "bundle", tmp_path / "out", *graph, phantoms if labelled else None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_in_a_bundles_place_is_told_where_to_go(exported):
+    with pytest.raises(BundleError, match=r"is an export: give the bundle .*engine="):
+        chestxray.load(exported)
 
 
 @pytest.mark.parametrize("name", [XML, BIN, "bundle.json"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ import pandas as pd
 import pytest
 
 import chestxray
+from chestxray.cli.predict import predict as predict_verb
 from chestxray.dataset.store import Dataset
-from chestxray.errors import ArtifactError, ImageError
+from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.evaluation import predictions
+from chestxray.notices import Notice
 from chestxray.reading import decoding
 from chestxray.reading.films import DatasetFilms, FileFilms, films
-from chestxray.reading.predict import predict
+from chestxray.reading.gate.codes import in_words
+from chestxray.reading.predict import check_out, predict
 from chestxray.reading.reader import Reader
 from chestxray.reading.rows import Rows
 
@@ -86,6 +90,7 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(run, many, tmp_pat
     for out in ("killed", "whole"):
         result = subprocess.run(command(out, 0), check=True, capture_output=True, text=True)
         assert "predict: 200/200" in result.stderr
+        assert ("rows are there from before and are kept" in result.stderr) == (out == "killed")
     files = ["heatmaps.json", "heatmaps.npy", "predictions.csv"]
     for out in ("killed", "whole"):
         assert sorted(path.name for path in (tmp_path / out).iterdir()) == files
@@ -97,7 +102,8 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(run, many, tmp_pat
 
 
 def small_table(names: list[str]) -> pd.DataFrame:
-    return predictions.table(names, np.full((len(names), 14), 0.25))
+    table = predictions.table(names, np.full((len(names), 14), 0.25))
+    return table.assign(called="", model="a model")
 
 
 def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
@@ -263,6 +269,83 @@ def test_a_file_that_takes_all_memory_costs_its_own_row_alone():
     takes.close()
 
 
+def test_what_a_decoder_fails_of_is_told_by_its_kind_and_quotes_nothing(capfd):
+    number = decoding.Isolated(int, 60)
+    with pytest.raises(ImageError, match=r"failed on it \(ValueError\)") as caught:
+        number.call("a", "DOE^JANE")
+    assert number.call("b", "7") == 7
+    number.close()
+    assert "DOE" not in str(caught.value) + "".join(capfd.readouterr())
+
+
+class Upload:
+    pass
+
+
+gone: list[bool] = []
+
+
+def watch(upload: Upload | None) -> list[bool]:
+    """Look a little after the answer whether the upload is still there; then tell."""
+    if upload is not None:
+        held = weakref.ref(upload)
+        threading.Timer(0.2, lambda: gone.append(held() is None)).start()
+    return gone
+
+
+def test_a_decoder_keeps_no_upload_after_its_answer():
+    decoder = decoding.Isolated(watch, 60)
+    decoder.call("a", Upload())
+    end = time.monotonic() + 30
+    while not (found := decoder.call("b", None)):
+        assert time.monotonic() < end
+        time.sleep(1)
+    assert found == [True]
+    decoder.close()
+
+
+def no_model(*_: object) -> None:
+    raise AssertionError("the model is loaded")
+
+
+@pytest.mark.parametrize("case", ["absent", "twice", "folder", "labels", "gzip"])
+def test_the_command_looks_at_all_it_is_given_before_it_loads(
+    run, many, phantoms, tmp_path, monkeypatch, case
+):
+    monkeypatch.setattr(chestxray, "load", no_model)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Image Index,Finding Labels\n1.png,Mass\n", encoding="utf-8")
+    inputs, out, told = {
+        "absent": ([tmp_path / "no"], tmp_path / "p.csv", "does not exist"),
+        "twice": ([phantoms, phantoms], tmp_path / "p.csv", "more than once"),
+        "folder": ([many], tmp_path, "is a folder"),
+        "labels": ([many], labels, "no table of predictions.*another --out"),
+        "gzip": ([many], tmp_path / "p.csv.gz", "must end in .csv"),
+    }[case]
+    with pytest.raises(SourceError, match=told):
+        predict_verb(run / "bundle", inputs, out)
+    assert labels.read_text(encoding="utf-8").endswith("Mass\n")
+
+
+def test_earlier_predictions_are_overwritten_and_nothing_else_is(tmp_path):
+    out = tmp_path / "p.csv"
+    check_out(out)
+    predictions.write(out, small_table(["1.png"]))  # without the columns of today
+    check_out(out)
+    for content in ("", "words", "Image Index,prob_Mass\n1.png,0.5\n"):
+        out.write_text(content, encoding="utf-8")
+        with pytest.raises(SourceError, match="alone is overwritten"):
+            check_out(out)
+
+
+def test_reasons_tell_what_refuses_from_what_only_warns():
+    notices = [
+        Notice("view-unknown", "no view is told"),
+        Notice("blank", "nothing to see", refuses=True),
+    ]
+    assert in_words(notices) == "blank: nothing to see; warning: view-unknown: no view is told"
+
+
 # `re` holds the interpreter's lock, as some codecs do: no thread of the process can end it.
 ORPHAN = """
 import re, sys
@@ -305,6 +388,7 @@ def test_memory_does_not_grow_with_the_films(reader, dataset, tmp_path):
 
     class Still:
         bundle, findings, size, engine = reader.bundle, reader.findings, reader.size, reader.engine
+        call = reader.call
 
         def read_batch(self, batch):
             return np.full((len(batch), 14), 0.5), np.zeros((len(batch), *shape), np.float32)

@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import io
 import json
 import os
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import chestxray
 from chestxray.dataset import pixels
 from chestxray.dataset.prepare import prepare
-from chestxray.errors import ArtifactError, ImageError, PredictionsError, SourceError
+from chestxray.errors import (
+    ArtifactError,
+    ImageError,
+    PredictionsError,
+    RefusedError,
+    SourceError,
+)
 from chestxray.evaluation import localisation, predictions
 from chestxray.findings import FINDINGS
 from chestxray.model.answer import heatmaps
@@ -24,7 +34,7 @@ from chestxray.reading.film import Film
 from chestxray.reading.films import FileFilms, films, leak
 from chestxray.reading.overlay import blend
 from chestxray.reading.predict import predict
-from chestxray.reading.reader import Reader
+from chestxray.reading.reader import Reader, Reading
 from chestxray.training.finish import _heat_scale
 
 
@@ -138,6 +148,24 @@ def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
                 assert np.isclose(
                     table.loc[path.name, f"prob_{finding}"], alone[finding], rtol=1e-4
                 )
+
+
+def test_a_row_says_what_is_called_and_by_which_model(reader, run, folder, tmp_path):
+    predict(reader, films([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
+    table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert table.columns.tolist()[-4:] == ["status", "reason", "called", "model"]
+    assert set(table["model"]) == {reader.bundle.identity}
+    thresholds = json.loads((run / "bundle/bundle.json").read_text(encoding="utf-8"))["thresholds"]
+    assert table["called"].any()
+    for row in table.to_dict("records"):
+        reached = [
+            finding
+            for finding, threshold in thresholds.items()
+            if row["status"] == "ok"
+            and threshold is not None
+            and float(row[f"prob_{finding}"]) >= threshold
+        ]
+        assert row["called"] == "|".join(reached)
 
 
 def test_a_split_of_a_dataset_is_predicted_in_its_order(reader, dataset, tmp_path):
@@ -284,19 +312,96 @@ def test_a_name_is_drawn_as_it_stands(reader, phantoms, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
+RAMP = np.arange(32 * 32).reshape(32, 32)
+
+
 @pytest.mark.parametrize(
-    "array",
+    ("array", "told"),
     [
-        np.random.default_rng(0).random((32, 32)),
-        np.full((32, 32), 300, np.int32),
-        np.zeros((32, 32, 3), np.uint8),
-        np.zeros((0, 32), np.uint8),
+        (np.random.default_rng(0).random((32, 32)), "this is float64: scale it"),
+        (np.full((32, 32), 300, np.int32), "this is int32: scale it"),
+        (
+            np.zeros((32, 32, 3), np.uint8),
+            r"\[32, 32, 3\], which looks like colours: turn it to grey",
+        ),
+        (np.zeros((32, 32, 1), np.uint8), r"give array\[:, :, 0\]"),
+        (np.zeros((2, 32, 32), np.uint8), "read one film at a time"),
+        (np.zeros((0, 32), np.uint8), "holds no pixels"),
+        ((RAMP * 4).astype(np.uint16), "brightest pixel here is 4092, .*: scale it to 0 to 65535"),
     ],
-    ids=["float", "int32", "colour", "empty"],
+    ids=["float", "int32", "colour", "channel", "stack", "empty", "12 bits"],
 )
-def test_an_array_that_would_turn_black_or_wrap_is_refused(reader, array):
-    with pytest.raises(ImageError, match="uint8 or uint16"):
-        reader.read(array)
+def test_an_array_that_would_be_misread_is_refused_with_the_next_step(reader, array, told):
+    with pytest.raises(ImageError, match=told) as refused:
+        reader.read(array, force=True)
+    assert ("uint8" in str(refused.value)) == (array.dtype not in (np.uint8, np.uint16))
+
+
+def test_twelve_bits_are_read_once_they_are_scaled_and_a_black_array_is_blank(reader, phantoms):
+    film = next((phantoms / "images_001/images").iterdir())
+    twelve = pixels.decode(film).astype(np.uint16) * 16
+    with pytest.raises(ImageError, match="12 bits"):
+        reader.read(twelve)
+    assert tuple(reader.read(twelve * 16, force=True).probabilities) == FINDINGS
+    with pytest.raises(RefusedError, match="hardly any contrast"):
+        reader.read(np.zeros((64, 64), np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("source", "step"),
+    [
+        (pydicom.Dataset(), "save it to bytes"),
+        (Image.new("L", (64, 64)), "save it to bytes"),
+        (io.StringIO("words"), "a binary file"),
+        (None, "give one of these"),
+        (["a.png", "b.png"], "read one film at a time"),
+    ],
+    ids=["Dataset", "Pillow", "text", "None", "list"],
+)
+def test_what_is_no_film_is_an_error_that_says_what_is(reader, source, step):
+    with pytest.raises(ImageError, match=f"^{type(source).__name__}: a film is read .*{step}"):
+        reader.read(source)
+
+
+def test_a_film_reads_the_same_from_its_path_its_bytes_and_an_open_file(reader, phantoms):
+    path = next((phantoms / "images_001/images").iterdir())
+    expected = reader.read(path)
+    with path.open("rb") as file:
+        for source in (file, io.BytesIO(path.read_bytes()), path.read_bytes(), str(path)):
+            reading = reader.read(source)
+            assert reading.probabilities == expected.probabilities
+            assert reading.warnings == expected.warnings
+
+
+@pytest.mark.parametrize(
+    "images",
+    [["x.png"], np.zeros((1, 64, 64), np.uint8), np.zeros((1, 32, 32)), np.zeros((32, 32), "u1")],
+    ids=["names", "size", "float", "one"],
+)
+def test_a_batch_of_anything_but_canonical_images_is_refused(reader, images):
+    with pytest.raises(ImageError, match=r"uint8 \[B, 32, 32\].*to `read`, one at a time"):
+        reader.read_batch(images)
+
+
+def test_a_reading_says_where_the_film_lies_under_its_heatmaps(reader):
+    """The oracle is the square itself: it is black where the film is not."""
+    film = np.random.default_rng(0).integers(100, 255, (48, 64), dtype=np.uint8)
+    for array in (film, film.T, film[:, :48]):
+        x, y, w, h = (
+            round(fraction * reader.size) for fraction in reader.read(array, force=True).placement
+        )
+        square = pixels.canonical(array, reader.size)
+        assert square[y : y + h, x : x + w].all()
+        assert np.count_nonzero(square) == w * h
+
+
+def test_the_packages_help_tells_of_every_field_of_a_reading():
+    for field in fields(Reading):
+        assert re.search(rf"reading\.{field.name}\b|`{field.name}`", chestxray.__doc__)
+
+
+def test_a_reader_shows_its_model_and_its_engine(reader):
+    assert repr(reader) == f"<Reader of {reader.bundle.identity} by {reader.engine.name}>"
 
 
 def test_explaining_into_the_films_own_folder_leaves_the_films_alone(reader, folder):

@@ -1,8 +1,24 @@
 """Chest radiographs in, calibrated and explained findings out.
 
-`chestxray.load(bundle)` is the door for reading; everything else is reached through the command
-line (`chestxray --help`) or the subpackages, in the order in which data flows: `sources`,
-`dataset`, `evaluation`, `report`, `model`, `training`, `reading`.
+`chestxray.load(bundle)` is the door for reading:
+
+    reader = chestxray.load("run/bundle")
+    reading = reader.read("film.dcm")            # DICOM, PNG, JPEG, or a grey NumPy array
+    reading.probabilities["Effusion"]            # calibrated, in [0, 1]
+    reading.heatmaps["Effusion"]                 # float32 [h, w], one scale for every image
+    reading.calls["Effusion"]                    # does it reach the threshold chosen on validation?
+    reading.warnings                             # why not to trust it, if so
+
+A reading also has `model`, the identity of the weights, and `placement`: where the film lies in the
+padded square that its heatmaps cover, x, y, w, h as fractions of the square's side.
+
+`read` raises `chestxray.errors.RefusedError` where the gate refuses the film (`read(film,
+force=True)` reads it all the same), and `chestxray.errors.ImageError`, of which the former is a
+kind, where no radiograph can be made of what it is given.
+
+Everything else is reached through the command line (`chestxray --help`) or the subpackages, in the
+order in which data flows: `sources`, `dataset`, `evaluation`, `report`, `model`, `training`,
+`reading`.
 """
 
 from __future__ import annotations
@@ -30,7 +46,8 @@ def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
         A reader whose `read(film)` turns one radiograph into one `Reading`.
 
     Raises:
-        BundleError: the folder is missing, incomplete, altered, or made for another network.
+        BundleError: the folder is missing, incomplete, altered, an export, or made for another
+            network.
         ArtifactError: the export is missing, altered, or of another model.
         MissingExtraError: the engine asked for is not installed.
     """

@@ -73,11 +73,14 @@ def _begin_work() -> None:
     """Set up a worker: one thread, deaf to Ctrl-C, and gone when its parent is."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
-    # After a kill -9 of the parent nobody would end its workers: they'd wait for work for ever.
+def die_with_parent() -> None:
+    """Wait for the parent's end, then end this process: the work of a worker's own thread.
+
+    After a kill -9 of the parent nobody would end its workers: they'd wait, or hang, for ever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -38,14 +38,17 @@ def export(
     by what they do to each finding's validation AUROC. int8 leaves in float32 the layers that would
     change it too much.
     """
-    from chestxray.model import bundle as bundles
-    from chestxray.model import export as exports
+    from chestxray.model import card, exported
     from chestxray.model.parity import noise
 
-    loaded = bundles.load(bundle)
-    size = loaded.card.size
-    trial = _validation(calibrate_on, loaded.card) if calibrate_on else noise(size)
-    record = exports.export(loaded, out, format, precision, trial, force)
+    exported.check(out, format, precision, labelled=calibrate_on is not None)
+    about = card.read(bundle).card
+    trial = _validation(calibrate_on, about) if calibrate_on else noise(about.size)
+    typer.echo("loading the model", err=True)
+    from chestxray.model import bundle as bundles  # what takes time begins here
+    from chestxray.model import export as exports
+
+    record = exports.export(bundles.load(bundle), out, format, precision, trial, force)
     parity = record.parity
     typer.echo(
         f"{out}: {record.model}, {record.kind} {record.precision}; on {parity.measured_on} with "
@@ -61,11 +64,9 @@ def export(
 
 def _validation(folder: Path, card: Card) -> Trial:
     from chestxray.model.parity import Trial
-    from chestxray.reading.films import DatasetFilms, films, leak
+    from chestxray.reading.films import dataset_films, leak
 
-    chosen = films([folder], "val", card)
-    if not isinstance(chosen, DatasetFilms):
-        raise typer.BadParameter(f"--calibrate-on names a prepared dataset, {folder} is none")
+    chosen = dataset_films(folder, "val", card)
     warning = leak(chosen, card)
     if warning:
         typer.echo(f"warning: {warning}", err=True)

@@ -29,15 +29,23 @@ def predict(
 ) -> None:
     """Predict the findings of radiographs.
 
+    The CSV file has a row an image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
+    `status` (ok, refused, error), `reason` (why, or what to be warned of), `called` (findings whose
+    probability reaches the bundle's threshold, joined by |) and `model`.
+
     A file that is refused, or cannot be read, keeps its row, with why. A dataset's images are not
     judged, so that an evaluation loses none.
     """
-    from chestxray import load
+    from chestxray.model import card
     from chestxray.reading import predict as reading
     from chestxray.reading.films import films, leak
 
+    reading.check_out(out)
+    chosen = films(inputs, split, card.read(bundle).card)
+    typer.echo("loading the model", err=True)
+    from chestxray import load  # what takes time begins here
+
     reader = load(bundle, engine)
-    chosen = films(inputs, split, reader.bundle.card)
     for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
         if warning:
             typer.echo(f"warning: {warning}", err=True)

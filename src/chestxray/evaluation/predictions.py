@@ -79,6 +79,16 @@ def read(path: Path) -> pd.DataFrame:
     return result
 
 
+def is_table(path: Path) -> bool:
+    """Say whether a file's header is that of a table of predictions, whatever stands below it."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            _places(path, next(csv.reader(file), []))
+    except (PredictionsError, UnicodeDecodeError, csv.Error):
+        return False
+    return True
+
+
 def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Give the probabilities of a table as float64 [n, 14], columns as `FINDINGS`."""
     return predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)

@@ -24,6 +24,7 @@ from chestxray.errors import BundleError
 from chestxray.evaluation.calibration import Calibration
 from chestxray.findings import FINDINGS
 from chestxray.model import familiarity, format1
+from chestxray.model.exported import EXPORT
 from chestxray.model.familiarity import Familiarity, Limits
 
 CARD: Final = "bundle.json"
@@ -137,6 +138,11 @@ def _load_gate(folder: Path, card: Card) -> Familiarity | None:
 
 def _read_card(folder: Path) -> Card:
     path = folder / CARD
+    if (folder / EXPORT).exists():
+        raise BundleError(
+            f"{folder} is an export: give the bundle that it was made of, and this folder as the "
+            f"engine (--engine, or engine= in Python)"
+        )
     if not path.exists():
         raise BundleError(
             f"{folder} is no bundle, it has no {CARD}: give the `bundle` folder of a finished run"

@@ -22,6 +22,7 @@ from chestxray.model.exported import (
     Export,
     Format,
     Precision,
+    check,
 )
 from chestxray.model.graph import to_onnx, to_openvino
 from chestxray.model.inference import TorchEngine
@@ -52,7 +53,7 @@ def export(
             not allow it.
         MissingExtraError: a package of the `export` extra is not installed.
     """
-    _check(out, kind, precision, trial)
+    check(out, kind, precision, labelled=trial.labels is not None)
     torch_engine = TorchEngine(bundle.classifier.cpu())
     onnx = to_onnx(bundle.classifier)
     reference = outputs(torch_engine, trial, "torch")
@@ -74,20 +75,6 @@ def export(
     record.sha256 = {name: sha256(out / name) for name in (*files, CARD)}
     write_json(out / EXPORT, record.model_dump(mode="json"))
     return record
-
-
-def _check(out: Path, kind: Format, precision: Precision, trial: Trial) -> None:
-    if kind == "onnx" and precision != "fp32":
-        raise ArtifactError(
-            f"--format onnx is written in fp32 alone, not in {precision}: use --format openvino"
-        )
-    if precision != "fp32" and trial.labels is None:
-        raise ArtifactError(
-            f"{precision} is judged by AUROC on validation images: name the dataset that the "
-            f"model was trained on with --calibrate-on"
-        )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / EXPORT).exists())):
-        raise ArtifactError(f"{out} is there and is no export: --out names a new folder")
 
 
 def _model(

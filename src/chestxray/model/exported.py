@@ -68,6 +68,32 @@ class Export(BaseModel):
         return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()[:12]
 
 
+def check(out: Path, kind: Format, precision: Precision, labelled: bool) -> None:
+    """Refuse what cannot be exported, before anything is loaded.
+
+    Args:
+        out: the folder to write.
+        kind: of graph.
+        precision: of it.
+        labelled: whether it will be measured on images with labels.
+
+    Raises:
+        ArtifactError: the kind is not written in this precision, the precision needs labels, or
+            the folder holds something else.
+    """
+    if kind == "onnx" and precision != "fp32":
+        raise ArtifactError(
+            f"--format onnx is written in fp32 alone, not in {precision}: use --format openvino"
+        )
+    if precision != "fp32" and not labelled:
+        raise ArtifactError(
+            f"{precision} is judged by AUROC on validation images: name the dataset that the "
+            f"model was trained on with --calibrate-on"
+        )
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / EXPORT).exists())):
+        raise ArtifactError(f"{out} is there and is no export: --out names a new folder")
+
+
 def read_export(folder: Path) -> Export:
     """Read `export.json` and check the files it speaks of.
 

@@ -7,7 +7,6 @@ spawned, not forked, since this one holds threads whose locks a fork would copy 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import signal
 import threading
@@ -20,6 +19,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 import cv2
 
 from chestxray.errors import ImageError, WorkerError
+from chestxray.parallel import die_with_parent
 from chestxray.reading import film
 from chestxray.reading.film import Film
 
@@ -153,7 +153,7 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     _limit_memory()
     pipe.send(True)
     while True:
@@ -169,19 +169,14 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
             answer = _Answer(None, error.reason)
         except MemoryError:
             answer = _Answer(None, f"decoding takes more than {_MEMORY // 2**30} GB of memory")
+        except Exception as error:  # noqa: BLE001 - its message could quote what is in the file
+            answer = _Answer(None, f"the decoder failed on it ({type(error).__name__})")
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
+        del arguments, answer  # an upload is not kept until the next one comes
 
 
 def _limit_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > _MEMORY:
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
-
-
-def _die_with_parent() -> None:
-    # A decoder that hangs would outlive a parent that was killed.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

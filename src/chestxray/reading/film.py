@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,13 @@ import numpy.typing as npt
 from chestxray.dataset import pixels
 from chestxray.dataset.colour import chroma
 from chestxray.dataset.dicom import Header
+from chestxray.dataset.intake import Source, contents
 from chestxray.notices import Notice
 from chestxray.reading.gate import headers, picture
+
+Placement = tuple[float, float, float, float]
+
+WHOLE: Final[Placement] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -22,19 +28,24 @@ class Film:
     Attributes:
         image: uint8 [S, S], canonical.
         notices: on its header and pixels.
+        placement: x, y, w, h of the radiograph in the canonical square, as fractions of its side;
+            the rest is black.
     """
 
     image: npt.NDArray[np.uint8]
     notices: tuple[Notice, ...]
+    placement: Placement = WHOLE
 
 
-def load(source: str | Path | bytes, size: int) -> Film:
+def load(source: Source, size: int) -> Film:
     """Decode a PNG, JPEG or DICOM file and judge it; raises `ImageError` where it cannot be read.
 
     Args:
-        source: the file's path, or its bytes.
+        source: the file's path, its bytes, or a binary file open at its beginning.
         size: side of the canonical image, pixels.
     """
+    if not isinstance(source, str | Path | bytes):
+        source = contents(source)[1]  # a stream can be read but once
     image, header = pixels.read(source)
     return developed(image, size, header, chroma(source) if header is None else 0.0)
 
@@ -52,4 +63,5 @@ def developed(
     """
     of_header = () if header is None else headers.judge(header)
     notices = of_header + picture.judge(image, size, colour)
-    return Film(pixels.canonical(image, size), notices)
+    height, width = image.shape
+    return Film(pixels.canonical(image, size), notices, pixels.placement(width, height))

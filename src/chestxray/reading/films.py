@@ -147,7 +147,7 @@ def films(inputs: Sequence[Path], split: str | None, card: Card) -> Films:
     if datasets:
         if len(inputs) > 1:
             raise SourceError(f"{datasets[0]} is a dataset: give it alone")
-        return _of_dataset(Dataset.open(datasets[0]), split, card)
+        return dataset_films(datasets[0], split, card)
     if split is not None:
         raise SourceError("--split goes with one dataset folder as input")
     paths = tuple(_files(inputs))
@@ -180,7 +180,16 @@ def leak(films: Films, card: Card) -> str | None:
     )
 
 
-def _of_dataset(dataset: Dataset, split: str | None, card: Card) -> DatasetFilms:
+def dataset_films(folder: Path, split: str | None, card: Card) -> DatasetFilms:
+    """Give one split of a prepared dataset.
+
+    Raises:
+        SourceError: the folder is no prepared dataset, or no split is named.
+        ArtifactError: the dataset does not fit the model, or has no such split.
+    """
+    if not (folder / MANIFEST).exists():
+        raise SourceError(f"{folder} is no prepared dataset: `chestxray prepare` makes one")
+    dataset = Dataset.open(folder)
     found = (dataset.manifest.size, dataset.manifest.pixel_rule)
     if found != (card.size, card.pixel_rule):
         raise ArtifactError(

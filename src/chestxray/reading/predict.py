@@ -2,7 +2,8 @@
 
 A row's `status` is `ok`, `refused` (by the gate) or `error` (no radiograph could be read), and
 `reason` says why, each reason as "code: sentence" where it is the gate's. Warnings of the gate
-stand in `reason` too, beside the probabilities.
+stand in `reason` too, as "warning: code: sentence", also beside probabilities. `called` names the
+findings whose probability reaches the bundle's threshold, joined by |, and `model` the weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from chestxray.reading.film import Film
 from chestxray.reading.films import Films, Image, one_line
 from chestxray.reading.gate.codes import in_words
 from chestxray.reading.reader import Reader
-from chestxray.reading.rows import Rows
+from chestxray.reading.rows import CALLED, COLUMNS, MODEL, Rows
 
 REFUSED: Final = "refused"
 ERROR: Final = "error"
@@ -69,12 +70,11 @@ def predict(
         force: whether to read what the gate refuses.
 
     Raises:
-        SourceError: `out` is a folder.
+        SourceError: as `check_out` says.
         ArtifactError: another predict is writing `out`, or was stopped that read with another
             engine.
     """
-    if out.is_dir():
-        raise SourceError(f"{out} is a folder: --out names the CSV file to write")
+    check_out(out)
     names = films.names
     blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
@@ -89,6 +89,23 @@ def predict(
             advance(len(batch))
         rows.finish()
     return _unread(out)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place where predictions cannot be written, or would overwrite something else.
+
+    Raises:
+        SourceError: a folder, a file of another kind, or a name that does not end in .csv.
+    """
+    if out.is_dir():
+        raise SourceError(f"{out} is a folder: --out names the CSV file to write")
+    if out.suffix.lower() != ".csv":
+        raise SourceError(f"--out must end in .csv, {out.name} does not: name a CSV file")
+    if out.exists() and not predictions.is_table(out):
+        raise SourceError(
+            f"{out} is there and is no table of predictions, which alone is overwritten: give "
+            f"another --out, or move it away first"
+        )
 
 
 def _read(
@@ -113,7 +130,15 @@ def _read(
     table = predictions.table(names, probabilities)
     table["status"] = [status for status, _ in said]
     table["reason"] = [one_line(reason) for _, reason in said]
+    table[CALLED] = [_called(reader, row) for row in probabilities.tolist()]
+    table[MODEL] = reader.bundle.identity
     return table, heat
+
+
+def _called(reader: Reader, probabilities: Sequence[float]) -> str:
+    """Name the findings that are called; none of a film that was not read, whose row is NaN."""
+    pairs = zip(reader.findings, probabilities, strict=True)
+    return "|".join(finding for finding, p in pairs if reader.call(finding, p))
 
 
 def _answers(
@@ -131,6 +156,7 @@ def _plan(reader: Reader, films: Films, force: bool) -> str:
     """Tell what the rows will be of, so that rows of anything else are not gone on with."""
     parts = (
         __version__,
+        ",".join(COLUMNS),
         reader.bundle.card.model_dump_json(),
         str(_BATCH),
         films.fingerprint,

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.dataset import intake
 from chestxray.errors import ImageError, RefusedError
 from chestxray.model.answer import Engine, Features, Heat, Probabilities, heatmaps
 from chestxray.model.card import Facts
 from chestxray.notices import Notice
-from chestxray.reading.film import Film, developed, load
+from chestxray.reading.arrays import checked_batch, checked_film
+from chestxray.reading.film import WHOLE, Film, Placement, developed, load
 from chestxray.reading.gate import likeness
 from chestxray.reading.gate.codes import warning
 from chestxray.sources.collection import SYNTHETIC
 
-Source = str | Path | bytes | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film
+Source = intake.Source | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Reading:
             scale for every image and finding (1 is full colour).
         warnings: why not to trust it, if so; refusals among them where it was forced.
         model: identity of the weights.
+        placement: x, y, w, h of the film in the square that the heatmaps cover, as fractions of
+            its side; what lies outside is padding.
     """
 
     probabilities: dict[str, float]
@@ -41,6 +44,7 @@ class Reading:
     heatmaps: dict[str, npt.NDArray[np.float32]]
     warnings: tuple[Notice, ...]
     model: str
+    placement: Placement = WHOLE
 
 
 class Reader:
@@ -59,23 +63,27 @@ class Reader:
         self._slopes = np.array(list(bundle.card.heat_slopes.values()), np.float32)
         self.warnings = tuple(_warnings(bundle))
 
+    def __repr__(self) -> str:
+        return f"<Reader of {self.bundle.identity} by {self.engine.name}>"
+
     def read(self, source: Source, force: bool = False) -> Reading:
         """Read one radiograph.
 
         Args:
-            source: a PNG, JPEG or DICOM file or its bytes; a grey array [H, W] of uint8 or uint16
-                in which bright is dense, 16 bits scaled to the full range; or a film of this size.
+            source: a PNG, JPEG or DICOM file, as its path, its bytes, or a binary file open at its
+                beginning; a grey array [H, W] of uint8 or uint16 in which bright is dense, 16 bits
+                scaled to the full range; or a film of this size.
             force: read it even where the gate refuses; the refusals stand among the warnings then.
 
         Raises:
             RefusedError: the gate says that the model must not judge it.
-            ImageError: the file does not become a radiograph, or the array is of another kind.
+            ImageError: the file does not become a radiograph, or the source is of another kind.
         """
         film = self._film(source)
         probabilities, heat, (notices,) = self.read_films([film])
         if not force and any(notice.refuses for notice in notices):
             raise RefusedError(_name(source), notices)
-        return self._reading(probabilities[0], heat[0], notices)
+        return self._reading(probabilities[0], heat[0], notices, film.placement)
 
     def read_films(
         self, films: Sequence[Film]
@@ -97,8 +105,11 @@ class Reader:
 
         Returns:
             Calibrated probabilities [B, K] and heatmaps [B, K, h, w], in the order of `findings`.
+
+        Raises:
+            ImageError: the images are of another kind.
         """
-        probabilities, heat, _ = self._answer(images)
+        probabilities, heat, _ = self._answer(checked_batch(images, self.size))
         return probabilities, heat
 
     def _answer(self, images: npt.NDArray[np.uint8]) -> tuple[Probabilities, Heat, Features]:
@@ -116,14 +127,23 @@ class Reader:
         if isinstance(source, Film):
             return source
         if isinstance(source, np.ndarray):
-            return developed(_checked(source), self.size)
-        return load(source, self.size)
+            return developed(checked_film(source), self.size)
+        if isinstance(source, str | Path | bytes) or _is_binary_file(source):
+            return load(source, self.size)
+        several = isinstance(source, list | tuple)
+        step = "read one film at a time" if several else "save it to bytes, or give one of these"
+        raise ImageError(
+            type(source).__name__,
+            f"a film is read from its path, its bytes, a binary file, or a grey array [height, "
+            f"width] of uint8 or uint16: {step}",
+        )
 
     def _reading(
         self,
         probabilities: npt.NDArray[np.float64],
         heat: npt.NDArray[np.float32],
         notices: tuple[Notice, ...],
+        placement: Placement,
     ) -> Reading:
         by_name = dict(zip(self.findings, probabilities.tolist(), strict=True))
         return Reading(
@@ -132,6 +152,7 @@ class Reader:
             heatmaps=dict(zip(self.findings, heat, strict=True)),
             warnings=notices + self.warnings,
             model=self.bundle.identity,
+            placement=placement,
         )
 
 
@@ -144,8 +165,9 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
     if bundle.familiarity is None:
         yield warning(
             "gate-not-fitted",
-            "the bundle was made without a gate: whether a film is a chest radiograph, upright and "
-            "no negative is not checked",
+            "the bundle has no gate, or one of an earlier kind: whether a film is a chest "
+            "radiograph, upright and no negative is not checked; `chestxray train DATASET --out "
+            "RUN --resume` on its finished run fits one",
         )
     unfitted = bundle.card.calibration.unfitted
     if unfitted:
@@ -159,18 +181,8 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
 
 def _name(source: Source) -> Path:
     """Give what stands for the film in a message."""
-    if isinstance(source, str | Path):
-        return Path(source)
-    return Path("<bytes>" if isinstance(source, bytes) else "film")
+    return Path("film") if isinstance(source, Film | np.ndarray) else intake.name_of(source)
 
 
-def _checked(film: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[Any]:
-    """Refuse an array that would turn black or wrap around on its way to 8 bits."""
-    array = np.asarray(film)
-    if array.ndim != 2 or not array.size or array.dtype not in (np.uint8, np.uint16):
-        raise ImageError(
-            "array",
-            f"must be grey [height, width] of uint8 or uint16, this is {array.dtype} "
-            f"{list(array.shape)}: scale it to 0 to 255 or 0 to 65535 first",
-        )
-    return array
+def _is_binary_file(source: object) -> bool:
+    return hasattr(source, "read") and not hasattr(source, "encoding")  # which text files have

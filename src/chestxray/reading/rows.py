@@ -26,11 +26,14 @@ import pandas as pd
 
 from chestxray.artifacts import sha256, sync_folder, write_json
 from chestxray.errors import ArtifactError
-from chestxray.evaluation.predictions import COLUMNS
+from chestxray.evaluation import predictions
 
 _log = logging.getLogger(__name__)
 
 HEATMAPS: Final = "heatmaps.npy"
+CALLED: Final = "called"
+MODEL: Final = "model"
+COLUMNS: Final = (*predictions.COLUMNS, CALLED, MODEL)
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
 
 
@@ -70,6 +73,8 @@ class Rows:
             else None
         )
         self._synced = time.monotonic()
+        if self.done:
+            _log.warning("%s: %d rows are there from before and are kept", out, self.done)
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +85,7 @@ class Rows:
                 file.close()
 
     def add(self, table: pd.DataFrame, maps: npt.NDArray[np.float16]) -> None:
-        """Add rows: the columns `predictions.COLUMNS`, and heatmaps [n, K, h, w] of these rows."""
+        """Add rows: the columns `COLUMNS`, and heatmaps [n, K, h, w] of these rows."""
         self._table.write(table[list(COLUMNS)].to_csv(index=False, header=False).encode())
         if self._maps is not None:
             self._maps.write(np.ascontiguousarray(maps, dtype="<f2").data)

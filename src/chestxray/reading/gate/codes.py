@@ -32,7 +32,7 @@ NOTICES: Final[dict[str, tuple[str, Outcome]]] = {
     "inverted": ("a negative of the training films: lungs bright", "refuses"),
     "rotated": ("turned by 90, 180 or 270 degrees", "refuses"),
     "unlike-chest": ("looks like a part of a film, or something else", "refuses or warns"),
-    "far-from-training": ("is to the network far from the films it knows", "refuses or warns"),
+    "far-from-training": ("is to the network unlike every film it knows", "refuses or warns"),
     # the model itself
     "gate-not-fitted": ("no gate, or an earlier kind: the four before are left out", "warns"),
     "trained-on-synthetic": ("the model has seen phantoms alone", "warns"),
@@ -51,9 +51,12 @@ def warning(code: str, sentence: str, **values: float | str) -> Notice:
 
 
 def in_words(notices: Iterable[Notice]) -> str:
-    """Put notices into one line, refusals first: code and sentence of each."""
+    """Put notices into one line, refusals first: code and sentence of each, warnings so named."""
     refusals_first = sorted(notices, key=lambda notice: not notice.refuses)
-    return "; ".join(f"{notice.code}: {notice}" for notice in refusals_first)
+    return "; ".join(
+        f"{'' if notice.refuses else 'warning: '}{notice.code}: {notice}"
+        for notice in refusals_first
+    )
 
 
 def _notice(code: str, sentence: str, values: dict[str, float | str], refuses: bool) -> Notice:

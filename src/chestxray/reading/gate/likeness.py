@@ -23,7 +23,7 @@ _WELL: Final = 0.85  # times the limit: between it and the limit lie many righte
 # moves the features of a good film more than its look.
 _WITNESSES: Final = (
     ("unlike-chest", 1.25, "looks unlike a whole frontal chest radiograph of the kind trained on"),
-    ("far-from-training", 1.5, "is to the network far from all films that it was validated on"),
+    ("far-from-training", 1.5, "is to the network unlike every film that it was validated on"),
 )
 
 

@@ -28,7 +28,7 @@ from chestxray.serving.gateway.store import READ, Store, sending
 
 _PATIENCE: Final = 60.0
 _YOUNG_SECONDS: Final = 5.0
-_LONGEST_WAIT: Final = 30.0
+_LONGEST_WAIT: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
