@@ -1,6 +1,6 @@
 """How many images a second the gateway carries through, and what memory its processes take.
 
-    python benchmarks/gateway.py BUNDLE FILMS [--images 200] [--workers 1]
+    python benchmarks/gateway.py BUNDLE FILMS [--images 200] [--workers 1] [--engine EXPORT]
 
 FILMS is a folder of radiographs, of any size; they are sent in turn, each time as a new DX image of
 12 bits. Images go in by C-STORE over loopback; their results go to a Storage SCP of this process.
@@ -88,10 +88,12 @@ def main() -> None:
     parser.add_argument("films", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--engine", default="auto")
     asked = parser.parse_args()
     sink = Sink()
     with tempfile.TemporaryDirectory() as folder:
-        text = f"[read]\nworkers = {asked.workers}\n[[destinations]]\nname = 'pacs'\n"
+        text = f"[read]\nworkers = {asked.workers}\nengine = '{asked.engine}'\n"
+        text += "[[destinations]]\nname = 'pacs'\n"
         text += f"kind = 'dicom'\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = {sink.port}\n"
         config(Path(folder), text)
         gateway = Gateway(Path(folder), asked.bundle.absolute())
