@@ -92,7 +92,8 @@ def main() -> None:
     asked = parser.parse_args()
     sink = Sink()
     with tempfile.TemporaryDirectory() as folder:
-        text = f"[read]\nworkers = {asked.workers}\nengine = '{asked.engine}'\n"
+        engine = Path(asked.engine).absolute() if Path(asked.engine).is_dir() else asked.engine
+        text = f"[read]\nworkers = {asked.workers}\nengine = '{engine}'\n"
         text += "[[destinations]]\nname = 'pacs'\n"
         text += f"kind = 'dicom'\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = {sink.port}\n"
         config(Path(folder), text)

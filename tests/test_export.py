@@ -16,6 +16,7 @@ pytest.importorskip("onnx", reason="needs the export extra")
 
 import chestxray
 from chestxray.cli.export import export as export_verb
+from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle, parity, quantise
@@ -182,6 +183,23 @@ def test_the_command_looks_at_all_it_is_given_before_it_loads(
 def test_an_export_in_a_bundles_place_is_told_where_to_go(exported):
     with pytest.raises(BundleError, match=r"is an export: give the bundle .*engine="):
         chestxray.load(exported)
+
+
+def test_a_graph_that_the_runtime_cannot_take_is_told_with_what_made_it(exported, tmp_path):
+    folder = tmp_path / "graph"
+    shutil.copytree(exported, folder)
+    graph = (folder / XML).read_text(encoding="utf-8").replace('version="opset', 'version="opset9')
+    (folder / XML).write_text(graph, encoding="utf-8")
+    record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+    record["sha256"][XML] = sha256(folder / XML)
+    (folder / EXPORT).write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"cannot be run here.*made with.*openvino 20"):
+        open_engine(folder)
+
+
+def test_what_is_no_engine_is_told_so(tmp_path):
+    with pytest.raises(ArtifactError, match="is no engine: give auto, torch, openvino"):
+        open_engine(tmp_path / "Torch")
 
 
 @pytest.mark.parametrize("name", [XML, BIN, "bundle.json"])

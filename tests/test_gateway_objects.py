@@ -212,6 +212,12 @@ def test_a_retry_makes_the_same_objects_and_another_image_or_model_others(tmp_pa
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in first)
 
 
+def test_an_image_replaced_under_its_uid_makes_other_objects(tmp_path, reader):
+    first = uids(film(tmp_path), reader, reading())
+    replaced = uids(film(tmp_path, "MONOCHROME1"), reader, reading())
+    assert len({*first, *replaced}) == 12
+
+
 def test_only_the_kinds_that_are_wanted_are_made(tmp_path, reader):
     path = film(tmp_path)
     for wanted in (set(), {"sr"}, {"sc"}, {"regions"}, {"sr", "regions"}):
@@ -238,6 +244,20 @@ def test_what_was_lossy_once_is_called_lossy(tmp_path, reader):
     capture = made(path, reading(), reader)["sc"]
     assert capture.LossyImageCompression == "01"
     assert float(capture.LossyImageCompressionRatio) == 9
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("ratio", "kept"),
+    [("10:1", None), ("12,5", None), ("9\\x", None), ("9.5", 9.5), (" 9\\12.", [9, 12])],
+)
+def test_a_ratio_that_is_no_number_is_left_out(ratio, kept, tmp_path, reader):
+    written = "12345678"  # pydicom would write no other
+    path = film(tmp_path, LossyImageCompression="01", LossyImageCompressionRatio=written)
+    path.write_bytes(path.read_bytes().replace(written.encode(), ratio.ljust(8).encode(), 1))
+    capture = made(path, reading(), reader)["sc"]
+    assert capture.LossyImageCompression == "01"
+    assert capture.get("LossyImageCompressionRatio") == kept
 
 
 def test_a_film_in_a_syntax_that_loses_is_called_lossy_though_it_does_not_say_so(tmp_path, reader):

@@ -116,6 +116,23 @@ def test_no_probability_is_rounded_to_certainty(value, text):
     assert scores.share(value) == text
 
 
+@pytest.mark.parametrize(
+    ("probability", "threshold", "written"),
+    [
+        (0.4998, 0.5, ("49.98 %", "50.00 %")),
+        (0.49999, 0.5, ("49.999 %", "50.000 %")),
+        (0.4, 0.5, ("40.0 %", "50.0 %")),
+        (0.5, 0.5, ("50.0 %", "50.0 %")),
+        (0.0002, 0.0003, ("0.02 %", "0.03 %")),
+        (0.9997, 0.9999, ("99.97 %", "99.99 %")),
+        (0.00001, 0.000001, ("0.001 %", "<0.001 %")),
+        (0.5, None, ("50.0 %", "none")),
+    ],
+)
+def test_a_probability_is_told_from_its_threshold(probability, threshold, written):
+    assert scores.figures(probability, threshold) == written
+
+
 @pytest.mark.parametrize("side", [64, 306, 1024])
 def test_heat_is_laid_on_as_everywhere_else(side):
     chance = np.random.default_rng(side)

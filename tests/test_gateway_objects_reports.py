@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
+from chestxray.dataset import pixels
 from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import objects
@@ -78,7 +79,8 @@ HOT = (5 / 8, 2 / 8, 7 / 8, 4 / 8)
 def test_regions_are_boxes_of_called_findings_in_pixels_of_the_image(size, tmp_path, reader):
     heat = np.zeros((8, 8), np.float32)
     heat[2:4, 5:7] = 1
-    report = made(film(tmp_path, size=size), reading(heat=heat), reader)["regions"]
+    said = dataclasses.replace(reading(heat=heat), placement=pixels.placement(*size))
+    report = made(film(tmp_path, size=size), said, reader)["regions"]
     groups = items(report, "Measurement Group")
     found = [items(g, "Finding")[0].ConceptCodeSequence[0].CodeMeaning for g in groups]
     assert found == [codes.FINDING[finding].meaning for finding in CALLED]
@@ -97,6 +99,22 @@ def test_regions_are_boxes_of_called_findings_in_pixels_of_the_image(size, tmp_p
         assert image.ReferencedSOPInstanceUID == USUAL["SOPInstanceUID"]
 
 
+@pytest.mark.parametrize(
+    ("aspect", "size", "rows"),
+    [([2, 1], (400, 200), (200 / 7, 400 / 7)), ([1, 2], (200, 400), (400 / 7, 800 / 7))],
+)
+def test_regions_lie_right_where_pixels_are_not_square(aspect, size, rows, tmp_path, reader):
+    path = film(tmp_path, size=size, PixelAspectRatio=aspect)
+    heat = np.zeros((7, 7), np.float32)
+    heat[1] = 1
+    said = dataclasses.replace(
+        reading(heat=heat), placement=reader.read(path, force=True).placement
+    )
+    (region, *_) = items(made(path, said, reader)["regions"], "Image Region")
+    expected = [0, rows[0], size[0], rows[0], size[0], rows[1], 0, rows[1], 0, rows[0]]
+    assert region.GraphicData == pytest.approx(expected, abs=1)
+
+
 def test_nothing_called_and_nothing_hot_leave_no_report_of_regions(tmp_path, reader):
     path = film(tmp_path)
     assert set(made(path, reading(called=()), reader)) == {"sr", "sc"}
@@ -112,6 +130,12 @@ def test_no_certainty_is_rounded_to_none_or_to_its_threshold(tmp_path, reader):
         (measured,) = item.MeasuredValueSequence
         assert measured.NumericValue > 0
         assert measured.FloatingPointValue == 100 * odds[finding]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_never_reported_as_one(value):
+    with pytest.raises(ValueError, match="no number"):
+        content.number(codes.CERTAINTY, value, codes.PERCENT)
 
 
 # --- the encoding -------------------------------------------------------------------------------

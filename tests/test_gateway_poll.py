@@ -185,6 +185,29 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
     assert survey.asked(asking.store.db)[asking.url] < 60
 
 
+def test_a_study_that_the_source_tells_badly_keeps_no_other_back(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(empty, radiograph(1))
+    pages = Source._pages
+
+    def badly(self: Source, path: str, query: dict[str, str]):
+        yield {"00080020": {"vr": "DA"}}
+        for study in pages(self, path, query):
+            yield study | {"00201208": {"vr": "IS", "Value": ["n/a"]}}
+
+    monkeypatch.setattr(Source, "_pages", badly)
+    assert Source.studies(ask().poller._source, LONG_AGO)
+
+
+def test_a_poller_that_is_told_to_stop_takes_no_further_image(empty: Orthanc, ask) -> None:
+    image = radiograph(1)
+    give(empty, image)
+    stop = threading.Event()
+    stop.set()
+    assert ask().poller._take_study(str(image.StudyInstanceUID), stop) == (0, False)
+
+
 def test_an_image_that_took_another_one_s_place_is_seen(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,3 +156,11 @@ def test_a_database_of_a_later_version_or_a_damaged_one_is_not_touched(tmp_path:
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ArtifactError, match="cannot be opened"):
         database.connect(path)
+
+
+def test_tables_of_before_there_were_versions_are_not_taken_for_ours(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE tasks (queue TEXT, item TEXT)")
+    with pytest.raises(ArtifactError, match="version 0, this package knows 1"):
+        database.connect(path)

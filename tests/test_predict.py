@@ -172,6 +172,29 @@ def test_going_on_without_heatmaps_leaves_none_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
+def test_what_another_engine_began_keeps_its_heatmaps(tmp_path):
+    out = tmp_path / "predictions.csv"
+    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
+        rows.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
+        rows._sync()
+    with pytest.raises(ArtifactError, match="by torch, this is OpenVINO"):
+        Rows(out, "a", "OpenVINO", None)
+    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
+        assert rows.done == 1
+
+
+def test_rows_without_heatmaps_are_begun_anew_with_them_by_the_same_engine_alone(tmp_path, caplog):
+    out, shape = tmp_path / "predictions.csv", (2, 14, 1, 1)
+    with Rows(out, "a", "torch", None) as rows:
+        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        rows._sync()
+    with pytest.raises(ArtifactError, match="by torch, this is OpenVINO"):
+        Rows(out, "a", "OpenVINO", shape)
+    with Rows(out, "a", "torch", shape) as rows:
+        assert rows.done == 0
+    assert "its 1 rows have no heatmaps" in caplog.text
+
+
 def test_two_at_once_do_not_write_one_file(tmp_path):
     with (
         Rows(tmp_path / "p.csv", "a", "torch", None),

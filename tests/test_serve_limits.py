@@ -138,6 +138,11 @@ def test_a_connection_serves_on_after_a_problem(line, film):
     assert statuses == [400, 415, 413, 200]
 
 
+def test_a_boundary_too_long_to_parse_is_the_clients_fault(client):
+    headers = {"Content-Type": f"multipart/form-data; boundary={'b' * 257}"}
+    assert problem(client.post("/v1/read", content=b"--b", headers=headers)) == (400, "broken-form")
+
+
 def test_a_second_image_ends_the_upload_before_it_is_kept(client, film):
     part = HEAD + film + b"\r\n"
     answer = client.post("/v1/read", content=part + HEAD + bytes(2**19) + TAIL, headers=FORM)
@@ -162,8 +167,11 @@ REBOUND = {"Host": "evil.example:8000"}
 OTHER_SITE = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
 OTHER_PORT = {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:9999"}
 
+OLD_BROWSER = {"Origin": "https://evil.example"}
+SANDBOX = {"Origin": "null"}
 
-@pytest.mark.parametrize("headers", [REBOUND, OTHER_SITE, OTHER_PORT])
+
+@pytest.mark.parametrize("headers", [REBOUND, OTHER_SITE, OTHER_PORT, OLD_BROWSER, SANDBOX])
 def test_without_a_token_other_sites_pages_are_not_served(client, film, headers):
     assert problem(read(client, film, headers=headers)) == (403, "elsewhere")
     for path in ("/v1/model", "/metrics"):
@@ -173,8 +181,9 @@ def test_without_a_token_other_sites_pages_are_not_served(client, film, headers)
 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
 def test_this_machine_is_served_under_all_its_names(client, host):
-    headers = {"Host": host, "Sec-Fetch-Site": "same-origin"}
-    assert client.get("/v1/model", headers=headers).status_code == 200
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    for more in ({}, {"Sec-Fetch-Site": "same-origin"}):
+        assert client.get("/v1/model", headers=headers | more).status_code == 200
 
 
 @pytest.mark.parametrize(

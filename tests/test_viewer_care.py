@@ -119,6 +119,24 @@ def test_a_film_that_met_no_server_is_read_once_there_is_one(page, films):
     assert page.locator("#result").is_visible()
 
 
+@pytest.mark.parametrize(
+    "answer", ['{"image": ', '{"image": {"display": "AAAA", "width": 1}}'], ids=["json", "picture"]
+)
+def test_a_broken_answer_is_told_and_never_as_another_films_refusal(page, films, answer):
+    add(page, films["refused"])
+    page.route("**/v1/read*", lambda route: route.fulfill(body=answer))
+    add(page, films["a"])
+    page.locator(".film").nth(1).click()
+    settle(page)
+    assert state(page, 1) == "unread"
+    said = page.locator("#refusal").inner_text()
+    assert "The answer did not arrive whole." in said
+    assert "lies on its side" not in said
+    page.unroute("**/v1/read*")
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#list li[data-state=read]").wait_for()
+
+
 def test_what_would_fail_again_is_not_offered_again(page, films):
     add(page, films["text"], films["refused"])
     for place in range(2):

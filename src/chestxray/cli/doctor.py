@@ -13,7 +13,7 @@ import typer
 
 EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
-    "pacs": ("pynetdicom",),
+    "pacs": ("prometheus_client", "pynetdicom"),
     "export": ("onnx", "onnxruntime", "openvino"),
     "track": ("tensorboard",),
 }

@@ -82,7 +82,9 @@ def main() -> None:
         app(arguments)
     except SystemExit as end:
         if end.code == _STOPPED:
-            typer.echo("stopped: the same command goes on where it was, or begins again", err=True)
+            typer.echo(
+                "stopped: the same command goes on where it was, `train` with --resume", err=True
+            )
         raise
     except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder in a file's place
         if debug:

@@ -18,10 +18,10 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
-from chestxray.errors import ArtifactError
+from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model.answer import Engine
 from chestxray.model.parity import Parity
-from chestxray.model.runtimes import Arithmetic, OnnxEngine, OpenVinoEngine, needed
+from chestxray.model.runtimes import Arithmetic, OnnxEngine, OpenVinoEngine, last_line, needed
 
 Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -100,6 +100,10 @@ def read_export(folder: Path) -> Export:
     Raises:
         ArtifactError: no export, of another version, or a file that is missing or altered.
     """
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"{folder} is no engine: give auto, torch, openvino, or the folder of an export"
+        )
     try:
         record = Export.model_validate(read_json(folder / EXPORT, _MADE_BY))
     except ValidationError as error:
@@ -124,7 +128,8 @@ def open_engine(folder: Path, model: str | None = None) -> Engine:
         model: identity of the weights that it must be of, where that matters.
 
     Raises:
-        ArtifactError: as `read_export` says, or it is of another model.
+        ArtifactError: as `read_export` says, it is of another model, or the runtime that is
+            installed cannot take it.
         MissingExtraError: its runtime is not installed.
     """
     record = read_export(folder)
@@ -133,7 +138,16 @@ def open_engine(folder: Path, model: str | None = None) -> Engine:
             f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle "
             f"anew"
         )
-    engine = _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision)
+    try:
+        engine = _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision)
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        made_with = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+        raise ArtifactError(
+            f"{folder} cannot be run here ({last_line(error)}); it was made with {made_with}: "
+            f"install these, or export the bundle anew"
+        ) from error
     engine.name += f" (export {record.identity})"
     return engine
 

@@ -107,6 +107,12 @@ class OnnxEngine:
         return Answer(*self._session.run(list(OUTPUTS), {INPUT: images}))
 
 
+def last_line(error: Exception) -> str:
+    """Give what matters of a runtime's own message, which has many lines."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 def needed(package: str) -> ModuleType:
     """Import a package of the `export` extra; raises `MissingExtraError` where it is absent."""
     try:

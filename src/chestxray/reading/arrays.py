@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from chestxray.errors import ImageError
 
-_TWELVE_BITS: Final = 2**12
+_UNSCALED: Final = 2**14
 
 
 def checked_film(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -34,7 +34,7 @@ def checked_batch(images: object, size: int) -> npt.NDArray[np.uint8]:
         found = f"a {type(images).__name__}"
     else:
         found = f"{images.dtype} {list(images.shape)}"
-        if images.dtype == np.uint8 and images.ndim == 3 and images.shape[1:] == (size, size):
+        if images.dtype == np.uint8 and images.shape[1:] == (size, size) and len(images):
             return images
     raise ImageError(
         "batch",
@@ -62,10 +62,10 @@ def _values(array: npt.NDArray[Any]) -> str:
             f"must be of uint8 or uint16, this is {array.dtype}: scale it to 0 to 255 or 0 to "
             f"65535 first"
         )
-    # What is so dark in 16 bits has too little contrast to be read, whatever it shows.
-    if array.dtype == np.uint16 and array.min() < array.max() < _TWELVE_BITS:
+    # A film in the lowest quarter of 16 bits is one of 14 bits or fewer, far more often than dark.
+    if array.dtype == np.uint16 and array.min() < array.max() < _UNSCALED:
         return (
             f"must use the full range of 16 bits, the brightest pixel here is {array.max()}, as of "
-            f"12 bits or fewer: scale it to 0 to 65535 first (12 bits: array * 16)"
+            f"14 bits or fewer: scale it to 0 to 65535 first (12 bits: array * 16)"
         )
     return ""

@@ -177,6 +177,6 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
 
 
 def _limit_memory() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY or hard > _MEMORY:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > _MEMORY:
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))

@@ -13,7 +13,7 @@ from chestxray.model.bundle import Bundle
 from chestxray.model.graph import to_onnx, to_openvino
 from chestxray.model.inference import TorchEngine, device
 from chestxray.model.parity import TOLERANCE, noise
-from chestxray.model.runtimes import OpenVinoEngine
+from chestxray.model.runtimes import OpenVinoEngine, last_line
 
 _NEEDED: Final = ("onnx", "openvino")
 
@@ -51,7 +51,7 @@ def _openvino(bundle: Bundle) -> Engine:
         found = engine.run(images)
     except RuntimeError as error:  # OpenVINO's own, of many lines
         raise ArtifactError(
-            f"OpenVINO cannot run this model ({str(error).splitlines()[-1]}): read with torch"
+            f"OpenVINO cannot run this model ({last_line(error)}): read with torch"
         ) from error
     pairs = zip(found, TorchEngine(bundle.classifier).run(images), strict=True)
     difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)

@@ -65,7 +65,8 @@ def predict(
         reader: the model.
         films: what to read.
         out: the CSV file; `heatmaps.npy` goes beside it, float16 [N, K, h, w], NaN where a film
-            was not read, and `heatmaps.json`, which says which predictions it belongs to.
+            was not read, and `heatmaps.json`, which says which predictions it belongs to. One table
+            a folder has heatmaps: the next one's take their place.
         with_heatmaps: whether to write heatmaps.
         force: whether to read what the gate refuses.
 

@@ -63,9 +63,9 @@ class Rows:
         self._row = math.prod(shape[1:]) * 2 if shape else 0
         out.parent.mkdir(parents=True, exist_ok=True)
         self._journal = self._locked_journal()
-        if not shape:
-            self._maps_path.unlink(missing_ok=True)
         self.done, length = self._resumable() or self._begun()
+        if not shape:  # only now: a table that is kept for another engine keeps its heatmaps
+            self._maps_path.unlink(missing_ok=True)
         self._table = self._opened(self._table_path, length)
         self._maps = (
             self._opened(self._maps_path, len(self._header) + self.done * self._row)
@@ -131,11 +131,12 @@ class Rows:
             return None
         begins, last = entries[0], entries[-1]
         rows, length = int(last["rows"]), int(last["bytes"])
-        wanted = {self._table_path: length}
-        if self._header:
-            wanted[self._maps_path] = len(self._header) + rows * self._row
-        there = all(path.exists() and path.stat().st_size >= n for path, n in wanted.items())
-        return (rows, length) if rows and there and self._continues(begins, rows) else None
+        if not (rows and _holds(self._table_path, length) and self._continues(begins, rows)):
+            return None
+        if self._header and not _holds(self._maps_path, len(self._header) + rows * self._row):
+            _log.warning("%s is begun anew: its %d rows have no heatmaps", self.out, rows)
+            return None
+        return rows, length
 
     def _continues(self, begins: dict[str, str], rows: int) -> bool:
         """Say whether the rows that are there are of this plan, by this engine."""
@@ -188,6 +189,10 @@ class Rows:
         file.truncate(length)
         file.seek(length)
         return file
+
+
+def _holds(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size >= size
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

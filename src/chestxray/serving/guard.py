@@ -2,8 +2,9 @@
 
 Where no token is asked for, programs and pages of this machine alone are served. Another site's
 page, open in a browser here, could otherwise have this machine work for it, or read the answers
-once it had its own name resolved to this machine's address (DNS rebinding). It cannot forge `Host`
-and `Sec-Fetch-Site` (W3C, Fetch Metadata Request Headers).
+once it had its own name resolved to this machine's address (DNS rebinding). It cannot forge `Host`,
+`Sec-Fetch-Site` (W3C, Fetch Metadata Request Headers) and, all that older browsers send with a
+POST, `Origin` (RFC 6454).
 
 The log names the route and the status, never a path as sent, a file or anything of a patient.
 """
@@ -107,7 +108,9 @@ class Guard:
 
 def _from_here(headers: Headers) -> bool:
     site = headers.get("sec-fetch-site", "none")
-    return site in {"none", "same-origin"} and is_loopback(host_of(headers.get("host", "")))
+    host = headers.get("host", "")
+    own = headers.get("origin") in {None, f"http://{host}"}
+    return own and site in {"none", "same-origin"} and is_loopback(host_of(host))
 
 
 class _Exchange:

@@ -46,7 +46,7 @@ async def upload(
         ProblemError: no multipart body (415), a broken one (400), none or several files (422),
             too large (413), too slow (408), or neither PNG, JPEG nor DICOM (415).
     """
-    form = _Form(_boundary(request))
+    form = _form(request)
     try:
         await _receive(form, request, limits, hold)
         data = form.file()
@@ -66,11 +66,19 @@ async def _receive(
             408, "slow", f"The upload took more than {limits.upload_seconds:g} s."
         ) from error
     except FormParserError as error:
-        raise ProblemError(400, "broken-form", "The multipart body is broken.") from error
+        raise _broken() from error
     except ClientDisconnect as error:
         raise ProblemError(
             400, "gone", "The client left before the upload was complete."
         ) from error
+
+
+def _form(request: Request) -> _Form:
+    boundary = _boundary(request)
+    try:
+        return _Form(boundary)
+    except FormParserError as error:  # the boundary is too long
+        raise _broken() from error
 
 
 def _boundary(request: Request) -> bytes:
@@ -106,6 +114,10 @@ def _kind(data: bytes) -> str:
         if data.startswith(magic, offset):
             return kind
     raise ProblemError(415, "kind", "The file is neither PNG, JPEG nor DICOM.")
+
+
+def _broken() -> ProblemError:
+    return ProblemError(400, "broken-form", "The multipart body is broken.")
 
 
 def _one_file(found: str) -> ProblemError:

@@ -91,8 +91,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    found = db.execute("PRAGMA user_version").fetchone()[0]
-    if found == 0:
+    found, filled = db.execute(  # in one look: another process may be making the tables
+        "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    ).fetchone()
+    if found == 0 and not filled:
         db.executescript(_SCHEMA)
     elif found != VERSION:
         db.close()

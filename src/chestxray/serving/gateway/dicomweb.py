@@ -64,9 +64,9 @@ class Source:
         alone, and others refuse.
         """
         return {
-            Study(uid, int(_value(found, "00201208", "-1")))
+            Study(uid, int(count) if (count := _value(found, "00201208", "")).isdecimal() else -1)
             for found in self._pages("/studies", {"StudyDate": f"{since}-"})
-            if is_uid(uid := _value(found, "0020000D")) and self._may_have(found)
+            if is_uid(uid := _value(found, "0020000D", "")) and self._may_have(found)
         }
 
     def _may_have(self, study: dict[str, Any]) -> bool:

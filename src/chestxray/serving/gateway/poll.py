@@ -78,7 +78,7 @@ class Poller:
         for study in sorted(studies - self._complete):
             if stop.is_set():
                 return taken
-            new, whole = self._take_study(study.uid)
+            new, whole = self._take_study(study.uid, stop)
             taken += new
             if whole:
                 self._complete.add(study)
@@ -93,7 +93,7 @@ class Poller:
             self._complete.clear()
             self._forget_at = time.monotonic() + _FORGET_SECONDS
 
-    def _take_study(self, study: str) -> tuple[int, bool]:
+    def _take_study(self, study: str, stop: threading.Event) -> tuple[int, bool]:
         """Take in a study's new radiographs; how many, and whether none was left behind."""
         taken, whole = 0, True
         try:
@@ -102,6 +102,8 @@ class Poller:
             self._warn("a study could not be asked for", error, study)
             return 0, False
         for instance in found:
+            if stop.is_set():
+                return taken, False
             uid, modality = instance.uid, RADIOGRAPHS[instance.sop_class]
             try:
                 if not self._intake.known(uid):

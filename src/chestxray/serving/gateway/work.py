@@ -119,7 +119,8 @@ def _laid_out(
         return
     wanted = [to for to in config.destinations if goes(image, outcome, to)]
     kinds = {kind for to in wanted for kind in to.send}
-    for made in objects.make(store.image_file(image.uid), outcome, reader, kinds):
+    # All are made before one is laid out: what has no row would stay in the outbox.
+    for made in list(objects.make(store.image_file(image.uid), outcome, reader, kinds)):
         path = store.result_file(made.uid)
         durable.write_once(path, made.content)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,5 +1,6 @@
 // The list of films: each with a thumbnail and what became of it.
 
+import { Problem } from "./api.js";
 import { counted, warningsOf } from "./notices.js";
 
 const AT_ONCE = 2; // uploads; the server batches those of others
@@ -9,6 +10,7 @@ const STATES = {
   refused: "refused",
   unread: "not read",
 };
+const CUT_OFF = { code: "answer", sentence: "The answer did not arrive whole." };
 
 export class Films {
   // list: the <ul>; read: what gives a file → reading; changed: called with a film that has changed, and once
@@ -71,16 +73,18 @@ export class Films {
     this.busy++;
     this.mark(film, "reading");
     try {
-      film.reading = await this.read(film.open);
-      const { display, width } = film.reading.image;
+      const reading = await this.read(film.open);
+      const { display, width } = reading.image;
       film.picture = await picture(display, width);
+      film.reading = reading;
       film.reading.image.display = film.open = null;
       this.mark(film, "read");
     } catch (problem) {
-      film.problem = problem;
+      film.reading = null;
       film.picture = await picture(problem.display).catch(() => null);
-      if (!problem.passing) film.open = null;
-      this.mark(film, problem.code === "refused" ? "refused" : "unread");
+      film.problem = problem instanceof Problem ? problem : new Problem(0, CUT_OFF);
+      if (!film.problem.passing) film.open = null;
+      this.mark(film, film.problem.code === "refused" ? "refused" : "unread");
     }
     this.busy--;
     this.next();

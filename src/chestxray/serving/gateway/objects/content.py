@@ -5,6 +5,7 @@ References: PS3.3 C.17.3 (SR Document Content), C.18 (values); PS3.3 table 8.8-1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
@@ -52,7 +53,13 @@ def uid(relation: str, name: Code, value: str) -> bytes:
 
 
 def number(name: Code, value: float, unit: Code) -> bytes:
-    """Say a number: in six digits for people, and as it is (PS3.3 C.18.1)."""
+    """Say a number: in six digits for people, and as it is (PS3.3 C.18.1).
+
+    Raises:
+        ValueError: it is infinite or none, which a decimal string cannot say (PS3.5 6.2).
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"{name.meaning}: {value} is no number that a report can hold")
     measured = encode(
         NumericValue=f"{value:.6g}",
         FloatingPointValue=[value],

@@ -54,7 +54,7 @@ def document(
 
 def tracking(kind: str, source: Source, model: Model, finding: str) -> list[bytes]:
     """Name a group, for people and for good, and what it is about."""
-    uid = model.uid(kind, source.uid, finding)
+    uid = model.uid(kind, *source.seed, finding)
     return [
         content.text(CONTEXT, codes.TRACKING, finding.replace("_", " ")),
         content.uid(CONTEXT, codes.TRACKING_UID, uid),

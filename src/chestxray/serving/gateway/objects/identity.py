@@ -1,8 +1,9 @@
 """Who made a result, and the UIDs that make the same result the same object.
 
 A UID is a UUID of version 5 under 2.25 (PS3.5 annex B.2) over the model with all of its card, this
-program's version, the image, and the kind of result. So a worker that takes up where another died
-makes objects that the archive knows already, and another model, or another threshold, makes others.
+program's version, the image with all of its bytes, and the kind of result. So a worker that takes
+up where another died makes objects that the archive knows already; another model or threshold, or
+an image that was replaced under its UID, makes others.
 """
 
 from __future__ import annotations

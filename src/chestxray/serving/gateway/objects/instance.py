@@ -52,12 +52,12 @@ def instance(kind: str, source: Source, model: Model) -> Dataset:
     result.file_meta = FileMetaDataset()
     result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     result.SOPClassUID = is_a.sop_class
-    result.SOPInstanceUID = model.uid(kind, source.uid)
+    result.SOPInstanceUID = model.uid(kind, *source.seed)
     result.InstanceNumber = 1
     result.InstanceCreationDate = result.ContentDate = now.strftime("%Y%m%d")
     result.InstanceCreationTime = result.ContentTime = now.strftime("%H%M%S.%f")
     result.Modality = is_a.modality
-    result.SeriesInstanceUID = model.uid(kind, source.uid, "series")
+    result.SeriesInstanceUID = model.uid(kind, *source.seed, "series")
     result.SeriesNumber = is_a.series
     result.SeriesDescription = is_a.description
     source.copy_to(result)

@@ -9,6 +9,7 @@ References: PS3.16 TID 1410; PS3.3 C.18.6.1.2 (coordinates: the image's top left
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from chestxray.serving.gateway.objects.report import percent, warnings
 from chestxray.serving.gateway.objects.source import Source
 
 _WHAT = "A box surrounds where the model's evidence is strongest; it outlines no finding."
+_SIDE: Final = 100_000  # of the square, in the whole numbers that `boxes.detect` takes a shape in
 
 
 def regions(source: Source, model: Model, reading: Reading) -> Dataset | None:
@@ -42,9 +44,12 @@ def regions(source: Source, model: Model, reading: Reading) -> Dataset | None:
 
 def _groups(source: Source, model: Model, reading: Reading) -> Iterator[bytes]:
     width, height = source.size
+    # As the reader saw it, with square pixels; the header's may be higher than wide, or wider.
+    _, _, wide, high = reading.placement
+    shape = round(_SIDE * wide), round(_SIDE * high)
     image = content.image(SELECTED, codes.REGION_OF, shown(source))
     for finding, heat in reading.heatmaps.items():
-        box = boxes.detect(heat, source.size).box if reading.calls[finding] else None
+        box = boxes.detect(heat, shape).box if reading.calls[finding] else None
         if box is not None:
             corners = _corners(box * (width, height, width, height))
             items = [

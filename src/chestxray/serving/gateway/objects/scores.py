@@ -27,8 +27,7 @@ def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Threshol
         strong, weak = Style(23, colour, bold=bool(called)), Style(22, DIM)
         texts = (
             title(finding),
-            share(reading.probabilities[finding]),
-            share(thresholds[finding]),
+            *figures(reading.probabilities[finding], thresholds[finding]),
             _MARKS[called],
         )
         mark = Style(20, ALERT if called else DIM, bold=bool(called))
@@ -71,12 +70,19 @@ def title(finding: str) -> str:
     return finding.replace("_", " ")
 
 
-def share(value: float | None) -> str:
+def figures(probability: float, threshold: float | None) -> tuple[str, str]:
+    """Write both, with up to two more digits where it takes them to tell the two apart."""
+    pairs = [(share(probability, digits), share(threshold, digits)) for digits in (1, 2, 3)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+
+
+def share(value: float | None, digits: int = 1) -> str:
     """Write a share in percent; what is not 0 or 1 is never rounded to it."""
     if value is None:
         return "none"
-    if 0 < value < 0.0005:
-        return "<0.1 %"
-    if 0.9995 <= value < 1:
-        return ">99.9 %"
-    return f"{value:.1%}".replace("%", " %")
+    least = 10**-digits
+    if 0 < 100 * value < least / 2:
+        return f"<{least:.{digits}f} %"
+    if 100 - least / 2 <= 100 * value < 100:
+        return f">{100 - least:.{digits}f} %"
+    return f"{100 * value:.{digits}f} %"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -70,16 +72,21 @@ _LOSES: Final = {
     JPEGLSNearLossless: "ISO_14495_1",
 }
 
+# Decimal strings; others, such as 10:1, could not be written into a result.
+_RATIOS: Final = re.compile(r" *\d+(\.\d*)? *(\\ *\d+(\.\d*)? *)*")
+
 
 @dataclass(frozen=True)
 class Source:
     """The header of an image, as far as results need it.
 
     Attributes:
+        sha256: of the file, hexadecimal.
         values: keyword → the text of its value, decoded; what is absent or empty has no entry.
         sequences: keyword → the items of a sequence, in Unicode.
     """
 
+    sha256: str
     values: dict[str, str]
     sequences: dict[str, list[Dataset]]
 
@@ -90,9 +97,10 @@ class Source:
         Raises:
             ImageError: it has no UID to refer to, is in no study, or has no size.
         """
+        content = path.read_bytes()
         wanted = [*_TEXTS, *_SEQUENCES]
         with config.disable_value_validation():
-            header = dcmread(path, stop_before_pixels=True, specific_tags=list(wanted))
+            header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(wanted))
             values = {keyword: _text(header, keyword) for keyword in _TEXTS}
             sequences = {keyword: _items(header, keyword) for keyword in _SEQUENCES}
         missing = [keyword for keyword in _NEEDED if not values[keyword]]
@@ -103,8 +111,16 @@ class Source:
             values |= {"LossyImageCompression": "01", "LossyImageCompressionMethod": method}
         if not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", values["TimezoneOffsetFromUTC"]):
             del values["TimezoneOffsetFromUTC"]
+        if not _RATIOS.fullmatch(values["LossyImageCompressionRatio"]):
+            del values["LossyImageCompressionRatio"]
         known = {keyword: text for keyword, text in values.items() if text}
-        return cls(known, {keyword: items for keyword, items in sequences.items() if items})
+        filled = {keyword: items for keyword, items in sequences.items() if items}
+        return cls(sha256(content).hexdigest(), known, filled)
+
+    @property
+    def seed(self) -> tuple[str, str]:
+        """What the UIDs of its results come from: an image may be replaced under its UID."""
+        return self.uid, self.sha256
 
     @property
     def uid(self) -> str:
