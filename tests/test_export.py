@@ -15,8 +15,8 @@ pytest.importorskip("openvino", reason="needs the export extra")
 pytest.importorskip("onnx", reason="needs the export extra")
 
 import chestxray
-from chestxray.cli.export import export as export_verb
 from chestxray.artifacts import sha256
+from chestxray.cli.export import export as export_verb
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle, parity, quantise

@@ -133,6 +133,17 @@ def test_a_probability_is_told_from_its_threshold(probability, threshold, writte
     assert scores.figures(probability, threshold) == written
 
 
+def test_figures_of_more_digits_stay_in_their_columns():
+    column, finding = picture._column(), "Pleural Thickening"
+    room = 0.64 * column.width - canvas._width(finding, canvas.Style(23, bold=True))
+    for digits in ("50.00 %", "50.000 %", ">99.9 %", ">99.999 %"):
+        for style, most in (
+            (canvas.Style(23, bold=True), room),
+            (canvas.Style(22), 0.19 * column.width),
+        ):
+            assert canvas._width(digits, scores._fitting(digits, style)) < most - 5
+
+
 @pytest.mark.parametrize("side", [64, 306, 1024])
 def test_heat_is_laid_on_as_everywhere_else(side):
     chance = np.random.default_rng(side)

@@ -25,13 +25,15 @@ def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Threshol
             canvas.box((column.left - 14, baseline - 29), (column.width + 22, _ROW - 3), PANEL)
         colour = ALERT if called else INK
         strong, weak = Style(23, colour, bold=bool(called)), Style(22, DIM)
-        texts = (
-            title(finding),
-            *figures(reading.probabilities[finding], thresholds[finding]),
-            _MARKS[called],
-        )
+        figure, limit = figures(reading.probabilities[finding], thresholds[finding])
         mark = Style(20, ALERT if called else DIM, bold=bool(called))
-        _row(canvas, column, baseline, texts, [strong, strong, weak, mark])
+        styles = [strong, _fitting(figure, strong), _fitting(limit, weak), mark]
+        _row(canvas, column, baseline, (title(finding), figure, limit, _MARKS[called]), styles)
+
+
+def _fitting(figure: str, style: Style) -> Style:
+    """Write a figure of more digits than usual smaller, so that it stays in its column."""
+    return style._replace(size=style.size - 2 * max(0, len(figure) - len("12.3 %")))
 
 
 def head(canvas: Canvas, column: Column) -> None:
