@@ -19,9 +19,9 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from chestxray.evaluation.bootstrap import GROUPS, Draws
 from chestxray.evaluation.curves import bands
-from chestxray.evaluation.intervals import GROUPS, Draws
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation.metrics import Column
 
 IMAGES, PATIENTS, RESAMPLES, LOOPED, ROUNDS = 22_000, 2_800, 1_000, 10, 3
 PREVALENCES = (0.10, 0.025, 0.12, 0.18, 0.05, 0.056, 0.013, 0.047, 0.042, 0.02, 0.022, 0.015, 0.03)

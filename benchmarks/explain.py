@@ -11,8 +11,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from chestxray.findings import FINDINGS
-from chestxray.model.inference import batches
 from chestxray.model.network import Classifier, to_input
+from chestxray.model.torch_engine import batches
 
 SIZE, ROUNDS = 224, 5
 

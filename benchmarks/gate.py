@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 import chestxray
 from chestxray.dataset.store import Dataset
-from chestxray.notices import Notice
+from chestxray.errors import Notice
 from chestxray.reading.film import developed
 from chestxray.reading.reader import Reader
 

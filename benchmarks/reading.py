@@ -37,13 +37,13 @@ import chestxray
 from chestxray.dataset.pixels import load
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle as bundles
+from chestxray.model.engines import OpenVinoEngine
+from chestxray.model.export import to_onnx, to_openvino
 from chestxray.model.exported import open_engine
-from chestxray.model.graph import to_onnx, to_openvino
-from chestxray.model.inference import TorchEngine
 from chestxray.model.network import Classifier, to_input
-from chestxray.model.runtimes import OpenVinoEngine
+from chestxray.model.torch_engine import TorchEngine
 from chestxray.parallel import cores
-from chestxray.reading.films import FileFilms
+from chestxray.reading.inputs import FileFilms
 from chestxray.reading.predict import predict
 from chestxray.sources.phantom.tree import write_tree
 

@@ -22,7 +22,7 @@ from chestxray.findings import FINDINGS
 from chestxray.model.losses import FindingsLoss
 from chestxray.model.network import Classifier, to_input
 from chestxray.training.data import EpochBatches, loader
-from chestxray.training.precision import resolve
+from chestxray.training.fit import resolve
 
 SIZE, BATCH, ROUNDS = 224, 16, 4
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from chestxray.artifacts import write_json
 from chestxray.evaluation import predictions, regions
-from chestxray.evaluation.compare import COMPARISON, compare
+from chestxray.evaluation.comparison import COMPARISON, compare
 from chestxray.evaluation.evaluate import Evaluation, evaluate
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.reference import MAPPING

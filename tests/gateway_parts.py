@@ -26,7 +26,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from chestxray.serving.gateway import config as settings
-from chestxray.serving.gateway import survey
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.destinations import TLS
 from chestxray.serving.gateway.store import Image, Store
@@ -144,7 +144,7 @@ def exported(bundle: Path, out: Path) -> Path:
     pytest.importorskip("onnx", reason="needs the export extra")
     from chestxray.model import bundle as bundles
     from chestxray.model.export import export
-    from chestxray.model.parity import noise
+    from chestxray.model.exported import noise
 
     export(bundles.load(bundle), out, "openvino", "fp32", noise(32))
     return out

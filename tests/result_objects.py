@@ -11,9 +11,8 @@ from pydicom import Dataset, dcmread
 
 import chestxray
 import dicom_files
-from chestxray.errors import RefusedError
+from chestxray.errors import Notice, RefusedError
 from chestxray.findings import FINDINGS
-from chestxray.notices import Notice
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
 

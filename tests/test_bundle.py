@@ -14,7 +14,7 @@ from chestxray.errors import ArtifactError, BundleError
 from chestxray.findings import FINDINGS
 from chestxray.model import bundle
 from chestxray.model.bundle import CARD, GATE, WEIGHTS
-from chestxray.model.inference import batches
+from chestxray.model.torch_engine import batches
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.special import expit
 
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import calibration_fits as fits
+from chestxray.evaluation import calibration as fits
 from chestxray.evaluation.calibration import (
     CLIP,
     Calibration,

@@ -16,7 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from chestxray.evaluation import calibration_fits as fits
+from chestxray.evaluation import calibration as fits
 from chestxray.evaluation.calibrators import (
     Beta,
     Calibrator,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from chestxray.evaluation import calibration_measures as measures
-from chestxray.evaluation.cox import log_odds
+from chestxray.evaluation import calibration_error as measures
+from chestxray.evaluation.calibration_error import log_odds
 
 PROBABILITIES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
 TABLES = st.lists(st.tuples(st.booleans(), PROBABILITIES), max_size=60)

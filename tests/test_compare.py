@@ -17,12 +17,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import compare_delong, predictions
-from chestxray.evaluation.compare import Paired, compare, sentence
+from chestxray.evaluation import delong as compare_delong
+from chestxray.evaluation import predictions
+from chestxray.evaluation.bootstrap import Draws
+from chestxray.evaluation.comparison import Paired, compare, sentence
 from chestxray.evaluation.delong import difference
-from chestxray.evaluation.intervals import Draws
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation.metrics import Column
 from chestxray.findings import FINDINGS
 
 IMAGES, EACH = 600, 3  # images, and how many a patient has

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
+from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.delong import delong
-from chestxray.evaluation.intervals import Draws
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation.metrics import Column
 
 PATIENTS, SHIFT, BETWEEN, WITHIN = 200, 1.2, 1.0, 0.5
 TRUTH = float(ndtr(SHIFT / math.sqrt(2 * (BETWEEN**2 + WITHIN**2))))

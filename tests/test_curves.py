@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
+from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.curves import GRID, bands, curves, heights_at, thin
-from chestxray.evaluation.intervals import Draws
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation.metrics import Column
 
 SCORES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 ROWS = st.lists(st.tuples(st.booleans(), SCORES, st.integers(0, 3)), min_size=1, max_size=40)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
-from chestxray.training.precision import resolve
+from chestxray.training.fit import resolve
 
 
 def test_a_part_gives_the_rows_of_its_split_and_no_other(dataset):

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from chestxray.errors import DownloadError
-from chestxray.sources.download import box, download_nih
-from chestxray.sources.download.catalogue import ARCHIVES, IMAGES, TABLES, Archive, Table
-from chestxray.sources.download.unpack import unpack
+from chestxray.sources.download import download_nih
+from chestxray.sources.download import nih_box as box
+from chestxray.sources.download.fetch import unpack
+from chestxray.sources.download.nih_box import ARCHIVES, IMAGES, TABLES, Archive, Table
 from download_server import Server, serving
 
 TABLE = b"Image Index,Finding Labels\n00000001_000.png,Mass\n"

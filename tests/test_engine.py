@@ -9,8 +9,8 @@ import pytest
 import chestxray
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model import bundle
-from chestxray.model.answer import run_all
-from chestxray.model.inference import TorchEngine, batches
+from chestxray.model.engines import run_all
+from chestxray.model.torch_engine import TorchEngine, batches
 from chestxray.reading import engine as engines
 from chestxray.reading.engine import choose
 from chestxray.reading.reader import Reader

@@ -24,8 +24,8 @@ from chestxray.evaluation import predictions
 from chestxray.evaluation.evaluate import FILES, Evaluation
 from chestxray.evaluation.evaluate import evaluate as write
 from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.metrics import CALLING, RANKING
 from chestxray.evaluation.scores import METRICS, NO_VALIDATION
-from chestxray.evaluation.weighted import CALLING, RANKING
 from chestxray.findings import FINDINGS
 from fake_run import SHIFT, SIZES, predicted, truth
 

@@ -19,14 +19,24 @@ from chestxray.artifacts import sha256
 from chestxray.cli.export import export as export_verb
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.findings import FINDINGS
-from chestxray.model import bundle, parity, quantise
+from chestxray.model import bundle
+from chestxray.model import export as quantise
+from chestxray.model import exported as parity
 from chestxray.model.bundle import Bundle
-from chestxray.model.export import export
-from chestxray.model.exported import BIN, EXPORT, ONNX, XML, open_engine, read_export
-from chestxray.model.graph import to_onnx, to_openvino
-from chestxray.model.inference import TorchEngine
-from chestxray.model.parity import Parity, Trial, noise
-from chestxray.model.runtimes import OnnxEngine, OpenVinoEngine
+from chestxray.model.engines import OnnxEngine, OpenVinoEngine
+from chestxray.model.export import export, to_onnx, to_openvino
+from chestxray.model.exported import (
+    BIN,
+    EXPORT,
+    ONNX,
+    XML,
+    Parity,
+    Trial,
+    noise,
+    open_engine,
+    read_export,
+)
+from chestxray.model.torch_engine import TorchEngine
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ pytest.importorskip("onnx", reason="needs the export extra")
 import chestxray
 from chestxray.model import bundle
 from chestxray.model.export import export
-from chestxray.model.parity import noise
+from chestxray.model.exported import noise
 from conftest import REPOSITORY
 
 GUIDE = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from chestxray.evaluation import predictions
 from chestxray.findings import FINDINGS
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
-from chestxray.training.task import Task
+from chestxray.training.lightning_module import Task
 from conftest import TINY
 
 

@@ -17,24 +17,24 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 from safetensors.numpy import save_file
 
 import chestxray
-from chestxray.dataset.colour import chroma
 from chestxray.dataset.dicom import Header, read
 from chestxray.dataset.pixels import canonical, decode
-from chestxray.errors import RefusedError
+from chestxray.dataset.raster import chroma
+from chestxray.errors import Notice, RefusedError
 from chestxray.model.bundle import CARD, GATE
-from chestxray.model.familiarity import Familiarity, _limit
-from chestxray.model.template import STATES, Template, held_out
-from chestxray.notices import Notice
+from chestxray.model.out_of_distribution import STATES, Familiarity, Template, _limit, held_out
 from chestxray.reading import gate
 from chestxray.reading.explain import explain_files
 from chestxray.reading.film import Film, developed, load
-from chestxray.reading.films import films
-from chestxray.reading.gate import headers, likeness, picture
-from chestxray.reading.gate.codes import NOTICES, refusal, warning
+from chestxray.reading.gate import distribution as likeness
+from chestxray.reading.gate import header as headers
+from chestxray.reading.gate import pixel_checks as picture
+from chestxray.reading.gate.notices import NOTICES, refusal, warning
+from chestxray.reading.inputs import films
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader
 from chestxray.training.data import Part
-from chestxray.training.finish import fit_familiarity
+from chestxray.training.finalize import fit_familiarity
 from dicom_files import dicom
 
 

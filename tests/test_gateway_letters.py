@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from chestxray.errors import ArtifactError
-from chestxray.serving.gateway import audit, housekeeping, letters, survey
+from chestxray.serving.gateway import audit, housekeeping
+from chestxray.serving.gateway import dead_letters as letters
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.config import Storage
 from chestxray.serving.gateway.store import READ, Result, Store, sending
 from gateway_parts import add, counted, full_once, wait_for

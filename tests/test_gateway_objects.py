@@ -17,8 +17,9 @@ from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
-from chestxray.serving.gateway.objects import codes, picture
-from chestxray.serving.gateway.objects.identity import Model
+from chestxray.serving.gateway.objects import codes
+from chestxray.serving.gateway.objects import secondary_capture as picture
+from chestxray.serving.gateway.objects.instance import Model
 from result_objects import (
     HEADERS,
     KINDS,

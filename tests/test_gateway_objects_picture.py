@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from chestxray.dataset import pixels
-from chestxray.errors import RefusedError
+from chestxray.errors import Notice, RefusedError
 from chestxray.findings import FINDINGS
-from chestxray.notices import Notice
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.objects import canvas, picture, ranking, scores, tint
-from chestxray.serving.gateway.objects.identity import Model
+from chestxray.serving.gateway.objects import drawing as canvas
+from chestxray.serving.gateway.objects import drawing as ranking
+from chestxray.serving.gateway.objects import drawing as scores
+from chestxray.serving.gateway.objects import secondary_capture as picture
+from chestxray.serving.gateway.objects import secondary_capture as tint
+from chestxray.serving.gateway.objects.instance import Model
 from result_objects import CALLED, THRESHOLDS, film, made, reader_of, reading, refusal
 
 

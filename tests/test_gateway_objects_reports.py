@@ -12,7 +12,8 @@ from chestxray.dataset import pixels
 from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import objects
-from chestxray.serving.gateway.objects import codes, content
+from chestxray.serving.gateway.objects import codes
+from chestxray.serving.gateway.objects import encoding as content
 from chestxray.serving.gateway.objects.encoding import encode
 from result_objects import (
     CALLED,

@@ -11,10 +11,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from chestxray.serving.gateway import poll, survey
-from chestxray.serving.gateway.dicomweb import Instance, Source
+from chestxray.serving.gateway import polling as poll
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
-from chestxray.serving.gateway.poll import Poller, position, save_position
+from chestxray.serving.gateway.polling import Instance, Poller, Source, position, save_position
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
 from gateway_parts import (

@@ -28,12 +28,14 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from chestxray.serving.gateway import audit, durable, survey
+from chestxray import artifacts as durable
+from chestxray.serving.gateway import audit
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.config import Config
+from chestxray.serving.gateway.dimse import client_context
 from chestxray.serving.gateway.intake import Intake
-from chestxray.serving.gateway.receive import Receiver
+from chestxray.serving.gateway.receiver import Receiver
 from chestxray.serving.gateway.store import READ, Result, Store
-from chestxray.serving.gateway.transport import client_context
 from gateway_parts import (
     PATIENT,
     certificates,

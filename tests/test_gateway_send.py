@@ -17,12 +17,12 @@ import trustme
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
-from chestxray.serving.gateway import letters, survey
+from chestxray.serving.gateway import dead_letters as letters
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.destinations import TLS, Destination
-from chestxray.serving.gateway.links import StoreLink, StowLink
-from chestxray.serving.gateway.send import deliver, send
+from chestxray.serving.gateway.dimse import serve
+from chestxray.serving.gateway.sender import StoreLink, StowLink, deliver, send
 from chestxray.serving.gateway.store import READ, Image, Result, Store, sending
-from chestxray.serving.gateway.transport import serve
 from dicom_files import written
 from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 

@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from chestxray.errors import ConfigError, MissingExtraError
-from chestxray.model import card
+from chestxray.model import model_card as card
 from chestxray.model.exported import EXPORT
 from chestxray.serving.gateway import processes
-from chestxray.serving.gateway.run import check
+from chestxray.serving.gateway.supervisor import check
 from gateway_parts import certificates, config, exported, radiograph, written_to
 
 

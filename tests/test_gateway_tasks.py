@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from chestxray.errors import ArtifactError
-from chestxray.serving.gateway import database, letters, survey, tasks
+from chestxray.serving.gateway import database
+from chestxray.serving.gateway import dead_letters as letters
+from chestxray.serving.gateway import queue as tasks
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.store import READ, Result, Store
 from gateway_parts import add, counted
 

@@ -16,13 +16,15 @@ import pytest
 from pydicom import Dataset, dcmread
 
 import chestxray
-from chestxray.errors import RefusedError
-from chestxray.notices import Notice
+from chestxray import artifacts as durable
+from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import audit, durable, letters, survey
-from chestxray.serving.gateway import work as working
+from chestxray.serving.gateway import audit
+from chestxray.serving.gateway import dead_letters as letters
+from chestxray.serving.gateway import statistics as survey
+from chestxray.serving.gateway import worker as working
 from chestxray.serving.gateway.store import READ, Image, Store, sending
-from chestxray.serving.gateway.work import handle
+from chestxray.serving.gateway.worker import handle
 from dicom_files import written
 from gateway_parts import (
     PATIENT,

@@ -10,10 +10,9 @@ import pytest
 from scipy import stats
 from scipy.stats._resampling import BootstrapResult
 
-from chestxray.evaluation import intervals
-from chestxray.evaluation.intervals import Draws
-from chestxray.evaluation.metrics import auroc
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation import bootstrap as intervals
+from chestxray.evaluation.bootstrap import Draws
+from chestxray.evaluation.metrics import Column, auroc
 
 
 def mean_of(x: np.ndarray):

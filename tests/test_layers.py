@@ -11,7 +11,7 @@ import chestxray
 
 PACKAGE = Path(chestxray.__file__).parent
 LAYERS = (
-    {"findings", "notices", "errors", "artifacts", "progress", "parallel"},
+    {"findings", "errors", "artifacts", "progress", "parallel"},
     {"sources"},
     {"dataset"},
     {"evaluation"},

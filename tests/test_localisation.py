@@ -15,7 +15,7 @@ from PIL import Image
 from chestxray.errors import ArtifactError, ImageError, PredictionsError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.labels import Labels, Pairs, pair
-from chestxray.evaluation.localisation import locate
+from chestxray.evaluation.localization import locate
 from chestxray.evaluation.regions import Boxes, Case, Mask, from_boxes, from_masks
 from chestxray.findings import FINDINGS
 from fake_run import predicted, truth

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.stats import binomtest
 
-from chestxray.evaluation.boxes import CUT, detect, mean_box, overlap
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.localisation import locate
-from chestxray.evaluation.locating import CENTRE, IOBB, IOU
-from chestxray.evaluation.regions import Boxes, Case, Mask
+from chestxray.evaluation.localization import CENTRE, IOBB, IOU, locate
+from chestxray.evaluation.regions import CUT, Boxes, Case, Mask, detect, mean_box, overlap
 from chestxray.findings import FINDINGS
 
 MASS, NODULE = FINDINGS.index("Mass"), FINDINGS.index("Nodule")

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from chestxray.evaluation.intervals import Draws
-from chestxray.evaluation.multiplicity import holm, p_value
+from chestxray.evaluation.bootstrap import Draws, holm, p_value
 
 
 def test_holm_gives_the_worked_example() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chestxray.findings import FINDINGS
-from chestxray.sources.phantom.measures import measures
+from chestxray.sources.phantom.anatomy import measures
 from chestxray.sources.phantom.population import Exam, exams, patient
 from chestxray.sources.phantom.render import Phantom, render
 

@@ -17,15 +17,14 @@ import pytest
 import chestxray
 from chestxray.cli.predict import predict as predict_verb
 from chestxray.dataset.store import Dataset
-from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.errors import ArtifactError, ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
-from chestxray.notices import Notice
 from chestxray.reading import decoding
-from chestxray.reading.films import DatasetFilms, FileFilms, films
-from chestxray.reading.gate.codes import in_words
+from chestxray.reading.gate.notices import in_words
+from chestxray.reading.inputs import DatasetFilms, FileFilms, films
 from chestxray.reading.predict import check_out, predict
+from chestxray.reading.predictions_writer import Rows
 from chestxray.reading.reader import Reader
-from chestxray.reading.rows import Rows
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chestxray.cli.main import app
-from chestxray.dataset import packing
+from chestxray.dataset import shards as packing
 from chestxray.dataset.pixels import PIXEL_RULE, canonical
 from chestxray.dataset.prepare import prepare
 from chestxray.dataset.split import split_sha256

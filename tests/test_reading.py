@@ -26,16 +26,17 @@ from chestxray.errors import (
     RefusedError,
     SourceError,
 )
-from chestxray.evaluation import localisation, predictions
+from chestxray.evaluation import localization as localisation
+from chestxray.evaluation import predictions
 from chestxray.findings import FINDINGS
-from chestxray.model.answer import heatmaps
+from chestxray.model.engines import heatmaps
 from chestxray.reading.explain import explain_dataset, explain_files
 from chestxray.reading.film import Film
-from chestxray.reading.films import FileFilms, films, leak
+from chestxray.reading.inputs import FileFilms, films, leak
 from chestxray.reading.overlay import blend
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader, Reading
-from chestxray.training.finish import _heat_scale
+from chestxray.training.finalize import _heat_scale
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from chestxray.errors import SourceError
-from chestxray.evaluation.intervals import Draws
+from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.reference import MAPPING, agreement, any_of, read, reference
 from chestxray.findings import FINDINGS

@@ -11,8 +11,8 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
-from chestxray.evaluation.calibration_measures import calibration_error
-from chestxray.evaluation.intervals import Draws
+from chestxray.evaluation.bootstrap import Draws
+from chestxray.evaluation.calibration_error import calibration_error
 from chestxray.evaluation.reliability import NO_VALIDATION, diagram, recalibrated, reliability
 from chestxray.evaluation.scores import CHANCE
 from chestxray.findings import FINDINGS

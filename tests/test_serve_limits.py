@@ -19,7 +19,8 @@ import pytest
 
 import chestxray
 from chestxray.errors import WorkerError
-from chestxray.serving import examples, web
+from chestxray.serving import web
+from chestxray.serving import web as examples
 from chestxray.serving.batching import BatchingEngine
 from chestxray.serving.settings import Limits, host_of
 from dicom_files import dicom

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import chestxray
-from chestxray.model.answer import Answer
+from chestxray.model.engines import Answer
 from chestxray.reading.reader import Reader
 from chestxray.serving import web
 from chestxray.serving.batching import BatchingEngine

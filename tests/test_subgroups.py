@@ -13,10 +13,9 @@ import pytest
 from scipy.stats import norm
 
 from chestxray.evaluation import metrics
-from chestxray.evaluation.groups import CONTRASTS, members
-from chestxray.evaluation.intervals import Draws
+from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.subgroups import NO_THRESHOLD, SMALLEST, subgroups
+from chestxray.evaluation.subgroups import CONTRASTS, NO_THRESHOLD, SMALLEST, members, subgroups
 from chestxray.findings import FINDINGS
 
 EFFUSION = FINDINGS.index("Effusion")

@@ -15,7 +15,8 @@ from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
 from chestxray.findings import FINDINGS
 from chestxray.reading.overlay import blend
-from chestxray.serving import examples, uploads, web
+from chestxray.serving import uploads, web
+from chestxray.serving import web as examples
 from chestxray.serving.settings import Limits
 from viewer_parts import (
     CHROMIUM,

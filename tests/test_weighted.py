@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn import metrics as oracle
 
-from chestxray.evaluation import calibration_measures, metrics, weighted
-from chestxray.evaluation.intervals import Draws
-from chestxray.evaluation.weighted import CALLING, RANKING, SCORING, Column
+from chestxray.evaluation import calibration_error as calibration_measures
+from chestxray.evaluation import metrics
+from chestxray.evaluation import metrics as weighted
+from chestxray.evaluation.bootstrap import Draws
+from chestxray.evaluation.metrics import CALLING, RANKING, SCORING, Column
 
 PROBABILITIES = st.one_of(
     st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1, width=32)

@@ -13,9 +13,9 @@ import cv2
 import httpx
 import numpy as np
 
+from chestxray.errors import Notice
 from chestxray.model import bundle as bundles
-from chestxray.model.answer import Answer
-from chestxray.notices import Notice
+from chestxray.model.engines import Answer
 from chestxray.reading.reader import Reader
 from chestxray.sources.phantom.tree import write_tree
 

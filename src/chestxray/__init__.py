@@ -59,7 +59,7 @@ def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
 
         trained = bundles.load(Path(bundle))
         return Reader(trained, choose(trained, engine))
-    from chestxray.model import card
+    from chestxray.model import model_card as card
     from chestxray.model.exported import open_engine
 
     facts = card.read(Path(bundle))

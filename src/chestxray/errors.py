@@ -1,4 +1,6 @@
-"""The failures. Callers catch `ChestXrayError`; the command line turns it into one line.
+"""What the gate says of a radiograph: a code, a sentence, and the figures behind it.
+
+The failures. Callers catch `ChestXrayError`; the command line turns it into one line.
 
     ChestXrayError
     ├── SourceError          a raw tree, label table, box table or split list
@@ -20,9 +22,28 @@ A message states the rule, the value received, and the next step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from chestxray.notices import Notice
+
+@dataclass(frozen=True)
+class Notice:
+    """One reason not to trust a reading, or not to make it.
+
+    Attributes:
+        code: stable name for programs, such as `view-lateral`.
+        sentence: the same for people, with the figures in it.
+        values: the figures behind it.
+        refuses: whether the radiograph is not to be read; a warning otherwise.
+    """
+
+    code: str
+    sentence: str
+    values: dict[str, float | str] = field(default_factory=dict)
+    refuses: bool = False
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 class ChestXrayError(Exception):

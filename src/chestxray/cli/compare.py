@@ -27,8 +27,8 @@ def compare(
     patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
     """
     from chestxray.artifacts import write_json
-    from chestxray.evaluation.compare import COMPARISON
-    from chestxray.evaluation.compare import compare as measure
+    from chestxray.evaluation.comparison import COMPARISON
+    from chestxray.evaluation.comparison import compare as measure
     from chestxray.evaluation.labels import Labels
 
     truth = Labels.read(labels)

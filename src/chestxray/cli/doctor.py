@@ -46,7 +46,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
 
-        from chestxray.training.precision import resolve
+        from chestxray.training.fit import resolve
     except ImportError as error:
         yield Check("FAIL", "torch", f"{error}: pip install chestxray")
         return
@@ -78,7 +78,7 @@ def _extras() -> Iterator[Check]:
 def _folder(folder: Path) -> Check:
     """Check a folder as what its files say it is."""
     from chestxray.dataset.store import MANIFEST, UNFINISHED
-    from chestxray.model.card import CARD
+    from chestxray.model.model_card import CARD
 
     if (folder / CARD).exists():
         return _bundle(folder)

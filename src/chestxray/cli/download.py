@@ -29,7 +29,7 @@ def download(
     and archives are deleted once they are unpacked.
     """
     from chestxray.sources.download import download_kaggle, download_nih
-    from chestxray.sources.download.catalogue import BY_HAND, FOLDER
+    from chestxray.sources.download.nih_box import BY_HAND, FOLDER
 
     if origin is Origin.KAGGLE:
         download_kaggle(out)

@@ -44,7 +44,8 @@ def evaluate(
     Metrics at a threshold need --fit-on: thresholds are chosen on validation, never on the images
     that are evaluated. Intervals are 95 %, from resamples of patients.
     """
-    from chestxray.evaluation import localisation, regions
+    from chestxray.evaluation import localization as localisation
+    from chestxray.evaluation import regions
     from chestxray.evaluation.evaluate import Evaluation
     from chestxray.evaluation.evaluate import evaluate as evaluated
     from chestxray.evaluation.labels import Labels

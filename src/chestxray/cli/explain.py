@@ -31,7 +31,7 @@ def explain(
     """
     from chestxray import load
     from chestxray.reading.explain import explain_dataset, explain_files
-    from chestxray.reading.films import FileFilms, films, leak
+    from chestxray.reading.inputs import FileFilms, films, leak
 
     reader = load(bundle)
     chosen = films(inputs, split, reader.bundle.card)

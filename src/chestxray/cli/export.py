@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from chestxray.model.card import Card
-    from chestxray.model.parity import Trial
+    from chestxray.model.exported import Trial
+    from chestxray.model.model_card import Card
 
 
 def export(
@@ -38,8 +38,9 @@ def export(
     by what they do to each finding's validation AUROC. int8 leaves in float32 the layers that would
     change it too much.
     """
-    from chestxray.model import card, exported
-    from chestxray.model.parity import noise
+    from chestxray.model import exported
+    from chestxray.model import model_card as card
+    from chestxray.model.exported import noise
 
     exported.check(out, format, precision, labelled=calibrate_on is not None)
     about = card.read(bundle).card
@@ -63,8 +64,8 @@ def export(
 
 
 def _validation(folder: Path, card: Card) -> Trial:
-    from chestxray.model.parity import Trial
-    from chestxray.reading.films import dataset_films, leak
+    from chestxray.model.exported import Trial
+    from chestxray.reading.inputs import dataset_films, leak
 
     chosen = dataset_films(folder, "val", card)
     warning = leak(chosen, card)

@@ -70,7 +70,7 @@ def _run(bundle: Path, settings: Config) -> None:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "pacs")
     from chestxray.serving.gateway import logs
-    from chestxray.serving.gateway.run import Gateway, check
+    from chestxray.serving.gateway.supervisor import Gateway, check
 
     identity = check(settings, bundle.absolute())
     logs.set_up()
@@ -97,7 +97,7 @@ def _opened(settings: Config) -> Store:
 
 
 def _status(store: Store) -> None:
-    from chestxray.serving.gateway import survey
+    from chestxray.serving.gateway import statistics as survey
 
     for queue, states in survey.counts(store.db).items():
         typer.echo(f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
@@ -110,7 +110,7 @@ def _status(store: Store) -> None:
 
 
 def _dead(store: Store) -> None:
-    from chestxray.serving.gateway import letters
+    from chestxray.serving.gateway import dead_letters as letters
 
     rows = letters.listed(store.db)
     for row in rows:
@@ -121,14 +121,14 @@ def _dead(store: Store) -> None:
 
 
 def _retry(store: Store, items: list[str]) -> None:
-    from chestxray.serving.gateway import letters
+    from chestxray.serving.gateway import dead_letters as letters
 
     typer.echo(f"{letters.retry(store.db, items)} queued again")
 
 
 def _discard(store: Store, items: list[str]) -> None:
     from chestxray.errors import ConfigError
-    from chestxray.serving.gateway import letters
+    from chestxray.serving.gateway import dead_letters as letters
 
     if not items:
         raise ConfigError("what is discarded is gone: name each letter with --item, as `dead` does")

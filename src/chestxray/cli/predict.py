@@ -36,9 +36,9 @@ def predict(
     A file that is refused, or cannot be read, keeps its row, with why. A dataset's images are not
     judged, so that an evaluation loses none.
     """
-    from chestxray.model import card
+    from chestxray.model import model_card as card
     from chestxray.reading import predict as reading
-    from chestxray.reading.films import films, leak
+    from chestxray.reading.inputs import films, leak
 
     reading.check_out(out)
     chosen = films(inputs, split, card.read(bundle).card)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.dicom import Header, decode_dicom
-from chestxray.dataset.intake import Source, contents
+from chestxray.dataset.radiograph import Source, contents
 from chestxray.dataset.raster import decode_jpeg, decode_png
 from chestxray.errors import ImageError
 

@@ -13,9 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.intervals import TAILS, Draws
-from chestxray.evaluation.metrics import Floats, steps
-from chestxray.evaluation.weighted import Column
+from chestxray.evaluation.bootstrap import TAILS, Draws
+from chestxray.evaluation.metrics import Column, Floats, steps
 
 MOST_POINTS: Final = 200
 GRID: Final = np.linspace(0, 1, 51)

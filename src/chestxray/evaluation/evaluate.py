@@ -25,15 +25,16 @@ import numpy as np
 from chestxray import __version__
 from chestxray.artifacts import write_json
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import localisation, reference
+from chestxray.evaluation import localization as localisation
+from chestxray.evaluation import reference
+from chestxray.evaluation.benchmarks import standing
+from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES, Draws
 from chestxray.evaluation.curves import curves
-from chestxray.evaluation.intervals import LEVEL, RESAMPLES, Draws
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import examples
 from chestxray.evaluation.regions import Case
 from chestxray.evaluation.reliability import reliability
 from chestxray.evaluation.scores import MAIN, Points, macro, micro, score
-from chestxray.evaluation.standing import standing
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import fit_operating_points
 from chestxray.findings import FINDINGS

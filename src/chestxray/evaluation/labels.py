@@ -22,7 +22,7 @@ from chestxray.evaluation import predictions
 from chestxray.findings import FINDINGS
 from chestxray.sources import nih
 from chestxray.sources.collection import Problem, problem
-from chestxray.sources.nih.tables import lines, stem
+from chestxray.sources.tables import lines, stem
 
 UNKNOWN_SPLIT: Final = "unknown"
 TEST: Final = "test"

@@ -21,7 +21,7 @@ import pandas as pd
 
 from chestxray.artifacts import require, write_table
 from chestxray.errors import PredictionsError
-from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.calibration_error import Floats
 from chestxray.findings import FINDINGS, canonical, probability_column
 
 IMAGE: Final = "Image Index"

@@ -22,14 +22,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.evaluation.intervals import Draws, Values
+from chestxray.evaluation.bootstrap import Draws, Values
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.metrics import RANKING, Column, Floats
 from chestxray.evaluation.predictions import examples
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.evaluation.weighted import RANKING, Column
 from chestxray.findings import FINDINGS
-from chestxray.sources.nih.tables import cells, header, key
+from chestxray.sources.tables import cells, header, key
 
 MAPPING: Final = {
     "Pneumothorax": ("Pneumothorax",),

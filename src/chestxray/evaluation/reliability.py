@@ -15,15 +15,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.evaluation.bootstrap import Draws, Values, all_alike
 from chestxray.evaluation.calibration import Calibration, fit_calibration, log_odds
-from chestxray.evaluation.calibration_measures import equal_mass_bins
-from chestxray.evaluation.intervals import Draws, Values, all_alike
+from chestxray.evaluation.calibration_error import equal_mass_bins
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.metrics import SCORING, Floats
+from chestxray.evaluation.metrics import Column as Weighted
 from chestxray.evaluation.scores import summed_up
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.evaluation.weighted import SCORING
-from chestxray.evaluation.weighted import Column as Weighted
 from chestxray.findings import FINDINGS
 
 NO_VALIDATION: Final = "no validation predictions: --fit-on"

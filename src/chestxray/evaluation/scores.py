@@ -15,12 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.evaluation.bootstrap import Draws, Interval, Values, all_alike, average
 from chestxray.evaluation.delong import delong
-from chestxray.evaluation.intervals import Draws, Interval, Values, all_alike, average
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import Floats
+from chestxray.evaluation.metrics import CALLING, RANKING, SCORING, Column, Floats, rates
 from chestxray.evaluation.thresholds import Chosen, one_sided
-from chestxray.evaluation.weighted import CALLING, RANKING, SCORING, Column, rates
 from chestxray.findings import FINDINGS
 
 MAIN: Final = "youden"

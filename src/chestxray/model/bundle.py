@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from chestxray import __version__
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
-from chestxray.model.card import CARD, GATE, WEIGHTS, Card, Facts, GateCard, read
-from chestxray.model.familiarity import Familiarity
+from chestxray.model.model_card import CARD, GATE, WEIGHTS, Card, Facts, GateCard, read
 from chestxray.model.network import Classifier, check_finite
+from chestxray.model.out_of_distribution import Familiarity
 
 
 @dataclass(frozen=True)

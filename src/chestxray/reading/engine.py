@@ -8,12 +8,11 @@ from typing import Final
 import numpy as np
 
 from chestxray.errors import ArtifactError, MissingExtraError
-from chestxray.model.answer import Engine
 from chestxray.model.bundle import Bundle
-from chestxray.model.graph import to_onnx, to_openvino
-from chestxray.model.inference import TorchEngine, device
-from chestxray.model.parity import TOLERANCE, noise
-from chestxray.model.runtimes import OpenVinoEngine, last_line
+from chestxray.model.engines import Engine, OpenVinoEngine, last_line
+from chestxray.model.export import to_onnx, to_openvino
+from chestxray.model.exported import TOLERANCE, noise
+from chestxray.model.torch_engine import TorchEngine, device
 
 _NEEDED: Final = ("onnx", "openvino")
 

@@ -18,7 +18,7 @@ from chestxray.artifacts import write_json
 from chestxray.dataset.pixels import canonical, decode, placement
 from chestxray.errors import ImageError
 from chestxray.progress import progress
-from chestxray.reading.films import DatasetFilms, FileFilms
+from chestxray.reading.inputs import DatasetFilms, FileFilms
 from chestxray.reading.overlay import Box, Panel, write_overlay, write_sheet
 from chestxray.reading.reader import Reader
 

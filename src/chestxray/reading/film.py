@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset import pixels
-from chestxray.dataset.colour import chroma
 from chestxray.dataset.dicom import Header
-from chestxray.dataset.intake import Source, contents
-from chestxray.notices import Notice
-from chestxray.reading.gate import headers, picture
+from chestxray.dataset.radiograph import Source, contents
+from chestxray.dataset.raster import chroma
+from chestxray.errors import Notice
+from chestxray.reading.gate import header as headers
+from chestxray.reading.gate import pixel_checks as picture
 
 Placement = tuple[float, float, float, float]
 

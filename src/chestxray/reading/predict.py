@@ -21,16 +21,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray import __version__
-from chestxray.errors import ImageError, SourceError
+from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
-from chestxray.model.answer import Heat, Probabilities
-from chestxray.notices import Notice
+from chestxray.model.engines import Heat, Probabilities
 from chestxray.progress import progress
 from chestxray.reading.film import Film
-from chestxray.reading.films import Films, Image, one_line
-from chestxray.reading.gate.codes import in_words
+from chestxray.reading.gate.notices import in_words
+from chestxray.reading.inputs import Films, Image, one_line
+from chestxray.reading.predictions_writer import CALLED, COLUMNS, MODEL, Rows
 from chestxray.reading.reader import Reader
-from chestxray.reading.rows import CALLED, COLUMNS, MODEL, Rows
 
 REFUSED: Final = "refused"
 ERROR: Final = "error"

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset import intake
-from chestxray.errors import ImageError, RefusedError
-from chestxray.model.answer import Engine, Features, Heat, Probabilities, heatmaps
-from chestxray.model.card import Facts
-from chestxray.notices import Notice
+from chestxray.dataset import radiograph as intake
+from chestxray.errors import ImageError, Notice, RefusedError
+from chestxray.model.engines import Engine, Features, Heat, Probabilities, heatmaps
+from chestxray.model.model_card import Facts
 from chestxray.reading.arrays import checked_batch, checked_film
 from chestxray.reading.film import WHOLE, Film, Placement, developed, load
-from chestxray.reading.gate import likeness
-from chestxray.reading.gate.codes import warning
+from chestxray.reading.gate import distribution as likeness
+from chestxray.reading.gate.notices import warning
 from chestxray.sources.collection import SYNTHETIC
 
 Source = intake.Source | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film

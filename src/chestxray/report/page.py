@@ -1,4 +1,9 @@
-"""One self-contained page about a run, from the files in its folder.
+"""Overlays as they stand in the page: the same pictures, in a fifth of the bytes.
+
+`chestxray explain` writes PNG, whole to the bit. The page holds WebP at the same size, since
+dozens of pictures are carried inside it; at this quality the text in them stays sharp.
+
+One self-contained page about a run, from the files in its folder.
 
 It reads and formats; every figure on it was computed by the command that wrote the file. A part
 whose file is not there yet is shown with the command that makes it.
@@ -6,21 +11,56 @@ whose file is not there yet is shown with the command that makes it.
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
+from PIL import Image, UnidentifiedImageError
 
 from chestxray import __version__
-from chestxray.artifacts import write_text
+from chestxray.artifacts import require, write_text
 from chestxray.errors import ArtifactError
 from chestxray.findings import DESCRIPTIONS, FINDINGS, NO_FINDING
-from chestxray.report import checklist, limits, pictures, plates, support
+from chestxray.report import figure_set as plates
+from chestxray.report import interpretation as limits
+from chestxray.report import interpretation as support
+from chestxray.report import reporting_checklist as checklist
+from chestxray.report.figure_set import Plate
 from chestxray.report.figures.style import inline
-from chestxray.report.files import FEW, Files
-from chestxray.report.plates import Plate
-from chestxray.report.wording import FILTERS
+from chestxray.report.formatting import FILTERS
+from chestxray.report.run_files import FEW, Files
+
+QUALITY: Final = 80
+PREFIX: Final = "data:image/webp;base64,"
+
+
+def shown(files: Files) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give the examples by finding and kind, each with its picture inside as `source`.
+
+    Raises:
+        ArtifactError: a picture that is gone or is no picture.
+    """
+    examples: dict[str, dict[str, dict[str, Any]]] = {}
+    for example in files.explanations["shown"] if files.explanations else ():
+        picture = example | {"source": inlined(files.folder / "explanations" / example["file"])}
+        examples.setdefault(example["finding"], {})[example["kind"]] = picture
+    return examples
+
+
+def inlined(path: Path) -> str:
+    """Give a picture as a data address."""
+    require(path, "chestxray explain")
+    file = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(file, "WEBP", quality=QUALITY)
+    except UnidentifiedImageError as error:
+        raise ArtifactError(f"{path} is no picture: run `chestxray explain` again") from error
+    return PREFIX + base64.b64encode(file.getvalue()).decode("ascii")
+
 
 FIGURES: Final = "figures"
 
@@ -126,18 +166,18 @@ def _page(files: Files, drawn: dict[str, Plate]) -> str:
         # `style` escapes what it is given
         return Markup(inline(panels[key])) if key in panels else None  # noqa: S704
 
-    shown = [name for name in SECTIONS if name not in OPTIONAL or vars(files)[name] is not None]
+    present = [name for name in SECTIONS if name not in OPTIONAL or vars(files)[name] is not None]
     try:
         return _environment().get_template("report.html.j2").render(
             vars(files),
             files=files,
             plates=drawn,
             drawing=drawing,
-            sections={name: SECTIONS[name] for name in shown},
+            sections={name: SECTIONS[name] for name in present},
             supported=support.supported(files),
             unsupported=limits.unsupported(files),
             guidelines=checklist.statuses(files),
-            examples=pictures.shown(files),
+            examples=shown(files),
             published=plates.published,
             version=__version__,
             **_WORDS,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chestxray.model.answer import Answer, Engine, Images
+from chestxray.model.engines import Answer, Engine, Images
 
 
 class _Job(NamedTuple):

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from chestxray.errors import ConfigError
-from chestxray.serving.desk import Desk
+from chestxray.serving.admission import Desk
 
 _SECONDS_TO_STOP: Final = 30
 

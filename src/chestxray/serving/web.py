@@ -1,4 +1,6 @@
-"""The web application: one image in, one reading out over HTTP, and the viewer in a browser.
+"""Example radiographs for the viewer: phantoms, drawn in memory when first asked for.
+
+The web application: one image in, one reading out over HTTP, and the viewer in a browser.
 
 | request | answer |
 |---|---|
@@ -17,9 +19,12 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
+import cv2
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -29,14 +34,45 @@ from starlette.exceptions import HTTPException
 
 from chestxray import __version__
 from chestxray.reading.reader import Reader
-from chestxray.serving import answers, examples
-from chestxray.serving.answers import Heatmaps, ModelCard, ReadResult
-from chestxray.serving.desk import Desk
-from chestxray.serving.guard import Guard
-from chestxray.serving.metrics import CONTENT_TYPE
-from chestxray.serving.problems import Problem, ProblemError, responses
+from chestxray.serving import responses as answers
+from chestxray.serving.admission import Desk
+from chestxray.serving.http_errors import Problem, ProblemError, responses
+from chestxray.serving.middleware import CONTENT_TYPE, Guard
+from chestxray.serving.responses import Heatmaps, ModelCard, ReadResult
 from chestxray.serving.settings import Limits
 from chestxray.serving.uploads import FIELD, upload
+from chestxray.sources.phantom.population import exams, patient
+from chestxray.sources.phantom.render import render
+
+PIXELS: Final = 640
+_SEED: Final = 5
+
+
+class Example(NamedTuple):
+    """A phantom: who it is of, and which findings are drawn into it."""
+
+    patient: int
+    findings: tuple[str, ...]
+
+
+EXAMPLES: Final = {
+    "clear": Example(3, ()),
+    "effusion": Example(4, ("Effusion",)),
+    "cardiomegaly": Example(6, ("Cardiomegaly", "Edema")),
+    "pneumothorax": Example(8, ("Pneumothorax",)),
+    "mass": Example(9, ("Mass", "Nodule")),
+    "consolidation": Example(11, ("Consolidation", "Pneumonia")),
+}
+
+
+@cache
+def png(name: str) -> bytes:
+    """Draw an example as a PNG; raises KeyError for an unknown name."""
+    example = EXAMPLES[name]
+    exam = replace(exams(patient(_SEED, example.patient))[0], findings=frozenset(example.findings))
+    _, data = cv2.imencode(".png", render(exam, PIXELS).image)
+    return bytes(data)
+
 
 STATIC: Final = Path(__file__).with_name("static")
 _BODY: Final[dict[str, Any]] = {
@@ -144,7 +180,7 @@ def _model_routes(app: FastAPI, desk: Desk) -> None:
     def list_examples() -> list[ExampleCard]:
         return [
             ExampleCard(name=name, findings=[*example.findings])
-            for name, example in examples.EXAMPLES.items()
+            for name, example in EXAMPLES.items()
         ]
 
     @app.get(
@@ -154,9 +190,9 @@ def _model_routes(app: FastAPI, desk: Desk) -> None:
         responses=responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
     )
     def example(name: str) -> Response:
-        if name not in examples.EXAMPLES:
+        if name not in EXAMPLES:
             raise ProblemError(404, "not-found", "There is no such example.")
-        return Response(examples.png(name), media_type="image/png")
+        return Response(png(name), media_type="image/png")
 
 
 def _watch_routes(app: FastAPI, desk: Desk) -> None:

@@ -20,7 +20,7 @@ from chestxray.errors import TrainingError
 from chestxray.evaluation.metrics import accuracy, auroc, mean_of_defined
 from chestxray.progress import Advance, progress
 from chestxray.training.data import Batch
-from chestxray.training.task import Seen, Task
+from chestxray.training.lightning_module import Seen, Task
 
 BEST: Final = "best.ckpt"
 LAST: Final = "last.ckpt"

@@ -1,4 +1,6 @@
-"""Training: a dataset and a recipe in, a run folder out.
+"""Which arithmetic a machine trains fastest in.
+
+Training: a dataset and a recipe in, a run folder out.
 
 run/
   recipe.yaml        as run, overrides included
@@ -16,7 +18,7 @@ import logging
 import platform
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +32,30 @@ from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
 from chestxray.findings import FINDINGS
 from chestxray.model.bundle import Bundle
-from chestxray.model.inference import device
 from chestxray.model.losses import class_weights, one_sided
 from chestxray.model.network import Classifier
+from chestxray.model.torch_engine import device
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST, Checkpoints, History, Show
 from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
-from chestxray.training.finish import finish
-from chestxray.training.precision import resolve
+from chestxray.training.finalize import finish
+from chestxray.training.lightning_module import Task
 from chestxray.training.recipe import Recipe
-from chestxray.training.task import Task
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """Turn `auto` into bfloat16 where the device computes in it, float32 elsewhere.
+
+    A processor without bfloat16 instructions emulates them, about ten times slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
 def train(

@@ -6,7 +6,6 @@
 `display` turns them into grey, `header` gathers what the reading gate judges by.
 """
 
-from chestxray.dataset.dicom.film import decode_dicom, read
-from chestxray.dataset.dicom.header import Header
+from chestxray.dataset.dicom.decode import Header, decode_dicom, read
 
 __all__ = ["Header", "decode_dicom", "read"]

@@ -25,7 +25,7 @@ from PIL import Image
 from pydicom import config, uid
 
 from chestxray.dataset.dicom.elements import Elements, MalformedError
-from chestxray.dataset.dicom.form import Form
+from chestxray.dataset.dicom.pixel_format import Form
 from chestxray.dataset.raster import JPEG_FRAMES, jpeg_frame, luminance
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]

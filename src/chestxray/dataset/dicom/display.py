@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.dicom.elements import Elements, MalformedError
-from chestxray.dataset.dicom.form import Form
+from chestxray.dataset.dicom.pixel_format import Form
 
 _INVERSE: Final = {"MONOCHROME1": True, "MONOCHROME2": False}
 _SHAPE_INVERSE: Final = {"INVERSE": True, "IDENTITY": False}

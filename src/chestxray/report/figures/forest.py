@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from chestxray.report.figures.style import FAINT, FIRST, INK, QUIET, Drawing
-from chestxray.report.wording import number, span
+from chestxray.report.formatting import number, span
 
 _ROW: Final = 0.172  # inches
 _WIDTH: Final = 3.6

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from chestxray.errors import ConfigError
-from chestxray.serving.gateway import mistakes
+from chestxray.serving.gateway import config_errors as mistakes
 from chestxray.serving.gateway.destinations import (
     STRICT,
     TLS,

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from chestxray.findings import FINDINGS
-from chestxray.serving.gateway.mistakes import did_you_mean
+from chestxray.serving.gateway.config_errors import did_you_mean
 
 STRICT: Final = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -15,7 +15,8 @@ from prometheus_client import start_http_server
 from prometheus_client.core import REGISTRY, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chestxray.serving.gateway import durable, survey
+from chestxray import artifacts as durable
+from chestxray.serving.gateway import statistics as survey
 from chestxray.serving.gateway.config import Metrics, Storage
 from chestxray.serving.gateway.store import Store
 

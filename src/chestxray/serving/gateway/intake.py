@@ -20,8 +20,8 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
 )
 
+from chestxray import artifacts as durable
 from chestxray.errors import ChestXrayError
-from chestxray.serving.gateway import durable
 from chestxray.serving.gateway.config import Storage
 from chestxray.serving.gateway.store import Image, Store
 

@@ -59,8 +59,8 @@ def receiving(stop: threading.Event, config: Config) -> None:
     """Run the receiver, its pollers and the housekeeping."""
     from chestxray.serving.gateway import housekeeping
     from chestxray.serving.gateway.intake import Intake
-    from chestxray.serving.gateway.poll import Poller
-    from chestxray.serving.gateway.receive import Receiver
+    from chestxray.serving.gateway.polling import Poller
+    from chestxray.serving.gateway.receiver import Receiver
     from chestxray.serving.gateway.store import Store
 
     intake = Intake(Store(config.state), config.storage)
@@ -93,7 +93,7 @@ def working(stop: threading.Event, config: Config, bundle: Path, number: int) ->
     _take_share(number, config.read.workers)
     with _nothing_held():
         from chestxray import load
-        from chestxray.serving.gateway.work import work
+        from chestxray.serving.gateway.worker import work
 
         reader = load(bundle, config.read.engine)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
@@ -103,7 +103,7 @@ def working(stop: threading.Event, config: Config, bundle: Path, number: int) ->
 def sending(stop: threading.Event, config: Config, to: Destination) -> None:
     """Run the sender of a destination."""
     from chestxray.serving.gateway import store
-    from chestxray.serving.gateway.send import send
+    from chestxray.serving.gateway.sender import send
 
     _free(config, store.sending(to.name), to.name)
     send(config, to, stop)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.artifacts import sync_folder
-from chestxray.serving.gateway import audit, tasks
+from chestxray.serving.gateway import audit
+from chestxray.serving.gateway import queue as tasks
 from chestxray.serving.gateway.database import connect, transaction
-from chestxray.serving.gateway.tasks import Task
+from chestxray.serving.gateway.queue import Task
 
 READ: Final = "read"
 

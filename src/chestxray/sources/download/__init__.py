@@ -6,7 +6,7 @@ reads. What was fetched stands in `download.json`.
 
 from __future__ import annotations
 
-from chestxray.sources.download.box import download_nih
 from chestxray.sources.download.kaggle import download_kaggle
+from chestxray.sources.download.nih_box import download_nih
 
 __all__ = ["download_kaggle", "download_nih"]

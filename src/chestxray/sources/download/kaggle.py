@@ -16,8 +16,8 @@ from typing import Final
 
 from chestxray.artifacts import read_json, write_json
 from chestxray.errors import DownloadError
-from chestxray.sources.download.catalogue import IMAGES
 from chestxray.sources.download.fetch import make_folder
+from chestxray.sources.download.nih_box import IMAGES
 
 HANDLE: Final = "nih-chest-xrays/data"
 _CACHE: Final = ".kagglehub"

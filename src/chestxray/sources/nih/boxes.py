@@ -17,7 +17,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import FINDINGS, canonical
 from chestxray.sources.collection import BOX_COLUMNS, Problem, problem
-from chestxray.sources.nih.tables import cells, header, key
+from chestxray.sources.tables import cells, header, key
 
 FRAME: Final = 1024.0  # pixels
 _SLACK: Final = 0.5  # pixels that a box may stick out by rounding; cut off

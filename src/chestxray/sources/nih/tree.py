@@ -20,10 +20,10 @@ from chestxray.sources.collection import (
     Problem,
     problem,
 )
+from chestxray.sources.files import Tree, one_file_an_image, scan
 from chestxray.sources.nih.boxes import is_box_table, read_boxes
-from chestxray.sources.nih.files import Tree, one_file_an_image, scan
 from chestxray.sources.nih.labels import LabelTable, is_label_table, read_labels
-from chestxray.sources.nih.tables import lines, stem
+from chestxray.sources.tables import lines, stem
 
 _GENERATIONS: Final = ("v2020", "unknown", "2017")  # the corrected table first
 

@@ -1,4 +1,10 @@
-"""The soft anatomy: how much tissue and air the rays cross, drawn from a patient's measures.
+"""The measures of one examination: what the findings do to the chest's shape is in them.
+
+Nothing is drawn here. The wall and the diaphragm are curves that all drawing keeps to.
+
+The body around the chest: trunk, neck, shoulders, arms and breasts, as path lengths in cm.
+
+The soft anatomy: how much tissue and air the rays cross, drawn from a patient's measures.
 
 Every organ is a plane of path lengths in cm. The rays cross the body; within it the cavity of the
 chest; within that heart, great vessels and abdomen; what is left of the cavity is lung. Measures,
@@ -7,14 +13,139 @@ the body's outside, bones, vessels and findings are other modules' work.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from chestxray.sources.phantom.body import body
 from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, closed, profile
-from chestxray.sources.phantom.measures import Measures, measures
 from chestxray.sources.phantom.population import Exam
+
+# Half-width of the cavity over its greatest, by height below the apices over the lungs' height.
+_WALL_HEIGHT = np.array([-0.06, 0.0, 0.04, 0.1, 0.2, 0.33, 0.5, 0.7, 0.9, 1.05, 1.2, 1.6])
+_WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1.0, 0.98, 0.95])
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The measures of one examination, findings' changes of shape included. Lengths in cm.
+
+    Attributes:
+        half: half of the cavity's greatest width.
+        height: from the apices to the right dome.
+        depth: of the cavity.
+        ratio: cardiothoracic ratio.
+        sag: how far the costophrenic angles lie under the domes.
+        raised: how far the right and left dome are pushed up by loss of volume.
+        pulled: shift of the mediastinum by loss of volume.
+    """
+
+    half: float
+    height: float
+    depth: float
+    ratio: float
+    sag: float
+    raised: tuple[float, float]
+    pulled: float
+
+    def wall(self, y: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> Plane:
+        """Give the half-width of the cavity at heights y."""
+        return np.float32(self.half) * profile(y / self.height, _WALL_HEIGHT, _WALL_WIDTH)
+
+    def dome(self, x: Plane) -> Plane:
+        """Give the height of the diaphragm's silhouette at each x."""
+        domes = []
+        for side, raised, lower in ((-1, self.raised[0], 0.0), (1, self.raised[1], 1.2)):
+            away = (x * side - 0.50 * self.half) / (0.50 * self.half)
+            fall = np.where(
+                away > 0, self.sag * np.abs(away) ** 2.1, 0.3 * self.sag * np.abs(away) ** 1.8
+            )
+            domes.append(self.height - raised + lower + fall)
+        left = np.clip(0.5 + x / (0.3 * self.half), 0, 1)
+        return np.asarray(domes[0] * (1 - left) + domes[1] * left, np.float32)
+
+
+def measures(exam: Exam) -> Measures:
+    """Work out the measures of an examination."""
+    person, found = exam.patient, exam.findings
+    half = person.width / 2
+    lean = 1.0 if exam.view == "PA" else 0.96  # lying, the diaphragm stands higher
+    height = half * person.slender * exam.inspiration * lean
+    sag = 0.27 * half
+    side = person.stream("Atelectasis").integers(2)
+    raised, pulled = [0.0, 0.0], 0.0
+    if "Emphysema" in found:
+        height, sag = height * 1.06 + 1.0, 0.10 * half
+    if "Atelectasis" in found:
+        raised[side] = 2.2 * exam.severity
+        pulled = (0.8 if side else -0.8) * exam.severity
+    ratio = person.enlarged if "Cardiomegaly" in found else person.heart
+    if exam.view == "AP":
+        ratio = ratio * 1.05 if "Cardiomegaly" in found else min(ratio * 1.06, 0.485)
+    if "Emphysema" in found:
+        ratio = max(ratio * 0.93, 0.53) if "Cardiomegaly" in found else ratio * 0.9
+    depth = person.depth * person.width * (1.08 if "Emphysema" in found else 1.0)
+    return Measures(half, height, depth, ratio, sag, (raised[0], raised[1]), pulled)
+
+
+def body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+    """Draw the body; gives the path through it in cm, the cavity of the chest included."""
+    return _trunk(exam, canvas, size) + _breasts(exam, canvas, size)
+
+
+def _trunk(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+    x, y, fat = canvas.x, canvas.y, exam.patient.fat
+    unit = size.half / 14
+    flank = size.wall(y) + 2.2 + 1.3 * fat
+    neck, slope = 5.6 * unit + 0.3 * fat, 1.0 if exam.view == "PA" else 1.8
+    shoulder = profile(
+        y / unit,
+        [-14, -6.5, -4.8, -3.2 - 0.2 * slope, -1.6 - 0.4 * slope, 0.5, 4, 12],
+        np.array([neck, neck, neck + 1.8, neck + 5.5, 16.5 * unit, 19.5 * unit, 18.5 * unit, 0]),
+    )
+    edge = np.maximum(flank * np.clip((y / unit + 4) / 4, 0, 1), shoulder)
+    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.60, 0.62, 0.80, 0.97, 1.0]))
+    thick = (size.depth + 2 * (1.2 + 0.8 * fat)) * deep
+    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** 5, 0))
+    return canvas.blur(np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32), 0.25)
+
+
+def _arms(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+    rng = exam.patient.stream("arms")
+    unit = size.half / 14
+    spread = rng.uniform(0.35, 0.8) if exam.view == "PA" else rng.uniform(0.08, 0.3)
+    radius = 5.0 * unit + 0.5 * exam.patient.fat
+    path = canvas.empty()
+    for side in (-1, 1):
+        along_x, along_y = side * math.sin(spread), math.cos(spread)
+        x, y = side * 17.5 * unit, 3.0 * unit
+        left, right = sorted((x - side * radius, side * np.inf))
+        rows, columns = canvas.part(left, right, y - radius)
+        dx, dy = canvas.x[:, columns] - x, canvas.y[rows] - y
+        along = np.clip(dx * along_x + dy * along_y, 0, 30)
+        square = (dx - along * along_x) ** 2 + (dy - along * along_y) ** 2
+        path[rows, columns] = 2 * np.sqrt(np.maximum(radius**2 - square, 0))
+    return path
+
+
+def _breasts(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+    person = exam.patient
+    rng = person.stream("breasts")
+    path = canvas.empty()
+    big = person.breast or 0.25 + 0.08 * person.fat
+    for side in (-1, 1):
+        x = side * (0.56 + rng.uniform(-0.04, 0.04)) * size.half
+        y = (0.72 + rng.uniform(-0.03, 0.06)) * size.height + big
+        r = (0.40 + 0.13 * big) * size.half
+        if exam.supine:
+            x, r = x + side * 1.5, r * 1.1
+        rows, columns = canvas.part(x - r, x + r, y - 1.5 * r, y + 0.85 * r)
+        level = canvas.y[rows]
+        above = np.clip((level - (y - 1.6 * r)) / (1.9 * r), 0, 1)
+        ry = np.where(level < y, 1.5 * r, 0.85 * r)
+        square = ((canvas.x[:, columns] - x) / r) ** 2 + ((level - y) / ry) ** 2
+        path[rows, columns] += 4.2 * big * above * np.sqrt(np.maximum(1 - square, 0))
+    return path
 
 
 @dataclass(frozen=True)

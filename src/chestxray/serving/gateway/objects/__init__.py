@@ -24,9 +24,11 @@ from pydicom import Dataset
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.objects import capture, picture, regions, report
-from chestxray.serving.gateway.objects.identity import Model
-from chestxray.serving.gateway.objects.source import Source
+from chestxray.serving.gateway.objects import secondary_capture as capture
+from chestxray.serving.gateway.objects import secondary_capture as picture
+from chestxray.serving.gateway.objects import structured_report as regions
+from chestxray.serving.gateway.objects import structured_report as report
+from chestxray.serving.gateway.objects.instance import Model, Source
 
 
 @dataclass(frozen=True)

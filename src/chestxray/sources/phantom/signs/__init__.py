@@ -14,7 +14,9 @@ import numpy as np
 
 from chestxray.findings import FINDINGS
 from chestxray.sources.phantom.anatomy import Anatomy
-from chestxray.sources.phantom.signs import airspace, middle, pleura, tissue
+from chestxray.sources.phantom.signs import airspace, pleura
+from chestxray.sources.phantom.signs import mediastinum as middle
+from chestxray.sources.phantom.signs import parenchyma as tissue
 from chestxray.sources.phantom.signs.sign import Sign
 
 __all__ = ["Sign", "sign"]

@@ -1,0 +1,234 @@
+"""What a DICOM file says of its image, for those who judge whether it should be read.
+
+Nothing here names the patient. Values stand as the file gives them, in capitals; what is absent is
+empty or None, never a guess.
+
+References: PS3.3 sections C.7.1.1 and C.7.2.2 (patient), C.7.3.1 and C.8.11 (series and DX),
+C.7.6.1 and C.7.6.3 (image); PS3.5 section 6.2 (age strings).
+
+A DICOM file to a grey array as it is meant to be shown, and what the file says of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.dataset.dicom.codecs import Samples, samples
+from chestxray.dataset.dicom.display import display_table
+from chestxray.dataset.dicom.elements import Elements, MalformedError, parse
+from chestxray.dataset.dicom.pixel_format import Form, form_of
+from chestxray.dataset.radiograph import Source, contents
+from chestxray.dataset.raster import check_size
+from chestxray.errors import ImageError
+
+_AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)")
+_UNITS_A_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file says of its image.
+
+    Attributes:
+        sop_class_uid: kind of object.
+        sop_instance_uid: identity of the image.
+        study_instance_uid: identity of its study.
+        series_instance_uid: identity of its series.
+        transfer_syntax_uid: how the pixels are encoded.
+        modality: CR, DX, ...
+        body_part: BodyPartExamined, or the meaning of the anatomic region's code.
+        view_position: ViewPosition, or the meaning of the view's code: PA, AP, LL, ...
+        laterality: ImageLaterality or Laterality.
+        patient_orientation: direction of rows and of columns, such as ("L", "F").
+        patient_age: years, from PatientAge or from birth date and study date.
+        presentation_intent: FOR PRESENTATION or FOR PROCESSING.
+        burned_in_annotation: whether text is part of the pixels; None where it is not said.
+        image_type: ("ORIGINAL", "PRIMARY", ...).
+        photometric: PhotometricInterpretation.
+        rows: of the stored image; the decoded one has more where pixels were not square.
+        columns: of the stored image.
+        bits: BitsStored.
+        notes: what is doubtful about the pixels, a sentence each.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    body_part: str
+    view_position: str
+    laterality: str
+    patient_orientation: tuple[str, ...]
+    patient_age: float | None
+    presentation_intent: str
+    burned_in_annotation: bool | None
+    image_type: tuple[str, ...]
+    photometric: str
+    rows: int
+    columns: int
+    bits: int
+    notes: tuple[str, ...]
+
+
+def header(syntax: str, elements: Elements, notes: tuple[str, ...]) -> Header:
+    """Gather the header of an image whose pixels are decoded."""
+    return Header(
+        sop_class_uid=elements.text("SOPClassUID"),
+        sop_instance_uid=elements.text("SOPInstanceUID"),
+        study_instance_uid=elements.text("StudyInstanceUID"),
+        series_instance_uid=elements.text("SeriesInstanceUID"),
+        transfer_syntax_uid=syntax,
+        modality=_capitals(elements, "Modality"),
+        body_part=_capitals(elements, "BodyPartExamined")
+        or _meaning(elements, "AnatomicRegionSequence"),
+        view_position=_capitals(elements, "ViewPosition") or _meaning(elements, "ViewCodeSequence"),
+        laterality=_capitals(elements, "ImageLaterality") or _capitals(elements, "Laterality"),
+        patient_orientation=elements.texts("PatientOrientation"),
+        patient_age=_age(elements),
+        presentation_intent=_capitals(elements, "PresentationIntentType"),
+        burned_in_annotation={"YES": True, "NO": False}.get(
+            _capitals(elements, "BurnedInAnnotation")
+        ),
+        image_type=elements.texts("ImageType"),
+        photometric=_capitals(elements, "PhotometricInterpretation"),
+        rows=elements.word("Rows"),
+        columns=elements.word("Columns"),
+        bits=elements.word("BitsStored"),
+        notes=notes,
+    )
+
+
+def _capitals(elements: Elements, keyword: str) -> str:
+    return elements.text(keyword).upper()
+
+
+def _meaning(elements: Elements, keyword: str) -> str:
+    code = elements.first(keyword)
+    return "" if code is None else _capitals(code, "CodeMeaning")
+
+
+def _age(elements: Elements) -> float | None:
+    """Give the age in years; a number without a unit, as some files have it, counts years."""
+    stated = _AGE.fullmatch(_capitals(elements, "PatientAge"))
+    if stated:
+        return int(stated[1]) / _UNITS_A_YEAR[stated[2]]
+    born = _date(elements.text("PatientBirthDate"))
+    taken = _date(elements.text("StudyDate"))
+    if born is None or taken is None or taken < born:
+        return None
+    return (taken - born).days / _UNITS_A_YEAR["D"]
+
+
+def _date(text: str) -> dt.date | None:
+    try:
+        return dt.datetime.strptime(text, "%Y%m%d").replace(tzinfo=dt.UTC).date()
+    except ValueError:
+        return None
+
+
+Shown = npt.NDArray[np.uint16]
+
+# Detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
+_SQUARE_WITHIN: Final = 0.01
+_STEEPEST_ASPECT: Final = 8.0
+# Values that multi-frame objects keep elsewhere than others do (PS3.3 C.7.6.16.2).
+_FUNCTIONAL: Final = (
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+)
+
+
+def read(source: Source) -> tuple[Shown, Header]:
+    """Read a DICOM file.
+
+    Args:
+        source: its path, its bytes, or a binary file open at its beginning.
+
+    Returns:
+        uint16 [h, w], 0 to 65535 over the nominal range of the display pipeline's last step,
+        bright = dense, pixels square; and the header.
+
+    Raises:
+        ImageError: no DICOM, truncated, damaged, no pixels, several frames, too large, or encoded
+            in a way that is not read.
+    """
+    return decode_dicom(*contents(source))
+
+
+def decode_dicom(path: Path, data: bytes) -> tuple[Shown, Header]:
+    """Decode the bytes of a DICOM file, its preamble included; `path` is named in errors."""
+    try:
+        return _decoded(path, data)
+    except MalformedError as error:
+        raise ImageError(path, f"its DICOM content cannot be read: {error}") from error
+
+
+def _decoded(path: Path, data: bytes) -> tuple[Shown, Header]:
+    if data[128:132] != b"DICM":
+        raise MalformedError("no DICOM file: DICM does not stand at byte 128")
+    syntax, elements = parse(data)
+    elements = _with_functional_groups(elements)
+    form = form_of(path, elements)
+    aspect = _aspect(elements)
+    height, width = _square_size(form, aspect)
+    check_size(path, width, height)
+    stored, notes = samples(syntax, elements, form)
+    shown, doubts = _shown(stored, elements, form)
+    if (height, width) != (form.rows, form.columns):
+        # The coarser side is enlarged, so that nothing seen is lost.
+        shown = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_LINEAR))
+        notes += (f"pixels {aspect:.3g} times as high as wide were made square",)
+    return shown, header(syntax, elements, notes + doubts)
+
+
+def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[Shown, tuple[str, ...]]:
+    if form.samples == 1:
+        table, notes = display_table(elements, form)
+        return table[stored], notes
+    note = (f"a colour image ({form.photometric}): its luminance is read",)
+    return stored.astype(np.uint16) * 257, note
+
+
+def _with_functional_groups(elements: Elements) -> Elements:
+    """Give a multi-frame object's one frame its values, those of the frame before the shared."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        group = elements.first(groups)
+        for keyword in _FUNCTIONAL:
+            macro = None if group is None else group.first(keyword)
+            if macro is not None:
+                elements = elements.merged(macro)
+    return elements
+
+
+def _aspect(elements: Elements) -> float:
+    """Give a pixel's height divided by its width (PS3.3 C.7.6.3.1.7)."""
+    for keyword in (
+        "PixelSpacing",
+        "ImagerPixelSpacing",
+        "NominalScannedPixelSpacing",
+        "PixelAspectRatio",
+    ):
+        sizes = elements.numbers(keyword)
+        if len(sizes) == 2 and min(sizes) > 0:
+            return sizes[0] / sizes[1]
+    return 1.0
+
+
+def _square_size(form: Form, aspect: float) -> tuple[int, int]:
+    """Give height and width after the coarser side is enlarged until pixels are square."""
+    if not 1 / _STEEPEST_ASPECT <= aspect <= _STEEPEST_ASPECT:
+        raise MalformedError(f"pixels {aspect:.3g} times as high as wide: no radiograph has them")
+    if abs(aspect - 1) < _SQUARE_WITHIN:
+        return form.rows, form.columns
+    return round(form.rows * max(aspect, 1)), round(form.columns * max(1 / aspect, 1))

@@ -1,0 +1,191 @@
+"""What a model makes of canonical images, whichever engine computes it.
+
+An engine is float32 at its ends, keeps the order of its images, and may be called from several
+threads.
+
+Engines beside torch: OpenVINO, for reading on a processor, and onnxruntime, to check ONNX.
+
+Both are optional and imported when an engine is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.errors import MissingExtraError
+
+Images = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+Maps = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float64]
+Heat = npt.NDArray[np.float32]
+
+
+class Answer(NamedTuple):
+    """What a model makes of B images; K findings, C features, maps of h × w.
+
+    Attributes:
+        logits: float32 [B, K].
+        maps: float32 [B, K, h, w], in logits.
+        features: float32 [B, C], the last feature map's means, which the head is fed with.
+    """
+
+    logits: Logits
+    maps: Maps
+    features: Features
+
+
+class Engine(Protocol):
+    """Runs one model.
+
+    Attributes:
+        name: the runtime, its version and its arithmetic, in words, and the export it runs, if one.
+            Engines of one name give the same answers.
+    """
+
+    name: str
+
+    def run(self, images: Images) -> Answer:
+        """Answer to canonical images uint8 [B, S, S]."""
+        ...
+
+
+def run_all(engine: Engine, images: Images, batch_size: int = 32) -> Iterator[Answer]:
+    """Give what an engine makes of images uint8 [N, S, S], at most `batch_size` at a time."""
+    for start in range(0, len(images), batch_size):
+        yield engine.run(images[start : start + batch_size])
+
+
+def heatmaps(maps: Maps, slopes: Logits, probabilities: Probabilities, scale: float) -> Heat:
+    """Turn class maps into heatmaps on one absolute scale.
+
+    A heatmap is the positive part of the class map in calibrated log-odds, weighted by the
+    finding's probability, so that an improbable finding does not glow, and divided by one constant
+    of the model: 1 means the same evidence in every image and for every finding.
+
+    Args:
+        maps: float32 [B, K, h, w] in logits.
+        slopes: float32 [K], calibrated log-odds a logit, above 0.
+        probabilities: [B, K] in [0, 1], calibrated.
+        scale: the bundle's `heat_scale`, in log-odds.
+
+    Returns:
+        float32 [B, K, h, w], at least 0.
+    """
+    weights = slopes * probabilities.astype(np.float32) / np.float32(scale)
+    heat: Heat = np.maximum(maps, 0) * weights[:, :, None, None]
+    return heat
+
+
+INPUT: Final = "images"
+OUTPUTS: Final = ("logits", "maps", "features")
+EXTRA: Final = "export"
+
+Arithmetic = Literal["f32", "bf16"]
+_WORDS: Final = {"f32": "float32", "bf16": "bfloat16"}
+
+
+class OpenVinoEngine:
+    """A graph compiled by OpenVINO for this machine's processor.
+
+    One image alone gets all cores. Several at once are spread over streams, each with a few cores,
+    which is compiled when they first come.
+
+    Args:
+        model: an `openvino.Model` as of `model.graph`.
+        arithmetic: of its floating-point part. Left to itself, OpenVINO takes bfloat16 where the
+            processor has it, which is not within 1e-4 of float32.
+    """
+
+    def __init__(self, model: Any, arithmetic: Arithmetic = "f32") -> None:  # noqa: ANN401
+        self._openvino = needed("openvino")
+        self._model = model
+        self._arithmetic = arithmetic
+        self._alone = self._compiled("LATENCY")
+        self._together: Any = None
+        self._queue: Any = None
+        self._lock = threading.Lock()
+        version = self._openvino.__version__.split("-")[0]
+        self.name = f"OpenVINO {version}, {self.arithmetic()}"
+
+    def arithmetic(self) -> str:
+        """Say what is computed in: a processor without bfloat16 is given float32."""
+        given = self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        words = _WORDS.get(given, str(given))
+        return f"int8 and {words}" if quantised(self._model) else words
+
+    def run(self, images: Images) -> Answer:
+        """See `Engine.run`."""
+        with self._lock:
+            if len(images) == 1:
+                found = self._alone({INPUT: images})
+                return Answer(*(np.array(found[name]) for name in OUTPUTS))
+            return self._run_together(images)
+
+    def _run_together(self, images: Images) -> Answer:
+        queue, self._queue = self._queue, None
+        if queue is None:
+            queue = self._new_queue()
+        results: list[Any] = [None] * len(images)
+        for place in range(len(images)):
+            queue.start_async({INPUT: images[place : place + 1]}, (results, place))
+        queue.wait_all()
+        self._queue = queue  # only now: a queue in which a request failed raises for ever
+        return Answer(*(np.concatenate(of) for of in zip(*results, strict=True)))
+
+    def _new_queue(self) -> Any:  # noqa: ANN401
+        if self._together is None:
+            self._together = self._compiled("THROUGHPUT")
+        queue = self._openvino.AsyncInferQueue(self._together)
+        queue.set_callback(_keep)
+        return queue
+
+    def _compiled(self, hint: str) -> Any:  # noqa: ANN401
+        settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": self._arithmetic}
+        return self._openvino.Core().compile_model(self._model, "CPU", settings)
+
+
+def quantised(model: Any) -> bool:  # noqa: ANN401
+    """Say whether any layer of an `openvino.Model` is int8."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+
+
+def _keep(request: Any, where: tuple[list[Any], int]) -> None:  # noqa: ANN401
+    """Copy the outputs of a finished request to its image's place."""
+    results, place = where
+    results[place] = tuple(np.array(request.get_tensor(name).data) for name in OUTPUTS)
+
+
+class OnnxEngine:
+    """An ONNX file's bytes run by onnxruntime on the processor."""
+
+    def __init__(self, onnx: bytes) -> None:
+        runtime = needed("onnxruntime")
+        self._session = runtime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self.name = f"onnxruntime {runtime.__version__}"
+
+    def run(self, images: Images) -> Answer:
+        """See `Engine.run`."""
+        return Answer(*self._session.run(list(OUTPUTS), {INPUT: images}))
+
+
+def last_line(error: Exception) -> str:
+    """Give what matters of a runtime's own message, which has many lines."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def needed(package: str) -> ModuleType:
+    """Import a package of the `export` extra; raises `MissingExtraError` where it is absent."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, EXTRA) from error

@@ -1,0 +1,293 @@
+"""Whether a picture looks like a whole, upright, positive radiograph of the training's kind.
+
+A picture is described by its edges: 8 × 8 cells, in each the strengths of 8 directions from dark to
+bright (histograms of oriented gradients, Dalal and Triggs, CVPR 2005), so that neither brightness
+nor contrast matters. One direction in that space (linear discriminant analysis, see Hariharan et
+al., ECCV 2012) parts the training films from what can be made of them that is no such film: parts
+of them, enlarged, and the films themselves turned or as negatives. Other pictures take no part in
+the fit, and yet photographs, text and drawn radiographs of other body parts stand out; what does
+not is a film's lower half, framed in black, and little less than the whole film. See docs/log.md.
+
+Mirror images are fitted along: a film hung the wrong way round looks like a patient whose heart
+lies on the right, so nothing here can tell the two apart.
+
+What a model knows, by looks and by features, and how far from it a film may lie.
+
+Two witnesses that fail on different pictures: how strange the film looks (`template`), and how far
+its pooled features lie from their nearest neighbours among validation films (Sun et al., arXiv
+2204.06507). Validation films are what finishing a run predicts anyway, and no weight was fitted on
+them, so a new film lies among them as they lie among each other.
+
+A limit is an order statistic: of how strange validation films look, and training films to a
+template fitted on the other half of them; of how far each validation film lies from those of other
+patients. So about the stated share of films like those goes beyond it (conformal prediction, Vovk
+et al., 2005). It is not the largest distance, since a few films of any hospital are odd, such as
+negatives.
+
+    gate.safetensors   the template and the features that are kept, described by the card's `gate`
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Final, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file, save_file
+
+from chestxray.artifacts import written
+
+Floats = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8]
+
+# Turns by 0, 90, 180, 270 degrees against the clock, as they are and then as negatives.
+STATES: Final = tuple(
+    (degrees, negative) for negative in (False, True) for degrees in range(0, 360, 90)
+)
+
+_SIDE: Final = 32  # of the thumbnail: how sharp a picture is must not tell parts from films
+_CELLS: Final = 8  # a side
+_WAYS: Final = 8
+_QUARTER: Final = _WAYS // 4
+_BATCH: Final = 256  # described at a time
+_PARTS: Final = len(STATES) - 1  # of each film, as many as it has other states
+_PART: Final = (0.3, 0.75)  # side of a part, of the film's
+_SHRINKAGE: Final = 0.5  # of the covariance towards a multiple of the identity
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fitted discriminant; D numbers describe a picture.
+
+    Attributes:
+        weights: float32 [D].
+        bias: float32 [1].
+    """
+
+    weights: Floats
+    bias: Floats
+
+    @classmethod
+    def fit(cls, images: Images) -> Self:
+        """Fit on canonical images uint8 [N, S, S], N ≥ 1; the same images give the same fit."""
+        films = _with_mirrored(_described(images))
+        parts = _with_mirrored(_described(_parts(images)))
+        # To undo a state is to put a film into another: all seven are there.
+        turned = [_undone(films, *state) for state in STATES[1:]]
+        typical, wanted = _moments(films)
+        strange, unwanted = _moments(np.concatenate([parts, *turned]))
+        spread = (wanted + unwanted) / 2
+        middling = np.trace(spread) / len(spread) + 1e-9
+        shrunk = (1 - _SHRINKAGE) * spread + _SHRINKAGE * middling * np.eye(len(spread))
+        weights = np.linalg.solve(shrunk, strange - typical)
+        weights /= max(float(weights @ (strange - typical)), 1e-9)
+        return cls(weights.astype(np.float32), np.array([-typical @ weights], dtype=np.float32))
+
+    def strangeness(self, images: Images) -> npt.NDArray[np.float64]:
+        """Give how strange each image looks in each of `STATES`, [N, 8]: 0 is usual for films.
+
+        1 is usual for parts of films and for films that lie wrong. Column i belongs to the image
+        after `STATES[i]` has been undone, so column 0 to the image as it lies.
+
+        Args:
+            images: uint8 [N, S, S], canonical.
+        """
+        cells = _described(images)
+        columns = [
+            _undone(cells, *state).reshape(len(cells), -1) @ self.weights for state in STATES
+        ]
+        return np.asarray(np.stack(columns, axis=1) + self.bias, np.float64)
+
+
+def held_out(images: Images) -> npt.NDArray[np.float64]:
+    """Give how strange each of [N, S, S], N ≥ 2, looks to a template fitted on the other half.
+
+    Where neighbours are of one patient, halves in their order share at most one.
+    """
+    halves = np.array_split(images, 2)
+    fits = [Template.fit(half) for half in halves]
+    looks = [fit.strangeness(half)[:, 0] for fit, half in zip(fits[::-1], halves, strict=True)]
+    return np.concatenate(looks)
+
+
+def _described(images: Images) -> Floats:
+    """Give float32 [N, cells, cells, ways], each of length 1; a blank image is all 0."""
+    small = np.stack(
+        [cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for image in images]
+    )
+    return np.concatenate(
+        [_edges(small[at : at + _BATCH].astype(np.float32)) for at in range(0, len(small), _BATCH)]
+    )
+
+
+def _edges(small: Floats) -> Floats:
+    down, right = np.gradient(small, axis=(1, 2))
+    way = np.arctan2(down, right) * (_WAYS / (2 * math.pi))
+    whole = np.floor(way)
+    after, strength = way - whole, np.hypot(down, right)
+    row = np.arange(_SIDE) // (_SIDE // _CELLS)
+    cell = np.arange(len(small))[:, None, None] * _CELLS**2 + row[:, None] * _CELLS + row
+    cells = np.zeros((len(small), _CELLS, _CELLS, _WAYS))
+    # An edge between two ways counts for both, by how near it is to each.
+    for step, share in ((0, 1 - after), (1, after)):
+        place = cell * _WAYS + (whole.astype(int) + step) % _WAYS
+        counted = np.bincount(place.ravel(), (strength * share).ravel(), cells.size)
+        cells += counted.reshape(cells.shape)
+    length = np.sqrt(cells.sum(axis=(1, 2, 3), keepdims=True))
+    return np.asarray(np.sqrt(cells) / np.maximum(length, 1e-3), np.float32)
+
+
+def _undone(cells: Floats, degrees: int, negative: bool) -> Floats:
+    """Give the description of pictures after a state has been undone."""
+    quarters = degrees // 90
+    ways = quarters * _QUARTER + (_WAYS // 2 if negative else 0)
+    return np.roll(np.rot90(cells, -quarters, axes=(1, 2)), ways, axis=-1)
+
+
+def _with_mirrored(cells: Floats) -> Floats:
+    ways = (_WAYS // 2 - np.arange(_WAYS)) % _WAYS
+    return np.concatenate([cells, cells[:, :, ::-1][..., ways]])
+
+
+def _parts(images: Images) -> Images:
+    """Cut squares out of each film, many of them along its edges, [N × parts, side, side]."""
+    draws, size = np.random.default_rng(0), images.shape[1]
+    parts = []
+    for image, _ in product(images, range(_PARTS)):
+        side = round(size * draws.uniform(*_PART))
+        y, x = (np.clip(draws.uniform(-0.25, 1.25, 2), 0, 1) * (size - side)).round().astype(int)
+        part = image[y : y + side, x : x + side]
+        parts.append(cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
+    return np.stack(parts)
+
+
+def _moments(cells: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Give mean [D] and covariance [D, D]."""
+    flat = cells.reshape(len(cells), -1)
+    mean = flat.mean(axis=0, dtype=np.float64)
+    off = flat - mean.astype(np.float32)
+    return mean, np.asarray(off.T @ off, np.float64) / len(flat)
+
+
+Features = npt.NDArray[np.float32]
+
+FILE: Final = "gate.safetensors"
+FALSE_ALARMS: Final = 0.02
+_MIDWAY: Final = 0.5  # nearer to films than to what is none: never strange, however alike films are
+_NEAREST: Final = 5
+_FARTHEST: Final = 2.0  # that a cosine distance can be
+_EARLIER: Final = "axes"  # a tensor of gates before the template was a discriminant
+
+
+class Limits(BaseModel):
+    """Beyond which a film is unlike what the model knows.
+
+    Attributes:
+        look: of how strange a film looks.
+        features: of how far its pooled features lie.
+        false_alarms: share of films like the validation images that each limit stops, about.
+        references: validation images whose features are kept.
+        validated_on: validation images that the limits are fitted on, beside training films.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    look: float = Field(gt=0, allow_inf_nan=False)
+    features: float = Field(gt=0, allow_inf_nan=False)
+    false_alarms: float = Field(gt=0, le=1)
+    references: int = Field(ge=1)
+    validated_on: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What was fitted.
+
+    Attributes:
+        template: of how training films look.
+        references: float16 [M, C], features of validation images, of length 1.
+        limits: to both.
+    """
+
+    template: Template
+    references: npt.NDArray[np.float16]
+    limits: Limits
+
+    @classmethod
+    def fit(
+        cls, films: Images, val: Images, features: Features, patients: npt.NDArray[np.generic]
+    ) -> Self:
+        """Fit the template on M training films, and the limits on these and N validation images.
+
+        Args:
+            films: uint8 [M, S, S], M ≥ 2, in the order of patients.
+            val: uint8 [N, S, S].
+            features: float32 [N, C], of the validation images, pooled.
+            patients: [N], whose each validation image is: several of one patient are much alike.
+        """
+        template = Template.fit(films)
+        looks = np.concatenate([held_out(films), template.strangeness(val)[:, 0]])
+        references, count = _unit(features).astype(np.float16), len(val)
+        apart = _distances(features, references)
+        apart[patients[:, None] == patients] = _FARTHEST
+        limits = Limits(
+            look=max(_limit(looks), _MIDWAY),
+            features=_limit(_of_nearest(apart)),
+            false_alarms=(count + 1 - _rank(count)) / (count + 1),
+            references=count,
+            validated_on=count,
+        )
+        return cls(template, references, limits)
+
+    def feature_distance(self, features: Features) -> npt.NDArray[np.float64]:
+        """Give the mean cosine distance of each of float32 [N, C] to its nearest references."""
+        return _of_nearest(_distances(features, self.references))
+
+    def save(self, path: Path) -> None:
+        """Write the tensors."""
+        parts = {field.name: getattr(self.template, field.name) for field in fields(Template)}
+        with written(path) as temporary:
+            save_file({**parts, "references": self.references}, temporary)
+
+    @classmethod
+    def load(cls, path: Path, limits: Limits) -> Self | None:
+        """Read the tensors of a file whose hash was checked; None for a gate of an earlier kind.
+
+        Raises:
+            KeyError: a tensor is missing.
+            SafetensorError: it is no such file.
+        """
+        found = load_file(path)
+        if _EARLIER in found:
+            return None
+        template = Template(**{field.name: found[field.name] for field in fields(Template)})
+        return cls(template, found["references"], limits)
+
+
+def _unit(features: Features) -> Features:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(length, 1e-12), np.float32)
+
+
+def _distances(features: Features, references: npt.NDArray[np.float16]) -> Features:
+    return np.asarray(1 - _unit(features) @ references.astype(np.float32).T, np.float32)
+
+
+def _of_nearest(distances: Features) -> npt.NDArray[np.float64]:
+    nearest = np.sort(distances, axis=1)[:, :_NEAREST]
+    return np.asarray(nearest.mean(axis=1, dtype=np.float64))
+
+
+def _rank(count: int) -> int:
+    """Which of the sorted distances is the limit; the largest where there are too few."""
+    return min(count, math.ceil((count + 1) * (1 - FALSE_ALARMS)))
+
+
+def _limit(distances: npt.NDArray[np.float64]) -> float:
+    return max(float(np.sort(distances)[_rank(len(distances)) - 1]), 1e-6)

@@ -1,0 +1,58 @@
+"""torch as an engine: the classifier itself answers, on the device it lies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from chestxray.model.engines import Answer, Images, run_all
+from chestxray.model.network import Classifier, to_input
+
+
+class TorchEngine:
+    """The classifier itself, on the device it lies on.
+
+    Args:
+        classifier: in evaluation mode.
+        bfloat16: compute in bfloat16 where torch deems it safe; a processor without instructions
+            for it emulates them, many times slower.
+    """
+
+    def __init__(self, classifier: Classifier, bfloat16: bool = False) -> None:
+        self.classifier = classifier
+        self.bfloat16 = bfloat16
+        arithmetic = "bfloat16" if bfloat16 else "float32"
+        place = classifier.mean.device.type
+        self.name = f"torch {torch.__version__}, {arithmetic} on {place}"
+
+    def run(self, images: Images) -> Answer:
+        """See `Engine.run`."""
+        place = self.classifier.mean.device
+        with (
+            torch.inference_mode(),
+            torch.autocast(place.type, torch.bfloat16, enabled=self.bfloat16),
+        ):
+            batch = to_input(torch.from_numpy(np.array(images)).to(place))
+            found = self.classifier.explain(batch.contiguous(memory_format=torch.channels_last))
+        return Answer(*(of.float().cpu().numpy() for of in found))
+
+
+def device() -> torch.device:
+    """Give the device to compute on: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def batches(classifier: Classifier, images: Images, batch_size: int = 32) -> Iterator[Answer]:
+    """Answer to images in their order.
+
+    Args:
+        classifier: in evaluation mode, on any device.
+        images: uint8 [N, S, S], canonical; may be memory-mapped.
+        batch_size: images held at a time.
+
+    Yields:
+        The answer to at most `batch_size` of them.
+    """
+    return run_all(TorchEngine(classifier), images, batch_size)
