@@ -10,9 +10,9 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from chestxray.findings import FINDINGS
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import batches
+from chestxray.sources.nih import FINDINGS
 
 SIZE, ROUNDS = 224, 5
 

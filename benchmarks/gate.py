@@ -21,7 +21,7 @@ import numpy.typing as npt
 import chestxray
 from chestxray.dataset.store import Dataset
 from chestxray.errors import Notice
-from chestxray.reading.film import developed
+from chestxray.reading.judged_image import developed
 from chestxray.reading.reader import Reader
 
 Image = npt.NDArray[np.uint8]
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     given = parser.parse_args()
     reader = chestxray.load(given.bundle, given.engine)
-    if reader.bundle.familiarity is None:
+    if reader.bundle.detector is None:
         parser.error(f"{given.bundle} has no gate")
     dataset = Dataset.open(given.dataset)
     films = dataset.images[dataset.rows(given.split)]

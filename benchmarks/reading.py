@@ -35,7 +35,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import chestxray
 from chestxray.dataset.pixels import load
-from chestxray.findings import FINDINGS
 from chestxray.model import bundle as bundles
 from chestxray.model.engines import OpenVinoEngine
 from chestxray.model.export import to_onnx, to_openvino
@@ -45,6 +44,7 @@ from chestxray.model.torch_engine import TorchEngine
 from chestxray.parallel import cores
 from chestxray.reading.inputs import FileFilms
 from chestxray.reading.predict import predict
+from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.tree import write_tree
 
 ROUNDS = 15

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestxray.findings import FINDINGS
 from chestxray.model.losses import FindingsLoss
 from chestxray.model.network import Classifier, to_input
+from chestxray.sources.nih import FINDINGS
 from chestxray.training.data import EpochBatches, loader
 from chestxray.training.fit import resolve
 

@@ -20,7 +20,7 @@ from chestxray.evaluation.comparison import COMPARISON, compare
 from chestxray.evaluation.evaluate import Evaluation, evaluate
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.reference import MAPPING
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
 PREVALENCE = np.linspace(0.3, 0.05, len(FINDINGS))

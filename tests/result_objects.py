@@ -12,9 +12,9 @@ from pydicom import Dataset, dcmread
 import chestxray
 import dicom_files
 from chestxray.errors import Notice, RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
+from chestxray.sources.nih import FINDINGS
 
 
 def issuer(name: str) -> Dataset:

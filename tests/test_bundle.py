@@ -11,10 +11,10 @@ import torch
 
 from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError, BundleError
-from chestxray.findings import FINDINGS
 from chestxray.model import bundle
 from chestxray.model.bundle import CARD, GATE, WEIGHTS
 from chestxray.model.torch_engine import batches
+from chestxray.sources.nih import FINDINGS
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def test_an_altered_byte_of_the_weights_is_refused(folder):
 
 def test_the_gate_is_saved_and_loaded_to_the_bit(folder, tmp_path):
     first = bundle.load(folder)
-    bundle.save(tmp_path / "again", first.classifier, first.card, first.familiarity)
+    bundle.save(tmp_path / "again", first.classifier, first.card, first.detector)
     second = bundle.load(tmp_path / "again")
     assert (tmp_path / "again" / GATE).read_bytes() == (folder / GATE).read_bytes()
-    assert first.familiarity.limits == second.familiarity.limits
+    assert first.detector.limits == second.detector.limits
     for name in ("weights", "bias"):
-        ours, theirs = (getattr(of.familiarity.template, name) for of in (first, second))
+        ours, theirs = (getattr(of.detector.template, name) for of in (first, second))
         assert np.array_equal(ours, theirs)
-    assert np.array_equal(first.familiarity.references, second.familiarity.references)
+    assert np.array_equal(first.detector.references, second.detector.references)
 
 
 @pytest.mark.parametrize("fault", ["altered", "absent", "other"])
@@ -106,8 +106,8 @@ def test_a_bundle_without_a_gate_is_loaded_and_saved_without(folder, tmp_path):
     (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
     (folder / GATE).unlink()
     old = bundle.load(folder)
-    assert old.familiarity is None
-    bundle.save(tmp_path / "again", old.classifier, old.card, old.familiarity)
+    assert old.detector is None
+    bundle.save(tmp_path / "again", old.classifier, old.card, old.detector)
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [CARD, WEIGHTS]
 
 

@@ -24,7 +24,7 @@ from chestxray.evaluation.comparison import Paired, compare, sentence
 from chestxray.evaluation.delong import difference
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.metrics import Column
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 IMAGES, EACH = 600, 3  # images, and how many a patient has
 NAMES = [f"{i // EACH + 1:08d}_{i % EACH:03d}.png" for i in range(IMAGES)]

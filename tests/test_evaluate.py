@@ -26,7 +26,7 @@ from chestxray.evaluation.evaluate import evaluate as write
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.metrics import CALLING, RANKING
 from chestxray.evaluation.scores import METRICS, NO_VALIDATION
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from fake_run import SHIFT, SIZES, predicted, truth
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ import chestxray
 from chestxray.artifacts import sha256
 from chestxray.cli.export import export as export_verb
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
-from chestxray.findings import FINDINGS
 from chestxray.model import bundle
 from chestxray.model import export as quantise
 from chestxray.model import exported as parity
@@ -37,6 +36,7 @@ from chestxray.model.exported import (
     read_export,
 )
 from chestxray.model.torch_engine import TorchEngine
+from chestxray.sources.nih import FINDINGS
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from chestxray.artifacts import sha256
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation import predictions
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
 from chestxray.training.lightning_module import Task

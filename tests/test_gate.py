@@ -22,19 +22,19 @@ from chestxray.dataset.pixels import canonical, decode
 from chestxray.dataset.raster import chroma
 from chestxray.errors import Notice, RefusedError
 from chestxray.model.bundle import CARD, GATE
-from chestxray.model.out_of_distribution import STATES, Familiarity, Template, _limit, held_out
+from chestxray.model.out_of_distribution import STATES, Detector, Template, _limit, held_out
 from chestxray.reading import gate
 from chestxray.reading.explain import explain_files
-from chestxray.reading.film import Film, developed, load
 from chestxray.reading.gate import distribution as likeness
 from chestxray.reading.gate import header as headers
 from chestxray.reading.gate import pixel_checks as picture
 from chestxray.reading.gate.notices import NOTICES, refusal, warning
 from chestxray.reading.inputs import films
+from chestxray.reading.judged_image import JudgedImage, developed, load
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader
 from chestxray.training.data import Part
-from chestxray.training.finalize import fit_familiarity
+from chestxray.training.finalize import fit_detector
 from dicom_files import dicom
 
 
@@ -298,16 +298,16 @@ def test_a_limit_stops_no_more_films_than_it_promises():
 
 
 def test_the_nearest_reference_is_at_no_distance(reader):
-    fitted = reader.bundle.familiarity
+    fitted = reader.bundle.detector
     features = fitted.references.astype(np.float32)[:5]
     one = dataclasses.replace(fitted, references=fitted.references[:1])
     assert one.feature_distance(features[:1] * 7)[0] < 1e-3
     assert one.feature_distance(-features[:1])[0] > 1.9
 
 
-def fitted(features: np.ndarray, patients: np.ndarray) -> Familiarity:
+def fitted(features: np.ndarray, patients: np.ndarray) -> Detector:
     images = np.random.default_rng(0).integers(0, 255, (len(features), 32, 32), dtype=np.uint8)
-    return Familiarity.fit(images[:1].repeat(2, 0), images, features.astype(np.float32), patients)
+    return Detector.fit(images[:1].repeat(2, 0), images, features.astype(np.float32), patients)
 
 
 def test_new_patients_lie_beyond_the_limit_as_seldom_as_promised():
@@ -335,9 +335,9 @@ def test_a_handful_of_validation_images_makes_a_gate_that_warns_of_none_of_them(
 
 def test_a_gate_of_an_earlier_kind_counts_as_none(reader, tmp_path):
     path = tmp_path / "gate.safetensors"
-    limits = reader.bundle.familiarity.limits
+    limits = reader.bundle.detector.limits
     save_file({name: np.ones(4, np.float32) for name in ("mean", "axes", "references")}, path)
-    assert Familiarity.load(path, limits) is None
+    assert Detector.load(path, limits) is None
 
 
 def test_clean_phantoms_pass_and_few_are_warned_of(reader, paths):
@@ -507,7 +507,7 @@ def test_a_datasets_images_are_not_judged(reader, dataset, tmp_path):
 
 def test_a_film_is_judged_alike_alone_and_in_a_batch(reader, paths):
     batch = [load(path, reader.size) for path in paths[:6]]
-    batch.append(Film(255 - batch[0].image, ()))
+    batch.append(JudgedImage(255 - batch[0].image, ()))
     _, _, together = reader.read_films(batch)
     alone = [reader.read_films([film])[2][0] for film in batch]
     assert [said(of) for of in together] == [said(of) for of in alone]
@@ -516,7 +516,7 @@ def test_a_film_is_judged_alike_alone_and_in_a_batch(reader, paths):
 def test_fitting_is_repeatable(dataset):
     features = np.random.default_rng(0).normal(size=(len(dataset.rows("val")), 6))
     val = Part(dataset, "val")
-    first, second = (fit_familiarity(dataset, 3, val, features.astype(np.float32)) for _ in "12")
+    first, second = (fit_detector(dataset, 3, val, features.astype(np.float32)) for _ in "12")
     assert first.limits == second.limits
     assert np.array_equal(first.template.weights, second.template.weights)
     assert np.array_equal(first.references, second.references)

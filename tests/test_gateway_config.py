@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from chestxray.errors import ConfigError, Notice, RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway import config as settings
 from chestxray.serving.gateway.store import Image
 from chestxray.serving.gateway.worker import goes
+from chestxray.sources.nih import FINDINGS
 from gateway_parts import config
 
 REPOSITORY = Path(__file__).parents[1]

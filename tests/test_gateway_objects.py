@@ -14,12 +14,12 @@ from pydicom.uid import JPEGBaseline8Bit
 import dicom_files
 from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import secondary_capture as picture
 from chestxray.serving.gateway.objects.instance import Model
+from chestxray.sources.nih import FINDINGS
 from result_objects import (
     HEADERS,
     KINDS,

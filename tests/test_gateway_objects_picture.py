@@ -8,7 +8,6 @@ import pytest
 
 from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway.objects import drawing as canvas
@@ -17,6 +16,7 @@ from chestxray.serving.gateway.objects import drawing as scores
 from chestxray.serving.gateway.objects import secondary_capture as picture
 from chestxray.serving.gateway.objects import secondary_capture as tint
 from chestxray.serving.gateway.objects.instance import Model
+from chestxray.sources.nih import FINDINGS
 from result_objects import CALLED, THRESHOLDS, film, made, reader_of, reading, refusal
 
 

@@ -9,12 +9,12 @@ import pytest
 from pydicom import Dataset
 
 from chestxray.dataset import pixels
-from chestxray.findings import FINDINGS
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import objects
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import encoding as content
 from chestxray.serving.gateway.objects.encoding import encode
+from chestxray.sources.nih import FINDINGS
 from result_objects import (
     CALLED,
     HEADERS,

@@ -13,7 +13,7 @@ import pytest
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.labels import Labels, pair
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset

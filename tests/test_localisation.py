@@ -17,7 +17,7 @@ from chestxray.evaluation import predictions
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import locate
 from chestxray.evaluation.regions import Boxes, Case, Mask, from_boxes, from_masks
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from fake_run import predicted, truth
 
 if TYPE_CHECKING:

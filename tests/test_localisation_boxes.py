@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.localization import CENTRE, IOBB, IOU, locate
 from chestxray.evaluation.regions import CUT, Boxes, Case, Mask, detect, mean_box, overlap
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 MASS, NODULE = FINDINGS.index("Mass"), FINDINGS.index("Nodule")
 SQUARE = (1024, 1024)

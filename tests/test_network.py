@@ -12,8 +12,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from chestxray.errors import RecipeError
-from chestxray.findings import FINDINGS
 from chestxray.model.network import Classifier, to_input
+from chestxray.sources.nih import FINDINGS
 
 SIZE = 96
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS, NO_FINDING
-from chestxray.sources.nih import LabelTable, read_labels
+from chestxray.findings import NO_FINDING
+from chestxray.sources.nih import FINDINGS, LabelTable, read_labels
 
 BRACKETS = "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 FLAT = (

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS
 from chestxray.sources import nih
 from chestxray.sources.collection import BOX_COLUMNS, ROW_COLUMNS, Collection
+from chestxray.sources.nih import FINDINGS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 METADATA, SAMPLE = SHARED / "nih-metadata", SHARED / "nih-sample"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.anatomy import measures
 from chestxray.sources.phantom.population import Exam, exams, patient
 from chestxray.sources.phantom.render import Phantom, render

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import (
     BALANCED_PREVALENCE,
     PREVALENCE,

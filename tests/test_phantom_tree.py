@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from chestxray.cli.synth import synth
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS
 from chestxray.sources import nih
+from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import population
 from chestxray.sources.phantom.tree import bounds, write_tree
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chestxray.errors import ArtifactError, PredictionsError
 from chestxray.evaluation import predictions
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 NAMES = ["00000001_000.png", "00000001_001.png", "00000002_000.png"]
 

@@ -22,7 +22,7 @@ from chestxray.dataset.prepare import prepare
 from chestxray.dataset.split import split_sha256
 from chestxray.dataset.store import BOXES, IMAGES, INDEX, INDEX_COLUMNS, MANIFEST, UNFINISHED
 from chestxray.errors import ArtifactError, SourceError
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from nih_tree import names, picture, write_tree
 
 FILES = {BOXES, IMAGES, INDEX, MANIFEST}

@@ -28,14 +28,14 @@ from chestxray.errors import (
 )
 from chestxray.evaluation import localization as localisation
 from chestxray.evaluation import predictions
-from chestxray.findings import FINDINGS
 from chestxray.model.engines import heatmaps
 from chestxray.reading.explain import explain_dataset, explain_files
-from chestxray.reading.film import Film
 from chestxray.reading.inputs import FileFilms, films, leak
+from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.overlay import blend
 from chestxray.reading.predict import predict
 from chestxray.reading.reader import Reader, Reading
+from chestxray.sources.nih import FINDINGS
 from chestxray.training.finalize import _heat_scale
 
 
@@ -245,7 +245,7 @@ def test_an_odd_name_keeps_its_row(reader, phantoms, tmp_path, name, told):
 def test_a_reason_of_several_lines_is_one_row(reader, dataset, tmp_path, monkeypatch):
     """What a broken file makes a decoder say, old Mac line ends among it."""
     chosen = FileFilms((tmp_path / "a.png", tmp_path / "b.png"), reader.size)
-    said = [ImageError("a.png", "one\rtwo\r\nthree"), Film(dataset.images[0], ())]
+    said = [ImageError("a.png", "one\rtwo\r\nthree"), JudgedImage(dataset.images[0], ())]
     monkeypatch.setattr(FileFilms, "batches", lambda *_: iter([said]))
     predict(reader, chosen, tmp_path / "p.csv", force=True)
     table = predictions.read(tmp_path / "p.csv")

@@ -15,7 +15,7 @@ from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.reference import MAPPING, agreement, any_of, read, reference
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 COLUMNS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
 N = 240

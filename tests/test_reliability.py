@@ -15,7 +15,7 @@ from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.calibration_error import calibration_error
 from chestxray.evaluation.reliability import NO_VALIDATION, diagram, recalibrated, reliability
 from chestxray.evaluation.scores import CHANCE
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 EFFUSION = FINDINGS.index("Effusion")
 

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from chestxray.errors import ArtifactError
-from chestxray.findings import FINDINGS
 from chestxray.report import figure_set as plates
 from chestxray.report import formatting as wording
 from chestxray.report import interpretation as support
@@ -24,6 +23,7 @@ from chestxray.report import page as pictures
 from chestxray.report import reporting_checklist as checklist
 from chestxray.report.figures.style import VARIABLES
 from chestxray.report.run_files import Files
+from chestxray.sources.nih import FINDINGS
 from fake_run import truth, write_run, write_training
 
 CHROMIUM = shutil.which("chromium")

@@ -22,11 +22,11 @@ import chestxray
 from chestxray.dataset import pixels
 from chestxray.dataset.pixels import placement
 from chestxray.errors import ImageError, Notice, RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.overlay import blend
 from chestxray.serving import web
 from chestxray.serving import web as examples
 from chestxray.serving.settings import Limits
+from chestxray.sources.nih import FINDINGS
 from dicom_files import dicom
 from web_server import accepted, listening, ready, wait_until
 

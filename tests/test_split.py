@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from chestxray.dataset import split as splits
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS
 from chestxray.sources import nih
+from chestxray.sources.nih import FINDINGS
 
 
 def made(patients: list[int], positives: dict[str, set[int]] | None = None) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import pytest
 
 from chestxray.evaluation import benchmarks as published
 from chestxray.evaluation.benchmarks import NOT_COMPARABLE, standing
-from chestxray.findings import FINDINGS
 from chestxray.sources.collection import SYNTHETIC
+from chestxray.sources.nih import FINDINGS
 
 OFFICIAL: dict[str, Any] = {
     "split": "test",

@@ -13,7 +13,7 @@ import pytest
 from chestxray.dataset.prepare import prepare
 from chestxray.dataset.store import BOXES, IMAGES, INDEX, MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import ArtifactError
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 from nih_tree import write_tree
 
 

@@ -16,7 +16,7 @@ from chestxray.evaluation import metrics
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.subgroups import CONTRASTS, NO_THRESHOLD, SMALLEST, members, subgroups
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih import FINDINGS
 
 EFFUSION = FINDINGS.index("Effusion")
 MASS = FINDINGS.index("Mass")

@@ -13,11 +13,11 @@ from python_multipart.multipart import parse_options_header
 
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
-from chestxray.findings import FINDINGS
 from chestxray.reading.overlay import blend
 from chestxray.serving import uploads, web
 from chestxray.serving import web as examples
 from chestxray.serving.settings import Limits
+from chestxray.sources.nih import FINDINGS
 from viewer_parts import (
     CHROMIUM,
     add,

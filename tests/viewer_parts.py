@@ -49,7 +49,7 @@ class PlantedReader(Reader):
 
 
 def planted(run: Path) -> PlantedReader:
-    bundle = replace(bundles.load(run / "bundle"), familiarity=None)
+    bundle = replace(bundles.load(run / "bundle"), detector=None)
     return PlantedReader(bundle, PlantedEngine())
 
 

@@ -26,10 +26,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chestxray.version import __version__
+
 if TYPE_CHECKING:
     from chestxray.reading.reader import Reader
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

@@ -3,6 +3,7 @@
 The failures. Callers catch `ChestXrayError`; the command line turns it into one line.
 
     ChestXrayError
+    ├── FindingsError        a list of findings
     ├── SourceError          a raw tree, label table, box table or split list
     ├── DownloadError        the real data set could not be fetched or is not what it should be
     ├── ImageError           one file that does not become a radiograph
@@ -48,6 +49,10 @@ class Notice:
 
 class ChestXrayError(Exception):
     """Base of every failure that this package raises on purpose."""
+
+
+class FindingsError(ChestXrayError):
+    """A list of findings is empty, repeats a finding, or has a name that cannot be used."""
 
 
 class SourceError(ChestXrayError):

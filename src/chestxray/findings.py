@@ -1,73 +1,256 @@
-"""The words: the 14 findings of NIH ChestX-ray14, their order, their other spellings.
+"""Findings as values, and the vocabulary that knows their names.
 
-The order is CheXNet's (arXiv 1711.05225), which most published prediction files use. Tables
-are read by column name, and a bundle that lists its findings otherwise is refused.
+`Findings` is an ordered list of finding names. A dataset, a recipe's run, a bundle, a table of
+predictions and its metrics each carry their own, so that one finding works as well as forty.
+
+The vocabulary (`vocabulary.json`) knows, for the findings that public data sets label: a canonical
+name, the spellings of other data sets, a description, codes (SNOMED CT, DICOM, RadLex), and which
+broader findings a finding implies. A name outside it is allowed everywhere; it only lacks these.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Self
 
-FINDINGS: Final[tuple[str, ...]] = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
+from pydantic_core import CoreSchema, core_schema
+
+from chestxray.errors import FindingsError
 
 NO_FINDING: Final = "No Finding"
+"""The label of an image on which none of a data set's findings was named. Not a finding."""
 
-DESCRIPTIONS: Final[dict[str, str]] = {
-    "Atelectasis": "A part of the lung has lost its air and shrunk.",
-    "Cardiomegaly": "The heart is wider than half of the chest.",
-    "Effusion": "Fluid between the lung and the chest wall.",
-    "Infiltration": "A hazy density in the lung of unstated kind.",
-    "Mass": "A rounded shadow in the lung wider than 3 cm.",
-    "Nodule": "A rounded shadow in the lung of at most 3 cm.",
-    "Pneumonia": "An infection that fills part of the lung.",
-    "Pneumothorax": "Air between the lung and the chest wall.",
-    "Consolidation": "Air spaces of the lung are filled and opaque.",
-    "Edema": "Water in the lung, mostly from a failing heart.",
-    "Emphysema": "Overinflated lungs whose tissue is destroyed.",
-    "Fibrosis": "Scarring that draws lines through the lung.",
-    "Pleural_Thickening": "The lining of the lung is thickened.",
-    "Hernia": "Part of the stomach lies in the chest, behind the heart.",
-}
-
-_ALIASES: Final[dict[str, str]] = {
-    "p.t.": "Pleural_Thickening",
-    "pt": "Pleural_Thickening",
-    "infiltrate": "Infiltration",  # the box table's word
-    "pleural effusion": "Effusion",
-    "oedema": "Edema",
-    "no_finding": NO_FINDING,
-    "nofinding": NO_FINDING,
-}
-_BY_KEY: Final[dict[str, str]] = {
-    **{name.casefold().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)},
-    **{alias.replace("_", " "): name for alias, name in _ALIASES.items()},
-}
+_LONGEST: Final = 64  # characters; a DICOM Code Meaning holds no more (PS3.5, VR LO)
+_RESERVED: Final = frozenset(
+    {
+        "image", "path", "source", "patient", "study", "follow_up", "age", "sex", "view", "width",
+        "height", "split", "status", "reason", "called", "model",
+    }
+)  # fmt: skip
+_FORBIDDEN: Final = frozenset("|,;\"'`<>\\{}[]=")
 
 
-def canonical(token: str) -> str | None:
-    """Give the finding (or `NO_FINDING`) that a label token names, None where it names none.
+@dataclass(frozen=True)
+class Code:
+    """A code of a finding.
 
-    The whole token is matched, never a part of it, without regard to case, outer white space,
-    and underscore against space: `Pleural Thickening`, `P.T.` and `Infiltrate` are understood.
+    Attributes:
+        value: such as `60046008`.
+        scheme: the coding scheme's designator in DICOM (PS3.16 section 8): `SCT` for SNOMED CT,
+            `DCM`, `RADLEX`.
+        meaning: the code's own words, such as `Pleural effusion`.
     """
-    return _BY_KEY.get(" ".join(token.casefold().replace("_", " ").split()))
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Term:
+    """What the vocabulary says of one finding.
+
+    Attributes:
+        name: canonical, such as `Effusion`.
+        description: one sentence in plain English; empty where there is none.
+        synonyms: spellings of other data sets.
+        codes: the preferred one first; empty where no public source agrees on one.
+        implies: canonical names of the broader findings that are present wherever this one is.
+    """
+
+    name: str
+    description: str
+    synonyms: tuple[str, ...]
+    codes: tuple[Code, ...]
+    implies: tuple[str, ...]
+
+
+class Findings(tuple[str, ...]):
+    r"""An ordered list of finding names, valid once constructed.
+
+    A `Findings` is a tuple of text: it is hashable, can be indexed, sliced and compared, and is
+    written to JSON as a list. The order is that of the columns of every array [n, K] beside it.
+
+    Args:
+        names: at least one, no two of which mean the same finding.
+
+    Raises:
+        FindingsError: no name, a name that cannot be a column or a DICOM Code Meaning (empty, over
+            64 characters, control characters or one of ``|,;"'`<>\\{}[]=``), a name that the
+            tables use for something else, or the same finding twice.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, names: Iterable[str]) -> Self:
+        """Check the names and keep them in their order."""
+        if isinstance(names, str):
+            raise FindingsError(f"findings are a list of names, not one text: [{names!r}]")
+        given = tuple(names)
+        if not given:
+            raise FindingsError("there are no findings: name at least one")
+        first: dict[str, str] = {}
+        for name in given:
+            _check(name)
+            same = first.setdefault(key(name), name)
+            if same is not name:
+                raise FindingsError(f"{same!r} and {name!r} are the same finding: keep one of them")
+        return super().__new__(cls, given)
+
+    def __repr__(self) -> str:
+        return f"Findings({list(self)!r})"
+
+    def place(self, name: str) -> int | None:
+        """Give the position of a finding under any of its spellings, None where it is not here."""
+        wanted = key(name)
+        return next((i for i, own in enumerate(self) if key(own) == wanted), None)
+
+    def common(self, other: Iterable[str]) -> list[tuple[int, int]]:
+        """Match findings by meaning.
+
+        Args:
+            other: names in their own order.
+
+        Returns:
+            Positions `(here, in other)` of the findings that both have, in the order of this list.
+        """
+        places = {key(name): place for place, name in reversed(list(enumerate(other)))}
+        return [(i, places[key(name)]) for i, name in enumerate(self) if key(name) in places]
+
+    def union(self, other: Iterable[str]) -> Findings:
+        """Give these findings followed by those of `other` that mean none of them."""
+        return Findings((*self, *(name for name in other if self.place(name) is None)))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:  # noqa: ANN401
+        """Let pydantic read a list of names and write one."""
+        del source, handler
+        return core_schema.no_info_after_validator_function(
+            cls._validated,
+            core_schema.list_schema(core_schema.str_schema()),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                list, return_schema=core_schema.list_schema(core_schema.str_schema())
+            ),
+        )
+
+    @classmethod
+    def _validated(cls, names: list[str]) -> Self:
+        try:
+            return cls(names)
+        except FindingsError as error:
+            raise ValueError(str(error)) from error
+
+
+def key(name: str) -> str:
+    """Give what is equal for all spellings of a finding.
+
+    Letter case, underscores and white space do not count: `Pleural_Thickening`, `pleural
+    thickening` and `P.T.` have the same key. The whole name is matched, never a part of it.
+    """
+    folded = _fold(name)
+    term = _by_spelling().get(folded)
+    return folded if term is None else _fold(term.name)
+
+
+def canonical(name: str) -> str:
+    """Give a finding's canonical name; a name outside the vocabulary is given back stripped.
+
+    `NO_FINDING` is given for its spellings too (`No_Finding`, `normal` is not one).
+    """
+    stripped = " ".join(name.split())
+    if _fold(name) in _NO_FINDING:
+        return NO_FINDING
+    term = _by_spelling().get(_fold(name))
+    return stripped if term is None else term.name
+
+
+def term(name: str) -> Term | None:
+    """Give what the vocabulary says of a finding under any spelling; None outside it."""
+    return _by_spelling().get(_fold(name))
+
+
+def vocabulary() -> Mapping[str, Term]:
+    """Give all terms by canonical name, in the order of the file."""
+    return _terms()
+
+
+def implied(name: str) -> tuple[str, ...]:
+    """Give the canonical names of all findings that a finding implies, the nearest first."""
+    found: list[str] = []
+    queue = list(_implies(name))
+    while queue:
+        broader = queue.pop(0)
+        if broader not in found:
+            found.append(broader)
+            queue += _implies(broader)
+    return tuple(found)
+
+
+def label(name: str) -> str:
+    """Write a finding for people: `Pleural_Thickening` as `Pleural thickening`."""
+    return name.replace("_", " ").capitalize() if "_" in name else name
 
 
 def probability_column(finding: str) -> str:
     """Name the column of a finding in `predictions.csv`, such as `prob_Effusion`."""
     return f"prob_{finding}"
+
+
+_NO_FINDING: Final = frozenset({"no finding", "nofinding", "no findings"})
+
+
+def _check(name: object) -> None:
+    if not isinstance(name, str):
+        raise FindingsError(f"a finding's name is text, not {type(name).__name__}: {name!r}")
+    if not name or name != " ".join(name.split()):
+        raise FindingsError(f"a finding's name is not empty and has single spaces: {name!r}")
+    if len(name) > _LONGEST:
+        raise FindingsError(
+            f"a finding's name has at most {_LONGEST} characters, {name[:32]!r}… has {len(name)}"
+        )
+    if not name.isprintable() or _FORBIDDEN & set(name):
+        signs = " ".join(sorted(_FORBIDDEN))
+        raise FindingsError(
+            f"a finding's name has no control characters and none of {signs}: {name!r}"
+        )
+    if _fold(name).replace(" ", "_") in _RESERVED or _fold(name) in _NO_FINDING:
+        raise FindingsError(f"{name!r} has another meaning in the tables: rename the finding")
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _implies(name: str) -> tuple[str, ...]:
+    known = term(name)
+    return () if known is None else known.implies
+
+
+@cache
+def _terms() -> dict[str, Term]:
+    text = (files("chestxray") / "vocabulary.json").read_text(encoding="utf-8")
+    return {
+        name: Term(
+            name=name,
+            description=entry.get("description", ""),
+            synonyms=tuple(entry.get("synonyms", ())),
+            codes=tuple(Code(*code) for code in entry.get("codes", ())),
+            implies=tuple(entry.get("implies", ())),
+        )
+        for name, entry in json.loads(text).items()
+    }
+
+
+@cache
+def _by_spelling() -> dict[str, Term]:
+    return {spelling: term for term in _terms().values() for spelling in _spellings(term)}
+
+
+def _spellings(term: Term) -> Iterator[str]:
+    yield _fold(term.name)
+    for synonym in term.synonyms:
+        yield _fold(synonym)

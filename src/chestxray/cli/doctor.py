@@ -102,7 +102,7 @@ def _dataset(folder: Path) -> Check:
         manifest = Dataset.open(folder).manifest
     except ChestXrayError as error:
         return Check("FAIL", "dataset", str(error))
-    return Check("PASS", "dataset", f"{manifest.source}, {manifest.images} images")
+    return Check("PASS", "dataset", f"{manifest.title}, {manifest.images} images")
 
 
 def _bundle(folder: Path) -> Check:

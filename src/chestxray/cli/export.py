@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from chestxray.model.exported import Trial
-    from chestxray.model.model_card import Card
+    from chestxray.model.model_card import ModelCard
 
 
 def export(
@@ -63,7 +63,7 @@ def export(
         typer.echo(f"warning: {miss}", err=True)
 
 
-def _validation(folder: Path, card: Card) -> Trial:
+def _validation(folder: Path, card: ModelCard) -> Trial:
     from chestxray.model.exported import Trial
     from chestxray.reading.inputs import dataset_films, leak
 
@@ -72,5 +72,5 @@ def _validation(folder: Path, card: Card) -> Trial:
     if warning:
         typer.echo(f"warning: {warning}", err=True)
     dataset, rows = chosen.dataset, chosen.rows
-    name = f"{len(rows)} validation images of {dataset.manifest.source}"
+    name = f"{len(rows)} validation images of {dataset.manifest.title}"
     return Trial(name, dataset.images[rows], dataset.labels(rows))

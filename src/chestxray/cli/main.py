@@ -11,7 +11,6 @@ from typing import Annotated, Final
 
 import typer
 
-from chestxray import __version__
 from chestxray.cli.compare import compare
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
@@ -29,6 +28,7 @@ from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
 from chestxray.errors import ChestXrayError
+from chestxray.version import __version__
 
 app = typer.Typer(
     name="chestxray",

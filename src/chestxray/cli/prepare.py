@@ -44,8 +44,7 @@ def prepare(
 def _show(manifest: Manifest) -> None:
     """Print what was packed by part, then what was not."""
     typer.echo(
-        f"{manifest.source}, label table {manifest.generation}, split {manifest.split.name} "
-        f"(sha256 {manifest.split.sha256[:16]})"
+        f"{manifest.title}, split {manifest.split.name} (sha256 {manifest.split.sha256[:16]})"
     )
     parts = manifest.counts
     typer.echo(f"\n{'':20}" + "".join(f"{part:>10}" for part in parts))

@@ -53,7 +53,7 @@ def _tables(verdict: Verdict) -> tuple[Table, ...]:
 def _overview(collection: Collection) -> Table:
     from chestxray.dataset.verify import facts
 
-    table = _table(collection.source, "", "")
+    table = _table(collection.card.title, "", "")
     for name, fact in facts(collection).items():
         table.add_row(name, fact)
     return table

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
-from chestxray import __version__
+from chestxray import sources
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json, write_table, written
 from chestxray.dataset import split as splits
 from chestxray.dataset.pixels import PIXEL_RULE
@@ -37,7 +37,6 @@ from chestxray.dataset.store import (
     BOXES,
     IMAGES,
     INDEX,
-    INDEX_COLUMNS,
     MANIFEST,
     UNFINISHED,
     Dataset,
@@ -45,13 +44,15 @@ from chestxray.dataset.store import (
     Manifest,
     Plan,
     SourceProblem,
+    SourceRecord,
     Split,
+    index_columns,
     read_manifest,
 )
 from chestxray.errors import ArtifactError, SourceError
-from chestxray.findings import FINDINGS, NO_FINDING
-from chestxray.sources import nih
+from chestxray.findings import NO_FINDING, Findings
 from chestxray.sources.collection import Collection
+from chestxray.version import __version__
 
 _JOURNAL: Final = "journal.jsonl"
 _LISTED: Final = "listed.npy"  # a row for every image listed, those included that can't be read
@@ -80,7 +81,9 @@ def make(collection: Collection, rows: pd.DataFrame, plan: Plan, work: Path) -> 
         _keep(work / _LISTED, np.flatnonzero(readable), work / IMAGES)
     sides = [file for file in files if not isinstance(file, str)]
     index = rows[readable].reset_index(drop=True)
-    index = index.join(pd.DataFrame(sides, columns=["width", "height"]))[list(INDEX_COLUMNS)]
+    index = index.join(pd.DataFrame(sides, columns=["width", "height"]))[
+        list(index_columns(plan.findings))
+    ]
     boxes = collection.boxes[collection.boxes["image"].isin(index["image"])]
     write_table(work / INDEX, index)
     write_table(work / BOXES, boxes.reset_index(drop=True))
@@ -124,7 +127,7 @@ def _manifest(
         **plan.model_dump(),
         images=len(index),
         patients=int(index["patient"].nunique()),
-        counts={part: _counts(index[index["split"] == part]) for part in PARTS},
+        counts={part: _counts(index[index["split"] == part], plan.findings) for part in PARTS},
         failures=tuple(
             Failure(image=image, split=split, reason=reason) for image, split, reason in failures
         ),
@@ -134,14 +137,14 @@ def _manifest(
     )
 
 
-def _counts(part: pd.DataFrame) -> dict[str, int]:
-    present = part[list(FINDINGS)] == 1
-    absent = part[list(FINDINGS)] == 0  # an unknown label is neither
+def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
+    present = part[list(findings)] == 1
+    absent = part[list(findings)] == 0  # an unknown label is neither
     return {
         "images": len(part),
         "patients": int(part["patient"].nunique()),
         NO_FINDING: int(absent.all(axis=1).sum()),
-        **{finding: int(present[finding].sum()) for finding in FINDINGS},
+        **{finding: int(present[finding].sum()) for finding in findings},
     }
 
 
@@ -157,7 +160,7 @@ def prepare(
     Images that cannot be read are left out and listed in the manifest with the reason.
 
     Args:
-        raw: a tree that `sources.nih.read` understands.
+        raw: a tree that a source recognises.
         out: the dataset's folder: new, empty, or of a prepare with the same inputs.
         size: side of the packed images, pixels.
         split: `official`, `patient`, or the path of a CSV of `image,split` or `patient,split`.
@@ -171,8 +174,8 @@ def prepare(
         ArtifactError: `out` holds something else, or cannot be written.
         WorkerError: a worker process died; the same call goes on.
     """
-    collection = nih.read(raw)
-    rows = collection.rows.assign(split=_split(collection, split, seed))
+    collection = sources.read(raw)
+    rows = collection.rows.assign(source=collection.name, split=_split(collection, split, seed))
     plan = _plan(collection, rows, size, split, seed)
     work = out / UNFINISHED
     if (out / MANIFEST).exists():
@@ -190,9 +193,9 @@ def prepare(
 
 def _split(collection: Collection, split: str, seed: int) -> pd.Series[str]:
     if split == "official":
-        return splits.official(collection.rows, collection.official, seed)
+        return splits.official(collection.rows, collection.findings, collection.official, seed)
     if split == "patient":
-        return splits.patient(collection.rows, seed)
+        return splits.patient(collection.rows, collection.findings, seed)
     return splits.from_file(collection.rows, Path(split))
 
 
@@ -202,8 +205,8 @@ def _plan(collection: Collection, rows: pd.DataFrame, size: int, split: str, see
     labels = collection.rows.assign(bytes=rows["path"].map(_bytes)).drop(columns="path")
     inputs = hashlib.sha256((labels.to_csv() + collection.boxes.to_csv()).encode())
     return Plan(
-        source=collection.source,
-        generation=collection.generation,
+        findings=collection.findings,
+        sources=(_record(collection),),
         size=size,
         pixel_rule=PIXEL_RULE,
         split=Split(
@@ -212,6 +215,20 @@ def _plan(collection: Collection, rows: pd.DataFrame, size: int, split: str, see
         listed=len(rows),
         inputs_sha256=inputs.hexdigest(),
         package_version=__version__,
+    )
+
+
+def _record(collection: Collection) -> SourceRecord:
+    card = collection.card
+    return SourceRecord(
+        name=collection.name,
+        title=card.title,
+        release=collection.release,
+        synthetic=card.synthetic,
+        label_origin=card.label_origin,
+        policies=collection.policies,
+        facts=collection.facts,
+        images=len(collection.rows),
     )
 
 

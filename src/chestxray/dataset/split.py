@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS
+from chestxray.findings import Findings
 
 PARTS: Final = ("train", "val", "test")
 # CheXNet's proportions (arXiv 1711.05225), which most patient splits of NIH follow.
@@ -32,11 +32,14 @@ OFFICIAL_SHARES: Final[Mapping[str, float]] = {"train": 0.875, "val": 0.125}
 _EXAMPLES: Final = 5
 
 
-def official(rows: pd.DataFrame, lists: Mapping[str, frozenset[str]], seed: int) -> pd.Series[str]:
+def official(
+    rows: pd.DataFrame, findings: Findings, lists: Mapping[str, frozenset[str]], seed: int
+) -> pd.Series[str]:
     """Split by the data set's own lists; val is cut from its training list by patient.
 
     Args:
-        rows: `image`, `patient` and the findings.
+        rows: `image`, `patient` and a column a finding.
+        findings: to be shared out.
         lists: image names under `train_val` and `test`; more names than rows do no harm.
         seed: draws val.
 
@@ -54,18 +57,19 @@ def official(rows: pd.DataFrame, lists: Mapping[str, frozenset[str]], seed: int)
     _refuse(rows["image"][in_train & in_test], "images are in both official lists")
     split = pd.Series("test", index=rows.index, name="split")
     check(rows, split.mask(in_train, "train_val"))
-    split[in_train] = _drawn(rows[in_train], OFFICIAL_SHARES, seed)
+    split[in_train] = _drawn(rows[in_train], findings, OFFICIAL_SHARES, seed)
     return split
 
 
-def patient(rows: pd.DataFrame, seed: int) -> pd.Series[str]:
+def patient(rows: pd.DataFrame, findings: Findings, seed: int) -> pd.Series[str]:
     """Draw 70 % of the patients for train, 10 % for val and 20 % for test.
 
     Args:
-        rows: `image`, `patient` and the findings.
+        rows: `image`, `patient` and a column a finding.
+        findings: to be shared out.
         seed: of the draw.
     """
-    return _drawn(rows, PATIENT_SHARES, seed)
+    return _drawn(rows, findings, PATIENT_SHARES, seed)
 
 
 def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
@@ -78,10 +82,16 @@ def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
             named, or a patient in two parts.
     """
     table, key = _read_list(path)
+    if key == "patient" and not rows[key].isin(table[key]).any():
+        # A list may write NIH's patient 00000001 as 1.
+        table, rows = (
+            t.assign(patient=t[key].str.replace(r"^0+(?=\d+$)", "", regex=True))
+            for t in (table, rows)
+        )
     wrong = table["split"][~table["split"].isin(PARTS)]
     _refuse(wrong, f"lines of {path} name another part than {', '.join(PARTS)}")
     _refuse(table[key][table[key].duplicated()], f"{key}s stand twice in {path}")
-    split = rows[key].astype(str).map(dict(zip(table[key], table["split"], strict=True)))
+    split = rows[key].map(dict(zip(table[key], table["split"], strict=True)))
     _refuse(rows["image"][split.isna()], f"images have no line in {path}")
     split = split.astype(str).rename("split")
     check(rows, split)
@@ -100,8 +110,10 @@ def split_sha256(images: Iterable[str], split: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _drawn(rows: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.Series[str]:
-    has = (rows[list(FINDINGS)] == 1).groupby(rows["patient"]).any().sort_index()
+def _drawn(
+    rows: pd.DataFrame, findings: Findings, shares: Mapping[str, float], seed: int
+) -> pd.Series[str]:
+    has = (rows[list(findings)] == 1).groupby(rows["patient"]).any().sort_index()
     order = np.random.default_rng(seed).permutation(len(has))
     part = np.empty(len(has), dtype=np.int64)
     part[order] = _stratify(has.to_numpy()[order], np.array(list(shares.values())))
@@ -137,7 +149,7 @@ def _neediest(
 
 
 def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
-    """Read a split list as text, patients as plain numbers, and tell which column is its key."""
+    """Read a split list as text, and tell which column is its key."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError as error:
@@ -152,12 +164,8 @@ def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
             f"{path} has the columns {', '.join(table.columns)}: a split list has image,split or "
             f"patient,split"
         )
-    key = keys[0]
-    if key == "patient":
-        number = table[key].str.fullmatch(r"\s*\d+\s*")
-        _refuse(table[key][~number], f"patients in {path} are no numbers")
-        table[key] = table[key].astype(np.int64).astype(str)
-    return table, key
+    table[keys[0]] = table[keys[0]].str.strip()
+    return table, keys[0]
 
 
 def _refuse(names: Iterable[object], what: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import ArtifactError
-from chestxray.findings import FINDINGS
+from chestxray.findings import Findings
 
 MANIFEST: Final = "dataset.json"
 INDEX: Final = "index.parquet"
@@ -26,8 +26,8 @@ IMAGES: Final = "images.npy"
 BOXES: Final = "boxes.parquet"
 UNFINISHED: Final = ".prepare"  # the folder in which an unfinished dataset is made
 
-INDEX_COLUMNS: Final = (
-    "image", "patient", "follow_up", "age", "sex", "view", "width", "height", *FINDINGS, "split",
+LEADING_COLUMNS: Final = (
+    "image", "source", "patient", "study", "follow_up", "age", "sex", "view", "width", "height",
 )  # fmt: skip
 
 _MADE_BY: Final = "chestxray prepare RAW OUT"
@@ -56,12 +56,36 @@ class Split(_Strict):
         return f"{self.name} ({self.sha256[:8]}{seed})"
 
 
+class SourceRecord(_Strict):
+    """One data set that a dataset is made of; see `sources.collection.Card`.
+
+    Attributes:
+        name: as in the index's column `source`.
+        title: for people.
+        release: of the data set; empty where there is but one.
+        synthetic: its radiographs are drawn.
+        label_origin: how its labels came to be.
+        policies: what was done with uncertain labels, with blanks, and with views.
+        facts: what its reader said in addition.
+        images: listed, those included that could not be read.
+    """
+
+    name: str
+    title: str
+    release: str
+    synthetic: bool
+    label_origin: str
+    policies: dict[str, str]
+    facts: dict[str, str]
+    images: int
+
+
 class Plan(_Strict):
     """What a dataset is made of and how: two equal plans give equal bytes.
 
     Attributes:
-        source: of the data set.
-        generation: of the label table.
+        findings: a column of the index each, in this order.
+        sources: the data sets it is made of.
         size: side of the packed images, pixels.
         pixel_rule: of `dataset.pixels`.
         split: which one.
@@ -70,14 +94,29 @@ class Plan(_Strict):
         package_version: of chestxray.
     """
 
-    source: str
-    generation: str
+    findings: Findings
+    sources: tuple[SourceRecord, ...]
     size: int
     pixel_rule: str
     split: Split
     listed: int
     inputs_sha256: str
     package_version: str
+
+    @property
+    def title(self) -> str:
+        """Name the data sets, for people."""
+        return " + ".join(dict.fromkeys(source.title for source in self.sources))
+
+    @property
+    def release(self) -> str:
+        """Name the releases of the data sets that have one."""
+        return " + ".join(dict.fromkeys(s.release for s in self.sources if s.release))
+
+    @property
+    def synthetic(self) -> bool:
+        """Say whether any of the radiographs are drawn."""
+        return any(source.synthetic for source in self.sources)
 
     def differences(self, other: Plan) -> list[str]:
         """Say in what another plan differs, as `size 256, now 224`; empty where it is equal."""
@@ -117,7 +156,7 @@ class Manifest(Plan):
         bytes: of the images' file.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     images: int
     patients: int
     counts: dict[str, dict[str, int]]
@@ -134,7 +173,7 @@ class Dataset:
     Attributes:
         folder: it lies in.
         manifest: what it is.
-        index: a row an image, the columns as in `INDEX_COLUMNS`.
+        index: a row an image, the columns as `index_columns` gives them.
         images: uint8 [N, size, size], memory-mapped, read-only; row i belongs to index row i.
         boxes: `image`, `finding`, `x`, `y`, `w`, `h` as fractions of the image's sides.
     """
@@ -158,19 +197,31 @@ class Dataset:
             if sha256(folder / name) != wanted:
                 raise ArtifactError(f"{folder / name} was altered: {_anew(folder)}")
         index = pd.read_parquet(folder / INDEX)
-        if len(index) != manifest.images or tuple(index.columns) != INDEX_COLUMNS:
+        if len(index) != manifest.images or tuple(index.columns) != index_columns(
+            manifest.findings
+        ):
             raise ArtifactError(f"{folder / INDEX} does not fit its manifest: {_anew(folder)}")
         images = _open_images(folder, manifest)
         return cls(folder, manifest, index, images, pd.read_parquet(folder / BOXES))
+
+    @property
+    def findings(self) -> Findings:
+        """Give its findings, in the order of the label columns."""
+        return self.manifest.findings
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Give the row numbers of a part, ascending."""
         return np.flatnonzero(self.index["split"].to_numpy() == split).astype(np.int64)
 
     def labels(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> npt.NDArray[np.float32]:
-        """Give the labels of rows as float32 [n, 14]: 1, 0, NaN where unknown."""
-        table = self.index[list(FINDINGS)].to_numpy(dtype=np.float32)
+        """Give the labels of rows as float32 [n, K]: 1, 0, NaN where unknown."""
+        table = self.index[list(self.findings)].to_numpy(dtype=np.float32)
         return np.asarray(table[np.asarray(rows, dtype=np.int64)])
+
+
+def index_columns(findings: Findings) -> tuple[str, ...]:
+    """Give the columns of the index, in their order."""
+    return (*LEADING_COLUMNS, *findings, "split")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
+from chestxray import sources
 from chestxray.dataset.pixels import decode
 from chestxray.errors import ImageError
-from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
-from chestxray.sources import nih
 from chestxray.sources.collection import Collection, Problem, problem
 
 
@@ -58,7 +58,7 @@ def verify(raw: Path) -> Verdict:
         SourceError: the tree is none that can be read at all.
         WorkerError: a worker process died.
     """
-    collection = nih.read(raw)
+    collection = sources.read(raw)
     paths = collection.rows["path"].tolist()
     looks = []
     with (
@@ -116,7 +116,7 @@ def facts(collection: Collection) -> dict[str, str]:
     )
     return {
         **collection.facts,
-        "its generation": collection.generation,
+        "release": collection.release or "unknown",
         "images with labels": f"{len(rows)} of {rows['patient'].nunique()} patients",
         "views": _counts(rows["view"]),
         "sexes": _counts(rows["sex"]),
@@ -148,7 +148,7 @@ class Count(NamedTuple):
 
 def findings(collection: Collection) -> dict[str, Count]:
     """Count each finding, and No Finding."""
-    labels = collection.rows[list(FINDINGS)]
+    labels = collection.rows[list(collection.findings)]
     labels = labels.assign(**{NO_FINDING: (labels == 0).all(axis=1).astype(float)})
     boxes = Counter(collection.boxes["finding"])
     return {

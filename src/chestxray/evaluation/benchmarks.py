@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-from chestxray.findings import FINDINGS
-from chestxray.sources.collection import SYNTHETIC
+from chestxray.sources.nih import FINDINGS
 
 OFFICIAL_TEST_IMAGES: Final = 25_596
 BOXES: Final = 984
@@ -153,7 +152,7 @@ def _obstacle(metrics: dict[str, Any]) -> str | None:
     mean, images, name = metrics["mean"]["auroc"], metrics["images"], metrics["split_name"]
     obstacles = {
         "phantoms are drawn: what is measured on them says nothing of patients": (
-            metrics["source"] == SYNTHETIC
+            metrics["synthetic"]
         ),
         f"the split is {name or 'unknown'!r}: other test images than those of NIH's list": (
             name != "official"

@@ -32,7 +32,7 @@ from chestxray.evaluation.bootstrap import (
 from chestxray.evaluation.labels import Labels, pair
 from chestxray.evaluation.metrics import Column
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.findings import FINDINGS
+from chestxray.findings import Findings
 from chestxray.progress import progress
 
 COMPARISON: Final = "comparison.json"
@@ -43,14 +43,18 @@ class Paired:
     """Two sets of predictions of the same n images.
 
     Attributes:
-        labels: float64 [n, 14], 1, 0, NaN = unknown.
-        a, b: float64 [n, 14], the probabilities of each.
+        findings: the K that both predict and the labels have, as the first names them.
+        left_out: each other finding, with the reason.
+        labels: float64 [n, K], 1, 0, NaN = unknown.
+        a, b: float64 [n, K], the probabilities of each.
         patients: int64 [n].
         split: the part all images belong to.
         only_a, only_b: images that one alone gives probabilities for, left out here.
         neither: labelled images of the part that none of the two gives probabilities for.
     """
 
+    findings: Findings
+    left_out: dict[str, str]
     labels: Values
     a: Values
     b: Values
@@ -83,10 +87,25 @@ class Paired:
             )
         only_a, only_b = len(first.images) - len(both), len(second.images) - len(both)
         of_part = len(first.images) + first.failed + first.unpredicted
+        common = first.findings.common(second.findings)
+        if not common:
+            raise PredictionsError(f"{a} and {b} have no finding in common that the labels have")
+        ours, theirs = (list(places) for places in zip(*common, strict=True))
+        findings = Findings(first.findings[place] for place in ours)
         return cls(
-            labels=first.labels[rows],
-            a=first.probabilities[rows],
-            b=second.probabilities[other_rows],
+            findings=findings,
+            left_out={
+                **first.left_out,
+                **second.left_out,
+                **{
+                    name: "only one of the two predicts it"
+                    for name in (*first.findings, *second.findings)
+                    if findings.place(name) is None
+                },
+            },
+            labels=first.labels[rows][:, ours],
+            a=first.probabilities[rows][:, ours],
+            b=second.probabilities[other_rows][:, theirs],
             patients=first.patients[rows],
             split=first.split,
             only_a=only_a,
@@ -125,12 +144,13 @@ def compare(
     paired = Paired.read(a, b, truth, split)
     draws = Draws.of(paired.patients, resamples, seed)
     aurocs = {}
-    with progress("compare", len(FINDINGS), "findings") as advance:
-        for k, finding in enumerate(FINDINGS):
+    with progress("compare", len(paired.findings), "findings") as advance:
+        for k, finding in enumerate(paired.findings):
             aurocs[finding] = _aurocs(paired, draws, k)
             advance()
     findings = {
-        finding: _finding(paired, k, aurocs[finding], draws) for k, finding in enumerate(FINDINGS)
+        finding: _finding(paired, k, aurocs[finding], draws)
+        for k, finding in enumerate(paired.findings)
     }
     _adjust(findings)
     mean = _mean(list(aurocs.values()), draws)
@@ -146,6 +166,7 @@ def compare(
         "only_a": paired.only_a,
         "only_b": paired.only_b,
         "neither": paired.neither,
+        "left_out": paired.left_out,
         "intervals": {"level": LEVEL, "resamples": resamples, "seed": seed, "by": "patient"},
         "findings": findings,
         "mean": mean,

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import TAILS, Draws
-from chestxray.evaluation.metrics import Column, Floats, steps
+from chestxray.evaluation.calibration_error import Floats
+from chestxray.evaluation.metrics import Column, steps
 
 MOST_POINTS: Final = 200
 GRID: Final = np.linspace(0, 1, 51)

@@ -22,7 +22,6 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from chestxray import __version__
 from chestxray.artifacts import write_json
 from chestxray.errors import PredictionsError
 from chestxray.evaluation import localization as localisation
@@ -37,8 +36,8 @@ from chestxray.evaluation.reliability import reliability
 from chestxray.evaluation.scores import MAIN, Points, macro, micro, score
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import fit_operating_points
-from chestxray.findings import FINDINGS
 from chestxray.progress import progress
+from chestxray.version import __version__
 
 FILES: Final = (
     "metrics", "curves", "reliability", "subgroups", "localisation", "reference", "standing",
@@ -97,15 +96,15 @@ class Evaluation:
         if self.validation is None:
             return None
         labels, probabilities = self.validation.labels.T, self.validation.probabilities.T
-        columns = zip(FINDINGS, labels, probabilities, strict=True)
+        columns = zip(self.pairs.findings, labels, probabilities, strict=True)
         return {finding: fit_operating_points(y, p) for finding, y, p in columns}
 
     def metrics(self) -> dict[str, Any]:
         """Give what `metrics.json` holds."""
         points = self.points or {}
         scores = {}
-        with progress("evaluate", len(FINDINGS)) as advance:
-            for finding in FINDINGS:
+        with progress("evaluate", len(self.pairs.findings), "findings") as advance:
+            for finding in self.pairs.findings:
                 scores[finding] = score(self.pairs, self.draws, finding, points.get(finding))
                 advance(1)
         return {
@@ -113,11 +112,13 @@ class Evaluation:
             "split_name": self.truth.split_name,
             "split_sha256": self.truth.split_sha256,
             "source": self.truth.source,
-            "generation": self.truth.generation,
+            "synthetic": self.truth.synthetic,
+            "release": self.truth.release,
             "images": len(self.pairs.images),
             "patients": len(np.unique(self.pairs.patients)),
             "failed": self.pairs.failed,
             "unpredicted": self.pairs.unpredicted,
+            "left_out": self.pairs.left_out,
             "fit_on": _fit_on(self.validation),
             "intervals": {
                 "level": LEVEL,
@@ -133,7 +134,9 @@ class Evaluation:
 
     def curves(self) -> dict[str, Any]:
         """Give what `curves.json` holds."""
-        columns = zip(FINDINGS, self.pairs.labels.T, self.pairs.probabilities.T, strict=True)
+        columns = zip(
+            self.pairs.findings, self.pairs.labels.T, self.pairs.probabilities.T, strict=True
+        )
         return {finding: curves(y, p, self.draws) for finding, y, p in columns}
 
     def subgroups(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class Evaluation:
         points = self.points or {}
         thresholds = {
             finding: points[finding][MAIN].threshold if finding in points else None
-            for finding in FINDINGS
+            for finding in self.pairs.findings
         }
         return subgroups(self.pairs, self.draws, thresholds)
 
@@ -194,6 +197,11 @@ def _validation(path: Path, truth: Labels, evaluated: Pairs) -> Pairs:
             f"{len(both)} patients stand both in the evaluated predictions and in --fit-on "
             f"({examples([str(patient) for patient in both])}): thresholds must be chosen on "
             f"patients that are not evaluated"
+        )
+    if validation.findings != evaluated.findings:
+        raise PredictionsError(
+            f"{path} has the findings {', '.join(validation.findings)}, the evaluated predictions "
+            f"have {', '.join(evaluated.findings)}: give validation predictions of the same model"
         )
     return validation
 

@@ -7,6 +7,7 @@ evaluated unless another is asked for by its name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,21 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray import sources
 from chestxray.dataset.split import check
-from chestxray.dataset.store import Dataset
+from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
-from chestxray.findings import FINDINGS
-from chestxray.sources import nih
-from chestxray.sources.collection import Problem, problem
-from chestxray.sources.tables import lines, stem
+from chestxray.findings import Findings
+from chestxray.sources.collection import Problem
 
 UNKNOWN_SPLIT: Final = "unknown"
 TEST: Final = "test"
 TRAIN_VAL: Final = "train_val"
 OFFICIAL: Final = "official"
-
-_LISTS: Final = {TRAIN_VAL: "train_val_list.txt", TEST: "test_list.txt"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,9 @@ class Labels:
 
     Attributes:
         source: where they come from, for people.
-        generation: of the label table.
+        synthetic: whether any of the radiographs are drawn.
+        release: of the data set; empty where it is not known.
+        findings: that the labels speak of.
         rows: indexed by image name: `patient`, `follow_up`, `age`, `sex`, `view`, `split`, and a
             float column a finding (1, 0, NaN = unknown). From a dataset also `width`, `height`.
             `split` is `train`, `val` or `test`; from a bare table `train_val` or `test` by the
@@ -50,7 +50,9 @@ class Labels:
     """
 
     source: str
-    generation: str
+    synthetic: bool
+    release: str
+    findings: Findings
     rows: pd.DataFrame
     boxes: pd.DataFrame | None
     split_sha256: str | None = None
@@ -65,53 +67,51 @@ class Labels:
             ArtifactError: a folder that is no finished dataset.
             SourceError: a file that is no label table, or lists that share an image or a patient.
         """
-        if path.is_dir():
+        if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
             dataset = Dataset.open(path)
             about, rows = dataset.manifest, dataset.index.set_index("image")
-            split = about.split
             return cls(
-                about.source, about.generation, rows, dataset.boxes, split.sha256, split.name
+                source=about.title,
+                synthetic=about.synthetic,
+                release=about.release,
+                findings=about.findings,
+                rows=rows,
+                boxes=dataset.boxes,
+                split_sha256=about.split.sha256,
+                split_name=about.split.name,
             )
-        table = nih.read_labels(path)
-        rows = table.rows.set_index("image")
-        parts, problems = _parts(path, rows)
-        name = OFFICIAL if (parts != UNKNOWN_SPLIT).any() else None
-        problems = [*table.problems, *problems]
-        rows = rows.assign(split=parts)
+        read = sources.read(path)
+        rows = read.rows.set_index("image")
+        rows = rows.assign(split=_parts(path, rows, read.official))
         return cls(
-            path.name, table.generation, rows, None, split_name=name, problems=tuple(problems)
+            source=path.name,
+            synthetic=read.card.synthetic,
+            release=read.release,
+            findings=read.findings,
+            rows=rows,
+            boxes=None,
+            split_name=OFFICIAL if (rows["split"] != UNKNOWN_SPLIT).any() else None,
+            problems=read.problems,
         )
 
 
-def _parts(table: Path, rows: pd.DataFrame) -> tuple[pd.Series[str], list[Problem]]:
-    """Give the part of each row by the lists beside the table; without both, none is known."""
-    beside = {
-        part: path
-        for part, name in _LISTS.items()
-        for path in (table.with_name(name), table.with_name(f"{name}.gz"))
-        if path.exists()
-    }
+def _parts(
+    table: Path, rows: pd.DataFrame, official: Mapping[str, frozenset[str]]
+) -> pd.Series[str]:
+    """Give the part of each row by the data set's own lists; without them, none is known."""
     parts = pd.Series(UNKNOWN_SPLIT, index=rows.index, name="split")
-    if len(beside) < len(_LISTS):
-        sentence = "the other official list does not lie beside it: the parts stay unknown"
-        return parts, problem("one-official-list", beside.values(), sentence, loses=False)
-    images = [stem(image) for image in rows.index]
-    listed = {}
-    for part, path in beside.items():
-        names = {stem(name) for name in lines(path)}
-        listed[part] = np.array([image in names for image in images])
-    both = listed[TEST] & listed[TRAIN_VAL]
-    if both.any():
-        raise SourceError(
-            f"{int(both.sum())} images stand in both official lists beside {table} "
-            f"({predictions.examples(list(rows.index[both]))}): fetch the lists again"
-        )
-    known = listed[TEST] | listed[TRAIN_VAL]
-    told = np.where(listed[TEST], TEST, np.where(known, TRAIN_VAL, UNKNOWN_SPLIT))
-    parts = pd.Series(told.tolist(), index=rows.index, name="split")
+    for part, names in official.items():
+        here = rows.index.isin(list(names))
+        both = here & (parts != UNKNOWN_SPLIT).to_numpy()
+        if both.any():
+            raise SourceError(
+                f"{int(both.sum())} images stand in both official lists beside {table} "
+                f"({predictions.examples(list(rows.index[both]))}): fetch the lists again"
+            )
+        parts[here] = part
+    known = parts != UNKNOWN_SPLIT
     check(rows[known], parts[known])
-    sentence = "the image stands in neither official list: its part is unknown"
-    return parts, problem("not-in-lists", rows.index[~known], sentence, loses=False)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,15 @@ class Pairs:
 
     Attributes:
         images: n names.
-        probabilities: float64 [n, 14], columns as `FINDINGS`.
-        labels: float64 [n, 14], 1, 0, NaN = unknown.
+        findings: the K that predictions and labels have in common, as the predictions name them
+            and in their order.
+        probabilities: float64 [n, K].
+        labels: float64 [n, K], 1, 0, NaN = unknown.
         patients: int64 [n].
         split: the part all of them belong to.
         positions: int64 [n], the rows of the table of predictions.
+        predicted: all findings of the table of predictions.
+        left_out: each finding that only one side has, with the reason.
         failed: rows that gave no probabilities, left out here.
         unpredicted: labelled images of the same part without a prediction.
         about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex` and `view`,
@@ -132,11 +136,14 @@ class Pairs:
     """
 
     images: npt.NDArray[np.object_]
+    findings: Findings
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float64]
     patients: npt.NDArray[np.int64]
     split: str
     positions: npt.NDArray[np.int64]
+    predicted: Findings
+    left_out: dict[str, str]
     failed: int
     unpredicted: int
     about: pd.DataFrame
@@ -155,7 +162,14 @@ def pair(path: Path, truth: Labels, split: str | None = None) -> Pairs:
         PredictionsError: a table that `predictions.read` refuses, images without labels, nothing
             to evaluate, several parts mixed, or another part than `split`.
     """
-    table = predictions.read(path)
+    read = predictions.read(path)
+    table = read.rows
+    common = read.findings.common(truth.findings)
+    if not common:
+        raise PredictionsError(
+            f"{path} predicts {', '.join(read.findings)}, the labels speak of "
+            f"{', '.join(truth.findings)}: no finding in common, give the labels that belong to it"
+        )
     places = truth.rows.index.get_indexer(pd.Index(table[predictions.IMAGE]))
     unlabelled = table[predictions.IMAGE][places < 0]
     if len(unlabelled):
@@ -169,17 +183,35 @@ def pair(path: Path, truth: Labels, split: str | None = None) -> Pairs:
     ok, rows = table.iloc[positions], truth.rows.iloc[places[positions]]
     found = _one_split(path, rows["split"], split)
     same_part = (truth.rows["split"] == rows["split"].iloc[0]).to_numpy()
+    ours, theirs = zip(*common, strict=True)
+    labels = rows[[truth.findings[place] for place in theirs]]
     return Pairs(
         images=ok[predictions.IMAGE].to_numpy(dtype=object),
-        probabilities=predictions.probabilities(ok),
-        labels=rows[list(FINDINGS)].to_numpy(dtype=np.float64),
-        patients=rows["patient"].to_numpy(dtype=np.int64),
+        findings=Findings(read.findings[place] for place in ours),
+        probabilities=read.probabilities[positions][:, list(ours)],
+        labels=labels.to_numpy(dtype=np.float64),
+        # Numbered over all labels, so that the patients of two tables can be compared.
+        patients=np.unique(truth.rows["patient"], return_inverse=True)[1][places[positions]],
         split=found,
         positions=positions,
+        predicted=read.findings,
+        left_out=_left_out(read.findings, truth.findings),
         failed=len(table) - len(ok),
         unpredicted=int(same_part.sum()) - int(same_part[places].sum()),
         about=_about(rows),
     )
+
+
+def _left_out(predicted: Findings, labelled: Findings) -> dict[str, str]:
+    """Say of each finding that only one side has why it is not evaluated."""
+    return {
+        **{
+            name: "the labels do not speak of it"
+            for name in predicted
+            if labelled.place(name) is None
+        },
+        **{name: "it is not predicted" for name in labelled if predicted.place(name) is None},
+    }
 
 
 def _about(rows: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,6 @@ from chestxray.evaluation.regions import (
     mean_box,
     overlap,
 )
-from chestxray.findings import FINDINGS
 
 IOU: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 IOBB: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -125,7 +124,7 @@ def locate(
     """Hold heatmaps against regions; gives what `localisation.json` holds.
 
     Args:
-        heatmaps: .npy of float [rows, 14, h, w] ≥ 0, a row for each row of the table of
+        heatmaps: .npy of float [rows, K, h, w] ≥ 0, a row for each row of the table of
             predictions, failed ones too.
         cases: where findings are.
         pairs: the evaluated rows of that table.
@@ -139,10 +138,10 @@ def locate(
     Raises:
         PredictionsError: heatmaps that do not belong to the table.
     """
-    maps = _open(heatmaps, len(pairs.images) + pairs.failed)
+    maps = _open(heatmaps, len(pairs.images) + pairs.failed, len(pairs.predicted))
     pointed = []
     for case in cases:
-        heat = maps[pairs.positions[case.row], FINDINGS.index(case.finding)]
+        heat = maps[pairs.positions[case.row], pairs.predicted.index(case.finding)]
         if not np.isfinite(heat).all():
             raise PredictionsError(
                 f"{heatmaps}: the heatmap of {pairs.images[case.row]} is not finite: predict again"
@@ -156,7 +155,7 @@ def locate(
         "detection": DETECTION,
         "intervals": {"level": LEVEL, "resamples": resamples, "seed": seed, "by": "patient"},
         "findings": {
-            name: _summary(played.only(names == name), resamples, seed) for name in FINDINGS
+            name: _summary(played.only(names == name), resamples, seed) for name in pairs.findings
         },
         "all": _summary(played, resamples, seed),
     }
@@ -178,16 +177,16 @@ def check_belongs(heatmaps: Path, predictions: Path) -> None:
         )
 
 
-def _open(path: Path, rows: int) -> npt.NDArray[np.floating[Any]]:
+def _open(path: Path, rows: int, findings: int) -> npt.NDArray[np.floating[Any]]:
     require(path, "chestxray predict --heatmaps")
     try:
         maps = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise PredictionsError(f"{path} is no NumPy array: {error}") from error
-    if maps.ndim != 4 or maps.shape[:2] != (rows, len(FINDINGS)):
+    if maps.ndim != 4 or maps.shape[:2] != (rows, findings):
         raise PredictionsError(
             f"{path} has shape {maps.shape}, the table of predictions asks for "
-            f"({rows}, {len(FINDINGS)}, h, w): give the heatmaps written beside it"
+            f"({rows}, {findings}, h, w): give the heatmaps written beside it"
         )
     return maps
 

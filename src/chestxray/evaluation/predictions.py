@@ -12,6 +12,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,51 +21,76 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.artifacts import require, write_table
-from chestxray.errors import PredictionsError
+from chestxray.errors import FindingsError, PredictionsError
 from chestxray.evaluation.calibration_error import Floats
-from chestxray.findings import FINDINGS, canonical, probability_column
+from chestxray.findings import Findings, probability_column
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
-PROBABILITIES: Final = tuple(probability_column(finding) for finding in FINDINGS)
 FEW: Final = 0.05  # of all values: fewer outside [0, 1] are strays, more are another scale
-COLUMNS: Final = (IMAGE, *PROBABILITIES, "status", "reason")
+_PREFIX: Final = probability_column("")
 
 
-def table(images: Sequence[str], probabilities: Floats) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Predictions:
+    """A table of predictions.
+
+    Attributes:
+        findings: the K that it has a column of, in the order of the file.
+        rows: `Image Index`, a `prob_<Finding>` each, `status`, `reason`; in the order of the file.
+    """
+
+    findings: Findings
+    rows: pd.DataFrame
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """Give float64 [n, K] in [0, 1], NaN only where `status` is not `ok`."""
+        return self.rows[list(probability_columns(self.findings))].to_numpy(dtype=np.float64)
+
+
+def probability_columns(findings: Findings) -> tuple[str, ...]:
+    """Name the columns of findings, such as `prob_Effusion`."""
+    return tuple(probability_column(finding) for finding in findings)
+
+
+def columns(findings: Findings) -> tuple[str, ...]:
+    """Name the columns of a table of predictions that every reader knows, in their order."""
+    return (IMAGE, *probability_columns(findings), "status", "reason")
+
+
+def table(images: Sequence[str], probabilities: Floats, findings: Findings) -> Predictions:
     """Make a table of predictions in which every row is `ok`.
 
     Args:
         images: n names.
-        probabilities: float [n, 14] in [0, 1], columns as `FINDINGS`.
+        probabilities: float [n, K] in [0, 1].
+        findings: of the columns.
     """
-    result = pd.DataFrame(np.asarray(probabilities, dtype=np.float64), columns=list(PROBABILITIES))
-    result.insert(0, IMAGE, list(images))
-    return result.assign(status=OK, reason="")
+    names = list(probability_columns(findings))
+    rows = pd.DataFrame(np.asarray(probabilities, dtype=np.float64), columns=names)
+    rows.insert(0, IMAGE, list(images))
+    return Predictions(findings, rows.assign(status=OK, reason=""))
 
 
-def write(path: Path, predictions: pd.DataFrame) -> None:
-    """Write a table made by `table`, after the checks that `read` makes."""
+def write(path: Path, predictions: Predictions) -> None:
+    """Write a table, after the checks that `read` makes."""
     _check(path, predictions)
-    write_table(path, predictions[list(COLUMNS)])
+    write_table(path, predictions.rows[list(columns(predictions.findings))])
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path) -> Predictions:
     """Read a table of predictions, plain or gzipped.
 
-    Returns:
-        The columns of `COLUMNS`; probabilities float64 in [0, 1], NaN only where `status` is not
-        `ok`. Rows in the order of the file.
-
     Raises:
-        PredictionsError: no CSV table, no rows, a row longer or shorter than the header, a finding
-            missing or twice, an image twice, a probability that is missing, no number, or outside
+        PredictionsError: no CSV table, no rows, a row longer or shorter than the header, no finding
+            or one twice, an image twice, a probability that is missing, no number, or outside
             [0, 1].
         ArtifactError: no such file.
     """
     require(path, "chestxray predict")
     header, *rows = _rows(path)
-    places = _places(path, header)
+    findings, places = _places(path, header)
     if not rows:
         raise PredictionsError(f"{path} has a header but no rows: predict its images again")
     text = {name: [row[place] for row in rows] for name, place in places.items()}
@@ -72,11 +98,12 @@ def read(path: Path) -> pd.DataFrame:
     blank = [""] * len(rows)
     # A row without a status claims to be good, so that nothing missing in it goes by unseen.
     status = [word.strip() or OK for word in text.get("status", blank)]
-    numbers = {column: _numbers(path, column, text) for column in PROBABILITIES}
+    numbers = {column: _numbers(path, column, text) for column in probability_columns(findings)}
     reason = text.get("reason", blank)
     result = pd.DataFrame({IMAGE: text[IMAGE], **numbers, "status": status, "reason": reason})
-    _check(path, result)
-    return result
+    predictions = Predictions(findings, result)
+    _check(path, predictions)
+    return predictions
 
 
 def is_table(path: Path) -> bool:
@@ -87,11 +114,6 @@ def is_table(path: Path) -> bool:
     except (PredictionsError, UnicodeDecodeError, csv.Error):
         return False
     return True
-
-
-def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Give the probabilities of a table as float64 [n, 14], columns as `FINDINGS`."""
-    return predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -113,30 +135,26 @@ def _rows(path: Path) -> list[list[str]]:
     return [row for _, row in rows] or [[]]
 
 
-def _places(path: Path, header: list[str]) -> dict[str, int]:
-    """Map our names to the places of their columns."""
-    ours = [_our_name(column) for column in header]
-    missing = [name for name in (IMAGE, *PROBABILITIES) if name not in ours]
-    if missing:
+def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
+    """Tell the findings of a header, and map our names to the places of their columns."""
+    ours = [column.strip() for column in header]
+    names = [name.removeprefix(_PREFIX) for name in ours if name.startswith(_PREFIX)]
+    if IMAGE not in ours or not names:
         raise PredictionsError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table of "
-            f"predictions has '{IMAGE}' and prob_<Finding> for all {len(FINDINGS)} findings, this "
-            f"one has {', '.join(header) or 'none'}"
+            f"{path} is no table of predictions: it has '{IMAGE}' and a column prob_<Finding> for "
+            f"each finding, this one has {', '.join(header) or 'no columns'}"
         )
-    twice = sorted({name for name in ours if name and ours.count(name) > 1})
+    twice = sorted(
+        {name for name in ours if ours.count(name) > 1 and name in {IMAGE, "status", "reason"}}
+    )
     if twice:
         raise PredictionsError(f"{path} has two columns for {', '.join(twice)}: remove one of each")
-    return {name: place for place, name in enumerate(ours) if name}
-
-
-def _our_name(column: str) -> str | None:
-    column = column.strip()
-    if column in {IMAGE, "status", "reason"}:
-        return column
-    if not column.startswith("prob_"):
-        return None
-    finding = canonical(column.removeprefix("prob_"))
-    return probability_column(finding) if finding in FINDINGS else None
+    try:
+        findings = Findings(names)
+    except FindingsError as error:
+        raise PredictionsError(f"{path}: {error}") from error
+    known = {IMAGE, "status", "reason", *probability_columns(findings)}
+    return findings, {name: place for place, name in enumerate(ours) if name in known}
 
 
 def _numbers(path: Path, column: str, text: dict[str, list[str]]) -> npt.NDArray[np.float64]:
@@ -160,8 +178,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _check(path: Path, predictions: pd.DataFrame) -> None:
-    images = predictions[IMAGE]
+def _check(path: Path, predictions: Predictions) -> None:
+    images = predictions.rows[IMAGE]
     if (images == "").any():
         raise PredictionsError(f"{path}: {int((images == '').sum())} rows name no image")
     twice = images[images.duplicated()]
@@ -169,8 +187,8 @@ def _check(path: Path, predictions: pd.DataFrame) -> None:
         raise PredictionsError(
             f"{path}: {len(twice)} rows repeat an image ({examples(twice)}): keep one row an image"
         )
-    ok = predictions[predictions["status"] == OK]
-    values = probabilities(ok)
+    good = (predictions.rows["status"] == OK).to_numpy()
+    ok, values = predictions.rows[good], predictions.probabilities[good]
     for wrong, sentence in (
         (np.isnan(values), "have no probability: predict these images, or set their status"),
         (np.isinf(values), "are infinite: correct them, or set the status of these rows"),
@@ -180,7 +198,8 @@ def _check(path: Path, predictions: pd.DataFrame) -> None:
             row, column = np.argwhere(wrong)[0]
             raise PredictionsError(
                 f"{path}: {int(wrong.sum())} of {wrong.size} values {sentence} "
-                f"(first: {ok[IMAGE].iloc[row]}, {PROBABILITIES[column]} = {values[row, column]:g})"
+                f"(first: {ok[IMAGE].iloc[row]}, "
+                f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
             )
 
 

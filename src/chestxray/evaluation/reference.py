@@ -23,11 +23,11 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws, Values
+from chestxray.evaluation.calibration_error import Floats
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import RANKING, Column, Floats
+from chestxray.evaluation.metrics import RANKING, Column
 from chestxray.evaluation.predictions import examples
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.findings import FINDINGS
 from chestxray.sources.tables import cells, header, key
 
 MAPPING: Final = {
@@ -108,9 +108,15 @@ def reference(path: Path, pairs: Pairs, draws: Draws, part: str = "test") -> dic
         "without_prediction": int(of_part.sum()) - len(rows),
         "labels": {
             label: _label(label, adjudicated[label].to_numpy(dtype=np.float64), rows, pairs, draws)
-            for label in MAPPING
+            for label, names in MAPPING.items()
+            if all(pairs.findings.place(name) is not None for name in names)
         },
-        "not_covered": NOT_COVERED,
+        "not_covered": NOT_COVERED
+        | {
+            label: "the predictions lack " + ", ".join(lacking)
+            for label, names in MAPPING.items()
+            if (lacking := [name for name in names if pairs.findings.place(name) is None])
+        },
         "mapping": SENTENCE,
     }
 
@@ -125,7 +131,7 @@ def _label(
     label: str, adjudicated: Values, rows: npt.NDArray[np.int64], pairs: Pairs, draws: Draws
 ) -> dict[str, Any]:
     """Give one label: the model against both truths, and NIH's labels against the reference."""
-    places = [FINDINGS.index(finding) for finding in MAPPING[label]]
+    places = [place for name in MAPPING[label] if (place := pairs.findings.place(name)) is not None]
     score = pairs.probabilities[rows][:, places].max(axis=1, initial=0)
     by_nih = any_of(pairs.labels[rows][:, places])
     both = ~np.isnan(adjudicated) & ~np.isnan(by_nih)
@@ -133,7 +139,7 @@ def _label(
     ours, theirs = (_ranking(Column(truth, score, rows), draws) for truth in (y, nih))
     why, why_nih = (one_sided(truth) for truth in (y, nih))
     return {
-        "findings": list(MAPPING[label]),
+        "findings": [pairs.findings[place] for place in places],
         "rule": "the largest probability",
         "images": len(rows),
         "positives": int(y.sum()),

@@ -31,7 +31,6 @@ from chestxray.artifacts import require
 from chestxray.dataset.pixels import placement
 from chestxray.errors import ImageError, PredictionsError
 from chestxray.evaluation.labels import Labels, Pairs
-from chestxray.findings import FINDINGS
 
 CUT: Final = 0.5
 CHOSEN_BY: Final = (
@@ -219,11 +218,15 @@ def from_boxes(truth: Labels, pairs: Pairs) -> Iterator[Case]:
         )
     row_of = {name: row for row, name in enumerate(pairs.images)}
     boxes = truth.boxes[truth.boxes["image"].isin(row_of)]
-    for (image, finding), group in boxes.groupby(["image", "finding"], sort=True):
+    named = {truth.findings[j]: pairs.findings[i] for i, j in pairs.findings.common(truth.findings)}
+    for (image, labelled), group in boxes.groupby(["image", "finding"], sort=True):
+        finding = named.get(str(labelled))
+        if finding is None:
+            continue
         x, y, w, h = group[["x", "y", "w", "h"]].to_numpy(dtype=np.float64).T
         size = truth.rows.loc[str(image), ["width", "height"]].to_numpy(dtype=np.int64)
         corners = np.stack([x, y, x + w, y + h], axis=1)
-        yield Case(row_of[image], str(finding), Boxes(corners), (int(size[0]), int(size[1])))
+        yield Case(row_of[image], finding, Boxes(corners), (int(size[0]), int(size[1])))
 
 
 def from_masks(folder: Path, pairs: Pairs) -> Iterator[Case]:
@@ -236,7 +239,7 @@ def from_masks(folder: Path, pairs: Pairs) -> Iterator[Case]:
     require(folder, "chestxray synth")
     files = {path.name: path for path in folder.iterdir()}
     for row, image in enumerate(pairs.images):
-        for finding in FINDINGS:
+        for finding in pairs.findings:
             path = files.get(f"{Path(image).stem}_{finding}.png")
             if path is not None and (inside := _read_mask(path)).any():
                 height, width = inside.shape

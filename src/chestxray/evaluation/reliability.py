@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import Draws, Values, all_alike
 from chestxray.evaluation.calibration import Calibration, fit_calibration, log_odds
-from chestxray.evaluation.calibration_error import equal_mass_bins
+from chestxray.evaluation.calibration_error import Floats, equal_mass_bins
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import SCORING, Floats
+from chestxray.evaluation.metrics import SCORING
 from chestxray.evaluation.metrics import Column as Weighted
 from chestxray.evaluation.scores import summed_up
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.findings import FINDINGS
 
 NO_VALIDATION: Final = "no validation predictions: --fit-on"
 
@@ -48,7 +47,7 @@ def reliability(pairs: Pairs, validation: Pairs | None, draws: Draws) -> dict[st
     """
     calibration, mended = recalibrated(pairs, validation) if validation else (None, None)
     result = {}
-    for k, finding in enumerate(FINDINGS):
+    for k, finding in enumerate(pairs.findings):
         y = pairs.labels[:, k]
         after, method, reason = None, None, NO_VALIDATION
         if validation and calibration and mended is not None:
@@ -70,7 +69,7 @@ def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:
         The calibration of `log_odds` of the probabilities, and float64 [n, 14] for `pairs`.
     """
     known = log_odds(validation.probabilities)
-    calibration = fit_calibration(known, validation.labels, validation.patients, FINDINGS)
+    calibration = fit_calibration(known, validation.labels, validation.patients, pairs.findings)
     return calibration, calibration.apply(log_odds(pairs.probabilities))
 
 

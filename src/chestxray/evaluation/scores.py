@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import Draws, Interval, Values, all_alike, average
+from chestxray.evaluation.calibration_error import Floats
 from chestxray.evaluation.delong import delong
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import CALLING, RANKING, SCORING, Column, Floats, rates
+from chestxray.evaluation.metrics import CALLING, RANKING, SCORING, Column, rates
 from chestxray.evaluation.thresholds import Chosen, one_sided
-from chestxray.findings import FINDINGS
 
 MAIN: Final = "youden"
 METRICS: Final = (*RANKING, *SCORING, *CALLING)
@@ -59,7 +59,7 @@ def score(pairs: Pairs, draws: Draws, finding: str, points: Points | None) -> Sc
         finding: its name.
         points: its operating points, None where no validation predictions were given.
     """
-    place = FINDINGS.index(finding)
+    place = pairs.findings.index(finding)
     y, p = pairs.labels[:, place], pairs.probabilities[:, place]
     column = Column(y, p)
     plain = _plain(column, draws)

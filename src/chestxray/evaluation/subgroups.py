@@ -31,14 +31,13 @@ import numpy.typing as npt
 from chestxray.evaluation.bootstrap import Draws, Interval, Values, all_alike, holm, p_value
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import CALLING, RANKING, Column
-from chestxray.findings import FINDINGS
 
 RULES: Final = {
     "sex": "as the label table says",
     "age": "years at the radiograph; each band against 40–59, which has the most images of NIH",
     "view": "PA standing, AP mostly in bed",
     "visit": "first: Follow-up # is 0; counted in the whole data set, not in the part evaluated",
-    "company": "images with this finding alone, or with others of the 14; the images without it "
+    "company": "images with this finding alone, or with others; the images without it "
     "are the same in both groups",
 }
 CONTRASTS: Final = {
@@ -59,7 +58,7 @@ def members(axis: str, pairs: Pairs, finding: str) -> dict[str, Mask]:
     """Tell which images belong to each group of an axis, for one finding: bool [n] each."""
     about = pairs.about
     if axis == "company":
-        place = FINDINGS.index(finding)
+        place = pairs.findings.index(finding)
         present = pairs.labels[:, place] == 1
         others = np.delete(pairs.labels, place, axis=1)
         alone, accompanied = (others == 0).all(axis=1), (others == 1).any(axis=1)
@@ -113,7 +112,7 @@ def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
         "rules": RULES,
         "multiplicity": _adjust(axes),
         "smallest": SMALLEST,
-        "shortcut": {finding: _shortcut(pairs, draws, finding) for finding in FINDINGS},
+        "shortcut": {finding: _shortcut(pairs, draws, finding) for finding in pairs.findings},
     }
 
 
@@ -122,7 +121,7 @@ def _axis(
 ) -> dict[str, Any]:
     findings: dict[str, dict[str, Group]] = {}
     unknown = np.zeros(len(pairs.images), dtype=np.bool_)
-    for place, finding in enumerate(FINDINGS):
+    for place, finding in enumerate(pairs.findings):
         masks = members(axis, pairs, finding)
         known = ~np.isnan(pairs.labels[:, place])
         unknown |= known & ~np.any(list(masks.values()), axis=0)
@@ -131,7 +130,7 @@ def _axis(
             for name, mask in masks.items()
         }
     return {
-        "groups": list(findings[FINDINGS[0]]),
+        "groups": list(next(iter(findings.values()))),
         "unknown": int(unknown.sum()),
         "findings": {
             finding: {name: group.entry for name, group in groups.items()}
@@ -222,7 +221,7 @@ def _means(findings: dict[str, dict[str, Group]], draws: Draws) -> dict[str, dic
     These are the findings that are large enough in all groups, leaving out the groups that are too
     small for every finding.
     """
-    names = list(findings[FINDINGS[0]])
+    names = list(next(iter(findings.values())))
     used = [name for name in names if any(groups[name].values for groups in findings.values())]
     shared = [groups for groups in findings.values() if all(groups[name].values for name in used)]
     means = {}
@@ -263,7 +262,7 @@ def _shortcut(pairs: Pairs, draws: Draws, finding: str) -> dict[str, Any]:
 
     `toward` is the view that the finding is seen in more often, and so the one that scores higher.
     """
-    place = FINDINGS.index(finding)
+    place = pairs.findings.index(finding)
     view = pairs.about["view"].to_numpy(dtype=object)
     rows = np.flatnonzero(np.isin(view, ["PA", "AP"]) & ~np.isnan(pairs.labels[:, place]))
     y = pairs.labels[rows, place]

@@ -23,7 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.metrics import Floats, Steps, steps
+from chestxray.evaluation.calibration_error import Floats
+from chestxray.evaluation.metrics import Steps, steps
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from chestxray import __version__
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
-from chestxray.model.model_card import CARD, GATE, WEIGHTS, Card, Facts, GateCard, read
+from chestxray.model.model_card import CARD, GATE, WEIGHTS, Facts, GateCard, ModelCard, read
 from chestxray.model.network import Classifier, check_finite
-from chestxray.model.out_of_distribution import Familiarity
+from chestxray.model.out_of_distribution import Detector
+from chestxray.version import __version__
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Bundle(Facts):
 
 
 def save(
-    folder: Path, classifier: Classifier, card: Card, familiarity: Familiarity | None = None
+    folder: Path, classifier: Classifier, card: ModelCard, detector: Detector | None = None
 ) -> Bundle:
     """Write a bundle; the card's hashes, version and gate are filled in here.
 
@@ -42,11 +42,11 @@ def save(
         update={
             "weights_sha256": sha256(folder / WEIGHTS),
             "package_version": __version__,
-            "gate": _save_gate(folder, familiarity),
+            "gate": _save_gate(folder, detector),
         }
     )
     write_json(folder / CARD, card.model_dump(mode="json"))
-    return Bundle(card, familiarity, classifier.eval())
+    return Bundle(card, detector, classifier.eval())
 
 
 def load(folder: Path) -> Bundle:
@@ -66,25 +66,25 @@ def load(folder: Path) -> Bundle:
     check_finite(classifier)
     _check_normalisation(folder, facts.card, classifier)
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    return Bundle(facts.card, facts.familiarity, classifier)
+    return Bundle(facts.card, facts.detector, classifier)
 
 
-def _save_gate(folder: Path, familiarity: Familiarity | None) -> GateCard | None:
-    if familiarity is None:
+def _save_gate(folder: Path, detector: Detector | None) -> GateCard | None:
+    if detector is None:
         (folder / GATE).unlink(missing_ok=True)
         return None
-    familiarity.save(folder / GATE)
-    return GateCard(**familiarity.limits.model_dump(), sha256=sha256(folder / GATE))
+    detector.save(folder / GATE)
+    return GateCard(**detector.limits.model_dump(), sha256=sha256(folder / GATE))
 
 
-def _build(folder: Path, card: Card) -> Classifier:
+def _build(folder: Path, card: ModelCard) -> Classifier:
     try:
         return Classifier(card.backbone, card.findings, card.size)
     except RecipeError as error:
         raise BundleError(f"{folder / CARD}: {error}") from error
 
 
-def _check_normalisation(folder: Path, card: Card, classifier: Classifier) -> None:
+def _check_normalisation(folder: Path, card: ModelCard, classifier: Classifier) -> None:
     inside = (classifier.mean.item(), classifier.std.item())
     if max(abs(inside[0] - card.mean), abs(inside[1] - card.std)) > 1e-6:
         raise BundleError(

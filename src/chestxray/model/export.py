@@ -21,7 +21,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -31,7 +31,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from chestxray import __version__
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import ArtifactError
 from chestxray.model.bundle import Bundle
@@ -68,6 +67,7 @@ from chestxray.model.exported import (
 from chestxray.model.model_card import CARD
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
+from chestxray.version import __version__
 
 
 class _Graph(nn.Module):
@@ -163,7 +163,7 @@ def careful_int8(
     images: Images,
     labels: npt.NDArray[np.float32],
     reference: Logits,
-    findings: list[str],
+    findings: Sequence[str],
 ) -> Any:  # noqa: ANN401
     """Give an `openvino.Model` of which as much is int8 as AUROC allows.
 

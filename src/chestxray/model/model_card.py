@@ -2,7 +2,7 @@
 
     bundle/
       weights.safetensors   the tensors, nothing pickled
-      gate.safetensors      what its training images look like to it (`familiarity`)
+      gate.safetensors      what its training images look like to it (`detector`)
       bundle.json           the card: how to build, feed, calibrate and trust them
 
 The card is written last and holds the SHA-256 of the others, so a folder whose parts do not belong
@@ -22,16 +22,14 @@ from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
 from chestxray.evaluation.calibration import Calibration
-from chestxray.findings import FINDINGS
-from chestxray.model import format1
-from chestxray.model import out_of_distribution as familiarity
+from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
-from chestxray.model.out_of_distribution import Familiarity, Limits
+from chestxray.model.out_of_distribution import FILE, Detector, Limits
 
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
-GATE: Final = familiarity.FILE
-FORMAT: Final = 2
+GATE: Final = FILE
+FORMAT: Final = 3
 _MADE_BY: Final = "chestxray train"
 
 
@@ -41,7 +39,8 @@ class TrainedOn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: str
-    generation: str
+    release: str
+    synthetic: bool
     split: str
     split_sha256: str
     train_images: int
@@ -55,7 +54,7 @@ class GateCard(Limits):
     sha256: str
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """What `bundle.json` says.
 
     Attributes:
@@ -72,14 +71,14 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
     mean: float
     std: float = Field(gt=0)
     pixel_rule: str
-    findings: list[str] = Field(min_length=1)
+    findings: Findings
     calibration: Calibration
     thresholds: dict[str, float | None]
     heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
@@ -93,8 +92,8 @@ class Card(BaseModel):
 class Facts:
     """The card of a model, and what its gate knows of training images."""
 
-    card: Card
-    familiarity: Familiarity | None
+    card: ModelCard
+    detector: Detector | None
 
     @property
     def identity(self) -> str:
@@ -126,18 +125,18 @@ def checked(path: Path, wanted: str) -> Path:
     return path
 
 
-def _load_gate(folder: Path, card: Card) -> Familiarity | None:
+def _load_gate(folder: Path, card: ModelCard) -> Detector | None:
     if card.gate is None:
         return None
     path = checked(folder / GATE, card.gate.sha256)
     limits = Limits.model_validate(card.gate.model_dump(exclude={"sha256"}))
     try:
-        return Familiarity.load(path, limits)
+        return Detector.load(path, limits)
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{path} holds no gate ({error}): train again") from error
 
 
-def _read_card(folder: Path) -> Card:
+def _read_card(folder: Path) -> ModelCard:
     path = folder / CARD
     if (folder / EXPORT).exists():
         raise BundleError(
@@ -149,7 +148,7 @@ def _read_card(folder: Path) -> Card:
             f"{folder} is no bundle, it has no {CARD}: give the `bundle` folder of a finished run"
         )
     try:
-        card = Card.model_validate(_current(path, read_json(path, _MADE_BY)))
+        card = ModelCard.model_validate(_current(path, read_json(path, _MADE_BY)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -159,23 +158,21 @@ def _read_card(folder: Path) -> Card:
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
-    names = (card.findings, card.thresholds, card.calibration.calibrators, card.heat_slopes)
-    if any(tuple(of) != FINDINGS for of in names):
+    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes)
+    if any(tuple(of) != card.findings for of in names):
         raise BundleError(
-            f"{path}: findings, thresholds, calibration and heat_slopes must each name the 14 "
-            f"findings in the order of {FINDINGS[0]} to {FINDINGS[-1]}: train again"
+            f"{path}: findings, thresholds, calibration and heat_slopes must each name the same "
+            f"findings in the same order: train again"
         )
     return card
 
 
 def _current(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Bring a card as read to today's format."""
+    """Refuse a card of another format."""
     found = card.get("format")
-    if found == format1.FORMAT:
-        return format1.upgraded(card) | {"format": FORMAT}
     if found != FORMAT:
         raise BundleError(
-            f"{path} has format {found!r}, this version reads {format1.FORMAT} and {FORMAT}: use "
-            f"the chestxray that made it ({card.get('package_version')}) or a newer one"
+            f"{path} has format {found!r}, this version reads format {FORMAT}: use the chestxray "
+            f"that made it ({card.get('package_version')}), or train again"
         )
     return card

@@ -206,7 +206,7 @@ class Limits(BaseModel):
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class Detector:
     """What was fitted.
 
     Attributes:

@@ -20,8 +20,8 @@ import cv2
 
 from chestxray.errors import ImageError, WorkerError
 from chestxray.parallel import die_with_parent
-from chestxray.reading import film
-from chestxray.reading.film import Film
+from chestxray.reading import judged_image as film
+from chestxray.reading.judged_image import JudgedImage
 
 SECONDS_A_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
@@ -125,7 +125,7 @@ class Isolated(Generic[T]):
         self._process = self._pipe = None
 
 
-class Decoder(Isolated[Film]):
+class Decoder(Isolated[JudgedImage]):
     """Decodes files into films.
 
     Args:
@@ -136,7 +136,7 @@ class Decoder(Isolated[Film]):
     def __init__(self, size: int, seconds: float = SECONDS_A_FILE) -> None:
         super().__init__(partial(film.load, size=size), seconds)
 
-    def load(self, path: Path) -> Film | ImageError:
+    def load(self, path: Path) -> JudgedImage | ImageError:
         """Give a file's film, or what is wrong with it.
 
         Raises:

@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, ImageError, SourceError
-from chestxray.model.model_card import Card
+from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.decoding import SECONDS_A_FILE, Decoder
-from chestxray.reading.film import Film
+from chestxray.reading.judged_image import JudgedImage
 
 Image = npt.NDArray[np.uint8]
 
@@ -88,7 +88,7 @@ class FileFilms:
             digest.update(repr((str(path.absolute()), state)).encode())
         return digest.hexdigest()
 
-    def batches(self, size: int, start: int = 0) -> Iterator[list[Film | ImageError]]:
+    def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
         """Give films, or what is wrong with the file, `size` at a time.
 
         A batch is decoded while the one before it is being read. A file that kills its decoder or
@@ -101,7 +101,7 @@ class FileFilms:
             free.put(decoder)
         pool = ThreadPoolExecutor(max(1, len(decoders)))
         try:
-            ahead: list[Future[Film | ImageError]] = []
+            ahead: list[Future[JudgedImage | ImageError]] = []
             for begin in range(start, len(self.paths), size):
                 paths = self.paths[begin : begin + size]
                 now, ahead = ahead, [pool.submit(_load, free, path) for path in paths]
@@ -118,7 +118,7 @@ class FileFilms:
                 decoder.close()
 
 
-def _load(free: SimpleQueue[Decoder], path: Path) -> Film | ImageError:
+def _load(free: SimpleQueue[Decoder], path: Path) -> JudgedImage | ImageError:
     decoder = free.get()
     try:
         return decoder.load(path)
@@ -129,7 +129,7 @@ def _load(free: SimpleQueue[Decoder], path: Path) -> Film | ImageError:
 Films = DatasetFilms | FileFilms
 
 
-def films(inputs: Sequence[Path], split: str | None, card: Card) -> Films:
+def films(inputs: Sequence[Path], split: str | None, card: ModelCard) -> Films:
     """Find what the user named.
 
     Args:
@@ -166,12 +166,12 @@ def films(inputs: Sequence[Path], split: str | None, card: Card) -> Films:
     return chosen
 
 
-def leak(films: Films, card: Card) -> str | None:
+def leak(films: Films, card: ModelCard) -> str | None:
     """Say so when a part of a dataset may hold patients that the model was trained on."""
     if not isinstance(films, DatasetFilms):
         return None
     manifest, trained = films.dataset.manifest, card.trained_on
-    if manifest.source != trained.source or manifest.split.sha256 == trained.split_sha256:
+    if manifest.title != trained.source or manifest.split.sha256 == trained.split_sha256:
         return None
     return (
         f"the model was trained on {trained.source} by another split than that of "
@@ -180,7 +180,7 @@ def leak(films: Films, card: Card) -> str | None:
     )
 
 
-def dataset_films(folder: Path, split: str | None, card: Card) -> DatasetFilms:
+def dataset_films(folder: Path, split: str | None, card: ModelCard) -> DatasetFilms:
     """Give one split of a prepared dataset.
 
     Raises:

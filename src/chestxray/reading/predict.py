@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chestxray import __version__
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
 from chestxray.model.engines import Heat, Probabilities
 from chestxray.progress import progress
-from chestxray.reading.film import Film
 from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import Films, Image, one_line
-from chestxray.reading.predictions_writer import CALLED, COLUMNS, MODEL, Rows
+from chestxray.reading.judged_image import JudgedImage
+from chestxray.reading.predictions_writer import CALLED, MODEL, Rows, columns
 from chestxray.reading.reader import Reader
+from chestxray.version import __version__
 
 REFUSED: Final = "refused"
 ERROR: Final = "error"
@@ -80,7 +80,9 @@ def predict(
     shape = reader.read_batch(blank)[1].shape[1:]
     plan, heat_shape = _plan(reader, films, force), (len(names), *shape)
     with (
-        Rows(out, plan, reader.engine.name, heat_shape if with_heatmaps else None) as rows,
+        Rows(
+            out, reader.findings, plan, reader.engine.name, heat_shape if with_heatmaps else None
+        ) as rows,
         progress("predict", len(names), done=rows.done) as advance,
     ):
         for batch in films.batches(_BATCH, rows.done):
@@ -111,7 +113,7 @@ def check_out(out: Path) -> None:
 def _read(
     reader: Reader,
     names: Sequence[str],
-    batch: Sequence[Film | Image | ImageError],
+    batch: Sequence[JudgedImage | Image | ImageError],
     shape: tuple[int, ...],
     force: bool,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
@@ -127,7 +129,7 @@ def _read(
             said[place] = (REFUSED if refused else predictions.OK, in_words(notices))
             if not refused:
                 probabilities[place], heat[place] = p, maps
-    table = predictions.table(names, probabilities)
+    table = predictions.table(names, probabilities, reader.findings).rows
     table["status"] = [status for status, _ in said]
     table["reason"] = [one_line(reason) for _, reason in said]
     table[CALLED] = [_called(reader, row) for row in probabilities.tolist()]
@@ -142,10 +144,10 @@ def _called(reader: Reader, probabilities: Sequence[float]) -> str:
 
 
 def _answers(
-    reader: Reader, batch: Sequence[Film | Image | ImageError]
+    reader: Reader, batch: Sequence[JudgedImage | Image | ImageError]
 ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
     """Read films through the gate, and a dataset's bare images without."""
-    films = [film for film in batch if isinstance(film, Film)]
+    films = [film for film in batch if isinstance(film, JudgedImage)]
     if films:
         return reader.read_films(films)
     images = np.stack([image for image in batch if isinstance(image, np.ndarray)])
@@ -156,7 +158,7 @@ def _plan(reader: Reader, films: Films, force: bool) -> str:
     """Tell what the rows will be of, so that rows of anything else are not gone on with."""
     parts = (
         __version__,
-        ",".join(COLUMNS),
+        ",".join(columns(reader.findings)),
         reader.bundle.card.model_dump_json(),
         str(_BATCH),
         films.fingerprint,

@@ -27,14 +27,19 @@ import pandas as pd
 from chestxray.artifacts import sha256, sync_folder, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation import predictions
+from chestxray.findings import Findings
 
 _log = logging.getLogger(__name__)
 
 HEATMAPS: Final = "heatmaps.npy"
 CALLED: Final = "called"
 MODEL: Final = "model"
-COLUMNS: Final = (*predictions.COLUMNS, CALLED, MODEL)
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
+
+
+def columns(findings: Findings) -> tuple[str, ...]:
+    """Name the columns of the table that `predict` writes."""
+    return (*predictions.columns(findings), CALLED, MODEL)
 
 
 class Rows:
@@ -42,6 +47,7 @@ class Rows:
 
     Args:
         out: the CSV file to be; `heatmaps.npy` and `heatmaps.json` go beside it.
+        findings: the columns of probabilities.
         plan: what the rows are of: inputs, their order, the model. Rows of another plan are
             thrown away.
         engine: what reads them. Rows by another engine are kept for it.
@@ -54,8 +60,16 @@ class Rows:
         ArtifactError: another process writes this table, or another engine has begun it.
     """
 
-    def __init__(self, out: Path, plan: str, engine: str, shape: tuple[int, ...] | None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        findings: Findings,
+        plan: str,
+        engine: str,
+        shape: tuple[int, ...] | None,
+    ) -> None:
         self.out = out
+        self._columns = columns(findings)
         self._begins = {"plan": plan, "engine": engine}
         names = (out.with_name(f".{out.name}.{part}") for part in ("part", "heatmaps", "journal"))
         self._table_path, self._maps_path, self._journal_path = names
@@ -85,8 +99,8 @@ class Rows:
                 file.close()
 
     def add(self, table: pd.DataFrame, maps: npt.NDArray[np.float16]) -> None:
-        """Add rows: the columns `COLUMNS`, and heatmaps [n, K, h, w] of these rows."""
-        self._table.write(table[list(COLUMNS)].to_csv(index=False, header=False).encode())
+        """Add rows: the columns that `columns` names, and heatmaps [n, K, h, w] of these rows."""
+        self._table.write(table[list(self._columns)].to_csv(index=False, header=False).encode())
         if self._maps is not None:
             self._maps.write(np.ascontiguousarray(maps, dtype="<f2").data)
         self.done += len(table)
@@ -169,7 +183,7 @@ class Rows:
     def _begun(self) -> tuple[int, int]:
         """Make new files without rows."""
         self._journal.truncate(0)
-        header = (",".join(COLUMNS) + "\n").encode()
+        header = (",".join(self._columns) + "\n").encode()
         self._table_path.write_bytes(header)
         self._maps_path.unlink(missing_ok=True)
         if self._header:

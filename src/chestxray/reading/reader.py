@@ -14,12 +14,11 @@ from chestxray.errors import ImageError, Notice, RefusedError
 from chestxray.model.engines import Engine, Features, Heat, Probabilities, heatmaps
 from chestxray.model.model_card import Facts
 from chestxray.reading.arrays import checked_batch, checked_film
-from chestxray.reading.film import WHOLE, Film, Placement, developed, load
 from chestxray.reading.gate import distribution as likeness
 from chestxray.reading.gate.notices import warning
-from chestxray.sources.collection import SYNTHETIC
+from chestxray.reading.judged_image import WHOLE, JudgedImage, Placement, developed, load
 
-Source = intake.Source | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Film
+Source = intake.Source | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | JudgedImage
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Reader:
     def __init__(self, bundle: Facts, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
-        self.findings = tuple(bundle.card.findings)
+        self.findings = bundle.card.findings
         self.size = bundle.card.size
         self._slopes = np.array(list(bundle.card.heat_slopes.values()), np.float32)
         self.warnings = tuple(_warnings(bundle))
@@ -85,7 +84,7 @@ class Reader:
         return self._reading(probabilities[0], heat[0], notices, film.placement)
 
     def read_films(
-        self, films: Sequence[Film]
+        self, films: Sequence[JudgedImage]
     ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
         """Read films and tell what the gate says of each; what it refuses is read all the same.
 
@@ -94,7 +93,7 @@ class Reader:
         """
         images = np.stack([film.image for film in films])
         probabilities, heat, features = self._answer(images)
-        fitted = self.bundle.familiarity
+        fitted = self.bundle.detector
         judged = [()] * len(films) if fitted is None else likeness.judge(fitted, images, features)
         notices = [film.notices + more for film, more in zip(films, judged, strict=True)]
         return probabilities, heat, notices
@@ -122,8 +121,8 @@ class Reader:
         threshold = self.bundle.card.thresholds[finding]
         return None if threshold is None else probability >= threshold
 
-    def _film(self, source: Source) -> Film:
-        if isinstance(source, Film):
+    def _film(self, source: Source) -> JudgedImage:
+        if isinstance(source, JudgedImage):
             return source
         if isinstance(source, np.ndarray):
             return developed(checked_film(source), self.size)
@@ -156,12 +155,12 @@ class Reader:
 
 
 def _warnings(bundle: Facts) -> Iterator[Notice]:
-    if bundle.card.trained_on.source == SYNTHETIC:
+    if bundle.card.trained_on.synthetic:
         yield warning(
             "trained-on-synthetic",
             "the model was trained on synthetic radiographs alone: it knows nothing of real ones",
         )
-    if bundle.familiarity is None:
+    if bundle.detector is None:
         yield warning(
             "gate-not-fitted",
             "the bundle has no gate, or one of an earlier kind: whether a film is a chest "
@@ -180,7 +179,7 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
 
 def _name(source: Source) -> Path:
     """Give what stands for the film in a message."""
-    return Path("film") if isinstance(source, Film | np.ndarray) else intake.name_of(source)
+    return Path("film") if isinstance(source, JudgedImage | np.ndarray) else intake.name_of(source)
 
 
 def _is_binary_file(source: object) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chestxray.findings import FINDINGS
 from chestxray.report.figures import panels as confusion
 from chestxray.report.figures import panels as curves
 from chestxray.report.figures import panels as localisation
@@ -124,7 +123,7 @@ def _training(files: Files) -> Plate | None:
 
 def _results(metrics: Json, drawn: Json, standing: Json | None) -> dict[str, Plate]:
     entries = metrics["findings"]
-    measured = {finding: drawn[finding] for finding in FINDINGS if drawn[finding] is not None}
+    measured = {finding: drawn[finding] for finding in entries if drawn[finding] is not None}
     roc, pr = {}, {}
     for finding, curve in measured.items():
         entry, name = entries[finding], spaced(finding)
@@ -137,7 +136,7 @@ def _results(metrics: Json, drawn: Json, standing: Json | None) -> dict[str, Pla
         pr[finding] = curves.precision_recall(curve["pr"], on_pr, entry["prevalence"], name)
     called = {
         finding: confusion.confusion(entries[finding]["confusion"], spaced(finding))
-        for finding in FINDINGS
+        for finding in entries
         if entries[finding]["confusion"] is not None
     }
     return {
@@ -155,7 +154,7 @@ def _forest(metrics: Json, standing: Json | None) -> Plate:
     beside = [row["findings"] for row in rows if row["comparable"] and row["findings"]]
 
     def ranked(metric: str) -> list[str]:
-        return sorted(FINDINGS, key=lambda f: _rank(entries[f][metric]["value"]))
+        return sorted(entries, key=lambda f: _rank(entries[f][metric]["value"]))
 
     auroc = [
         Row(
@@ -188,7 +187,7 @@ def _forest(metrics: Json, standing: Json | None) -> Plate:
 def _reliability(entries: Json) -> Plate:
     panels = {
         finding: reliability.reliability(entries[finding], spaced(finding))
-        for finding in FINDINGS
+        for finding in entries
         if entries[finding]["as_given"]["bins"]
     }
     return Plate("Reliability before and after recalibration", 5, panels, NOTES["reliability"])
@@ -228,7 +227,7 @@ def _gap(contrast: Json) -> Drawing:
     gaps = contrast["findings"]
     rows = [
         Row(spaced(finding), gaps[finding]["auroc"])
-        for finding in FINDINGS
+        for finding in gaps
         if gaps[finding]["auroc"]["value"] is not None
     ]
     return forest(title, rows, 0, (-0.5, 0.5), "AUROC gap")
@@ -241,7 +240,7 @@ def _overlap(entries: Json, standing: Json | None) -> Plate:
             published(standing, finding, "IoU"),
             spaced(finding),
         )
-        for finding in FINDINGS
+        for finding in entries["findings"]
         if entries["findings"][finding]["cases"]
     }
     return Plate("Boxes found, by overlap asked for", 5, panels, NOTES["overlap"])

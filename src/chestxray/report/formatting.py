@@ -7,8 +7,6 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from chestxray.findings import FINDINGS
-
 MINUS: Final = "−"
 
 
@@ -115,7 +113,7 @@ def undefined(findings: dict[str, dict[str, Any]], columns: dict[str, str]) -> l
             lacking.setdefault((reason, ", ".join(which)), []).append(spaced(finding))
     everything = ", ".join([word for name, word in columns.items() if name != "threshold"])
     return [
-        f"{'All findings' if len(names) == len(FINDINGS) else ', '.join(names)} "
+        f"{'All findings' if len(names) == len(findings) else ', '.join(names)} "
         f"({'all figures' if which.startswith(everything) else which}): {reason}"
         for (reason, which), names in lacking.items()
     ]

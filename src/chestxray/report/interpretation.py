@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from chestxray.findings import FINDINGS
 from chestxray.report.formatting import listed, number, spaced, span
 from chestxray.report.run_files import FEW, Files, Json
 
@@ -22,15 +21,15 @@ def supported(files: Files) -> list[str]:
     """Give what the intervals carry; empty where nothing was evaluated."""
     if files.metrics is None:
         return []
-    said = [*_mean(files.metrics["mean"]["auroc"]), *_findings(files)]
+    said = [*_mean(files.metrics["mean"]["auroc"], len(files.findings)), *_findings(files)]
     return [*said, *_calibration(files), *_pointing(files), *_beside(files), *_gaps(files)]
 
 
-def _mean(mean: Json) -> list[str]:
+def _mean(mean: Json, findings: int) -> list[str]:
     if mean["low"] is None:
         return []
     said = f"{number(mean['value'])} ({span(mean)})"
-    over = f"over {mean['findings']} of {len(FINDINGS)} findings"
+    over = f"over {mean['findings']} of {findings} findings"
     if mean["low"] > GUESSING:
         return [f"On average, {over}, the model ranks better than guessing: mean AUROC {said}."]
     return [f"Ranking on average, {over}, can't be told from guessing: mean AUROC {said}."]
@@ -41,7 +40,7 @@ def _findings(files: Files) -> list[str]:
     entries = files.metrics["findings"] if files.metrics else {}
     measured = {
         finding: entries[finding]["auroc"]
-        for finding in FINDINGS
+        for finding in entries
         if finding not in (*files.few, *files.unmeasured)
     }
     better = [f for f, entry in measured.items() if entry["low"] > GUESSING]
@@ -63,7 +62,7 @@ def _calibration(files: Files) -> list[str]:
     if files.reliability is None:
         return []
     off = []
-    for finding in (f for f in FINDINGS if f not in files.few):
+    for finding in (f for f in files.findings if f not in files.few):
         entry = files.reliability[finding]
         used = entry["recalibrated"] or entry["as_given"]
         if used is not None and used["slope"]["low"] is not None:
@@ -116,7 +115,7 @@ def _gap(files: Files, metric: str, word: str) -> list[str]:
         f"{spaced(finding)} {' against '.join(contrast['between'])} ({number(gap['value'])})"
         for entry in (files.subgroups["axes"].values() if files.subgroups else ())
         for contrast in entry["gaps"]
-        for finding in FINDINGS
+        for finding in contrast["findings"]
         if (gap := contrast["findings"][finding][metric])["p_holm"] is not None
         and gap["p_holm"] < ALPHA
     ]
@@ -165,8 +164,7 @@ ALWAYS: Final = (
     ),
     Limit(
         "Health",
-        f"An image without any of the {len(FINDINGS)} findings can show something else, such as a "
-        f"fracture or a catheter.",
+        "An image without any of the findings can show something else, such as a catheter.",
     ),
     Limit("Outlines", "A heatmap shows on a coarse grid where evidence was found."),
 )
@@ -210,7 +208,7 @@ def _data(files: Files) -> list[Limit]:
 
 def _no_better_than_the_view(shortcut: Json) -> list[str]:
     """Name the findings whose ranking is not shown to be better than that of the view."""
-    lows = {finding: shortcut[finding]["difference"]["low"] for finding in FINDINGS}
+    lows = {finding: shortcut[finding]["difference"]["low"] for finding in shortcut}
     return [finding for finding, low in lows.items() if low is not None and low <= 0]
 
 

@@ -20,10 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
-from chestxray import __version__
 from chestxray.artifacts import require, write_text
 from chestxray.errors import ArtifactError
-from chestxray.findings import DESCRIPTIONS, FINDINGS, NO_FINDING
+from chestxray.findings import NO_FINDING, term
 from chestxray.report import figure_set as plates
 from chestxray.report import interpretation as limits
 from chestxray.report import interpretation as support
@@ -32,6 +31,7 @@ from chestxray.report.figure_set import Plate
 from chestxray.report.figures.style import inline
 from chestxray.report.formatting import FILTERS
 from chestxray.report.run_files import FEW, Files
+from chestxray.version import __version__
 
 QUALITY: Final = 80
 PREFIX: Final = "data:image/webp;base64,"
@@ -180,6 +180,10 @@ def _page(files: Files, drawn: dict[str, Plate]) -> str:
             examples=shown(files),
             published=plates.published,
             version=__version__,
+            findings=files.findings,
+            descriptions={
+                name: known.description if (known := term(name)) else "" for name in files.findings
+            },
             **_WORDS,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, UndefinedError) as error:
@@ -187,8 +191,6 @@ def _page(files: Files, drawn: dict[str, Plate]) -> str:
 
 
 _WORDS: Final = {
-    "findings": FINDINGS,
-    "descriptions": DESCRIPTIONS,
     "no_finding": NO_FINDING,
     "splits": plates.SPLITS,
     "axes": plates.AXES,

@@ -10,7 +10,6 @@ import pandas as pd
 
 from chestxray.artifacts import read_json
 from chestxray.errors import ArtifactError
-from chestxray.findings import FINDINGS
 
 FEW: Final = 10  # positives; with fewer, a figure moves much with each of them
 
@@ -78,6 +77,11 @@ class Files:
         )  # fmt: skip
 
     @property
+    def findings(self) -> list[str]:
+        """The findings that were evaluated; those of the model before any evaluation."""
+        return list(self.metrics["findings"] if self.metrics else self.run["findings"])
+
+    @property
     def identity(self) -> str:
         """The model's name as its bundle has it; the backbone alone where there is no bundle."""
         if self.bundle is None:
@@ -87,7 +91,7 @@ class Files:
     @property
     def phantoms(self) -> bool:
         """Whether the radiographs were drawn by a program."""
-        return "phantom" in self.run["source"].lower()
+        return bool(self.run["synthetic"])
 
     @property
     def external(self) -> bool:
@@ -105,7 +109,7 @@ class Files:
         entries = self.metrics["findings"] if self.metrics else {}
         return [
             finding
-            for finding in FINDINGS
+            for finding in self.findings
             if finding in entries
             and entries[finding]["auroc"]["value"] is not None
             and (entries[finding]["positives"] < FEW or entries[finding]["auroc"]["low"] is None)
@@ -115,13 +119,13 @@ class Files:
     def unmeasured(self) -> list[str]:
         """Findings without an AUROC."""
         entries = self.metrics["findings"] if self.metrics else {}
-        return [f for f in FINDINGS if f in entries and entries[f]["auroc"]["value"] is None]
+        return [f for f in self.findings if f in entries and entries[f]["auroc"]["value"] is None]
 
     @property
     def marked(self) -> list[str]:
         """Findings that are marked by a box or mask in the evaluated images."""
         entries = self.localisation["findings"] if self.localisation else {}
-        return [f for f in FINDINGS if f in entries and entries[f]["cases"]]
+        return [f for f in self.findings if f in entries and entries[f]["cases"]]
 
 
 def _json(path: Path, made_by: str) -> Json | None:

@@ -9,7 +9,7 @@ import cv2
 from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
-from chestxray.findings import DESCRIPTIONS
+from chestxray.findings import term
 from chestxray.model.model_card import TrainedOn
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
@@ -73,7 +73,7 @@ class ReadResult(BaseModel):
 
     model: str = Field(description="Identity of the weights; see `GET /v1/model`.")
     image: ImageResult
-    findings: list[FindingResult] = Field(description="All 14, in the model's order.")
+    findings: list[FindingResult] = Field(description="All of the model's, in its order.")
     warnings: list[NoticeModel] = Field(description="Why not to trust it, if so.")
     heatmaps: HeatmapsResult | None = None
     notice: str = RESEARCH
@@ -120,7 +120,7 @@ def card(reader: Reader) -> ModelCard:
         findings=[
             FindingCard(
                 finding=finding,
-                description=DESCRIPTIONS[finding],
+                description=known.description if (known := term(finding)) else "",
                 threshold=about.thresholds[finding],
                 calibrated=finding not in unfitted,
                 uncalibrated=unfitted.get(finding),

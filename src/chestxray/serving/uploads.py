@@ -27,9 +27,9 @@ from starlette.requests import ClientDisconnect, Request
 from chestxray.dataset import pixels
 from chestxray.dataset.pixels import Grey
 from chestxray.dataset.raster import chroma
-from chestxray.reading import film as films
+from chestxray.reading import judged_image as films
 from chestxray.reading.decoding import Isolated
-from chestxray.reading.film import Film
+from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.settings import Limits
 
@@ -213,7 +213,7 @@ class Decoded(NamedTuple):
         display: PNG of 8 bits, no side longer than `DISPLAY_SIDE`; empty where not asked for.
     """
 
-    film: Film
+    film: JudgedImage
     width: int
     height: int
     square: npt.NDArray[np.uint8]

@@ -32,7 +32,6 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from chestxray import __version__
 from chestxray.reading.reader import Reader
 from chestxray.serving import responses as answers
 from chestxray.serving.admission import Desk
@@ -43,6 +42,7 @@ from chestxray.serving.settings import Limits
 from chestxray.serving.uploads import FIELD, upload
 from chestxray.sources.phantom.population import exams, patient
 from chestxray.sources.phantom.render import render
+from chestxray.version import __version__
 
 PIXELS: Final = 640
 _SEED: Final = 5

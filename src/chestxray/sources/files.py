@@ -18,7 +18,7 @@ from chestxray.errors import SourceError
 from chestxray.sources.collection import Problem, problem
 from chestxray.sources.tables import IMAGE_SUFFIXES, stem
 
-_LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
+LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
 
 
@@ -65,8 +65,8 @@ def _sort_in(tree: Tree) -> None:
             tree.images.setdefault(stem(entry.name), []).append(entry.path)
         elif plain.endswith(".csv"):
             tree.tables.append(Path(entry.path))
-        elif plain in _LISTS:
-            tree.lists.setdefault(_LISTS[plain], []).append(Path(entry.path))
+        elif plain in LISTS:
+            tree.lists.setdefault(LISTS[plain], []).append(Path(entry.path))
         elif name.startswith("images") and name.endswith((".tar.gz", ".zip")):
             tree.packed.append(Path(entry.path))
 

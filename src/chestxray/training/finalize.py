@@ -16,12 +16,11 @@ from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration, fit_slopes
 from chestxray.evaluation.thresholds import fit_thresholds
-from chestxray.findings import FINDINGS
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
-from chestxray.model.model_card import Card, TrainedOn
+from chestxray.model.model_card import ModelCard, TrainedOn
 from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
-from chestxray.model.out_of_distribution import Familiarity
+from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
 from chestxray.training.recipe import Recipe
@@ -45,13 +44,14 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     classifier = classifier.eval().to(memory_format=torch.channels_last)
     logits, peaks, features = _predict(classifier, val.images)
     about = dataset.index.iloc[val.rows]
-    patients = about["patient"].to_numpy()
-    calibration = fit_calibration(logits, val.labels, patients, FINDINGS)
+    patients = np.unique(about["patient"], return_inverse=True)[1]
+    findings = dataset.findings
+    calibration = fit_calibration(logits, val.labels, patients, findings)
     probabilities = calibration.apply(logits)
-    slopes = fit_slopes(logits, val.labels, FINDINGS)
-    table = predictions.table(about["image"].tolist(), probabilities)
+    slopes = fit_slopes(logits, val.labels, findings)
+    table = predictions.table(about["image"].tolist(), probabilities, findings)
     predictions.write(run / "validation.csv", table)
-    card = Card(
+    card = ModelCard(
         package_version="",
         weights_sha256="",
         backbone=recipe.backbone,
@@ -59,18 +59,18 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         mean=GREY_MEAN,
         std=GREY_STD,
         pixel_rule=dataset.manifest.pixel_rule,
-        findings=list(FINDINGS),
+        findings=findings,
         calibration=calibration,
-        thresholds=fit_thresholds(probabilities, val.labels, FINDINGS),
+        thresholds=fit_thresholds(probabilities, val.labels, findings),
         heat_slopes=slopes,
         heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
         trained_on=_trained_on(dataset, recipe),
     )
-    familiarity = fit_familiarity(dataset, recipe.seed, val, features)
-    return save(run / "bundle", classifier, card, familiarity)
+    detector = fit_detector(dataset, recipe.seed, val, features)
+    return save(run / "bundle", classifier, card, detector)
 
 
-def fit_familiarity(dataset: Dataset, seed: int, val: Part, features: Features) -> Familiarity:
+def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> Detector:
     """Fit the gate on a bounded draw of training and of validation images.
 
     Args:
@@ -83,8 +83,8 @@ def fit_familiarity(dataset: Dataset, seed: int, val: Part, features: Features) 
     films = np.sort(draw(dataset.rows("train"))[:_GATE_IMAGES])
     kept = np.sort(draw(len(val))[:_GATE_IMAGES])
     rows = val.rows[kept]
-    patients = dataset.index["patient"].to_numpy()[rows]
-    return Familiarity.fit(dataset.images[films], dataset.images[rows], features[kept], patients)
+    patients = np.unique(dataset.index["patient"], return_inverse=True)[1][rows]
+    return Detector.fit(dataset.images[films], dataset.images[rows], features[kept], patients)
 
 
 def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Features]:
@@ -116,8 +116,9 @@ def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:
 def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
     rows = dataset.rows("train")
     return TrainedOn(
-        source=dataset.manifest.source,
-        generation=dataset.manifest.generation,
+        source=dataset.manifest.title,
+        release=dataset.manifest.release,
+        synthetic=dataset.manifest.synthetic,
         split=dataset.manifest.split.name,
         split_sha256=dataset.manifest.split.sha256,
         train_images=len(rows),

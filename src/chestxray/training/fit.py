@@ -26,11 +26,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from chestxray import __version__
 from chestxray.artifacts import read_json, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
-from chestxray.findings import FINDINGS
+from chestxray.findings import Findings
 from chestxray.model.bundle import Bundle
 from chestxray.model.losses import class_weights, one_sided
 from chestxray.model.network import Classifier
@@ -41,6 +40,7 @@ from chestxray.training.data import EpochBatches, Part, balanced_weights, in_ord
 from chestxray.training.finalize import finish
 from chestxray.training.lightning_module import Task
 from chestxray.training.recipe import Recipe
+from chestxray.version import __version__
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -85,7 +85,11 @@ def train(
     torch.manual_seed(recipe.seed)
     train_part = Part(dataset, "train")
     last = run / "checkpoints" / LAST
-    task = Task(_classifier(recipe, last.exists()), recipe, _loss_weights(recipe, train_part))
+    task = Task(
+        _classifier(recipe, dataset.findings, last.exists()),
+        recipe,
+        _loss_weights(recipe, train_part),
+    )
     checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
     trainer = _trainer(run, recipe, checkpoints, tensorboard)
     # Laid only now: a recipe that cannot be begun leaves nothing behind.
@@ -109,7 +113,7 @@ def _check(dataset: Dataset, recipe: Recipe) -> None:
         if not len(dataset.rows(split)):
             raise TrainingError(f"{dataset.folder} has no images in part {split!r}")
     labels = dataset.labels(dataset.rows("train"))
-    if len(one_sided(labels, FINDINGS)) == len(FINDINGS):
+    if len(one_sided(labels, dataset.findings)) == len(dataset.findings):
         raise TrainingError(
             f"{dataset.folder}: no finding is both present and absent in the training part"
         )
@@ -148,8 +152,8 @@ def _check_begun(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) ->
         raise ArtifactError(f"{run} was begun on another dataset: give that one to --resume")
 
 
-def _classifier(recipe: Recipe, resumed: bool) -> Classifier:
-    classifier = Classifier(recipe.backbone, FINDINGS, recipe.size, recipe.dropout)
+def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
+    classifier = Classifier(recipe.backbone, findings, recipe.size, recipe.dropout)
     if recipe.weights != "none" and not resumed:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
     return classifier.to(memory_format=torch.channels_last)
@@ -161,7 +165,7 @@ def _chances(recipe: Recipe, part: Part) -> npt.NDArray[np.float64] | None:
 
 def _loss_weights(recipe: Recipe, part: Part) -> npt.NDArray[np.float64]:
     if not recipe.loss.class_weights:
-        return np.ones((len(FINDINGS), 2))
+        return np.ones((part.labels.shape[1], 2))
     return class_weights(part.labels, _chances(recipe, part))
 
 
@@ -204,8 +208,10 @@ def _summary(
 ) -> dict[str, Any]:
     manifest = dataset.manifest
     return {
-        "source": manifest.source,
-        "generation": manifest.generation,
+        "source": manifest.title,
+        "release": manifest.release,
+        "synthetic": manifest.synthetic,
+        "findings": list(manifest.findings),
         "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
         "size": manifest.size,
         "counts": manifest.counts,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.errors import Notice
-from chestxray.model.out_of_distribution import STATES, Familiarity
+from chestxray.model.out_of_distribution import STATES, Detector
 from chestxray.reading.gate.notices import refusal, warning
 
 _WELL: Final = 0.85  # times the limit: between it and the limit lie many righted corners of films
@@ -27,20 +27,20 @@ _WITNESSES: Final = (
 
 
 def judge(
-    familiarity: Familiarity,
+    detector: Detector,
     images: npt.NDArray[np.uint8],
     features: npt.NDArray[np.float32],
 ) -> list[tuple[Notice, ...]]:
     """Give what is to be said of each film.
 
     Args:
-        familiarity: of the model.
+        detector: of the model.
         images: uint8 [B, S, S], canonical.
         features: float32 [B, C], pooled.
     """
-    limits = familiarity.limits
-    looks = familiarity.template.strangeness(images) / limits.look
-    far = familiarity.feature_distance(features) / limits.features
+    limits = detector.limits
+    looks = detector.template.strangeness(images) / limits.look
+    far = detector.feature_distance(features) / limits.features
     return [tuple(_of_film(*ratios)) for ratios in zip(looks.tolist(), far.tolist(), strict=True)]
 
 

@@ -9,7 +9,7 @@ export function showCard(card) {
   by("model").title = by("model").textContent;
   const facts = {
     Model: card.identity,
-    "Trained on": `${from.source} (${from.generation} labels), ${learnt}`,
+    "Trained on": `${from.source}${from.release ? ` (${from.release})` : ""}, ${learnt}`,
     Split: `${from.split}, ${from.split_sha256.slice(0, 12)}`,
     Recipe: from.recipe,
     "Read by": `${card.engine}, at ${card.input_size} × ${card.input_size} pixels`,

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS, canonical
+from chestxray.findings import canonical
 from chestxray.sources.collection import BOX_COLUMNS, Problem, problem
+from chestxray.sources.nih.labels import FINDINGS
 from chestxray.sources.tables import cells, header, key
 
 FRAME: Final = 1024.0  # pixels

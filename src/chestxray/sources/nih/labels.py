@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS, NO_FINDING, canonical
-from chestxray.sources.collection import ROW_COLUMNS, Generation, Problem, problem
+from chestxray.findings import NO_FINDING, Findings, canonical
+from chestxray.sources.collection import LEADING_COLUMNS, Problem, problem
 from chestxray.sources.tables import cells, header, key
 
 OLDEST: Final = 120.0  # years; the 2017 table has 155 and 414, the corrected one ends at 95
@@ -87,6 +87,29 @@ def generation(rows: pd.DataFrame, ages_of_2017: bool) -> Generation:
     several = rows["patient"][named][suffix > 0].nunique()
     return "2017" if several and (ages_of_2017 or several >= _LEAST_PATIENTS) else "unknown"
 
+
+# The order is CheXNet's (arXiv 1711.05225), which most published prediction files use.
+FINDINGS: Final = Findings(
+    (
+        "Atelectasis",
+        "Cardiomegaly",
+        "Effusion",
+        "Infiltration",
+        "Mass",
+        "Nodule",
+        "Pneumonia",
+        "Pneumothorax",
+        "Consolidation",
+        "Edema",
+        "Emphysema",
+        "Fibrosis",
+        "Pleural_Thickening",
+        "Hernia",
+    )
+)
+ROW_COLUMNS: Final = (*LEADING_COLUMNS, *FINDINGS)
+
+Generation = Literal["2017", "v2020", "unknown"]
 
 _TITLES: Final[dict[str, str]] = {
     "imageindex": "image",
@@ -184,11 +207,13 @@ def _numbered(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
         "the row names no image, or its Patient ID is no whole number: left out",
         loses=True,
     )
-    raw = raw[usable].assign(patient=patient[usable].astype("int64"))
+    # NIH's file names write patients with eight digits; so does the text that identifies them here.
+    number = patient[usable].astype("int64")
+    raw = raw[usable].assign(number=number, patient=number.map("{:08d}".format), study="")
     in_name = raw["image"].str.extract(r"^(\d{8})_(\d{3})(?!\d)").apply(pd.to_numeric)
     problems += problem(
         "patient-differs-from-name",
-        raw["image"][in_name[0].notna() & (in_name[0] != raw["patient"])],
+        raw["image"][in_name[0].notna() & (in_name[0] != raw["number"])],
         "the file name begins with another number than the row's Patient ID: the row is believed",
         loses=False,
     )
@@ -206,7 +231,7 @@ def _numbered(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
 
 def _demographics(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """Read age, sex and view; what is not understood becomes unknown."""
-    rows = raw[["image", "patient", "follow_up"]].assign(age=in_years(raw["age"]))
+    rows = raw[["image", "patient", "study", "follow_up"]].assign(age=in_years(raw["age"]))
     impossible = rows["age"].isna() & (raw["age"] != "")
     problems = problem(
         "impossible-age",
@@ -252,7 +277,7 @@ def _cell(cell: str) -> tuple[npt.NDArray[np.float64], set[str]]:
     reasons = set()
     if not words:
         reasons.add("no-label")
-    if None in named:
+    if named - {*FINDINGS, NO_FINDING}:
         reasons.add("unknown-label")
     if NO_FINDING in named and any(findings):
         reasons.add("contradiction")

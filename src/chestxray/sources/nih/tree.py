@@ -1,4 +1,6 @@
-"""A whole NIH tree → one `Collection`: files, labels, boxes and lists brought together by name.
+"""A whole NIH tree, or a label table alone → one `Collection`.
+
+Files, labels, boxes and lists are brought together by name.
 
 Names are compared without their suffix, so that a JPEG copy belongs to the row, the boxes and the
 list entry of the PNG that it was made from; `image` stays the name that the label table gives.
@@ -6,6 +8,7 @@ list entry of the PNG that it was made from; `image` stays the name that the lab
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,30 +16,62 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.sources.collection import (
-    BOX_COLUMNS,
-    ROW_COLUMNS,
-    SYNTHETIC,
     Collection,
     Problem,
+    ReadOptions,
+    SourceCard,
+    no_boxes,
+    only_views,
+    policies,
     problem,
 )
-from chestxray.sources.files import Tree, one_file_an_image, scan
+from chestxray.sources.files import LISTS, Tree, one_file_an_image, scan
 from chestxray.sources.nih.boxes import is_box_table, read_boxes
-from chestxray.sources.nih.labels import LabelTable, is_label_table, read_labels
+from chestxray.sources.nih.labels import (
+    FINDINGS,
+    ROW_COLUMNS,
+    LabelTable,
+    is_label_table,
+    read_labels,
+)
 from chestxray.sources.tables import lines, stem
 
 _GENERATIONS: Final = ("v2020", "unknown", "2017")  # the corrected table first
 
 
-def read(raw: Path) -> Collection:
+def read(raw: Path, options: ReadOptions, name: str, card: SourceCard) -> Collection:
     """Understand a tree of radiographs with NIH's tables, without decoding an image.
 
     Args:
-        raw: a folder; images, tables and lists may lie anywhere in it.
+        raw: a folder, in which images, tables and lists may lie anywhere; or a label table, beside
+            which the official lists may lie.
+        options: what is asked of the source.
+        name: of the data set.
+        card: of the data set.
 
     Raises:
-        SourceError: no folder, no image, no label table, or no image that the table knows.
+        SourceError: nothing there, no image, no label table, or no image that the table knows.
     """
+    collection = _read_table(raw) if raw.is_file() else _read_tree(raw)
+    applied = policies(card, options)
+    rows, other = only_views(collection.rows, applied["views"])
+    return replace(
+        collection,
+        name=name,
+        card=card,
+        rows=rows,
+        policies=applied,
+        problems=(*collection.problems, *other),
+    )
+
+
+def label_tables(tree: Path) -> list[Path]:
+    """Find the tables with NIH's columns, the shallowest first: in a folder, or a file itself."""
+    paths = [tree] if tree.is_file() else scan(tree).tables if tree.is_dir() else []
+    return [path for path in paths if is_label_table(path)]
+
+
+def _read_tree(raw: Path) -> Collection:
     if not raw.is_dir():
         raise SourceError(f"{raw} is no folder: give the folder that holds images and label table")
     tree = scan(raw)
@@ -49,20 +84,45 @@ def read(raw: Path) -> Collection:
     problems += found
     boxes, found = _boxes(tree, rows)
     problems += found
-    official, found = _official(tree, rows)
+    official, found = _official(tree.lists, rows)
     problems += found
     facts = {"label table": str(path.relative_to(tree.root))}
-    source = _source(path.parent)
-    # Phantoms are written in the manner of 2017, which a small table's content need not show.
-    generation = "2017" if source == SYNTHETIC else labels.generation
-    return Collection(source, generation, rows, boxes, official, tuple(problems), facts)
+    return Collection(
+        "",
+        SourceCard(""),
+        FINDINGS,
+        rows,
+        boxes,
+        official,
+        tuple(problems),
+        {},
+        labels.generation,
+        facts,
+    )
 
 
-def _source(folder: Path) -> str:
-    """Name the data set; phantoms lie in the same tree, but nothing may call them real."""
-    if (folder / "phantom-unfinished.json").exists():
-        raise SourceError(f"{folder} holds unfinished phantoms: run `chestxray synth` again")
-    return SYNTHETIC if (folder / "phantom.json").exists() else "NIH ChestX-ray14"
+def _read_table(path: Path) -> Collection:
+    labels = read_labels(path)
+    rows = labels.rows.assign(path="")[list(ROW_COLUMNS)]
+    beside = {
+        part: [found]
+        for name, part in LISTS.items()
+        for found in (path.with_name(name), path.with_name(f"{name}.gz"))
+        if found.exists()
+    }
+    official, problems = _official(beside, rows)
+    return Collection(
+        "",
+        SourceCard(""),
+        FINDINGS,
+        rows,
+        no_boxes(),
+        official,
+        (*labels.problems, *problems),
+        {},
+        labels.generation,
+        {"label table": path.name},
+    )
 
 
 def _what_it_holds(tree: Tree) -> str:
@@ -139,7 +199,7 @@ def _boxes(tree: Tree, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     """Read the shallowest box table, and keep the boxes of images that are there."""
     paths = [path for path in tree.tables if is_box_table(path)]
     if not paths:
-        return pd.DataFrame(columns=list(BOX_COLUMNS)).astype(dict.fromkeys("xywh", float)), []
+        return no_boxes(), []
     table = read_boxes(paths[0])
     problems = problem(
         "unused-box-table",
@@ -158,19 +218,21 @@ def _boxes(tree: Tree, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     return table.rows.assign(image=image)[image.notna()].reset_index(drop=True), problems
 
 
-def _official(tree: Tree, rows: pd.DataFrame) -> tuple[dict[str, frozenset[str]], list[Problem]]:
+def _official(
+    lists: dict[str, list[Path]], rows: pd.DataFrame
+) -> tuple[dict[str, frozenset[str]], list[Problem]]:
     """Read the official lists, shallowest first, in the names of the label table."""
-    if len(tree.lists) < 2:
+    if len(lists) < 2:
         return {}, problem(
             "one-official-list",
-            (paths[0].name for paths in tree.lists.values()),
+            (paths[0].name for paths in lists.values()),
             "one official list lies in the tree, the other does not: without both neither counts",
             loses=False,
         )
     known = _by_stem(rows)
     official = {
         part: frozenset(known.get(stem(name), name) for name in lines(paths[0]))
-        for part, paths in tree.lists.items()
+        for part, paths in lists.items()
     }
     listed = {part: rows["image"].isin(names) for part, names in official.items()}
     both = set(rows["patient"][listed["train_val"]]) & set(rows["patient"][listed["test"]])

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih.labels import FINDINGS
 
 View = Literal["PA", "AP"]
 Sex = Literal["M", "F"]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih.labels import FINDINGS
 from chestxray.sources.phantom.anatomy import Anatomy, anatomy
 from chestxray.sources.phantom.canvas import Canvas, Mask, Plane
 from chestxray.sources.phantom.devices import devices, film

@@ -23,20 +23,20 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from chestxray import __version__
 from chestxray.artifacts import read_json, write_json, write_text, written
 from chestxray.errors import SourceError
-from chestxray.findings import FINDINGS, NO_FINDING
+from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
+from chestxray.sources.nih import FINDINGS, MARKS_OF_PHANTOMS
 from chestxray.sources.phantom.canvas import Mask
 from chestxray.sources.phantom.population import Exam, population
 from chestxray.sources.phantom.render import render
+from chestxray.version import __version__
 
 SMALLEST: Final = 64
 FRAME: Final = 1024  # NIH's boxes are in this frame, whatever the size of the files
-_FINISHED: Final = "phantom.json"
-_UNFINISHED: Final = "phantom-unfinished.json"
+FINISHED, UNFINISHED = MARKS_OF_PHANTOMS
 _FIRST_FOLDER, _OTHER_FOLDERS = 4999, 10000  # images in images_001, and in each that follows
 _RGBA_SHARE: Final = 0.01
 _TEST_EVERY: Final = 4  # every fourth patient: NIH's share, and both parts exist in small trees
@@ -83,7 +83,7 @@ def write_tree(
     _check(images, pixels, seed)
     if _finished(out, recipe):
         return
-    write_json(out / _UNFINISHED, recipe)
+    write_json(out / UNFINISHED, recipe)
     exams = list(population(images, seed, balanced))
     boxes = _write_pictures(out, exams, pixels, workers)
     write_text(out / "BBox_List_2017.csv", _box_table(exams, boxes))
@@ -93,8 +93,8 @@ def write_tree(
         write_text(out / name, "".join(f"{image}\n" for image in names))
     shares = {f: sum(f in exam.findings for exam in exams) / images for f in FINDINGS}
     patients = exams[-1].patient.number
-    write_json(out / _FINISHED, {**recipe, "patients": patients, "prevalence": shares})
-    (out / _UNFINISHED).unlink()
+    write_json(out / FINISHED, {**recipe, "patients": patients, "prevalence": shares})
+    (out / UNFINISHED).unlink()
 
 
 def _check(images: int, pixels: int, seed: int) -> None:
@@ -113,11 +113,11 @@ def _finished(out: Path, recipe: dict[str, Any]) -> bool:
         raise SourceError(f"{out} is a file, not a folder: choose another name")
     if not out.exists() or not any(out.iterdir()):
         return False
-    for name in (_FINISHED, _UNFINISHED):
+    for name in (FINISHED, UNFINISHED):
         if (out / name).exists():
             found = read_json(out / name, "chestxray synth")
             if {key: found.get(key) for key in recipe} == recipe:
-                return name == _FINISHED
+                return name == FINISHED
             raise SourceError(
                 f"{out} holds phantoms of another recipe ({_told(found)}), wanted "
                 f"({_told(recipe)}): choose an empty folder, or delete this one first"

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from chestxray import __version__
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects.instance import Model
+from chestxray.version import __version__
 
 DARK: Final = "#101114"
 PANEL: Final = "#1b1d22"

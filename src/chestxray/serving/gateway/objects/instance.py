@@ -47,11 +47,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from chestxray import __version__
 from chestxray.errors import ImageError
-from chestxray.model.model_card import Card
+from chestxray.model.model_card import ModelCard
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway.objects import codes
+from chestxray.version import __version__
 
 MAKER: Final = "chestxray"
 NOTE: Final = "For research use. Not a medical device."
@@ -122,7 +122,7 @@ class Model:
         equipment.SoftwareVersions = __version__
 
 
-def _data(card: Card) -> str:
+def _data(card: ModelCard) -> str:
     trained = card.trained_on
     return f"{trained.source}, {trained.train_images} images of {trained.train_patients} patients"
 

@@ -35,7 +35,6 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from chestxray import __version__
 from chestxray.dataset.pixels import Grey, canonical
 from chestxray.errors import RefusedError
 from chestxray.reading.overlay import COLOURS, blend
@@ -62,6 +61,7 @@ from chestxray.serving.gateway.objects.instance import (
     Source,
     instance,
 )
+from chestxray.version import __version__
 
 _STEPS: Final = 256
 _WHOLE: Final = np.empty(0, dtype=np.uint16)  # places are whole numbers: there are no fractions

@@ -32,7 +32,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
-from chestxray import __version__
 from chestxray.errors import Notice, RefusedError
 from chestxray.evaluation import regions as boxes
 from chestxray.reading.reader import Reading
@@ -56,6 +55,7 @@ from chestxray.serving.gateway.objects.instance import (
     Source,
     instance,
 )
+from chestxray.version import __version__
 
 _CONTENT: Final = Tag("ContentSequence")
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.findings import FINDINGS
+from chestxray.sources.nih.labels import FINDINGS
 from chestxray.sources.phantom.anatomy import Anatomy
 from chestxray.sources.phantom.signs import airspace, pleura
 from chestxray.sources.phantom.signs import mediastinum as middle

@@ -23,7 +23,7 @@ WHOLE: Final[Placement] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Film:
+class JudgedImage:
     """One radiograph.
 
     Attributes:
@@ -38,7 +38,7 @@ class Film:
     placement: Placement = WHOLE
 
 
-def load(source: Source, size: int) -> Film:
+def load(source: Source, size: int) -> JudgedImage:
     """Decode a PNG, JPEG or DICOM file and judge it; raises `ImageError` where it cannot be read.
 
     Args:
@@ -53,7 +53,7 @@ def load(source: Source, size: int) -> Film:
 
 def developed(
     image: pixels.Grey, size: int, header: Header | None = None, colour: float = 0.0
-) -> Film:
+) -> JudgedImage:
     """Make a film of decoded pixels.
 
     Args:
@@ -65,4 +65,4 @@ def developed(
     of_header = () if header is None else headers.judge(header)
     notices = of_header + picture.judge(image, size, colour)
     height, width = image.shape
-    return Film(pixels.canonical(image, size), notices, pixels.placement(width, height))
+    return JudgedImage(pixels.canonical(image, size), notices, pixels.placement(width, height))
