@@ -1,6 +1,6 @@
-"""What the gate says of a radiograph: a code, a sentence, and the figures behind it.
+"""The failures, and the notices of the gate that some of them carry.
 
-The failures. Callers catch `ChestXrayError`; the command line turns it into one line.
+Callers catch `ChestXrayError`; the command line turns it into one line.
 
     ChestXrayError
     ├── FindingsError        a list of findings
@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,32 @@ class MissingExtraError(ChestXrayError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'chestxray[{extra}]'")
+
+
+_EXTRA_OF_MODULE: Final = {
+    "torch": "train",
+    "timm": "train",
+    "lightning": "train",
+    "kornia": "train",
+    "tensorboard": "track",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "matplotlib": "report",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
+    "pynetdicom": "pacs",
+    "dicomweb_client": "pacs",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "nncf": "export",
+}
+
+
+def of_missing_module(error: ModuleNotFoundError) -> Exception:
+    """Give the error that names the extra to install; the same error where no extra has it."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF_MODULE.get(module)
+    return error if extra is None else MissingExtraError(module, extra)

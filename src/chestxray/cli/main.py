@@ -1,13 +1,14 @@
-"""The entry point: names the verbs, turns a failure into one line and an exit status.
+"""The entry point: registers the verbs, and turns a failure into one line and an exit status.
 
-Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 130 stopped by
-Ctrl-C.
+Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 130 interrupted
+(Ctrl-C).
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,21 +22,21 @@ from chestxray.cli.export import export
 from chestxray.cli.gateway import gateway
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
+from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
 from chestxray.cli.serve import serve
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
-from chestxray.errors import ChestXrayError
+from chestxray.errors import ChestXrayError, of_missing_module
 from chestxray.version import __version__
 
 app = typer.Typer(
     name="chestxray",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # joins a paragraph's lines
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -54,24 +55,30 @@ def chestxray(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of a failure.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Chest radiographs in, trained, measured and explained findings out.
+    """Train, evaluate, explain and run classifiers of chest radiographs.
 
-    For research, not a medical device.
+    For research only. Not a medical device.
     """
     # Both options act before a verb runs: `--version` in its callback, `--debug` in `main`.
 
 
-for verb in (
-    demo, run, synth, download, verify, prepare, train, predict, evaluate, compare, explain,
-    export, serve, gateway, report, doctor,
-):  # fmt: skip
-    app.command()(verb)
+_PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
+    "Start": (demo, run, doctor),
+    "Data": (synth, download, verify, prepare),
+    "Models": (train, export, recipe),
+    "Figures": (predict, evaluate, compare, explain, report),
+    "Clinic": (serve, gateway),
+}
+for panel, verbs in _PANELS.items():
+    for verb in verbs:
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(verb)
 
-_STOPPED: Final = 130
+_INTERRUPTED: Final = 130
 
 
 def main() -> None:
@@ -81,13 +88,20 @@ def main() -> None:
     try:
         app(arguments)
     except SystemExit as end:
-        if end.code == _STOPPED:
+        if end.code == _INTERRUPTED:
             typer.echo(
-                "stopped: the same command goes on where it was, `train` with --resume", err=True
+                "interrupted: run the same command again to resume (`train` with --resume)",
+                err=True,
             )
         raise
-    except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder in a file's place
-        if debug:
-            raise
-        typer.echo(f"chestxray: {error}", err=True)
-        sys.exit(1)
+    except ModuleNotFoundError as error:
+        _fail(of_missing_module(error), debug)
+    except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder instead of a file
+        _fail(error, debug)
+
+
+def _fail(error: Exception, debug: bool) -> None:
+    if debug or isinstance(error, ModuleNotFoundError):
+        raise error
+    typer.echo(f"chestxray: {error}", err=True)
+    sys.exit(1)
