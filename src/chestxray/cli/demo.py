@@ -1,4 +1,4 @@
-"""`chestxray demo`: the main job on phantoms."""
+"""`chestxray demo`: the whole job on phantoms."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PIXELS: Final = 128
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")] = Path("demo"),
-    images: Annotated[int, typer.Option(help="Phantoms to draw.", min=100)] = IMAGES,
+    images: Annotated[int, typer.Option(help="Number of phantoms to draw.", min=100)] = IMAGES,
 ) -> None:
-    """Do the whole main job on synthetic radiographs: from an empty folder to a report."""
+    """Run the whole job on synthetic radiographs: from an empty folder to a report."""
     raw = out / "raw"
-    say(f"synth {raw} --images {images} --pixels {PIXELS} --balanced")
+    say("synth", raw, "--images", images, "--pixels", PIXELS, "--balanced")
     synth(raw, images=images, pixels=PIXELS, seed=0, balanced=True)
-    run(raw, out=out, recipe="quick")
+    run([raw], out=out, recipe="quick")

@@ -1,4 +1,4 @@
-"""`chestxray download`: the real data set."""
+"""`chestxray download`: NIH ChestX-ray14."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Origin(StrEnum):
 
 
 def download(
-    out: Annotated[Path, typer.Argument(help="Folder of the tree; made where it is missing.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; made if it is missing.")],
     origin: Annotated[
         Origin,
         typer.Option("--from", help="kaggle: one file, needs your token. nih: twelve archives."),
     ],
 ) -> None:
-    """Fetch NIH ChestX-ray14 (112,120 images, 45 GB).
+    """Download NIH ChestX-ray14 (112,120 images, 45 GB).
 
-    Interrupted, run the same command again: it goes on where it stopped. Everything is checked,
-    and archives are deleted once they are unpacked.
+    After an interruption the same command resumes. Every file is checked, and archives are deleted
+    once they are unpacked.
     """
     from chestxray.sources.download import download_kaggle, download_nih
     from chestxray.sources.download.nih_box import BY_HAND, FOLDER
@@ -39,5 +39,5 @@ def download(
     typer.echo(f"the images are in {out}; next: chestxray verify {out}")
     for name, reason in by_hand.items():
         typer.echo(f"by hand: {name} from {FOLDER} into {out} ({reason})")
-    if set(by_hand) - set(BY_HAND):  # boxes are a help, labels and lists a must
+    if set(by_hand) - set(BY_HAND):  # boxes are optional, labels and lists are not
         raise typer.Exit(1)

@@ -1,147 +1,157 @@
-"""`chestxray gateway`: the node in the PACS, and a look into its queue."""
+"""`chestxray gateway`: the node in the PACS, and its queue."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from chestxray.serving.gateway.config import Config
     from chestxray.serving.gateway.store import Store
+
+gateway = typer.Typer(
+    name="gateway",
+    help="Run a DICOM node that reads radiographs and sends results back into the study.",
+    no_args_is_help=True,
+)
 
 _NEEDED = ("prometheus_client", "pynetdicom")
 
+ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration, gateway.toml.")]
+Items = Annotated[
+    list[str] | None,
+    typer.Option("--item", help="A UID that `gateway dead` names. Repeatable."),
+]
 
-def gateway(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="BUNDLE|status|dead|retry|discard|export-audit",
-            help="A bundle to read with; or what to do with the queue of a gateway.",
-        ),
-    ],
-    config: Annotated[Path, typer.Option("--config", help="gateway.toml.")],
-    item: Annotated[
-        list[str] | None,
-        typer.Option("--item", help="retry, discard: a UID that `dead` names; may be repeated."),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", help="export-audit: an earlier export that must still stand."),
-    ] = None,
+
+@gateway.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
+    config: ConfigFile,
 ) -> None:
-    """Receive radiographs by DICOM, read them, send the results back into the study.
+    """Receive radiographs by DICOM, read them, and send the results, until stopped.
 
-    With a bundle it runs until it is told to stop (Ctrl-C, SIGTERM). `status` counts what waits,
-    `dead` lists what was given up and why, `retry` queues all of that again or each `--item`,
-    `discard` lets each `--item` go for good, `export-audit` checks the audit record and prints it,
-    a JSON object a line.
+    Stops on Ctrl-C or SIGTERM.
     """
-    from chestxray.serving.gateway.config import load
-
-    settings = load(config)
-    verbs: dict[str, Callable[[Store], None]] = {
-        "status": _status,
-        "dead": _dead,
-        "retry": partial(_retry, items=item or []),
-        "discard": partial(_discard, items=item or []),
-        "export-audit": partial(_export_audit, against=against),
-    }
-    if what not in verbs:
-        _run(Path(what), settings)
-        return
-    store = _opened(settings)
-    try:
-        verbs[what](store)
-    finally:
-        store.close()
-
-
-def _run(bundle: Path, settings: Config) -> None:
     from chestxray.errors import MissingExtraError
 
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "pacs")
     from chestxray.serving.gateway import logs
+    from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.supervisor import Gateway, check
 
+    settings = load(config)
     identity = check(settings, bundle.absolute())
     logs.set_up()
-    gateway = Gateway(settings, bundle.absolute())
     receive = settings.receive
     typer.echo(
         f"{identity} as {receive.ae_title} on {receive.host}:{receive.port}, "
-        f"state in {settings.state}; Ctrl-C ends it",
+        f"state in {settings.state}; stop with Ctrl-C",
         err=True,
     )
-    gateway.run()
+    Gateway(settings, bundle.absolute()).run()
 
 
-def _opened(settings: Config) -> Store:
-    from chestxray.errors import ArtifactError
-    from chestxray.serving.gateway.store import Store
+@gateway.command()
+def status(config: ConfigFile) -> None:
+    """Show how many images and results wait, and for how long."""
+    from chestxray.serving.gateway import statistics
 
-    if not settings.state.is_dir():
-        raise ArtifactError(f"{settings.state} does not exist: no gateway ran with this `state`")
-    try:
-        return Store(settings.state)
-    except OSError as error:
-        raise ArtifactError(f"state: {settings.state}: {error.strerror}") from error
-
-
-def _status(store: Store) -> None:
-    from chestxray.serving.gateway import statistics as survey
-
-    for queue, states in survey.counts(store.db).items():
-        typer.echo(f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
-    for queue, seconds in survey.oldest(store.db).items():
-        typer.echo(f"{queue}: the oldest image waits for {seconds:.0f} s")
-    for source, seconds in survey.asked(store.db).items():
-        typer.echo(f"{source}: all was taken in {seconds:.0f} s ago")
-    for task in survey.troubled(store.db):
-        typer.echo(f"waits: {task['queue']} {task['item']}: {task['reason']}")
+    with _opened(config) as store:
+        for queue, states in statistics.counts(store.db).items():
+            figures = ", ".join(f"{count} {state}" for state, count in states.items())
+            typer.echo(f"{queue}: {figures}")
+        for queue, seconds in statistics.oldest(store.db).items():
+            typer.echo(f"{queue}: the oldest has waited for {seconds:.0f} s")
+        for source, seconds in statistics.asked(store.db).items():
+            typer.echo(f"{source}: last polled completely {seconds:.0f} s ago")
+        for task in statistics.troubled(store.db):
+            typer.echo(f"waiting: {task['queue']} {task['item']}: {task['reason']}")
 
 
-def _dead(store: Store) -> None:
-    from chestxray.serving.gateway import dead_letters as letters
+@gateway.command()
+def dead(config: ConfigFile) -> None:
+    """List the dead letters: what was given up, and why."""
+    from chestxray.serving.gateway import dead_letters
 
-    rows = letters.listed(store.db)
+    with _opened(config) as store:
+        rows = dead_letters.listed(store.db)
     for row in rows:
         attempts = f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}"
         typer.echo(f"{row['queue']} {row['item']}, {attempts}: {row['reason']}")
-    after = "; `retry` queues them again, `discard` lets them go" if rows else ""
-    typer.echo(f"{len(rows)} given up{after}")
+    letters = f"{len(rows)} dead letter{'s' if len(rows) != 1 else ''}"
+    after = "; `gateway retry` queues them again, `gateway discard` deletes them" if rows else ""
+    typer.echo(f"{letters}{after}")
 
 
-def _retry(store: Store, items: list[str]) -> None:
-    from chestxray.serving.gateway import dead_letters as letters
+@gateway.command()
+def retry(config: ConfigFile, item: Items = None) -> None:
+    """Queue dead letters again: all of them, or each --item."""
+    from chestxray.serving.gateway import dead_letters
 
-    typer.echo(f"{letters.retry(store.db, items)} queued again")
+    with _opened(config) as store:
+        typer.echo(f"{dead_letters.retry(store.db, item or [])} queued again")
 
 
-def _discard(store: Store, items: list[str]) -> None:
+@gateway.command()
+def discard(config: ConfigFile, item: Items = None) -> None:
+    """Delete dead letters for good: each --item."""
     from chestxray.errors import ConfigError
-    from chestxray.serving.gateway import dead_letters as letters
+    from chestxray.serving.gateway import dead_letters
 
-    if not items:
-        raise ConfigError("what is discarded is gone: name each letter with --item, as `dead` does")
-    typer.echo(f"{letters.discard(store.db, items)} discarded")
+    if not item:
+        raise ConfigError(
+            "a discarded letter cannot be recovered: name each one with --item, as `gateway dead` "
+            "prints it"
+        )
+    with _opened(config) as store:
+        typer.echo(f"{dead_letters.discard(store.db, item)} discarded")
 
 
-def _export_audit(store: Store, against: Path | None) -> None:
+@gateway.command("export-audit")
+def export_audit(
+    config: ConfigFile,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="An earlier export, which must be the beginning of this one."),
+    ] = None,
+) -> None:
+    """Check the audit record and print it, one JSON object per line."""
     from chestxray.serving.gateway import audit
 
-    if against is not None:
-        audit.check_against(store.db, against)
-    number = 0
-    for entry in audit.verified(store.db):
-        number = entry["number"]
-        typer.echo(json.dumps(entry))
-    typer.echo(f"{number} entries, the chain is whole", err=True)
+    with _opened(config) as store:
+        if against is not None:
+            audit.check_against(store.db, against)
+        number = 0
+        for entry in audit.verified(store.db):
+            number = entry["number"]
+            typer.echo(json.dumps(entry))
+    typer.echo(f"{number} entries, the chain is intact", err=True)
+
+
+@contextmanager
+def _opened(config: Path) -> Iterator[Store]:
+    from chestxray.errors import ArtifactError
+    from chestxray.serving.gateway.config import load
+    from chestxray.serving.gateway.store import Store
+
+    settings = load(config)
+    if not settings.state.is_dir():
+        raise ArtifactError(
+            f"{settings.state} does not exist: no gateway has run with this `state` folder"
+        )
+    try:
+        store = Store(settings.state)
+    except OSError as error:
+        raise ArtifactError(f"state: {settings.state}: {error.strerror}") from error
+    try:
+        yield store
+    finally:
+        store.close()

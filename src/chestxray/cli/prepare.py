@@ -7,52 +7,129 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestxray.cli.options import SplitName
+from chestxray.cli.options import (
+    Blank,
+    Columns,
+    PatientPerImage,
+    SourceName,
+    SplitName,
+    Uncertain,
+    Views,
+    read_options,
+)
 
 if TYPE_CHECKING:
-    from chestxray.dataset.store import Manifest
+    from chestxray.dataset import Manifest
 
 
 def _not_pixels(pixels: int | None) -> None:
-    """Refuse `synth`'s word for the side with this verb's own."""
+    """Refuse `synth`'s word for the side, and name this verb's own."""
     if pixels is not None:
         raise typer.BadParameter(f"the side of packed images is --size: give --size {pixels}")
 
 
+def _list_sources(wanted: bool) -> None:
+    """Print the sources that are known."""
+    if not wanted:
+        return
+    from chestxray.sources import registered
+
+    for name, source in registered().items():
+        card = source.card
+        typer.secho(f"{name}: {card.title}", bold=True)
+        for what, text in (
+            ("citation", card.citation),
+            ("licence", card.licence),
+            ("labels", card.label_origin),
+            (
+                "policies",
+                f"uncertain {card.uncertain}, blank {card.blank}, views {card.views}",
+            ),
+            ("overlaps with", ", ".join(card.overlaps)),
+        ):
+            if text:
+                typer.echo(f"  {what}: {text}")
+    raise typer.Exit
+
+
 def prepare(
-    raw: Annotated[Path, typer.Argument(help="A tree in one of NIH's layouts.")],
-    out: Annotated[Path, typer.Argument(help="The dataset folder to write.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RAW... OUT",
+            help="Raw trees of radiographs and tables, and the dataset folder to write.",
+            show_default=False,
+        ),
+    ],
     size: Annotated[int, typer.Option(min=16, help="Side of the packed images, pixels.")] = 224,
     split: SplitName = "official",
-    seed: Annotated[int, typer.Option(min=0, help="Of what the split draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    source: SourceName = None,
+    columns: Columns = None,
+    uncertain: Uncertain = None,
+    blank: Blank = None,
+    views: Views = None,
+    patient_per_image: PatientPerImage = False,
+    write_columns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the columns that were recognised in RAW's table to a YAML file, and stop.",
+        ),
+    ] = None,
+    list_sources: Annotated[  # noqa: ARG001 - its callback prints them
+        bool,
+        typer.Option(
+            "--list-sources", callback=_list_sources, is_eager=True, help="List all sources."
+        ),
+    ] = False,
     pixels: Annotated[  # noqa: ARG001 - its callback refuses it
         int | None, typer.Option(hidden=True, callback=_not_pixels)
     ] = None,
 ) -> None:
     """Split by patient, decode every radiograph once, and pack them for training.
 
-    Stopped in the middle, the same command goes on where it was. Images that can't be read are
-    left out, and listed here and in OUT/dataset.json.
+    Several raw trees become one dataset with the union of their findings; what a source cannot
+    say is unknown there. An interrupted `prepare` resumes when the same command runs again. Images
+    that cannot be read are left out, and listed here and in OUT/dataset.json.
     """
-    from chestxray.dataset.prepare import prepare as make
+    from chestxray.dataset import prepare as make
 
-    manifest = make(raw, out, size, split, seed).manifest
-    _show(manifest)
-    typer.echo(f"\n{out}: {manifest.images} images of {manifest.size} px")
+    options = read_options(columns, uncertain, blank, views, patient_per_image)
+    if write_columns is not None:
+        from chestxray.sources import write_columns as write
+
+        for raw in paths:
+            write(raw, write_columns, options)
+        typer.echo(f"{write_columns}: check it and put it beside the table as columns.yaml")
+        return
+    *raws, out = paths
+    if not raws:
+        raise typer.BadParameter("give at least one raw tree and then the folder to write")
+    manifest = make(raws, out, size=size, split=split, seed=seed, source=source, options=options)
+    _show(manifest.manifest)
+    typer.echo(f"\n{out}: {manifest.manifest.images} images of {size} px")
 
 
 def _show(manifest: Manifest) -> None:
-    """Print what was packed by part, then what was not."""
+    """Print what was packed by split, then what was not."""
     typer.echo(
-        f"{manifest.title}, split {manifest.split.name} (sha256 {manifest.split.sha256[:16]})"
+        f"{manifest.title}, split {manifest.split.name} (SHA-256 {manifest.split.sha256[:16]})"
     )
+    for record in manifest.sources:
+        policies = ", ".join(f"{name} {value}" for name, value in record.policies.items())
+        typer.echo(f"{record.name}: {record.images} images; {policies}")
+        for name, fact in record.facts.items():
+            typer.echo(f"  {name}: {fact}")
     parts = manifest.counts
-    typer.echo(f"\n{'':20}" + "".join(f"{part:>10}" for part in parts))
+    width = max(20, *(len(name) + 2 for name in next(iter(parts.values()))))
+    typer.echo(f"\n{'':{width}}" + "".join(f"{part:>10}" for part in parts))
     for count in next(iter(parts.values())):
-        typer.echo(f"{count:20}" + "".join(f"{parts[part][count]:>10}" for part in parts))
+        figures = "".join(f"{parts[part][count]:>10}" for part in parts)
+        typer.echo(f"{count:{width}}{figures}")
     for problem in manifest.problems:
         typer.echo(f"\n{problem.sentence}: {problem.count}, such as {', '.join(problem.examples)}")
     if manifest.failures:
-        typer.echo(f"\n{len(manifest.failures)} of {manifest.listed} images can't be read:")
+        typer.echo(f"\n{len(manifest.failures)} of {manifest.listed} images cannot be read:")
     for failure in manifest.failures:
         typer.echo(f"  {failure.image} ({failure.split}): {failure.reason}")

@@ -9,15 +9,17 @@ import typer
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a run, or of an evaluation alone.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.
 
-    Its figures are also written one by one, as SVG for print, into figures/ beside the page.
+    The figures are also written as SVG files for print, into figures/ beside the page.
     """
-    from chestxray.report import page
+    from chestxray.reporting import report as write
 
-    page.write(run, out)
-    figures = out.parent / page.FIGURES
-    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, figures for print in {figures}")
+    page = write(folder, out)
+    figures = page.parent / "figures"
+    typer.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB, figures for print in {figures}")

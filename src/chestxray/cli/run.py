@@ -1,7 +1,8 @@
-"""`chestxray run`: the main job, verb by verb, from a raw tree to a report."""
+"""`chestxray run`: the whole job, verb by verb, from raw trees to a report."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,18 @@ import typer
 
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
-from chestxray.cli.options import Changes, RecipeName, SplitName
+from chestxray.cli.options import (
+    Blank,
+    Columns,
+    Overrides,
+    PatientPerImage,
+    RecipeName,
+    SourceName,
+    SplitName,
+    Uncertain,
+    Views,
+    read_options,
+)
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.report import report
@@ -18,55 +30,84 @@ from chestxray.cli.train import train
 
 
 def run(
-    raw: Annotated[Path, typer.Argument(help="A raw tree: radiographs and a label table.")],
+    raws: Annotated[
+        list[Path],
+        typer.Argument(metavar="RAW...", help="Raw trees: radiographs and a label table."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")],
     recipe: RecipeName = None,
-    change: Changes = None,
+    overrides: Overrides = None,
     split: SplitName = "official",
+    source: SourceName = None,
+    columns: Columns = None,
+    uncertain: Uncertain = None,
+    blank: Blank = None,
+    views: Views = None,
+    patient_per_image: PatientPerImage = False,
 ) -> None:
-    """Do the whole main job: prepare, train, predict, evaluate, explain, report.
+    """Prepare, train, predict, evaluate, explain and report.
 
-    Each step is a command of its own and is printed as one. Run again after an interruption, it
-    goes on where it was.
+    Each step is a command of its own and is printed as one. What can be checked is checked before
+    anything is prepared. After an interruption the same command resumes.
     """
     from chestxray.training import recipe as recipes
 
     start = time.monotonic()
     recipe = recipe or "baseline"
-    size = recipes.load(recipe, change or ()).size
+    chosen = recipes.load(recipe, overrides or ())
     dataset, model = out / "dataset", out / "run"
-    bundle, predictions, masks = model / "bundle", model / "predictions.csv", raw / "masks"
+    bundle, predictions = model / "bundle", model / "predictions.csv"
+    if not (dataset / "dataset.json").exists():
+        options = read_options(columns, uncertain, blank, views, patient_per_image)
+        _check(raws, chosen, split, source, options)
     resume = (model / "recipe.yaml").exists()
+    reading: dict[str, object] = {
+        "--source": source, "--columns": columns, "--uncertain": uncertain, "--blank": blank,
+        "--views": views,
+    }  # fmt: skip
+    asked = [word for name, value in reading.items() if value for word in (name, value)]
+    asked += ["--patient-per-image"] * patient_per_image
 
-    say(f"prepare {raw} {dataset} --size {size} --split {split}")
-    prepare(raw, dataset, size=size, split=split)
-    overrides = "".join(f" --set {key}" for key in change or ())
-    say(f"train {dataset} --out {model} --recipe {recipe}{overrides}{' --resume' * resume}")
-    train(dataset, out=model, recipe=recipe, change=change, resume=resume)
-    say(f"predict {bundle} {dataset} --split test --out {predictions} --heatmaps")
-    predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
-    say(
-        f"evaluate {predictions} --labels {dataset} --out {model}/evaluation "
-        f"--fit-on {model}/validation.csv --heatmaps {model}/heatmaps.npy"
-        + f" --masks {masks}"
-        * masks.is_dir()
+    say("prepare", *raws, dataset, "--size", chosen.size, "--split", split, *asked)
+    prepare(
+        [*raws, dataset],
+        size=chosen.size,
+        split=split,
+        source=source,
+        columns=columns,
+        uncertain=uncertain,
+        blank=blank,
+        views=views,
+        patient_per_image=patient_per_image,
     )
+    changes = [word for override in overrides or () for word in ("--set", override)]
+    more = [*changes, *(["--resume"] * resume)]
+    say("train", dataset, "--out", model, "--recipe", recipe, *more)
+    train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume)
+    say("predict", bundle, dataset, "--split", "test", "--out", predictions, "--heatmaps")
+    predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
+    masks = [raw / "masks" for raw in raws if (raw / "masks").is_dir()][:1]
+    say(
+        "evaluate", predictions, "--labels", dataset, "--out", model / "evaluation",
+        "--fit-on", model / "validation.csv", "--heatmaps", model / "heatmaps.npy",
+        *(["--masks", masks[0]] if masks else []),
+    )  # fmt: skip
     evaluate(
         predictions,
         labels=dataset,
         out=model / "evaluation",
         fit_on=model / "validation.csv",
         heatmaps=model / "heatmaps.npy",
-        masks=masks if masks.is_dir() else None,
+        masks=masks[0] if masks else None,
     )
-    say(f"explain {bundle} {dataset} --split test --out {model}/explanations")
+    say("explain", bundle, dataset, "--split", "test", "--out", model / "explanations")
     explain(bundle, [dataset], out=model / "explanations", split="test")
-    say(f"report {model} --out {model}/report.html")
+    say("report", model, "--out", model / "report.html")
     report(model, out=model / "report.html")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     typer.echo(f"\n{minutes} min {seconds} s. Open {(model / 'report.html').resolve()}")
 
 
-def say(command: str) -> None:
-    """Print a command as a user would type it."""
-    typer.secho(f"\n$ chestxray {command}", bold=True)
+def say(*words: object) -> None:
+    """Print a command so that it can be pasted into a shell."""
+    typer.secho(f"\n$ chestxray {shlex.join(map(str, words))}", bold=True)

@@ -1,4 +1,4 @@
-"""`chestxray synth`: write phantoms."""
+"""`chestxray synth`: draw phantoms."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import typer
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write, absent or empty.")],
-    images: Annotated[int, typer.Option(min=1, help="How many radiographs.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write, absent or empty.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of radiographs.")],
     pixels: Annotated[int, typer.Option(min=64, help="Side of each, in pixels.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     balanced: Annotated[
-        bool, typer.Option("--balanced", help="Every finding as frequent, instead of as at NIH.")
+        bool,
+        typer.Option("--balanced", help="Draw all findings equally often, not as often as NIH."),
     ] = False,
 ) -> None:
-    """Write phantoms: synthetic radiographs with exact masks, in the NIH tree's own layout."""
-    from chestxray.sources.phantom.tree import write_tree
+    """Draw phantoms: synthetic radiographs with exact masks, in the layout of NIH ChestX-ray14."""
+    from chestxray.sources import synth as draw
 
-    write_tree(out, images, pixels, seed, balanced)
+    draw(out, images, pixels, seed, balanced)
     typer.echo(f"{images} phantoms in {out}; next: chestxray prepare {out} DATASET")
