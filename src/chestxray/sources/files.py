@@ -1,7 +1,7 @@
-"""What lies in a tree: radiographs, CSV tables and official lists, found by name anywhere.
+"""The files of a raw tree: radiographs, tables and official lists, found by name in any folder.
 
-A folder called `masks` holds finding masks, not radiographs, and hidden files and folders belong
-to other programs: both are passed over. Links are followed, each real folder is visited once.
+A folder called `masks` holds masks of findings, not radiographs, and hidden files and folders
+belong to other programs: both are skipped. Links are followed; each real folder is visited once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from chestxray.errors import SourceError
 from chestxray.sources.collection import Problem, problem
-from chestxray.sources.tables import IMAGE_SUFFIXES, stem
+from chestxray.sources.table_files import IMAGE_SUFFIXES, stem
 
 LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
@@ -24,7 +24,7 @@ _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
 
 @dataclass
 class Tree:
-    """The files of a tree that matter.
+    """The files of a raw tree.
 
     Attributes:
         root: the tree's folder, absolute.
@@ -45,13 +45,15 @@ def scan(raw: Path) -> Tree:
     """Walk a tree once; 112,120 files take about a second.
 
     Raises:
-        SourceError: a folder of it can't be read.
+        SourceError: one of its folders cannot be read.
     """
     tree = Tree(Path(os.path.abspath(raw)))  # noqa: PTH100 - not resolved: links keep their names
     try:
         _sort_in(tree)
     except OSError as error:
-        raise SourceError(f"{raw} can't be read whole ({error}): mend its permissions") from error
+        raise SourceError(
+            f"{raw} cannot be read completely ({error}): correct its permissions"
+        ) from error
     for paths in (tree.tables, *tree.lists.values()):
         paths.sort(key=lambda path: (len(path.parts), path))
     return tree
@@ -87,11 +89,11 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]
                 yield entry
 
 
-def one_file_an_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:
+def one_file_per_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:
     """Choose among files of the same name the one with the most pixels, PNG before JPEG.
 
     Returns:
-        One path a name, and what was chosen among, by name and count.
+        One path per name, and what was chosen among, by name and count.
     """
     chosen: dict[str, str] = {}
     equal: list[str] = []
@@ -111,26 +113,26 @@ def one_file_an_image(images: dict[str, list[str]]) -> tuple[dict[str, str], lis
     problems = problem(
         "same-image-twice",
         equal,
-        "one image lies in several folders, equal: read once",
+        "an image lies in several folders, in equal copies: read once",
         loses=False,
     )
     problems += problem(
         "several-sizes",
         larger,
-        "one image lies in the tree in several sizes: the one with the most pixels is taken",
+        "an image lies in the tree in several sizes: the one with the most pixels is used",
         loses=False,
     )
     problems += problem(
         "different-images",
         unclear,
-        "different files of equal size have one name: the first is taken; remove the wrong one",
+        "different files of equal size have the same name: the first is used; remove the wrong one",
         loses=True,
     )
     return chosen, problems
 
 
 def _pixels(path: str) -> int:
-    """Count the pixels that a file's header promises; 0 where it is no image."""
+    """Count the pixels that a file's header states; 0 where it is not an image."""
     try:
         with Image.open(path) as image:
             return image.width * image.height

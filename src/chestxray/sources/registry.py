@@ -9,7 +9,7 @@ from typing import Final
 from chestxray.errors import SourceError
 from chestxray.sources.collection import Collection, ReadOptions, Source
 from chestxray.sources.nih import NIH
-from chestxray.sources.phantom.source import PHANTOMS
+from chestxray.sources.phantom.tree import PHANTOMS
 
 GROUP: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (PHANTOMS, NIH)

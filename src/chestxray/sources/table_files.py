@@ -43,7 +43,9 @@ def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
             with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
                 yield file
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise SourceError(f"{path} is no readable text file ({error}): fetch it again") from error
+        raise SourceError(
+            f"{path} cannot be read as UTF-8 text ({error}): save or fetch it again"
+        ) from error
 
 
 def header(path: Path) -> list[str]:
@@ -56,7 +58,7 @@ def header(path: Path) -> list[str]:
         try:
             return next(csv.reader(file), [])
         except csv.Error as error:
-            raise SourceError(f"{path} is no CSV table ({error}): fetch it again") from error
+            raise SourceError(f"{path} is not a CSV table ({error}): fetch it again") from error
 
 
 def cells(path: Path) -> pd.DataFrame:
@@ -79,7 +81,9 @@ def cells(path: Path) -> pd.DataFrame:
         except pd.errors.EmptyDataError:
             return pd.DataFrame(columns=list(range(width)), dtype=str)
         except pd.errors.ParserError as error:
-            raise SourceError(f"{path} is no whole CSV table ({error}): fetch it again") from error
+            raise SourceError(
+                f"{path} is not a complete CSV table ({error}): fetch it again"
+            ) from error
     if not isinstance(found.index, pd.RangeIndex):  # pandas takes what is too much as the index
         raise _too_long(path, "a line", width)
     found = found.fillna("").apply(lambda column: column.str.strip())
@@ -92,8 +96,8 @@ def cells(path: Path) -> pd.DataFrame:
 
 def _too_long(path: Path, where: str, width: int) -> SourceError:
     return SourceError(
-        f"{path}: {where} holds more values than the {width} titles of the header, so that "
-        "columns can't be told apart: quote the commas inside values"
+        f"{path}: {where} holds more values than the header has titles ({width}), so that values "
+        "cannot be assigned to columns: quote the separators inside values"
     )
 
 
