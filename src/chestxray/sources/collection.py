@@ -23,6 +23,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from chestxray.errors import SourceError
 from chestxray.findings import Findings
 
 MAX_EXAMPLES: Final = 5
@@ -208,12 +209,18 @@ def only_views(rows: pd.DataFrame, views: str) -> tuple[pd.DataFrame, list[Probl
     Args:
         rows: with `image` and `view`.
         views: `frontal`, `all`, or names with commas.
+
+    Raises:
+        SourceError: no row is left.
     """
     if views == "all":
         return rows, []
     wanted: Iterable[str] = FRONTAL if views == "frontal" else _names(views)
     kept = rows["view"].isin(list(wanted))
     other = rows[~kept]
+    if len(rows) and not kept.any():
+        seen = ", ".join(sorted(set(rows["view"].replace("", "unknown"))))
+        raise SourceError(f"--views {views} takes none of {len(rows)} images (views: {seen})")
     return rows[kept].reset_index(drop=True), problem(
         "other-view",
         other["image"] + " (" + other["view"].replace("", "view unknown") + ")",
