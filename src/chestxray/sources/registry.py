@@ -64,8 +64,8 @@ def recognise(tree: Path) -> Source:
     if _LAST.recognises(tree):
         return _LAST
     raise SourceError(
-        f"{tree} is not of a known data set ({', '.join(known)}). To read your own table, state its "
-        f"columns: --source {_LAST.name} --columns image=…,patient=…,labels=…"
+        f"{tree} is not of a known data set ({', '.join(known)}). To read your own table, name "
+        f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…"
     )
 
 

@@ -176,10 +176,12 @@ def _with_label_columns(
         text[[title for title in text.columns if title not in mapped.values()]]
     )
     if not chosen:
+        mixed = [name for found in problems for name in found.examples]
         raise SourceError(
             f"{columns.table.name} has no column that is known to hold labels (its columns are "
             f"{', '.join(text.columns)}): name a column of labels with --columns labels=…, or one "
             f"column per finding with --columns 'findings=A;B;C'"
+            + (f". Labels and other values, so not: {', '.join(mixed)}" if mixed else "")
         )
     return replace(columns, findings=tuple(chosen)), problems
 

@@ -91,9 +91,9 @@ def finding_columns(text: pd.DataFrame) -> tuple[list[str], list[Problem]]:
             continue
         sample = text[title].iloc[:_SAMPLE].str.casefold()
         share = sample.isin(list(_VALUES)).mean()
-        if share < 0.5 or (text[title] == "").all():
+        if share < 0.5 or not text[title].any():
             continue
-        odd = sorted(set(text[title].str.casefold().unique()) - set(_VALUES))
+        odd = sorted(v for v in map(str, text[title].unique()) if v.casefold() not in _VALUES)
         if odd:
             mixed.append(f"{title} (such as {odd[0]})")
         else:
@@ -237,8 +237,8 @@ def _can_be_finding(title: str) -> bool:
 
 def _column(column: pd.Series, images: pd.Series) -> tuple[npt.NDArray[np.float64], list[Problem]]:
     """Read one column of labels; each distinct value is read once."""
-    codes, distinct = pd.factorize(column.str.casefold())
-    each = np.array([_VALUES.get(str(value), np.inf) for value in distinct])
+    codes, distinct = pd.factorize(column)
+    each = np.array([_VALUES.get(str(value).casefold(), np.inf) for value in distinct])
     if len(each) and np.isinf(each).all():
         raise SourceError(
             f"the column {column.name!r} holds no label: a label is {_ALLOWED}, not "
