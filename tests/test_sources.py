@@ -137,6 +137,10 @@ def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: 
         sources.read(tmp_path)
     write(tmp_path / "columns.yaml", "patient_per_image: true")
     assert sources.recognise(tmp_path).name == "table"
+    assert sources.recognise(tmp_path / "labels.csv").name == "table"
+    write(tmp_path / "columns.yaml", "patient_per_image: [")
+    with pytest.raises(SourceError, match="not readable YAML"):
+        sources.read(tmp_path)
 
 
 def test_what_is_unknown_is_refused_with_the_next_step(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def test_the_facts_state_what_was_guessed_given_and_not_read(tmp_path: Path) -> 
         "columns not read": "comment",
         "labels": "one column per finding: Effusion, Rib Fracture",
         "renamed findings": "'Rib fracture' is Rib Fracture",
+        "blank labels": "unknown, since other labels are 0",
     }
+    stated = sources.read(tmp_path, options=ReadOptions(blank="unknown")).facts
+    assert "blank labels" not in stated
 
 
 @pytest.mark.parametrize(

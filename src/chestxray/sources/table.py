@@ -39,6 +39,7 @@ from chestxray.sources.table_columns import (
     choose_columns,
     has_image_and_patient,
     settings_file,
+    settings_files,
     write_columns,
 )
 from chestxray.sources.table_files import (
@@ -68,9 +69,11 @@ class _Table:
     )
 
     def recognises(self, tree: Path) -> bool:
+        scanned = scan(tree) if tree.is_dir() else None
+        if scanned.settings if scanned else is_table(tree.name) and settings_files(tree):
+            return True
         try:
-            table = _table_in(tree, scan(tree) if tree.is_dir() else None, "")
-            return settings_file(table) is not None or has_image_and_patient(titles(table))
+            return has_image_and_patient(titles(_table_in(tree, scanned, "")))
         except SourceError:
             return False
 
@@ -93,6 +96,8 @@ class _Table:
         applied = _policies(card, options, columns, labels)
         values, found = _resolved(rows, labels, applied, options.blank or settings.blank)
         problems += found
+        stated = options.blank or settings.blank
+        blank = {} if stated else {"blank labels": f"{labels.blank}, {labels.reason}"}
         rows = pd.concat([rows, values], axis=1)
         rows, found = _with_files(rows, raw, columns, scanned)
         problems += found
@@ -114,7 +119,7 @@ class _Table:
             official=official,
             problems=tuple(problems),
             policies=applied,
-            facts={**_facts(columns, text), **labels.facts},
+            facts={**_facts(columns, text), **labels.facts, **blank},
         )
 
 

@@ -112,12 +112,17 @@ class TableColumns:
 
 def settings_file(table: Path) -> Path | None:
     """Give the YAML file that describes a table's columns; None where there is none."""
-    own = [table.with_name(f"{table_stem(table)}.columns{end}") for end in (".yaml", ".yml")]
-    shared = [table.with_name(f"columns{end}") for end in (".yaml", ".yml")]
-    for path in (*own, *shared):
-        if path.is_file() and _read_settings(path).table in {"", table.name}:
+    for path in settings_files(table):
+        if _read_settings(path).table in {"", table.name}:
             return path
     return None
+
+
+def settings_files(table: Path) -> list[Path]:
+    """Give the YAML files beside a table that may describe it, its own before the folder's."""
+    names = (f"{table_stem(table)}.columns", "columns")
+    paths = [table.with_name(name + end) for name in names for end in (".yaml", ".yml")]
+    return [path for path in paths if path.is_file()]
 
 
 def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> TableColumns:

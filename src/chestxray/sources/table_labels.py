@@ -63,6 +63,7 @@ class TableLabels:
             and values that say that the finding is unknown.
         empty: bool [n], rows that say nothing of any finding.
         blank: the policy for what is not mentioned that suits the table.
+        reason: why that policy, for people.
         problems: everything that could not be used as it is.
         facts: how the labels were read, for people.
     """
@@ -72,6 +73,7 @@ class TableLabels:
     unknown: npt.NDArray[np.bool_]
     empty: npt.NDArray[np.bool_]
     blank: Blank
+    reason: str
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
@@ -146,6 +148,7 @@ def from_columns(text: pd.DataFrame, images: pd.Series) -> TableLabels:
         unknown=unknown,
         empty=np.zeros(len(text), dtype=bool),
         blank="negative" if no_negatives else "unknown",
+        reason="since no label is 0" if no_negatives else "since other labels are 0",
         problems=problems + found,
         facts=facts,
     )
@@ -200,7 +203,16 @@ def from_words(cells: pd.Series, images: pd.Series, chosen: Sequence[str] = ()) 
     spelled = sorted(f"{word!r} is {name}" for name, word in counts.items() if word != name)
     if spelled:
         facts["renamed findings"] = ", ".join(spelled)
-    return TableLabels(findings, values, unknown, empty, "negative", problems, facts)
+    return TableLabels(
+        findings=findings,
+        values=values,
+        unknown=unknown,
+        empty=empty,
+        blank="negative",
+        reason="since the labels of a row are meant to be complete",
+        problems=problems,
+        facts=facts,
+    )
 
 
 def _named(written: Sequence[str], names: Sequence[str]) -> Findings:

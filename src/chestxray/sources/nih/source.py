@@ -100,7 +100,7 @@ def read(raw: Path, options: ReadOptions, name: str, card: SourceCard) -> Collec
 def label_tables(tree: Path) -> list[Path]:
     """Find the tables with NIH's columns, the shallowest first: in a folder, or a file itself."""
     paths = [tree] if tree.is_file() else scan(tree).tables if tree.is_dir() else []
-    return [path for path in paths if is_label_table(path)]
+    return [path for path in paths if path.suffix != ".parquet" and is_label_table(path)]
 
 
 def _read_tree(raw: Path) -> Collection:
