@@ -14,10 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from chestxray.errors import DownloadError
-from chestxray.sources.download import download_nih
-from chestxray.sources.download import nih_box as box
-from chestxray.sources.download.fetch import unpack
-from chestxray.sources.download.nih_box import ARCHIVES, IMAGES, TABLES, Archive, Table
+from chestxray.sources import download as box
+from chestxray.sources.download import ARCHIVES, IMAGES, TABLES, Archive, Table, download_nih
+from chestxray.sources.fetch import unpack
 from download_server import Server, serving
 
 TABLE = b"Image Index,Finding Labels\n00000001_000.png,Mass\n"
@@ -144,7 +143,7 @@ def test_wrong_bytes_are_thrown_away_and_fetched_anew_next_time(
 
 def test_an_archive_with_too_few_images_is_refused(server: Server, tmp_path: Path) -> None:
     short = replace(archive(server, "images_001.tar.gz", packed("images/a.png"), 1), images=2)
-    with pytest.raises(DownloadError, match="must hold 2 images, it holds 1"):
+    with pytest.raises(DownloadError, match="must hold 2 images, but holds 1"):
         get(server, tmp_path, [short])
     assert not (tmp_path / "images_001").exists()
 
@@ -180,7 +179,7 @@ def test_a_place_where_no_folder_can_be_made_is_said(
     server: Server, archives: list[Archive], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match="give another folder"):
+    with pytest.raises(DownloadError, match="choose another folder"):
         get(server, tmp_path / "file" / "out", archives)
 
 
@@ -231,7 +230,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     server: Server, archives: list[Archive], tmp_path: Path
 ) -> None:
     huge = replace(archives[0], size=10**18)
-    with pytest.raises(DownloadError, match=r"has room for .* GB, the rest needs 2000000000.0 GB"):
+    with pytest.raises(DownloadError, match=r"has .* GB free, but the download needs 2000000000.0 GB"):
         get(server, tmp_path, [huge])
     assert server.asked == []
 

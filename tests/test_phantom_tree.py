@@ -12,12 +12,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from chestxray import sources
 from chestxray.cli.synth import synth
 from chestxray.errors import SourceError
-from chestxray.sources import nih
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import population
-from chestxray.sources.phantom.tree import bounds, write_tree
+from chestxray.sources.phantom.tree import _bounds, write_tree
 
 IMAGES, PIXELS = 60, 64
 
@@ -99,7 +99,7 @@ def test_boxes_are_the_masks_bounds_in_the_1024_frame(tree: Path) -> None:
 def test_bounds_of_one_pixel_are_that_pixel() -> None:
     mask = np.zeros((256, 256), bool)
     mask[10, 20] = True
-    assert bounds(mask) == (80.0, 40.0, 4.0, 4.0)
+    assert _bounds(mask) == (80.0, 40.0, 4.0, 4.0)
 
 
 def test_no_patient_is_in_both_lists_and_none_is_left_out(tree: Path) -> None:
@@ -133,8 +133,8 @@ def test_some_ages_have_a_unit_and_some_files_an_alpha_channel(tmp_path: Path) -
 
 def test_a_small_tree_is_known_to_be_of_2017_too(tmp_path: Path) -> None:
     write_tree(tmp_path, 3, PIXELS, workers=1)
-    collection = nih.read(tmp_path)
-    assert (collection.source, collection.generation) == ("phantoms", "2017")
+    collection = sources.read(tmp_path)
+    assert (collection.name, collection.release) == ("phantoms", "2017")
 
 
 def test_phantom_json_tells_the_recipe(tree: Path) -> None:
@@ -164,13 +164,13 @@ def test_an_unfinished_tree_is_finished_with_the_same_bytes(tmp_path: Path) -> N
 
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("mine")
-    with pytest.raises(SourceError, match="not empty and holds no phantoms"):
+    with pytest.raises(SourceError, match="not empty and does not hold phantoms"):
         write_tree(tmp_path, 2, 64)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
 def test_phantoms_of_another_recipe_are_refused(tree: Path) -> None:
-    with pytest.raises(SourceError, match=r"another recipe.*images 60.*wanted.*images 61"):
+    with pytest.raises(SourceError, match=r"another recipe.*images 60.*than this one.*images 61"):
         write_tree(tree, 61, PIXELS, seed=4, balanced=True)
 
 
@@ -184,9 +184,9 @@ def test_a_number_out_of_range_is_refused(
 
 
 def test_folders_fill_as_at_nih() -> None:
-    from chestxray.sources.phantom.tree import folder_number
+    from chestxray.sources.phantom.tree import _folder_number
 
-    numbers = [folder_number(index) for index in (0, 4998, 4999, 14998, 14999, 112119)]
+    numbers = [_folder_number(index) for index in (0, 4998, 4999, 14998, 14999, 112119)]
     assert numbers == [1, 1, 2, 2, 3, 12]
 
 

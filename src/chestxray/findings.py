@@ -6,6 +6,11 @@ predictions and its metrics each carry their own, so that one finding works as w
 The vocabulary (`vocabulary.json`) knows, for the findings that public data sets label: a canonical
 name, the spellings of other data sets, a description, codes (SNOMED CT, DICOM, RadLex), and which
 broader findings a finding implies. A name outside it is allowed everywhere; it only lacks these.
+
+Names are the same finding only where the data sets mean the same: `Pleural Other` of CheXpert holds
+`Pleural_Thickening` and more, so the second implies the first and never the other way round. A code
+is given only where a published source has it for just this meaning: PS3.16 of DICOM (CID 6101 to
+6113, 645, 3700) or SNOMED CT as HL7 publishes it.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Final, Self
 
@@ -52,7 +57,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Term:
-    """What the vocabulary says of one finding.
+    """An entry of the vocabulary.
 
     Attributes:
         name: canonical, such as `Effusion`.
@@ -89,16 +94,19 @@ class Findings(tuple[str, ...]):
     def __new__(cls, names: Iterable[str]) -> Self:
         """Check the names and keep them in their order."""
         if isinstance(names, str):
-            raise FindingsError(f"findings are a list of names, not one text: [{names!r}]")
+            raise FindingsError(
+                f"findings are a list of names, not a single text: give [{names!r}]"
+            )
         given = tuple(names)
         if not given:
-            raise FindingsError("there are no findings: name at least one")
+            raise FindingsError("the list of findings is empty: name at least one")
         first: dict[str, str] = {}
         for name in given:
             _check(name)
-            same = first.setdefault(key(name), name)
-            if same is not name:
+            if key(name) in first:
+                same = first[key(name)]
                 raise FindingsError(f"{same!r} and {name!r} are the same finding: keep one of them")
+            first[key(name)] = name
         return super().__new__(cls, given)
 
     def __repr__(self) -> str:
@@ -122,7 +130,7 @@ class Findings(tuple[str, ...]):
         return [(i, places[key(name)]) for i, name in enumerate(self) if key(name) in places]
 
     def union(self, other: Iterable[str]) -> Findings:
-        """Give these findings followed by those of `other` that mean none of them."""
+        """Give these findings followed by those of `other` that are not among them."""
         return Findings((*self, *(name for name in other if self.place(name) is None)))
 
     @classmethod
@@ -146,7 +154,7 @@ class Findings(tuple[str, ...]):
 
 
 def key(name: str) -> str:
-    """Give what is equal for all spellings of a finding.
+    """Give a text that is the same for all spellings of a finding.
 
     Letter case, underscores and white space do not count: `Pleural_Thickening`, `pleural
     thickening` and `P.T.` have the same key. The whole name is matched, never a part of it.
@@ -157,9 +165,9 @@ def key(name: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """Give a finding's canonical name; a name outside the vocabulary is given back stripped.
+    """Give a finding's canonical name, and `NO_FINDING` for its spellings, such as `No_Finding`.
 
-    `NO_FINDING` is given for its spellings too (`No_Finding`, `normal` is not one).
+    A name outside the vocabulary is given back with single spaces.
     """
     stripped = " ".join(name.split())
     if _fold(name) in _NO_FINDING:
@@ -169,7 +177,7 @@ def canonical(name: str) -> str:
 
 
 def term(name: str) -> Term | None:
-    """Give what the vocabulary says of a finding under any spelling; None outside it."""
+    """Give the vocabulary's entry of a finding under any spelling; None where there is none."""
     return _by_spelling().get(_fold(name))
 
 
@@ -205,22 +213,28 @@ _NO_FINDING: Final = frozenset({"no finding", "nofinding", "no findings"})
 
 def _check(name: object) -> None:
     if not isinstance(name, str):
-        raise FindingsError(f"a finding's name is text, not {type(name).__name__}: {name!r}")
+        raise FindingsError(f"the name of a finding is text, not {type(name).__name__}: {name!r}")
     if not name or name != " ".join(name.split()):
-        raise FindingsError(f"a finding's name is not empty and has single spaces: {name!r}")
+        raise FindingsError(
+            f"the name of a finding must not be empty and must have single spaces: {name!r}"
+        )
     if len(name) > _LONGEST:
         raise FindingsError(
-            f"a finding's name has at most {_LONGEST} characters, {name[:32]!r}… has {len(name)}"
+            f"the name of a finding has at most {_LONGEST} characters; {name[:32]!r}… has "
+            f"{len(name)}"
         )
     if not name.isprintable() or _FORBIDDEN & set(name):
         signs = " ".join(sorted(_FORBIDDEN))
         raise FindingsError(
-            f"a finding's name has no control characters and none of {signs}: {name!r}"
+            f"the name of a finding has no control characters and none of {signs}: {name!r}"
         )
     if _fold(name).replace(" ", "_") in _RESERVED or _fold(name) in _NO_FINDING:
-        raise FindingsError(f"{name!r} has another meaning in the tables: rename the finding")
+        raise FindingsError(
+            f"{name!r} cannot name a finding, since tables use it for something else: rename it"
+        )
 
 
+@lru_cache(maxsize=4096)
 def _fold(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 

@@ -28,8 +28,7 @@ def download(
     After an interruption the same command resumes. Every file is checked, and archives are deleted
     once they are unpacked.
     """
-    from chestxray.sources.download import download_kaggle, download_nih
-    from chestxray.sources.download.nih_box import BY_HAND, FOLDER
+    from chestxray.sources.download import BY_HAND, FOLDER, download_kaggle, download_nih
 
     if origin is Origin.KAGGLE:
         download_kaggle(out)

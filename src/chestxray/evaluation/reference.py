@@ -28,7 +28,7 @@ from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import RANKING, Column
 from chestxray.evaluation.predictions import examples
 from chestxray.evaluation.thresholds import one_sided
-from chestxray.sources.tables import cells, header, key
+from chestxray.sources.table_files import cells, header, key
 
 MAPPING: Final = {
     "Pneumothorax": ("Pneumothorax",),

@@ -1,13 +1,16 @@
-"""Where radiographs and labels come from: each data set's trees, read into common rows.
+"""Where radiographs and labels come from: the trees of each data set, read into common rows.
 
 `read` recognises the data set of a tree by its content and reads it. A new data set is a `Source`
-in a package of its own, found through the entry point group `chestxray.sources`.
+in a package of its own, found through the entry point group `chestxray.sources`. A user's own
+table is read by the source `table`; `find_columns` and `write_columns` confirm what its columns
+hold.
 """
 
 from __future__ import annotations
 
 from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
-from chestxray.sources.registry import read, recognise, registered
+from chestxray.sources.registry import cards, read, recognise, registered
+from chestxray.sources.table import find_columns, write_columns
 
 __all__ = [
     "Collection",
@@ -15,7 +18,10 @@ __all__ = [
     "ReadOptions",
     "Source",
     "SourceCard",
+    "cards",
+    "find_columns",
     "read",
     "recognise",
     "registered",
+    "write_columns",
 ]  # fmt: skip

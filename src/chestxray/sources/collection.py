@@ -1,13 +1,16 @@
 """What every source gives: common rows, boxes, official lists, and what is wrong with the tree.
 
-No pixels here, and no place of origin: a `Source` reads a raw tree into a `Collection`, and
-everything after it knows only this.
+A `Source` reads a raw tree into a `Collection`; everything after it knows only the `Collection`.
 
     Source.recognises(tree) → bool
     Source.read(tree, options) → Collection
 
 A raw tree is a folder of radiographs with their tables, or a label table alone, whose rows then
-have no file.
+have no file. No pixel is decoded here.
+
+A label is 1 (present), 0 (absent) or NaN (unknown). A reader writes labels as its data set has
+them, with `UNCERTAIN` for those that a report left open and NaN for findings that it did not
+mention; `resolve` then applies the policies.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from chestxray.errors import SourceError
 from chestxray.findings import Findings
 
 MAX_EXAMPLES: Final = 5
@@ -27,26 +31,25 @@ LEADING_COLUMNS: Final = (
     "image", "path", "patient", "study", "follow_up", "age", "sex", "view",
 )  # fmt: skip
 BOX_COLUMNS: Final = ("image", "finding", "x", "y", "w", "h")
-FRONTAL: Final = frozenset({"PA", "AP", ""})  # a view that is not known is taken for frontal
+FRONTAL: Final = frozenset({"PA", "AP", ""})  # an unknown view is taken for frontal
 LATERAL: Final = "LATERAL"
 
 Uncertain = Literal["zeros", "ones", "ignore"]
 Blank = Literal["negative", "unknown"]
 
-UNCERTAIN: Final = -1.0  # how a reader writes a label that the report left open, before the policy
+UNCERTAIN: Final = -1.0  # a label that the report left open, before the policy
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of thing that is wrong with a source, with its count and a few names.
+    """One kind of thing that is wrong with a raw tree, with its count and a few names.
 
     Attributes:
         code: a stable short word for programs, such as `missing-image`.
-        sentence: what it is and what was done about it, for people.
+        sentence: what is wrong and what was done about it, for people.
         count: how many times it occurs.
         examples: at most five names.
-        loses: True where an image, a label or a box is left out because of it, so that it would
-            be lost silently were it not for this line.
+        loses: whether an image, a label or a box is left out because of it.
     """
 
     code: str
@@ -66,18 +69,18 @@ def problem(code: str, names: Iterable[object], sentence: str, *, loses: bool) -
 
 @dataclass(frozen=True)
 class SourceCard:
-    """What a data set says of itself; one a source.
+    """What is to be known of a data set.
 
     Attributes:
         title: such as `NIH ChestX-ray14`.
         citation: how to cite it; empty where there is nothing to cite.
         licence: one sentence on access and terms.
         label_origin: how the labels came to be, in one sentence.
-        uncertain: default policy for labels that the report left open.
-        blank: default policy for findings that a row does not mention.
+        uncertain: default policy for labels that the report left open, see `ReadOptions`.
+        blank: default policy for findings that a row does not mention, see `ReadOptions`.
         views: default policy for views, see `ReadOptions`.
         overlaps: names of data sets that hold images of this one.
-        synthetic: the radiographs are drawn, so nothing measured on them speaks of patients.
+        synthetic: the radiographs are drawn, so no result on them is valid for patients.
     """
 
     title: str
@@ -96,11 +99,12 @@ class ReadOptions:
     """What the user asks of a source; None leaves it to the source's card.
 
     Attributes:
-        uncertain: what an uncertain label (-1) becomes: absent, present, or unknown.
-        blank: what a finding becomes that a row does not mention: absent or unknown.
-        views: `frontal`, `all`, or names with commas such as `PA,AP`.
-        columns: for a table of one's own, its column by our name: `{"image": "file", …}`.
-        patient_per_image: for a table without patients: each image is its own patient.
+        uncertain: what a label becomes that the report left open: `zeros` (absent), `ones`
+            (present) or `ignore` (unknown).
+        blank: what a finding becomes that a row does not mention: `negative` (absent) or `unknown`.
+        views: `frontal` (PA, AP and unknown), `all`, or names with commas such as `PA,AP`.
+        columns: of the source `table`: its column by our name, such as `{"image": "file"}`.
+        patient_per_image: of the source `table`: each image is of another patient.
     """
 
     uncertain: Uncertain | None = None
@@ -112,28 +116,27 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Collection:
-    """A raw tree, understood.
+    """The content of a raw tree.
 
     Attributes:
         name: short name of the data set, such as `nih`; the `source` of its rows in a dataset.
         card: what the data set says of itself.
-        findings: that its labels speak of.
+        findings: those that are labelled.
         rows: an image that has both a file and a label row is one row, sorted by `image`: `image`
             (unique; the name in the label table, or a relative path where names repeat), `path` (of
             its file, absolute, str; empty where a label table was read alone), `patient` and
             `study` (str; study empty where unknown), `follow_up` (int64, orders a patient's
             images), `age` (float years, NaN where unknown), `sex` (`M`, `F`, or empty), `view`
-            (`PA`, `AP`, `LATERAL`, another, or empty), then a float column a finding (1, 0,
-            NaN = unknown).
+            (`PA`, `AP`, `LATERAL`, another, or empty), then a float column per finding (1,
+            0, NaN = unknown).
         boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions of the image's sides, with
             the origin at the top left.
         official: the data set's own lists, image names by part: `train_val` and `test`, or `train`,
             `val` and `test`; empty where there are none.
-        problems: everything that did not fit.
-        policies: what was done with uncertain labels, blanks and views: the options that were
-            asked for, or else the card's.
-        release: of the data set, such as `v2020`; empty where there is but one.
-        facts: what the reader wants said in addition, such as which label table it chose.
+        problems: everything that could not be used as it is.
+        policies: those that were applied to uncertain labels, blanks and views.
+        release: of the data set, such as `v2020`; empty where there is only one.
+        facts: what the reader adds for people, such as which label table it chose.
     """
 
     name: str
@@ -149,13 +152,13 @@ class Collection:
 
 
 class Source(Protocol):
-    """A reader of one data set's trees; stateless.
+    """A reader of the trees of one data set; stateless.
 
     A package adds one by an entry point of the group `chestxray.sources` that names an instance.
 
     Attributes:
         name: lower case, as `--source` takes it.
-        card: what the data set says of itself.
+        card: what is to be known of the data set.
     """
 
     @property
@@ -169,7 +172,7 @@ class Source(Protocol):
         ...
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
-        """Understand a tree without decoding an image; raises `SourceError`."""
+        """Read a tree without decoding an image; raises `SourceError`."""
         ...
 
 
@@ -179,7 +182,7 @@ def no_boxes() -> pd.DataFrame:
 
 
 def policies(card: SourceCard, options: ReadOptions) -> dict[str, str]:
-    """Give the policies to apply: what was asked for, or else the card's."""
+    """Give the policies to apply: those of the options, or else those of the card."""
     return {
         "uncertain": options.uncertain or card.uncertain,
         "blank": options.blank or card.blank,
@@ -188,10 +191,10 @@ def policies(card: SourceCard, options: ReadOptions) -> dict[str, str]:
 
 
 def resolve(labels: pd.DataFrame, applied: Mapping[str, str]) -> pd.DataFrame:
-    """Turn labels as a data set writes them into 1, 0 and NaN.
+    """Turn labels as a data set has them into 1, 0 and NaN.
 
     Args:
-        labels: float, 1 present, 0 absent, `UNCERTAIN` for left open, NaN for not mentioned.
+        labels: float [n, K]: 1 present, 0 absent, `UNCERTAIN` left open, NaN not mentioned.
         applied: `uncertain` and `blank`, as `policies` gives them.
     """
     uncertain = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}[applied["uncertain"]]
@@ -206,18 +209,41 @@ def only_views(rows: pd.DataFrame, views: str) -> tuple[pd.DataFrame, list[Probl
     Args:
         rows: with `image` and `view`.
         views: `frontal`, `all`, or names with commas.
+
+    Raises:
+        SourceError: no row is left.
     """
     if views == "all":
         return rows, []
     wanted: Iterable[str] = FRONTAL if views == "frontal" else _names(views)
     kept = rows["view"].isin(list(wanted))
     other = rows[~kept]
+    if len(rows) and not kept.any():
+        seen = ", ".join(sorted(set(rows["view"].replace("", "unknown"))))
+        raise SourceError(f"--views {views} takes none of {len(rows)} images (views: {seen})")
     return rows[kept].reset_index(drop=True), problem(
         "other-view",
         other["image"] + " (" + other["view"].replace("", "view unknown") + ")",
-        f"the view is none of those taken (--views {views}): left out",
+        f"the view is not one of those that --views {views} takes: left out",
         loses=False,
     )
+
+
+def one_row_per_image(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Keep one of several equal rows, and none of those that contradict each other."""
+    repeated = rows.duplicated()
+    problems = problem(
+        "repeated-row", rows["image"][repeated], "the same row is repeated: read once", loses=False
+    )
+    rows = rows[~repeated]
+    conflicting = rows.duplicated("image", keep=False)
+    problems += problem(
+        "conflicting-rows",
+        rows["image"][conflicting].unique(),
+        "the rows of an image contradict each other: the image is left out; keep one row per image",
+        loses=True,
+    )
+    return rows[~conflicting], problems
 
 
 def _names(views: str) -> Sequence[str]:

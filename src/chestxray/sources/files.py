@@ -1,42 +1,59 @@
-"""What lies in a tree: radiographs, CSV tables and official lists, found by name anywhere.
+"""The files of a raw tree: radiographs, tables and official lists, found by name in any folder.
 
-A folder called `masks` holds finding masks, not radiographs, and hidden files and folders belong
-to other programs: both are passed over. Links are followed, each real folder is visited once.
+A folder called `masks` holds masks of findings, not radiographs, and hidden files and folders
+belong to other programs: both are skipped. Links are followed; each real folder is visited once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from chestxray.errors import SourceError
+from chestxray.progress import progress
 from chestxray.sources.collection import Problem, problem
-from chestxray.sources.tables import IMAGE_SUFFIXES, stem
+from chestxray.sources.table_files import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    is_table,
+    radiograph_stem,
+    stem,
+)
 
 LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
+_COLUMNS_FILES: Final = ("columns.yaml", "columns.yml")
+_MOST_HEADERS: Final = 200_000  # DICOM headers to read in search of images: some minutes
+_NOT_ALONE: Final = ""  # stands for a name that several files have
 
 
 @dataclass
 class Tree:
-    """The files of a tree that matter.
+    """The files of a raw tree.
 
     Attributes:
         root: the tree's folder, absolute.
         images: paths (absolute, str) by name without suffix; several where the name is not unique.
+        dicom: paths (absolute, str) of files that may be DICOM: by their suffix, or without one.
         tables: CSV files, the shallowest first, then by path.
+        other_tables: TSV and Parquet files, in the same order.
+        settings: YAML files that describe the columns of a table, in the same order.
         lists: the official lists by part (`train_val`, `test`), in the same order.
         packed: archives of images that are not unpacked.
     """
 
     root: Path
     images: dict[str, list[str]] = field(default_factory=dict)
+    dicom: list[str] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
+    other_tables: list[Path] = field(default_factory=list)
+    settings: list[Path] = field(default_factory=list)
     lists: dict[str, list[Path]] = field(default_factory=dict)
     packed: list[Path] = field(default_factory=list)
 
@@ -45,14 +62,16 @@ def scan(raw: Path) -> Tree:
     """Walk a tree once; 112,120 files take about a second.
 
     Raises:
-        SourceError: a folder of it can't be read.
+        SourceError: one of its folders cannot be read.
     """
     tree = Tree(Path(os.path.abspath(raw)))  # noqa: PTH100 - not resolved: links keep their names
     try:
         _sort_in(tree)
     except OSError as error:
-        raise SourceError(f"{raw} can't be read whole ({error}): mend its permissions") from error
-    for paths in (tree.tables, *tree.lists.values()):
+        raise SourceError(
+            f"{raw} cannot be read completely ({error}): correct its permissions"
+        ) from error
+    for paths in (tree.tables, tree.other_tables, tree.settings, *tree.lists.values()):
         paths.sort(key=lambda path: (len(path.parts), path))
     return tree
 
@@ -65,10 +84,21 @@ def _sort_in(tree: Tree) -> None:
             tree.images.setdefault(stem(entry.name), []).append(entry.path)
         elif plain.endswith(".csv"):
             tree.tables.append(Path(entry.path))
+        elif is_table(name):
+            tree.other_tables.append(Path(entry.path))
         elif plain in LISTS:
             tree.lists.setdefault(LISTS[plain], []).append(Path(entry.path))
         elif name.startswith("images") and name.endswith((".tar.gz", ".zip")):
             tree.packed.append(Path(entry.path))
+        elif name.endswith(_COLUMNS_FILES):
+            tree.settings.append(Path(entry.path))
+        elif name.endswith(DICOM_SUFFIXES) or _has_no_suffix(name):
+            tree.dicom.append(entry.path)
+
+
+def _has_no_suffix(name: str) -> bool:
+    """Tell whether a name is one that archives and CDs give DICOM files: `IM000001`, a UID."""
+    return name != "dicomdir" and ("." not in name or name.rpartition(".")[2].isdigit())
 
 
 def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
@@ -87,11 +117,120 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]
                 yield entry
 
 
-def one_file_an_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:
+def radiographs(tree: Tree) -> list[str]:
+    """Give the paths of all files that may be radiographs, relative to the root, sorted."""
+    paths = [path for paths in tree.images.values() for path in paths] + tree.dicom
+    return sorted(Path(path).relative_to(tree.root).as_posix() for path in paths)
+
+
+def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series, pd.Series]:
+    """Find the radiographs that a table names.
+
+    A file is found by its path from the table's folder or from the root; else by the end of its
+    path, at the shortest by its name, where no other file ends in the same way; else, for DICOM, by
+    its SOP Instance UID. A suffix may be missing or another one. Leading folders that no path has,
+    such as the name of the release, are ignored for the whole table.
+
+    Args:
+        written: a path, a file name or a UID for each row; text.
+        tree: where to look.
+        folder: of the table.
+
+    Returns:
+        For each row the path from the root, empty where there is none; and whether there is none
+        because several files match.
+
+    Raises:
+        SourceError: too many DICOM headers would have to be read.
+    """
+    files = radiographs(tree)
+    inside = folder.relative_to(tree.root).as_posix() if folder.is_relative_to(tree.root) else "."
+    names = cleaned_paths(written, tree.root)
+    deepest = int(names.str.count("/").max()) if len(names) else 0
+    found = _by_path(names, files, inside)
+    for drop in range(1, deepest + 1):
+        if (found.fillna("") != "").any():
+            break
+        shorter = names.str.replace(rf"^(?:[^/]+/){{1,{drop}}}", "", regex=True)
+        found = _by_path(shorter, files, inside)
+    lost = found.isna() & names.str.fullmatch(r"\d+(?:\.\d+)+(?:\.[dD][cC][mM])?")
+    if lost.any():
+        found = found.where(~lost, names.map(radiograph_stem).map(_by_uid(tree, set(found))))
+    several = found == _NOT_ALONE
+    return found.fillna("").astype("str"), several
+
+
+def cleaned_paths(written: pd.Series, root: Path | None = None) -> pd.Series:
+    """Write paths with `/`, without `./`, and relative to the root where they begin with it."""
+    names = written.str.replace("\\", "/", regex=False).str.replace(r"^(?:\./)+", "", regex=True)
+    if root is not None:
+        names = names.str.removeprefix(f"{root.as_posix()}/")
+    return names.str.replace(r"/{2,}", "/", regex=True).str.removeprefix("/")
+
+
+def _by_path(names: pd.Series, files: list[str], inside: str) -> pd.Series:
+    """Find files by path, else by the end of the path; NaN for none, `_NOT_ALONE` for several."""
+    exact = {path: path for path in files}
+    found = names.map(exact).astype(object)
+    if inside != ".":
+        found = (f"{inside}/" + names).map(exact).fillna(found)
+    for parts in sorted((names[found.isna()].str.count("/") + 1).unique()):
+        rows = found.isna() & (names.str.count("/") + 1 == parts)
+        for reduce in (str.casefold, _folded_stem):
+            ends = _ends_of(files, int(parts), reduce)
+            rows = rows & found.isna()
+            found = found.where(~rows, names.map(lambda name, r=reduce, e=ends: e.get(r(name))))
+    return found
+
+
+def _folded_stem(path: str) -> str:
+    return radiograph_stem(path).casefold()
+
+
+def _ends_of(files: list[str], parts: int, reduce: Callable[[str], str]) -> dict[str, str]:
+    """Map the last `parts` components of each path to the path, or to `_NOT_ALONE`."""
+    found: dict[str, str] = {}
+    for path in files:
+        end = reduce("/".join(path.split("/")[-parts:]))
+        found[end] = path if end not in found else _NOT_ALONE
+    return found
+
+
+def _by_uid(tree: Tree, taken: set[str]) -> dict[str, str]:
+    """Map the SOP Instance UIDs of DICOM files to their paths from the root."""
+    paths = {Path(path).relative_to(tree.root).as_posix(): path for path in tree.dicom}
+    rest = sorted(set(paths) - taken)
+    if len(rest) > _MOST_HEADERS:
+        raise SourceError(
+            f"the table names images by SOP Instance UID, but {len(rest)} DICOM files are too many "
+            f"to search (at most {_MOST_HEADERS}): name the images by path"
+        )
+    found: dict[str, str] = {}
+    with progress("read DICOM headers", len(rest)) as advance:
+        for path in rest:
+            uid = _sop_instance_uid(paths[path])
+            if uid:
+                found[uid] = path if uid not in found else _NOT_ALONE
+            advance()
+    return found
+
+
+def _sop_instance_uid(path: str) -> str:
+    """Read a file's SOP Instance UID; empty where it is not DICOM."""
+    from pydicom import dcmread  # noqa: PLC0415 - loads in 0.2 s, for tables that name UIDs
+
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        return str(header.get("SOPInstanceUID", ""))
+    except Exception:  # noqa: BLE001 - a damaged header fails in many ways; the file is not found
+        return ""
+
+
+def one_file_per_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:
     """Choose among files of the same name the one with the most pixels, PNG before JPEG.
 
     Returns:
-        One path a name, and what was chosen among, by name and count.
+        One path per name, and what was chosen among, by name and count.
     """
     chosen: dict[str, str] = {}
     equal: list[str] = []
@@ -111,26 +250,26 @@ def one_file_an_image(images: dict[str, list[str]]) -> tuple[dict[str, str], lis
     problems = problem(
         "same-image-twice",
         equal,
-        "one image lies in several folders, equal: read once",
+        "an image lies in several folders, in equal copies: read once",
         loses=False,
     )
     problems += problem(
         "several-sizes",
         larger,
-        "one image lies in the tree in several sizes: the one with the most pixels is taken",
+        "an image lies in the tree in several sizes: the one with the most pixels is used",
         loses=False,
     )
     problems += problem(
         "different-images",
         unclear,
-        "different files of equal size have one name: the first is taken; remove the wrong one",
+        "different files of equal size have the same name: the first is used; remove the wrong one",
         loses=True,
     )
     return chosen, problems
 
 
 def _pixels(path: str) -> int:
-    """Count the pixels that a file's header promises; 0 where it is no image."""
+    """Count the pixels that a file's header states; 0 where it is not an image."""
     try:
         with Image.open(path) as image:
             return image.width * image.height

@@ -1,9 +1,10 @@
 """Phantoms: synthetic frontal chest radiographs whose truth is known exactly.
 
-    population ─► measures ─► anatomy ─► skeleton, vessels, signs, devices ─► exposure ─► tree
+    population → anatomy → skeleton, signs, devices → render → tree
 
-`population` says who is radiographed and what they have, `measures` how large the chest is,
-`anatomy` draws the organs as path lengths, the others add to them, `exposure` turns attenuation
-into grey values, and `tree` writes it all as NIH's own folder. The pictures teach and test a
-pipeline; they prove nothing about patients.
+`population` draws who is radiographed and what they have. `anatomy` derives the measures of the
+chest and draws the organs and vessels as path lengths, `skeleton`, `signs` and `devices` add to
+them. `render` turns attenuation into grey values, and `tree` writes it all in NIH's own layout and
+reads it as the source `phantoms`. Phantoms teach and test a pipeline; they prove nothing about
+patients.
 """

@@ -1,26 +1,25 @@
-"""The measures of one examination: what the findings do to the chest's shape is in them.
+"""The soft anatomy of one examination: how much tissue and air the rays cross.
 
-Nothing is drawn here. The wall and the diaphragm are curves that all drawing keeps to.
-
-The body around the chest: trunk, neck, shoulders, arms and breasts, as path lengths in cm.
-
-The soft anatomy: how much tissue and air the rays cross, drawn from a patient's measures.
+First the measures, which the findings change; then the outside of the body (trunk, neck, arms,
+breasts); then the organs; then the vessels of the lungs and the grain between them. The chest wall
+and the diaphragm are curves that every drawing keeps to.
 
 Every organ is a plane of path lengths in cm. The rays cross the body; within it the cavity of the
-chest; within that heart, great vessels and abdomen; what is left of the cavity is lung. Measures,
-the body's outside, bones, vessels and findings are other modules' work.
+chest; within that the heart, the great vessels and the abdomen. What is left of the cavity is lung.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, closed, profile
+from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, Points, closed, profile
 from chestxray.sources.phantom.population import Exam
 
+LUNG_DENSITY: Final = 0.26  # of aerated lung, over that of water
 # Half-width of the cavity over its greatest, by height below the apices over the lungs' height.
 _WALL_HEIGHT = np.array([-0.06, 0.0, 0.04, 0.1, 0.2, 0.33, 0.5, 0.7, 0.9, 1.05, 1.2, 1.6])
 _WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1.0, 0.98, 0.95])
@@ -28,7 +27,7 @@ _WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1
 
 @dataclass(frozen=True)
 class Measures:
-    """The measures of one examination, findings' changes of shape included. Lengths in cm.
+    """The measures of one examination, changed by its findings. Lengths in cm.
 
     Attributes:
         half: half of the cavity's greatest width.
@@ -66,7 +65,7 @@ class Measures:
 
 
 def measures(exam: Exam) -> Measures:
-    """Work out the measures of an examination."""
+    """Derive the measures of an examination."""
     person, found = exam.patient, exam.findings
     half = person.width / 2
     lean = 1.0 if exam.view == "PA" else 0.96  # lying, the diaphragm stands higher
@@ -88,7 +87,7 @@ def measures(exam: Exam) -> Measures:
     return Measures(half, height, depth, ratio, sag, (raised[0], raised[1]), pulled)
 
 
-def body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     """Draw the body; gives the path through it in cm, the cavity of the chest included."""
     return _trunk(exam, canvas, size) + _breasts(exam, canvas, size)
 
@@ -160,9 +159,9 @@ class Anatomy:
         cavity: path through the chest cavity above the diaphragm, cm.
         lung: path through the lungs, cm.
         airway: path through trachea, bronchi and bowel gas, cm.
-        heart: the heart's silhouette, down to where the abdomen hides it.
-        thorax: the cavity's silhouette, both lungs and what lies between them.
-        fields: the lung fields that one sees: right, left.
+        heart: the heart's silhouette, down to where the abdomen covers it.
+        thorax: the cavity's silhouette, both lungs and the mediastinum.
+        fields: the visible lung fields: right, left.
         hila: where the vessels enter: right (x, y), left (x, y), cm.
     """
 
@@ -195,7 +194,7 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
         exam=exam,
         measures=size,
         canvas=canvas,
-        body=body(exam, canvas, size),
+        body=_body(exam, canvas, size),
         cavity=cavity.astype(np.float32),
         lung=lung,
         airway=_airway(exam, canvas, size) + _bowel(exam, canvas, size) * under,
@@ -297,3 +296,63 @@ def _bowel(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
         x, y = rng.uniform(-0.6, 0.9) * size.half, dome + rng.uniform(5, 11)
         gas += 2.5 * canvas.ball(x, y, rng.uniform(0.8, 2), rng.uniform(0.6, 1.4))
     return canvas.blur(gas, 0.12)
+
+
+_ORDERS = 5  # generations of branches
+_STEPS = 4  # straight pieces that a branch is drawn with
+_FINEST = 0.09  # cm
+_CONTRAST = 2.0  # a tree stands for the many vessels behind one another
+
+
+def vessels(scene: Anatomy) -> Plane:
+    """Draw the vessels from the hila outwards; gives the path through blood in cm."""
+    rng = scene.exam.patient.stream("vessels")
+    canvas, unit = scene.canvas, scene.measures.half / 14
+    total = canvas.empty()
+    for side, hilum in zip((-1, 1), scene.hila, strict=True):
+        for _ in range(2):  # arteries and veins cross, so they add up
+            curves, widths = _tree(rng, hilum, side, unit)
+            total += np.float32(_CONTRAST) * canvas.strokes(curves[::-1], widths[::-1])
+        total += _hilum(scene, hilum, side) * np.float32(unit)
+    return canvas.blur(total, 0.05)
+
+
+def _tree(
+    rng: np.random.Generator, hilum: tuple[float, float], side: int, unit: float
+) -> tuple[Points, Points]:
+    """Give the branches, [n, steps + 1, 2] in cm, and their widths [n], order by order."""
+    count = 8
+    start = np.tile(np.asarray(hilum), (count, 1)) + rng.normal(0, 0.5, (count, 2)) * unit
+    heading = np.linspace(-1.35, 1.45, count) + rng.normal(0, 0.15, count)
+    width = rng.uniform(0.42, 0.75, count) * unit
+    length = rng.uniform(2.6, 4.6, count) * unit
+    curves, widths = [], []
+    for _ in range(_ORDERS):
+        bends = rng.normal(0, 0.14, (_STEPS, len(heading)))
+        turned = np.cumsum([heading, *bends], axis=0)[1:]
+        steps = np.stack([side * np.cos(turned), np.sin(turned)], 2) * length[:, None] / _STEPS
+        places = np.cumsum([start, *steps], axis=0)
+        wide = width > _FINEST  # the grain stands for the rest
+        curves.append(places.swapaxes(0, 1)[wide])
+        widths.append(width[wide])
+        fork = rng.uniform(0.25, 0.65, len(heading))
+        start = np.concatenate([places[-1], places[-1]])
+        heading = np.concatenate([turned[-1] + fork, turned[-1] - rng.uniform(0.1, 0.5, len(fork))])
+        width = np.concatenate([width * 0.62, width * 0.74])
+        length = np.concatenate([length, length]) * rng.uniform(0.6, 0.95, 2 * len(length))
+    return np.concatenate(curves), np.concatenate(widths)
+
+
+def _hilum(scene: Anatomy, hilum: tuple[float, float], side: int) -> Plane:
+    canvas, unit = scene.canvas, scene.measures.half / 14
+    x, y = hilum
+    upper = canvas.ball(x - side * 0.2 * unit, y - 0.8 * unit, 1.1 * unit, 1.5 * unit)
+    lower = canvas.ball(x + side * 0.3 * unit, y + 1.9 * unit, 0.8 * unit, 2.4 * unit)
+    return canvas.blur(np.maximum(upper, lower), 0.4 * unit) * np.float32(2.2)
+
+
+def grain(scene: Anatomy) -> Plane:
+    """Give the lung's fine structure: soft noise of small vessels and septa, in cm of tissue."""
+    rng = scene.exam.patient.stream("grain")
+    old = np.interp(scene.exam.age, [20, 90], [0.8, 1.25])
+    return scene.canvas.noise(rng, 1.6, octaves=4) * np.float32(0.11 * old)

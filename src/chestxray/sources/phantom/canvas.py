@@ -1,6 +1,6 @@
-"""The drawing plane: a square grid measured in centimetres, and the few strokes all drawing needs.
+"""The drawing plane: a square grid measured in centimetres, and its few drawing operations.
 
-x grows to the right of the picture, which is the patient's left; x = 0 is the midline. y grows
+x grows to the right of the image, which is the patient's left; x = 0 is the midline. y grows
 downwards; y = 0 is the level of the lung apices. Planes are float32 [side, side].
 """
 
@@ -30,7 +30,7 @@ class Canvas:
 
     Attributes:
         side: pixels along each side.
-        scale: pixels a centimetre.
+        scale: pixels per centimetre.
         top: y of the upper edge in cm (negative: above the lung apices).
     """
 
@@ -63,7 +63,7 @@ class Canvas:
     ) -> tuple[slice, slice]:
         """Give the rows and columns that cover a rectangle (cm), to draw small things there alone.
 
-        Whoever draws so must be sure that beyond the rectangle nothing is left to draw.
+        The caller must be sure that there is nothing to draw outside the rectangle.
         """
         across = np.array([left, right]) * self.scale + self.side / 2
         down = (np.array([top, low]) - self.top) * self.scale
@@ -173,7 +173,7 @@ def ribbons(curves: Sequence[Points], widths: Sequence[float] | Points) -> list[
 
     Args:
         curves: each [n, 2], cm.
-        widths: one a curve, or, for curves of one length, one a point: [curves, n].
+        widths: one per curve, or, for curves of equal length, one per point: [curves, n].
     """
     lengths = [len(curve) for curve in curves]
     points = np.concatenate(curves)

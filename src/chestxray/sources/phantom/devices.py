@@ -1,4 +1,4 @@
-"""What does not belong to the body: lines and tubes, and what stands on the film beside it."""
+"""Lines, tubes and pacemakers, and the marks and collimation around the body."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANCES = {
 
 
 def devices(scene: Anatomy) -> Plane:
-    """Draw lines and tubes; gives their attenuation (no unit: already multiplied)."""
+    """Draw lines, tubes and pacemakers; gives their attenuation (a line integral, no unit)."""
     rng = scene.exam.stream("devices")
     chances = _CHANCES[scene.exam.view]
     plane = scene.canvas.empty()
@@ -83,8 +83,8 @@ def _pacemaker(scene: Anatomy, rng: np.random.Generator) -> Plane:
     return canvas.blur(box, 0.05) + _thread(scene, bent(points, 50), 0.22, 0.8)
 
 
-def film(exam: Exam, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Put collimation and the side marker on a finished picture, uint8 [pixels, pixels]."""
+def finish(exam: Exam, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Add collimation and side marker to a finished image, uint8 [pixels, pixels]."""
     rng = exam.stream("film")
     pixels = len(image)
     image = _collimated(exam, rng, image)

@@ -1,11 +1,11 @@
-"""Who is radiographed: patients, their examinations, and which findings those show.
+"""Patients, their examinations, and which findings those show.
 
 Findings follow a Gaussian copula: a latent value for each finding, correlated between findings
 as NIH's 112,120 label rows are (tetrachoric correlations of the v2020 table), partly the
 patient's own and partly the examination's, is cut at the finding's prevalence in that view. So
-prevalences, co-occurrences and persistence over follow-ups come out near NIH's.
+prevalences, co-occurrences and persistence over follow-ups are near NIH's.
 
-Nothing is drawn here. Each stream of random numbers derives from (seed, patient, purpose), so
+No image is drawn here. Each stream of random numbers derives from (seed, patient, purpose), so
 that any image can be made alone, in any order, in any process.
 """
 
@@ -20,12 +20,12 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.sources.nih.labels import FINDINGS
+from chestxray.sources.nih.label_table import FINDINGS
 
 View = Literal["PA", "AP"]
 Sex = Literal["M", "F"]
 
-MOST_FOLLOW_UPS: Final = 12
+_MOST_FOLLOW_UPS: Final = 12
 BALANCED_PREVALENCE: Final = 0.17
 
 # Counted on the v2020 table, PA and AP images apart.
@@ -109,22 +109,22 @@ class Patient:
 
 @dataclass(frozen=True)
 class Exam:
-    """One radiograph to be: how the patient stood and what is to be seen.
+    """One examination: how the patient is placed and what the radiograph shows.
 
     Attributes:
-        patient: who.
+        patient: of whom.
         follow_up: 0 for the first examination.
         view: PA (standing, from behind) or AP (mostly in bed, from in front).
-        findings: those that the picture shows.
+        findings: those that the radiograph shows.
         severity: about 1; how strongly a finding shows this time.
         inspiration: 1 for a full breath.
         rotation: shift in cm of what lies in front against the spine.
-        tilt: of the picture, in degrees.
-        shift: of the picture, in cm (right, down).
-        field: side of the picture in cm.
+        tilt: of the radiograph, in degrees.
+        shift: of the radiograph, in cm (right, down).
+        field: side of the radiograph in cm.
         brightness: shift of the grey scale.
         contrast: its slope, about 1.
-        noise: of the quanta, about 1.
+        noise: quantum noise, about 1.
     """
 
     patient: Patient
@@ -162,7 +162,7 @@ class Exam:
 
 
 def patient(seed: int, number: int) -> Patient:
-    """Make patient `number` of the population `seed`."""
+    """Create patient `number` of the population `seed`."""
     rng = np.random.default_rng([seed, number])
     sex: Sex = "M" if rng.random() < 0.565 else "F"
     age = float(np.clip(rng.normal(47, 17), 4, 94))
@@ -171,7 +171,7 @@ def patient(seed: int, number: int) -> Patient:
     left = 1 - sum(_IMAGES_A_PATIENT)
     images = int(rng.choice(len(_IMAGES_A_PATIENT) + 1, p=(*_IMAGES_A_PATIENT, left))) + 1
     if images > len(_IMAGES_A_PATIENT):
-        images = int(rng.integers(len(_IMAGES_A_PATIENT), MOST_FOLLOW_UPS)) + 1
+        images = int(rng.integers(len(_IMAGES_A_PATIENT), _MOST_FOLLOW_UPS)) + 1
     return Patient(
         seed=seed,
         number=number,
@@ -190,7 +190,7 @@ def patient(seed: int, number: int) -> Patient:
 
 
 def exams(someone: Patient, balanced: bool = False) -> tuple[Exam, ...]:
-    """Make all examinations of a patient, in order."""
+    """Create all examinations of a patient, in order."""
     rng = someone.stream("exams")
     own = rng.standard_normal(len(FINDINGS))
     usual_ap = rng.beta(0.6, 0.9)  # some patients are seldom out of bed
@@ -237,7 +237,7 @@ def _exam(
 
 
 def population(images: int, seed: int = 0, balanced: bool = False) -> Iterator[Exam]:
-    """Give exactly `images` examinations, patient by patient; the last one may be cut short."""
+    """Give exactly `images` examinations by patient; the last patient may lack some."""
     made, number = 0, 0
     while made < images:
         number += 1

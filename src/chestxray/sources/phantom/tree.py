@@ -1,4 +1,4 @@
-"""Writes phantoms as Kaggle's copy of NIH ChestX-ray14 lies on disk, with its quirks.
+"""Phantoms on disk: written as Kaggle's copy of NIH ChestX-ray14 lies there, and read as a source.
 
     OUT/Data_Entry_2017.csv       2017 header with its trailing comma; some ages as `060Y`, one 414
     OUT/BBox_List_2017.csv        the bounds of every mask, in the 1024 frame
@@ -7,8 +7,8 @@
     OUT/masks/PPPPPPPP_NNN_<Finding>.png          0 or 255, the size of the image
     OUT/phantom.json              the recipe, written last: without it the tree is unfinished
 
-Each picture depends on (seed, patient, follow-up) alone, so any number of processes writes the
-same bytes.
+Each image depends on (seed, patient, follow-up) alone, so any number of processes writes the same
+bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +29,17 @@ from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
-from chestxray.sources.nih import FINDINGS, MARKS_OF_PHANTOMS
+from chestxray.sources.collection import Collection, ReadOptions, SourceCard
+from chestxray.sources.nih import FINDINGS, PHANTOM_MARKS, are_phantoms
+from chestxray.sources.nih.source import label_tables, read
 from chestxray.sources.phantom.canvas import Mask
 from chestxray.sources.phantom.population import Exam, population
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
 
-SMALLEST: Final = 64
-FRAME: Final = 1024  # NIH's boxes are in this frame, whatever the size of the files
-FINISHED, UNFINISHED = MARKS_OF_PHANTOMS
+_SMALLEST: Final = 64
+_FRAME: Final = 1024  # NIH's boxes are in this frame, whatever the size of the files
+_FINISHED, _UNFINISHED = PHANTOM_MARKS
 _FIRST_FOLDER, _OTHER_FOLDERS = 4999, 10000  # images in images_001, and in each that follows
 _RGBA_SHARE: Final = 0.01
 _TEST_EVERY: Final = 4  # every fourth patient: NIH's share, and both parts exist in small trees
@@ -46,7 +49,7 @@ _ROW_OF_IMPOSSIBLE_AGE: Final = 40
 _ORIGINAL_SIDE: Final = 2048
 _CHUNK: Final = 24  # images a worker takes at a time: about what starting a process costs
 
-Box = tuple[str, float, float, float, float]  # finding, x, y, w, h in the 1024 frame
+_Box = tuple[str, float, float, float, float]  # finding, x, y, w, h in the 1024 frame
 
 
 def write_tree(
@@ -59,7 +62,7 @@ def write_tree(
 ) -> None:
     """Write phantoms as an NIH tree; the same arguments give the same bytes.
 
-    An unfinished tree of the same recipe is written anew; a finished one is left as it is.
+    An unfinished tree of the same recipe is written again; a finished one stays as it is.
 
     Args:
         out: folder to write, absent or empty.
@@ -71,7 +74,7 @@ def write_tree(
 
     Raises:
         SourceError: a number out of its range, or `out` holds anything else.
-        WorkerError: a worker process died; the same call goes on.
+        WorkerError: a worker process died; the same call resumes.
     """
     recipe = {
         "seed": seed,
@@ -83,9 +86,9 @@ def write_tree(
     _check(images, pixels, seed)
     if _finished(out, recipe):
         return
-    write_json(out / UNFINISHED, recipe)
+    write_json(out / _UNFINISHED, recipe)
     exams = list(population(images, seed, balanced))
-    boxes = _write_pictures(out, exams, pixels, workers)
+    boxes = _write_images(out, exams, pixels, workers)
     write_text(out / "BBox_List_2017.csv", _box_table(exams, boxes))
     write_text(out / "Data_Entry_2017.csv", _label_table(exams))
     for name, test in (("train_val_list.txt", False), ("test_list.txt", True)):
@@ -93,49 +96,47 @@ def write_tree(
         write_text(out / name, "".join(f"{image}\n" for image in names))
     shares = {f: sum(f in exam.findings for exam in exams) / images for f in FINDINGS}
     patients = exams[-1].patient.number
-    write_json(out / FINISHED, {**recipe, "patients": patients, "prevalence": shares})
-    (out / UNFINISHED).unlink()
+    write_json(out / _FINISHED, {**recipe, "patients": patients, "prevalence": shares})
+    (out / _UNFINISHED).unlink()
 
 
 def _check(images: int, pixels: int, seed: int) -> None:
     for name, value, least in (
         ("images", images, 1),
-        ("pixels", pixels, SMALLEST),
+        ("pixels", pixels, _SMALLEST),
         ("seed", seed, 0),
     ):
         if value < least:
-            raise SourceError(f"{name} must be at least {least}, not {value}: give a larger number")
+            raise SourceError(f"{name} must be at least {least}, not {value}")
 
 
 def _finished(out: Path, recipe: dict[str, Any]) -> bool:
-    """Tell whether `out` already holds this very tree; refuse what must not be overwritten."""
+    """Tell whether `out` already holds this tree; refuse to overwrite anything else."""
     if out.exists() and not out.is_dir():
         raise SourceError(f"{out} is a file, not a folder: choose another name")
     if not out.exists() or not any(out.iterdir()):
         return False
-    for name in (FINISHED, UNFINISHED):
+    for name in (_FINISHED, _UNFINISHED):
         if (out / name).exists():
             found = read_json(out / name, "chestxray synth")
             if {key: found.get(key) for key in recipe} == recipe:
-                return name == FINISHED
+                return name == _FINISHED
             raise SourceError(
-                f"{out} holds phantoms of another recipe ({_told(found)}), wanted "
-                f"({_told(recipe)}): choose an empty folder, or delete this one first"
+                f"{out} holds phantoms of another recipe ({_described(found)}) than this one "
+                f"({_described(recipe)}): choose an empty folder, or delete this one first"
             )
-    raise SourceError(
-        f"{out} is not empty and holds no phantoms: choose an empty folder, nothing is overwritten"
-    )
+    raise SourceError(f"{out} is not empty and does not hold phantoms: choose an empty folder")
 
 
-def _told(recipe: dict[str, Any]) -> str:
+def _described(recipe: dict[str, Any]) -> str:
     keys = ("images", "pixels", "seed", "balanced", "package_version")
     return ", ".join(f"{key} {recipe.get(key)}" for key in keys)
 
 
-def _write_pictures(
+def _write_images(
     out: Path, exams: list[Exam], pixels: int, workers: int | None
-) -> list[list[Box]]:
-    work = partial(_write_picture, out=out, pixels=pixels)
+) -> list[list[_Box]]:
+    work = partial(_write_image, out=out, pixels=pixels)
     boxes = []
     with (
         on_all_cores(work, list(enumerate(exams)), _CHUNK, workers) as written_boxes,
@@ -147,33 +148,33 @@ def _write_pictures(
     return boxes
 
 
-def folder_number(index: int) -> int:
+def _folder_number(index: int) -> int:
     """Give the number of the `images_NNN` folder that holds image `index`, as NIH filled them."""
     return 1 + max(0, index - _FIRST_FOLDER + _OTHER_FOLDERS) // _OTHER_FOLDERS
 
 
-def _write_picture(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[Box]:
+def _write_image(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[_Box]:
     """Write one image and its masks; gives the masks' boxes."""
     index, exam = numbered
-    path = out / f"images_{folder_number(index):03d}" / "images" / exam.name
+    path = out / f"images_{_folder_number(index):03d}" / "images" / exam.name
     phantom = render(exam, pixels)
     rgba = exam.stream("file").random() < _RGBA_SHARE
-    picture = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
-    _write_png(path, picture)
+    image = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
+    _write_png(path, image)
     for finding, mask in phantom.masks.items():
         _write_png(out / "masks" / f"{path.stem}_{finding}.png", mask.astype(np.uint8) * 255)
-    return [(finding, *bounds(mask)) for finding, mask in phantom.masks.items() if mask.any()]
+    return [(finding, *_bounds(mask)) for finding, mask in phantom.masks.items() if mask.any()]
 
 
-def _write_png(path: Path, picture: cv2.typing.MatLike) -> None:
+def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
     with written(path) as temporary:
-        cv2.imwrite(str(temporary), picture)
+        cv2.imwrite(str(temporary), image)
 
 
-def bounds(mask: Mask) -> tuple[float, float, float, float]:
+def _bounds(mask: Mask) -> tuple[float, float, float, float]:
     """Give the box (x, y, w, h) around a mask's pixels, in the 1024 frame."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    scale = FRAME / len(mask)
+    scale = _FRAME / len(mask)
     left, top = int(columns[0]), int(rows[0])
     wide, high = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
     return left * scale, top * scale, wide * scale, high * scale
@@ -217,7 +218,7 @@ def _age(exam: Exam) -> str:
     return f"{exam.age:03.0f}Y" if quirk else f"{exam.age:.0f}"
 
 
-def _box_table(exams: list[Exam], boxes: list[list[Box]]) -> str:
+def _box_table(exams: list[Exam], boxes: list[list[_Box]]) -> str:
     rows = [
         (exam.name, "Infiltrate" if finding == "Infiltration" else finding, *box)
         for exam, found in zip(exams, boxes, strict=True)
@@ -226,3 +227,29 @@ def _box_table(exams: list[Exam], boxes: list[list[Box]]) -> str:
     return "Image Index,Finding Label,Bbox [x,y,w,h],,,\n" + _csv(
         [*row, "", "", ""] for row in rows
     )
+
+
+class _Phantoms:
+    name: Final = "phantoms"
+    card: Final = SourceCard(
+        title="phantoms",
+        licence="Drawn by chestxray; free to use.",
+        label_origin="Drawn into each radiograph, so known exactly.",
+        synthetic=True,
+    )
+
+    def recognises(self, tree: Path) -> bool:
+        tables = label_tables(tree)[:1]
+        return any(are_phantoms(table.parent) for table in tables) or are_phantoms(tree)
+
+    def read(self, tree: Path, options: ReadOptions) -> Collection:
+        for folder in (tree, *(table.parent for table in label_tables(tree)[:1])):
+            if (folder / _UNFINISHED).exists():
+                raise SourceError(
+                    f"{folder} holds unfinished phantoms: run `chestxray synth` again"
+                )
+        # They are written as in 2017, which the content of a small table may not show.
+        return replace(read(tree, options, self.name, self.card), release="2017")
+
+
+PHANTOMS: Final = _Phantoms()

@@ -79,7 +79,7 @@ def test_the_same_box_twice_is_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", ["", "Image Index,Finding Labels,x", BOX])
 def test_what_is_no_box_table_is_refused(tmp_path: Path, header: str) -> None:
-    with pytest.raises(SourceError, match="no NIH box table"):
+    with pytest.raises(SourceError, match="not an NIH box table"):
         read(tmp_path, BOX, header=header)
 
 

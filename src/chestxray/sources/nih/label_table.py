@@ -1,18 +1,15 @@
-"""NIH's ages → years: `57`, and the older `060Y`, `011M`, `005D`, which the 2017 table has.
+"""NIH's label table, of either generation and in any of its spellings → common rows.
 
-Tells the 2017 label table from the corrected one of 2020 by its content.
+NIH published the table in 2017 and a corrected one in 2020. The file name does not prove which one
+a copy is: files called `Data_Entry_2017.csv` with the rows of 2020 are common. The content tells.
+In 2017 `Follow-up #` was the `_NNN` of the file name. In 2020 NIH put each patient's examinations
+in order of time and kept the file names, so that the two differ in 24,106 of 112,120 rows, which
+belong to 3,154 of the 13,302 patients who have more than one image.
 
-In 2017 `Follow-up #` was the `_NNN` of the file name; in 2020 NIH put each patient's visits in
-order of time and left the file names as they were, so that it differs in 24,106 of 112,120 rows,
-which belong to 3,154 of the 13,302 patients who have more than one image. The name of the table
-proves nothing: copies called `Data_Entry_2017.csv` with rows of 2020 are common.
-
-One NIH label table, of either generation and in any of its spellings → common rows.
-
-Rules where a row says two things or nothing: a label word that names no finding makes the
-findings that the row does not name unknown, since it may mean any of them; `No Finding` beside a
-finding makes that finding unknown; an empty cell makes all 14 unknown. A patient number is never
-guessed, since the split rests on it.
+Where a row contradicts itself or says nothing: a label that names no finding makes the findings
+that the row does not name unknown, since it may mean any of them; `No Finding` beside a finding
+makes that finding unknown; an empty cell makes all 14 unknown. A patient number is never guessed,
+since the split depends on it.
 """
 
 from __future__ import annotations
@@ -27,66 +24,14 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING, Findings, canonical
-from chestxray.sources.collection import LEADING_COLUMNS, Problem, problem
-from chestxray.sources.tables import cells, header, key
-
-OLDEST: Final = 120.0  # years; the 2017 table has 155 and 414, the corrected one ends at 95
-_UNITS_A_YEAR: Final = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
-
-
-def in_years(ages: pd.Series) -> npt.NDArray[np.float64]:
-    """Turn ages as written into years.
-
-    Args:
-        ages: strings.
-
-    Returns:
-        Years [n], NaN where the string is no age or the age is over `OLDEST`.
-    """
-    codes, different = pd.factorize(ages)  # each different age is read once
-    parts = pd.Series(different, dtype=ages.dtype).str.extract(r"^(\d+(?:\.\d*)?)\s*([YMWDymwd]?)$")
-    numbers = pd.to_numeric(parts[0], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    units = parts[1].str.upper().map(_UNITS_A_YEAR).to_numpy(dtype=np.float64, na_value=np.nan)
-    years: npt.NDArray[np.float64] = numbers / units
-    years[years > OLDEST] = np.nan
-    return years[codes]
-
-
-def are_of_2017(ages: pd.Series) -> bool:
-    """Tell whether ages are written as only the 2017 table has them: with a unit, or over 120."""
-    units = ages.str.match(r"^\d+\s*[YMWDymwd]$")
-    years = pd.to_numeric(ages, errors="coerce")
-    return bool(units.any() or (years > OLDEST).any())
-
-
-_LEAST_DIFFERENCES: Final = 3  # fewer may be somebody's edits
-_LEAST_SHARE: Final = 0.01
-# A patient with several images differs with probability 0.24 in 2020; that 30 such patients all
-# agree happens in one table of 3,000.
-_LEAST_PATIENTS: Final = 30
-
-
-def generation(rows: pd.DataFrame, ages_of_2017: bool) -> Generation:
-    """Tell the generation of a label table.
-
-    Args:
-        rows: with `image`, `patient`, `follow_up`.
-        ages_of_2017: some age is written as only the 2017 table has it.
-
-    Returns:
-        `unknown` where the rows are too few, or contradict both generations.
-    """
-    suffix = pd.to_numeric(rows["image"].str.extract(r"_(\d{3})(?:\.\w+)?$")[0], errors="coerce")
-    named = suffix.notna()
-    suffix, follow_up = suffix[named], rows["follow_up"][named]
-    differ = int((suffix != follow_up).sum())
-    if differ >= max(_LEAST_DIFFERENCES, _LEAST_SHARE * len(suffix)):
-        return "v2020"
-    if differ:
-        return "unknown"
-    several = rows["patient"][named][suffix > 0].nunique()
-    return "2017" if several and (ages_of_2017 or several >= _LEAST_PATIENTS) else "unknown"
-
+from chestxray.sources.collection import (
+    LEADING_COLUMNS,
+    Problem,
+    one_row_per_image,
+    problem,
+)
+from chestxray.sources.demographics import OLDEST, in_years
+from chestxray.sources.table_files import cells, header, key
 
 # The order is CheXNet's (arXiv 1711.05225), which most published prediction files use.
 FINDINGS: Final = Findings(
@@ -129,16 +74,21 @@ _KNOWN: Final = {
     "sex": {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"},
     "view": {"PA": "PA", "AP": "AP"},
 }
+_LEAST_DIFFERENCES: Final = 3  # fewer may be edits by hand
+_LEAST_SHARE: Final = 0.01
+# A patient with several images differs with probability 0.24 in 2020; that 30 such patients all
+# agree happens in one table of 3,000.
+_LEAST_PATIENTS: Final = 30
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A label table, understood.
+    """The content of a label table.
 
     Attributes:
-        rows: as `Collection.rows` without `path`, sorted by `image`, one row an image.
-        generation: `2017`, `v2020`, or `unknown` where the content can't tell.
-        problems: everything in it that did not fit.
+        rows: as `Collection.rows` without `path`, sorted by `image`, one row per image.
+        generation: `2017`, `v2020`, or `unknown` where the content does not tell.
+        problems: everything in it that could not be used as it is.
     """
 
     rows: pd.DataFrame
@@ -147,7 +97,7 @@ class LabelTable:
 
 
 def is_label_table(path: Path) -> bool:
-    """Tell whether a CSV's header has the columns that a label table can't do without."""
+    """Tell whether a CSV's header has the columns that a label table must have."""
     return set(_REQUIRED) <= {_TITLES.get(key(title)) for title in header(path)}
 
 
@@ -164,20 +114,20 @@ def read_labels(table: Path) -> LabelTable:
     problems += found
     rows[list(FINDINGS)], found = _findings(raw["image"], raw["labels"])
     problems += found
-    rows, found = _one_row_an_image(rows)
+    rows, found = one_row_per_image(rows)
     problems += found
     rows = rows[[name for name in ROW_COLUMNS if name != "path"]]
     rows = rows.sort_values("image", ignore_index=True)
-    return LabelTable(rows, generation(rows, are_of_2017(raw["age"])), tuple(problems))
+    return LabelTable(rows, _generation(rows, _are_of_2017(raw["age"])), tuple(problems))
 
 
 def _columns(table: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Pick the columns that count by their titles, whatever the spelling."""
+    """Pick the columns by their titles in any spelling."""
     titles = [_TITLES.get(key(title)) for title in header(table)]
     lacking = [title for name, title in _REQUIRED.items() if name not in titles]
     if lacking:
         raise SourceError(
-            f"{table} is no NIH label table: it lacks the column {' and '.join(lacking)}; "
+            f"{table} is not an NIH label table: it lacks the column {' and '.join(lacking)}; "
             "give a table such as Data_Entry_2017_v2020.csv"
         )
     text = cells(table)
@@ -204,7 +154,7 @@ def _numbered(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     problems = problem(
         "unusable-row",
         lost["image"] + " (patient " + lost["patient"] + ")",
-        "the row names no image, or its Patient ID is no whole number: left out",
+        "the row names no image, or its Patient ID is not a whole number: left out",
         loses=True,
     )
     # NIH's file names write patients with eight digits; so does the text that identifies them here.
@@ -214,7 +164,7 @@ def _numbered(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     problems += problem(
         "patient-differs-from-name",
         raw["image"][in_name[0].notna() & (in_name[0] != raw["number"])],
-        "the file name begins with another number than the row's Patient ID: the row is believed",
+        "the file name begins with another number than the Patient ID, which is used",
         loses=False,
     )
     follow_up = pd.to_numeric(raw["follow_up"], errors="coerce")
@@ -222,7 +172,7 @@ def _numbered(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     problems += problem(
         "unknown-follow-up",
         raw["image"][~usable & (raw["follow_up"] != "")],
-        "Follow-up # is no whole number: the number in the file name is taken, or 0",
+        "Follow-up # is not a whole number: the number in the file name is used, or else 0",
         loses=False,
     )
     follow_up = follow_up.where(usable, in_name[1]).fillna(0)
@@ -236,7 +186,7 @@ def _demographics(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     problems = problem(
         "impossible-age",
         raw["image"][impossible] + " (" + raw["age"][impossible] + ")",
-        f"the age is no number from 0 to {OLDEST:.0f} years: taken as unknown",
+        f"the age is not a number from 0 to {OLDEST:.0f} years: taken as unknown",
         loses=False,
     )
     for name, known in _KNOWN.items():
@@ -252,15 +202,18 @@ def _demographics(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _findings(image: pd.Series, labels: pd.Series) -> tuple[npt.NDArray[np.float64], list[Problem]]:
-    """Turn label cells into [n, 14] of 1, 0 and NaN; each different cell is read once."""
+    """Turn label cells into [n, 14] of 1, 0 and NaN; each distinct cell is read once."""
     codes, different = pd.factorize(labels)
     read = [_cell(str(cell)) for cell in different]
     values = np.stack([values for values, _ in read])[codes]
     problems: list[Problem] = []
     for code, sentence in (
-        ("unknown-label", "a label names none of the 14 findings: findings not named are unknown"),
-        ("contradiction", "No Finding stands beside a finding, which is taken as unknown"),
-        ("no-label", "the row has no label at all: all 14 findings are unknown"),
+        (
+            "unknown-label",
+            "a label is none of the 14 findings: findings that the row does not name are unknown",
+        ),
+        ("contradiction", "No Finding is listed beside a finding, which is taken as unknown"),
+        ("no-label", "the row has no label: all 14 findings are unknown"),
     ):
         wrong = np.array([code in reasons for _, reasons in read])[codes]
         names = image[wrong] + " (" + labels[wrong] + ")"
@@ -287,18 +240,30 @@ def _cell(cell: str) -> tuple[npt.NDArray[np.float64], set[str]]:
     return values, reasons
 
 
-def _one_row_an_image(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Keep one of several equal rows, and none of those that contradict each other."""
-    repeated = rows.duplicated()
-    problems = problem(
-        "repeated-row", rows["image"][repeated], "the same row stands twice: read once", loses=False
-    )
-    rows = rows[~repeated]
-    conflicting = rows.duplicated("image", keep=False)
-    problems += problem(
-        "conflicting-rows",
-        rows["image"][conflicting].unique(),
-        "several rows of one image contradict each other: the image is left out; keep one row",
-        loses=True,
-    )
-    return rows[~conflicting], problems
+def _generation(rows: pd.DataFrame, ages_of_2017: bool) -> Generation:
+    """Tell the generation of a label table.
+
+    Args:
+        rows: with `image`, `patient`, `follow_up`.
+        ages_of_2017: some age is written as only the 2017 table has it.
+
+    Returns:
+        `unknown` where the rows are too few, or contradict both generations.
+    """
+    suffix = pd.to_numeric(rows["image"].str.extract(r"_(\d{3})(?:\.\w+)?$")[0], errors="coerce")
+    named = suffix.notna()
+    suffix, follow_up = suffix[named], rows["follow_up"][named]
+    differ = int((suffix != follow_up).sum())
+    if differ >= max(_LEAST_DIFFERENCES, _LEAST_SHARE * len(suffix)):
+        return "v2020"
+    if differ:
+        return "unknown"
+    several = rows["patient"][named][suffix > 0].nunique()
+    return "2017" if several and (ages_of_2017 or several >= _LEAST_PATIENTS) else "unknown"
+
+
+def _are_of_2017(ages: pd.Series) -> bool:
+    """Tell whether ages are written as only the 2017 table has them: with a unit, or over 120."""
+    units = ages.str.match(r"^\d+\s*[YMWDymwd]$")
+    years = pd.to_numeric(ages, errors="coerce")
+    return bool(units.any() or (years > OLDEST).any())

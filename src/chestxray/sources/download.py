@@ -1,21 +1,27 @@
-"""What NIH publishes, where, and how it is known to be whole. Facts only.
+"""ChestX-ray14 fetched from NIH's Box (`download_nih`) or from Kaggle (`download_kaggle`).
 
+Both can be interrupted at any moment and called again, and leave the tree that `sources.nih` reads.
+`download.json` records what was fetched.
+
+From NIH come twelve archives, the label table and the official lists. An archive is fetched,
+checked (size and MD5) and unpacked; then it is deleted, because archives and images together would
+take 90 GB. `download.json` records every step once it is durable, so that the next call skips it.
 Sources: the links of NIH's own `batch_download_zips.py`; the MD5 sums of NIH's
 `FAQ_CHESTXRAY.pdf` (question 7); sizes as the server states them; the Box folder
 https://nihcc.app.box.com/v/ChestXray-NIHCC for tables and lists.
 
-ChestX-ray14 from NIH's Box: twelve archives, the label table and the official lists.
-
-An archive goes through `fetch`, size and MD5, `unpack`; then it is deleted, because archives and
-images together would take 90 GB. `download.json` records every step after it is durable, so that
-the next call skips what is done and goes on with the rest.
+From Kaggle, `kagglehub` fetches with the user's own token into a hidden folder of the target, where
+it can resume. When everything is there, the files are moved to their places.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +31,7 @@ import httpx
 from chestxray.artifacts import read_json, write_json
 from chestxray.errors import DownloadError
 from chestxray.progress import progress
-from chestxray.sources.download.fetch import (
+from chestxray.sources.fetch import (
     MEGABYTE,
     Digests,
     Pause,
@@ -36,6 +42,8 @@ from chestxray.sources.download.fetch import (
     part_of,
     unpack,
 )
+
+__all__ = ["BY_HAND", "FOLDER", "download_kaggle", "download_nih"]
 
 FOLDER: Final = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 IMAGES: Final = 112_120
@@ -52,7 +60,7 @@ class Archive:
 
     Attributes:
         name: file name; the part before `.tar.gz` names the folder that it is unpacked to.
-        url: where it lies.
+        url: where it is.
         size: bytes.
         md5: of the archive, as published; hexadecimal.
         images: how many files it holds.
@@ -76,8 +84,8 @@ class Table:
 
     Attributes:
         name: file name.
-        url: where it lies.
-        lines: how many lines that are not empty it has.
+        url: where it is.
+        lines: how many non-empty lines it has.
     """
 
     name: str
@@ -128,13 +136,13 @@ def download_nih(
     """Fetch, check and unpack everything that is not there yet.
 
     Args:
-        out: folder of the tree; made where it is missing.
+        out: folder of the tree; created where it is missing.
         archives: what to fetch and unpack.
-        tables: what to fetch beside them; a file of that name put there by hand is left alone.
+        tables: what else to fetch; a file of that name that is already there stays as it is.
         pause: waits that many seconds between attempts.
 
     Returns:
-        Files that are still to be fetched by hand, with the reason.
+        Files that must still be fetched by hand, with the reason.
 
     Raises:
         DownloadError: an archive can't be fetched or is not what NIH published, a file was changed
@@ -181,13 +189,13 @@ class _Journal:
 
 
 def _is_done(out: Path, archive: Archive, journal: _Journal) -> bool:
-    """Tell whether an archive was unpacked before, and still is."""
+    """Tell whether an archive was unpacked before and its images are still there."""
     folder, entry = out / archive.folder, journal.files.get(archive.name)
     if not folder.exists():
         return False
     if entry is None:
         raise DownloadError(
-            f"{folder} exists, but {journal.path.name} does not know it: move it away, or give "
+            f"{folder} exists, but {journal.path.name} does not list it: move it away, or choose "
             "another folder"
         )
     if not entry["unpacked"]:  # stopped after the folder got its name, which it gets when whole
@@ -203,7 +211,7 @@ def _is_done(out: Path, archive: Archive, journal: _Journal) -> bool:
 
 
 def _require_room(out: Path, missing: Sequence[Archive]) -> None:
-    """Images take about as much as their archives, one of which lies there in addition."""
+    """Images take about as much as their archives, one of which is there in addition."""
     if not missing:
         return
     have = sum(
@@ -218,8 +226,8 @@ def _require_room(out: Path, missing: Sequence[Archive]) -> None:
     free = shutil.disk_usage(out).free
     if free < need:
         raise DownloadError(
-            f"{out} has room for {free / 1e9:.1f} GB, the rest needs {need / 1e9:.1f} GB: make "
-            "room, or give a folder on another disk"
+            f"{out} has {free / 1e9:.1f} GB free, but the download needs {need / 1e9:.1f} GB: free "
+            "some space, or choose a folder on another disk"
         )
 
 
@@ -235,8 +243,8 @@ def _archive(
     if found.md5 != archive.md5:
         path.unlink()
         raise DownloadError(
-            f"{archive.name} came with MD5 {found.md5}, NIH publishes {archive.md5}: deleted, run "
-            "the same command again"
+            f"{archive.name} has the MD5 {found.md5}, NIH publishes {archive.md5}: it was deleted, "
+            "run the same command again"
         )
     journal.check(archive.name, found)
     journal.record(
@@ -249,7 +257,7 @@ def _archive(
 
 
 def _is_there(path: Path, journal: _Journal) -> bool:
-    """Tell whether a table lies there, put by hand or fetched and unchanged since."""
+    """Tell whether a table is there, put by hand or fetched and unchanged since."""
     if path.exists() and path.name in journal.files:
         journal.check(path.name, digests(path))
     return path.exists()
@@ -261,8 +269,96 @@ def _table(path: Path, table: Table, client: httpx.Client, journal: _Journal, pa
         lines = sum(1 for line in file if line.strip())
     if lines != table.lines:
         path.unlink()
-        raise DownloadError(f"a file of {lines} lines came, {table.lines} were expected")
+        raise DownloadError(f"the file has {lines} lines instead of {table.lines}")
     found = digests(path)
     journal.record(
         table.name, url=table.url, size=path.stat().st_size, md5=found.md5, sha256=found.sha256
     )
+
+
+_HANDLE: Final = "nih-chest-xrays/data"
+_CACHE: Final = ".kagglehub"
+_HOW_TO_SIGN_IN: Final = (
+    "create one at https://www.kaggle.com/settings (API) and put it into ~/.kaggle/access_token or "
+    "the variable KAGGLE_API_TOKEN"
+)
+
+
+def download_kaggle(
+    out: Path, fetch: Callable[[str], str] | None = None, images: int = IMAGES
+) -> None:
+    """Fetch Kaggle's copy of the data set, unless it is there already.
+
+    Args:
+        out: folder of the tree; created where it is missing.
+        fetch: gives the folder of a dataset handle; kagglehub does where None.
+        images: how many images there must be.
+
+    Raises:
+        DownloadError: no token, no connection, no space, or images are missing.
+    """
+    journal = out / JOURNAL
+    if journal.exists() and read_json(journal, "chestxray download OUT").get("source") == _HANDLE:
+        return
+    make_folder(out)
+    with _cache_in(out / _CACHE):
+        came = Path(fetch(_HANDLE) if fetch else _fetch(_HANDLE))
+    for path in sorted(came.iterdir()):
+        if (out / path.name).exists():
+            raise DownloadError(f"{out / path.name} exists already: move it away")
+        path.rename(out / path.name)
+    count = sum(path.suffix == ".png" for path in out.glob("images_*/images/*"))
+    if count != images:
+        raise DownloadError(
+            f"{count} of {images} images came from Kaggle: delete {out} and run the same command "
+            "again"
+        )
+    write_json(journal, {"source": _HANDLE, "images": count})
+    shutil.rmtree(out / _CACHE, ignore_errors=True)
+
+
+@contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    """Let kagglehub work in a folder; this variable is the only way to set it."""
+    before = os.environ.get("KAGGLEHUB_CACHE")
+    os.environ["KAGGLEHUB_CACHE"] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["KAGGLEHUB_CACHE"]
+        else:
+            os.environ["KAGGLEHUB_CACHE"] = before
+
+
+def _fetch(handle: str) -> str:
+    import kagglehub  # noqa: PLC0415 - loads requests and more, for this one call
+    from kagglehub import exceptions  # noqa: PLC0415
+    from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
+
+    try:
+        if get_kaggle_credentials() is None:
+            raise DownloadError(f"Kaggle needs your token: {_HOW_TO_SIGN_IN}")
+        return str(kagglehub.dataset_download(handle))
+    except exceptions.KaggleApiHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in {401, 403}:
+            raise DownloadError(
+                f"Kaggle refuses your token ({status}): {_HOW_TO_SIGN_IN}"
+            ) from error
+        raise DownloadError(f"Kaggle answers {status}: run the same command again later") from error
+    except (exceptions.UnauthenticatedError, exceptions.CredentialError, ValueError) as error:
+        raise DownloadError(
+            f"your Kaggle token cannot be used ({error}): {_HOW_TO_SIGN_IN}"
+        ) from error
+    except (
+        exceptions.BackendError,
+        exceptions.NotFoundError,
+        exceptions.DataCorruptionError,
+    ) as error:
+        raise DownloadError(f"Kaggle: {error}: run the same command again later") from error
+    except (OSError, zipfile.BadZipFile) as error:  # requests' failures are OSErrors
+        raise DownloadError(
+            f"the download from Kaggle failed ({error}): check the connection and the space on the "
+            "disk, then run the same command again: it resumes"
+        ) from error

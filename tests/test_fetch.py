@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from chestxray.errors import DownloadError
-from chestxray.sources.download import fetch as module
-from chestxray.sources.download.fetch import digests, fetch, new_client, part_of
+from chestxray.sources import fetch as module
+from chestxray.sources.fetch import digests, fetch, new_client, part_of
 from download_server import Server, serving
 
 
@@ -105,7 +105,7 @@ def test_a_passing_server_error_is_tried_again_after_a_pause(
 def test_a_lasting_server_error_ends_and_keeps_the_part(server: Server, tmp_path: Path) -> None:
     part_of(tmp_path / "f").write_bytes(BODY[:1000])
     server.always = "500"
-    with pytest.raises(DownloadError, match=r"500.*goes on from 1000 bytes"):
+    with pytest.raises(DownloadError, match=r"500.*resumes at 1000 bytes"):
         get(server, tmp_path / "f")
     assert len(server.ranges) == module.ATTEMPTS
     assert part_of(tmp_path / "f").stat().st_size == 1000
@@ -146,7 +146,7 @@ def test_a_short_file_without_a_stated_length_is_not_taken_for_whole(
 
 def test_a_web_page_instead_of_the_file_is_refused(server: Server, tmp_path: Path) -> None:
     server.always = "web page"
-    with pytest.raises(DownloadError, match="a web page came"):
+    with pytest.raises(DownloadError, match="a web page arrived"):
         get(server, tmp_path / "f")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,9 +1,8 @@
-"""A whole NIH tree, or a label table alone → one `Collection`.
+"""The source `nih`: a tree of ChestX-ray14, or its label table alone → one `Collection`.
 
-Files, labels, boxes and lists are brought together by name.
-
-Names are compared without their suffix, so that a JPEG copy belongs to the row, the boxes and the
-list entry of the PNG that it was made from; `image` stays the name that the label table gives.
+Files, labels, boxes and official lists are joined by name. Names are compared without their suffix,
+so that a JPEG copy belongs to the row, the boxes and the list entry of the PNG that it was made
+from. `image` stays the name that the label table gives.
 """
 
 from __future__ import annotations
@@ -25,18 +24,51 @@ from chestxray.sources.collection import (
     policies,
     problem,
 )
-from chestxray.sources.files import LISTS, Tree, one_file_an_image, scan
-from chestxray.sources.nih.boxes import is_box_table, read_boxes
-from chestxray.sources.nih.labels import (
+from chestxray.sources.files import LISTS, Tree, one_file_per_image, scan
+from chestxray.sources.nih.box_table import is_box_table, read_boxes
+from chestxray.sources.nih.label_table import (
     FINDINGS,
     ROW_COLUMNS,
     LabelTable,
     is_label_table,
     read_labels,
 )
-from chestxray.sources.tables import lines, stem
+from chestxray.sources.table_files import lines, stem
 
+# Phantoms lie in NIH's layout (sources.phantom). Nothing may take them for real radiographs.
+PHANTOM_MARKS: Final = ("phantom.json", "phantom-unfinished.json")
 _GENERATIONS: Final = ("v2020", "unknown", "2017")  # the corrected table first
+
+
+def are_phantoms(folder: Path) -> bool:
+    """Tell whether the label table in a folder is one of phantoms."""
+    return any((folder / name).exists() for name in PHANTOM_MARKS)
+
+
+class _NIH:
+    name: Final = "nih"
+    card: Final = SourceCard(
+        title="NIH ChestX-ray14",
+        citation="Wang et al., ChestX-ray8, CVPR 2017 (arXiv 1705.02315)",
+        licence="Open. Cite the paper and acknowledge the NIH Clinical Center.",
+        label_origin="Mined from the reports by a program; NIH expects over 90 % to be correct.",
+        overlaps=(
+            "RSNA Pneumonia",
+            "SIIM-ACR Pneumothorax",
+            "ChestX-Det",
+            "NIH-CXR-LT",
+            "Google's adjudicated NIH labels",
+        ),
+    )
+
+    def recognises(self, tree: Path) -> bool:
+        return any(not are_phantoms(table.parent) for table in label_tables(tree)[:1])
+
+    def read(self, tree: Path, options: ReadOptions) -> Collection:
+        return read(tree, options, self.name, self.card)
+
+
+NIH: Final = _NIH()
 
 
 def read(raw: Path, options: ReadOptions, name: str, card: SourceCard) -> Collection:
@@ -45,7 +77,7 @@ def read(raw: Path, options: ReadOptions, name: str, card: SourceCard) -> Collec
     Args:
         raw: a folder, in which images, tables and lists may lie anywhere; or a label table, beside
             which the official lists may lie.
-        options: what is asked of the source.
+        options: what the user asks of the source.
         name: of the data set.
         card: of the data set.
 
@@ -68,17 +100,19 @@ def read(raw: Path, options: ReadOptions, name: str, card: SourceCard) -> Collec
 def label_tables(tree: Path) -> list[Path]:
     """Find the tables with NIH's columns, the shallowest first: in a folder, or a file itself."""
     paths = [tree] if tree.is_file() else scan(tree).tables if tree.is_dir() else []
-    return [path for path in paths if is_label_table(path)]
+    return [path for path in paths if path.suffix != ".parquet" and is_label_table(path)]
 
 
 def _read_tree(raw: Path) -> Collection:
     if not raw.is_dir():
-        raise SourceError(f"{raw} is no folder: give the folder that holds images and label table")
+        raise SourceError(
+            f"{raw} is not a folder: give the folder that holds the images and the label table"
+        )
     tree = scan(raw)
     if not tree.images:
         raise SourceError(f"{raw} holds no .png or .jpg image{_what_it_holds(tree)}")
     path, labels, problems = _label_table(tree)
-    files, found = one_file_an_image(tree.images)
+    files, found = one_file_per_image(tree.images)
     problems += [*labels.problems, *found]
     rows, found = _with_files(path, labels.rows, files)
     problems += found
@@ -126,9 +160,9 @@ def _read_table(path: Path) -> Collection:
 
 
 def _what_it_holds(tree: Tree) -> str:
-    """Say what there is in place of images, and what to do."""
+    """Say what lies there instead of images, and what to do."""
     if tree.packed:
-        return f" but {len(tree.packed)} packed archives such as {tree.packed[0].name}: unpack them"
+        return f" but archives that are not unpacked, such as {tree.packed[0].name}: unpack them"
     lists = [path for paths in tree.lists.values() for path in paths]
     tables = ", ".join(str(path.relative_to(tree.root)) for path in (*tree.tables, *lists))
     if tables:
@@ -155,8 +189,8 @@ def _label_table(tree: Tree) -> tuple[Path, LabelTable, list[Problem]]:
     unused = problem(
         "unused-label-table",
         (other.relative_to(tree.root) for other in paths if other != path),
-        f"{path.name} is read ({labels.generation}); other label tables are not: the shallowest "
-        "in the tree is taken, then Data_Entry…, then the corrected generation, then by name",
+        f"{path.name} is read ({labels.generation}); other label tables are not. The shallowest in "
+        "the tree comes first, then Data_Entry…, then the corrected generation, then by name",
         loses=False,
     )
     return path, labels, unused
@@ -169,26 +203,26 @@ def _with_files(
     names = rows["image"].map(stem)
     if names.duplicated().any():
         raise SourceError(
-            f"{table.name} has rows that differ in the suffix alone, such as "
-            f"{rows['image'][names.duplicated()].iloc[0]}: keep one row an image"
+            f"{table.name} has rows that differ only in the suffix, such as "
+            f"{rows['image'][names.duplicated()].iloc[0]}: keep one row per image"
         )
     paths = names.map(files)
     without = paths.isna()
     if without.all():
         raise SourceError(
             f"no row of {table.name} has its image in the tree: the table begins with "
-            f"{rows['image'].iloc[0]}, the images with {min(files)}; these belong to two data sets"
+            f"{rows['image'].iloc[0]}, the images with {min(files)}; these are two data sets"
         )
     problems = problem(
         "missing-image",
         rows["image"][without],
-        "the label table has a row, the tree no image: left out; fetch the rest of the images",
+        "the label table has a row, but the tree has no image: left out; fetch the other images",
         loses=True,
     )
     problems += problem(
         "missing-row",
         sorted(Path(files[name]).name for name in set(files) - set(names)),
-        "the tree has an image, the label table no row: left out",
+        "the tree has an image, but the label table has no row: left out",
         loses=True,
     )
     kept = rows.assign(path=paths)[~without]
@@ -196,7 +230,7 @@ def _with_files(
 
 
 def _boxes(tree: Tree, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read the shallowest box table, and keep the boxes of images that are there."""
+    """Read the shallowest box table, and keep the boxes of images in the tree."""
     paths = [path for path in tree.tables if is_box_table(path)]
     if not paths:
         return no_boxes(), []
@@ -204,7 +238,7 @@ def _boxes(tree: Tree, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     problems = problem(
         "unused-box-table",
         paths[1:],
-        f"{paths[0]} is read, the shallowest in the tree; others are not",
+        f"{paths[0]} is read, the shallowest in the tree; other box tables are not",
         loses=False,
     )
     image = table.rows["image"].map(stem).map(_by_stem(rows))
@@ -212,7 +246,7 @@ def _boxes(tree: Tree, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     problems += problem(
         "box-without-image",
         table.rows["image"][image.isna()].unique(),
-        "there are boxes of images that are not in the tree or have no row: left out",
+        "a box belongs to an image that is not in the tree or has no row: left out",
         loses=False,
     )
     return table.rows.assign(image=image)[image.notna()].reset_index(drop=True), problems
@@ -226,7 +260,7 @@ def _official(
         return {}, problem(
             "one-official-list",
             (paths[0].name for paths in lists.values()),
-            "one official list lies in the tree, the other does not: without both neither counts",
+            "one official list is in the tree, the other is not: neither is used",
             loses=False,
         )
     known = _by_stem(rows)
@@ -239,13 +273,13 @@ def _official(
     problems = problem(
         "patient-in-both-lists",
         sorted(both),
-        "the official lists share a patient, so that the test would not be independent",
+        "a patient is in both official lists, so that the test would not be independent",
         loses=False,
     )
     problems += problem(
         "not-in-lists",
         rows["image"][~listed["train_val"] & ~listed["test"]],
-        "the image stands in neither official list: the official split has no place for it",
+        "the image is in neither official list: the official split cannot place it",
         loses=False,
     )
     return official, problems

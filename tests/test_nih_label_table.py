@@ -78,7 +78,7 @@ def test_every_header_gives_the_same_rows(
     )
     rows = read.rows
     assert rows["image"].tolist() == ["00000001_000.png", "00000003_002.png"]  # sorted
-    assert rows["patient"].tolist() == [1, 3]
+    assert rows["patient"].tolist() == ["00000001", "00000003"]
     assert rows["follow_up"].tolist() == [0, 2]
     assert rows["age"].tolist() == [57, 61]
     assert rows["sex"].tolist() == ["M", "F"]
@@ -90,7 +90,7 @@ def test_every_header_gives_the_same_rows(
 
 def test_columns_are_found_by_name_not_by_place(tmp_path: Path) -> None:
     read = table(tmp_path, "7,AP,00000007_001.png,Hernia", header=HEADERS["other order"])
-    assert read.rows.loc[0, ["patient", "view", "Hernia"]].tolist() == [7, "AP", 1]
+    assert read.rows.loc[0, ["patient", "view", "Hernia"]].tolist() == ["00000007", "AP", 1]
     assert read.rows["follow_up"].tolist() == [1]  # from the name, for want of the column
     assert codes(read) == {"missing-column": 3}
     assert read.problems[0].examples == ("Follow-up #", "Patient Age", "Patient Sex")
@@ -121,7 +121,7 @@ def test_ages_become_years_and_impossible_ones_unknown(
 
 def test_zero_padded_patients_are_the_same_patients(tmp_path: Path) -> None:
     read = table(tmp_path, row(patient="000000001"), row("00000001_001.png", patient="1"))
-    assert read.rows["patient"].tolist() == [1, 1]
+    assert read.rows["patient"].tolist() == ["00000001", "00000001"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_row_of_no_patient_is_left_out_and_said(tmp_path: Path) -> None:
 
 def test_a_patient_number_that_differs_from_the_name_is_said(tmp_path: Path) -> None:
     read = table(tmp_path, row(patient=2))
-    assert read.rows["patient"].tolist() == [2]
+    assert read.rows["patient"].tolist() == ["00000002"]
     assert codes(read) == {"patient-differs-from-name": 1}
 
 
@@ -251,12 +251,12 @@ def test_a_table_of_first_images_alone_tells_no_generation(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no NIH label table"),
+        (b"", "not an NIH label table"),
         (b"a,b,c\n1,2,3\n", "lacks the column Image Index and Finding Labels and Patient ID"),
         (HEADERS["2017"].encode(), "no rows"),
-        (f"{HEADERS['2017']}\n{row()}1,2,3,4,5,6,7,8,9,10\n".encode(), "whole CSV|more values"),
+        (f"{HEADERS['2017']}\n{row()}1,2,3,4,5,6,7,8,9,10\n".encode(), "complete CSV|more values"),
         (f"{HEADERS['2017']}\n00000001_000.png,Mass,0,1,5,M,PA,1,2,3,,,x".encode(), "more values"),
-        (f"{HEADERS['2017']}\n{row(view='Ä')}".encode("latin-1"), "no readable text"),
+        (f"{HEADERS['2017']}\n{row(view='Ä')}".encode("latin-1"), "cannot be read as UTF-8 text"),
     ],
 )  # fmt: skip
 def test_what_is_no_label_table_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -275,7 +275,7 @@ def test_a_cut_gzip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no readable text"):
+    with pytest.raises(SourceError, match="cannot be read as UTF-8 text"):
         read_labels(tmp_path / "none.csv")
 
 

@@ -1,8 +1,8 @@
 """NIH's box table (984 boxes on 880 images) → fractions of the image's sides.
 
 Rows are read by position, because the header `Bbox [x,y,w,h]` is itself cut at its commas. The
-boxes are in the 1024-pixel frame of the published images with the origin at the top left; as
-fractions they hold for resized copies too.
+boxes are in the 1024-pixel frame of the published images, with the origin at the top left. As
+fractions they are valid for resized copies too.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources.collection import BOX_COLUMNS, Problem, problem
-from chestxray.sources.nih.labels import FINDINGS
-from chestxray.sources.tables import cells, header, key
+from chestxray.sources.nih.label_table import FINDINGS
+from chestxray.sources.table_files import cells, header, key
 
-FRAME: Final = 1024.0  # pixels
-_SLACK: Final = 0.5  # pixels that a box may stick out by rounding; cut off
+_FRAME: Final = 1024.0  # pixels
+_SLACK: Final = 0.5  # pixels by which rounding may push a box out of the frame; cut off
 
 
 @dataclass(frozen=True)
 class BoxTable:
-    """A box table, understood.
+    """The content of a box table.
 
     Attributes:
         rows: as `Collection.boxes`, sorted by image and finding.
-        problems: everything in it that did not fit.
+        problems: everything in it that could not be used as it is.
     """
 
     rows: pd.DataFrame
@@ -51,7 +51,7 @@ def read_boxes(table: Path) -> BoxTable:
     """
     if not is_box_table(table):
         raise SourceError(
-            f"{table} is no NIH box table: its header must begin with "
+            f"{table} is not an NIH box table: its header must begin with "
             "Image Index,Finding Label,Bbox [x,y,w,h]"
         )
     text = cells(table)
@@ -72,13 +72,16 @@ def read_boxes(table: Path) -> BoxTable:
     problems += problem(
         "box-out-of-frame",
         text["image"][~inside],
-        "a box is no area inside the 1024 × 1024 frame: left out",
+        "a box is not inside the 1024 × 1024 frame, or is empty: left out",
         loses=True,
     )
     rows = pd.concat([text[["image", "finding"]], _fractions(sides)], axis=1)[inside]
     repeated = rows.duplicated()
     problems += problem(
-        "repeated-box", rows["image"][repeated], "the same box stands twice: read once", loses=False
+        "repeated-box",
+        rows["image"][repeated],
+        "the same box is listed twice: read once",
+        loses=False,
     )
     rows = rows[~repeated].sort_values(list(BOX_COLUMNS), ignore_index=True)
     return BoxTable(rows, tuple(problems))
@@ -86,13 +89,15 @@ def read_boxes(table: Path) -> BoxTable:
 
 def _inside(sides: pd.DataFrame) -> pd.Series:
     low = (sides["x"] >= -_SLACK) & (sides["y"] >= -_SLACK)
-    high = (sides["x"] + sides["w"] <= FRAME + _SLACK) & (sides["y"] + sides["h"] <= FRAME + _SLACK)
+    high = (sides["x"] + sides["w"] <= _FRAME + _SLACK) & (
+        sides["y"] + sides["h"] <= _FRAME + _SLACK
+    )
     return low & high & (sides["w"] > 0) & (sides["h"] > 0)
 
 
 def _fractions(sides: pd.DataFrame) -> pd.DataFrame:
     left, top = sides["x"].clip(lower=0.0), sides["y"].clip(lower=0.0)
-    right = (sides["x"] + sides["w"]).clip(upper=FRAME)
-    bottom = (sides["y"] + sides["h"]).clip(upper=FRAME)
+    right = (sides["x"] + sides["w"]).clip(upper=_FRAME)
+    bottom = (sides["y"] + sides["h"]).clip(upper=_FRAME)
     corners = {"x": left, "y": top, "w": right - left, "h": bottom - top}
-    return pd.DataFrame(corners) / FRAME
+    return pd.DataFrame(corners) / _FRAME

@@ -1,12 +1,11 @@
-"""One file over HTTP, resumed where it stopped (RFC 9110, range requests), and checked.
+"""Fetches a file over HTTP, and unpacks an archive of images from outside.
 
-Bytes go to `NAME.part` beside the target, which gets its own name only when it is whole. What is
-in the file is not this module's business.
+`fetch` resumes an interrupted transfer (RFC 9110, range requests). Bytes go to `NAME.part` beside
+the target, which gets its own name only when it is whole.
 
-Unpacks an archive of images that came from outside: nothing it says is believed.
-
-Only plain files and folders with names inside the target are allowed; no links, no devices, no
-absolute names, no `..`. An archive that breaks this is refused whole.
+`unpack` trusts nothing in the archive: only plain files and folders with names inside the target
+are allowed; no links, no devices, no absolute names, no `..`. An archive that breaks this is
+refused as a whole.
 """
 
 from __future__ import annotations
@@ -29,16 +28,17 @@ from chestxray.artifacts import sync_folder
 from chestxray.errors import DownloadError
 from chestxray.progress import Advance, progress
 
-ATTEMPTS: Final = 5  # in a row without one more byte
+ATTEMPTS: Final = 5  # in a row that bring no more bytes
 MEGABYTE: Final = 1_000_000
 _CHUNK: Final = 1 << 20
+_LARGEST: Final = 100_000_000  # bytes of an unpacked image; NIH's have under 3 MB
 _TRY_AGAIN: Final = {408, 425, 429, *range(500, 600)}
 
 Pause = Callable[[float], None]
 
 
-class _Interrupted(Exception):  # noqa: N818 - not a failure yet: the next attempt goes on
-    """The transfer stopped early; what came so far is kept."""
+class _Interrupted(Exception):  # noqa: N818 - not a failure yet: the next attempt resumes
+    """The transfer stopped early; the bytes so far are kept."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,22 @@ def digests(path: Path) -> Digests:
 
 
 def new_client() -> httpx.Client:
-    """Make a client that follows Box's redirects and gives up on a silent server."""
+    """Create a client that follows redirects and gives up on a silent server."""
     return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that things are fetched into; raises `DownloadError` where it can't be."""
+    """Create the folder to fetch into; raises `DownloadError` where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DownloadError(f"{folder} can't be made ({error}): give another folder") from error
+        raise DownloadError(
+            f"{folder} cannot be created ({error}): choose another folder"
+        ) from error
 
 
 def part_of(target: Path) -> Path:
-    """Name the file that holds what has come so far."""
+    """Name the file that holds the bytes so far."""
     return target.with_name(f"{target.name}.part")
 
 
@@ -86,25 +88,25 @@ def fetch(
     advance: Advance = lambda _=1: None,
     pause: Pause = time.sleep,
 ) -> None:
-    """Fetch a file, going on from `target.part` where there is one.
+    """Fetch a file, resuming from `target.part` where there is one.
 
     Args:
-        url: where it lies.
-        target: where it goes; replaced when the whole file has come.
-        client: makes the requests.
-        size: bytes that it must have, where known.
-        advance: told of each whole megabyte.
+        url: of the file.
+        target: where it goes; replaced once the file is complete.
+        client: sends the requests.
+        size: in bytes, where known.
+        advance: called for each megabyte.
         pause: waits that many seconds between attempts.
 
     Raises:
         DownloadError: refused, not found, of another size, a web page instead of a file, or no
-            more bytes came in `ATTEMPTS` attempts. The part stays for the next call.
+            more bytes came in `ATTEMPTS` attempts. The part is kept for the next call.
     """
     part = part_of(target)
     farthest, fruitless = _length(part), 0
     while True:
         try:
-            _go_on(url, part, client, size, advance)
+            _resume(url, part, client, size, advance)
             break
         except (httpx.TransportError, _Interrupted) as error:
             fruitless = 0 if _length(part) > farthest else fruitless + 1
@@ -112,12 +114,12 @@ def fetch(
             if fruitless == ATTEMPTS:
                 raise DownloadError(
                     f"{target.name}: no more bytes come from {httpx.URL(url).host} ({error}); "
-                    "check the connection, then run the same command again: it goes on from "
+                    "check the connection, then run the same command again: it resumes at "
                     f"{_length(part)} bytes"
                 ) from error
             pause(2.0**fruitless / 2)
         except OSError as error:
-            raise DownloadError(f"{part} can't be written ({error}): make room for it") from error
+            raise DownloadError(f"{part} cannot be written ({error}): free some space") from error
     part.replace(target)
     sync_folder(target.parent)
 
@@ -126,8 +128,8 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _go_on(url: str, part: Path, client: httpx.Client, size: int | None, advance: Advance) -> None:
-    """Ask for what is missing and append it; raises `_Interrupted` when it ends too early."""
+def _resume(url: str, part: Path, client: httpx.Client, size: int | None, advance: Advance) -> None:
+    """Request the missing bytes and append them; raises `_Interrupted` when they end too early."""
     have = _length(part)
     if size is not None and have > size:
         part.unlink()
@@ -141,23 +143,23 @@ def _go_on(url: str, part: Path, client: httpx.Client, size: int | None, advance
             file.truncate(start)
             file.seek(start)
             done = start // MEGABYTE
-            for chunk in response.iter_raw():  # as it comes: what is gathered is lost by a cut
+            for chunk in response.iter_raw():  # unbuffered: a cut loses nothing that arrived
                 file.write(chunk)
                 advance(file.tell() // MEGABYTE - done)
                 done = file.tell() // MEGABYTE
             file.flush()
             os.fsync(file.fileno())
     if total is not None and _length(part) < total:
-        raise _Interrupted(f"{_length(part)} of {total} bytes came")
+        raise _Interrupted(f"{_length(part)} of {total} bytes arrived")
     if total is not None and _length(part) > total:
         part.unlink()
-        raise _Interrupted(f"more than {total} bytes came")
+        raise _Interrupted(f"more than {total} bytes arrived")
 
 
 def _promised(
     response: httpx.Response, part: Path, have: int, size: int | None
 ) -> tuple[int, int | None]:
-    """Read from the answer where its bytes begin, and how long the whole file is."""
+    """Read from the response where its bytes begin, and how long the whole file is."""
     status = response.status_code
     if status in _TRY_AGAIN:
         raise _Interrupted(f"the server answers {status} {response.reason_phrase}")
@@ -165,17 +167,17 @@ def _promised(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
     )
     if status == 416 or (status == 206 and (not covers or covers[1] != str(have))):
-        part.unlink(missing_ok=True)  # what we have is not the beginning of what lies there
-        raise _Interrupted("the server can't go on from what has come")
+        part.unlink(missing_ok=True)  # the part is not the beginning of the file there
+        raise _Interrupted("the server cannot resume the transfer")
     if status not in {200, 206}:
         raise DownloadError(
             f"{part.name.removesuffix('.part')}: {httpx.URL(response.url).host} answers {status} "
-            f"{response.reason_phrase}; the link may have moved, look at the publisher's page"
+            f"{response.reason_phrase}; the link may have moved, see the publisher's page"
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise DownloadError(
-            f"{part.name.removesuffix('.part')}: a web page came instead of the file; fetch it by "
-            "hand in a browser"
+            f"{part.name.removesuffix('.part')}: a web page arrived instead of the file; fetch it "
+            "in a browser"
         )
     if status == 206 and covers:
         start, total = have, None if covers[2] == "*" else int(covers[2])
@@ -185,24 +187,21 @@ def _promised(
     if size is not None and total is not None and total != size:
         raise DownloadError(
             f"{part.name.removesuffix('.part')} must have {size} bytes, the server offers {total}: "
-            "this is another file; try again later, or fetch it by hand"
+            "this is another file; try again later, or fetch it in a browser"
         )
     return start, total if size is None else size
 
 
-_LARGEST: Final = 100_000_000  # bytes; NIH's images have under 3 MB
-
-
 def unpack(archive: Path, folder: Path, images: int) -> None:
-    """Unpack a `.tar.gz` into a new folder, which appears whole or not at all.
+    """Unpack a `.tar.gz` into a new folder, which appears complete or not at all.
 
     Args:
         archive: the file.
-        folder: must not exist.
+        folder: to create; must not exist.
         images: how many files the archive must hold.
 
     Raises:
-        DownloadError: damaged, unsafe, or with another number of files; nothing is left behind.
+        DownloadError: damaged, unsafe, or with another number of files; nothing is left of it.
     """
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -211,7 +210,7 @@ def unpack(archive: Path, folder: Path, images: int) -> None:
         count = _extract(archive, temporary, images)
         if count != images:
             raise DownloadError(
-                f"{archive.name} must hold {images} images, it holds {count}: delete it and run "
+                f"{archive.name} must hold {images} images, but holds {count}: delete it and run "
                 "the same command again"
             )
         temporary.rename(folder)
@@ -221,7 +220,7 @@ def unpack(archive: Path, folder: Path, images: int) -> None:
             f"{archive.name} is damaged ({error}): delete it and run the same command again"
         ) from error
     except OSError as error:
-        raise DownloadError(f"{archive.name} can't be unpacked into {folder}: {error}") from error
+        raise DownloadError(f"{archive.name} cannot be unpacked into {folder}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -233,7 +232,7 @@ def _extract(archive: Path, folder: Path, images: int) -> int:
         progress(f"unpack {archive.name}", images) as advance,
     ):
         for member in tar:
-            refuse_unsafe(member, archive)
+            _refuse_unsafe(member, archive)
             tar.extract(member, folder, filter="data")
             if member.isreg():
                 names.add(member.name)
@@ -241,7 +240,7 @@ def _extract(archive: Path, folder: Path, images: int) -> int:
     return len(names)
 
 
-def refuse_unsafe(member: tarfile.TarInfo, archive: Path) -> None:
+def _refuse_unsafe(member: tarfile.TarInfo, archive: Path) -> None:
     """Raise `DownloadError` unless a member is a plain file or folder inside the target."""
     name = PurePosixPath(member.name)
     reason = None
@@ -253,6 +252,6 @@ def refuse_unsafe(member: tarfile.TarInfo, archive: Path) -> None:
         reason = f"would take {member.size} bytes"
     if reason:
         raise DownloadError(
-            f"{archive.name} is refused: its member {member.name!r} {reason}; this is not NIH's "
-            "archive, delete it"
+            f"{archive.name} is refused: its member {member.name!r} {reason}; this is not the "
+            "published archive, delete it"
         )

@@ -11,9 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from chestxray import sources
 from chestxray.errors import SourceError
 from chestxray.sources import nih
-from chestxray.sources.collection import BOX_COLUMNS, ROW_COLUMNS, Collection
+from chestxray.sources.collection import (
+    BOX_COLUMNS,
+    LEADING_COLUMNS,
+    Collection,
+    ReadOptions,
+)
 from chestxray.sources.nih import FINDINGS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -44,6 +50,10 @@ def table(path: Path, names: tuple[str, ...] = NAMES, labels: tuple[str, ...] = 
     return path
 
 
+def read(raw: Path) -> Collection:
+    return nih.NIH.read(raw, ReadOptions())
+
+
 def codes(collection: Collection) -> dict[str, int]:
     return {problem.code: problem.count for problem in collection.problems}
 
@@ -63,13 +73,15 @@ LAYOUTS = {
 def test_images_are_found_by_name_wherever_they_lie(tmp_path: Path, layout: str) -> None:
     files = [image(tmp_path / LAYOUTS[layout].format(name)) for name in NAMES]
     table(tmp_path / "Data_Entry_2017.csv")
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     rows = collection.rows
-    assert tuple(rows.columns) == ROW_COLUMNS
+    assert tuple(rows.columns) == (*LEADING_COLUMNS, *FINDINGS)
     assert rows["image"].tolist() == [f"{name}.png" for name in NAMES]
     assert rows["path"].tolist() == [str(path) for path in files]
     assert rows[list(FINDINGS)].sum(axis=1).tolist() == [0, 2, 1]
-    assert rows.dtypes[["patient", "follow_up", "age"]].tolist() == ["int64", "int64", "float64"]
+    assert rows["patient"].tolist() == ["00000001", "00000001", "00000002"]
+    assert rows.dtypes[["follow_up", "age"]].tolist() == ["int64", "float64"]
+    assert (rows["study"] == "").all()
     assert collection.problems == ()
     assert collection.official == {}
     assert tuple(collection.boxes.columns) == BOX_COLUMNS
@@ -82,7 +94,7 @@ def test_paths_are_absolute_for_a_relative_tree(
     table(tmp_path / "raw" / "Data_Entry_2017.csv", NAMES[:1], LABELS[:1])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    collection = nih.read(Path("../raw"))
+    collection = read(Path("../raw"))
     assert collection.rows["path"].tolist() == [str(file)]
     assert collection.facts == {"label table": "Data_Entry_2017.csv"}
 
@@ -95,7 +107,7 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     (raw / "images_001").symlink_to(tmp_path / "disk")
     (raw / "images_002").symlink_to(tmp_path / "disk")
     (raw / "loop").symlink_to(raw)
-    collection = nih.read(raw)
+    collection = read(raw)
     assert len(collection.rows) == 3
     assert collection.rows["path"].iloc[0] == str(raw / "images_001" / f"{NAMES[0]}.png")
     assert collection.problems == ()
@@ -108,14 +120,14 @@ def test_masks_and_hidden_files_are_no_radiographs(tmp_path: Path) -> None:
     image(tmp_path / ".cache" / "00000009_000.png")
     image(tmp_path / "images" / "._00000001_000.png")
     table(tmp_path / "Data_Entry_2017.csv")
-    assert nih.read(tmp_path).problems == ()
+    assert read(tmp_path).problems == ()
 
 
 def test_images_without_row_and_rows_without_image_are_named_and_counted(tmp_path: Path) -> None:
     image(tmp_path / "images" / f"{NAMES[0]}.png")
     image(tmp_path / "images" / "00000007_000.png")
     table(tmp_path / "Data_Entry_2017.csv")
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     assert collection.rows["image"].tolist() == [f"{NAMES[0]}.png"]
     assert [(p.code, p.count, p.examples, p.loses) for p in collection.problems] == [
         ("missing-image", 2, ("00000001_001.png", "00000002_000.png"), True),
@@ -129,7 +141,7 @@ def test_of_several_sizes_the_largest_is_taken_and_said(tmp_path: Path) -> None:
     large = image(tmp_path / "zz-full" / f"{NAMES[1]}.png", pixels=32, mode="RGBA")
     image(tmp_path / "aa-small" / f"{NAMES[1]}.jpg", pixels=4)
     table(tmp_path / "Data_Entry_2017.csv")
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     assert collection.rows["path"].iloc[1] == str(large)
     (problem,) = collection.problems
     assert (problem.code, problem.loses) == ("several-sizes", False)
@@ -142,7 +154,7 @@ def test_equal_copies_are_read_once_and_said(tmp_path: Path) -> None:
         (tmp_path / "sample" / "images").mkdir(parents=True, exist_ok=True)
         shutil.copy(first, tmp_path / "sample" / "images")
     table(tmp_path / "Data_Entry_2017.csv")
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     assert len(collection.rows) == 3
     assert codes(collection) == {"same-image-twice": 3}
 
@@ -151,7 +163,7 @@ def test_different_images_of_one_name_and_size_are_a_loss(tmp_path: Path) -> Non
     image(tmp_path / "a" / f"{NAMES[0]}.png", tone=10)
     image(tmp_path / "b" / f"{NAMES[0]}.png", tone=200)
     table(tmp_path / "Data_Entry_2017.csv", NAMES[:1], LABELS[:1])
-    (problem,) = nih.read(tmp_path).problems
+    (problem,) = read(tmp_path).problems
     assert (problem.code, problem.loses) == ("different-images", True)
 
 
@@ -160,7 +172,7 @@ def test_a_damaged_copy_loses_against_a_sound_one(tmp_path: Path) -> None:
     (tmp_path / "a" / f"{NAMES[0]}.png").write_bytes(b"")
     sound = image(tmp_path / "b" / f"{NAMES[0]}.png")
     table(tmp_path / "Data_Entry_2017.csv", NAMES[:1], LABELS[:1])
-    assert nih.read(tmp_path).rows["path"].tolist() == [str(sound)]
+    assert read(tmp_path).rows["path"].tolist() == [str(sound)]
 
 
 def test_the_shallowest_label_table_is_read_and_the_others_are_said(tmp_path: Path) -> None:
@@ -171,7 +183,7 @@ def test_the_shallowest_label_table_is_read_and_the_others_are_said(tmp_path: Pa
     table(tmp_path / "Data_Entry_2017.csv")
     table(tmp_path / "my_labels.csv")
     (tmp_path / "predictions.csv").write_text("Image Index,prob_Mass\n", encoding="utf-8")
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     assert collection.facts["label table"] == "Data_Entry_2017.csv"
     (problem,) = collection.problems
     assert problem.code == "unused-label-table"
@@ -190,8 +202,8 @@ def test_of_two_tables_in_one_place_the_corrected_generation_is_read(tmp_path: P
     for number in range(8):
         text = text.replace(f"Hernia,{number},3", f"Hernia,{(number + 7) % 8}+,3")
     new.write_text(text.replace("+,3", ",3"), encoding="utf-8")
-    collection = nih.read(tmp_path)
-    assert collection.generation == "v2020"
+    collection = read(tmp_path)
+    assert collection.release == "v2020"
     assert (collection.rows["Hernia"] == 1).all()
     assert collection.rows["follow_up"].tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
 
@@ -200,7 +212,7 @@ def test_the_kaggle_sample_is_read(tmp_path: Path) -> None:
     for name in NAMES:
         image(tmp_path / "sample" / "images" / f"{name}.png")
     table(tmp_path / "sample_labels.csv")
-    assert len(nih.read(tmp_path).rows) == 3
+    assert len(read(tmp_path).rows) == 3
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -219,7 +231,7 @@ def test_boxes_and_lists_are_joined_by_name(tmp_path: Path, packed: bool) -> Non
             (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
         else:
             (tmp_path / name).write_bytes(text.encode())
-    collection = nih.read(tmp_path)
+    collection = read(tmp_path)
     assert collection.boxes.to_numpy().tolist() == [
         ["00000001_001.png", "Mass", 0.5, 0.25, 0.25, 0.125]
     ]
@@ -234,20 +246,21 @@ def test_rows_that_differ_in_the_suffix_alone_are_refused(tmp_path: Path) -> Non
     image(tmp_path / f"{NAMES[0]}.png")
     path = table(tmp_path / "Data_Entry_2017.csv", NAMES[:1] * 2, LABELS[:2])
     path.write_text(path.read_text(encoding="utf-8").replace(".png,Mass", ".jpg,Mass"), "utf-8")
-    with pytest.raises(SourceError, match="keep one row an image"):
-        nih.read(tmp_path)
+    with pytest.raises(SourceError, match="keep one row per image"):
+        read(tmp_path)
 
 
 def test_phantoms_are_called_phantoms_and_unfinished_ones_are_refused(tmp_path: Path) -> None:
     for name in NAMES:
         image(tmp_path / "images_001" / "images" / f"{name}.png")
     table(tmp_path / "Data_Entry_2017.csv")
-    assert nih.read(tmp_path).source == "NIH ChestX-ray14"
+    assert sources.read(tmp_path).card.title == "NIH ChestX-ray14"
     (tmp_path / "phantom.json").touch()
-    assert nih.read(tmp_path).source == "phantoms"
+    collection = sources.read(tmp_path)
+    assert (collection.name, collection.card.synthetic) == ("phantoms", True)
     (tmp_path / "phantom.json").rename(tmp_path / "phantom-unfinished.json")
     with pytest.raises(SourceError, match="chestxray synth"):
-        nih.read(tmp_path)
+        sources.read(tmp_path)
 
 
 def test_one_list_alone_a_shared_patient_and_an_unlisted_image_are_said(tmp_path: Path) -> None:
@@ -255,32 +268,32 @@ def test_one_list_alone_a_shared_patient_and_an_unlisted_image_are_said(tmp_path
         image(tmp_path / f"{name}.png")
     table(tmp_path / "Data_Entry_2017.csv")
     (tmp_path / "test_list.txt").write_text("00000001_000.png\n", encoding="utf-8")
-    assert codes(nih.read(tmp_path)) == {"one-official-list": 1}
-    assert nih.read(tmp_path).official == {}
+    assert codes(read(tmp_path)) == {"one-official-list": 1}
+    assert read(tmp_path).official == {}
     (tmp_path / "train_val_list.txt").write_text("00000001_001.png\n", encoding="utf-8")
-    assert codes(nih.read(tmp_path)) == {"patient-in-both-lists": 1, "not-in-lists": 1}
+    assert codes(read(tmp_path)) == {"patient-in-both-lists": 1, "not-in-lists": 1}
 
 
 def test_what_is_no_tree_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="is no folder"):
-        nih.read(tmp_path / "none")
+    with pytest.raises(SourceError, match="is not a folder"):
+        read(tmp_path / "none")
     with pytest.raises(SourceError, match="chestxray download"):
-        nih.read(tmp_path)
+        read(tmp_path)
     (tmp_path / "images_01.tar.gz").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"1 packed archives such as .*: unpack"):
-        nih.read(tmp_path)
+    with pytest.raises(SourceError, match=r"not unpacked, such as images_01.tar.gz"):
+        read(tmp_path)
     image(tmp_path / "images" / "scan.png")
     with pytest.raises(SourceError, match="no label table"):
-        nih.read(tmp_path)
+        read(tmp_path)
     table(tmp_path / "Data_Entry_2017.csv")
     with pytest.raises(SourceError, match="two data sets"):
-        nih.read(tmp_path)
+        read(tmp_path)
 
 
 def test_no_image_is_decoded(tmp_path: Path) -> None:
     (tmp_path / f"{NAMES[0]}.png").write_bytes(b"not an image at all")
     table(tmp_path / "Data_Entry_2017.csv", NAMES[:1], LABELS[:1])
-    assert len(nih.read(tmp_path).rows) == 1
+    assert len(read(tmp_path).rows) == 1
 
 
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is not here")
@@ -289,10 +302,10 @@ needs_metadata = pytest.mark.skipif(not METADATA.is_dir(), reason=f"{METADATA} i
 
 @needs_sample
 def test_the_real_sample_has_one_row_an_image_and_full_size_where_it_is() -> None:
-    collection = nih.read(SAMPLE)
+    collection = read(SAMPLE)
     assert len(collection.rows) == 1136
     assert collection.rows["patient"].nunique() == 908
-    assert collection.generation == "v2020"
+    assert collection.release == "v2020"
     full = collection.rows["path"].str.contains("/full-size/")
     assert set(collection.rows["image"][full]) == {p.name for p in (SAMPLE / "full-size").iterdir()}
     assert codes(collection) == {"several-sizes": 24}
@@ -326,7 +339,8 @@ def test_the_full_table_is_v2020_and_orders_visits_by_follow_up(labels: nih.Labe
     assert labels.generation == "v2020"
     assert int((suffix != rows["follow_up"]).sum()) == 24_106
     in_order = rows.sort_values(["patient", "follow_up"])
-    older = in_order["age"].diff().where(in_order["patient"].diff() == 0, 0)
+    same = in_order["patient"] == in_order["patient"].shift()
+    older = in_order["age"].diff().where(same, 0)
     assert (older >= 0).all()
 
 
@@ -362,7 +376,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Collection:
         (raw / "images" / name).touch()
     for path in METADATA.glob("*.gz"):
         (raw / path.name).symlink_to(path)
-    return nih.read(raw)
+    return read(raw)
 
 
 @needs_metadata

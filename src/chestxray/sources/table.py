@@ -1,0 +1,455 @@
+"""The source `table`: radiographs with a table of one's own, with any column names.
+
+The table is CSV, TSV or Parquet. It has a row per image, with a patient, labels (see
+`table_labels`), and perhaps study, view, age, sex, follow-up and split. Which column holds what is
+told with `ReadOptions.columns`, in a YAML file beside the table, or guessed (see `table_columns`);
+`Collection.facts` states it. Radiographs are PNG, JPEG or DICOM, found as `files.find_named` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from chestxray.errors import SourceError
+from chestxray.sources.collection import (
+    LEADING_COLUMNS,
+    Blank,
+    Collection,
+    Problem,
+    ReadOptions,
+    SourceCard,
+    no_boxes,
+    one_row_per_image,
+    only_views,
+    policies,
+    problem,
+    resolve,
+)
+from chestxray.sources.demographics import OLDEST, in_years, sexes, views
+from chestxray.sources.files import Tree, cleaned_paths, find_named, radiographs, scan
+from chestxray.sources.table_columns import (
+    OURS,
+    TABLE,
+    TableColumns,
+    choose_columns,
+    has_image_and_patient,
+    settings_file,
+    settings_files,
+    write_columns,
+)
+from chestxray.sources.table_files import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    is_table,
+    text_table,
+    titles,
+)
+from chestxray.sources.table_labels import TableLabels, finding_columns, from_columns, from_words
+
+__all__ = ["TABLE_SOURCE", "TableColumns", "find_columns", "write_columns"]
+
+_PARTS: Final = {
+    **dict.fromkeys(("train", "training", "development"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "tune"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
+
+
+class _Table:
+    name: Final = "table"
+    card: Final = SourceCard(
+        title="a table of your own",
+        licence="Yours; its terms are not known here.",
+        label_origin="Not stated.",
+    )
+
+    def recognises(self, tree: Path) -> bool:
+        scanned = scan(tree) if tree.is_dir() else None
+        if scanned.settings if scanned else is_table(tree.name) and settings_files(tree):
+            return True
+        try:
+            return has_image_and_patient(titles(_table_in(tree, scanned, "")))
+        except SourceError:
+            return False
+
+    def read(self, tree: Path, options: ReadOptions) -> Collection:
+        columns, text, scanned, problems = _open(tree, options)
+        raw, found = _usable(text, columns)
+        problems += found
+        rows, found = _described(raw, columns)
+        problems += found
+        labels = _labels(raw, columns)
+        problems += labels.problems
+        settings = columns.settings
+        card = replace(
+            self.card,
+            title=settings.title or columns.table.name,
+            citation=settings.citation,
+            licence=settings.licence or self.card.licence,
+            label_origin=settings.label_origin or self.card.label_origin,
+        )
+        applied = _policies(card, options, columns, labels)
+        values, found = _resolved(rows, labels, applied, options.blank or settings.blank)
+        problems += found
+        stated = options.blank or settings.blank
+        blank = {} if stated else {"blank labels": f"{labels.blank}, {labels.reason}"}
+        rows = pd.concat([rows, values], axis=1)
+        rows, found = _with_files(rows, raw, columns, scanned)
+        problems += found
+        if columns.patient_per_image:
+            rows["patient"] = rows["image"]
+        split = rows.pop("split")
+        official, found = _official(rows, split, columns)
+        problems += found
+        rows, found = one_row_per_image(rows)
+        problems += found
+        rows, found = only_views(rows, applied["views"])
+        problems += found
+        return Collection(
+            name=settings.name,
+            card=card,
+            findings=labels.findings,
+            rows=rows.sort_values("image", ignore_index=True),
+            boxes=no_boxes(),
+            official=official,
+            problems=tuple(problems),
+            policies=applied,
+            facts={**_facts(columns, text), **labels.facts, **blank},
+        )
+
+
+TABLE_SOURCE: Final = _Table()
+
+
+def find_columns(tree: Path, options: ReadOptions | None = None) -> TableColumns:
+    """Decide which column of a table holds what, without looking for its images.
+
+    Args:
+        tree: a folder with one table, or the table.
+        options: what the user says; the rest is read from the YAML file beside the table, or
+            guessed.
+
+    Returns:
+        The columns, to be written with `write_columns` and confirmed.
+
+    Raises:
+        SourceError: no table or several, or a column that it does not have.
+    """
+    return _open(tree, options or ReadOptions())[0]
+
+
+def _open(
+    tree: Path, options: ReadOptions
+) -> tuple[TableColumns, pd.DataFrame, Tree | None, list[Problem]]:
+    """Find and read the table, and decide which column holds what."""
+    if not tree.exists():
+        raise SourceError(f"{tree} does not exist: give a folder with a table, or the table")
+    scanned = scan(tree) if tree.is_dir() else None
+    table = _table_in(tree, scanned, options.columns.get(TABLE, ""))
+    text = text_table(table)
+    columns = choose_columns(table, list(text.columns), options)
+    if "image" not in columns.columns:
+        raise SourceError(
+            f"{table.name} has no column that is known to name the image (its columns are "
+            f"{', '.join(text.columns)}): name it with --columns image=…"
+        )
+    if columns.patient_per_image and "patient" in columns.columns:
+        raise SourceError(
+            f"{table.name} has the patient column {columns.columns['patient']!r}: leave out "
+            f"--patient-per-image, or state that this is not the patient with --columns patient="
+        )
+    columns, problems = _with_label_columns(columns, text)
+    return columns, text, scanned, problems
+
+
+def _with_label_columns(
+    columns: TableColumns, text: pd.DataFrame
+) -> tuple[TableColumns, list[Problem]]:
+    """Guess which columns hold labels, unless that is told."""
+    mapped = dict(columns.columns)
+    if columns.how.get("labels") == "guessed" and finding_columns(text[[mapped["labels"]]])[0]:
+        del mapped["labels"]  # a column of 0 and 1 is a finding, whatever its title
+    columns = replace(columns, columns=mapped)
+    if columns.findings or "labels" in mapped:
+        return columns, []
+    chosen, problems = finding_columns(
+        text[[title for title in text.columns if title not in mapped.values()]]
+    )
+    if not chosen:
+        mixed = [name for found in problems for name in found.examples]
+        raise SourceError(
+            f"{columns.table.name} has no column that is known to hold labels (its columns are "
+            f"{', '.join(text.columns)}): name a column of labels with --columns labels=…, or one "
+            f"column per finding with --columns 'findings=A;B;C'"
+            + (f". Labels and other values, so not: {', '.join(mixed)}" if mixed else "")
+        )
+    return replace(columns, findings=tuple(chosen)), problems
+
+
+def _table_in(tree: Path, scanned: Tree | None, wanted: str) -> Path:
+    """Choose the table: the one that is asked for, the one with a YAML file, or the only one."""
+    if scanned is None:
+        if not is_table(tree.name):
+            raise SourceError(f"{tree} is not a table: give a .csv, .tsv or .parquet file")
+        return tree
+    tables = sorted([*scanned.tables, *scanned.other_tables])
+    if wanted:
+        path = scanned.root / wanted
+        if path not in tables:
+            raise SourceError(f"{tree} has no table {wanted}: it has {_names(tables, scanned)}")
+        return path
+    described = [table for table in tables if settings_file(table) is not None]
+    for found in (described, tables):
+        if len(found) == 1:
+            return found[0]
+    if not tables:
+        raise SourceError(f"{tree} has no table: put a .csv, .tsv or .parquet file into it")
+    raise SourceError(
+        f"{tree} has {len(tables)} tables ({_names(tables, scanned)}): name the one that holds the "
+        f"labels with --columns table=…"
+    )
+
+
+def _names(tables: list[Path], tree: Tree) -> str:
+    some = ", ".join(table.relative_to(tree.root).as_posix() for table in tables[:8])
+    return some + (", …" if len(tables) > 8 else "") if tables else "none"
+
+
+def _usable(text: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, list[Problem]]:
+    """Leave out rows that name no image or no patient; a patient is never guessed."""
+    image = text[columns.columns["image"]]
+    if "patient" not in columns.columns and not columns.patient_per_image:
+        raise SourceError(
+            f"{columns.table.name} has no column that is known to name the patient (its columns "
+            f"are {', '.join(text.columns)}). Radiographs of one patient look alike: without "
+            f"patients, those of one patient get into training and into the test, and every result "
+            f"looks better than it is. Name the column with --columns patient=…, or, if each image "
+            f"is of another patient, state that with --patient-per-image"
+        )
+    problems = problem(
+        "no-image",
+        (text.index[image == ""] + 2).map("line {}".format),
+        "the row names no image: left out",
+        loses=True,
+    )
+    kept = image != ""
+    if "patient" in columns.columns:
+        lacking = kept & (text[columns.columns["patient"]] == "")
+        problems += problem(
+            "no-patient", image[lacking], "the row names no patient: left out", loses=True
+        )
+        kept &= ~lacking
+    if not kept.any():
+        raise SourceError(f"no row of {columns.table.name} names an image and a patient")
+    return text[kept].reset_index(drop=True), problems
+
+
+def _described(raw: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read all that is not a label; what cannot be read becomes unknown."""
+    image = raw[columns.columns["image"]]
+
+    def written(name: str) -> pd.Series:
+        title = columns.columns.get(name)
+        return pd.Series("", raw.index, dtype="str") if title is None else raw[title]
+
+    age, sex = written("age"), written("sex")
+    years = pd.Series(in_years(age), raw.index)
+    wrong = years.isna() & (age != "")
+    problems = problem(
+        "impossible-age",
+        image[wrong] + " (" + age[wrong] + ")",
+        f"the age is not a number from 0 to {OLDEST:.0f} years: taken as unknown",
+        loses=False,
+    )
+    known, odd = sexes(sex)
+    problems += problem(
+        "unknown-sex",
+        image[odd] + " (" + sex[odd] + ")",
+        "the sex is not M or F: taken as unknown",
+        loses=False,
+    )
+    order, odd = _follow_up(written("follow_up"), written("patient"))
+    problems += problem(
+        "unknown-follow-up",
+        image[odd] + " (" + written("follow_up")[odd] + ")",
+        "the follow-up is not a whole number or a date: 0 is used",
+        loses=False,
+    )
+    rows = pd.DataFrame(
+        {
+            "image": image,
+            "path": "",
+            "patient": written("patient"),
+            "study": written("study"),
+            "follow_up": order,
+            "age": years,
+            "sex": known,
+            "view": views(written("view")),
+        }
+    )
+    return rows[list(LEADING_COLUMNS)].assign(split=written("split").str.casefold()), problems
+
+
+def _follow_up(written: pd.Series, patient: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Read numbers as they are; number the dates of each patient from 0, in order of time.
+
+    Returns:
+        int64, and whether each value is not understood.
+    """
+    digits = written.str.replace(r"^(\d{4})-(\d\d)-(\d\d).*$", r"\1\2\3", regex=True)
+    number = pd.to_numeric(digits, errors="coerce")
+    usable = (number >= 0) & (number % 1 == 0)
+    dates = digits.str.fullmatch(r"(?:19|20|21|22)\d{6}") & usable
+    if usable.any() and dates[usable].all():
+        number = number.groupby(patient).rank("dense") - 1
+    return number.where(usable, 0).astype("int64"), ~usable & (written != "")
+
+
+def _labels(raw: pd.DataFrame, columns: TableColumns) -> TableLabels:
+    image = raw[columns.columns["image"]]
+    if "labels" in columns.columns:
+        return from_words(raw[columns.columns["labels"]], image, columns.findings)
+    return from_columns(raw[list(columns.findings)], image)
+
+
+def _policies(
+    card: SourceCard, options: ReadOptions, columns: TableColumns, labels: TableLabels
+) -> dict[str, str]:
+    """Take what the options say, then the YAML file, then what suits the table."""
+    about = columns.settings
+    blank: Blank = about.blank or labels.blank
+    card = replace(
+        card,
+        uncertain=about.uncertain or card.uncertain,
+        blank=blank,
+        views=about.views or card.views,
+    )
+    return policies(card, options)
+
+
+def _resolved(
+    rows: pd.DataFrame, labels: TableLabels, applied: Mapping[str, str], stated: str | None
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """Apply the policies; an empty cell of labels is negative only where the user says so."""
+    values = resolve(pd.DataFrame(labels.values, columns=list(labels.findings)), applied)
+    unknown = labels.unknown
+    problems: list[Problem] = []
+    if stated != "negative":
+        unknown = unknown | labels.empty[:, None]
+        problems = problem(
+            "no-label",
+            rows["image"][labels.empty],
+            "the row has no label: all findings are unknown; write No Finding where there is none",
+            loses=True,
+        )
+    return values.mask(unknown), problems
+
+
+def _with_files(
+    rows: pd.DataFrame, raw: pd.DataFrame, columns: TableColumns, tree: Tree | None
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """Find the files, and name the images by file, or by path where file names repeat."""
+    written = raw[columns.columns["image"]]
+    if tree is None:
+        return rows.assign(image=_keys(cleaned_paths(written))), []
+    found, several = find_named(written, tree, columns.table.parent)
+    here = found != ""
+    if not here.any():
+        files = radiographs(tree)
+        raise SourceError(
+            f"no row of {columns.table.name} has its image in {tree.root}: the table begins with "
+            f"{written.iloc[0]!r}, and "
+            + (f"the images with {files[0]!r}" if files else "there is no PNG, JPEG or DICOM file")
+            + "; name another column with --columns image=…"
+        )
+    problems = problem(
+        "ambiguous-image",
+        written[several],
+        "several files have the name that the table gives: left out; write their paths",
+        loses=True,
+    )
+    problems += problem(
+        "missing-image",
+        written[~here & ~several],
+        "the table has a row, but the tree has no image: left out",
+        loses=True,
+    )
+    without = sorted(set(radiographs(tree)) - set(found))
+    suffixes = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
+    problems += problem(
+        "missing-row",
+        [path for path in without if path.casefold().endswith(suffixes)],
+        "the tree has an image, but the table has no row: left out",
+        loses=True,
+    )
+    kept = rows[here]
+    path = f"{tree.root.as_posix()}/" + found[here]
+    return kept.assign(image=_keys(found[here]), path=path).reset_index(drop=True), problems
+
+
+def _keys(paths: pd.Series) -> pd.Series:
+    """Name images by file where that is unique in the collection, otherwise all by path."""
+    names = paths.str.replace(r"^.*/", "", regex=True)
+    return names if names.nunique() == paths.nunique() else paths
+
+
+def _official(
+    rows: pd.DataFrame, split: pd.Series, columns: TableColumns
+) -> tuple[dict[str, frozenset[str]], list[Problem]]:
+    """Read the column of parts, which is the data set's own split."""
+    if "split" not in columns.columns:
+        return {}, []
+    parts = split.map(_PARTS)
+    odd = parts.isna() & (split != "")
+    title = columns.columns["split"]
+    if odd.any():
+        if columns.how["split"] == "guessed":
+            return {}, []
+        raise SourceError(
+            f"the column {title!r} names the part {split[odd].iloc[0]!r}: allowed are train, val "
+            f"and test"
+        )
+    official = {part: frozenset(rows["image"][parts == part]) for part in ("train", "val", "test")}
+    if not official["train"] or not official["test"]:
+        return {}, problem(
+            "no-official-split",
+            [part for part in ("train", "test") if not official[part]],
+            f"the column {title!r} has no image of a part: the split is not used",
+            loses=False,
+        )
+    if not official["val"]:
+        official = {"train_val": official["train"], "test": official["test"]}
+    shared = parts[parts.notna()].groupby(rows["patient"]).nunique()
+    problems = problem(
+        "patient-in-several-parts",
+        shared.index[shared > 1],
+        f"the column {title!r} puts a patient into several parts, so that they are not independent",
+        loses=False,
+    )
+    problems += problem(
+        "not-in-lists",
+        rows["image"][parts.isna()],
+        f"the column {title!r} is empty: the official split cannot place the image",
+        loses=False,
+    )
+    return official, problems
+
+
+def _facts(columns: TableColumns, text: pd.DataFrame) -> dict[str, str]:
+    """State which column holds what, and which are not read."""
+    used = {*columns.columns.values(), *columns.findings}
+    rest = [title for title in text.columns if title not in used]
+    facts = {"label table": columns.table.name}
+    for name in OURS:
+        if name in columns.columns and name != "labels":
+            facts[f"column {name}"] = f"{columns.columns[name]} ({columns.how[name]})"
+    if columns.patient_per_image:
+        facts["column patient"] = "none: each image is of another patient (given)"
+    if rest:
+        facts["columns not read"] = ", ".join(rest)
+    return facts

@@ -1,0 +1,211 @@
+"""Opens tables (CSV, TSV, Parquet) and name lists, plain or gzipped, as text and nothing else.
+
+What the columns mean is for each source to say.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TextIO
+
+import numpy as np
+import pandas as pd
+
+from chestxray.errors import SourceError
+
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
+TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_SEPARATORS: Final = ("\t", ";", ",")
+_SPARE_COLUMNS: Final = 4  # NIH's rows end with up to three more commas than the header has
+
+
+def stem(name: str) -> str:
+    """Give an image's name without its suffix, which differs between copies (PNG, JPEG)."""
+    return _without(name, IMAGE_SUFFIXES)
+
+
+def radiograph_stem(name: str) -> str:
+    """Give a radiograph's name without its suffix, DICOM included; keeps the dots of a UID."""
+    return _without(name, (*IMAGE_SUFFIXES, *DICOM_SUFFIXES))
+
+
+def table_stem(path: Path) -> str:
+    """Give a table's name without its suffixes: `labels` of `labels.csv.gz`."""
+    return re.sub(r"(\.csv|\.tsv|\.parquet)?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def is_table(name: str) -> bool:
+    """Tell by the name whether a file is a table."""
+    return name.casefold().endswith(TABLE_SUFFIXES)
+
+
+def key(title: str) -> str:
+    """Reduce a column title to letters: `Image_Index`, `ImageIndex`, `Image Index` are one."""
+    return re.sub(r"[^a-z]", "", title.casefold())
+
+
+def titles(path: Path) -> list[str]:
+    """Read the column titles of a table of any kind, stripped.
+
+    Raises:
+        SourceError: the file is not readable as a table.
+    """
+    if path.suffix.casefold() == ".parquet":
+        return [str(title).strip() for title in _parquet(path, columns=[]).columns]
+    return [title.strip() for title in header(path, separator(path))]
+
+
+def text_table(path: Path) -> pd.DataFrame:
+    """Read a table of any kind as text.
+
+    Returns:
+        A column per title, of text without outer white space; empty where a value is missing. Whole
+        numbers that Parquet holds as floats lose their `.0`; lists become JSON.
+
+    Raises:
+        SourceError: not readable, no rows, or a title that is used twice.
+    """
+    if path.suffix.casefold() == ".parquet":
+        found = _parquet(path)
+        table = pd.DataFrame({str(name).strip(): _as_text(found[name]) for name in found.columns})
+        names: Sequence[str] = [str(name).strip() for name in found.columns]
+    else:
+        mark = separator(path)
+        names = [title.strip() for title in header(path, mark)]
+        table = cells(path, mark)
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise SourceError(f"{path} has several columns called {', '.join(twice)}: rename them")
+    if table.empty:
+        raise SourceError(f"{path} has no rows")
+    return table.set_axis(list(names), axis=1)
+
+
+def separator(path: Path) -> str:
+    """Tell what separates the columns of a text table: a tab, a semicolon or a comma."""
+    with _opened(path, errors="replace") as file:
+        first = re.sub(r'"[^"]*"', "", file.readline())
+    return max(_SEPARATORS, key=first.count) if any(map(first.count, _SEPARATORS)) else ","
+
+
+def header(path: Path, separator: str = ",") -> list[str]:
+    """Read the titles in the first line of a text table; empty where the table is empty.
+
+    Raises:
+        SourceError: the file is not readable as text.
+    """
+    with _opened(path, errors="replace") as file:  # a stranger's table may be in any encoding
+        try:
+            return next(csv.reader(file, delimiter=separator), [])
+        except csv.Error as error:
+            raise SourceError(f"{path} is not a CSV table ({error}): fetch it again") from error
+
+
+def cells(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read everything below the header of a text table, by position.
+
+    Returns:
+        Strings without outer white space, columns 0, 1, … one for each title; empty where a row
+        is shorter than the header.
+
+    Raises:
+        SourceError: not readable, or a row holds more values than there are titles.
+    """
+    width = len(header(path, separator))
+    with _opened(path) as file:
+        try:
+            found = pd.read_csv(
+                file, sep=separator, header=None, skiprows=1,
+                names=list(range(width + _SPARE_COLUMNS)), dtype=str, keep_default_na=False,
+                na_filter=False,
+            )  # fmt: skip
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame(columns=list(range(width)), dtype=str)
+        except pd.errors.ParserError as error:
+            raise SourceError(
+                f"{path} is not a complete CSV table ({error}): fetch it again"
+            ) from error
+    if not isinstance(found.index, pd.RangeIndex):  # pandas takes what is too much as the index
+        raise _too_long(path, "a line", width)
+    found = found.fillna("").apply(lambda column: column.str.strip())
+    too_long = (found[list(range(width, width + _SPARE_COLUMNS))] != "").any(axis=1)
+    if too_long.any():
+        raise _too_long(path, f"line {too_long.idxmax() + 2}", width)
+    table: pd.DataFrame = found[list(range(width))]
+    return table
+
+
+def lines(path: Path) -> list[str]:
+    """Read the lines of a list that are not empty, without outer white space.
+
+    Raises:
+        SourceError: the file is not readable as text.
+    """
+    with _opened(path) as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+@contextmanager
+def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="") as file:
+                yield file
+        else:
+            with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
+                yield file
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise SourceError(
+            f"{path} cannot be read as UTF-8 text ({error}): save or fetch it again"
+        ) from error
+
+
+def _too_long(path: Path, where: str, width: int) -> SourceError:
+    return SourceError(
+        f"{path}: {where} holds more values than the header has titles ({width}), so that values "
+        "cannot be assigned to columns: quote the separators inside values"
+    )
+
+
+def _without(name: str, suffixes: tuple[str, ...]) -> str:
+    head, dot, tail = name.rpartition(".")
+    return head if dot and f".{tail.casefold()}" in suffixes else name
+
+
+def _parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    try:
+        if columns is not None:
+            from pyarrow import parquet  # noqa: PLC0415 - loads in 50 ms, for this one call
+
+            return pd.DataFrame(columns=parquet.read_schema(path).names)
+        return pd.read_parquet(path).reset_index(drop=True)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise SourceError(
+            f"{path} is not a readable Parquet table ({error}): save it again"
+        ) from error
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Write the values of a Parquet column as a CSV would hold them."""
+    if pd.api.types.is_float_dtype(column.dtype):
+        whole = column.dropna()
+        if (whole % 1 == 0).all():
+            column = column.astype("Int64")
+    elif column.dtype == object:
+        column = column.map(_list_as_json)
+    text: pd.Series = column.astype("str").where(column.notna(), "").str.strip()
+    return text
+
+
+def _list_as_json(value: object) -> object:
+    if isinstance(value, np.ndarray | list | tuple):
+        return json.dumps([str(item) for item in value], ensure_ascii=False)
+    return value

@@ -1,0 +1,297 @@
+"""The registry of sources, their cards and policies, and what they share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from chestxray import sources
+from chestxray.dataset import split
+from chestxray.errors import SourceError
+from chestxray.sources import ReadOptions, SourceCard, nih, registry
+from chestxray.sources.collection import UNCERTAIN, only_views, policies, resolve
+from chestxray.sources.demographics import sexes, views
+from conftest import REPOSITORY
+
+THIRD_PARTY = Path(__file__).parent / "third_party_source"
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
+)
+
+
+# The registry
+
+
+@dataclass
+class Fake:
+    name: str
+    card: SourceCard = field(default_factory=lambda: SourceCard("fake"))
+
+    def recognises(self, tree: Path) -> bool:
+        return (tree / f"{self.name}.txt").exists() or (tree / "any.txt").exists()
+
+    def read(self, tree: Path, options: ReadOptions) -> sources.Collection:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    points: list[EntryPoint] = []
+    monkeypatch.setattr(registry, "entry_points", lambda **_: points)
+    return points
+
+
+def point(module: str, name: str = "other") -> EntryPoint:
+    return EntryPoint(name=name, value=f"{module}:SOURCE", group=registry.ENTRY_POINTS)
+
+
+def add(monkeypatch: pytest.MonkeyPatch, points: list[EntryPoint], *names: str) -> None:
+    import types
+
+    for name in names:
+        module = types.ModuleType(f"fake_{name}")
+        module.SOURCE = Fake(name)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        points.append(point(module.__name__, name))
+
+
+def test_the_shipped_sources_are_registered_and_table_comes_last() -> None:
+    names = list(sources.registered())
+    assert names[:2] == ["nih", "phantoms"]
+    assert names[-1] == "table"
+
+
+def test_every_card_states_title_licence_and_origin_of_the_labels() -> None:
+    for name, card in sources.cards().items():
+        assert name == name.lower()
+        assert card.title
+        assert card.licence.endswith(".")
+        assert card.label_origin.endswith(".")
+        assert card.uncertain in {"zeros", "ones", "ignore"}
+        assert card.blank in {"negative", "unknown"}
+    assert "RSNA Pneumonia" in sources.cards()["nih"].overlaps
+    assert sources.cards()["phantoms"].synthetic
+
+
+def test_a_source_of_another_package_is_listed_and_recognised(
+    plugged: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add(monkeypatch, plugged, "zebra")
+    write(tmp_path / "zebra.txt")
+    assert list(sources.registered()) == ["nih", "phantoms", "zebra", "table"]
+    assert sources.recognise(tmp_path).name == "zebra"
+
+
+def test_a_tree_of_two_sources_is_refused_with_the_choice(
+    plugged: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add(monkeypatch, plugged, "one", "two")
+    write(tmp_path / "any.txt")
+    with pytest.raises(SourceError, match=r"several sources \(one, two\): choose with --source"):
+        sources.recognise(tmp_path)
+
+
+@pytest.mark.parametrize("taken", ["nih", "table"])
+def test_a_package_cannot_replace_a_source(
+    plugged: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    add(monkeypatch, plugged, taken)
+    with pytest.raises(SourceError, match=f"two sources are called {taken}.*remove"):
+        sources.registered()
+
+
+def test_a_package_that_cannot_be_loaded_is_named(plugged: list[EntryPoint]) -> None:
+    plugged.append(point("no_such_module"))
+    with pytest.raises(SourceError, match=r"other of no_such_module:SOURCE cannot be loaded"):
+        sources.registered()
+
+
+def test_a_specific_source_is_asked_before_the_table(tmp_path: Path) -> None:
+    write(tmp_path / "labels.csv", NIH_HEADER, "00000001_000.png,Mass,0,1,50,F,PA")
+    assert sources.recognise(tmp_path / "labels.csv").name == "nih"
+    write(tmp_path / "labels.csv", "Image Index,Patient ID,Mass", "00000001_000.png,1,1")
+    assert sources.recognise(tmp_path / "labels.csv").name == "table"
+
+
+def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: Path) -> None:
+    write(tmp_path / "labels.csv", "image,Mass", "a.png,1")
+    with pytest.raises(SourceError, match=r"not of a known data set.*--source table --columns"):
+        sources.read(tmp_path)
+    write(tmp_path / "columns.yaml", "patient_per_image: true")
+    assert sources.recognise(tmp_path).name == "table"
+    assert sources.recognise(tmp_path / "labels.csv").name == "table"
+    write(tmp_path / "columns.yaml", "patient_per_image: [")
+    with pytest.raises(SourceError, match="not readable YAML"):
+        sources.read(tmp_path)
+
+
+def test_what_is_unknown_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist: give a folder of radiographs"):
+        sources.read(tmp_path / "none")
+    with pytest.raises(SourceError, match=r"not of a known data set \(nih, phantoms,.*table\)"):
+        sources.read(tmp_path)
+    with pytest.raises(SourceError, match="no source 'chexpart': choose one of nih, phantoms"):
+        sources.read(tmp_path, "chexpart")
+    with pytest.raises(SourceError, match="has no table"):
+        sources.read(tmp_path, "table")
+
+
+def test_a_separately_installed_package_adds_a_source(tmp_path: Path) -> None:
+    """Built and installed as pip does it, found through its entry point, in a fresh process."""
+    lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines())
+        for path in (THIRD_PARTY / "pyproject.toml", THIRD_PARTY / "chestxray_wards.py")
+    )
+    assert lines < 60
+    package, site = tmp_path / "package", tmp_path / "site"
+    package.mkdir()
+    for name in ("pyproject.toml", "chestxray_wards.py"):
+        (package / name).write_bytes((THIRD_PARTY / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, *offline, str(package)], check=True)
+    tree = tmp_path / "tree"
+    write(tree / "wards.txt")
+    for name in ("ward-a/p1_edema.png", "ward-b/p2_normal.png"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tree / name)
+    code = (
+        "import json, sys, pathlib; from chestxray import sources\n"
+        "read = sources.read(pathlib.Path(sys.argv[1]))\n"
+        "print(json.dumps([read.name, read.rows['image'].tolist(), read.rows['Edema'].tolist()]))"
+    )
+    path = os.pathsep.join([str(site), str(REPOSITORY / "src")])
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tree)],
+        env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(run.stdout) == [
+        "wards", ["ward-a/p1_edema.png", "ward-b/p2_normal.png"], [1.0, 0.0]
+    ]  # fmt: skip
+
+
+# Policies
+
+
+def test_options_come_before_the_card() -> None:
+    card = SourceCard("x", uncertain="ones", blank="unknown", views="all")
+    assert policies(card, ReadOptions()) == {
+        "uncertain": "ones",
+        "blank": "unknown",
+        "views": "all",
+    }
+    asked = ReadOptions(uncertain="zeros", blank="negative", views="PA,AP")
+    assert policies(card, asked) == {"uncertain": "zeros", "blank": "negative", "views": "PA,AP"}
+
+
+@pytest.mark.parametrize(("uncertain", "u"), [("zeros", 0), ("ones", 1), ("ignore", np.nan)])
+@pytest.mark.parametrize(("blank", "b"), [("negative", 0), ("unknown", np.nan)])
+def test_resolve_decides_the_uncertain_and_the_blank_and_nothing_else(
+    uncertain: str, u: float, blank: str, b: float
+) -> None:
+    labels = pd.DataFrame({"Mass": [1.0, 0.0, UNCERTAIN, np.nan]})
+    found = resolve(labels, {"uncertain": uncertain, "blank": blank})
+    np.testing.assert_array_equal(found["Mass"], [1, 0, u, b])
+    assert labels["Mass"].isna().sum() == 1  # the input stays
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ("frontal", ["PA", "AP", ""]),
+        ("all", ["PA", "AP", "", "LATERAL", "COSTAL"]),
+        ("PA", ["PA"]),
+        (" pa , ap ", ["PA", "AP"]),
+        ("LATERAL,COSTAL", ["LATERAL", "COSTAL"]),
+    ],
+)
+def test_only_the_wanted_views_are_kept_and_the_others_are_counted(
+    wanted: str, kept: list[str]
+) -> None:
+    names = ["PA", "AP", "", "LATERAL", "COSTAL"]
+    rows = pd.DataFrame({"image": [f"{i}.png" for i in range(5)], "view": names})
+    found, problems = only_views(rows, wanted)
+    assert found["view"].tolist() == kept
+    assert found.index.tolist() == list(range(len(kept)))
+    assert [(p.code, p.count, p.loses) for p in problems] == (
+        [] if len(kept) == 5 else [("other-view", 5 - len(kept), False)]
+    )
+
+
+def test_views_that_no_image_has_are_refused() -> None:
+    rows = pd.DataFrame({"image": ["a.png", "b.png"], "view": ["LATERAL", ""]})
+    with pytest.raises(SourceError, match=r"--views PA takes none of 2 images.*LATERAL, unknown"):
+        only_views(rows, "PA")
+
+
+def test_nih_takes_the_views_that_are_asked_for(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "t.csv", NIH_HEADER,
+        "00000001_000.png,Mass,0,1,50,F,PA", "00000002_000.png,Hernia,0,2,50,F,AP",
+    )  # fmt: skip
+    assert len(sources.read(table).rows) == 2
+    collection = sources.read(table, options=ReadOptions(views="PA"))
+    assert collection.rows["image"].tolist() == ["00000001_000.png"]
+    assert collection.policies == {"uncertain": "ignore", "blank": "negative", "views": "PA"}
+    (found,) = collection.problems
+    assert (found.code, found.examples) == ("other-view", ("00000002_000.png (AP)",))
+
+
+# Demographics
+
+
+@pytest.mark.parametrize(
+    ("written", "view"),
+    [
+        ("PA", "PA"), ("pa", "PA"), ("POSTEROANTERIOR", "PA"), ("Postero-Anterior", "PA"),
+        ("PA erect", "PA"), ("AP", "AP"), ("AP_horizontal", "AP"), ("AP Supine", "AP"),
+        ("ANTEROPOSTERIOR", "AP"), ("L", "LATERAL"), ("LL", "LATERAL"), ("RL", "LATERAL"),
+        ("Lat", "LATERAL"), ("Left lateral", "LATERAL"), ("lateral", "LATERAL"), ("Frontal", ""),
+        ("", ""), ("unknown", ""), ("COSTAL", "COSTAL"), ("oblique", "OBLIQUE"),
+    ],
+)  # fmt: skip
+def test_views_are_normalised(written: str, view: str) -> None:
+    assert views(pd.Series([written], dtype="str")).tolist() == [view]
+
+
+def test_sexes_are_normalised_and_odd_ones_reported() -> None:
+    known, odd = sexes(pd.Series(["m", "Female", "", "Unknown", "Q"], dtype="str"))
+    assert known.tolist() == ["M", "F", "", "", ""]
+    assert odd.tolist() == [False, False, False, False, True]
+
+
+# The split of NIH
+
+
+def test_the_splits_of_nih_stay_what_they_were(real: Path) -> None:
+    collection = sources.read(real / "nih-metadata" / "Data_Entry_2017_v2020.csv.gz")
+    rows = collection.rows
+    assert {part: len(names) for part, names in collection.official.items()} == {
+        "train_val": 86_524, "test": 25_596
+    }  # fmt: skip
+    official = split.official(rows, nih.FINDINGS, collection.official, 0)
+    assert split.split_sha256(rows["image"], official) == (
+        "93b48ccb4d71fbd864e18adab4715c8349152c1e938a0232b0e78bab8647f170"
+    )
+    patient = split.patient(rows, nih.FINDINGS, 0)
+    assert split.split_sha256(rows["image"], patient) == (
+        "eb26ef3a0a4f59d91e65e9823d17237fcfe865eda2e983224b63b9d86ef6106d"
+    )
