@@ -321,7 +321,7 @@ def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path, monke
     options = ["--size", "512", "--split", "patient"]
     command = [sys.executable, "-c", main, "prepare", raw, out, *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    until(lambda: (out / UNFINISHED / "00001.json").exists())
+    until((out / UNFINISHED / "00001.json").exists)
     process.kill()
     process.wait()
     assert not (out / MANIFEST).exists()

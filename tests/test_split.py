@@ -205,7 +205,7 @@ def test_a_list_by_image_and_a_list_by_patient_say_the_same(tmp_path):
     ("text", "reason"),
     [
         ("patient,split\n1,train\n2,val\n", "1 image is not in .*00000003_000.png"),
-        ("patient,split\n1,train\n2,val\n3,valid\n", "1 value is in the column split.* not one of train, val, test.*valid"),
+        ("patient,split\n1,train\n2,val\n3,valid\n", "1 value is in .* not one of train.*valid"),
         ("patient,split\n1,train\n2,val\n3,test\n1,val\n", "1 patient is more than once in"),
         ("patient,split\n1,train\nx2,val\n3,test\n", "1 image is not in .*00000002_000"),
         ("name,part\n1,train\n", "has the columns name, part"),
