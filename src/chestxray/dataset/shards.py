@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +106,7 @@ class Shards:
         self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self._paths = [folder / shard.name for shard in shards]
         self._rows = np.arange(total, dtype=np.int64)
-        self._mapped = cache(self._map)
+        self._mapped: dict[int, Images] = {}
         self.shape: Final = (total, size, size)
 
     @property
@@ -121,14 +120,17 @@ class Shards:
     def __getitem__(self, key: Any) -> Images:  # noqa: ANN401 - whatever NumPy takes for one axis
         rows = self._rows[key]
         if rows.ndim == 0:
-            return self._gathered(rows[None])[0]
+            image: Images = self._gathered(rows[None])[0]
+            return image
         return self._gathered(rows)
 
     def __iter__(self) -> Iterator[Images]:
         for row in range(len(self)):
             yield self[row]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
         """Give all images as one array; they must fit in memory."""
         if copy is False:
             raise ValueError("the images of a dataset cannot become an array without a copy")
@@ -144,10 +146,13 @@ class Shards:
         for begin, end in zip(begins, [*breaks.tolist(), len(rows)], strict=True):
             if end > begin:
                 first = int(within[begin])
-                shard = self._mapped(int(places[begin]))
+                shard = self._map(int(places[begin]))
                 images[begin:end] = shard[first : first + end - begin]
         return images
 
     def _map(self, place: int) -> Images:
-        mapped: npt.NDArray[np.uint8] = np.load(self._paths[place], mmap_mode="r")
-        return mapped.view(np.ndarray)  # indexing a memmap itself costs some microseconds more
+        if place not in self._mapped:
+            mapped = np.load(self._paths[place], mmap_mode="r")
+            # Indexing a memmap itself costs some microseconds more.
+            self._mapped[place] = mapped.view(np.ndarray)
+        return self._mapped[place]

@@ -104,7 +104,7 @@ def official(rows: pd.DataFrame, findings: Findings, lists: Lists, seed: int) ->
     count = listed.sum(axis=1)
     _refuse(rows["image"][count == 0], "image", "not in any official list")
     _refuse(rows["image"][count > 1], "image", "in more than one official list")
-    split = listed.idxmax(axis=1).rename("split")
+    split = listed.idxmax(axis=1).astype(str).rename("split")
     check(rows, split)
     if "val" not in lists:
         rest = split != "test"
