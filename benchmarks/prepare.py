@@ -1,15 +1,14 @@
-"""Packing speed: `prepare` on all cores beside one core decoding the same PNGs in a bare loop.
+"""Packing speed: `prepare` on all cores compared with one core that decodes in a bare loop.
 
 Usage: python benchmarks/prepare.py [FOLDER_OF_PNG [IMAGES]]
 
 The folder's PNGs (NIH's, of 1024 px; without a folder, phantoms of that size) are linked under
-made-up names until there are IMAGES of them. The loop and the packing take turns in this one run,
-since the machine may be shared. Printed are images a second of the loop, of packing (what `prepare`
-spends its time on) and of `prepare` from call to finished dataset, and the last two as a share of
-cores × loop. Two more figures tell what the machine has to do with it: bare loops on all cores at
-once, which share caches, memory and clock and so fall short of cores × loop themselves, and the
-processor time that an image costs. Starting the workers costs a second of each turn, so a few
-hundred images understate the share.
+made-up names until there are IMAGES of them. Loop and packing take turns in one run, since the
+machine may be shared. Prints images per second of the loop, of packing (which takes most of the
+time of `prepare`) and of `prepare` from call to finished dataset; the last two also as a share of
+cores × loop. Two more figures show what the machine allows: bare loops on all cores at once, which
+share caches, memory and clock and so stay below cores × loop, and the processor time per image.
+Starting the workers takes a second of each turn, so a few hundred images understate the share.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from pathlib import Path
 
 import cv2
 
+from chestxray.dataset import prepare
+from chestxray.dataset.packing import pack
 from chestxray.dataset.pixels import load
-from chestxray.dataset.prepare import prepare
-from chestxray.dataset.shards import pack
 from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import write_tree
 
@@ -75,11 +74,11 @@ def main() -> None:
     print(f"packing, {cores()} cores: {packing:.1f} images/s, {packing / ideal:.2f} of the ideal")
     print(f"prepare, start to end: {prepared:.1f} images/s, {prepared / ideal:.2f} of the ideal")
     loop, packing = (statistics.median(costs[name]) for name in costs)
-    print(f"processor time an image: loop {loop:.2f} ms, packing {packing:.2f} ms")
+    print(f"processor time per image: loop {loop:.2f} ms, packing {packing:.2f} ms")
 
 
 def link(files: list[Path], images: int, raw: Path) -> list[str]:
-    """Make a tree of `images` links to the files, two a patient."""
+    """Make a tree of `images` links to the files, two per patient."""
     (raw / "images").mkdir(parents=True)
     lines, paths = [HEADER], []
     for number in range(images):
@@ -98,7 +97,7 @@ def bare(paths: list[str]) -> None:
 
 
 def side_by_side(paths: list[str]) -> float:
-    """Run a bare loop on each core at once and give their images a second together."""
+    """Run a bare loop on each core at once and give their images per second together."""
     barrier = multiprocessing.Barrier(cores() + 1)
     loops = [
         multiprocessing.Process(target=_wait_and_loop, args=(barrier, paths))
@@ -116,7 +115,8 @@ def _wait_and_loop(barrier: Barrier, paths: list[str]) -> None:
 
 
 def pack_into(paths: list[str], out: Path) -> None:
-    pack(paths, SIZE, out.with_suffix(".npy"), out.with_suffix(".jsonl"))
+    packed = out.with_suffix(".packed")
+    pack(paths, SIZE, packed / "images", packed)
 
 
 def processor_seconds() -> float:

@@ -64,7 +64,7 @@ def test_validation_predictions_are_those_of_the_bundle_on_validation_rows(run, 
 def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
     """Blackening every test image leaves the bundle the same to the bit."""
     copy = Path(shutil.copytree(dataset.folder, tmp_path / "dataset"))
-    images = np.load(copy / "images.npy", mmap_mode="r+")
+    images = np.load(copy / "images/00000.npy", mmap_mode="r+")
     images[dataset.rows("test")] = 0
     images.flush()
     fit.train(Dataset.open(copy), tmp_path / "run", tiny())

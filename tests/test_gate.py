@@ -280,8 +280,8 @@ def test_brightness_and_contrast_do_not_change_the_look(template, dataset):
 
 
 def test_mirrored_films_look_the_same(template, dataset):
-    mirrored = template.strangeness(np.ascontiguousarray(dataset.images[:, :, ::-1]))
-    assert np.allclose(mirrored[:, 0], template.strangeness(dataset.images)[:, 0], atol=1e-3)
+    mirrored = template.strangeness(np.ascontiguousarray(dataset.images[:][:, :, ::-1]))
+    assert np.allclose(mirrored[:, 0], template.strangeness(dataset.images[:])[:, 0], atol=1e-3)
 
 
 def test_images_without_any_edge_can_be_fitted_and_judged():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +18,31 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from chestxray import parallel
 from chestxray.cli.main import app
-from chestxray.dataset import shards as packing
+from chestxray.dataset import Dataset, packing, prepare, shards
 from chestxray.dataset.pixels import PIXEL_RULE, canonical
-from chestxray.dataset.prepare import prepare
 from chestxray.dataset.split import split_sha256
-from chestxray.dataset.store import BOXES, IMAGES, INDEX, INDEX_COLUMNS, MANIFEST, UNFINISHED
+from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED, index_columns
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.sources.nih import FINDINGS
 from nih_tree import names, picture, write_tree
 
-FILES = {BOXES, IMAGES, INDEX, MANIFEST}
+SHARDS = {f"images/{number:05d}.npy" for number in range(4)}
+FILES = {BOXES, INDEX, MANIFEST, *SHARDS}
 BAD = (5, 40)
+
+making = importlib.import_module("chestxray.dataset.prepare")  # the module, not the function
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards() -> Iterator[None]:
+    """Four shards of 60 images, each of several chunks; no workers, whose start takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD", 16)
+        patch.setattr(packing, "CHUNK", 5)
+        patch.setattr(parallel, "cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +59,11 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
 
 
 # --- what is in it ------------------------------------------------------------------------------
@@ -51,11 +71,12 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_every_row_of_the_index_has_its_own_image(raw, whole):
     dataset = prepare(raw, whole, size=32)
-    assert tuple(dataset.index.columns) == INDEX_COLUMNS
+    assert tuple(dataset.index.columns) == index_columns(FINDINGS)
     kept = [row for row in range(60) if row not in BAD]
     assert dataset.index["image"].tolist() == [names(60)[row] for row in kept]
     for image, row in zip(dataset.images, kept, strict=True):
         assert np.array_equal(image, canonical(picture(row), 32))
+    assert [shard.images for shard in dataset.manifest.shards] == [15, 16, 15, 12]
     assert (dataset.index["width"] == 64).all()
     assert (dataset.index["height"] == 48).all()
     assert (dataset.index.loc[dataset.index["Mass"] == 1, "image"]).tolist() == names(60)[1::5]
@@ -73,7 +94,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason_and_nothing_is_lost(raw, 
 def test_the_manifest_counts_what_the_index_holds(raw, whole):
     dataset = prepare(raw, whole, size=32)
     manifest, index = dataset.manifest, dataset.index
-    assert (manifest.source, manifest.size, manifest.pixel_rule) == (
+    assert (manifest.title, manifest.size, manifest.pixel_rule) == (
         "NIH ChestX-ray14",
         32,
         PIXEL_RULE,
@@ -96,44 +117,92 @@ def test_boxes_are_those_of_packed_images(raw, whole):
     assert box == [0.25, 0.125, 0.5, 0.25]
 
 
-def test_nothing_but_the_four_files_is_left(whole):
+def test_nothing_but_tables_shards_and_manifest_is_left(whole):
     assert set(contents(whole)) == FILES
 
 
 def test_a_tree_without_bad_files_is_packed_whole(tmp_path):
     dataset = prepare(write_tree(tmp_path / "raw", 20), tmp_path / "out", 16, "patient")
     assert dataset.manifest.failures == ()
-    assert set(contents(tmp_path / "out")) == FILES
     assert len(dataset.images) == len(dataset.index) == dataset.manifest.images == 20
 
 
-def test_the_size_of_chunks_does_not_show(raw, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "CHUNK", 7)
-    prepare(raw, tmp_path / "out", size=32)
-    assert contents(tmp_path / "out") == contents(whole)
+def test_a_shard_of_which_no_image_can_be_read_is_left_out(tmp_path):
+    raw = write_tree(tmp_path / "raw", 60, tuple(range(16, 32)))
+    dataset = prepare(raw, tmp_path / "out", 32)
+    assert [shard.name for shard in dataset.manifest.shards] == [
+        "00000.npy",
+        "00002.npy",
+        "00003.npy",
+    ]
+    assert np.array_equal(dataset.images[16], canonical(picture(32), 32))
+
+
+@pytest.mark.parametrize(("workers", "chunk"), [(1, 5), (3, 7)])
+def test_neither_workers_nor_chunks_show_in_the_bytes(
+    raw, whole, tmp_path, monkeypatch, workers, chunk
+):
+    monkeypatch.setattr(packing, "CHUNK", chunk)
+    paths = sorted(map(str, raw.rglob("*.png")))
+    made = packing.pack(paths, 32, tmp_path / "images", tmp_path / "notes", workers)
+    assert made.shards == Dataset.open(whole).manifest.shards
+    assert {f"images/{name}": data for name, data in contents(tmp_path / "images").items()} == {
+        name: data for name, data in contents(whole).items() if name in SHARDS
+    }
+
+
+def test_the_size_of_shards_does_not_change_index_or_images(raw, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 1024)
+    one, four = prepare(raw, tmp_path / "out", size=32), Dataset.open(whole)
+    assert len(one.manifest.shards) == 1
+    assert one.index.equals(four.index)
+    assert np.array_equal(one.images[:], four.images[:])
 
 
 # --- what is refused ----------------------------------------------------------------------------
 
 
 def test_a_finished_dataset_of_the_same_inputs_is_left_alone(raw, whole, capsys):
-    before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     prepare(raw, whole, size=32)
-    assert before == {path: path.stat().st_mtime_ns for path in whole.iterdir()}
-    assert "is there already" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert "is complete, made from the same inputs" in capsys.readouterr().err
+
+
+def test_a_missing_shard_of_a_finished_dataset_is_made_again_alone(raw, whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    (out / "images/00002.npy").unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    prepare(raw, out, size=32)
+    assert "lacks 1 of 4 shards" in capsys.readouterr().err
+    assert contents(out) == contents(whole)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_missing_shard_whose_files_changed_is_refused(tmp_path):
+    raw = write_tree(tmp_path / "raw", 20)
+    prepare(raw, tmp_path / "out", 16, "patient")
+    first, second = sorted(raw.rglob("*.png"))[:2]
+    data = first.read_bytes()
+    # Of the same size, so that only the pixels tell.
+    second.write_bytes(data + bytes(max(0, second.stat().st_size - len(data))))
+    first.write_bytes(data)
+    (tmp_path / "out/images/00000.npy").unlink()
+    with pytest.raises(ArtifactError, match=r"changed"):
+        prepare(raw, tmp_path / "out", 16, "patient")
 
 
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        ({"size": 24}, "size 32, now 24"),
-        ({"seed": 1}, "seed 0.*now.*seed 1"),
-        ({"split": "patient"}, "split official.*now patient"),
+        ({"size": 24}, "size was 32, now 24"),
+        ({"seed": 1}, "split was official with seed 0, now official with seed 1"),
+        ({"split": "patient"}, "split was official with seed 0, now patient with seed 0"),
     ],
 )
 def test_a_dataset_of_other_inputs_is_not_overwritten(raw, whole, other, what):
     before = contents(whole)
-    with pytest.raises(ArtifactError, match=f"was made with other inputs.*{what}"):
+    with pytest.raises(ArtifactError, match=f"was made from other inputs.*{what}"):
         prepare(raw, whole, **({"size": 32} | other))
     assert contents(whole) == before
 
@@ -143,7 +212,9 @@ def test_a_tree_that_changed_is_other_inputs(tmp_path):
     prepare(raw, tmp_path / "out", 16, "patient")
     table = raw / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace("Nodule", "Fibrosis", 1))
-    with pytest.raises(ArtifactError, match="inputs_sha256"):
+    with pytest.raises(
+        ArtifactError, match="labels, boxes, split or files of the raw tree changed"
+    ):
         prepare(raw, tmp_path / "out", 16, "patient")
 
 
@@ -165,9 +236,10 @@ def test_a_tree_of_which_no_image_can_be_read_is_refused(tmp_path):
 
 # A process that kills itself with SIGKILL on the nth call of a function, so at a known moment.
 KILLED_AT = """
-import os, signal, sys
+import importlib, os, signal, sys
 from pathlib import Path
-from chestxray.dataset import journal, making, packing, prepare
+from chestxray import parallel
+from chestxray.dataset import packing, shards
 
 def killed(original, calls):
     def call(*arguments, **options):
@@ -179,9 +251,10 @@ def killed(original, calls):
     return call
 
 if __name__ == "__main__":
-    raw, out, module, function, calls = sys.argv[1:]
-    packing._SECONDS_BETWEEN_SYNCS = 0
-    module = {m.__name__.rpartition(".")[2]: m for m in (journal, making, packing, prepare)}[module]
+    raw, out, name, function, calls = sys.argv[1:]
+    shards.SHARD, packing.CHUNK, parallel.cores = 16, 5, lambda: 1
+    prepare = importlib.import_module("chestxray.dataset.prepare")
+    module = {"packing": packing, "prepare": prepare}[name]
     setattr(module, function, killed(getattr(module, function), int(calls)))
     prepare.prepare(Path(raw), Path(out), size=32)
 """
@@ -197,29 +270,29 @@ def killed_at(tmp_path: Path, raw: Path, out: Path, point: tuple[str, str, int])
 
 def test_killed_while_packing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path, capsys):
     out = tmp_path / "out"
-    for point in (
-        ("packing", "_collect", 1),
-        ("journal", "append", 1),
-        ("journal", "append", 3),
+    notes = out / UNFINISHED
+    for point, noted in (
+        (("packing", "_close_gaps", 1), 0),  # the first shard is decoded, but not complete
+        (("packing", "write_json", 1), 0),  # the first shard is in its place, but has no note
+        (("packing", "sync_folder", 2), 1),  # the second shard likewise, after a note of the first
     ):
         killed_at(tmp_path, raw, out, point)
         assert not (out / MANIFEST).exists()
-    journal = out / UNFINISHED / "journal.jsonl"
-    assert len(journal.read_text().splitlines()) == 2
-    with journal.open("a") as file:
-        file.write('{"row": 48, "fi')  # a line torn by a power cut
+        assert len(list(notes.glob("0*.json"))) == noted
+    first = (notes / "images/00000.npy").stat().st_ino
+    (notes / "00001.json").write_text('{"shard": {"na')  # torn by a power cut
     prepare(raw, out, size=32)
-    assert "going on with the unfinished" in capsys.readouterr().err
+    assert "resuming the unfinished" in capsys.readouterr().err
     assert contents(out) == contents(whole)
+    assert (out / "images/00000.npy").stat().st_ino == first, "a shard with a note is kept"
 
 
 def test_killed_while_finishing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path):
     out = tmp_path / "out"
     for point in (
-        ("making", "_keep", 1),
-        ("making", "write_table", 2),
-        ("making", "write_json", 1),
-        *(("making", "sync_folder", 1) for _ in FILES),
+        ("prepare", "write_table", 2),
+        ("prepare", "write_json", 1),
+        *(("prepare", "sync_folder", 1) for _ in (BOXES, INDEX, "images", MANIFEST)),
     ):
         killed_at(tmp_path, raw, out, point)
         assert (out / UNFINISHED).exists()
@@ -228,26 +301,27 @@ def test_killed_while_finishing_and_resumed_gives_the_same_bytes(raw, whole, tmp
     assert contents(out) == contents(whole)
 
 
-def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path):
+def test_a_shard_that_was_cut_short_after_its_note_is_made_again(raw, whole, tmp_path):
+    killed_at(tmp_path, raw, tmp_path / "out", ("packing", "write_json", 3))
+    shard = tmp_path / "out" / UNFINISHED / "images/00000.npy"
+    os.truncate(shard, shard.stat().st_size - 1)
+    prepare(raw, tmp_path / "out", size=32)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 64)
     raw = write_tree(tmp_path / "raw", 400)
     prepare(raw, tmp_path / "whole", 512, "patient")
     out = tmp_path / "out"
-    main = "from chestxray.cli.main import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        main,
-        "prepare",
-        raw,
-        out,
-        "--size",
-        "512",
-        "--split",
-        "patient",
-    ]
+    main = (
+        "from chestxray.dataset import shards; shards.SHARD = 64\n"
+        "from chestxray.cli.main import main; main()"
+    )
+    options = ["--size", "512", "--split", "patient"]
+    command = [sys.executable, "-c", main, "prepare", raw, out, *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    array = out / UNFINISHED / "listed.npy"
-    until(lambda: array.exists() and array.stat().st_blocks > 0)
+    until((out / UNFINISHED / "00001.json").exists)
     process.kill()
     process.wait()
     assert not (out / MANIFEST).exists()
@@ -256,19 +330,19 @@ def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_an_unfinished_dataset_is_not_gone_on_with_for_other_inputs(raw, tmp_path):
-    killed_at(tmp_path, raw, tmp_path / "out", ("packing", "_collect", 1))
-    with pytest.raises(ArtifactError, match=r"begun with other inputs.*size 32, now 24"):
+def test_an_unfinished_dataset_is_not_resumed_with_other_inputs(raw, tmp_path):
+    killed_at(tmp_path, raw, tmp_path / "out", ("packing", "_finish", 1))
+    with pytest.raises(ArtifactError, match=r"begun from other inputs.*size was 32, now 24"):
         prepare(raw, tmp_path / "out", size=24)
 
 
 def test_two_prepares_do_not_work_in_one_folder(raw, tmp_path, monkeypatch):
     def meanwhile(*_: object) -> None:
-        with pytest.raises(ArtifactError, match="another prepare is at work"):
+        with pytest.raises(ArtifactError, match="another prepare is running"):
             prepare(raw, tmp_path / "out", size=32)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chestxray.dataset.prepare.make", meanwhile)
+    monkeypatch.setattr(making, "_make", meanwhile)
     with pytest.raises(KeyboardInterrupt):
         prepare(raw, tmp_path / "out", size=32)
 
@@ -310,10 +384,10 @@ def test_the_verb_says_which_option_sets_the_side(raw, tmp_path):
 
 
 def test_the_verb_takes_a_list_of_the_users_own(raw, tmp_path):
-    table = pd.DataFrame({"patient": range(1, 31)})
+    table = pd.DataFrame({"patient": [f"{number:08d}" for number in range(1, 31)]})
     table["split"] = ["train"] * 20 + ["val"] * 5 + ["test"] * 5
     table.to_csv(tmp_path / "mine.csv", index=False)
     dataset = prepare(raw, tmp_path / "out", 16, str(tmp_path / "mine.csv"))
     assert dataset.manifest.split.name == "mine.csv"
     assert dataset.manifest.split.seed is None
-    assert set(dataset.index["patient"].iloc[dataset.rows("val")]) == set(range(21, 26))
+    assert set(dataset.index["patient"].iloc[dataset.rows("val")].astype(int)) == {*range(21, 26)}

@@ -18,18 +18,25 @@ from chestxray.sources import nih
 from chestxray.sources.nih import FINDINGS
 
 
-def made(patients: list[int], positives: dict[str, set[int]] | None = None) -> pd.DataFrame:
+def made(
+    patients: list[int], positives: dict[str, set[int]] | None = None, source: str = "nih"
+) -> pd.DataFrame:
     """Rows of one image a list entry; `positives` names the patients with a finding."""
-    rows = pd.DataFrame({"patient": np.array(patients, dtype=np.int64)})
+    rows = pd.DataFrame({"patient": [f"{number:08d}" for number in patients], "source": source})
     number = rows.groupby("patient").cumcount()
-    rows["image"] = [f"{p:08d}_{n:03d}.png" for p, n in zip(rows["patient"], number, strict=True)]
+    rows["image"] = [f"{p}_{n:03d}.png" for p, n in zip(rows["patient"], number, strict=True)]
     for finding in FINDINGS:
-        rows[finding] = rows["patient"].isin((positives or {}).get(finding, set())).astype(float)
+        having = (positives or {}).get(finding, set())
+        rows[finding] = [float(number in having) for number in patients]
     return rows
 
 
+def numbers(rows: pd.DataFrame) -> pd.Series:
+    return rows["patient"].str[-8:].astype(int)
+
+
 def lists_of(rows: pd.DataFrame, test: set[int]) -> dict[str, frozenset[str]]:
-    in_test = rows["patient"].isin(test)
+    in_test = numbers(rows).isin(test)
     return {
         "train_val": frozenset(rows["image"][~in_test]),
         "test": frozenset(rows["image"][in_test]),
@@ -37,7 +44,7 @@ def lists_of(rows: pd.DataFrame, test: set[int]) -> dict[str, frozenset[str]]:
 
 
 def patients_of(rows: pd.DataFrame, split: pd.Series) -> dict[str, set[int]]:
-    return {part: set(rows["patient"][split == part]) for part in splits.PARTS}
+    return {part: set(numbers(rows)[split == part]) for part in splits.PARTS}
 
 
 # --- drawn splits -------------------------------------------------------------------------------
@@ -48,7 +55,10 @@ populations = st.lists(st.integers(1, 40), min_size=1, max_size=120)
 @given(populations, st.integers(0, 5))
 def test_no_patient_is_drawn_into_two_parts(patients, seed):
     rows = made(patients)
-    for split in (splits.patient(rows, seed), splits.official(rows, lists_of(rows, {1, 2}), seed)):
+    for split in (
+        splits.patient(rows, FINDINGS, seed),
+        splits.official(rows, FINDINGS, lists_of(rows, {1, 2}), seed),
+    ):
         assert split.isin(splits.PARTS).all()
         parts = patients_of(rows, split)
         assert sum(map(len, parts.values())) == len(set(patients))
@@ -60,19 +70,21 @@ def test_a_draw_does_not_depend_on_the_order_of_rows(patients, random):
     rows = made(patients, {"Hernia": {1, 2, 3}, "Mass": {3, 4, 5, 6}})
     order = list(range(len(rows)))
     random.shuffle(order)
-    assert splits.patient(rows, 7).equals(splits.patient(rows.iloc[order], 7).sort_index())
+    assert splits.patient(rows, FINDINGS, 7).equals(
+        splits.patient(rows.iloc[order], FINDINGS, 7).sort_index()
+    )
 
 
 def test_another_seed_draws_another_split():
     rows = made(list(range(200)))
-    assert splits.patient(rows, 0).equals(splits.patient(rows, 0))
-    assert not splits.patient(rows, 0).equals(splits.patient(rows, 1))
+    assert splits.patient(rows, FINDINGS, 0).equals(splits.patient(rows, FINDINGS, 0))
+    assert not splits.patient(rows, FINDINGS, 0).equals(splits.patient(rows, FINDINGS, 1))
 
 
 @given(st.sets(st.integers(0, 99), min_size=3, max_size=30), st.integers(0, 5))
 def test_a_finding_of_three_patients_reaches_every_part(hernia, seed):
     rows = made([number % 100 for number in range(250)], {"Hernia": hernia})
-    for part, patients in patients_of(rows, splits.patient(rows, seed)).items():
+    for part, patients in patients_of(rows, splits.patient(rows, FINDINGS, seed)).items():
         assert patients & hernia, part
 
 
@@ -83,7 +95,7 @@ def test_shares_are_kept_for_patients_and_for_every_finding():
         for finding, size in zip(FINDINGS, np.geomspace(20, 900, 14).astype(int), strict=True)
     }
     rows = made([int(number) for number in random.permutation(np.arange(6000) % 3000)], positives)
-    parts = patients_of(rows, splits.patient(rows, 3))
+    parts = patients_of(rows, splits.patient(rows, FINDINGS, 3))
     for having in (set(range(3000)), *positives.values()):
         for part, share in splits.PATIENT_SHARES.items():
             assert abs(len(parts[part] & having) - share * len(having)) <= max(3, len(having) / 50)
@@ -92,7 +104,7 @@ def test_shares_are_kept_for_patients_and_for_every_finding():
 def test_unknown_labels_count_as_absent_in_the_draw():
     rows = made(list(range(30)))
     unknown = rows.assign(Hernia=np.nan)
-    assert splits.patient(rows, 0).equals(splits.patient(unknown, 0))
+    assert splits.patient(rows, FINDINGS, 0).equals(splits.patient(unknown, FINDINGS, 0))
 
 
 # --- the official split -------------------------------------------------------------------------
@@ -100,35 +112,39 @@ def test_unknown_labels_count_as_absent_in_the_draw():
 
 def test_the_official_lists_are_kept_and_val_is_cut_from_train_val():
     rows = made([number % 80 for number in range(200)])
-    parts = patients_of(rows, splits.official(rows, lists_of(rows, set(range(60, 80))), 0))
+    parts = patients_of(
+        rows, splits.official(rows, FINDINGS, lists_of(rows, set(range(60, 80))), 0)
+    )
     assert parts["test"] == set(range(60, 80))
     assert abs(len(parts["val"]) - 60 / 8) < 1
 
 
 def test_the_official_split_needs_its_lists():
     with pytest.raises(SourceError, match=r"train_val_list.txt.*--split patient"):
-        splits.official(made([1, 2]), {}, 0)
+        splits.official(made([1, 2]), FINDINGS, {}, 0)
 
 
 def test_an_image_in_no_official_list_is_refused_by_name_and_count():
     rows = made([1, 2, 3])
     lists = {"train_val": frozenset({rows["image"][0]}), "test": frozenset()}
-    with pytest.raises(SourceError, match=r"2 images are in neither.*00000002_000.png, 00000003"):
-        splits.official(rows, lists, 0)
+    with pytest.raises(
+        SourceError, match=r"2 images are not in any official list.*00000002_000.png, 00000003"
+    ):
+        splits.official(rows, FINDINGS, lists, 0)
 
 
 def test_an_image_in_both_official_lists_is_refused():
     rows = made([1, 2])
     names = frozenset(rows["image"])
-    with pytest.raises(SourceError, match="2 images are in both"):
-        splits.official(rows, {"train_val": names, "test": names}, 0)
+    with pytest.raises(SourceError, match="2 images are in more than one official list"):
+        splits.official(rows, FINDINGS, {"train_val": names, "test": names}, 0)
 
 
 def test_official_lists_that_share_a_patient_are_refused():
     rows = made([1, 1, 2])
     lists = {"train_val": frozenset(rows["image"][:1]), "test": frozenset(rows["image"][1:])}
-    with pytest.raises(SourceError, match=r"1 patients are in more than one part.*1"):
-        splits.official(rows, lists, 0)
+    with pytest.raises(SourceError, match=r"1 patient is in more than one part.*00000001"):
+        splits.official(rows, FINDINGS, lists, 0)
 
 
 def test_nih_whole_is_split_as_published_with_no_patient_on_two_sides(real):
@@ -144,7 +160,7 @@ def test_nih_whole_is_split_as_published_with_no_patient_on_two_sides(real):
         "train_val": 86_524,
         "test": 25_596,
     }
-    split = splits.official(rows, lists, 0)
+    split = splits.official(rows, FINDINGS, lists, 0)
     assert len(rows) == 112_120
     assert (split != "test").sum() == 86_524
     assert (split == "test").sum() == 25_596
@@ -153,6 +169,11 @@ def test_nih_whole_is_split_as_published_with_no_patient_on_two_sides(real):
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 30_805
     assert len(parts["val"]) == pytest.approx(28_008 / 8, abs=2)
     assert rows.loc[split == "val", list(FINDINGS)].sum().min() >= 5
+    # The same split as ever: models that were trained on it stay comparable.
+    official = "93b48ccb4d71fbd864e18adab4715c8349152c1e938a0232b0e78bab8647f170"
+    drawn = "eb26ef3a0a4f59d91e65e9823d17237fcfe865eda2e983224b63b9d86ef6106d"
+    assert splits.split_sha256(rows["image"], split) == official
+    assert splits.split_sha256(rows["image"], splits.patient(rows, FINDINGS, 0)) == drawn
 
 
 # --- the user's list ----------------------------------------------------------------------------
@@ -183,18 +204,18 @@ def test_a_list_by_image_and_a_list_by_patient_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("patient,split\n1,train\n2,val\n", "1 images have no line in .*00000003_000.png"),
-        ("patient,split\n1,train\n2,val\n3,valid\n", "another part than train, val, test.*valid"),
-        ("patient,split\n1,train\n2,val\n3,test\n1,val\n", "1 patients stand twice"),
-        ("patient,split\n1,train\nx2,val\n3,test\n", "no numbers, such as x2"),
+        ("patient,split\n1,train\n2,val\n", "1 image is not in .*00000003_000.png"),
+        ("patient,split\n1,train\n2,val\n3,valid\n", "1 value is in .* not one of train.*valid"),
+        ("patient,split\n1,train\n2,val\n3,test\n1,val\n", "1 patient is more than once in"),
+        ("patient,split\n1,train\nx2,val\n3,test\n", "1 image is not in .*00000002_000"),
         ("name,part\n1,train\n", "has the columns name, part"),
-        ("", "is no CSV table"),
+        ("", "is not a CSV table"),
         (
             "image,split\n" + "".join(
                 f"{image},{part}\n"
                 for image, part in zip(ROWS["image"], ("train", "test", "val", "test"), strict=True)
             ),
-            "1 patients are in more than one part of the split, such as 1",
+            "1 patient is in more than one part of the split, such as 00000001",
         ),
     ],
 )  # fmt: skip

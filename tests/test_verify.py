@@ -1,16 +1,24 @@
-"""`chestxray verify` says what is there and fails where something would be lost."""
+"""`verify` says what is there, and fails where something would be lost or is damaged."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from chestxray import dataset, parallel
 from chestxray.cli.verify import verify
+from chestxray.dataset import shards
+from chestxray.dataset.verify import DatasetVerdict
+from chestxray.errors import ArtifactError
+from nih_tree import write_tree
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih-sample"
 HEADER = (
@@ -19,10 +27,12 @@ HEADER = (
 )
 
 
-def run(raw: Path) -> Result:
+def run(raw: Path, *options: str) -> Result:
     app = typer.Typer()
     app.command()(verify)
-    return CliRunner().invoke(app, [str(raw)], env={"COLUMNS": "160"}, catch_exceptions=False)
+    return CliRunner().invoke(
+        app, [str(raw), *options], env={"COLUMNS": "160"}, catch_exceptions=False
+    )
 
 
 def words(result: Result) -> list[list[str]]:
@@ -57,7 +67,7 @@ def test_a_sound_tree_is_told_and_passes(raw: Path) -> None:
     lines = words(result)
     assert result.exit_code == 0, result.output
     assert ["images", "with", "labels", "5", "of", "5", "patients"] in lines
-    assert ["its", "generation", "unknown"] in lines
+    assert ["release", "unknown"] in lines
     assert ["ages", "unknown"] in lines
     assert ["boxes", "1", "on", "1", "images"] in lines
     assert ["official", "lists", "none"] in lines
@@ -78,7 +88,7 @@ def test_what_would_be_lost_is_named_and_fails(raw: Path) -> None:
     assert any(line[:3] == ["missing-image", "1", "yes"] for line in lines)
     assert any(line[:3] == ["missing-row", "1", "yes"] for line in lines)
     assert "00000009_000.png" in result.output
-    assert "2 of these problems leave something out" in result.output
+    assert "2 problems leave something out" in result.output
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_a_broken_table_is_one_reason_not_a_table(raw: Path) -> None:
     from chestxray.errors import SourceError
 
     (raw / "Data_Entry_2017.csv").write_text("nothing\n", encoding="utf-8")
-    with pytest.raises(SourceError, match="no label table"):
+    with pytest.raises(SourceError, match="no known data set"):
         run(raw)
 
 
@@ -128,3 +138,99 @@ def test_the_real_sample_passes() -> None:
     assert ["images", "with", "labels", "1136", "of", "908", "patients"] in lines
     assert ["PNG", "RGBA", "1024", "×", "1024", "4"] in lines
     assert any(line[:2] == ["several-sizes", "24"] for line in lines)
+
+
+# --- a prepared dataset -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards."""
+    folder = tmp_path_factory.mktemp("verify")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD", 8)
+        patch.setattr(parallel, "cores", lambda: 1)  # workers take seconds to start
+        dataset.prepare(write_tree(folder / "raw", 20), folder / "out", 16)
+    return folder / "out"
+
+
+@pytest.fixture
+def copy(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    return Path(shutil.copytree(prepared, tmp_path / "copy"))
+
+
+def damages(folder: Path) -> dict[str, str]:
+    verdict = dataset.verify(folder)
+    assert isinstance(verdict, DatasetVerdict)
+    return {damage.file: damage.reason for damage in verdict.damages}
+
+
+def test_a_whole_dataset_passes(copy: Path) -> None:
+    assert damages(copy) == {}
+    assert "is whole: 20 images" in " ".join(run(copy).output.split())
+    told = json.loads(run(copy, "--json").stdout)
+    assert (told["what"], told["passed"], told["images"], told["files"]) == ("dataset", True, 20, 5)
+
+
+def test_a_single_flipped_bit_in_a_shard_is_found_though_the_dataset_opens(copy: Path) -> None:
+    shard = copy / "images/00001.npy"
+    data = bytearray(shard.read_bytes())
+    data[-7] ^= 1
+    shard.write_bytes(data)
+    dataset.Dataset.open(copy)
+    assert damages(copy) == {"images/00001.npy": f"{shard} was altered"}
+    result = run(copy, "--json")
+    assert result.exit_code == 1
+    (damage,) = json.loads(result.stdout)["damages"]
+    assert f"remove {shard} and run the `chestxray prepare`" in damage["renew"]
+
+
+def test_a_damaged_shard_is_renewed_by_what_verify_says(copy: Path, prepared: Path) -> None:
+    shard = copy / "images/00001.npy"
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    assert "is not an NPY array" in damages(copy)["images/00001.npy"]
+    shard.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD", 8)
+        dataset.prepare(prepared.parent / "raw", copy, 16)
+    assert damages(copy) == {}
+    assert shard.read_bytes() == (prepared / "images/00001.npy").read_bytes()
+
+
+def test_every_damaged_file_is_named(copy: Path) -> None:
+    (copy / "images/00000.npy").unlink()
+    (copy / "images/00002.npy").write_bytes(b"short")
+    table = pd.read_parquet(copy / "index.parquet")
+    table.assign(Mass=1.0).to_parquet(copy / "index.parquet", index=False)
+    (copy / "boxes.parquet").unlink()
+    found = damages(copy)
+    assert list(found) == ["index.parquet", "boxes.parquet", "images/00000.npy", "images/00002.npy"]
+    assert [reason.rpartition("/")[2] for reason in found.values()] == [
+        "index.parquet was altered",
+        "boxes.parquet does not exist",
+        "00000.npy does not exist",
+        "00002.npy has 5 bytes instead of 1152",
+    ]
+    output = " ".join(run(copy).output.split())
+    assert "4 files are damaged" in output
+
+
+def test_an_unfinished_dataset_is_refused_with_the_next_step(copy: Path) -> None:
+    (copy / "dataset.json").unlink()
+    (copy / ".prepare").mkdir()
+    with pytest.raises(ArtifactError, match="is unfinished: run `chestxray prepare` again"):
+        dataset.verify(copy)
+
+
+def test_the_json_of_a_raw_tree_holds_facts_findings_files_and_problems(raw: Path) -> None:
+    told = json.loads(run(raw, "--json").stdout)
+    assert (told["what"], told["passed"]) == ("raw tree", True)
+    assert told["findings"]["Mass"] == {"images": 1, "share": 0.2, "unknown": 0, "boxes": 1}
+    assert {"format": "PNG RGBA", "pixels": "32 × 32", "images": 1} in told["files"]
+    assert {"impossible-age"} <= {problem["code"] for problem in told["problems"]}
+
+
+def test_a_label_table_alone_is_described_without_checking_files(raw: Path) -> None:
+    verdict = dataset.verify(raw / "Data_Entry_2017.csv")
+    assert [problem.count for problem in verdict.problems if problem.code == "no-file"] == [5]

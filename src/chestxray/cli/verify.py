@@ -1,7 +1,8 @@
-"""`chestxray verify`: what a raw tree holds, and what of it would be lost."""
+"""`chestxray verify`: what a raw tree holds and would lose, or what of a dataset is damaged."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,36 +10,66 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from chestxray.dataset.verify import Kind, Verdict
+    from chestxray.dataset.verify import DatasetVerdict, Kind, Verdict
     from chestxray.sources.collection import Collection, Problem
 
 _KINDS_SHOWN = 12
 
 
 def verify(
-    raw: Annotated[Path, typer.Argument(help="Folder with the images and the label table.")],
+    path: Annotated[Path, typer.Argument(help="A raw tree, or a prepared dataset.")],
+    source: Annotated[
+        str | None, typer.Option(help="Source of the raw tree; recognised when not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Say what is in a folder of radiographs: images, labels, boxes, lists, and every problem.
+    """Check a raw tree or a prepared dataset, file by file, on all cores.
 
-    Reads every image once, on all cores. Exit status 1 where an image, a label or a box would be
-    left out of a data set made from it.
+    Of a raw tree: images, labels, boxes, lists, and every problem. Exit status 1 if a dataset made
+    from it would lose an image, a label or a box. Of a dataset: exit status 1 if a file is damaged.
     """
     from rich.console import Console
 
+    from chestxray.dataset.verify import Verdict
     from chestxray.dataset.verify import verify as look
 
-    verdict = look(raw)
+    verdict = look(path, source)
     console = Console(markup=False, highlight=False)
+    if as_json:
+        typer.echo(json.dumps(verdict.to_dict(), indent=2, ensure_ascii=False))
+    elif isinstance(verdict, Verdict):
+        _show_tree(verdict, console)
+    else:
+        _show_dataset(verdict, console)
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _show_tree(verdict: Verdict, console: Console) -> None:
     for table in _tables(verdict):
         console.print(table)
-    if verdict.losing:
-        console.print(
-            f"{verdict.losing} of these problems leave something out (marked): mend them first."
-        )
-        raise typer.Exit(1)
-    console.print("Nothing would be left out.")
+    losing = verdict.losing
+    if losing:
+        counted = "1 problem leaves" if losing == 1 else f"{losing} problems leave"
+        console.print(f"{counted} something out (marked): solve them before you prepare.")
+    else:
+        console.print("Nothing would be left out.")
+
+
+def _show_dataset(verdict: DatasetVerdict, console: Console) -> None:
+    damaged = len(verdict.damages)
+    if damaged:
+        table = _table(f"{verdict.folder}: damaged files", "file", "what", "what to do")
+        for damage in verdict.damages:
+            table.add_row(damage.file, damage.reason, damage.renew)
+        console.print(table)
+        console.print("1 file is damaged." if damaged == 1 else f"{damaged} files are damaged.")
+    else:
+        images = verdict.manifest.images
+        console.print(f"{verdict.folder} is whole: {images} images match their manifest.")
 
 
 def _tables(verdict: Verdict) -> tuple[Table, ...]:

@@ -1,13 +1,9 @@
-"""The files of a dataset, made in a working folder, then moved to their places.
+"""Raw trees become a dataset: read, split by patient, decoded once, packed.
 
-Every step may be cut off and done again: what is made is made from the plan, the rows and the
-journal alone, and the manifest is the last to be written and the last to be moved.
-
-A raw tree becomes a dataset: read, split by patient, decoded once, packed.
-
-Everything is made in `OUT/.prepare` and moved to `OUT` when it is whole, the manifest last. A
-prepare that was killed goes on where it was when it is called again with the same inputs, and ends
-in the same bytes.
+Everything is written in `OUT/.prepare` and moved to `OUT` when it is complete, the manifest last.
+Each file is made from the plan, the rows and the notes of the shards alone, so a prepare that was
+killed resumes when it is called again with the same inputs, and ends in the same bytes. In a
+finished dataset it makes the shards that are missing.
 """
 
 from __future__ import annotations
@@ -16,26 +12,24 @@ import fcntl
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
 from chestxray import sources
-from chestxray.artifacts import read_json, sha256, sync_folder, write_json, write_table, written
-from chestxray.dataset import split as splits
+from chestxray.artifacts import read_json, sha256, sync_folder, write_json, write_table
+from chestxray.dataset import shards
+from chestxray.dataset.combine import Combined, combine, duplicates
+from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, renew
 from chestxray.dataset.pixels import PIXEL_RULE
-from chestxray.dataset.shards import pack
-from chestxray.dataset.split import PARTS
+from chestxray.dataset.split import PARTS, assign, split_sha256, stated, without_lists
 from chestxray.dataset.store import (
     BOXES,
-    IMAGES,
     INDEX,
     MANIFEST,
     UNFINISHED,
@@ -48,171 +42,115 @@ from chestxray.dataset.store import (
     Split,
     index_columns,
     read_manifest,
+    remake,
 )
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.findings import NO_FINDING, Findings
-from chestxray.sources.collection import Collection
+from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
 from chestxray.version import __version__
-
-_JOURNAL: Final = "journal.jsonl"
-_LISTED: Final = "listed.npy"  # a row for every image listed, those included that can't be read
-_ROWS_AT_A_TIME: Final = 1024
-
-
-def make(collection: Collection, rows: pd.DataFrame, plan: Plan, work: Path) -> None:
-    """Make images, index, boxes and then the manifest in the working folder.
-
-    Args:
-        collection: the raw tree.
-        rows: the collection's, with `split`.
-        plan: what is to be made of them.
-        work: the folder, which may hold what an earlier call made.
-
-    Raises:
-        SourceError: no image can be read.
-        ArtifactError: the folder cannot be written.
-    """
-    files = pack(rows["path"].tolist(), plan.size, work / _LISTED, work / _JOURNAL)
-    rows = rows.assign(reason=[file if isinstance(file, str) else "" for file in files])
-    readable = (rows["reason"] == "").to_numpy()
-    if not readable.any():
-        raise SourceError(f"no image can be read, such as {rows['path'].iloc[0]}: {files[0]}")
-    if not readable.all():
-        _keep(work / _LISTED, np.flatnonzero(readable), work / IMAGES)
-    sides = [file for file in files if not isinstance(file, str)]
-    index = rows[readable].reset_index(drop=True)
-    index = index.join(pd.DataFrame(sides, columns=["width", "height"]))[
-        list(index_columns(plan.findings))
-    ]
-    boxes = collection.boxes[collection.boxes["image"].isin(index["image"])]
-    write_table(work / INDEX, index)
-    write_table(work / BOXES, boxes.reset_index(drop=True))
-    manifest = _manifest(plan, index, rows[~readable], collection, work)
-    write_json(work / MANIFEST, manifest.model_dump(mode="json"))
-
-
-def publish(work: Path, out: Path) -> None:
-    """Move what was made to its place, the manifest last; what is moved already stays."""
-    for name in (INDEX, BOXES, IMAGES, MANIFEST):
-        made = _images(work) if name == IMAGES else work / name
-        if made.exists() and not (out / name).exists():
-            made.replace(out / name)
-            sync_folder(out)
-
-
-def _images(work: Path) -> Path:
-    """Name the file of images: what was kept of the listed ones, or all of them."""
-    kept = work / IMAGES
-    return kept if kept.exists() else work / _LISTED
-
-
-def _keep(array: Path, readable: npt.NDArray[np.int64], target: Path) -> None:
-    """Copy the rows of images that could be read."""
-    listed = np.load(array, mmap_mode="r")
-    with written(target) as temporary:
-        kept = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(len(readable), *listed.shape[1:])
-        )
-        for start in range(0, len(readable), _ROWS_AT_A_TIME):
-            rows = readable[start : start + _ROWS_AT_A_TIME]
-            kept[start : start + len(rows)] = listed[rows]
-        kept.flush()
-
-
-def _manifest(
-    plan: Plan, index: pd.DataFrame, failed: pd.DataFrame, collection: Collection, work: Path
-) -> Manifest:
-    failures = zip(failed["image"], failed["split"], failed["reason"], strict=True)
-    return Manifest(
-        **plan.model_dump(),
-        images=len(index),
-        patients=int(index["patient"].nunique()),
-        counts={part: _counts(index[index["split"] == part], plan.findings) for part in PARTS},
-        failures=tuple(
-            Failure(image=image, split=split, reason=reason) for image, split, reason in failures
-        ),
-        problems=tuple(SourceProblem(**asdict(problem)) for problem in collection.problems),
-        sha256={name: sha256(work / name) for name in (INDEX, BOXES)},
-        bytes=_images(work).stat().st_size,
-    )
-
-
-def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
-    present = part[list(findings)] == 1
-    absent = part[list(findings)] == 0  # an unknown label is neither
-    return {
-        "images": len(part),
-        "patients": int(part["patient"].nunique()),
-        NO_FINDING: int(absent.all(axis=1).sum()),
-        **{finding: int(present[finding].sum()) for finding in findings},
-    }
-
 
 _PLAN: Final = "plan.json"
 _LOCK: Final = "lock"
 
 
 def prepare(
-    raw: Path, out: Path, size: int = 224, split: str = "official", seed: int = 0
+    raws: str | Path | Sequence[str | Path],
+    out: str | Path,
+    size: int = 224,
+    split: str = "official",
+    seed: int = 0,
+    source: str | None = None,
+    options: ReadOptions | None = None,
 ) -> Dataset:
-    """Make a dataset of a raw tree, or go on making it.
+    """Make a dataset from raw trees, or resume making it.
 
-    Images that cannot be read are left out and listed in the manifest with the reason.
+    Images that cannot be read are left out and listed in the manifest with the reason. Several
+    trees make one dataset, see `dataset.combine`.
 
     Args:
-        raw: a tree that a source recognises.
-        out: the dataset's folder: new, empty, or of a prepare with the same inputs.
+        raws: one tree or several, each recognised by a source.
+        out: folder of the dataset: new, empty, or of a prepare with the same inputs.
         size: side of the packed images, pixels.
-        split: `official`, `patient`, or the path of a CSV of `image,split` or `patient,split`.
+        split: `official`, `patient`, or the path of a CSV file with the columns `image,split` or
+            `patient,split`. With `official`, a source without official lists gets its patients
+            drawn.
         seed: of what the split draws.
+        source: name of the source of all trees; recognised by their content when None.
+        options: what is asked of the sources.
 
     Returns:
-        The dataset; where it was there already, as it is.
+        The dataset; if it is complete already, as it is.
 
     Raises:
-        SourceError: the tree or the split breaks a rule, or no image can be read.
+        SourceError: a tree or the split breaks a rule, or no image can be read.
         ArtifactError: `out` holds something else, or cannot be written.
-        WorkerError: a worker process died; the same call goes on.
+        WorkerError: a worker process died; the same call resumes.
     """
-    collection = sources.read(raw)
-    rows = collection.rows.assign(source=collection.name, split=_split(collection, split, seed))
-    plan = _plan(collection, rows, size, split, seed)
+    trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
+    if not trees:
+        raise SourceError("there is no raw tree to prepare: give at least one folder")
+    combined = combine([sources.read(tree, source, options) for tree in trees])
+    if not combined.rows["path"].any():
+        raise SourceError(
+            f"{trees[0]} is a label table without images: give the folder that holds the images"
+        )
+    job = _Job(combined, split, seed)
+    out = Path(out)
+    plan = _plan(job, size)
     work = out / UNFINISHED
     if (out / MANIFEST).exists():
-        _check_same(plan, read_manifest(out), out, "made")
-        shutil.rmtree(work, ignore_errors=True)
-        _say(f"{out} is there already, made of the same inputs")
+        manifest = read_manifest(out)
+        _check_same(plan, manifest, out, "made")
+        _make_missing(job, manifest, out)
         return Dataset.open(out)
+    for name in job.drawn_sources:
+        _say(f"{name} has no official list: its patients are drawn (70 / 10 / 20 %)")
     with _working(work, plan):
         if not (work / MANIFEST).exists():
-            make(collection, rows, plan, work)
-        publish(work, out)
+            _make(job, plan, work)
+        _publish(work, out)
         shutil.rmtree(work)
     return Dataset.open(out)
 
 
-def _split(collection: Collection, split: str, seed: int) -> pd.Series[str]:
-    if split == "official":
-        return splits.official(collection.rows, collection.findings, collection.official, seed)
-    if split == "patient":
-        return splits.patient(collection.rows, collection.findings, seed)
-    return splits.from_file(collection.rows, Path(split))
+@dataclass(frozen=True)
+class _Job:
+    """What is to be split, and how: see `split.assign`."""
+
+    combined: Combined
+    how: str
+    seed: int
+
+    @property
+    def drawn_sources(self) -> list[str]:
+        """Name the sources that the official split has no list for."""
+        return without_lists(self.combined.official) if self.how == "official" else []
+
+    def split(self, groups: pd.Series[str] | None = None) -> pd.Series[str]:
+        """Give each row its part, linked patients together."""
+        of = self.combined
+        return assign(of.rows, of.findings, self.how, self.seed, of.official, groups)
 
 
-def _plan(collection: Collection, rows: pd.DataFrame, size: int, split: str, seed: int) -> Plan:
-    drawn = split in {"official", "patient"}
-    sha = splits.split_sha256(rows["image"], rows["split"])
-    labels = collection.rows.assign(bytes=rows["path"].map(_bytes)).drop(columns="path")
-    inputs = hashlib.sha256((labels.to_csv() + collection.boxes.to_csv()).encode())
+def _plan(job: _Job, size: int) -> Plan:
+    """Plan the dataset; an impossible split fails here, before an image is decoded."""
+    combined, split = job.combined, job.split()
+    drawn = job.how in {"official", "patient"}
+    labels = combined.rows.drop(columns="path").assign(
+        bytes=combined.rows["path"].map(_bytes), split=split
+    )
+    inputs = hashlib.sha256((labels.to_csv() + combined.boxes.to_csv()).encode())
     return Plan(
-        findings=collection.findings,
-        sources=(_record(collection),),
+        findings=combined.findings,
+        sources=tuple(map(_record, combined.collections)),
         size=size,
         pixel_rule=PIXEL_RULE,
         split=Split(
-            name=split if drawn else Path(split).name, seed=seed if drawn else None, sha256=sha
+            name=job.how if drawn else Path(job.how).name,
+            seed=job.seed if drawn else None,
+            sha256=split_sha256(combined.rows["image"], split),
         ),
-        listed=len(rows),
+        listed=len(combined.rows),
         inputs_sha256=inputs.hexdigest(),
         package_version=__version__,
     )
@@ -240,32 +178,169 @@ def _bytes(path: str) -> int:
         return -1
 
 
+def _make(job: _Job, plan: Plan, work: Path) -> None:
+    """Make shards, index, boxes and then the manifest in the working folder.
+
+    Raises:
+        SourceError: no image can be read.
+        ArtifactError: the folder cannot be written.
+    """
+    rows = job.combined.rows
+    packing = pack(rows["path"].tolist(), plan.size, work / shards.FOLDER, work)
+    if not packing.shards:
+        first = packing.files[0]
+        reason = first.reason if isinstance(first, Unreadable) else ""
+        raise SourceError(f"no image can be read, such as {rows['path'].iloc[0]}: {reason}")
+    found = duplicates(rows, [_sha256(file) for file in packing.files])
+    rows = rows.assign(split=job.split(found.groups))
+    problems = [
+        *job.combined.problems,
+        *_drawn_problem(job),
+        *found.problems(dict(zip(rows["image"], rows["split"], strict=True))),
+        *_moved_problem(job, rows),
+    ]
+    readable = [isinstance(file, Packed) for file in packing.files]
+    index = _index(rows[readable], packing, plan.findings)
+    boxes = job.combined.boxes
+    write_table(work / INDEX, index)
+    write_table(work / BOXES, boxes[boxes["image"].isin(index["image"])].reset_index(drop=True))
+    manifest = _manifest(plan, rows, index, packing, problems, work)
+    write_json(work / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _sha256(file: File) -> str:
+    return file.sha256 if isinstance(file, Packed) else ""
+
+
+def _drawn_problem(job: _Job) -> list[Problem]:
+    return problem(
+        "no-official-list",
+        job.drawn_sources,
+        "the source has no official list: its patients are drawn (70 % train, 10 % val, 20 % test)",
+        loses=False,
+    )
+
+
+def _moved_problem(job: _Job, rows: pd.DataFrame) -> list[Problem]:
+    """Report images that left the part of their list with a linked patient."""
+    before = job.split()
+    moved = rows[(rows["split"] != before) & stated(rows, job.how, job.combined.official)]
+    return problem(
+        "split-lists-disagree",
+        moved["image"] + " (" + before[moved.index] + " → " + moved["split"] + ")",
+        "lists put patients who share a radiograph across sources into different parts: all images "
+        "of these patients are in test if one of them is, otherwise in val",
+        loses=False,
+    )
+
+
+def _index(rows: pd.DataFrame, packing: Packing, findings: Findings) -> pd.DataFrame:
+    sides = [(file.width, file.height) for file in packing.files if isinstance(file, Packed)]
+    rows = rows.reset_index(drop=True).join(pd.DataFrame(sides, columns=["width", "height"]))
+    return rows[list(index_columns(findings))]
+
+
+def _manifest(
+    plan: Plan,
+    rows: pd.DataFrame,
+    index: pd.DataFrame,
+    packing: Packing,
+    problems: Sequence[Problem],
+    work: Path,
+) -> Manifest:
+    split = plan.split.model_copy(update={"sha256": split_sha256(rows["image"], rows["split"])})
+    files = zip(rows["image"], rows["split"], packing.files, strict=True)
+    return Manifest(
+        **plan.model_dump(exclude={"split"}),
+        split=split,
+        images=len(index),
+        patients=int(index["patient"].nunique()),
+        counts={part: _counts(index[index["split"] == part], plan.findings) for part in PARTS},
+        failures=tuple(
+            Failure(image=image, split=part, reason=file.reason)
+            for image, part, file in files
+            if isinstance(file, Unreadable)
+        ),
+        problems=tuple(SourceProblem(**asdict(each)) for each in problems),
+        sha256={name: sha256(work / name) for name in (INDEX, BOXES)},
+        shards=packing.shards,
+    )
+
+
+def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
+    present = part[list(findings)] == 1
+    absent = part[list(findings)] == 0  # an unknown label is neither
+    return {
+        "images": len(part),
+        "patients": int(part["patient"].nunique()),
+        NO_FINDING: int(absent.all(axis=1).sum()),
+        **{finding: int(present[finding].sum()) for finding in findings},
+    }
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Move what was made to its place, the manifest last; a later call moves the rest."""
+    for name in (INDEX, BOXES, shards.FOLDER, MANIFEST):
+        if (work / name).exists() and not (out / name).exists():
+            (work / name).replace(out / name)
+            sync_folder(out)
+
+
+def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
+    """Make the shards that a finished dataset lacks."""
+    work, images = out / UNFINISHED, out / shards.FOLDER
+    missing = [shard for shard in manifest.shards if not (images / shard.name).exists()]
+    if missing:
+        _say(f"{out} lacks {len(missing)} of {len(manifest.shards)} shards: making them again")
+        images.mkdir(exist_ok=True)
+        work.mkdir(exist_ok=True)
+        with _locked(work):
+            paths = job.combined.rows["path"].tolist()
+            for wanted, made in renew(paths, manifest.size, images, missing):
+                if made != wanted:
+                    raise ArtifactError(
+                        f"the files of {images / wanted.name} changed since the dataset was made: "
+                        f"{remake(out)}"
+                    )
+    else:
+        _say(f"{out} is complete, made from the same inputs")
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _check_same(plan: Plan, there: Plan, out: Path, how: str) -> None:
     different = there.differences(plan)
     if different:
         raise ArtifactError(
-            f"{out} was {how} with other inputs ({'; '.join(different)}): name another folder, "
+            f"{out} was {how} from other inputs ({'; '.join(different)}): name another folder, "
             f"or remove this one"
         )
 
 
 @contextmanager
 def _working(work: Path, plan: Plan) -> Iterator[None]:
-    """Hold the working folder of this plan alone: a new one, or the one of a killed prepare."""
+    """Hold the working folder of this plan alone: a new one, or that of a killed prepare."""
     out = work.parent
     if out.exists() and not work.exists() and any(out.iterdir()):
         raise ArtifactError(f"{out} holds other files: name a new folder for the dataset")
     work.mkdir(parents=True, exist_ok=True)
+    with _locked(work):
+        if (work / _PLAN).exists():
+            _check_same(plan, _read_plan(work / _PLAN), out, "begun")
+            _say(f"resuming the unfinished {out}")
+        else:
+            write_json(work / _PLAN, plan.model_dump(mode="json"))
+        yield
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
     with (work / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ArtifactError(f"another prepare is at work in {out}: let it end") from error
-        if (work / _PLAN).exists():
-            _check_same(plan, _read_plan(work / _PLAN), out, "begun")
-            _say(f"going on with the unfinished {out}")
-        else:
-            write_json(work / _PLAN, plan.model_dump(mode="json"))
+            raise ArtifactError(
+                f"another prepare is running in {work.parent}: wait until it ends"
+            ) from error
         yield
 
 

@@ -1,168 +1,158 @@
-"""What `prepare` has done so far: a line a chunk, appended and synced, a torn last line cut off.
+"""Shards: the packed images of a dataset as a few whole files, read as if they were one array.
 
-Files into one array on disk, on all cores, to be stopped and resumed at any moment.
-
-The array has a row for every file. Worker processes decode a chunk of files and write it straight
-to its place; this process only counts. Every few seconds it syncs the array and then notes the
-chunks that were finished by then in the journal, so what the journal names is on the disk. A later
-call does the chunks that the journal does not name; done once or twice, a chunk has the same bytes.
+Shard k of a dataset is `images/0000k.npy`, uint8 [n, size, size]: those of the listed images
+`SHARD * k` to `SHARD * (k + 1) - 1` that could be read, in their order. All shards one after the
+other are therefore the rows of the index. Each shard can be written, checked and renewed alone.
+Decoding files into shards is the task of `dataset.packing`.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import math
-import os
-import time
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
-from chestxray.dataset.pixels import canonical, decode
-from chestxray.errors import ArtifactError, ImageError
-from chestxray.parallel import on_all_cores
-from chestxray.progress import Advance, progress
+from chestxray.errors import ArtifactError
 
-Packed = tuple[int, int] | str
-"""What became of a file: its width and height in pixels, or why it could not be read."""
+FOLDER: Final = "images"  # of the shards, inside the dataset
+SHARD: Final = 1024  # listed images per shard: 51 MB at 224 pixels
+HEADER_BYTES: Final = 128  # before the first pixel; NumPy pads its header to a multiple of 64
 
-Chunks = dict[int, list[Packed]]
-"""Chunks by their first row."""
-
-
-def read(path: Path) -> Chunks:
-    """Read the journal, and cut off what a kill left half-written; empty where there is none."""
-    chunks: Chunks = {}
-    whole = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        chunks[entry["row"]] = [
-            file if isinstance(file, str) else (file[0], file[1]) for file in entry["files"]
-        ]
-        whole += len(line)
-    if path.exists():
-        os.truncate(path, whole)
-    return chunks
+Images = npt.NDArray[np.uint8]
 
 
-def append(path: Path, chunks: Chunks) -> None:
-    """Note chunks durably; what they say must be on the disk already."""
-    with path.open("a", encoding="utf-8") as file:
-        for row, files in chunks.items():
-            file.write(json.dumps({"row": row, "files": files}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+class Shard(BaseModel):
+    """One file of packed images.
+
+    Attributes:
+        name: of the file in `images/`, such as `00000.npy`.
+        images: in the file, at least one.
+        bytes: size of the file.
+        sha256: of the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    images: int
+    bytes: int
+    sha256: str
 
 
-CHUNK: Final = 16
-_SECONDS_BETWEEN_SYNCS: Final = 2.0
+def shard_name(number: int) -> str:
+    """Give the file name of the shard with this number, counted from 0."""
+    return f"{number:05d}.npy"
 
 
-def pack(paths: Sequence[str], size: int, array: Path, notes: Path) -> list[Packed]:
-    """Decode files into an array on disk, going on where an earlier call was stopped.
+def header(images: int, size: int) -> bytes:
+    """Give the NPY header (format 1.0) of a shard, `HEADER_BYTES` long."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": (images, size, size)}
+    )
+    if buffer.tell() != HEADER_BYTES:
+        raise ArtifactError(
+            f"NumPy {np.__version__} writes an NPY header of {buffer.tell()} bytes, "
+            f"{HEADER_BYTES} are expected: install another version of NumPy"
+        )
+    return buffer.getvalue()
+
+
+def problem_of(folder: Path, shard: Shard, size: int) -> str | None:
+    """Say what is wrong with a shard's file by its size and header; None where nothing is.
 
     Args:
-        paths: files, a row each; the same in every call.
-        size: side of the canonical image, pixels; the same in every call.
-        array: uint8 [N, size, size] as NPY; the row of a file that can't be read stays zero.
-        notes: the journal.
-
-    Returns:
-        What became of each file.
-
-    Raises:
-        ArtifactError: the disk is full or gone; a later call goes on.
-        WorkerError: a worker process died; a later call goes on.
+        folder: of the shards.
+        shard: what the manifest says of it.
+        size: side of the images, pixels.
     """
+    path = folder / shard.name
+    if not path.is_file():
+        return f"{path} does not exist"
+    found = path.stat().st_size
+    if found != shard.bytes:
+        return f"{path} has {found} bytes instead of {shard.bytes}"
     try:
-        offset = _allocate(array, (len(paths), size, size), notes)
-        done = read(notes)
-        before = sum(map(len, done.values()))
-        left = [
-            (row, paths[row : row + CHUNK])
-            for row in range(0, len(paths), CHUNK)
-            if row not in done
-        ]
-        work = partial(_pack_chunk, size=size, array=array, offset=offset)
-        with (
-            on_all_cores(work, left, chunk=1) as chunks,
-            progress("prepare", len(paths), done=before) as advance,
-        ):
-            rows = [row for row, _ in left]
-            done |= _collect(zip(rows, chunks, strict=True), array, notes, advance)
-    except OSError as error:
-        raise ArtifactError(
-            f"{array} cannot be written ({error}): run it again to go on"
-        ) from error
-    return [file for row in sorted(done) for file in done[row]]
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        return f"{path} is not an NPY array ({error})"
+    wanted = (shard.images, size, size)
+    if images.shape != wanted or images.dtype != np.uint8:
+        return f"{path} holds {images.dtype} {list(images.shape)} instead of uint8 {list(wanted)}"
+    return None
 
 
-def _allocate(array: Path, shape: tuple[int, int, int], notes: Path) -> int:
-    """Make the array, of zeros, unless it is there; give the bytes before its first row."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
-    offset = len(header.getvalue())
-    total = offset + math.prod(shape)
-    if not array.exists() or array.stat().st_size != total:
-        notes.unlink(missing_ok=True)
-        with array.open("wb") as file:
-            file.write(header.getvalue())
-            file.truncate(total)
-    return offset
+class Shards:
+    """The images of a dataset, read-only; row i belongs to row i of the index.
 
+    Indexing with a number gives one image uint8 [S, S]; with a slice, a list or array of row
+    numbers, or a mask, uint8 [n, S, S] in the order asked for. Both are copies. A shard is mapped
+    into memory when it is first read.
 
-def _collect(
-    chunks: Iterable[tuple[int, list[Packed]]], array: Path, notes: Path, advance: Advance
-) -> Chunks:
-    """Await chunks; note them a few at a time, each time after their pixels are on the disk."""
-    done: Chunks = {}
-    fresh: Chunks = {}
-    synced = time.monotonic()
-    for row, files in chunks:
-        fresh[row] = files
-        advance(len(files))
-        if time.monotonic() - synced > _SECONDS_BETWEEN_SYNCS:
-            done |= _noted(fresh, array, notes)
-            fresh, synced = {}, time.monotonic()
-    return done | _noted(fresh, array, notes)
+    Args:
+        folder: of the shards.
+        shards: in row order.
+        size: S, the side of the images, pixels.
+    """
 
+    def __init__(self, folder: Path, shards: Sequence[Shard], size: int) -> None:
+        ends = np.cumsum([shard.images for shard in shards], dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        self._paths = [folder / shard.name for shard in shards]
+        self._rows = np.arange(total, dtype=np.int64)
+        self._mapped: dict[int, Images] = {}
+        self.shape: Final = (total, size, size)
 
-def _noted(fresh: Chunks, array: Path, notes: Path) -> Chunks:
-    """Sync the array, then note what is in it for sure now."""
-    with array.open("rb") as file:
-        os.fsync(file.fileno())
-    append(notes, fresh)
-    return fresh
+    @property
+    def nbytes(self) -> int:
+        """Give the bytes of all images."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
+    def __len__(self) -> int:
+        return self.shape[0]
 
-def _pack_chunk(
-    placed: tuple[int, Sequence[str]], size: int, array: Path, offset: int
-) -> list[Packed]:
-    """Decode a chunk of files and write it to the array from its row on."""
-    row, paths = placed
-    block = np.zeros((len(paths), size, size), dtype=np.uint8)
-    files: list[Packed] = []
-    for place, path in enumerate(paths):
-        try:
-            image = decode(Path(path))
-        except ImageError as error:
-            files.append(error.reason)
-            continue
-        block[place] = canonical(image, size)
-        height, width = image.shape
-        files.append((width, height))
-    with array.open("r+b") as file:
-        file.seek(offset + row * size**2)
-        file.write(block.data)
-    return files
+    def __getitem__(self, key: Any) -> Images:  # noqa: ANN401 - whatever NumPy takes for one axis
+        rows = self._rows[key]
+        if rows.ndim == 0:
+            image: Images = self._gathered(rows[None])[0]
+            return image
+        return self._gathered(rows)
+
+    def __iter__(self) -> Iterator[Images]:
+        for row in range(len(self)):
+            yield self[row]
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Give all images as one array; they must fit in memory."""
+        if copy is False:
+            raise ValueError("the images of a dataset cannot become an array without a copy")
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def _gathered(self, rows: npt.NDArray[np.int64]) -> Images:
+        images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        places = np.searchsorted(self._starts, rows, side="right") - 1
+        within = rows - self._starts[places]
+        # Rows that follow each other in one shard are copied together.
+        breaks = np.flatnonzero((np.diff(places) != 0) | (np.diff(within) != 1)) + 1
+        begins = np.concatenate([[0], breaks]).tolist()
+        for begin, end in zip(begins, [*breaks.tolist(), len(rows)], strict=True):
+            if end > begin:
+                first = int(within[begin])
+                shard = self._map(int(places[begin]))
+                images[begin:end] = shard[first : first + end - begin]
+        return images
+
+    def _map(self, place: int) -> Images:
+        if place not in self._mapped:
+            mapped = np.load(self._paths[place], mmap_mode="r")
+            # Indexing a memmap itself costs some microseconds more.
+            self._mapped[place] = mapped.view(np.ndarray)
+        return self._mapped[place]

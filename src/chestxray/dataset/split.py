@@ -1,9 +1,10 @@
-"""Patients kept apart: which images train, which choose (val), which judge (test).
+"""Patients are kept apart: which images train, which choose (val), which judge (test).
 
 Images of one patient look alike, so a patient with images in two parts makes every figure too good.
-Whichever way a split came, `check` refuses that. Within this rule, parts are drawn by greedy
+Wherever a split comes from, `check` refuses that. Within this rule, parts are drawn by greedy
 stratification of patients after Sechidis, Tsoumakas and Vlahavas (2011): rarest finding first, and
 to a part that has none of it before any other, so that rare findings reach every part.
+scikit-learn's StratifiedGroupKFold is not used, since it stratifies one label, not several.
 
 A split is a series of `train`, `val` or `test` over the index of the rows it belongs to. It depends
 on the rows and the seed, not on the order of the rows.
@@ -26,38 +27,88 @@ from chestxray.findings import Findings
 PARTS: Final = ("train", "val", "test")
 # CheXNet's proportions (arXiv 1711.05225), which most patient splits of NIH follow.
 PATIENT_SHARES: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
-# The official lists leave 28,008 patients for both; an eighth of them gives val about the size
-# that CheXNet's split gives it.
+# Where official lists have no val: NIH's leave 28,008 patients for train and val, an eighth of
+# which gives val about the size that CheXNet's split gives it.
 OFFICIAL_SHARES: Final[Mapping[str, float]] = {"train": 0.875, "val": 0.125}
 _EXAMPLES: Final = 5
 
+Lists = Mapping[str, frozenset[str]]
 
-def official(
-    rows: pd.DataFrame, findings: Findings, lists: Mapping[str, frozenset[str]], seed: int
+
+def assign(
+    rows: pd.DataFrame,
+    findings: Findings,
+    how: str,
+    seed: int,
+    lists: Mapping[str, Lists],
+    groups: pd.Series[str] | None = None,
 ) -> pd.Series[str]:
-    """Split by the data set's own lists; val is cut from its training list by patient.
+    """Split the rows of one or several sources; linked patients get one part.
+
+    Drawn parts are drawn for linked patients together. Where lists give linked patients different
+    parts, all of them get `test` if one has it, else `val`.
 
     Args:
-        rows: `image`, `patient` and a column a finding.
-        findings: to be shared out.
-        lists: image names under `train_val` and `test`; more names than rows do no harm.
+        rows: `image`, `source`, `patient` and a column per finding.
+        findings: to be distributed evenly.
+        how: `official`, `patient`, or the path of a CSV file, see `from_file`.
+        seed: of what is drawn.
+        lists: the official lists by source; a source without lists gets its patients drawn.
+        groups: a name per row, equal for linked patients; each patient alone when None.
+
+    Raises:
+        SourceError: no source has official lists, or what `official` and `from_file` raise.
+    """
+    groups = rows["patient"] if groups is None else groups
+    if how == "patient":
+        return patient(rows.assign(patient=groups), findings, seed)
+    if how != "official":
+        return _together(from_file(rows, Path(how)), groups)
+    if len(lists) == 1 or not any(lists.values()):
+        return _together(official(rows, findings, next(iter(lists.values()), {}), seed), groups)
+    return _official_of_several(rows, findings, lists, groups, seed)
+
+
+def without_lists(lists: Mapping[str, Lists]) -> list[str]:
+    """Name the sources whose patients the official split draws, for they have no lists."""
+    return [name for name, of in lists.items() if not of] if any(lists.values()) else []
+
+
+def stated(rows: pd.DataFrame, how: str, lists: Mapping[str, Lists]) -> pd.Series[bool]:
+    """Tell which rows have their part from a list; the parts of the others are drawn."""
+    listed = {name: bool(of) for name, of in lists.items()}
+    if how == "official":
+        return rows["source"].map(listed)
+    return pd.Series(how != "patient", index=rows.index)
+
+
+def official(rows: pd.DataFrame, findings: Findings, lists: Lists, seed: int) -> pd.Series[str]:
+    """Split by a data set's own lists; without a list `val`, it is cut from training by patient.
+
+    Args:
+        rows: `image`, `patient` and a column per finding.
+        findings: to be distributed evenly.
+        lists: image keys under `train_val` (or `train`), `test` and possibly `val`; names of other
+            images are ignored.
         seed: draws val.
 
     Raises:
-        SourceError: no lists, an image in none or both of them, or a patient in both.
+        SourceError: no lists, an image in none or in several of them, or a patient in several.
     """
     if not lists:
         raise SourceError(
-            "the official split needs train_val_list.txt and test_list.txt in the tree: put them "
-            "there, or draw a split with --split patient"
+            "the official split needs the data set's official lists, for NIH train_val_list.txt "
+            "and test_list.txt: put them into the tree, or draw a split with --split patient"
         )
-    in_train = rows["image"].isin(lists["train_val"])
-    in_test = rows["image"].isin(lists["test"])
-    _refuse(rows["image"][~in_train & ~in_test], "images are in neither official list")
-    _refuse(rows["image"][in_train & in_test], "images are in both official lists")
-    split = pd.Series("test", index=rows.index, name="split")
-    check(rows, split.mask(in_train, "train_val"))
-    split[in_train] = _drawn(rows[in_train], findings, OFFICIAL_SHARES, seed)
+    listed = pd.DataFrame({part: rows["image"].isin(names) for part, names in lists.items()})
+    count = listed.sum(axis=1)
+    _refuse(rows["image"][count == 0], "image", "not in any official list")
+    _refuse(rows["image"][count > 1], "image", "in more than one official list")
+    split = listed.idxmax(axis=1).astype(str).rename("split")
+    check(rows, split)
+    if "val" not in lists:
+        rest = split != "test"
+        split[rest] = _drawn(rows[rest], findings, OFFICIAL_SHARES, seed)
     return split
 
 
@@ -65,34 +116,36 @@ def patient(rows: pd.DataFrame, findings: Findings, seed: int) -> pd.Series[str]
     """Draw 70 % of the patients for train, 10 % for val and 20 % for test.
 
     Args:
-        rows: `image`, `patient` and a column a finding.
-        findings: to be shared out.
+        rows: `patient` and a column per finding.
+        findings: to be distributed evenly.
         seed: of the draw.
     """
     return _drawn(rows, findings, PATIENT_SHARES, seed)
 
 
 def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
-    """Read the user's own split: a CSV of `image,split` or of `patient,split`.
+    """Read a user's own split: a CSV file with the columns `image,split` or `patient,split`.
 
-    The file may name more than the rows have, but every row must be named in it.
+    Keys are those of the dataset: with several sources `<source>/<key>`. The file may name more
+    than the rows have, but must name every row. A file may write patient 00000001 as 1.
 
     Raises:
-        SourceError: not such a table, a part of another name, a name twice, an image that is not
-            named, or a patient in two parts.
+        SourceError: not such a table, an unknown part, a key twice, an image that is not named, or
+            a patient in two parts.
     """
     table, key = _read_list(path)
-    if key == "patient" and not rows[key].isin(table[key]).any():
-        # A list may write NIH's patient 00000001 as 1.
-        table, rows = (
-            t.assign(patient=t[key].str.replace(r"^0+(?=\d+$)", "", regex=True))
-            for t in (table, rows)
-        )
+    wanted = rows[key]
+    if key == "patient" and not wanted.isin(table[key]).all():
+        table[key], wanted = (_without_zeros(names) for names in (table[key], wanted))
     wrong = table["split"][~table["split"].isin(PARTS)]
-    _refuse(wrong, f"lines of {path} name another part than {', '.join(PARTS)}")
-    _refuse(table[key][table[key].duplicated()], f"{key}s stand twice in {path}")
-    split = rows[key].map(dict(zip(table[key], table["split"], strict=True)))
-    _refuse(rows["image"][split.isna()], f"images have no line in {path}")
+    _refuse(wrong, "value", f"in the column split of {path}, but not one of {', '.join(PARTS)}")
+    _refuse(table[key][table[key].duplicated()], key, f"more than once in {path}")
+    split = wanted.map(dict(zip(table[key], table["split"], strict=True)))
+    _refuse(
+        rows["image"][split.isna()],
+        "image",
+        f"not in {path} (by {key}; with several sources a key is <source>/<key>)",
+    )
     split = split.astype(str).rename("split")
     check(rows, split)
     return split
@@ -101,13 +154,44 @@ def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
 def check(rows: pd.DataFrame, split: pd.Series[str]) -> None:
     """Raise `SourceError`, naming the patients, where a patient is in two parts."""
     parts = split.groupby(rows["patient"]).nunique()
-    _refuse(parts.index[parts > 1], "patients are in more than one part of the split")
+    _refuse(parts.index[parts > 1], "patient", "in more than one part of the split")
 
 
 def split_sha256(images: Iterable[str], split: Iterable[str]) -> str:
     """Give the SHA-256 of the sorted lines `image<TAB>part`, in hexadecimal."""
     lines = sorted(f"{image}\t{part}\n" for image, part in zip(images, split, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _official_of_several(
+    rows: pd.DataFrame,
+    findings: Findings,
+    lists: Mapping[str, Lists],
+    groups: pd.Series[str],
+    seed: int,
+) -> pd.Series[str]:
+    """Follow the lists of the sources that have them, then draw the patients of the others."""
+    listed = stated(rows, "official", lists)
+    followed = pd.concat(
+        [
+            official(of, findings, lists[str(name)], seed)
+            for name, of in rows[listed].groupby("source")
+        ]
+    )
+    followed = _together(followed, groups[listed])
+    # A patient without a list who is linked to one with a list follows that list.
+    part_of = dict(zip(groups[followed.index], followed, strict=True))
+    linked = groups[~listed].map(part_of)
+    rest = rows.assign(patient=groups).loc[linked.index[linked.isna()]]
+    drawn = patient(rest, findings, seed) if len(rest) else linked.dropna()
+    return pd.concat([followed, linked.dropna(), drawn[rest.index]])[rows.index].rename("split")
+
+
+def _together(split: pd.Series[str], groups: pd.Series[str]) -> pd.Series[str]:
+    """Give every image of a group the last of its parts in the order of `PARTS`."""
+    rank = split.map({part: rank for rank, part in enumerate(PARTS)})
+    last = rank.groupby(groups.loc[split.index]).transform("max")
+    return last.map(dict(enumerate(PARTS))).rename("split")
 
 
 def _drawn(
@@ -122,13 +206,13 @@ def _drawn(
 
 
 def _stratify(has: npt.NDArray[np.bool_], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Give each patient a part so that every finding is shared out as the patients are.
+    """Give each patient a part so that every finding is distributed as the patients are.
 
     Args:
         has: [patients, findings], who has what, in random order.
         shares: of the parts, summing to 1.
     """
-    # Being a patient is what all have in common: the last column, which shares out those without.
+    # Every patient has the last column: it distributes those without a finding.
     has = np.column_stack([has, np.ones(len(has), dtype=np.bool_)])
     wanted = has.sum(axis=0)[:, None] * shares
     given = np.zeros_like(wanted)
@@ -149,7 +233,7 @@ def _neediest(
 
 
 def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
-    """Read a split list as text, and tell which column is its key."""
+    """Read a split list as text, and name its key column."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError as error:
@@ -157,20 +241,23 @@ def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
             f"{path} does not exist: --split takes official, patient or a CSV file"
         ) from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise SourceError(f"{path} is no CSV table: {error}") from error
+        raise SourceError(f"{path} is not a CSV table: {error}") from error
     keys = [key for key in ("image", "patient") if key in table.columns]
     if "split" not in table.columns or not keys:
         raise SourceError(
-            f"{path} has the columns {', '.join(table.columns)}: a split list has image,split or "
-            f"patient,split"
+            f"{path} has the columns {', '.join(table.columns)}: a split list has the columns "
+            f"image,split or patient,split"
         )
-    table[keys[0]] = table[keys[0]].str.strip()
-    return table, keys[0]
+    return table.assign(**{key: table[key].str.strip() for key in (keys[0], "split")}), keys[0]
 
 
-def _refuse(names: Iterable[object], what: str) -> None:
+def _without_zeros(keys: pd.Series[str]) -> pd.Series[str]:
+    return keys.str.replace(r"(^|/)0+(?=\d+$)", r"\1", regex=True)
+
+
+def _refuse(names: Iterable[object], noun: str, what: str) -> None:
     """Raise `SourceError` where there are names, with their count and the first few."""
     found = sorted(str(name) for name in names)
     if found:
-        some = ", ".join(found[:_EXAMPLES])
-        raise SourceError(f"{len(found)} {what}, such as {some}")
+        counted = f"1 {noun} is" if len(found) == 1 else f"{len(found)} {noun}s are"
+        raise SourceError(f"{counted} {what}, such as {', '.join(found[:_EXAMPLES])}")

@@ -1,7 +1,8 @@
-"""A prepared dataset on disk: the manifest that says what it is, and the door that checks it.
+"""A prepared dataset on disk: the manifest that describes it, and `Dataset`, which opens it.
 
-`OUT/dataset.json` is written last, so where it is, the other files are whole. Opening compares them
-with it; a dataset whose table was edited or whose images were cut short is refused.
+`OUT/dataset.json` is written last: where it exists, the other files are complete. Opening checks
+the hashes of the tables and the names, sizes and headers of the shards, and refuses a dataset that
+does not match its manifest. The hashes of the shards are checked by `dataset.verify`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from typing import Final, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
+from chestxray.dataset import shards
+from chestxray.dataset.shards import Shard, Shards
 from chestxray.errors import ArtifactError
 from chestxray.findings import Findings
 
 MANIFEST: Final = "dataset.json"
 INDEX: Final = "index.parquet"
-IMAGES: Final = "images.npy"
 BOXES: Final = "boxes.parquet"
-UNFINISHED: Final = ".prepare"  # the folder in which an unfinished dataset is made
+UNFINISHED: Final = ".prepare"  # the folder of an unfinished dataset
 
 LEADING_COLUMNS: Final = (
     "image", "source", "patient", "study", "follow_up", "age", "sex", "view", "width", "height",
@@ -38,12 +41,12 @@ class _Strict(BaseModel):
 
 
 class Split(_Strict):
-    """Which split, told apart from others by its hash.
+    """Which split; its hash identifies it.
 
     Attributes:
-        name: `official`, `patient`, or the name of the user's list.
-        seed: it was drawn with; None where nothing was drawn.
-        sha256: over the sorted lines `image<TAB>part` of every image listed, those included that
+        name: `official`, `patient`, or the file name of the user's list.
+        seed: of what was drawn; None where nothing was drawn.
+        sha256: over the sorted lines `image<TAB>part` of every listed image, including those that
             could not be read.
     """
 
@@ -52,22 +55,21 @@ class Split(_Strict):
     sha256: str
 
     def __str__(self) -> str:
-        seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.name} ({self.sha256[:8]}{seed})"
+        return self.name if self.seed is None else f"{self.name} with seed {self.seed}"
 
 
 class SourceRecord(_Strict):
-    """One data set that a dataset is made of; see `sources.collection.Card`.
+    """One raw tree that a dataset is made of; see `sources.collection.SourceCard`.
 
     Attributes:
-        name: as in the index's column `source`.
+        name: as in the index's column `source`; trees of one source share it.
         title: for people.
-        release: of the data set; empty where there is but one.
+        release: of the data set; empty where there is only one.
         synthetic: its radiographs are drawn.
-        label_origin: how its labels came to be.
+        label_origin: how its labels were made.
         policies: what was done with uncertain labels, with blanks, and with views.
-        facts: what its reader said in addition.
-        images: listed, those included that could not be read.
+        facts: what its reader reports in addition.
+        images: listed, including those that could not be read.
     """
 
     name: str
@@ -84,13 +86,14 @@ class Plan(_Strict):
     """What a dataset is made of and how: two equal plans give equal bytes.
 
     Attributes:
-        findings: a column of the index each, in this order.
-        sources: the data sets it is made of.
+        findings: one column of the index each, in this order.
+        sources: the raw trees, in the order given.
         size: side of the packed images, pixels.
         pixel_rule: of `dataset.pixels`.
-        split: which one.
-        listed: images to be packed.
-        inputs_sha256: over labels, boxes, and the sizes of the files.
+        split: in a plan that of the lists or the draw; in a manifest the final one, in which
+            patients who share a radiograph across sources are in one part.
+        listed: number of images to pack.
+        inputs_sha256: over labels, boxes, split and the sizes of the files.
         package_version: of chestxray.
     """
 
@@ -119,9 +122,12 @@ class Plan(_Strict):
         return any(source.synthetic for source in self.sources)
 
     def differences(self, other: Plan) -> list[str]:
-        """Say in what another plan differs, as `size 256, now 224`; empty where it is equal."""
-        pairs = ((key, getattr(self, key), getattr(other, key)) for key in Plan.model_fields)
-        return [f"{key} {old}, now {new}" for key, old, new in pairs if old != new]
+        """List what differs in another plan, as `size was 256, now 224`; empty where equal."""
+        pairs = [(key, getattr(self, key), getattr(other, key)) for key in Plan.model_fields]
+        named = [(key, old, new) for key, old, new in pairs if key != "split" and old != new]
+        if str(self.split) != str(other.split):  # its hash is final only after decoding
+            named.append(("split", self.split, other.split))
+        return [_difference(*each) for each in named]
 
 
 class Failure(_Strict):
@@ -133,7 +139,7 @@ class Failure(_Strict):
 
 
 class SourceProblem(_Strict):
-    """What the reader of the raw tree found wrong; see `sources.collection.Problem`."""
+    """What is wrong with the raw trees; see `sources.collection.Problem`."""
 
     code: str
     sentence: str
@@ -147,13 +153,13 @@ class Manifest(Plan):
 
     Attributes:
         format: of the dataset folder.
-        images: packed, so rows of the index and of the images.
-        patients: they belong to.
-        counts: a part: `images`, `patients`, `No Finding`, and a count a finding.
+        images: packed, the rows of the index and of all shards together.
+        patients: of the packed images.
+        counts: per part `images`, `patients`, `No Finding`, and one count per finding.
         failures: images that could not be read; `images` and these together are `listed`.
-        problems: of the raw tree.
+        problems: of the raw trees.
         sha256: of the tables, by file name.
-        bytes: of the images' file.
+        shards: files of packed images, in row order.
     """
 
     format: Literal[2] = 2
@@ -163,7 +169,7 @@ class Manifest(Plan):
     failures: tuple[Failure, ...]
     problems: tuple[SourceProblem, ...]
     sha256: dict[str, str]
-    bytes: int
+    shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True)
@@ -171,9 +177,9 @@ class Dataset:
     """A prepared dataset.
 
     Attributes:
-        folder: it lies in.
+        folder: of its files.
         manifest: what it is.
-        index: a row an image, the columns as `index_columns` gives them.
+        index: one row per image, with the columns that `index_columns` gives.
         images: uint8 [N, size, size], memory-mapped, read-only; row i belongs to index row i.
         boxes: `image`, `finding`, `x`, `y`, `w`, `h` as fractions of the image's sides.
     """
@@ -181,32 +187,36 @@ class Dataset:
     folder: Path
     manifest: Manifest
     index: pd.DataFrame
-    images: npt.NDArray[np.uint8]
+    images: Shards
     boxes: pd.DataFrame
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a dataset and check that its files are those that its manifest speaks of.
+        """Open a dataset and check that its files match its manifest.
 
         Raises:
             ArtifactError: unfinished, missing, altered, or cut short.
         """
         manifest = read_manifest(folder)
-        for name, wanted in manifest.sha256.items():
+        for name in manifest.sha256:
             require(folder / name, _MADE_BY)
-            if sha256(folder / name) != wanted:
-                raise ArtifactError(f"{folder / name} was altered: {_anew(folder)}")
-        index = pd.read_parquet(folder / INDEX)
-        if len(index) != manifest.images or tuple(index.columns) != index_columns(
-            manifest.findings
-        ):
-            raise ArtifactError(f"{folder / INDEX} does not fit its manifest: {_anew(folder)}")
-        images = _open_images(folder, manifest)
-        return cls(folder, manifest, index, images, pd.read_parquet(folder / BOXES))
+            if problem := table_problem(folder, manifest, name):
+                raise ArtifactError(f"{problem}: {remake(folder)}")
+        images = folder / shards.FOLDER
+        for shard in manifest.shards:
+            if problem := shards.problem_of(images, shard, manifest.size):
+                raise ArtifactError(f"{problem}: {renew(folder, shard.name)}")
+        return cls(
+            folder,
+            manifest,
+            pd.read_parquet(folder / INDEX),
+            Shards(images, manifest.shards, manifest.size),
+            pd.read_parquet(folder / BOXES),
+        )
 
     @property
     def findings(self) -> Findings:
-        """Give its findings, in the order of the label columns."""
+        """Give the findings, in the order of the label columns."""
         return self.manifest.findings
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
@@ -220,46 +230,70 @@ class Dataset:
 
 
 def index_columns(findings: Findings) -> tuple[str, ...]:
-    """Give the columns of the index, in their order."""
+    """Give the columns of the index, in order."""
     return (*LEADING_COLUMNS, *findings, "split")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `dataset.json`; raises `ArtifactError` where there is none or it is none."""
+    """Read `dataset.json`.
+
+    Raises:
+        ArtifactError: it does not exist, or is not a manifest of this version.
+    """
     path = folder / MANIFEST
     if not path.exists() and (folder / UNFINISHED).exists():
         raise ArtifactError(
-            f"{folder} is unfinished: run `chestxray prepare` with the same options to go on"
+            f"{folder} is unfinished: run `chestxray prepare` again with the same options; it "
+            f"resumes"
         )
+    content = read_json(path, _MADE_BY)
     try:
-        return Manifest.model_validate(read_json(path, _MADE_BY))
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(
-            f"{path} is no manifest of this version ({where}: {first['msg']}): {_anew(folder)}"
+            f"{path} is not a manifest of this version ({where}: {first['msg']}): {remake(folder)}"
         ) from error
-
-
-def _open_images(folder: Path, manifest: Manifest) -> npt.NDArray[np.uint8]:
-    path = folder / IMAGES
-    require(path, _MADE_BY)
-    if path.stat().st_size != manifest.bytes:
+    packed = sum(shard.images for shard in manifest.shards)
+    if packed != manifest.images:
         raise ArtifactError(
-            f"{path} has {path.stat().st_size} bytes instead of {manifest.bytes}: {_anew(folder)}"
+            f"{path} names {manifest.images} images, but its shards hold {packed}: {remake(folder)}"
         )
-    try:
-        images: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ArtifactError(f"{path} is no array ({error}): {_anew(folder)}") from error
-    shape = (manifest.images, manifest.size, manifest.size)
-    if images.shape != shape or images.dtype != np.uint8:
-        raise ArtifactError(
-            f"{path} holds {images.dtype} {list(images.shape)} instead of uint8 {list(shape)}: "
-            f"{_anew(folder)}"
-        )
-    return images
+    return manifest
 
 
-def _anew(folder: Path) -> str:
-    return f"remove {folder} and run `chestxray prepare` anew"
+def table_problem(folder: Path, manifest: Manifest, name: str) -> str | None:
+    """Say what is wrong with the table of this file name; None where nothing is."""
+    path = folder / name
+    if not path.is_file():
+        return f"{path} does not exist"
+    if sha256(path) != manifest.sha256[name]:
+        return f"{path} was altered"
+    if name == INDEX:
+        shape = parquet.read_metadata(path)
+        columns = tuple(shape.schema.to_arrow_schema().names)
+        if (shape.num_rows, columns) != (manifest.images, index_columns(manifest.findings)):
+            return f"{path} does not match its manifest"
+    return None
+
+
+def remake(folder: Path) -> str:
+    """Say how to make a dataset again."""
+    return f"remove {folder} and run `chestxray prepare` again"
+
+
+def renew(folder: Path, shard: str) -> str:
+    """Say how to make one shard again."""
+    return (
+        f"remove {folder / shards.FOLDER / shard} and run the `chestxray prepare` that made the "
+        f"dataset again; it makes only what is missing"
+    )
+
+
+def _difference(key: str, old: object, new: object) -> str:
+    if key == "inputs_sha256":
+        return "labels, boxes, split or files of the raw tree changed"
+    if key == "sources":
+        return "the sources or their policies changed"
+    return f"{key} was {old}, now {new}"

@@ -1,27 +1,41 @@
-"""A raw tree looked at file by file: what is there, and what a dataset made of it would lose.
+"""Checks of a raw tree and of a prepared dataset, file by file; nothing is written.
 
-Nothing is written. What the tables say is the reader's work (`sources`), what becomes of a file the
-decoder's (`dataset.pixels`); here both are brought together and counted.
+Of a raw tree: what it holds, and what a dataset made from it would lose. The tables are read by
+its source, every image is decoded once. Of a dataset: which files differ from the manifest, by
+their SHA-256, and how to make them again.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from chestxray import sources
-from chestxray.dataset.pixels import decode
+from chestxray.artifacts import sha256
+from chestxray.dataset import shards
+from chestxray.dataset.pixels import Grey, decode
+from chestxray.dataset.shards import Shard
+from chestxray.dataset.store import (
+    MANIFEST,
+    UNFINISHED,
+    Manifest,
+    read_manifest,
+    remake,
+    renew,
+    table_problem,
+)
 from chestxray.errors import ImageError
 from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
-from chestxray.sources.collection import Collection, Problem, problem
+from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
 
 
 class Kind(NamedTuple):
@@ -33,10 +47,10 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What there is in a raw tree.
+    """What a raw tree holds.
 
     Attributes:
-        collection: as the tables tell it.
+        collection: as the tables describe it.
         kinds: files by kind, the most frequent first.
         problems: of tables and files, those first that leave something out.
     """
@@ -47,29 +61,137 @@ class Verdict:
 
     @property
     def losing(self) -> int:
-        """How many of the problems leave an image, a label or a box out."""
+        """Count the problems that leave an image, a label or a box out."""
         return sum(problem.loses for problem in self.problems)
 
+    @property
+    def passed(self) -> bool:
+        """Say whether nothing would be left out."""
+        return not self.losing
 
-def verify(raw: Path) -> Verdict:
-    """Read a tree's tables and decode every image once, on all cores.
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as JSON holds it."""
+        return {
+            "what": "raw tree",
+            "title": self.collection.card.title,
+            "source": self.collection.name,
+            "passed": self.passed,
+            "facts": facts(self.collection),
+            "findings": {name: n._asdict() for name, n in findings(self.collection).items()},
+            "files": [kind._asdict() | {"images": count} for kind, count in self.kinds],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a dataset that is missing or was altered.
+
+    Attributes:
+        file: its name inside the dataset.
+        reason: what is wrong with it.
+        renew: how to make it again.
+    """
+
+    file: str
+    reason: str
+    renew: str
+
+
+@dataclass(frozen=True)
+class DatasetVerdict:
+    """What of a prepared dataset is damaged.
+
+    Attributes:
+        folder: of the dataset.
+        manifest: what the dataset should hold.
+        damages: files that differ from it; empty where all are whole.
+    """
+
+    folder: Path
+    manifest: Manifest
+    damages: tuple[Damage, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Say whether every file is whole."""
+        return not self.damages
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as JSON holds it."""
+        return {
+            "what": "dataset",
+            "title": self.manifest.title,
+            "folder": str(self.folder),
+            "passed": self.passed,
+            "images": self.manifest.images,
+            "files": len(self.manifest.sha256) + len(self.manifest.shards),
+            "damages": [asdict(damage) for damage in self.damages],
+        }
+
+
+def verify(
+    path: str | Path, source: str | None = None, options: ReadOptions | None = None
+) -> Verdict | DatasetVerdict:
+    """Check a raw tree or a prepared dataset, on all cores.
+
+    Args:
+        path: a raw tree, or the folder of a dataset.
+        source: name of a raw tree's source; recognised by its content when None.
+        options: what is asked of the source.
 
     Raises:
-        SourceError: the tree is none that can be read at all.
+        SourceError: a raw tree that cannot be read at all.
+        ArtifactError: an unfinished dataset, or one whose manifest cannot be read.
         WorkerError: a worker process died.
     """
-    collection = sources.read(raw)
-    paths = collection.rows["path"].tolist()
+    path = Path(path)
+    if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
+        return verify_dataset(path)
+    return verify_tree(path, source, options)
+
+
+def verify_dataset(folder: Path) -> DatasetVerdict:
+    """Compare every file of a dataset with the manifest, by its SHA-256."""
+    manifest = read_manifest(folder)
+    check = partial(_shard_problem, folder=folder / shards.FOLDER, size=manifest.size)
+    damages = [
+        Damage(name, wrong, remake(folder))
+        for name in manifest.sha256
+        if (wrong := table_problem(folder, manifest, name))
+    ]
+    with (
+        on_all_cores(check, manifest.shards, chunk=1) as reasons,
+        progress("verify", manifest.images) as advance,
+    ):
+        for shard, wrong in zip(manifest.shards, reasons, strict=True):
+            if wrong:
+                name = f"{shards.FOLDER}/{shard.name}"
+                damages.append(Damage(name, wrong, renew(folder, shard.name)))
+            advance(shard.images)
+    return DatasetVerdict(folder, manifest, tuple(damages))
+
+
+def verify_tree(
+    raw: Path, source: str | None = None, options: ReadOptions | None = None
+) -> Verdict:
+    """Read a tree's tables and decode every image once."""
+    collection = sources.read(raw, source, options)
+    rows = collection.rows[collection.rows["path"] != ""]
     looks = []
     with (
-        on_all_cores(_look, paths) as seen,
-        progress("verify", len(paths)) as advance,
+        on_all_cores(_look, rows["path"].tolist()) as seen,
+        progress("verify", len(rows)) as advance,
     ):
         for look in seen:
             looks.append(look)
             advance()
-    problems = [*collection.problems, *_unreadable(looks)]
-    kinds = Counter(look.kind for look in looks if look.kind)
+    problems = [
+        *collection.problems,
+        *_without_file(collection.rows),
+        *_unreadable(rows["image"], looks),
+    ]
+    kinds = Counter(look for look in looks if isinstance(look, Kind))
     return Verdict(
         collection,
         tuple(kinds.most_common()),
@@ -77,38 +199,54 @@ def verify(raw: Path) -> Verdict:
     )
 
 
-class _Look(NamedTuple):
-    """What one file is, or what is wrong with it."""
+def _shard_problem(shard: Shard, folder: Path, size: int) -> str | None:
+    wrong = shards.problem_of(folder, shard, size)
+    if wrong is None and sha256(folder / shard.name) != shard.sha256:
+        return f"{folder / shard.name} was altered"
+    return wrong
 
-    name: str
-    kind: Kind | None
-    wrong: str
 
-
-def _look(path: str) -> _Look:
-    name = Path(path).name
+def _look(path: str) -> Kind | str:
+    """Decode a file; gives its kind, or what is wrong with it."""
     try:
-        height, width = decode(Path(path)).shape
+        pixels = decode(Path(path))
     except ImageError as error:
-        return _Look(name, None, error.reason)
-    with Image.open(path) as image:  # the header alone
-        return _Look(name, Kind(f"{image.format} {image.mode}", f"{width} × {height}"), "")
+        return error.reason
+    height, width = pixels.shape
+    return Kind(_format(path, pixels), f"{width} × {height}")
 
 
-def _unreadable(looks: Iterable[_Look]) -> list[Problem]:
+def _format(path: str, pixels: Grey) -> str:
+    try:
+        with Image.open(path) as image:  # reads the header alone
+            return f"{image.format} {image.mode}"
+    except UnidentifiedImageError:
+        return f"DICOM {8 * pixels.itemsize}-bit"
+
+
+def _without_file(rows: pd.DataFrame) -> list[Problem]:
+    return problem(
+        "no-file",
+        rows["image"][rows["path"] == ""],
+        "the label table was read without images: no file was checked",
+        loses=False,
+    )
+
+
+def _unreadable(names: Iterable[str], looks: Iterable[Kind | str]) -> list[Problem]:
     wrong: dict[str, list[str]] = defaultdict(list)
-    for look in looks:
-        if look.wrong:
-            wrong[look.wrong.partition(":")[0]].append(f"{look.name} ({look.wrong})")
+    for name, look in zip(names, looks, strict=True):
+        if isinstance(look, str):
+            wrong[look.partition(":")[0]].append(f"{name} ({look})")
     return [
         found
-        for reason, names in sorted(wrong.items())
-        for found in problem("unreadable-image", names, f"{reason}: left out", loses=True)
+        for reason, examples in sorted(wrong.items())
+        for found in problem("unreadable-image", examples, f"{reason}: left out", loses=True)
     ]
 
 
 def facts(collection: Collection) -> dict[str, str]:
-    """Say what a collection is, in a few lines: `{"images with labels": "5 of 5 patients", …}`."""
+    """Describe a collection in a few lines: `{"images with labels": "5 of 5 patients", …}`."""
     rows = collection.rows
     lists = (
         f"{part}: {rows['image'].isin(names).sum()} of its {len(names)} images are here"

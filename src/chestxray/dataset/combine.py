@@ -1,0 +1,226 @@
+"""Several raw trees become one: one list of findings, unique keys, and linked patients.
+
+- The findings are the union in order of first appearance, matched through the vocabulary. Where a
+  source cannot say, a label is NaN, except what the vocabulary implies: a source with `Nodule`
+  present says `Lung Lesion` present. A negative finer label says nothing of the coarser one, and a
+  coarser label says nothing of a finer one. A finding that a source does label keeps its labels.
+- With several sources, `image` and `patient` become `<source>/<key>`, so that patient 17 of one
+  source is not patient 17 of another. Trees of one source share its patients.
+- The same radiograph in two sources, by the SHA-256 of the decoded pixels, links their patients:
+  `dataset.split` keeps linked patients in one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from chestxray.errors import SourceError
+from chestxray.findings import Findings, canonical, implied, key
+from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, no_boxes, problem
+
+Lists = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Combined:
+    """One or several collections as one.
+
+    Attributes:
+        collections: in the order given.
+        findings: the union.
+        rows: as `Collection.rows`, with `source`, and the columns of the union of findings.
+        boxes: as `Collection.boxes`.
+        official: lists of image keys by source; empty for a source without lists.
+        problems: of all collections.
+    """
+
+    collections: tuple[Collection, ...]
+    findings: Findings
+    rows: pd.DataFrame
+    boxes: pd.DataFrame
+    official: dict[str, Lists]
+    problems: tuple[Problem, ...]
+
+
+def combine(collections: Sequence[Collection]) -> Combined:
+    """Combine collections; a single one keeps its keys, findings and order.
+
+    Raises:
+        SourceError: two trees of one source hold an image of the same key.
+    """
+    findings = collections[0].findings
+    for other in collections[1:]:
+        findings = findings.union(other.findings)
+    named = len({collection.name for collection in collections}) > 1
+    rows = pd.concat([_rows(each, findings, named=named) for each in collections])
+    if len(collections) > 1:
+        _check_unique(rows)
+        rows = rows.sort_values("image", kind="stable")
+    return Combined(
+        tuple(collections),
+        findings,
+        rows.reset_index(drop=True),
+        _boxes(collections, findings, named=named),
+        _official(collections, named=named),
+        (*(problem for each in collections for problem in each.problems), *_overlaps(collections)),
+    )
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images with equal decoded pixels.
+
+    Attributes:
+        across: keys of one radiograph that is in two or more sources.
+        within: keys of one radiograph that a source lists more than once.
+        groups: a name for each row's patient, equal for linked patients.
+    """
+
+    across: tuple[tuple[str, ...], ...]
+    within: tuple[tuple[str, ...], ...]
+    groups: pd.Series[str]
+
+    def problems(self, split: Mapping[str, str]) -> list[Problem]:
+        """Report them; `split` is the final part of each image."""
+        apart = [names for names in self.within if len({split[name] for name in names}) > 1]
+        return [
+            *problem(
+                "same-image-in-two-sources",
+                map(" = ".join, self.across),
+                "the same radiograph is in more than one source (equal decoded pixels): both are "
+                "kept, and their patients are kept in one part of the split",
+                loses=False,
+            ),
+            *problem(
+                "same-image-twice",
+                map(" = ".join, self.within),
+                "the same radiograph is listed more than once in a source (equal decoded pixels): "
+                "all are kept",
+                loses=False,
+            ),
+            *problem(
+                "same-image-in-two-parts",
+                map(" = ".join, apart),
+                "the same radiograph of a source is in more than one part of the split, because "
+                "the source lists it for different patients: all are kept",
+                loses=False,
+            ),
+        ]
+
+
+def duplicates(rows: pd.DataFrame, sha256: Sequence[str]) -> Duplicates:
+    """Find images with equal decoded pixels, and link the patients that share one across sources.
+
+    Args:
+        rows: `image`, `source` and `patient`.
+        sha256: of each row's decoded pixels; empty where it could not be read.
+    """
+    hashes = pd.Series(list(sha256), index=rows.index)
+    same = rows[(hashes != "") & hashes.duplicated(keep=False)]
+    across, within = [], []
+    links = _Links()
+    for _, group in same.groupby(hashes[same.index], sort=False):
+        names = tuple(group["image"])
+        if len(set(group["source"])) > 1:
+            across.append(names)
+            links.join(group["patient"])
+        if group["source"].duplicated().any():
+            within += [tuple(of["image"]) for _, of in group.groupby("source") if len(of) > 1]
+    groups = rows["patient"].map(links.root)
+    return Duplicates(tuple(sorted(across)), tuple(sorted(within)), groups)
+
+
+class _Links:
+    """Disjoint sets of patients (union-find); a set is named by its first patient by name."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def root(self, patient: str) -> str:
+        while (above := self._above.get(patient, patient)) != patient:
+            patient = above
+        return patient
+
+    def join(self, patients: Iterable[str]) -> None:
+        first, *others = sorted({self.root(patient) for patient in patients})
+        self._above.update(dict.fromkeys(others, first))
+
+
+def _rows(collection: Collection, findings: Findings, *, named: bool) -> pd.DataFrame:
+    rows = collection.rows
+    own = collection.findings
+    labels = {}
+    for finding in findings:
+        place = own.place(finding)
+        labels[finding] = _implied(rows, own, finding) if place is None else rows[own[place]]
+    others = rows.drop(columns=list(own)).assign(source=collection.name)
+    if named:
+        for column in ("image", "patient"):
+            others[column] = collection.name + "/" + others[column]
+    return pd.concat([others, pd.DataFrame(labels, index=rows.index)], axis=1)
+
+
+def _implied(rows: pd.DataFrame, own: Findings, finding: str) -> pd.Series[float]:
+    """Give a label that a source has no column for: 1 where a finer label of it is 1, else NaN."""
+    wanted = key(finding)
+    finer = [name for name in own if wanted in {key(broad) for broad in implied(canonical(name))}]
+    present = (rows[finer] == 1).any(axis=1)
+    return pd.Series(np.where(present, 1.0, np.nan), index=rows.index)
+
+
+def _check_unique(rows: pd.DataFrame) -> None:
+    twice = rows["image"][rows["image"].duplicated()].unique()
+    if len(twice):
+        of = rows["source"][rows["image"] == twice[0]].iloc[0]
+        raise SourceError(
+            f"{len(twice)} image {'key is' if len(twice) == 1 else 'keys are'} in more than one "
+            f"tree of the source {of}, such as {', '.join(twice[:MAX_EXAMPLES])}: keep each image "
+            f"in one tree; if they are different radiographs of tables of your own, give the trees "
+            f"different names, which then become different sources"
+        )
+
+
+def _boxes(collections: Sequence[Collection], findings: Findings, *, named: bool) -> pd.DataFrame:
+    if len(collections) == 1:
+        return collections[0].boxes
+    tables = []
+    for collection in collections:
+        if len(collection.boxes):  # pandas warns of joining tables that are empty
+            image, finding = (collection.boxes[column] for column in ("image", "finding"))
+            places = {name: findings.place(name) for name in finding.unique()}
+            spelled = {name: name if at is None else findings[at] for name, at in places.items()}
+            image = f"{collection.name}/" + image if named else image
+            tables.append(collection.boxes.assign(image=image, finding=finding.map(spelled)))
+    return pd.concat(tables, ignore_index=True) if tables else no_boxes()
+
+
+def _official(collections: Sequence[Collection], *, named: bool) -> dict[str, Lists]:
+    """Merge the lists of trees of one source."""
+    lists: dict[str, dict[str, frozenset[str]]] = {}
+    for collection in collections:
+        of = lists.setdefault(collection.name, {})
+        for part, names in collection.official.items():
+            keys = {f"{collection.name}/{name}" for name in names} if named else names
+            of[part] = of.get(part, frozenset()) | keys
+    return dict(lists)
+
+
+def _overlaps(collections: Sequence[Collection]) -> list[Problem]:
+    """Report sources that are known to share radiographs, whose pixels may differ by encoding."""
+    names = {alias for each in collections for alias in (each.name, each.card.title)}
+    return problem(
+        "known-overlap",
+        (
+            f"{each.name} and {other}"
+            for each in collections
+            for other in each.card.overlaps
+            if other in names
+        ),
+        "these sources are known to share radiographs; only copies with equal decoded pixels are "
+        "found, so patients of one may be in another part of the split under the other's number",
+        loses=False,
+    )

@@ -1,0 +1,267 @@
+"""Files become shards on all cores; may be stopped and resumed at any moment.
+
+Worker processes decode a few files at a time and write the images straight to their place in a
+temporary file, so no pixels travel between processes. When all files of a shard are decoded, this
+process drops the rows of those that could not be read, syncs the file, renames it, and then writes
+the shard's note: the size and hash of the file, and what became of each listed image. A later call
+keeps the shards that have a note and repeats the others; a shard has the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chestxray.artifacts import read_json, sha256, sync_folder, write_json
+from chestxray.dataset import shards
+from chestxray.dataset.pixels import Canonical, canonical, decode
+from chestxray.dataset.shards import HEADER_BYTES, Shard
+from chestxray.errors import ArtifactError, ImageError
+from chestxray.parallel import on_all_cores
+from chestxray.progress import progress
+
+CHUNK: Final = 16  # files that a worker takes at a time
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Packed(_Strict):
+    """A listed image that was packed.
+
+    Attributes:
+        width: of the decoded image, pixels.
+        height: of the decoded image, pixels.
+        sha256: of the decoded pixels, with their type and shape.
+    """
+
+    width: int
+    height: int
+    sha256: str
+
+
+class Unreadable(_Strict):
+    """A listed image that could not be read, and why."""
+
+    reason: str
+
+
+File = Packed | Unreadable
+
+
+class _Note(_Strict):
+    """What one shard holds.
+
+    Attributes:
+        shard: its file; None where none of the listed images could be read.
+        files: what became of each listed image.
+    """
+
+    shard: Shard | None
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """All shards, and what became of each file, in the order of the files."""
+
+    shards: tuple[Shard, ...]
+    files: tuple[File, ...]
+
+
+class _Chunk(NamedTuple):
+    """Files that belong to one place: `row` is that of the first one in the shard."""
+
+    array: Path
+    row: int
+    paths: Sequence[str]
+
+
+def pack(
+    paths: Sequence[str], size: int, images: Path, notes: Path, workers: int | None = None
+) -> Packing:
+    """Decode files into shards, resuming where an earlier call was stopped.
+
+    Args:
+        paths: of the listed images; the same in every call.
+        size: side of the canonical image, pixels; the same in every call.
+        images: folder of the shards.
+        notes: folder of the notes, `00000.json` for the first shard.
+        workers: processes; all cores when None.
+
+    Raises:
+        ArtifactError: the folders cannot be written; a later call resumes.
+        WorkerError: a worker process died; a later call resumes.
+    """
+    numbers = range(-(-len(paths) // shards.SHARD))
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+        done = {n: note for n in numbers if (note := _finished(n, images, notes))}
+        left = [n for n in numbers if n not in done]
+        for number, note in _packed(paths, left, size, images, workers):
+            write_json(notes / _note_name(number), note.model_dump(mode="json"))
+            done[number] = note
+    except OSError as error:
+        raise ArtifactError(
+            f"{images} cannot be written ({error}): free the disk, then run the same command "
+            f"again; it resumes"
+        ) from error
+    in_order = [done[number] for number in numbers]
+    return Packing(
+        shards=tuple(note.shard for note in in_order if note.shard),
+        files=tuple(file for note in in_order for file in note.files),
+    )
+
+
+def renew(
+    paths: Sequence[str], size: int, images: Path, wanted: Sequence[Shard]
+) -> list[tuple[Shard, Shard | None]]:
+    """Make some shards of a finished dataset again, each from its own files alone.
+
+    Args:
+        paths: of all listed images.
+        size: side of the canonical image, pixels.
+        images: folder of the shards.
+        wanted: the shards to make.
+
+    Returns:
+        Each wanted shard beside what was made; the two differ where the files changed.
+    """
+    numbers = {int(Path(shard.name).stem): shard for shard in wanted}
+    made = _packed(paths, list(numbers), size, images, None)
+    return [(numbers[number], note.shard) for number, note in made]
+
+
+def _packed(
+    paths: Sequence[str], left: Sequence[int], size: int, images: Path, workers: int | None
+) -> Iterator[tuple[int, _Note]]:
+    """Write the shards with these numbers one after the other, all cores at work on the next."""
+    arrays = {number: _temporary(number, images) for number in left}
+    chunks = {number: list(_chunks(number, paths, arrays[number])) for number in left}
+    count = sum(len(chunk.paths) for of in chunks.values() for chunk in of)
+    with (
+        on_all_cores(
+            partial(_decode_chunk, size=size),
+            [chunk for of in chunks.values() for chunk in of],
+            chunk=1,
+            workers=workers,
+        ) as results,
+        progress("prepare", len(paths), done=len(paths) - count) as advance,
+    ):
+        for number in left:
+            files: list[File] = []
+            for _ in chunks[number]:
+                files += (decoded := next(results))
+                advance(len(decoded))
+            yield number, _finish(arrays[number], images / shards.shard_name(number), size, files)
+
+
+def _temporary(number: int, images: Path) -> Path:
+    """Make an empty file of a name of its own, and remove what a killed call left of the shard.
+
+    The name is new each time, since workers of a killed process may write for a moment longer.
+    """
+    stem = Path(shards.shard_name(number)).stem
+    for stale in images.glob(f".{stem}.*.tmp"):
+        stale.unlink()
+    path = images / f".{stem}.{uuid.uuid4().hex}.tmp"
+    path.touch()
+    return path
+
+
+def _chunks(number: int, paths: Sequence[str], array: Path) -> Iterator[_Chunk]:
+    listed = paths[number * shards.SHARD : (number + 1) * shards.SHARD]
+    for row in range(0, len(listed), CHUNK):
+        yield _Chunk(array, row, listed[row : row + CHUNK])
+
+
+def _decode_chunk(chunk: _Chunk, size: int) -> list[File]:
+    """Decode files and write their images to the array from the chunk's row on."""
+    block = np.zeros((len(chunk.paths), size, size), dtype=np.uint8)
+    files: list[File] = []
+    for place, path in enumerate(chunk.paths):
+        try:
+            block[place], file = _decoded(path, size)
+        except ImageError as error:
+            files.append(Unreadable(reason=error.reason))
+        else:
+            files.append(file)
+    with chunk.array.open("r+b") as array:
+        array.seek(HEADER_BYTES + chunk.row * size**2)
+        array.write(block.data)
+    return files
+
+
+def _decoded(path: str, size: int) -> tuple[Canonical, Packed]:
+    """Read a file once; gives its canonical image, its sides, and the hash of its pixels."""
+    pixels = decode(Path(path))
+    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    height, width = pixels.shape
+    packed = Packed(width=width, height=height, sha256=digest.hexdigest())
+    return canonical(pixels, size), packed
+
+
+def _finish(temporary: Path, target: Path, size: int, files: Sequence[File]) -> _Note:
+    """Drop the rows of unreadable files, and put the shard in its place, whole and synced."""
+    kept = [row for row, file in enumerate(files) if isinstance(file, Packed)]
+    if not kept:
+        temporary.unlink()
+        return _Note(shard=None, files=tuple(files))
+    with temporary.open("r+b") as array:
+        _close_gaps(array, kept, size**2)
+        array.seek(0)
+        array.write(shards.header(len(kept), size))
+        array.flush()
+        os.fsync(array.fileno())
+    shard = Shard(
+        name=target.name,
+        images=len(kept),
+        bytes=temporary.stat().st_size,
+        sha256=sha256(temporary),
+    )
+    temporary.replace(target)
+    sync_folder(target.parent)
+    return _Note(shard=shard, files=tuple(files))
+
+
+def _close_gaps(array: BinaryIO, kept: Iterable[int], image_bytes: int) -> None:
+    """Move the rows that are kept to the front, and cut off what follows them."""
+    place = 0
+    for place, row in enumerate(kept, start=1):
+        if row != place - 1:
+            array.seek(HEADER_BYTES + row * image_bytes)
+            image = array.read(image_bytes)
+            array.seek(HEADER_BYTES + (place - 1) * image_bytes)
+            array.write(image)
+    array.truncate(HEADER_BYTES + place * image_bytes)
+
+
+def _finished(number: int, images: Path, notes: Path) -> _Note | None:
+    """Give the note of a shard that an earlier call finished, None where it is to be made."""
+    path = notes / _note_name(number)
+    if not path.exists():
+        return None
+    try:
+        note = _Note.model_validate(read_json(path, "chestxray prepare"))
+    except (ArtifactError, ValidationError):
+        return None
+    shard = note.shard
+    if shard is None:
+        return note
+    file = images / shard.name
+    return note if file.exists() and file.stat().st_size == shard.bytes else None
+
+
+def _note_name(number: int) -> str:
+    return Path(shards.shard_name(number)).with_suffix(".json").name
