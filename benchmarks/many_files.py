@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from chestxray.sources.phantom.tree import write_tree
+from chestxray.sources.phantom.tree import synth
 
 PHANTOMS, BROKEN = 200, 5
 MIB = 2**20
@@ -55,7 +55,7 @@ def main() -> None:
 def make_files(folder: Path, files: int) -> int:
     """Make the folder `films`; gives how many different files are in it."""
     with contextlib.redirect_stderr(io.StringIO()):
-        write_tree(folder / "raw", images=PHANTOMS, pixels=128)
+        synth(folder / "raw", images=PHANTOMS, pixels=128)
     originals = sorted((folder / "raw").rglob("images/*.png"))
     for number in range(BROKEN):
         broken = folder / f"broken{number}.png"

@@ -32,7 +32,7 @@ from chestxray.dataset import prepare
 from chestxray.dataset.packing import pack
 from chestxray.dataset.pixels import load
 from chestxray.parallel import cores
-from chestxray.sources.phantom.tree import write_tree
+from chestxray.sources.phantom.tree import synth
 
 SIZE, ROUNDS = 224, 3
 HEADER = (
@@ -41,7 +41,7 @@ HEADER = (
 
 
 def phantoms(folder: Path) -> Path:
-    write_tree(folder, images=8, pixels=1024)
+    synth(folder, images=8, pixels=1024)
     return folder / "images_001/images"
 
 

@@ -45,7 +45,7 @@ from chestxray.parallel import cores
 from chestxray.reading.inputs import FileFilms
 from chestxray.reading.predict import predict
 from chestxray.sources.nih import FINDINGS
-from chestxray.sources.phantom.tree import write_tree
+from chestxray.sources.phantom.tree import synth
 
 ROUNDS = 15
 SLOW_ROUNDS = 2  # of 14 backward passes
@@ -155,7 +155,7 @@ def many_files(bundle: Path, int8: Path | None, images: int, folder: Path) -> No
 def phantoms(folder: Path, images: int) -> tuple[Path, ...]:
     """Make `images` names of eight phantoms of 1024 px."""
     with contextlib.redirect_stderr(io.StringIO()):
-        write_tree(folder, images=8, pixels=1024)
+        synth(folder, images=8, pixels=1024)
     originals = sorted((folder / "images_001/images").glob("*.png"))
     paths = []
     for number in range(images):

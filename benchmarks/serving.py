@@ -34,7 +34,7 @@ import numpy as np
 import chestxray
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.sources.phantom.tree import write_tree
+from chestxray.sources.phantom.tree import synth
 
 FILMS = 16
 TOLERANCE = 1e-4
@@ -220,7 +220,7 @@ def accepted(reader: Reader, films: list[bytes]) -> tuple[list[bytes], list[list
 
 def phantoms(folder: Path, pixels: int) -> list[bytes]:
     with contextlib.redirect_stderr(io.StringIO()):
-        write_tree(folder, images=FILMS, pixels=pixels, balanced=True)
+        synth(folder, images=FILMS, pixels=pixels, balanced=True)
     return [path.read_bytes() for path in sorted((folder / "images_001/images").glob("*.png"))]
 
 

@@ -37,10 +37,10 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw tree of 160 balanced phantoms of 64 px."""
-    from chestxray.sources.phantom.tree import write_tree
+    from chestxray.sources.phantom.tree import synth
 
     out = tmp_path_factory.mktemp("phantoms") / "raw"
-    write_tree(out, images=160, pixels=64, seed=1, balanced=True)
+    synth(out, images=160, pixels=64, seed=1, balanced=True)
     return out
 
 

@@ -17,7 +17,7 @@ from chestxray.cli.synth import synth
 from chestxray.errors import SourceError
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import population
-from chestxray.sources.phantom.tree import _bounds, write_tree
+from chestxray.sources.phantom.tree import _bounds, synth
 
 IMAGES, PIXELS = 60, 64
 
@@ -25,7 +25,7 @@ IMAGES, PIXELS = 60, 64
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("phantoms") / "tree"
-    write_tree(out, IMAGES, PIXELS, seed=4, balanced=True, workers=1)
+    synth(out, IMAGES, PIXELS, seed=4, balanced=True, workers=1)
     return out
 
 
@@ -49,12 +49,12 @@ def labels(tree: Path) -> dict[str, list[str]]:
 
 
 def test_two_processes_write_the_same_bytes_as_one(tree: Path, tmp_path: Path) -> None:
-    write_tree(tmp_path / "again", IMAGES, PIXELS, seed=4, balanced=True, workers=2)
+    synth(tmp_path / "again", IMAGES, PIXELS, seed=4, balanced=True, workers=2)
     assert digests(tmp_path / "again") == digests(tree)
 
 
 def test_another_seed_gives_other_images(tree: Path, tmp_path: Path) -> None:
-    write_tree(tmp_path / "other", 2, PIXELS, seed=5, workers=1)
+    synth(tmp_path / "other", 2, PIXELS, seed=5, workers=1)
     name = "images_001/images/00000001_000.png"
     assert digests(tmp_path / "other")[name] != digests(tree)[name]
 
@@ -122,7 +122,7 @@ def test_the_table_has_the_2017_header_and_its_quirks(tree: Path) -> None:
 
 
 def test_some_ages_have_a_unit_and_some_files_an_alpha_channel(tmp_path: Path) -> None:
-    write_tree(tmp_path, 30, 64, seed=3, workers=1)  # a seed that shows both early
+    synth(tmp_path, 30, 64, seed=3, workers=1)  # a seed that shows both early
     assert any(row[4].endswith("Y") for row in labels(tmp_path).values())
     channels = [
         cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim
@@ -132,7 +132,7 @@ def test_some_ages_have_a_unit_and_some_files_an_alpha_channel(tmp_path: Path) -
 
 
 def test_a_small_tree_is_known_to_be_of_2017_too(tmp_path: Path) -> None:
-    write_tree(tmp_path, 3, PIXELS, workers=1)
+    synth(tmp_path, 3, PIXELS, workers=1)
     collection = sources.read(tmp_path)
     assert (collection.name, collection.release) == ("phantoms", "2017")
 
@@ -146,32 +146,32 @@ def test_phantom_json_tells_the_recipe(tree: Path) -> None:
 
 def test_a_finished_tree_is_left_as_it_is(tree: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
-    write_tree(tree, IMAGES, PIXELS, seed=4, balanced=True)
+    synth(tree, IMAGES, PIXELS, seed=4, balanced=True)
     assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
 
 
 def test_an_unfinished_tree_is_finished_with_the_same_bytes(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    write_tree(whole, 6, 64, workers=1)
-    write_tree(broken, 6, 64, workers=1)
+    synth(whole, 6, 64, workers=1)
+    synth(broken, 6, 64, workers=1)
     recipe = json.loads((broken / "phantom.json").read_text())
     (broken / "phantom.json").rename(broken / "phantom-unfinished.json")
     (broken / "phantom-unfinished.json").write_text(json.dumps(recipe))
     next(broken.glob("images_001/images/*.png")).unlink()
-    write_tree(broken, 6, 64, workers=1)
+    synth(broken, 6, 64, workers=1)
     assert digests(broken) == digests(whole)
 
 
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("mine")
     with pytest.raises(SourceError, match="not empty and does not hold phantoms"):
-        write_tree(tmp_path, 2, 64)
+        synth(tmp_path, 2, 64)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
 def test_phantoms_of_another_recipe_are_refused(tree: Path) -> None:
     with pytest.raises(SourceError, match=r"another recipe.*images 60.*than this one.*images 61"):
-        write_tree(tree, 61, PIXELS, seed=4, balanced=True)
+        synth(tree, 61, PIXELS, seed=4, balanced=True)
 
 
 @pytest.mark.parametrize(("images", "pixels", "seed"), [(0, 64, 0), (1, 63, 0), (1, 64, -1)])
@@ -179,7 +179,7 @@ def test_a_number_out_of_range_is_refused(
     tmp_path: Path, images: int, pixels: int, seed: int
 ) -> None:
     with pytest.raises(SourceError, match="must be at least"):
-        write_tree(tmp_path / "out", images, pixels, seed)
+        synth(tmp_path / "out", images, pixels, seed)
     assert not (tmp_path / "out").exists()
 
 

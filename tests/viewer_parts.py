@@ -17,7 +17,7 @@ from chestxray.errors import Notice
 from chestxray.model import bundle as bundles
 from chestxray.model.engines import Answer
 from chestxray.reading.reader import Reader
-from chestxray.sources.phantom.tree import write_tree
+from chestxray.sources.phantom.tree import synth
 
 CHROMIUM = shutil.which("chromium")
 
@@ -55,7 +55,7 @@ def planted(run: Path) -> PlantedReader:
 
 def write_films(folder: Path) -> dict[str, Path]:
     """Two phantoms, one to be refused, and a file that is no image."""
-    write_tree(folder / "raw", images=2, pixels=256, seed=3)
+    synth(folder / "raw", images=2, pixels=256, seed=3)
     made = dict(zip(("a", "b"), sorted((folder / "raw").rglob("0*.png")), strict=True))
     white = cv2.imread(str(made["a"]), cv2.IMREAD_GRAYSCALE)
     white[:, :32] = 255

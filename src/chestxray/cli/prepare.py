@@ -20,6 +20,7 @@ from chestxray.cli.options import (
 
 if TYPE_CHECKING:
     from chestxray.dataset import Manifest
+    from chestxray.sources import ReadOptions
 
 
 def _not_pixels(pixels: int | None) -> None:
@@ -32,10 +33,9 @@ def _list_sources(wanted: bool) -> None:
     """Print the sources that are known."""
     if not wanted:
         return
-    from chestxray.sources import registered
+    from chestxray.sources import cards
 
-    for name, source in registered().items():
-        card = source.card
+    for name, card in cards().items():
         typer.secho(f"{name}: {card.title}", bold=True)
         for what, text in (
             ("citation", card.citation),
@@ -97,18 +97,24 @@ def prepare(
 
     options = read_options(columns, uncertain, blank, views, patient_per_image)
     if write_columns is not None:
-        from chestxray.sources import write_columns as write
-
-        for raw in paths:
-            write(raw, write_columns, options)
-        typer.echo(f"{write_columns}: check it and put it beside the table as columns.yaml")
+        _write_columns(paths, write_columns, options)
         return
     *raws, out = paths
     if not raws:
         raise typer.BadParameter("give at least one raw tree and then the folder to write")
-    manifest = make(raws, out, size=size, split=split, seed=seed, source=source, options=options)
-    _show(manifest.manifest)
-    typer.echo(f"\n{out}: {manifest.manifest.images} images of {size} px")
+    dataset = make(raws, out, size=size, split=split, seed=seed, source=source, options=options)
+    _show(dataset.manifest)
+    typer.echo(f"\n{out}: {dataset.manifest.images} images of {size} px")
+
+
+def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:
+    from chestxray.sources import find_columns
+    from chestxray.sources import write_columns as write
+
+    if len(raws) != 1:
+        raise typer.BadParameter("--write-columns takes one raw tree or table, and no OUT")
+    write(find_columns(raws[0], options), out)
+    typer.echo(f"{out}: check it, then put it beside the table as columns.yaml")
 
 
 def _show(manifest: Manifest) -> None:

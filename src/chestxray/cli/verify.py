@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestxray.cli.options import AsJson, SourceName
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -21,10 +23,8 @@ _KINDS_SHOWN = 12
 
 def verify(
     path: Annotated[Path, typer.Argument(help="A raw tree, or a prepared dataset.")],
-    source: Annotated[
-        str | None, typer.Option(help="Source of the raw tree; recognised when not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    source: SourceName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a raw tree or a prepared dataset, file by file, on all cores.
 

@@ -9,6 +9,7 @@ hold.
 from __future__ import annotations
 
 from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
+from chestxray.sources.phantom.tree import synth
 from chestxray.sources.registry import cards, read, recognise, registered
 from chestxray.sources.table import find_columns, write_columns
 
@@ -23,5 +24,6 @@ __all__ = [
     "read",
     "recognise",
     "registered",
+    "synth",
     "write_columns",
 ]  # fmt: skip

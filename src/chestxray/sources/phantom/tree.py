@@ -52,14 +52,14 @@ _CHUNK: Final = 24  # images a worker takes at a time: about what starting a pro
 _Box = tuple[str, float, float, float, float]  # finding, x, y, w, h in the 1024 frame
 
 
-def write_tree(
-    out: Path,
+def synth(
+    out: str | Path,
     images: int,
     pixels: int = 256,
     seed: int = 0,
     balanced: bool = False,
     workers: int | None = None,
-) -> None:
+) -> Path:
     """Write phantoms as an NIH tree; the same arguments give the same bytes.
 
     An unfinished tree of the same recipe is written again; a finished one stays as it is.
@@ -72,6 +72,9 @@ def write_tree(
         balanced: give every finding the same prevalence (17 %) in place of NIH's.
         workers: processes; all cores when None.
 
+    Returns:
+        The folder.
+
     Raises:
         SourceError: a number out of its range, or `out` holds anything else.
         WorkerError: a worker process died; the same call resumes.
@@ -83,9 +86,10 @@ def write_tree(
         "balanced": balanced,
         "package_version": __version__,
     }
+    out = Path(out)
     _check(images, pixels, seed)
     if _finished(out, recipe):
-        return
+        return out
     write_json(out / _UNFINISHED, recipe)
     exams = list(population(images, seed, balanced))
     boxes = _write_images(out, exams, pixels, workers)
@@ -98,6 +102,7 @@ def write_tree(
     patients = exams[-1].patient.number
     write_json(out / _FINISHED, {**recipe, "patients": patients, "prevalence": shares})
     (out / _UNFINISHED).unlink()
+    return out
 
 
 def _check(images: int, pixels: int, seed: int) -> None:
