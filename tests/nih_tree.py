@@ -26,7 +26,7 @@ def picture(row: int) -> np.ndarray:
     return np.random.default_rng(row).integers(0, top, (48, 64), dtype, endpoint=True)
 
 
-def synth(raw: Path, images: int = 60, bad: tuple[int, ...] = ()) -> Path:
+def write_tree(raw: Path, images: int = 60, bad: tuple[int, ...] = ()) -> Path:
     """Write a tree; the rows in `bad` have files cut in half."""
     folder = raw / "images_001" / "images"
     folder.mkdir(parents=True)

@@ -26,7 +26,7 @@ from chestxray.dataset.split import split_sha256
 from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED, index_columns
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.sources.nih import FINDINGS
-from nih_tree import names, picture, synth
+from nih_tree import names, picture, write_tree
 
 SHARDS = {f"images/{number:05d}.npy" for number in range(4)}
 FILES = {BOXES, INDEX, MANIFEST, *SHARDS}
@@ -47,7 +47,7 @@ def small_shards() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synth(tmp_path_factory.mktemp("tree") / "raw", 60, BAD)
+    return write_tree(tmp_path_factory.mktemp("tree") / "raw", 60, BAD)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,13 @@ def test_nothing_but_tables_shards_and_manifest_is_left(whole):
 
 
 def test_a_tree_without_bad_files_is_packed_whole(tmp_path):
-    dataset = prepare(synth(tmp_path / "raw", 20), tmp_path / "out", 16, "patient")
+    dataset = prepare(write_tree(tmp_path / "raw", 20), tmp_path / "out", 16, "patient")
     assert dataset.manifest.failures == ()
     assert len(dataset.images) == len(dataset.index) == dataset.manifest.images == 20
 
 
 def test_a_shard_of_which_no_image_can_be_read_is_left_out(tmp_path):
-    raw = synth(tmp_path / "raw", 60, tuple(range(16, 32)))
+    raw = write_tree(tmp_path / "raw", 60, tuple(range(16, 32)))
     dataset = prepare(raw, tmp_path / "out", 32)
     assert [shard.name for shard in dataset.manifest.shards] == [
         "00000.npy",
@@ -180,7 +180,7 @@ def test_a_missing_shard_of_a_finished_dataset_is_made_again_alone(raw, whole, t
 
 
 def test_a_missing_shard_whose_files_changed_is_refused(tmp_path):
-    raw = synth(tmp_path / "raw", 20)
+    raw = write_tree(tmp_path / "raw", 20)
     prepare(raw, tmp_path / "out", 16, "patient")
     first, second = sorted(raw.rglob("*.png"))[:2]
     data = first.read_bytes()
@@ -208,7 +208,7 @@ def test_a_dataset_of_other_inputs_is_not_overwritten(raw, whole, other, what):
 
 
 def test_a_tree_that_changed_is_other_inputs(tmp_path):
-    raw = synth(tmp_path / "raw", 20)
+    raw = write_tree(tmp_path / "raw", 20)
     prepare(raw, tmp_path / "out", 16, "patient")
     table = raw / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace("Nodule", "Fibrosis", 1))
@@ -226,7 +226,7 @@ def test_a_folder_with_other_files_is_refused(raw, tmp_path):
 
 
 def test_a_tree_of_which_no_image_can_be_read_is_refused(tmp_path):
-    raw = synth(tmp_path / "raw", 10, tuple(range(10)))
+    raw = write_tree(tmp_path / "raw", 10, tuple(range(10)))
     with pytest.raises(SourceError, match=r"no image can be read.*truncated"):
         prepare(raw, tmp_path / "out", 16, "patient")
     assert not (tmp_path / "out" / MANIFEST).exists()
@@ -311,7 +311,7 @@ def test_a_shard_that_was_cut_short_after_its_note_is_made_again(raw, whole, tmp
 
 def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 64)
-    raw = synth(tmp_path / "raw", 400)
+    raw = write_tree(tmp_path / "raw", 400)
     prepare(raw, tmp_path / "whole", 512, "patient")
     out = tmp_path / "out"
     main = (

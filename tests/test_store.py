@@ -16,7 +16,7 @@ from chestxray.dataset.pixels import canonical
 from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED
 from chestxray.errors import ArtifactError
 from chestxray.sources.nih import FINDINGS
-from nih_tree import picture, synth
+from nih_tree import picture, write_tree
 
 SHARD = "images/00001.npy"
 BAD = 9
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD", 8)
         patch.setattr(parallel, "cores", lambda: 1)  # workers take seconds to start
-        prepare(synth(folder / "raw", 21, (BAD,)), folder / "out", 16, "patient")
+        prepare(write_tree(folder / "raw", 21, (BAD,)), folder / "out", 16, "patient")
     return folder / "out"
 
 

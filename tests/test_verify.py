@@ -18,7 +18,7 @@ from chestxray.cli.verify import verify
 from chestxray.dataset import shards
 from chestxray.dataset.verify import DatasetVerdict
 from chestxray.errors import ArtifactError
-from nih_tree import synth
+from nih_tree import write_tree
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih-sample"
 HEADER = (
@@ -150,7 +150,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD", 8)
         patch.setattr(parallel, "cores", lambda: 1)  # workers take seconds to start
-        dataset.prepare(synth(folder / "raw", 20), folder / "out", 16)
+        dataset.prepare(write_tree(folder / "raw", 20), folder / "out", 16)
     return folder / "out"
 
 
