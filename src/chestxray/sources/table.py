@@ -2,7 +2,7 @@
 
 The table is CSV, TSV or Parquet. It has a row per image, with a patient, labels (see
 `table_labels`), and perhaps study, view, age, sex, follow-up and split. Which column holds what is
-told with `ReadOptions.columns`, in a YAML file beside the table, or guessed (see `table_columns`);
+stated with `ReadOptions.columns` or in a YAML file beside the table, or guessed (`table_columns`);
 `Collection.facts` states it. Radiographs are PNG, JPEG or DICOM, found as `files.find_named` says.
 """
 
@@ -170,7 +170,7 @@ def _open(
 def _with_label_columns(
     columns: TableColumns, text: pd.DataFrame
 ) -> tuple[TableColumns, list[Problem]]:
-    """Guess which columns hold labels, unless that is told."""
+    """Guess which columns hold labels, unless that is stated."""
     mapped = dict(columns.columns)
     if columns.how.get("labels") == "guessed" and finding_columns(text[[mapped["labels"]]])[0]:
         del mapped["labels"]  # a column of 0 and 1 is a finding, whatever its title
@@ -451,5 +451,5 @@ def _facts(columns: TableColumns, text: pd.DataFrame) -> dict[str, str]:
     if columns.patient_per_image:
         facts["column patient"] = "none: each image is of another patient (given)"
     if rest:
-        facts["columns not read"] = ", ".join(rest)
+        facts["columns not read"] = ", ".join(title or "(untitled)" for title in rest)
     return facts

@@ -1,4 +1,4 @@
-"""Which column of a user's table holds what: as told, as a YAML file says, or guessed.
+"""Which column of a user's table holds what: as the user states, as a YAML file says, or guessed.
 
 The file is `<table>.columns.yaml` or `columns.yaml`, in the folder of the table:
 
@@ -134,14 +134,14 @@ def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> 
     """
     path = settings_file(table)
     settings = _Settings() if path is None else _read_settings(path)
-    told = _told(settings, "" if path is None else path.name, options)
+    stated = _stated(settings, "" if path is None else path.name, options)
     columns: dict[str, str] = {}
     how: dict[str, str] = {}
     for name in OURS:
-        wanted, source = told.get(name, (None, _GUESSED))
+        wanted, source = stated.get(name, (None, _GUESSED))
         if wanted:
             columns[name], how[name] = _title(str(wanted), titles, table), source
-        elif name not in told:
+        elif name not in stated:
             guess = _guess(name, [title for title in titles if title not in columns.values()])
             if guess is not None:
                 columns[name], how[name] = guess, _GUESSED
@@ -149,7 +149,7 @@ def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> 
     if twice:
         names = " and ".join(name for name, title in columns.items() if title == twice[0])
         raise SourceError(f"columns: {names} cannot both be {twice[0]!r}")
-    findings = _listed(told.get(FINDINGS, (None, ""))[0])
+    findings = _listed(stated.get(FINDINGS, (None, ""))[0])
     if findings and how.get("labels") == _GUESSED and set(findings) <= set(titles):
         del columns["labels"], how["labels"]
     if "labels" not in columns:
@@ -199,21 +199,21 @@ def write_columns(columns: TableColumns, path: Path) -> None:
     )
 
 
-_Told = Mapping[str, tuple[str | Sequence[str] | None, str]]
+_Stated = Mapping[str, tuple[str | Sequence[str] | None, str]]
 
 
-def _told(settings: _Settings, file: str, options: ReadOptions) -> _Told:
+def _stated(settings: _Settings, file: str, options: ReadOptions) -> _Stated:
     """Collect what the YAML file and the options say, by our names, and who says it."""
-    told: dict[str, tuple[str | Sequence[str] | None, str]] = {
+    stated: dict[str, tuple[str | Sequence[str] | None, str]] = {
         name: (column, file) for name, column in settings.columns.items()
     }
-    told |= {name: (column, _GIVEN) for name, column in options.columns.items()}
-    unknown = sorted(set(told) - {*OURS, FINDINGS, TABLE})
+    stated |= {name: (column, _GIVEN) for name, column in options.columns.items()}
+    unknown = sorted(set(stated) - {*OURS, FINDINGS, TABLE})
     if unknown:
         raise SourceError(
             f"columns: {', '.join(unknown)} is not one of {', '.join(OURS)}, {FINDINGS}, {TABLE}"
         )
-    return told
+    return stated
 
 
 def _listed(findings: str | Sequence[str] | None) -> list[str]:
