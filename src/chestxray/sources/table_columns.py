@@ -32,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from chestxray.artifacts import write_text
 from chestxray.errors import SourceError
 from chestxray.sources.collection import Blank, ReadOptions, Uncertain
-from chestxray.sources.table_files import table_stem
+from chestxray.sources.files import Tree
+from chestxray.sources.table_files import is_table, table_stem
 
 FINDINGS: Final = "findings"
 TABLE: Final = "table"
@@ -125,6 +126,39 @@ def settings_files(table: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def choose_table(tree: Path, scanned: Tree | None, wanted: str) -> Path:
+    """Choose the table: the one that is asked for, the one with a YAML file, or the only one.
+
+    Args:
+        tree: a folder, or the table.
+        scanned: the files of the folder; None where `tree` is the table.
+        wanted: path of the table inside the folder; empty where it is not stated.
+
+    Raises:
+        SourceError: no table, several, or not the one that is asked for.
+    """
+    if scanned is None:
+        if not is_table(tree.name):
+            raise SourceError(f"{tree} is not a table: give a .csv, .tsv or .parquet file")
+        return tree
+    tables = sorted([*scanned.tables, *scanned.other_tables])
+    if wanted:
+        path = scanned.root / wanted
+        if path not in tables:
+            raise SourceError(f"{tree} has no table {wanted}: it has {_names(tables, scanned)}")
+        return path
+    described = [table for table in tables if settings_file(table) is not None]
+    for found in (described, tables):
+        if len(found) == 1:
+            return found[0]
+    if not tables:
+        raise SourceError(f"{tree} has no table: put a .csv, .tsv or .parquet file into it")
+    raise SourceError(
+        f"{tree} has {len(tables)} tables ({_names(tables, scanned)}): name the one that holds the "
+        f"labels with --columns table=…"
+    )
+
+
 def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> TableColumns:
     """Decide which column holds what, by the titles alone.
 
@@ -197,6 +231,11 @@ def write_columns(columns: TableColumns, path: Path) -> None:
         f"# beside the table as {beside}.\n"
         + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False),
     )
+
+
+def _names(tables: list[Path], tree: Tree) -> str:
+    some = ", ".join(table.relative_to(tree.root).as_posix() for table in tables[:8])
+    return some + (", …" if len(tables) > 8 else "") if tables else "none"
 
 
 _Stated = Mapping[str, tuple[str | Sequence[str] | None, str]]
