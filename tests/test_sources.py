@@ -18,7 +18,7 @@ from PIL import Image
 from chestxray import sources
 from chestxray.dataset import split
 from chestxray.errors import SourceError
-from chestxray.sources import ReadOptions, SourceCard, nih, registry
+from chestxray.sources import ReadOptions, SourceCard, nih, registry, table_columns
 from chestxray.sources.collection import UNCERTAIN, only_views, policies, resolve
 from chestxray.sources.demographics import sexes, views
 from conftest import REPOSITORY
@@ -186,6 +186,20 @@ def test_a_separately_installed_package_adds_a_source(tmp_path: Path) -> None:
     assert json.loads(run.stdout) == [
         "wards", ["ward-a/p1_edema.png", "ward-b/p2_normal.png"], [1.0, 0.0]
     ]  # fmt: skip
+
+
+def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "sources.md").read_text(encoding="utf-8")
+    shipped = [name for name in sources.registered() if name in {"nih", "phantoms", "table"}]
+    for name in (*shipped, *table_columns.OURS, table_columns.FINDINGS):
+        assert f"| `{name}` |" in text
+    table, settings = (text.split(f"```{kind}\n")[1].split("```")[0] for kind in ("", "yaml"))
+    write(tmp_path / "labels.csv", table.strip())
+    write(tmp_path / "labels.columns.yaml", settings)
+    collection = sources.read(tmp_path / "labels.csv")
+    assert collection.name == "our-hospital"
+    assert collection.findings == ("Effusion", "Pneumothorax", "Rib Fracture")
+    assert collection.rows["image"].tolist() == ["P0001/S2/IM01.png"]
 
 
 # Policies

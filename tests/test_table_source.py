@@ -394,9 +394,9 @@ def test_lists_of_positives_are_parsed_and_never_run(tmp_path: Path) -> None:
 def test_an_empty_cell_of_labels_is_unknown_unless_blanks_are_said_to_be_negative(
     tmp_path: Path,
 ) -> None:
-    collection = labels_of(tmp_path, "Mass", "")
-    assert values(collection, "Mass") == [1.0, None]
-    assert codes(collection) == {"no-label": 1}
+    collection = labels_of(tmp_path, "Mass", "", "nan")
+    assert values(collection, "Mass") == [1.0, None, None]
+    assert codes(collection) == {"no-label": 2}
     stated = labels_of(tmp_path, "Mass", "", options=ReadOptions(blank="negative"))
     assert values(stated, "Mass") == [1.0, 0.0]
     assert stated.problems == ()

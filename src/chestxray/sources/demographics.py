@@ -1,4 +1,4 @@
-"""Age, sex and view as tables write them → years, `M` or `F`, and one name per projection."""
+"""Age, sex, view and follow-up as tables write them → years, `M` or `F`, `PA`, numbers."""
 
 from __future__ import annotations
 
@@ -77,6 +77,25 @@ def views(written: pd.Series) -> pd.Series:
     codes, distinct = pd.factorize(written)
     names = np.array([_view(_words(value)) for value in distinct], dtype=object)[codes]
     return pd.Series(names, written.index, dtype="str")
+
+
+def follow_ups(written: pd.Series, patient: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Read numbers as they are; number the dates of each patient from 0, in order of time.
+
+    Args:
+        written: text, such as `3`, `20240131`, `2024-01-31`.
+        patient: text.
+
+    Returns:
+        int64, and whether each value is not understood.
+    """
+    digits = written.str.replace(r"^(\d{4})-(\d\d)-(\d\d).*$", r"\1\2\3", regex=True)
+    number = pd.to_numeric(digits, errors="coerce")
+    usable = (number >= 0) & (number % 1 == 0)
+    dates = digits.str.fullmatch(r"(?:19|20|21|22)\d{6}") & usable
+    if usable.any() and dates[usable].all():
+        number = number.groupby(patient).rank("dense") - 1
+    return number.where(usable, 0).astype("int64"), ~usable & (written != "")
 
 
 def _words(value: object) -> str:

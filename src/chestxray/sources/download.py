@@ -145,8 +145,8 @@ def download_nih(
         Files that must still be fetched by hand, with the reason.
 
     Raises:
-        DownloadError: an archive can't be fetched or is not what NIH published, a file was changed
-            since it was fetched, or there is no room.
+        DownloadError: an archive cannot be fetched or is not what NIH published, a file was changed
+            since it was fetched, or there is not enough space.
     """
     make_folder(out)
     journal = _Journal(out / JOURNAL)

@@ -2,7 +2,7 @@
 
 The table is CSV, TSV or Parquet. It has a row per image, with a patient, labels (see
 `table_labels`), and perhaps study, view, age, sex, follow-up and split. Which column holds what is
-told with `ReadOptions.columns`, in a YAML file beside the table, or guessed (see `table_columns`);
+stated with `ReadOptions.columns` or in a YAML file beside the table, or guessed (`table_columns`);
 `Collection.facts` states it. Radiographs are PNG, JPEG or DICOM, found as `files.find_named` says.
 """
 
@@ -30,15 +30,15 @@ from chestxray.sources.collection import (
     problem,
     resolve,
 )
-from chestxray.sources.demographics import OLDEST, in_years, sexes, views
+from chestxray.sources.demographics import OLDEST, follow_ups, in_years, sexes, views
 from chestxray.sources.files import Tree, cleaned_paths, find_named, radiographs, scan
 from chestxray.sources.table_columns import (
     OURS,
     TABLE,
     TableColumns,
     choose_columns,
+    choose_table,
     has_image_and_patient,
-    settings_file,
     settings_files,
     write_columns,
 )
@@ -73,7 +73,7 @@ class _Table:
         if scanned.settings if scanned else is_table(tree.name) and settings_files(tree):
             return True
         try:
-            return has_image_and_patient(titles(_table_in(tree, scanned, "")))
+            return has_image_and_patient(titles(choose_table(tree, scanned, "")))
         except SourceError:
             return False
 
@@ -150,7 +150,7 @@ def _open(
     if not tree.exists():
         raise SourceError(f"{tree} does not exist: give a folder with a table, or the table")
     scanned = scan(tree) if tree.is_dir() else None
-    table = _table_in(tree, scanned, options.columns.get(TABLE, ""))
+    table = choose_table(tree, scanned, options.columns.get(TABLE, ""))
     text = text_table(table)
     columns = choose_columns(table, list(text.columns), options)
     if "image" not in columns.columns:
@@ -170,7 +170,7 @@ def _open(
 def _with_label_columns(
     columns: TableColumns, text: pd.DataFrame
 ) -> tuple[TableColumns, list[Problem]]:
-    """Guess which columns hold labels, unless that is told."""
+    """Guess which columns hold labels, unless that is stated."""
     mapped = dict(columns.columns)
     if columns.how.get("labels") == "guessed" and finding_columns(text[[mapped["labels"]]])[0]:
         del mapped["labels"]  # a column of 0 and 1 is a finding, whatever its title
@@ -189,35 +189,6 @@ def _with_label_columns(
             + (f". Labels and other values, so not: {', '.join(mixed)}" if mixed else "")
         )
     return replace(columns, findings=tuple(chosen)), problems
-
-
-def _table_in(tree: Path, scanned: Tree | None, wanted: str) -> Path:
-    """Choose the table: the one that is asked for, the one with a YAML file, or the only one."""
-    if scanned is None:
-        if not is_table(tree.name):
-            raise SourceError(f"{tree} is not a table: give a .csv, .tsv or .parquet file")
-        return tree
-    tables = sorted([*scanned.tables, *scanned.other_tables])
-    if wanted:
-        path = scanned.root / wanted
-        if path not in tables:
-            raise SourceError(f"{tree} has no table {wanted}: it has {_names(tables, scanned)}")
-        return path
-    described = [table for table in tables if settings_file(table) is not None]
-    for found in (described, tables):
-        if len(found) == 1:
-            return found[0]
-    if not tables:
-        raise SourceError(f"{tree} has no table: put a .csv, .tsv or .parquet file into it")
-    raise SourceError(
-        f"{tree} has {len(tables)} tables ({_names(tables, scanned)}): name the one that holds the "
-        f"labels with --columns table=…"
-    )
-
-
-def _names(tables: list[Path], tree: Tree) -> str:
-    some = ", ".join(table.relative_to(tree.root).as_posix() for table in tables[:8])
-    return some + (", …" if len(tables) > 8 else "") if tables else "none"
 
 
 def _usable(text: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, list[Problem]]:
@@ -273,7 +244,7 @@ def _described(raw: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, 
         "the sex is not M or F: taken as unknown",
         loses=False,
     )
-    order, odd = _follow_up(written("follow_up"), written("patient"))
+    order, odd = follow_ups(written("follow_up"), written("patient"))
     problems += problem(
         "unknown-follow-up",
         image[odd] + " (" + written("follow_up")[odd] + ")",
@@ -293,21 +264,6 @@ def _described(raw: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, 
         }
     )
     return rows[list(LEADING_COLUMNS)].assign(split=written("split").str.casefold()), problems
-
-
-def _follow_up(written: pd.Series, patient: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Read numbers as they are; number the dates of each patient from 0, in order of time.
-
-    Returns:
-        int64, and whether each value is not understood.
-    """
-    digits = written.str.replace(r"^(\d{4})-(\d\d)-(\d\d).*$", r"\1\2\3", regex=True)
-    number = pd.to_numeric(digits, errors="coerce")
-    usable = (number >= 0) & (number % 1 == 0)
-    dates = digits.str.fullmatch(r"(?:19|20|21|22)\d{6}") & usable
-    if usable.any() and dates[usable].all():
-        number = number.groupby(patient).rank("dense") - 1
-    return number.where(usable, 0).astype("int64"), ~usable & (written != "")
 
 
 def _labels(raw: pd.DataFrame, columns: TableColumns) -> TableLabels:
@@ -451,5 +407,5 @@ def _facts(columns: TableColumns, text: pd.DataFrame) -> dict[str, str]:
     if columns.patient_per_image:
         facts["column patient"] = "none: each image is of another patient (given)"
     if rest:
-        facts["columns not read"] = ", ".join(rest)
+        facts["columns not read"] = ", ".join(title or "(untitled)" for title in rest)
     return facts

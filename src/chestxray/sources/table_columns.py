@@ -1,4 +1,4 @@
-"""Which column of a user's table holds what: as told, as a YAML file says, or guessed.
+"""Which column of a user's table holds what: as the user states, as a YAML file says, or guessed.
 
 The file is `<table>.columns.yaml` or `columns.yaml`, in the folder of the table:
 
@@ -32,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from chestxray.artifacts import write_text
 from chestxray.errors import SourceError
 from chestxray.sources.collection import Blank, ReadOptions, Uncertain
-from chestxray.sources.table_files import table_stem
+from chestxray.sources.files import Tree
+from chestxray.sources.table_files import is_table, table_stem
 
 FINDINGS: Final = "findings"
 TABLE: Final = "table"
@@ -125,6 +126,39 @@ def settings_files(table: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def choose_table(tree: Path, scanned: Tree | None, wanted: str) -> Path:
+    """Choose the table: the one that is asked for, the one with a YAML file, or the only one.
+
+    Args:
+        tree: a folder, or the table.
+        scanned: the files of the folder; None where `tree` is the table.
+        wanted: path of the table inside the folder; empty where it is not stated.
+
+    Raises:
+        SourceError: no table, several, or not the one that is asked for.
+    """
+    if scanned is None:
+        if not is_table(tree.name):
+            raise SourceError(f"{tree} is not a table: give a .csv, .tsv or .parquet file")
+        return tree
+    tables = sorted([*scanned.tables, *scanned.other_tables])
+    if wanted:
+        path = scanned.root / wanted
+        if path not in tables:
+            raise SourceError(f"{tree} has no table {wanted}: it has {_names(tables, scanned)}")
+        return path
+    described = [table for table in tables if settings_file(table) is not None]
+    for found in (described, tables):
+        if len(found) == 1:
+            return found[0]
+    if not tables:
+        raise SourceError(f"{tree} has no table: put a .csv, .tsv or .parquet file into it")
+    raise SourceError(
+        f"{tree} has {len(tables)} tables ({_names(tables, scanned)}): name the one that holds the "
+        f"labels with --columns table=…"
+    )
+
+
 def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> TableColumns:
     """Decide which column holds what, by the titles alone.
 
@@ -134,14 +168,14 @@ def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> 
     """
     path = settings_file(table)
     settings = _Settings() if path is None else _read_settings(path)
-    told = _told(settings, "" if path is None else path.name, options)
+    stated = _stated(settings, "" if path is None else path.name, options)
     columns: dict[str, str] = {}
     how: dict[str, str] = {}
     for name in OURS:
-        wanted, source = told.get(name, (None, _GUESSED))
+        wanted, source = stated.get(name, (None, _GUESSED))
         if wanted:
             columns[name], how[name] = _title(str(wanted), titles, table), source
-        elif name not in told:
+        elif name not in stated:
             guess = _guess(name, [title for title in titles if title not in columns.values()])
             if guess is not None:
                 columns[name], how[name] = guess, _GUESSED
@@ -149,7 +183,7 @@ def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> 
     if twice:
         names = " and ".join(name for name, title in columns.items() if title == twice[0])
         raise SourceError(f"columns: {names} cannot both be {twice[0]!r}")
-    findings = _listed(told.get(FINDINGS, (None, ""))[0])
+    findings = _listed(stated.get(FINDINGS, (None, ""))[0])
     if findings and how.get("labels") == _GUESSED and set(findings) <= set(titles):
         del columns["labels"], how["labels"]
     if "labels" not in columns:
@@ -199,21 +233,26 @@ def write_columns(columns: TableColumns, path: Path) -> None:
     )
 
 
-_Told = Mapping[str, tuple[str | Sequence[str] | None, str]]
+def _names(tables: list[Path], tree: Tree) -> str:
+    some = ", ".join(table.relative_to(tree.root).as_posix() for table in tables[:8])
+    return some + (", …" if len(tables) > 8 else "") if tables else "none"
 
 
-def _told(settings: _Settings, file: str, options: ReadOptions) -> _Told:
+_Stated = Mapping[str, tuple[str | Sequence[str] | None, str]]
+
+
+def _stated(settings: _Settings, file: str, options: ReadOptions) -> _Stated:
     """Collect what the YAML file and the options say, by our names, and who says it."""
-    told: dict[str, tuple[str | Sequence[str] | None, str]] = {
+    stated: dict[str, tuple[str | Sequence[str] | None, str]] = {
         name: (column, file) for name, column in settings.columns.items()
     }
-    told |= {name: (column, _GIVEN) for name, column in options.columns.items()}
-    unknown = sorted(set(told) - {*OURS, FINDINGS, TABLE})
+    stated |= {name: (column, _GIVEN) for name, column in options.columns.items()}
+    unknown = sorted(set(stated) - {*OURS, FINDINGS, TABLE})
     if unknown:
         raise SourceError(
             f"columns: {', '.join(unknown)} is not one of {', '.join(OURS)}, {FINDINGS}, {TABLE}"
         )
-    return told
+    return stated
 
 
 def _listed(findings: str | Sequence[str] | None) -> list[str]:

@@ -22,7 +22,7 @@ from chestxray.errors import SourceError
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
-TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SEPARATORS: Final = ("\t", ";", ",")
 _SPARE_COLUMNS: Final = 4  # NIH's rows end with up to three more commas than the header has
 
@@ -44,7 +44,7 @@ def table_stem(path: Path) -> str:
 
 def is_table(name: str) -> bool:
     """Tell by the name whether a file is a table."""
-    return name.casefold().endswith(TABLE_SUFFIXES)
+    return name.casefold().endswith(_TABLE_SUFFIXES)
 
 
 def key(title: str) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ast
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -45,6 +44,7 @@ _VALUES: Final = {
 _NOTHING_FOUND: Final = frozenset(
     {"normal", "none", "nothing", "negative", "no abnormality", "healthy"}
 )
+_NO_CELL: Final = frozenset({"nan", "na", "n/a", "null", "<na>"})
 _SEPARATORS: Final = ("|", ";", ",")
 _MOST_FINDINGS: Final = 400  # more different words are free text, not labels
 _LONGEST_LIST: Final = 10_000  # characters
@@ -97,7 +97,7 @@ def finding_columns(text: pd.DataFrame) -> tuple[list[str], list[Problem]]:
             continue
         odd = sorted(v for v in map(str, text[title].unique()) if v.casefold() not in _VALUES)
         if odd:
-            mixed.append(f"{title} (such as {odd[0]})")
+            mixed.append(f"{title} (such as {odd[0][:20]})")
         else:
             chosen.append(str(title))
     return chosen, problem(
@@ -166,14 +166,12 @@ def from_words(cells: pd.Series, images: pd.Series, chosen: Sequence[str] = ()) 
         SourceError: no finding, or so many that the column holds free text.
     """
     codes, distinct = pd.factorize(cells)
-    texts = [str(cell) for cell in distinct]
+    texts = ["" if str(cell).casefold() in _NO_CELL else str(cell) for cell in distinct]
     lists = any(cell.startswith("[") for cell in texts)
     mark = next((mark for mark in _SEPARATORS if any(mark in cell for cell in texts)), None)
     read = [_listed(cell) if lists else _split(cell, mark) for cell in texts]
-    counts = Counter(
-        {canonical(word): word for words in read for word in words or () if not _is_normal(word)}
-    )
-    taken = [canonical(name) for name in chosen] or sorted(counts)
+    named = {word for words in read for word in words or () if not _is_normal(word)}
+    taken = [canonical(name) for name in chosen] or sorted({canonical(word) for word in named})
     if len(taken) > _MOST_FINDINGS:
         raise SourceError(
             f"the column {cells.name!r} has {len(taken)} different labels, such as "
@@ -200,9 +198,9 @@ def from_words(cells: pd.Series, images: pd.Series, chosen: Sequence[str] = ()) 
     problems += _apply_no_finding(values, unknown, normal[codes], findings, images)
     how = "lists" if lists else f"words separated by {mark}" if mark else "one word each"
     facts = {"labels": f"column {cells.name!r}, {how}: {', '.join(findings)}"}
-    spelled = sorted(f"{word!r} is {name}" for name, word in counts.items() if word != name)
-    if spelled:
-        facts["renamed findings"] = ", ".join(spelled)
+    other = sorted(word for word in named if word not in place and canonical(word) in place)
+    if other:
+        facts["renamed findings"] = ", ".join(f"{word!r} is {canonical(word)}" for word in other)
     return TableLabels(
         findings=findings,
         values=values,

@@ -6,7 +6,7 @@ In 2017 `Follow-up #` was the `_NNN` of the file name. In 2020 NIH put each pati
 in order of time and kept the file names, so that the two differ in 24,106 of 112,120 rows, which
 belong to 3,154 of the 13,302 patients who have more than one image.
 
-Where a row contradicts itself or says nothing: a label that names no finding makes the findings
+Where a row contradicts itself or is empty: a label that is not a finding makes the findings
 that the row does not name unknown, since it may mean any of them; `No Finding` beside a finding
 makes that finding unknown; an empty cell makes all 14 unknown. A patient number is never guessed,
 since the split depends on it.

@@ -89,7 +89,7 @@ def finish(exam: Exam, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     pixels = len(image)
     image = _collimated(exam, rng, image)
     scale = pixels / 256
-    # "L" stands on the patient's left, the right of the picture.
+    # "L" stands on the patient's left, the right of the image.
     text, x = (
         ("L", rng.uniform(0.86, 0.94)) if rng.random() < 0.8 else ("R", rng.uniform(0.03, 0.1))
     )
