@@ -28,9 +28,9 @@ from pathlib import Path
 
 import cv2
 
-from chestxray.dataset import prepare
 from chestxray.dataset.packing import pack
 from chestxray.dataset.pixels import load
+from chestxray.dataset.prepare import prepare
 from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import synth
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -20,8 +19,10 @@ from typer.testing import CliRunner
 
 from chestxray import parallel
 from chestxray.cli.main import app
-from chestxray.dataset import Dataset, packing, prepare, shards
+from chestxray.dataset import Dataset, packing, shards
+from chestxray.dataset import prepare as making
 from chestxray.dataset.pixels import PIXEL_RULE, canonical
+from chestxray.dataset.prepare import prepare
 from chestxray.dataset.split import split_sha256
 from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED, index_columns
 from chestxray.errors import ArtifactError, SourceError
@@ -31,8 +32,6 @@ from nih_tree import names, picture, write_tree
 SHARDS = {f"images/{number:05d}.npy" for number in range(4)}
 FILES = {BOXES, INDEX, MANIFEST, *SHARDS}
 BAD = (5, 40)
-
-making = importlib.import_module("chestxray.dataset.prepare")  # the module, not the function
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,10 +235,10 @@ def test_a_tree_of_which_no_image_can_be_read_is_refused(tmp_path):
 
 # A process that kills itself with SIGKILL on the nth call of a function, so at a known moment.
 KILLED_AT = """
-import importlib, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 from chestxray import parallel
-from chestxray.dataset import packing, shards
+from chestxray.dataset import packing, prepare, shards
 
 def killed(original, calls):
     def call(*arguments, **options):
@@ -253,7 +252,6 @@ def killed(original, calls):
 if __name__ == "__main__":
     raw, out, name, function, calls = sys.argv[1:]
     shards.SHARD, packing.CHUNK, parallel.cores = 16, 5, lambda: 1
-    prepare = importlib.import_module("chestxray.dataset.prepare")
     module = {"packing": packing, "prepare": prepare}[name]
     setattr(module, function, killed(getattr(module, function), int(calls)))
     prepare.prepare(Path(raw), Path(out), size=32)

@@ -13,10 +13,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from chestxray import dataset, parallel
+from chestxray import parallel
 from chestxray.cli.verify import verify
-from chestxray.dataset import shards
+from chestxray.dataset import Dataset, shards
+from chestxray.dataset.prepare import prepare
 from chestxray.dataset.verify import DatasetVerdict
+from chestxray.dataset.verify import verify as look
 from chestxray.errors import ArtifactError
 from nih_tree import write_tree
 
@@ -150,7 +152,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD", 8)
         patch.setattr(parallel, "cores", lambda: 1)  # workers take seconds to start
-        dataset.prepare(write_tree(folder / "raw", 20), folder / "out", 16)
+        prepare(write_tree(folder / "raw", 20), folder / "out", 16)
     return folder / "out"
 
 
@@ -161,7 +163,7 @@ def copy(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def damages(folder: Path) -> dict[str, str]:
-    verdict = dataset.verify(folder)
+    verdict = look(folder)
     assert isinstance(verdict, DatasetVerdict)
     return {damage.file: damage.reason for damage in verdict.damages}
 
@@ -178,7 +180,7 @@ def test_a_single_flipped_bit_in_a_shard_is_found_though_the_dataset_opens(copy:
     data = bytearray(shard.read_bytes())
     data[-7] ^= 1
     shard.write_bytes(data)
-    dataset.Dataset.open(copy)
+    Dataset.open(copy)
     assert damages(copy) == {"images/00001.npy": f"{shard} was altered"}
     result = run(copy, "--json")
     assert result.exit_code == 1
@@ -193,7 +195,7 @@ def test_a_damaged_shard_is_renewed_by_what_verify_says(copy: Path, prepared: Pa
     shard.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD", 8)
-        dataset.prepare(prepared.parent / "raw", copy, 16)
+        prepare(prepared.parent / "raw", copy, 16)
     assert damages(copy) == {}
     assert shard.read_bytes() == (prepared / "images/00001.npy").read_bytes()
 
@@ -220,7 +222,7 @@ def test_an_unfinished_dataset_is_refused_with_the_next_step(copy: Path) -> None
     (copy / "dataset.json").unlink()
     (copy / ".prepare").mkdir()
     with pytest.raises(ArtifactError, match="is unfinished: run `chestxray prepare` again"):
-        dataset.verify(copy)
+        look(copy)
 
 
 def test_the_json_of_a_raw_tree_holds_facts_findings_files_and_problems(raw: Path) -> None:
@@ -232,5 +234,5 @@ def test_the_json_of_a_raw_tree_holds_facts_findings_files_and_problems(raw: Pat
 
 
 def test_a_label_table_alone_is_described_without_checking_files(raw: Path) -> None:
-    verdict = dataset.verify(raw / "Data_Entry_2017.csv")
+    verdict = look(raw / "Data_Entry_2017.csv")
     assert [problem.count for problem in verdict.problems if problem.code == "no-file"] == [5]
