@@ -26,9 +26,9 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from chestxray.serving.gateway import config as settings
-from chestxray.serving.gateway import statistics as survey
-from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import TLS
+from chestxray.serving.gateway import statistics
+from chestxray.serving.gateway.config import TLS, Config
+from chestxray.serving.gateway.queue import STATES
 from chestxray.serving.gateway.store import Image, Store
 from dicom_files import dataset, written
 
@@ -89,7 +89,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[Path]:
 
 
 def film(number: int = 0, pixels: int = 64) -> np.ndarray:
-    """A picture with some structure, another for each number; uint16 of 12 bits."""
+    """An image with some structure, another for each number; uint16 of 12 bits."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[-1 : 1 : pixels * 1j, -1 : 1 : pixels * 1j]
     lungs = np.exp(-(((np.abs(x) - 0.45) / 0.3) ** 2 + (y / 0.6) ** 2))
@@ -174,7 +174,7 @@ def add(store: Store, *uids: str) -> None:
 
 def counted(**states: int) -> dict[str, int]:
     """How many tasks a queue has in each state, 0 in those not named."""
-    return dict.fromkeys(survey.STATES, 0) | states
+    return dict.fromkeys(STATES, 0) | states
 
 
 def certificates(folder: Path, name: str, authority: trustme.CA, host: str = "127.0.0.1") -> TLS:
@@ -263,7 +263,7 @@ class Gateway:
         """Tasks by queue and state, read beside it."""
         store = Store(self.config.state)
         try:
-            return survey.counts(store.db)
+            return statistics.counts(store.db)
         finally:
             store.close()
 

@@ -1,9 +1,11 @@
-"""What the tests of result objects are made of: a film, what a reader said of it, the results."""
+"""Parts of the tests of result objects: a radiograph, a reading of it, the results."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from pydicom import Dataset, dcmread
 
 import chestxray
 import dicom_files
+from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
@@ -115,8 +118,17 @@ def refusal(path: Path) -> RefusedError:
     )
 
 
+def make(
+    path: Path, outcome: Reading | RefusedError, reader: Reader, kinds: Collection[str] = KINDS
+) -> list[objects.ResultObject]:
+    """The result objects of a file."""
+    data = path.read_bytes()
+    source = objects.SourceImage.read(data, hashlib.sha256(data).hexdigest())
+    return list(objects.make(source, pixels.decode(data), outcome, reader, kinds))
+
+
 def made(path: Path, outcome: Reading | RefusedError, reader: Reader) -> dict[str, Dataset]:
-    results = list(objects.make(path, outcome, reader, KINDS))
+    results = make(path, outcome, reader)
     parsed = {result.kind: dcmread(io.BytesIO(result.content)) for result in results}
     assert [result.uid for result in results] == [d.SOPInstanceUID for d in parsed.values()]
     return parsed

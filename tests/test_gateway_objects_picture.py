@@ -10,11 +10,8 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.objects import drawing as canvas
-from chestxray.serving.gateway.objects import drawing as ranking
-from chestxray.serving.gateway.objects import drawing as scores
+from chestxray.serving.gateway.objects import drawing
 from chestxray.serving.gateway.objects import secondary_capture as picture
-from chestxray.serving.gateway.objects import secondary_capture as tint
 from chestxray.serving.gateway.objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import CALLED, THRESHOLDS, film, made, reader_of, reading, refusal
@@ -67,7 +64,9 @@ def test_called_findings_stand_out_in_the_table(model):
 def test_where_nothing_is_called_the_picture_says_that_this_rules_nothing_out(called, said, model):
     outcome = dataclasses.replace(reading(called=called), warnings=())
     drawn = picture.draw(np.zeros((64, 64), np.uint8), model, outcome, THRESHOLDS)
-    below = drawn[picture._TOP + 22 + 14 * scores._ROW + 12 : picture._BOTTOM, picture._COLUMN :]
+    below = drawn[
+        picture._TOP + 22 + 14 * drawing._ROOMY.height + 12 : picture._BOTTOM, picture._COLUMN :
+    ]
     assert (below != below[-1, -1]).any() == said
 
 
@@ -85,21 +84,21 @@ def test_long_sentences_stay_within_the_picture(model):
 
 
 def test_wrapped_text_loses_no_letter_and_no_line_is_too_long():
-    style = canvas.Style(20)
+    style = drawing.Style(20)
     text = "a few words and aVeryLongWordThatFitsInNoLineOfThisWidth at the end"
-    lines = canvas.wrapped(text, 120, style, 99)
+    lines = drawing.wrapped(text, 120, style, 99)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(canvas._width(line, style) <= 120 for line in lines)
-    assert canvas.wrapped(text, 120, style, 2)[1].endswith("…")
+    assert all(drawing._width(line, style) <= 120 for line in lines)
+    assert drawing.wrapped(text, 120, style, 2)[1].endswith("…")
 
 
 def test_called_findings_come_first_by_probability_over_threshold():
     thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Mass": 0.1, "Hernia": None}
-    order = ranking.ranked(reading(), thresholds)
+    order = drawing.ranked(reading(), thresholds)
     assert order[:2] == ["Mass", "Effusion"]
     assert order[-1] == "Hernia"
-    assert ranking.relevant(reading(), thresholds, 1) == ["Mass"]
-    assert ranking.relevant(reading(called=()), thresholds, 3) == ["Mass"]
+    assert drawing.relevant(reading(), thresholds, 1) == ["Mass"]
+    assert drawing.relevant(reading(called=()), thresholds, 3) == ["Mass"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_called_findings_come_first_by_probability_over_threshold():
     ],
 )
 def test_no_probability_is_rounded_to_certainty(value, text):
-    assert scores.share(value) == text
+    assert drawing.percent(value) == text
 
 
 @pytest.mark.parametrize(
@@ -133,18 +132,18 @@ def test_no_probability_is_rounded_to_certainty(value, text):
     ],
 )
 def test_a_probability_is_told_from_its_threshold(probability, threshold, written):
-    assert scores.figures(probability, threshold) == written
+    assert drawing.percentages(probability, threshold) == written
 
 
 def test_figures_of_more_digits_stay_in_their_columns():
     column, finding = picture._column(), "Pleural Thickening"
-    room = 0.64 * column.width - canvas._width(finding, canvas.Style(23, bold=True))
+    room = 0.64 * column.width - drawing._width(finding, drawing.Style(23, bold=True))
     for digits in ("50.00 %", "50.000 %", ">99.9 %", ">99.999 %"):
         for style, most in (
-            (canvas.Style(23, bold=True), room),
-            (canvas.Style(22), 0.19 * column.width),
+            (drawing.Style(23, bold=True), room),
+            (drawing.Style(22), 0.19 * column.width),
         ):
-            assert canvas._width(digits, scores._fitting(digits, style)) < most - 5
+            assert drawing._width(digits, drawing._narrowed(digits, style)) < most - 5
 
 
 @pytest.mark.parametrize("side", [64, 306, 1024])
@@ -153,7 +152,7 @@ def test_heat_is_laid_on_as_everywhere_else(side):
     image = chance.integers(0, 256, (side, side), dtype=np.uint8)
     heat = 1.4 * chance.random((7, 7), dtype=np.float32)
     heat[:, :3] = 0
-    laid = tint.tinted(image, heat)
+    laid = picture._tinted(image, heat)
     assert np.abs(laid.astype(int) - blend(image, heat)).max() <= 4
     cold = 2 * side // 7
     assert np.array_equal(laid[:, :cold], np.repeat(image[:, :cold, None], 3, axis=2))

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import objects
 from chestxray.serving.gateway.objects import codes
-from result_objects import HEADERS, KINDS, film, items, made, reader_of, reading, refusal
+from result_objects import HEADERS, film, items, made, make, reader_of, reading, refusal
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def files(folder: Path, path: Path, reader: Reader) -> dict[str, Path]:
     """All five objects of an image as files, by kind."""
     out = {}
     for prefix, outcome in (("", reading()), ("refused ", refusal(path))):
-        for result in objects.make(path, outcome, reader, KINDS):
+        for result in make(path, outcome, reader):
             out[prefix + result.kind] = folder / f"{prefix}{result.kind}.dcm"
             out[prefix + result.kind].write_bytes(result.content)
     assert len(out) == 5

@@ -85,34 +85,22 @@ def _run(bundle: Path, settings: Config) -> None:
 
 
 def _opened(settings: Config) -> Store:
-    from chestxray.errors import ArtifactError
     from chestxray.serving.gateway.store import Store
 
-    if not settings.state.is_dir():
-        raise ArtifactError(f"{settings.state} does not exist: no gateway ran with this `state`")
-    try:
-        return Store(settings.state)
-    except OSError as error:
-        raise ArtifactError(f"state: {settings.state}: {error.strerror}") from error
+    return Store.existing(settings.state)
 
 
 def _status(store: Store) -> None:
-    from chestxray.serving.gateway import statistics as survey
+    from chestxray.serving.gateway import statistics
 
-    for queue, states in survey.counts(store.db).items():
-        typer.echo(f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
-    for queue, seconds in survey.oldest(store.db).items():
-        typer.echo(f"{queue}: the oldest image waits for {seconds:.0f} s")
-    for source, seconds in survey.asked(store.db).items():
-        typer.echo(f"{source}: all was taken in {seconds:.0f} s ago")
-    for task in survey.troubled(store.db):
-        typer.echo(f"waits: {task['queue']} {task['item']}: {task['reason']}")
+    for line in statistics.status_lines(store.db):
+        typer.echo(line)
 
 
 def _dead(store: Store) -> None:
     from chestxray.serving.gateway import dead_letters as letters
 
-    rows = letters.listed(store.db)
+    rows = letters.dead_letters(store.db)
     for row in rows:
         attempts = f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}"
         typer.echo(f"{row['queue']} {row['item']}, {attempts}: {row['reason']}")
@@ -141,7 +129,7 @@ def _export_audit(store: Store, against: Path | None) -> None:
     if against is not None:
         audit.check_against(store.db, against)
     number = 0
-    for entry in audit.verified(store.db):
+    for entry in audit.verified_entries(store.db):
         number = entry["number"]
         typer.echo(json.dumps(entry))
     typer.echo(f"{number} entries, the chain is whole", err=True)

@@ -11,10 +11,15 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from chestxray.serving.gateway import polling as poll
-from chestxray.serving.gateway import statistics as survey
+from chestxray.serving.gateway import polling, statistics
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
-from chestxray.serving.gateway.polling import Instance, Poller, Source, position, save_position
+from chestxray.serving.gateway.polling import (
+    DICOMwebService,
+    Instance,
+    Poller,
+    position,
+    save_position,
+)
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
 from gateway_parts import (
@@ -77,7 +82,7 @@ class Asking:
         self.url = pacs.web
 
     def ask(self) -> int:
-        return self.poller.ask(threading.Event())
+        return self.poller.poll(threading.Event())
 
     def position(self) -> str | None:
         return position(self.store.db, self.url)
@@ -118,7 +123,7 @@ def test_what_came_before_the_source_first_answered_is_asked_for(
 ) -> None:
     give(empty, radiograph(1, StudyDate=LONG_AGO))
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "studies", lambda *_: {}["the source is down"])
+        patch.setattr(DICOMwebService, "studies", lambda *_: {}["the source is down"])
         with pytest.raises(LookupError):
             ask("since = 2020-01-01").ask()
     assert ask().ask() == 1, "from the day on which it was asked first, as it was then"
@@ -130,7 +135,7 @@ def test_while_something_is_left_behind_the_position_stays(
     images = [radiograph(number, StudyDate=LONG_AGO) for number in range(3)]
     give(empty, *images)
     asking = ask(f"since = {LONG_AGO[:4]}-01-01")
-    take = asking.intake.take
+    take = asking.intake.accept
 
     def full(uid: str, *arguments: object) -> bool:
         if uid == images[1].SOPInstanceUID:
@@ -149,14 +154,12 @@ def test_while_something_is_left_behind_the_position_stays(
 def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get = httpx.Client.get
+    get = DICOMwebService._get
 
-    def one_a_page(self: httpx.Client, url: str, **more: dict) -> httpx.Response:
-        if "params" in more:
-            more["params"] = more["params"] | {"limit": "1"}
-        return get(self, url, **more)
+    def one_a_page(self: DICOMwebService, path: str, query: dict, accept: str, most: int):
+        return get(self, path, query | {"limit": "1"}, accept, most)
 
-    monkeypatch.setattr(httpx.Client, "get", one_a_page)
+    monkeypatch.setattr(DICOMwebService, "_get", one_a_page)
     study = generate_uid()
     give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
     give(empty, *(radiograph(number) for number in range(2, 4)))
@@ -168,36 +171,36 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
 ) -> None:
     images = [radiograph(number) for number in range(3)]
     give(empty, *images)
-    asking, radiographs = ask(), Source.radiographs
+    asking, radiographs = ask(), DICOMwebService.radiographs
     broken = min(str(image.StudyInstanceUID) for image in images)
 
-    def fail(self: Source, study: str) -> list[Instance]:
+    def fail(self: DICOMwebService, study: str) -> list[Instance]:
         if study == broken:
             raise LookupError(PATIENT)
         return radiographs(self, study)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "radiographs", fail)
+        patch.setattr(DICOMwebService, "radiographs", fail)
         assert asking.ask() == 2
     asking.store.db.execute("UPDATE positions SET asked = asked - 100")
-    assert 100 <= survey.asked(asking.store.db)[asking.url] < 160
+    assert 100 <= statistics.polled(asking.store.db)[asking.url] < 160
     assert asking.ask() == 1
-    assert survey.asked(asking.store.db)[asking.url] < 60
+    assert statistics.polled(asking.store.db)[asking.url] < 60
 
 
 def test_a_study_that_the_source_tells_badly_keeps_no_other_back(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(empty, radiograph(1))
-    pages = Source._pages
+    pages = DICOMwebService._search
 
-    def badly(self: Source, path: str, query: dict[str, str]):
+    def badly(self: DICOMwebService, path: str, query: dict[str, str]):
         yield {"00080020": {"vr": "DA"}}
         for study in pages(self, path, query):
             yield study | {"00201208": {"vr": "IS", "Value": ["n/a"]}}
 
-    monkeypatch.setattr(Source, "_pages", badly)
-    assert Source.studies(ask().poller._source, LONG_AGO)
+    monkeypatch.setattr(DICOMwebService, "_search", badly)
+    assert DICOMwebService.studies(ask().poller._service, LONG_AGO)
 
 
 def test_a_poller_that_is_told_to_stop_takes_no_further_image(empty: Orthanc, ask) -> None:
@@ -243,10 +246,10 @@ def test_a_queue_that_cannot_be_written_ends_no_poller(
 ) -> None:
     give(empty, radiograph(1))
     asking, stop = ask("seconds = 0.05"), threading.Event()
-    monkeypatch.setattr(poll, "save_position", full_once(save_position))
+    monkeypatch.setattr(polling, "save_position", full_once(save_position))
     thread = threading.Thread(target=asking.poller.run, args=(stop,))
     thread.start()
-    wait_for(lambda: asking.held() and survey.asked(asking.store.db), 20)
+    wait_for(lambda: asking.held() and statistics.polled(asking.store.db), 20)
     stop.set()
     thread.join(20)
     assert not thread.is_alive()
@@ -267,4 +270,4 @@ def test_a_source_that_does_not_answer_is_asked_again(
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert caplog.text.count("could not be asked") >= 2
+    assert caplog.text.count("could not be polled") >= 2

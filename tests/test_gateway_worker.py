@@ -16,14 +16,11 @@ import pytest
 from pydicom import Dataset, dcmread
 
 import chestxray
-from chestxray import artifacts as durable
+from chestxray import artifacts
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import audit
-from chestxray.serving.gateway import dead_letters as letters
-from chestxray.serving.gateway import statistics as survey
-from chestxray.serving.gateway import worker as working
-from chestxray.serving.gateway.store import READ, Image, Store, sending
+from chestxray.serving.gateway import audit, dead_letters, statistics, worker
+from chestxray.serving.gateway.store import READ, Image, Store, send_queue
 from chestxray.serving.gateway.worker import handle
 from dicom_files import written
 from gateway_parts import (
@@ -45,8 +42,8 @@ def reader(run: Path) -> Reader:
     return chestxray.load(run / "bundle", "torch")
 
 
-class Desk:
-    """A store with images in it, and a worker's hand."""
+class Bench:
+    """A store with images in it, and a worker of this process."""
 
     def __init__(self, folder: Path, reader: Reader, text: str = PACS) -> None:
         self.config = config(folder, text)
@@ -56,7 +53,7 @@ class Desk:
     def receive(self, image: Dataset | bytes, uid: str = "1.2.3") -> str:
         content = image if isinstance(image, bytes) else written(image)
         uid = uid if isinstance(image, bytes) else str(image.SOPInstanceUID)
-        durable.write(self.store.image_file(uid), content)
+        artifacts.write_bytes(self.store.image_file(uid), content)
         self.store.add(Image(uid, hashlib.sha256(content).hexdigest(), "SENDER", "DX"))
         return uid
 
@@ -70,35 +67,35 @@ class Desk:
         return {path.stem: path.read_bytes() for path in self.store.outbox.iterdir()}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        return survey.counts(self.store.db)
+        return statistics.counts(self.store.db)
 
     def reason(self) -> str:
-        return str(letters.listed(self.store.db)[0]["reason"])
+        return str(dead_letters.dead_letters(self.store.db)[0]["reason"])
 
 
 @pytest.fixture
-def desk(tmp_path: Path, reader: Reader):
-    made = Desk(tmp_path, reader)
+def bench(tmp_path: Path, reader: Reader):
+    made = Bench(tmp_path, reader)
     yield made
     made.store.close()
 
 
-def test_an_image_becomes_a_report_and_a_picture_in_its_study(desk: Desk) -> None:
+def test_an_image_becomes_a_report_and_a_picture_in_its_study(bench: Bench) -> None:
     image = radiograph()
-    desk.receive(image)
-    desk.work()
-    made = [dcmread(desk.store.result_file(uid)) for uid in desk.outbox()]
+    bench.receive(image)
+    bench.work()
+    made = [dcmread(bench.store.result_file(uid)) for uid in bench.outbox()]
     assert {one.Modality for one in made} == {"SR", "OT"}
     assert {one.StudyInstanceUID for one in made} == {image.StudyInstanceUID}
-    assert desk.counts()[sending("pacs")] == counted(queued=2)
-    entry = list(audit.verified(desk.store.db))[-1]["entry"]
-    for content in desk.outbox().values():
+    assert bench.counts()[send_queue("pacs")] == counted(queued=2)
+    entry = list(audit.verified_entries(bench.store.db))[-1]["entry"]
+    for content in bench.outbox().values():
         assert hashlib.sha256(content).hexdigest() in entry
-    assert desk.reader.bundle.identity in entry
+    assert bench.reader.bundle.identity in entry
 
 
 def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -106,43 +103,43 @@ def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
     def kill(*_: object) -> None:
         raise Killed
 
-    desk.receive(radiograph())
+    bench.receive(radiograph())
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish_reading", kill)
         with pytest.raises(Killed):
-            desk.work()
-    before = desk.outbox()
+            bench.work()
+    before = bench.outbox()
     assert len(before) == 2
-    desk.work()
-    assert desk.outbox() == before, "the same bytes, though the time of reading stands in them"
-    assert desk.counts()[READ]["done"] == 1
+    bench.work()
+    assert bench.outbox() == before, "the same bytes, though the time of reading stands in them"
+    assert bench.counts()[READ]["done"] == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICM" + b"\xff" * 64])
-def test_a_file_that_is_no_dicom_is_dead_at_once(desk: Desk, content: bytes) -> None:
-    desk.receive(content)
-    desk.work()
-    assert desk.counts()[READ] == counted(dead=1)
-    assert not desk.outbox()
+@pytest.mark.parametrize("content", [b"", b"not DICOM", b"\0" * 128 + b"DICM" + b"\xff" * 64])
+def test_a_file_that_is_no_dicom_is_dead_at_once(bench: Bench, content: bytes) -> None:
+    bench.receive(content)
+    bench.work()
+    assert bench.counts()[READ] == counted(dead=1)
+    assert not bench.outbox()
 
 
-def test_corrupt_pixels_are_dead_at_once_with_the_reason(desk: Desk) -> None:
+def test_corrupt_pixels_are_dead_at_once_with_the_reason(bench: Bench) -> None:
     whole = written(radiograph())
-    desk.receive(whole[:-4000])
-    desk.work()
-    assert desk.counts()[READ]["dead"] == 1
-    assert "truncated" in desk.reason()
+    bench.receive(whole[:-4000])
+    bench.work()
+    assert bench.counts()[READ]["dead"] == 1
+    assert "truncated" in bench.reason()
 
 
-def test_a_file_altered_on_the_disk_is_not_read(desk: Desk) -> None:
-    uid = desk.receive(radiograph(1))
-    desk.store.image_file(uid).write_bytes(written(radiograph(2)))
-    desk.work()
-    assert "altered" in desk.reason()
-    uid = desk.receive(radiograph(3))
-    desk.store.image_file(uid).unlink()
-    desk.work()
-    assert desk.counts()[READ]["dead"] == 2
+def test_a_file_altered_on_the_disk_is_not_read(bench: Bench) -> None:
+    uid = bench.receive(radiograph(1))
+    bench.store.image_file(uid).write_bytes(written(radiograph(2)))
+    bench.work()
+    assert "altered" in bench.reason()
+    uid = bench.receive(radiograph(3))
+    bench.store.image_file(uid).unlink()
+    bench.work()
+    assert bench.counts()[READ]["dead"] == 2
 
 
 @pytest.fixture
@@ -156,53 +153,53 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("refusing")
-def test_a_refusal_is_a_result_with_its_reason(desk: Desk) -> None:
-    desk.receive(radiograph())
-    desk.work()
-    assert desk.counts()[READ]["done"] == 1
-    assert len(desk.outbox()) == 2
-    assert '"outcome": "refused"' in list(audit.verified(desk.store.db))[-1]["entry"]
+def test_a_refusal_is_a_result_with_its_reason(bench: Bench) -> None:
+    bench.receive(radiograph())
+    bench.work()
+    assert bench.counts()[READ]["done"] == 1
+    assert len(bench.outbox()) == 2
+    assert '"outcome": "refused"' in list(audit.verified_entries(bench.store.db))[-1]["entry"]
 
 
 @pytest.mark.usefixtures("refusing")
 def test_a_refusal_is_not_sent_where_the_configuration_says_so(
     tmp_path: Path, reader: Reader
 ) -> None:
-    desk = Desk(tmp_path, reader, "[read]\nsend_refusals = false\n" + PACS)
-    desk.receive(radiograph())
-    desk.work()
-    assert desk.counts() == {READ: counted(done=1)}
-    assert not desk.outbox()
-    assert "blank" in list(audit.verified(desk.store.db))[-1]["entry"]
+    bench = Bench(tmp_path, reader, "[read]\nsend_refusals = false\n" + PACS)
+    bench.receive(radiograph())
+    bench.work()
+    assert bench.counts() == {READ: counted(done=1)}
+    assert not bench.outbox()
+    assert "blank" in list(audit.verified_entries(bench.store.db))[-1]["entry"]
 
 
 def test_trouble_of_the_machine_is_not_held_against_an_image(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    desk.receive(radiograph())
+    bench.receive(radiograph())
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_once", full)
-        for _ in range(desk.config.read.attempts + 2):
-            desk.work()
-    assert survey.troubled(desk.store.db)[0]["reason"].endswith("No space left on device")
-    desk.work()
-    assert desk.counts()[READ]["done"] == 1
+        patch.setattr(worker, "write_once", full)
+        for _ in range(bench.config.read.attempts + 2):
+            bench.work()
+    assert statistics.retrying(bench.store.db)[0]["reason"].endswith("No space left on device")
+    bench.work()
+    assert bench.counts()[READ]["done"] == 1
 
 
 def test_a_worker_outlives_a_queue_that_cannot_be_written(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.receive(radiograph())
+    bench.receive(radiograph())
     stop = threading.Event()
     monkeypatch.setattr(Store, "claim", full_once(Store.claim))
-    monkeypatch.setattr(working, "_PAUSE_SECONDS", 0.1)
-    arguments = (desk.config, desk.reader, stop, "worker-0")
-    thread = threading.Thread(target=working.work, args=arguments)
+    monkeypatch.setattr(worker, "_PAUSE_SECONDS", 0.1)
+    arguments = (bench.config, bench.reader, stop, "worker-0")
+    thread = threading.Thread(target=worker.run, args=arguments)
     thread.start()
-    wait_for(lambda: desk.counts()[READ]["done"] == 1, 60)
+    wait_for(lambda: bench.counts()[READ]["done"] == 1, 60)
     stop.set()
     thread.join(60)
     assert not thread.is_alive()
@@ -211,25 +208,25 @@ def test_a_worker_outlives_a_queue_that_cannot_be_written(
 def test_on_a_full_disk_an_image_waits_and_is_read_when_there_is_room(
     tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(working, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "_PAUSE_SECONDS", 0.1)
     stop = threading.Event()
     with small_disk(tmp_path, 32) as disk:
-        desk = Desk(disk, reader)
-        desk.receive(radiograph())
+        bench = Bench(disk, reader)
+        bench.receive(radiograph())
         fill(disk / "filler")
-        arguments = (desk.config, reader, stop, "worker-0")
-        thread = threading.Thread(target=working.work, args=arguments, daemon=True)
+        arguments = (bench.config, reader, stop, "worker-0")
+        thread = threading.Thread(target=worker.run, args=arguments, daemon=True)
         thread.start()
         time.sleep(3)
-        assert desk.counts()[READ] == counted(queued=1)
-        assert not desk.outbox()
+        assert bench.counts()[READ] == counted(queued=1)
+        assert not bench.outbox()
         (disk / "filler").unlink()
-        wait_for(lambda: desk.counts()[READ]["done"] == 1, 60)
-        attempts = desk.store.db.execute("SELECT attempts FROM tasks WHERE queue = 'read'")
+        wait_for(lambda: bench.counts()[READ]["done"] == 1, 60)
+        attempts = bench.store.db.execute("SELECT attempts FROM tasks WHERE queue = 'read'")
         assert attempts.fetchone()[0] == 1
         stop.set()
         thread.join(60)
-        desk.store.close()
+        bench.store.close()
 
 
 def fill(path: Path) -> None:
@@ -240,18 +237,20 @@ def fill(path: Path) -> None:
 
 
 def test_what_fails_unforeseen_is_tried_again_and_its_message_not_repeated(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError(f"cannot make anything of {PATIENT}")
 
-    desk.receive(radiograph())
+    bench.receive(radiograph())
     monkeypatch.setattr(Reader, "read", fail)
-    for _ in range(desk.config.read.attempts):
-        desk.work()
-    assert desk.reason().startswith("ValueError at ")
+    for _ in range(bench.config.read.attempts):
+        bench.work()
+    assert bench.reason().startswith("ValueError at ")
     told = (
-        caplog.text + str(letters.listed(desk.store.db)) + str(list(audit.verified(desk.store.db)))
+        caplog.text
+        + str(dead_letters.dead_letters(bench.store.db))
+        + str(list(audit.verified_entries(bench.store.db)))
     )
     assert PATIENT.split("^")[0] not in told
 
@@ -260,47 +259,49 @@ def test_only_what_somebody_wants_is_made(tmp_path: Path, reader: Reader) -> Non
     text = (
         PACS + 'send = ["sr"]\n' + PACS.replace("pacs", "other") + 'rules = [{calling = ["B"]}]\n'
     )
-    desk = Desk(tmp_path, reader, text)
-    desk.receive(radiograph())
-    desk.work()
-    assert desk.counts()[sending("pacs")]["queued"] == 1
-    assert sending("other") not in desk.counts()
-    assert len(desk.outbox()) == 1
+    bench = Bench(tmp_path, reader, text)
+    bench.receive(radiograph())
+    bench.work()
+    assert bench.counts()[send_queue("pacs")]["queued"] == 1
+    assert send_queue("other") not in bench.counts()
+    assert len(bench.outbox()) == 1
 
 
-def test_a_large_film_of_16_bits_is_read(desk: Desk) -> None:
+def test_a_large_film_of_16_bits_is_read(bench: Bench) -> None:
     stored = np.repeat(np.repeat(film(pixels=128), 16, 0), 16, 1)
-    desk.receive(radiograph(stored=stored))
-    desk.work()
-    assert desk.counts()[READ]["done"] == 1
+    bench.receive(radiograph(stored=stored))
+    bench.work()
+    assert bench.counts()[READ]["done"] == 1
 
 
 HANGS = """
 import sys, threading, time
 from pathlib import Path
 from chestxray.serving.gateway import config
-from chestxray.serving.gateway.work import work
+from chestxray.serving.gateway.worker import run
 
 class Hanging:
-    def read(self, path):
+    size = 32
+
+    def read(self, image):
         time.sleep(60)
 
-work(config.load(Path(sys.argv[1])), Hanging(), threading.Event(), "worker-0")
+run(config.load(Path(sys.argv[1])), Hanging(), threading.Event(), "worker-0")
 """
 
 
 def test_a_reading_that_hangs_ends_its_worker_and_is_taken_up_again(
     tmp_path: Path, reader: Reader
 ) -> None:
-    desk = Desk(tmp_path, reader, "[read]\nlease = 1.0\n" + PACS)
-    desk.receive(radiograph())
+    bench = Bench(tmp_path, reader, "[read]\nlease = 1.0\n" + PACS)
+    bench.receive(radiograph())
     command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
     done = subprocess.run(command, check=False, capture_output=True, timeout=100)
     assert done.returncode == 1
     assert b"Timeout" in done.stderr
     time.sleep(1.0)
-    assert desk.store.claim(READ, 60, 5).attempts == 2
-    desk.store.close()
+    assert bench.store.claim(READ, 60, 5).attempts == 2
+    bench.store.close()
 
 
 CRASHES = """
@@ -310,7 +311,7 @@ from chestxray.serving.gateway import processes
 def crash(stop, secret):
     raise ValueError(secret)
 
-processes.begin(crash, sys.argv[1])
+processes.start(crash, sys.argv[1])
 """
 
 
