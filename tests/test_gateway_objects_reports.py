@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset
 
 from chestxray.dataset import pixels
+from chestxray.findings import label, term
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import encoding as content
@@ -18,6 +19,7 @@ from result_objects import (
     CALLED,
     HEADERS,
     KINDS,
+    SETS,
     USUAL,
     WARNING,
     comments,
@@ -59,6 +61,30 @@ def test_the_report_ties_each_finding_to_its_certainty_threshold_and_call(tmp_pa
     assert items(report, "Algorithm Name")[0].TextValue == reader.bundle.identity
     parameters = [item.TextValue for item in items(report, "Algorithm Parameters")]
     assert f"weights SHA-256 {reader.bundle.card.weights_sha256}" in parameters
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_report_names_and_codes_whatever_findings_a_model_has(name, tmp_path, run):
+    findings = SETS[name]
+    said = reading(findings[:2], findings=findings)
+    (result,) = make(
+        film(tmp_path), said, reader_of(run, dict.fromkeys(findings, 0.2)), kinds={"sr"}
+    )
+    report = highdicom.sr.srread(io.BytesIO(result.content))
+    groups = report.content.get_image_measurement_groups()
+    assert [group.finding_type for group in groups] == [codes.finding(f) for f in findings]
+    assert len({(g.finding_type.value, g.finding_type.scheme_designator) for g in groups}) == len(
+        findings
+    )
+    assert [group.tracking_identifier for group in groups] == [label(f) for f in findings]
+    public = [
+        f
+        for f, g in zip(findings, groups, strict=True)
+        if g.finding_type.scheme_designator != codes.SCHEME
+    ]
+    assert public == [f for f in findings if (known := term(f)) and known.codes]
+    (scheme,) = report.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == codes.SCHEME
 
 
 def test_a_refusal_is_reported_with_its_reason_and_without_a_number(tmp_path, reader):

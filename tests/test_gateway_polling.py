@@ -81,7 +81,7 @@ class Asking:
         self.poller = Poller(settings.poll[0], self.intake, Store(settings.state))
         self.url = pacs.web
 
-    def ask(self) -> int:
+    def poll(self) -> int:
         return self.poller.poll(threading.Event())
 
     def position(self) -> str | None:
@@ -96,26 +96,26 @@ def test_new_radiographs_are_taken_once_and_nothing_else(empty: Orthanc, ask) ->
     foreign = radiograph(3, Modality="OT", SOPClassUID=SecondaryCaptureImageStorage)
     give(empty, here, old, foreign)
     asking = ask()
-    assert asking.ask() == 1
-    assert asking.ask() == 0
+    assert asking.poll() == 1
+    assert asking.poll() == 0
     assert asking.held() == {here.SOPInstanceUID}
     kept = asking.store.image(here.SOPInstanceUID)
     assert (kept.source, kept.modality) == (empty.web, "DX")
     more = {"StudyInstanceUID": here.StudyInstanceUID, "PatientID": here.PatientID}
     later = radiograph(4, Modality="CR", **more)
     give(empty, later)
-    assert asking.ask() == 1, "a study that grew"
+    assert asking.poll() == 1, "a study that grew"
 
 
 def test_the_position_is_saved_and_found_by_the_next_one(empty: Orthanc, ask) -> None:
     old = radiograph(1, StudyDate=LONG_AGO)
     give(empty, old)
     first = ask(f"since = {LONG_AGO[:4]}-01-01")
-    assert first.ask() == 1
+    assert first.poll() == 1
     assert first.position() == f"{TODAY - DAYS:%Y%m%d}"
     give(empty, radiograph(2, StudyDate=LONG_AGO), radiograph(3))
     second = ask(f"since = {LONG_AGO[:4]}-01-01")
-    assert second.ask() == 1, "it asks from the position on"
+    assert second.poll() == 1, "it asks from the position on"
 
 
 def test_what_came_before_the_source_first_answered_is_asked_for(
@@ -125,8 +125,8 @@ def test_what_came_before_the_source_first_answered_is_asked_for(
     with monkeypatch.context() as patch:
         patch.setattr(DICOMwebService, "studies", lambda *_: {}["the source is down"])
         with pytest.raises(LookupError):
-            ask("since = 2020-01-01").ask()
-    assert ask().ask() == 1, "from the day on which it was asked first, as it was then"
+            ask("since = 2020-01-01").poll()
+    assert ask().poll() == 1, "from the day on which it was asked first, as it was then"
 
 
 def test_while_something_is_left_behind_the_position_stays(
@@ -143,10 +143,10 @@ def test_while_something_is_left_behind_the_position_stays(
         return take(uid, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking.intake, "take", full)
-        assert asking.ask() == 2, "one that fails keeps no other back"
+        patch.setattr(asking.intake, "accept", full)
+        assert asking.poll() == 2, "one that fails keeps no other back"
     assert asking.position() == LONG_AGO
-    assert asking.ask() == 1
+    assert asking.poll() == 1
     assert asking.held() == {str(image.SOPInstanceUID) for image in images}
     assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
 
@@ -163,7 +163,7 @@ def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
     study = generate_uid()
     give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
     give(empty, *(radiograph(number) for number in range(2, 4)))
-    assert ask().ask() == 4
+    assert ask().poll() == 4
 
 
 def test_a_study_that_cannot_be_listed_keeps_no_other_back(
@@ -181,10 +181,10 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(DICOMwebService, "radiographs", fail)
-        assert asking.ask() == 2
+        assert asking.poll() == 2
     asking.store.db.execute("UPDATE positions SET asked = asked - 100")
     assert 100 <= statistics.polled(asking.store.db)[asking.url] < 160
-    assert asking.ask() == 1
+    assert asking.poll() == 1
     assert statistics.polled(asking.store.db)[asking.url] < 60
 
 
@@ -217,28 +217,28 @@ def test_an_image_that_took_another_one_s_place_is_seen(
     first = radiograph(1)
     give(empty, first)
     asking = ask()
-    assert asking.ask() == 1
+    assert asking.poll() == 1
     httpx.delete(f"{empty.url}/instances/{empty.instances()[0]['ID']}").raise_for_status()
     same = {"StudyInstanceUID": first.StudyInstanceUID, "PatientID": first.PatientID}
     give(empty, radiograph(2, **same))
-    assert asking.ask() == 0, "as many as before"
+    assert asking.poll() == 0, "as many as before"
     monkeypatch.setattr(asking.poller, "_forget_at", 0.0)
-    assert asking.ask() == 1
+    assert asking.poll() == 1
 
 
 def test_a_position_saved_by_a_clock_that_was_wrong_hides_nothing(empty: Orthanc, ask) -> None:
     asking = ask()
     save_position(asking.store.db, asking.url, f"{TODAY + 1000 * DAYS:%Y%m%d}")
     give(empty, radiograph(1), radiograph(2, StudyDate=f"{TODAY - DAYS:%Y%m%d}"))
-    assert asking.ask() == 2
+    assert asking.poll() == 2
     assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
 
 
 def test_a_study_that_comes_days_late_is_seen(empty: Orthanc, ask) -> None:
     first = ask(f"since = {LONG_AGO[:4]}-01-01\ndays = 5")
-    assert first.ask() == 0
+    assert first.poll() == 0
     give(empty, *(radiograph(n, StudyDate=f"{TODAY - n * DAYS / 3:%Y%m%d}") for n in (5, 6)))
-    assert first.ask() == 1, "five days, not six"
+    assert first.poll() == 1, "five days, not six"
 
 
 def test_a_queue_that_cannot_be_written_ends_no_poller(
@@ -256,7 +256,23 @@ def test_a_queue_that_cannot_be_written_ends_no_poller(
     assert "disk is full" in caplog.text
 
 
-def test_a_source_that_does_not_answer_is_asked_again(
+def test_an_answer_that_is_too_large_is_not_read_to_its_end(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    give(empty, radiograph(1))
+    asking = ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_MAX_FILE_BYTES", 1000)
+        assert asking.poll() == 0
+    assert "could not be taken in: the answer has more than 1000 bytes" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_MAX_PAGE_BYTES", 100)
+        with pytest.raises(InvalidAnswerError, match="more than 100 bytes"):
+            asking.poll()
+    assert asking.poll() == 1
+
+
+def test_a_service_that_does_not_answer_is_polled_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'[[poll]]\nurl = "http://127.0.0.1:{free_port()}"\nseconds = 0.05\n'

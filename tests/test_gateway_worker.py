@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pydicom import Dataset, dcmread
 
 import chestxray
 from chestxray import artifacts
+from chestxray.dataset import pixels as radiographs
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import audit, dead_letters, statistics, worker
@@ -146,8 +148,8 @@ def test_a_file_altered_on_the_disk_is_not_read(bench: Bench) -> None:
 def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that judges every image as the gate judges one that is no chest."""
 
-    def refuse(self: Reader, film: Path, force: bool = False) -> None:  # noqa: ARG001
-        raise RefusedError(film, [Notice("blank", "nothing is on it", {}, refuses=True)])
+    def refuse(self: Reader, source: object, force: bool = False) -> None:  # noqa: ARG001
+        raise RefusedError("radiograph", [Notice("blank", "nothing is on it", {}, refuses=True)])
 
     monkeypatch.setattr(Reader, "read", refuse)
 
@@ -265,6 +267,29 @@ def test_only_what_somebody_wants_is_made(tmp_path: Path, reader: Reader) -> Non
     assert bench.counts()[send_queue("pacs")]["queued"] == 1
     assert send_queue("other") not in bench.counts()
     assert len(bench.outbox()) == 1
+
+
+def test_an_image_file_is_read_and_decoded_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = bench.receive(radiograph())
+    file, reads, decodes = bench.store.image_file(uid), [], []
+    open_file, decode = io.open, radiographs.decode_dicom
+
+    def opened(path: object, *arguments: object, **more: object) -> object:
+        reads.append(path)
+        return open_file(path, *arguments, **more)
+
+    def decoded(*arguments: object) -> object:
+        decodes.append(arguments)
+        return decode(*arguments)
+
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr(radiographs, "decode_dicom", decoded)
+    bench.work()
+    assert bench.counts()[READ]["done"] == 1
+    assert reads.count(file) == 1
+    assert len(decodes) == 1
 
 
 def test_a_large_film_of_16_bits_is_read(bench: Bench) -> None:

@@ -34,6 +34,8 @@ Thresholds = Mapping[str, float | None]
 
 _FONTS: Final = Path(mpl.get_data_path()) / "fonts" / "ttf"
 _LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
+_EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
+_SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
 _NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
 _MARKS: Final = {True: "CALLED", False: "", None: ""}
 
@@ -209,7 +211,7 @@ def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Threshol
     hidden = order[len(listed) :]
     if hidden:
         baseline += rows.height
-        canvas.text((column.left, baseline), _hidden(hidden, reading), Style(20, INK))
+        canvas.text((column.left, baseline), _hidden(hidden, reading), Style(18, INK))
     return baseline
 
 
@@ -288,21 +290,20 @@ def _row_of(
     strong = Style(23 - smaller, colour, bold=bool(called))
     weak = Style(22 - smaller, DIM)
     shown, limit = percentages(reading.probabilities[finding], thresholds[finding])
-    mark = Style(20 - smaller, ALERT if called else DIM, bold=bool(called))
+    mark = Style(18 - smaller, ALERT if called else DIM, bold=bool(called))
     styles = [strong, _narrowed(shown, strong), _narrowed(limit, weak), mark]
-    room = round(0.64 * column.width - _width(shown, styles[1])) - 14
+    room = round(_EDGES[0] * column.width - _width(shown, styles[1])) - 14
     _row(canvas, column, baseline, ("", shown, limit, _MARKS[called]), styles)
     _name(canvas, (column.left, baseline), room, label(finding), strong)
 
 
 def _name(canvas: Canvas, at: tuple[int, int], room: int, name: str, style: Style) -> None:
-    """Write a name, in two smaller lines where it does not fit into one."""
-    if _width(name, style) <= room:
-        canvas.text(at, name, style)
-        return
-    small = style._replace(size=round(0.72 * style.size))
+    """Write a name, smaller where it does not fit, and in two lines where that is not enough."""
+    least, small = round(_SMALLEST * style.size), style
+    while _width(name, small) > room and small.size > least:
+        small = small._replace(size=small.size - 1)
     left, baseline = at
-    lines = wrapped(name, room, small, 2)
+    lines = [name] if _width(name, small) <= room else wrapped(name, room, small, 2)
     top = baseline - round(0.62 * small.size) * (len(lines) - 1)
     for number, line in enumerate(lines):
         canvas.text((left, top + number * round(1.12 * small.size)), line, small)
@@ -324,7 +325,7 @@ def _row(
     canvas: Canvas, column: Column, baseline: int, texts: Sequence[str], styles: Sequence[Style]
 ) -> None:
     canvas.text((column.left, baseline), texts[0], styles[0])
-    for edge, text, style in zip((0.64, 0.83, 1.0), texts[1:], styles[1:], strict=True):
+    for edge, text, style in zip(_EDGES, texts[1:], styles[1:], strict=True):
         canvas.text((column.left + round(edge * column.width), baseline), text, style, "rs")
 
 
