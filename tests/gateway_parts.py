@@ -225,7 +225,7 @@ class Gateway:
         """Start it and wait until its receiver listens."""
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command(str(self._bundle))],
+                self._command(*self.run_command()),
                 stderr=log,
                 stdout=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -237,6 +237,10 @@ class Gateway:
         assert self._process.poll() is None, f"it ended:\n{self._log_file.read_text()}"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.config.receive.port)) == 0
+
+    def run_command(self) -> tuple[str, ...]:
+        """What starts it, after `chestxray gateway`."""
+        return (str(self._bundle),)
 
     @property
     def pid(self) -> int:
@@ -268,12 +272,12 @@ class Gateway:
             store.close()
 
     def ask(self, *what: str) -> str:
-        """Run another verb of the gateway; what it prints."""
+        """Run another subcommand of the gateway; what it prints."""
         done = subprocess.run(self._command(*what), check=True, capture_output=True, timeout=120)
         return done.stdout.decode()
 
     def complaint(self, *what: str) -> str:
-        """Run a verb that fails; what it says."""
+        """Run a subcommand that fails; what it says."""
         done = subprocess.run(self._command(*what), check=False, capture_output=True, timeout=120)
         assert done.returncode == 1
         return done.stderr.decode()

@@ -267,7 +267,7 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(
     assert "could not be taken in: the answer has more than 1000 bytes" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(polling, "_MAX_PAGE_BYTES", 100)
-        with pytest.raises(InvalidAnswerError, match="more than 100 bytes"):
+        with pytest.raises(polling.InvalidAnswerError, match="more than 100 bytes"):
             asking.poll()
     assert asking.poll() == 1
 

@@ -78,7 +78,7 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
     retention.run_once()  # on a full disk it makes room for the rows of recovered images
     recovered = intake.recover()
     if recovered:
-        _log.warning("%d image(s) recovered", recovered, extra={"event": "recovered"})
+        _log.warning("images recovered from disk: %d", recovered, extra={"event": "recovered"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
     if config.metrics is not None:
@@ -135,7 +135,7 @@ def _release_predecessor(config: Config, queue: str, name: str) -> None:
     released = store.release(queue, name, died=True)
     store.close()
     if released:
-        _log.warning("%d task(s) released", released, extra={"event": "released"})
+        _log.warning("tasks released: %d", released, extra={"event": "released"})
 
 
 @contextmanager

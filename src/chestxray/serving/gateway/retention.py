@@ -50,7 +50,9 @@ class Retention:
             _log.error("expired files could not be removed: %s", error, extra=extra)
         else:
             if removed:
-                _log.info("files of %d image(s) removed", removed, extra={"event": "removed"})
+                _log.info(
+                    "images whose files were removed: %d", removed, extra={"event": "removed"}
+                )
 
 
 def remove_expired(storage: Storage, store: Store) -> int:

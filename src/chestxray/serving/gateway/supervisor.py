@@ -213,5 +213,5 @@ def _mark_unserved(config: Config) -> None:
     finally:
         store.close()
     if found:
-        message = "%d deliveries are dead letters: their destination is not in gateway.toml"
+        message = "dead letters whose destination is no longer in gateway.toml: %d"
         _log.error(message, found, extra={"event": "dead"})

@@ -226,7 +226,7 @@ def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
     written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
-    canvas.paragraphs(column, written, 3, "more warnings in the report")
+    canvas.paragraphs(column, written, 3, "more in the report")
 
 
 def signature(canvas: Canvas, column: Column, model: Model) -> None:
