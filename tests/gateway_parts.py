@@ -26,9 +26,9 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from chestxray.serving.gateway import config as settings
-from chestxray.serving.gateway import statistics as survey
-from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import TLS
+from chestxray.serving.gateway import statistics
+from chestxray.serving.gateway.config import TLS, Config
+from chestxray.serving.gateway.queue import STATES
 from chestxray.serving.gateway.store import Image, Store
 from dicom_files import dataset, written
 
@@ -89,7 +89,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[Path]:
 
 
 def film(number: int = 0, pixels: int = 64) -> np.ndarray:
-    """A picture with some structure, another for each number; uint16 of 12 bits."""
+    """An image with some structure, another for each number; uint16 of 12 bits."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[-1 : 1 : pixels * 1j, -1 : 1 : pixels * 1j]
     lungs = np.exp(-(((np.abs(x) - 0.45) / 0.3) ** 2 + (y / 0.6) ** 2))
@@ -174,7 +174,7 @@ def add(store: Store, *uids: str) -> None:
 
 def counted(**states: int) -> dict[str, int]:
     """How many tasks a queue has in each state, 0 in those not named."""
-    return dict.fromkeys(survey.STATES, 0) | states
+    return dict.fromkeys(STATES, 0) | states
 
 
 def certificates(folder: Path, name: str, authority: trustme.CA, host: str = "127.0.0.1") -> TLS:
@@ -225,7 +225,7 @@ class Gateway:
         """Start it and wait until its receiver listens."""
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command(str(self._bundle))],
+                self._command(*self.run_command()),
                 stderr=log,
                 stdout=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -237,6 +237,10 @@ class Gateway:
         assert self._process.poll() is None, f"it ended:\n{self._log_file.read_text()}"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.config.receive.port)) == 0
+
+    def run_command(self) -> tuple[str, ...]:
+        """What starts it, after `chestxray gateway`."""
+        return (str(self._bundle),)
 
     @property
     def pid(self) -> int:
@@ -263,17 +267,17 @@ class Gateway:
         """Tasks by queue and state, read beside it."""
         store = Store(self.config.state)
         try:
-            return survey.counts(store.db)
+            return statistics.counts(store.db)
         finally:
             store.close()
 
     def ask(self, *what: str) -> str:
-        """Run another verb of the gateway; what it prints."""
+        """Run another subcommand of the gateway; what it prints."""
         done = subprocess.run(self._command(*what), check=True, capture_output=True, timeout=120)
         return done.stdout.decode()
 
     def complaint(self, *what: str) -> str:
-        """Run a verb that fails; what it says."""
+        """Run a subcommand that fails; what it says."""
         done = subprocess.run(self._command(*what), check=False, capture_output=True, timeout=120)
         assert done.returncode == 1
         return done.stderr.decode()

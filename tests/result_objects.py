@@ -1,9 +1,11 @@
-"""What the tests of result objects are made of: a film, what a reader said of it, the results."""
+"""Parts of the tests of result objects: a radiograph, a reading of it, the results."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from pydicom import Dataset, dcmread
 
 import chestxray
 import dicom_files
+from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
+from chestxray.findings import Findings, vocabulary
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import objects
 from chestxray.sources.nih import FINDINGS
@@ -27,6 +31,16 @@ KINDS = {"sr", "sc", "regions"}
 HEIGHT, WIDTH = 240, 320
 THRESHOLDS = dict.fromkeys(FINDINGS, 0.2) | {"Hernia": None}
 CALLED = ("Effusion", "Mass")
+LONG = "Tracheal deviation of unknown significance, to the left or right"[:64].replace(",", " -")
+SETS = {
+    "one": Findings(["Pneumothorax"]),
+    "five": Findings(["Effusion", "Pneumothorax", "Consolidation", "Rib fracture", "Pacemaker"]),
+    "forty": Findings(
+        [*vocabulary(), LONG[:64], "4th rib / 5th rib", "Épaississement", "Hiatus hernia (large)"]
+        + [f"Own finding {number}" for number in range(13)]
+    ),
+}
+"""Findings of other models: some with a public code, most with a private one."""
 WARNING = Notice("dark", "the image is darker than any of training")
 USUAL = {
     "SOPInstanceUID": "1.2.826.0.1.3680043.8.498.11",
@@ -71,10 +85,10 @@ HEADERS = {
 }
 
 
-def reader_of(run: Path) -> Reader:
-    """A reader whose thresholds are `THRESHOLDS`."""
+def reader_of(run: Path, thresholds: Mapping[str, float | None] = THRESHOLDS) -> Reader:
+    """A reader with these thresholds."""
     loaded = chestxray.load(run / "bundle")
-    card = loaded.bundle.card.model_copy(update={"thresholds": THRESHOLDS})
+    card = loaded.bundle.card.model_copy(update={"thresholds": thresholds})
     return Reader(dataclasses.replace(loaded.bundle, card=card), loaded.engine)
 
 
@@ -92,14 +106,18 @@ def film(
     return path
 
 
-def reading(called: tuple[str, ...] = CALLED, heat: np.ndarray | None = None) -> Reading:
+def reading(
+    called: Sequence[str] = CALLED,
+    heat: np.ndarray | None = None,
+    findings: Sequence[str] = FINDINGS,
+) -> Reading:
     """Called findings have 0.9 and more, the others 0.1."""
     heat = np.eye(7, dtype=np.float32) if heat is None else heat
-    odds = {f: 0.9 + 0.01 * called.index(f) if f in called else 0.1 for f in FINDINGS}
+    odds = {f: 0.9 + 0.001 * called.index(f) if f in called else 0.1 for f in findings}
     return Reading(
         probabilities=odds,
-        calls={f: None if f == "Hernia" else f in called for f in FINDINGS},
-        heatmaps=dict.fromkeys(FINDINGS, heat),
+        calls={f: None if f == "Hernia" else f in called for f in findings},
+        heatmaps=dict.fromkeys(findings, heat),
         warnings=(WARNING,),
         model="a model",
     )
@@ -115,8 +133,17 @@ def refusal(path: Path) -> RefusedError:
     )
 
 
+def make(
+    path: Path, outcome: Reading | RefusedError, reader: Reader, kinds: Collection[str] = KINDS
+) -> list[objects.ResultObject]:
+    """The result objects of a file."""
+    data = path.read_bytes()
+    source = objects.SourceImage.read(data, hashlib.sha256(data).hexdigest())
+    return list(objects.make(source, pixels.decode(data), outcome, reader, kinds))
+
+
 def made(path: Path, outcome: Reading | RefusedError, reader: Reader) -> dict[str, Dataset]:
-    results = list(objects.make(path, outcome, reader, KINDS))
+    results = make(path, outcome, reader)
     parsed = {result.kind: dcmread(io.BytesIO(result.content)) for result in results}
     assert [result.uid for result in results] == [d.SOPInstanceUID for d in parsed.values()]
     return parsed

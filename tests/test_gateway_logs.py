@@ -1,4 +1,4 @@
-"""The log as an operator reads it: each trouble told once, in a sentence."""
+"""The log as an operator reads it: each failure is logged once, in one sentence."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ SENDER = """
 import sys
 from pathlib import Path
 from chestxray.serving.gateway import config, logs
-from chestxray.serving.gateway.links import StoreLink
-from chestxray.serving.gateway.send import deliver
-from chestxray.serving.gateway.store import Image, Result, Store, sending
+from chestxray.serving.gateway.sender import CStoreTransport, deliver
+from chestxray.serving.gateway.store import Image, Result, Store, send_queue
 
 settings = config.load(Path(sys.argv[1]))
 logs.set_up()
@@ -27,13 +26,13 @@ store = Store(settings.state)
 store.add(Image("1.2", "ab", "SENDER", "DX"))
 result = Result("1.3", "sr", "cd", [to.name])
 store.finish_reading(store.claim("read", 60, 5), "model", [result])
-link = StoreLink(to, "CHESTXRAY")
-deliver(store.claim(sending(to.name), 60, 5), link, store, to)
+transport = CStoreTransport(to, "CHESTXRAY")
+deliver(store.claim(send_queue(to.name), 60, 5), transport, store, to)
 """
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> list[dict]:
+def lines(tmp_path: Path) -> list[dict]:
     config(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", SENDER, str(tmp_path / "gateway.toml")],
@@ -44,7 +43,7 @@ def told(tmp_path: Path) -> list[dict]:
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_a_destination_that_is_away_is_told_once(told: list[dict]) -> None:
-    [line] = told
+def test_an_unreachable_destination_is_logged_once(lines: list[dict]) -> None:
+    [line] = lines
     assert (line["event"], line["level"]) == ("unreachable", "warning")
     assert line["message"].startswith("the association with PACS at 127.0.0.1:")

@@ -147,12 +147,12 @@ def test_a_port_or_a_state_that_is_taken_is_told_at_once(
 ) -> None:
     config(tmp_path, port=site.gateway.config.receive.port)
     second = Gateway(tmp_path, run / "bundle")
-    said = second.complaint(str(run / "bundle"))
+    said = second.complaint(*second.run_command())
     assert "Address already in use" in said
     assert "Traceback" not in said
     config(tmp_path)
     (tmp_path / "state").symlink_to(site.gateway.config.state)
-    said = second.complaint(str(run / "bundle"))
+    said = second.complaint(*second.run_command())
     assert "a gateway runs on" in said
     assert "Traceback" not in said
 
@@ -171,7 +171,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_it_goes_on_where_it_was_and_stops_when_it_is_told(site: Site) -> None:
+def test_it_resumes_and_stops_on_sigterm(site: Site) -> None:
     image = radiograph(7)
     site.gateway.kill()
     site.gateway.start()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +15,9 @@ from pydicom.uid import JPEGBaseline8Bit
 import dicom_files
 from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
+from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import objects
-from chestxray.serving.gateway.objects import codes
-from chestxray.serving.gateway.objects import secondary_capture as picture
+from chestxray.serving.gateway.objects import codes, secondary_capture
 from chestxray.serving.gateway.objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
@@ -29,6 +29,7 @@ from result_objects import (
     film,
     issuer,
     made,
+    make,
     reader_of,
     reading,
 )
@@ -59,13 +60,45 @@ def verhoeff(digits: str) -> bool:
     return check == 0
 
 
+CODED = [codes.finding(name) for name in vocabulary()]
+
+
 def test_every_finding_has_a_code_of_its_own():
-    assert tuple(codes.FINDING) == FINDINGS
-    assert len({(code.value, code.scheme_designator) for code in codes.FINDING.values()}) == 14
+    names = [*vocabulary(), *(f"Finding number {n}" for n in range(2000)), "肺炎", "气胸"]
+    found = {(code.value, code.scheme_designator) for code in map(codes.finding, names)}
+    assert len(found) == len(names)
+
+
+# Private codes must not change: archives hold them.
+PRIVATE = {
+    "Pleural_Thickening": "PLEURAL-THICKEN",
+    "Rib Fracture": "RIB-FRAC-MAZT3E6",
+    "Mediastinal widening": "MEDIASTI-ISGRQNA",
+    "气胸": "FINDING-MLKND7C",
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_finding_without_a_public_code_has_the_same_private_one_for_ever(name):
+    code = codes.finding(name)
+    assert (code.value, code.scheme_designator) == (PRIVATE[name], codes.SCHEME)
+    assert code.meaning == {"Pleural_Thickening": "Pleural thickening"}.get(name, name)
+
+
+def test_a_finding_has_one_code_under_all_its_spellings():
+    assert codes.finding("rib_fracture") == codes.finding("Rib Fracture")
+    assert codes.finding("Pleural Effusion") == codes.finding("Effusion")
+
+
+@pytest.mark.parametrize("name", ["N" * 64, "Ö" * 64, "a", "4th rib / 5th rib", *vocabulary()])
+def test_a_code_keeps_the_rules_of_its_value_representations(name):
+    code = codes.finding(name)
+    assert re.fullmatch(r"[A-Z0-9][A-Z0-9-]{0,15}", code.value)
+    assert 0 < len(code.meaning) <= 64
 
 
 def test_snomed_codes_have_their_check_digits():
-    used = [code for code in codes.FINDING.values() if code.scheme_designator == "SCT"]
+    used = [code for code in CODED if code.scheme_designator == "SCT"]
     assert len(used) == 12
     for code in [*used, codes.YES, codes.NO, codes.PROCEDURE]:
         assert verhoeff(code.value), code.meaning
@@ -81,7 +114,7 @@ def test_codes_mean_what_the_dictionary_of_the_standard_says():
     }
     checked = 0
     constants = [code for code in vars(codes).values() if isinstance(code, codes.Code)]
-    for code in [*constants, *codes.FINDING.values()]:
+    for code in [*constants, *CODED]:
         if code.scheme_designator == "DCM":
             assert known[("DCM", code.value)].casefold() == code.meaning.casefold()
         elif (meaning := known.get((code.scheme_designator, code.value))) is not None:
@@ -192,7 +225,7 @@ def test_an_offset_that_is_none_is_not_said_of_the_times_of_results(wrong, tmp_p
 
 def test_an_image_in_no_study_has_no_results(tmp_path, reader):
     path = film(tmp_path, StudyInstanceUID=None)
-    with pytest.raises(ImageError, match="has no StudyInstanceUID"):
+    with pytest.raises(ImageError, match="it has no StudyInstanceUID"):
         made(path, reading(), reader)
 
 
@@ -222,7 +255,7 @@ def test_an_image_replaced_under_its_uid_makes_other_objects(tmp_path, reader):
 def test_only_the_kinds_that_are_wanted_are_made(tmp_path, reader):
     path = film(tmp_path)
     for wanted in (set(), {"sr"}, {"sc"}, {"regions"}, {"sr", "regions"}):
-        assert {m.kind for m in objects.make(path, reading(), reader, wanted)} == wanted
+        assert {m.kind for m in make(path, reading(), reader, wanted)} == wanted
 
 
 # --- the secondary capture ----------------------------------------------------------------------
@@ -235,7 +268,7 @@ def test_the_capture_is_a_derived_rgb_picture_that_says_text_is_burned_in(tmp_pa
     assert capture.ImageType == ["DERIVED", "SECONDARY"]
     assert capture.BodyPartExamined == "CHEST"
     assert not capture.file_meta.TransferSyntaxUID.is_encapsulated
-    drawn = picture.draw(pixels.decode(path), Model.of(reader), reading(), THRESHOLDS)
+    drawn = secondary_capture.draw(pixels.decode(path), Model.of(reader), reading(), THRESHOLDS)
     assert np.array_equal(capture.pixel_array, drawn)
 
 

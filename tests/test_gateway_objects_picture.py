@@ -10,14 +10,11 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.objects import drawing as canvas
-from chestxray.serving.gateway.objects import drawing as ranking
-from chestxray.serving.gateway.objects import drawing as scores
+from chestxray.serving.gateway.objects import drawing
 from chestxray.serving.gateway.objects import secondary_capture as picture
-from chestxray.serving.gateway.objects import secondary_capture as tint
 from chestxray.serving.gateway.objects.instance import Model
 from chestxray.sources.nih import FINDINGS
-from result_objects import CALLED, THRESHOLDS, film, made, reader_of, reading, refusal
+from result_objects import CALLED, SETS, THRESHOLDS, film, made, reader_of, reading, refusal
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,9 @@ def test_called_findings_stand_out_in_the_table(model):
 def test_where_nothing_is_called_the_picture_says_that_this_rules_nothing_out(called, said, model):
     outcome = dataclasses.replace(reading(called=called), warnings=())
     drawn = picture.draw(np.zeros((64, 64), np.uint8), model, outcome, THRESHOLDS)
-    below = drawn[picture._TOP + 22 + 14 * scores._ROW + 12 : picture._BOTTOM, picture._COLUMN :]
+    below = drawn[
+        picture._TOP + 22 + 14 * drawing._ROOMY.height + 12 : picture._BOTTOM, picture._COLUMN :
+    ]
     assert (below != below[-1, -1]).any() == said
 
 
@@ -85,21 +84,21 @@ def test_long_sentences_stay_within_the_picture(model):
 
 
 def test_wrapped_text_loses_no_letter_and_no_line_is_too_long():
-    style = canvas.Style(20)
+    style = drawing.Style(20)
     text = "a few words and aVeryLongWordThatFitsInNoLineOfThisWidth at the end"
-    lines = canvas.wrapped(text, 120, style, 99)
+    lines = drawing.wrapped(text, 120, style, 99)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(canvas._width(line, style) <= 120 for line in lines)
-    assert canvas.wrapped(text, 120, style, 2)[1].endswith("…")
+    assert all(drawing._width(line, style) <= 120 for line in lines)
+    assert drawing.wrapped(text, 120, style, 2)[1].endswith("…")
 
 
 def test_called_findings_come_first_by_probability_over_threshold():
     thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Mass": 0.1, "Hernia": None}
-    order = ranking.ranked(reading(), thresholds)
+    order = drawing.ranked(reading(), thresholds)
     assert order[:2] == ["Mass", "Effusion"]
     assert order[-1] == "Hernia"
-    assert ranking.relevant(reading(), thresholds, 1) == ["Mass"]
-    assert ranking.relevant(reading(called=()), thresholds, 3) == ["Mass"]
+    assert drawing.relevant(reading(), thresholds, 1) == ["Mass"]
+    assert drawing.relevant(reading(called=()), thresholds, 3) == ["Mass"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_called_findings_come_first_by_probability_over_threshold():
     ],
 )
 def test_no_probability_is_rounded_to_certainty(value, text):
-    assert scores.share(value) == text
+    assert drawing.percent(value) == text
 
 
 @pytest.mark.parametrize(
@@ -133,18 +132,73 @@ def test_no_probability_is_rounded_to_certainty(value, text):
     ],
 )
 def test_a_probability_is_told_from_its_threshold(probability, threshold, written):
-    assert scores.figures(probability, threshold) == written
+    assert drawing.percentages(probability, threshold) == written
 
 
 def test_figures_of_more_digits_stay_in_their_columns():
     column, finding = picture._column(), "Pleural Thickening"
-    room = 0.64 * column.width - canvas._width(finding, canvas.Style(23, bold=True))
+    room = drawing._EDGES[0] * column.width - drawing._width(finding, drawing.Style(23, bold=True))
     for digits in ("50.00 %", "50.000 %", ">99.9 %", ">99.999 %"):
         for style, most in (
-            (canvas.Style(23, bold=True), room),
-            (canvas.Style(22), 0.19 * column.width),
+            (drawing.Style(23, bold=True), room),
+            (drawing.Style(22), (drawing._EDGES[1] - drawing._EDGES[0]) * column.width),
         ):
-            assert canvas._width(digits, scores._fitting(digits, style)) < most - 5
+            assert drawing._width(digits, drawing._narrowed(digits, style)) < most - 5
+
+
+def ink(drawn, left, right):
+    """Rows of the table's height that have ink between two shares of the column's width."""
+    column = picture._column()
+    edges = [column.left + round(share * column.width) for share in (left, right)]
+    part = drawn[picture._TOP + 30 : picture._BOTTOM, edges[0] : edges[1]].astype(int)
+    return (part.max(axis=2) > 60).any(axis=1)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_number_of_findings_has_its_layout(name, model):
+    findings = SETS[name]
+    said = dataclasses.replace(reading((), findings=findings), warnings=())
+    drawn = picture.draw(np.zeros((64, 64), np.uint8), model, said, dict.fromkeys(findings, 0.5))
+    thresholds = ink(drawn, drawing._EDGES[0] + 0.06, drawing._EDGES[1] - 0.001)
+    rows = int(np.count_nonzero(np.diff(thresholds.astype(int)) == 1))
+    listed = {"one": 1, "five": 5, "forty": drawing._DENSE.listed}[name]
+    rest = {"one": 2, "five": 2, "forty": 2}[name]  # lines of text below the table
+    assert listed <= rows <= listed + rest
+    assert np.all(drawn[:, -16:] == (16, 17, 20))
+
+
+def test_findings_that_are_not_listed_are_counted_with_their_calls():
+    findings = SETS["forty"]
+    said = reading(findings[:20], findings=findings)
+    order = drawing.ranked(said, dict.fromkeys(findings, 0.5))
+    assert set(order[:20]) == set(findings[:20])
+    assert (
+        drawing._hidden(order[17:], said) == "and 23 more findings in the report, 3 of them called"
+    )
+    assert drawing._hidden(order[20:], said).endswith(
+        "20 more findings in the report, none of them called"
+    )
+
+
+@pytest.mark.parametrize("number", [1, 14, 18, 40])
+def test_the_longest_name_stays_in_its_column(number, model):
+    findings = [f"{n:02} " + "Wide name " * 6 for n in range(number)]
+    said = dataclasses.replace(reading(findings, findings=findings), warnings=())
+    drawn = picture.draw(np.zeros((64, 64), np.uint8), model, said, dict.fromkeys(findings, 0.5))
+    column = picture._column()
+    figure = drawing._width("90.0 %", drawing.Style(23 if number <= 14 else 20, bold=True))
+    end = column.left + round(drawing._EDGES[0] * column.width - figure)
+    table = drawn[picture._TOP + 30 : picture._TOP + 60, end - 12 : end - 2].astype(int)
+    assert table.max() < 60, "a gap before the probability"
+
+
+def test_a_caption_is_shortened_by_its_name_and_keeps_its_figure():
+    style = drawing.Style(25, bold=True)
+    line, used = drawing.fitted("Wide name " * 6, " 90.0 %, called", 500, style, 17)
+    assert line.endswith("… 90.0 %, called")
+    assert used.size == 17
+    assert drawing._width(line, used) <= 500
+    assert drawing.fitted("Mass", " 90.0 %", 500, style, 17) == ("Mass 90.0 %", style)
 
 
 @pytest.mark.parametrize("side", [64, 306, 1024])
@@ -153,7 +207,7 @@ def test_heat_is_laid_on_as_everywhere_else(side):
     image = chance.integers(0, 256, (side, side), dtype=np.uint8)
     heat = 1.4 * chance.random((7, 7), dtype=np.float32)
     heat[:, :3] = 0
-    laid = tint.tinted(image, heat)
+    laid = picture._tinted(image, heat)
     assert np.abs(laid.astype(int) - blend(image, heat)).max() <= 4
     cold = 2 * side // 7
     assert np.array_equal(laid[:, :cold], np.repeat(image[:, :cold, None], 3, axis=2))

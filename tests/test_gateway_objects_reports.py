@@ -9,8 +9,8 @@ import pytest
 from pydicom import Dataset
 
 from chestxray.dataset import pixels
+from chestxray.findings import label, term
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import objects
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import encoding as content
 from chestxray.serving.gateway.objects.encoding import encode
@@ -19,12 +19,14 @@ from result_objects import (
     CALLED,
     HEADERS,
     KINDS,
+    SETS,
     USUAL,
     WARNING,
     comments,
     film,
     items,
     made,
+    make,
     number,
     reader_of,
     reading,
@@ -46,7 +48,7 @@ def test_the_report_ties_each_finding_to_its_certainty_threshold_and_call(tmp_pa
     assert len(groups) == 14
     for finding, group in zip(FINDINGS, groups, strict=True):
         (named,) = items(group, "Finding")
-        assert named.ConceptCodeSequence[0].CodeValue == codes.FINDING[finding].value
+        assert named.ConceptCodeSequence[0].CodeValue == codes.finding(finding).value
         (certainty,) = items(group, "Certainty of Finding")
         assert number(certainty) == pytest.approx(100 * reading().probabilities[finding])
         assert [number(i) for i in items(group, "Certainty from which a finding is called")] == (
@@ -59,6 +61,30 @@ def test_the_report_ties_each_finding_to_its_certainty_threshold_and_call(tmp_pa
     assert items(report, "Algorithm Name")[0].TextValue == reader.bundle.identity
     parameters = [item.TextValue for item in items(report, "Algorithm Parameters")]
     assert f"weights SHA-256 {reader.bundle.card.weights_sha256}" in parameters
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_report_names_and_codes_whatever_findings_a_model_has(name, tmp_path, run):
+    findings = SETS[name]
+    said = reading(findings[:2], findings=findings)
+    (result,) = make(
+        film(tmp_path), said, reader_of(run, dict.fromkeys(findings, 0.2)), kinds={"sr"}
+    )
+    report = highdicom.sr.srread(io.BytesIO(result.content))
+    groups = report.content.get_image_measurement_groups()
+    assert [group.finding_type for group in groups] == [codes.finding(f) for f in findings]
+    assert len({(g.finding_type.value, g.finding_type.scheme_designator) for g in groups}) == len(
+        findings
+    )
+    assert [group.tracking_identifier for group in groups] == [label(f) for f in findings]
+    public = [
+        f
+        for f, g in zip(findings, groups, strict=True)
+        if g.finding_type.scheme_designator != codes.SCHEME
+    ]
+    assert public == [f for f in findings if (known := term(f)) and known.codes]
+    (scheme,) = report.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == codes.SCHEME
 
 
 def test_a_refusal_is_reported_with_its_reason_and_without_a_number(tmp_path, reader):
@@ -84,7 +110,7 @@ def test_regions_are_boxes_of_called_findings_in_pixels_of_the_image(size, tmp_p
     report = made(film(tmp_path, size=size), said, reader)["regions"]
     groups = items(report, "Measurement Group")
     found = [items(g, "Finding")[0].ConceptCodeSequence[0].CodeMeaning for g in groups]
-    assert found == [codes.FINDING[finding].meaning for finding in CALLED]
+    assert found == [codes.finding(finding).meaning for finding in CALLED]
     side = max(size)
     padded = [(side - length) // 2 for length in size]  # black around makes the film square
     left, above, right, below = (
@@ -135,7 +161,7 @@ def test_no_certainty_is_rounded_to_none_or_to_its_threshold(tmp_path, reader):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_never_reported_as_one(value):
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="is not a finite number"):
         content.number(codes.CERTAINTY, value, codes.PERCENT)
 
 
@@ -157,7 +183,7 @@ def built_again(data: Dataset) -> Dataset:
 def test_reports_are_encoded_as_pydicom_encodes_them(header, tmp_path, reader):
     path = film(tmp_path, **HEADERS[header])
     for outcome in (reading(), refusal(path)):
-        for result in objects.make(path, outcome, reader, KINDS - {"sc"}):
+        for result in make(path, outcome, reader, KINDS - {"sc"}):
             parsed = highdicom.sr.srread(io.BytesIO(result.content))
             again = built_again(parsed)
             again.file_meta = parsed.file_meta
@@ -167,11 +193,11 @@ def test_reports_are_encoded_as_pydicom_encodes_them(header, tmp_path, reader):
 
 
 def test_highdicom_reads_what_the_report_says(tmp_path, reader):
-    made_of = objects.make(film(tmp_path), reading(), reader, {"sr"})
+    made_of = make(film(tmp_path), reading(), reader, {"sr"})
     (report,) = (highdicom.sr.srread(io.BytesIO(result.content)) for result in made_of)
     groups = report.content.get_image_measurement_groups()
     assert [group.finding_type.value for group in groups] == [
-        codes.FINDING[finding].value for finding in FINDINGS
+        codes.finding(finding).value for finding in FINDINGS
     ]
     for finding, group in zip(FINDINGS, groups, strict=True):
         (certainty,) = group.get_measurements(codes.CERTAINTY)
@@ -182,11 +208,11 @@ def test_highdicom_reads_what_the_report_says(tmp_path, reader):
 
 
 def test_highdicom_reads_the_outlines_of_regions(tmp_path, reader):
-    made_of = objects.make(film(tmp_path), reading(), reader, {"regions"})
+    made_of = make(film(tmp_path), reading(), reader, {"regions"})
     (report,) = (highdicom.sr.srread(io.BytesIO(result.content)) for result in made_of)
     groups = report.content.get_planar_roi_measurement_groups()
     assert [group.finding_type.value for group in groups] == [
-        codes.FINDING[finding].value for finding in CALLED
+        codes.finding(finding).value for finding in CALLED
     ]
     for group in groups:
         assert np.array_equal(group.roi.value[0], group.roi.value[-1])
@@ -195,7 +221,7 @@ def test_highdicom_reads_the_outlines_of_regions(tmp_path, reader):
 def test_what_cannot_be_encoded_is_said():
     with pytest.raises(KeyError, match="PatientNmae"):
         encode(PatientNmae="Doe")
-    with pytest.raises(ValueError, match="not encoded as US"):
+    with pytest.raises(ValueError, match="cannot be encoded as US"):
         encode(Rows="1")
     with pytest.raises(ValueError, match="encoded items"):
         encode(ContentSequence=[1.0])

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import objects
+from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway.objects import codes
-from result_objects import HEADERS, KINDS, film, items, made, reader_of, reading, refusal
+from result_objects import HEADERS, SETS, film, items, made, make, reader_of, reading, refusal
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +47,11 @@ def pixelmed(path: Path) -> list[str]:
     return [line for line in lines if not line.startswith(heads) and newer not in line]
 
 
-def files(folder: Path, path: Path, reader: Reader) -> dict[str, Path]:
+def files(folder: Path, path: Path, reader: Reader, said: Reading | None = None) -> dict[str, Path]:
     """All five objects of an image as files, by kind."""
     out = {}
-    for prefix, outcome in (("", reading()), ("refused ", refusal(path))):
-        for result in objects.make(path, outcome, reader, KINDS):
+    for prefix, outcome in (("", said or reading()), ("refused ", refusal(path))):
+        for result in make(path, outcome, reader):
             out[prefix + result.kind] = folder / f"{prefix}{result.kind}.dcm"
             out[prefix + result.kind].write_bytes(result.content)
     assert len(out) == 5
@@ -86,6 +85,26 @@ def test_dciodvfy_would_find_an_error(tmp_path, reader):
 def test_pixelmed_finds_no_error(kind, tmp_path, reader):
     path = film(tmp_path, **HEADERS["Japanese"])
     assert pixelmed(files(tmp_path, path, reader)[kind]) == []
+
+
+def of_set(name: str, folder: Path, run: Path) -> dict[str, Path]:
+    """All five objects of a model with other findings, all of which are called."""
+    findings = SETS[name]
+    reader = reader_of(run, dict.fromkeys(findings, 0.2))
+    path = film(folder, **HEADERS["German"])
+    return files(folder, path, reader, reading(findings, findings=findings))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_dciodvfy_finds_no_error_with_any_findings(name, tmp_path, run):
+    for kind, result in of_set(name, tmp_path, run).items():
+        assert dciodvfy(result) == [], kind
+
+
+@pytest.mark.parametrize("kind", ["sr", "regions"])
+@pytest.mark.parametrize("name", ["five", pytest.param("forty", marks=pytest.mark.slow)])
+def test_pixelmed_finds_no_error_with_any_findings(name, kind, tmp_path, run):
+    assert pixelmed(of_set(name, tmp_path, run)[kind]) == []
 
 
 @pytest.mark.slow

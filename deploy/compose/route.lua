@@ -1,6 +1,6 @@
--- Sends each radiograph that comes in to the gateway. Results are not sent on: the gateway would
--- know and ignore its own, but there is no need to carry them.
--- `false` keeps DumpJson from turning numbers into text, of which Orthanc would say nothing.
+-- Forwards each received radiograph to the gateway. Results are not forwarded; the gateway would
+-- ignore its own.
+-- `false` keeps DumpJson from turning numbers into text, which Orthanc ignores without a message.
 
 local RADIOGRAPHS = { CR = true, DX = true }
 

@@ -1,30 +1,29 @@
-"""Files between stages are whole or absent: written to a temporary name, synced, renamed.
+"""Artefacts are whole or absent: written to a temporary name, synced, renamed.
 
-This module knows how to write and read them safely; it does not know what is in them.
-
-Files that are on the disk when the function returns, or not there at all.
-
-`chestxray.artifacts` writes for stages that meet in files, one of which writes a file at a time;
-here several processes may write the same file at once.
+This module writes and reads files safely; it does not know what is in them. `written` and the
+functions built on it are for stages that meet in files, where one process writes a file at a time.
+`write_bytes` and `write_once` are for the gateway, where several processes may write the same file
+at the same time and a leftover of a killed process must be recognisable (`PART`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from chestxray.errors import ArtifactError, ConfigError
+from chestxray.errors import ArtifactError
 
-if TYPE_CHECKING:  # processes that only keep files start without it
+if TYPE_CHECKING:  # the gateway's receiver starts without pandas
     import pandas as pd
+
+PART: Final = ".part"
+"""Ends the name of the temporary files of `write_bytes` and `write_once`."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,10 +80,10 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtifactError(
-            f"{path} is not valid JSON ({error}): make it anew with `{made_by}`"
+            f"{path} is not valid JSON ({error}): write it again with `{made_by}`"
         ) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} holds no JSON object: make it anew with `{made_by}`")
+        raise ArtifactError(f"{path} does not hold a JSON object: write it again with `{made_by}`")
     return value
 
 
@@ -109,16 +108,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PART: Final = ".part"  # ends the name of a file that is being written
-
-
-def write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file durably: temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        OSError: nothing of it is left then.
+        OSError: the file was not written; no temporary file is left.
     """
-    temporary = _written(path, content)
+    temporary = _write_temporary(path, content)
     try:
         temporary.replace(path)
     except OSError:
@@ -128,44 +124,22 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_once(path: Path, content: bytes) -> None:
-    """Write a file durably, unless it is there: then it stays as it is.
+    """Write a file durably unless it exists; an existing file stays as it is.
 
     Raises:
-        OSError: nothing of it is left then.
+        OSError: the file was not written; no temporary file is left.
     """
-    temporary = _written(path, content)
+    temporary = _write_temporary(path, content)
     try:
         os.link(temporary, path)
     except FileExistsError:
-        pass  # another attempt at the same image came first; its bytes may be on their way already
+        pass  # an earlier attempt wrote it, and its bytes may already have been sent
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def hold(folder: Path) -> IO[str]:
-    """Hold a folder for us alone, until the file that is given is closed or this process ends.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    file = (folder / "lock").open("w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ConfigError(
-            f"state: a gateway runs on {folder} already: end it first, or give this one another"
-        ) from error
-    return file
-
-
-def free_mib(folder: Path) -> int:
-    """Give the free space of the disk that a folder lies on, MiB."""
-    return shutil.disk_usage(folder).free // 2**20
-
-
-def _written(path: Path, content: bytes) -> Path:
+def _write_temporary(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     try:
         with temporary.open("wb") as file:

@@ -65,15 +65,8 @@ def status(config: ConfigFile) -> None:
     from chestxray.serving.gateway import statistics
 
     with _opened(config) as store:
-        for queue, states in statistics.counts(store.db).items():
-            figures = ", ".join(f"{count} {state}" for state, count in states.items())
-            typer.echo(f"{queue}: {figures}")
-        for queue, seconds in statistics.oldest(store.db).items():
-            typer.echo(f"{queue}: the oldest has waited for {seconds:.0f} s")
-        for source, seconds in statistics.asked(store.db).items():
-            typer.echo(f"{source}: last polled completely {seconds:.0f} s ago")
-        for task in statistics.troubled(store.db):
-            typer.echo(f"waiting: {task['queue']} {task['item']}: {task['reason']}")
+        for line in statistics.status_lines(store.db):
+            typer.echo(line)
 
 
 @gateway.command()
@@ -82,7 +75,7 @@ def dead(config: ConfigFile) -> None:
     from chestxray.serving.gateway import dead_letters
 
     with _opened(config) as store:
-        rows = dead_letters.listed(store.db)
+        rows = dead_letters.dead_letters(store.db)
     for row in rows:
         attempts = f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}"
         typer.echo(f"{row['queue']} {row['item']}, {attempts}: {row['reason']}")
@@ -130,7 +123,7 @@ def export_audit(
         if against is not None:
             audit.check_against(store.db, against)
         number = 0
-        for entry in audit.verified(store.db):
+        for entry in audit.verified_entries(store.db):
             number = entry["number"]
             typer.echo(json.dumps(entry))
     typer.echo(f"{number} entries, the chain is intact", err=True)
@@ -138,19 +131,10 @@ def export_audit(
 
 @contextmanager
 def _opened(config: Path) -> Iterator[Store]:
-    from chestxray.errors import ArtifactError
     from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.store import Store
 
-    settings = load(config)
-    if not settings.state.is_dir():
-        raise ArtifactError(
-            f"{settings.state} does not exist: no gateway has run with this `state` folder"
-        )
-    try:
-        store = Store(settings.state)
-    except OSError as error:
-        raise ArtifactError(f"state: {settings.state}: {error.strerror}") from error
+    store = Store.existing(load(config).state)
     try:
         yield store
     finally:

@@ -1,47 +1,119 @@
-"""`gateway.toml`: what the gateway may do, and with whom.
+"""`gateway.toml`: what the gateway may do, and with which other systems.
 
-Every key is checked; an unknown one is an error with the nearest right name. Paths are relative to
-the file's own folder.
+Every key is checked; an unknown key is an error that names the nearest right one
+(`config_errors.py`). Paths are relative to the file's own folder. Whether the findings that a rule
+names are those of the model is checked when the gateway starts (`supervisor.check`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import re
+import ssl
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
-
-from chestxray.errors import ConfigError
-from chestxray.serving.gateway import config_errors as mistakes
-from chestxray.serving.gateway.destinations import (
-    STRICT,
-    TLS,
-    AETitle,
-    Destination,
-    FilePath,
-    Port,
-    Rule,
-    ServiceURL,
-    StoreSCP,
-    Stow,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
 )
 
+from chestxray.errors import ConfigError
+from chestxray.serving.gateway import config_errors
 
-class Receive(BaseModel):
+ENGINES: Final = ("auto", "torch", "openvino")
+
+
+def _ae_title(title: str) -> str:
+    """Check an AE title (PS3.5 section 6.2)."""
+    if not re.fullmatch(r"[!-\[\]-~][ -\[\]-~]{0,15}", title):
+        raise ValueError(
+            f"an AE title has 1 to 16 ASCII characters, no backslash and no leading space, "
+            f"this one has {len(title)}"
+        )
+    return title
+
+
+def _service_url(url: str) -> str:
+    """Check the URL of a DICOMweb service, which appears in logs and in the audit record."""
+    if not re.fullmatch(r"https?://[^?#\s]+", url):
+        raise ValueError("must be http://… or https://…, without ? and #")
+    if "@" in url:
+        raise ValueError("must not contain a user name or password: put them into `headers`")
+    return url
+
+
+def _short_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError("must consist of letters, digits, dots, - and _")
+    return name
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
+FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
+Port = Annotated[int, Field(ge=1, le=65535)]
+ResultKind = Literal["sr", "sc", "regions"]
+Modality = Literal["CR", "DX"]
+
+
+class _Table(BaseModel):
+    """A table of the file: unknown keys are errors, values keep their TOML type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TLS(_Table):
+    """Mutual TLS: both sides present a certificate of the same authority.
+
+    Attributes:
+        certificate: certificate of this gateway, PEM.
+        key: its private key, PEM.
+        authority: authority that must have signed the other side's certificate, PEM.
+    """
+
+    certificate: FilePath
+    key: FilePath
+    authority: FilePath
+
+    def server_context(self) -> ssl.SSLContext:
+        """Make a context that requires a certificate of the authority from each client.
+
+        Raises:
+            OSError: a file cannot be read or is not PEM, or key and certificate do not match.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """Make a context that presents this certificate and requires one of the authority.
+
+        Raises:
+            OSError: a file cannot be read or is not PEM, or key and certificate do not match.
+        """
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self.authority))
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+class Receive(_Table):
     """The Storage SCP.
 
     Attributes:
-        ae_title: ours; associations called otherwise are rejected.
-        host: address to listen on; loopback unless told otherwise.
+        ae_title: AE title of the gateway; associations that call another title are rejected.
+        host: address to listen on; loopback by default.
         port: TCP port.
-        allow: calling AE titles that may associate; nobody else.
-        associations: most at the same time; a further one is rejected.
-        tls: mutual TLS; plain DICOM without.
+        allow: calling AE titles that may associate; all others are rejected.
+        associations: maximum number of open associations; further ones are rejected.
+        tls: mutual TLS; plain DICOM without it.
     """
-
-    model_config = STRICT
 
     ae_title: AETitle = "CHESTXRAY"
     host: str = "127.0.0.1"
@@ -51,41 +123,37 @@ class Receive(BaseModel):
     tls: TLS | None = None
 
 
-class Poll(BaseModel):
-    """A DICOMweb source that is asked for new studies.
+class Poll(_Table):
+    """A DICOMweb service that is polled for new studies.
 
     Attributes:
-        url: of the DICOMweb service, without `/studies`.
-        seconds: between two questions.
-        since: first study date to ask for; today where none is given.
-        days: how late after its date a study may come and is seen: each question looks back so far.
-        modalities: of the images to fetch.
-        headers: sent with each request, such as a token.
+        url: base URL of the service, without `/studies`.
+        seconds: interval between two polls.
+        since: first study date to ask for; today by default.
+        days: how many days after its study date a study may arrive and still be found.
+        modalities: modalities to fetch.
+        headers: HTTP headers of each request, such as a token.
     """
-
-    model_config = STRICT
 
     url: ServiceURL
     seconds: float = Field(default=30, gt=0)
     since: Annotated[dt.date, Field(strict=False)] | None = None
     days: int = Field(default=3, ge=1)
-    modalities: list[Literal["CR", "DX"]] = Field(default=["CR", "DX"], min_length=1)
+    modalities: list[Modality] = Field(default=["CR", "DX"], min_length=1)
     headers: dict[str, str] = {}
 
 
-class Read(BaseModel):
-    """The workers that read.
+class Read(_Table):
+    """The worker processes that read radiographs.
 
     Attributes:
-        workers: processes, each with its own model.
+        workers: number of processes, each with its own model.
         engine: `auto`, `torch` or `openvino`, as `chestxray.load` takes it; or the folder of an
-            export of the bundle, by which a worker needs no torch and a third of the memory.
-        lease: seconds that a reading may take; then its worker is ended and another takes it up.
-        attempts: before an image is given up as dead.
-        send_refusals: whether a refusal by the gate is sent as a result; it is kept either way.
+            export of the bundle, with which a worker needs no torch and a third of the memory.
+        lease: maximum seconds of one reading; then the worker is ended and the image is read again.
+        attempts: number of attempts before an image becomes a dead letter.
+        send_refusals: whether a refusal by the gate is sent as a result; it is recorded either way.
     """
-
-    model_config = STRICT
 
     workers: int = Field(default=1, ge=1)
     engine: str = Field(default="auto", min_length=1)
@@ -94,59 +162,122 @@ class Read(BaseModel):
     send_refusals: bool = True
 
 
-class Storage(BaseModel):
-    """What stays on disk. What was not read, or not sent to all, is never removed.
+class Storage(_Table):
+    """Retention on disk. What is not yet read or not yet sent everywhere is never removed.
 
     Attributes:
         keep_days: how long images and results are kept after the last delivery.
-        spare_mib: free space below which they go before that, the oldest first.
+        spare_mib: free space below which delivered files are removed early, oldest first.
         free_mib: free space below which new images are refused (A700).
     """
-
-    model_config = STRICT
 
     keep_days: float = Field(default=7, ge=0)
     spare_mib: int = Field(default=2048, ge=0)
     free_mib: int = Field(default=1024, ge=0)
 
     @model_validator(mode="after")
-    def _makes_room_first(self) -> Self:
+    def _check_order(self) -> Self:
         if self.spare_mib < self.free_mib:
             raise ValueError(
-                f"spare_mib = {self.spare_mib} must not be less than free_mib = {self.free_mib}, "
-                "or images are refused while nothing makes room"
+                f"spare_mib = {self.spare_mib} must not be less than free_mib = {self.free_mib}: "
+                "images would be refused before delivered files are removed"
             )
         return self
 
 
-class Metrics(BaseModel):
-    """Figures for Prometheus.
+class Metrics(_Table):
+    """The endpoint for Prometheus.
 
     Attributes:
         host: address to listen on.
         port: TCP port.
     """
 
-    model_config = STRICT
-
     host: str = "127.0.0.1"
     port: Port
 
 
-class Config(BaseModel):
+class Rule(_Table):
+    """Which results a destination receives: all conditions that are given must hold.
+
+    A refusal by the gate has no calls, so a rule with `findings` or `called` does not hold for it.
+
+    Attributes:
+        findings: at least one of these is called; any spelling that the vocabulary knows.
+        called: true: at least one finding is called; false: none is.
+        modalities: modalities of the image.
+        calling: AE titles that sent the image.
+    """
+
+    findings: list[str] = []
+    called: bool | None = None
+    modalities: list[Modality] = []
+    calling: list[AETitle] = []
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> Self:
+        if self.findings and self.called is False:
+            raise ValueError("called = false excludes every finding: remove findings or called")
+        return self
+
+
+class _Destination(_Table):
+    """What all destinations have.
+
+    Attributes:
+        name: name in logs, `status` and `dead`.
+        send: kinds of result objects.
+        rules: at least one must hold; without rules every result is sent.
+        attempts: how often the destination may reject a result before it becomes a dead letter.
+            While the destination cannot be reached, results wait and no attempt is counted.
+        lease: maximum seconds of one delivery; then the sender is ended and delivery is retried.
+    """
+
+    name: Annotated[str, AfterValidator(_short_name)]
+    send: list[ResultKind] = Field(default=["sr", "sc"], min_length=1)
+    rules: list[Rule] = []
+    attempts: int = Field(default=10, ge=1)
+    lease: float = Field(default=120, gt=0)
+
+
+class StoreSCP(_Destination):
+    """A destination that receives by C-STORE."""
+
+    kind: Literal["dicom"]
+    ae_title: AETitle
+    host: str
+    port: Port
+    tls: TLS | None = None
+
+
+class Stow(_Destination):
+    """A destination that receives by STOW-RS.
+
+    Attributes:
+        url: base URL of the DICOMweb service, without `/studies`.
+        headers: HTTP headers of each request, such as a token.
+    """
+
+    kind: Literal["stow"]
+    url: ServiceURL
+    headers: dict[str, str] = {}
+
+
+Destination = Annotated[StoreSCP | Stow, Field(discriminator="kind")]
+
+
+class Config(_Table):
     """The whole of `gateway.toml`.
 
     Attributes:
-        state: the folder that holds images, results, the queue and the audit record.
-        receive: how images come in.
-        poll: DICOMweb sources that are asked for images.
-        read: how they are read.
-        storage: how long they stay.
-        metrics: where figures can be fetched; nowhere without.
+        state: folder of images, results, queue and audit record.
+        receive: the Storage SCP.
+        poll: DICOMweb services that are polled.
+        read: the workers.
+        storage: retention.
+        metrics: endpoint for Prometheus; none by default.
         destinations: where results go.
     """
-
-    model_config = STRICT
 
     state: FilePath
     receive: Receive
@@ -157,25 +288,24 @@ class Config(BaseModel):
     destinations: list[Destination] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _check_unique(self) -> Self:
         names = [destination.name for destination in self.destinations]
         if len(set(names)) < len(names):
             raise ValueError(f"destinations must have different names, these are {names}")
-        urls = [source.url.rstrip("/") for source in self.poll]
+        urls = [service.url.rstrip("/") for service in self.poll]
         if len(set(urls)) < len(urls):
-            raise ValueError("poll must have different urls: one source has one position")
+            raise ValueError("poll must have different urls: one position is saved for each url")
         return self
 
 
-MODELS: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
-_ENGINES: Final = ("auto", "torch", "openvino")
+TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
 
 
 def load(path: Path) -> Config:
     """Read a configuration.
 
     Raises:
-        ConfigError: no readable file, no TOML, an unknown key or an impossible value.
+        ConfigError: the file cannot be read or is not TOML, a key is unknown or a value invalid.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -184,23 +314,23 @@ def load(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        keys = {key for model in MODELS for key in model.model_fields}
-        lines = "; ".join(mistakes.sentence(detail, keys) for detail in error.errors())
+        keys = {key for table in TABLES for key in table.model_fields}
+        lines = "; ".join(config_errors.describe(detail, keys) for detail in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
-    return _anchored(config, path.parent)
+    return _with_absolute_paths(config, path.parent)
 
 
-def _anchored(config: Config, folder: Path) -> Config:
-    """Make paths absolute, so that the processes find them from anywhere."""
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    """Make paths absolute, so that every process finds them from any working directory."""
     raw: dict[str, Any] = config.model_dump()
     raw["state"] = folder.absolute() / config.state
-    if config.read.engine not in _ENGINES:
+    if config.read.engine not in ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
-    for room in (raw["receive"], *raw["destinations"]):
-        if room.get("tls"):
-            room["tls"] = {key: folder.absolute() / path for key, path in room["tls"].items()}
+    for table in (raw["receive"], *raw["destinations"]):
+        if table.get("tls"):
+            table["tls"] = {key: folder.absolute() / path for key, path in table["tls"].items()}
     return Config.model_validate(raw)

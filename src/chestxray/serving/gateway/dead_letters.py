@@ -1,7 +1,7 @@
-"""Dead letters: what was given up, and what its operator makes of it.
+"""Dead letters: tasks that were given up, and what an operator can do with them.
 
-A dead letter keeps its files until it is queued again, or discarded: then they go like those of any
-image that has served. Each step stands in the audit record.
+A dead letter keeps its files until it is queued again or discarded; the files of discarded ones are
+removed like those of delivered images. Each step is recorded in the audit record.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from chestxray.serving.gateway import audit
-from chestxray.serving.gateway import queue as tasks
-from chestxray.serving.gateway.database import transaction
+from chestxray.serving.gateway import audit, queue
 from chestxray.serving.gateway.queue import Task
+from chestxray.serving.gateway.store import transaction
 
 
-def listed(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """List what was given up, with the reason, the longest dead first."""
+def dead_letters(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """List dead letters as `queue`, `item`, `attempts` and `reason`, the oldest first."""
     rows = db.execute(
         "SELECT queue, item, attempts, reason FROM tasks WHERE state = 'dead' ORDER BY finished"
     )
@@ -26,38 +25,54 @@ def listed(db: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def retry(db: sqlite3.Connection, items: Collection[str] = ()) -> int:
-    """Queue again what was given up: these items, or all; how many letters it were."""
+    """Queue dead letters again.
+
+    Args:
+        db: the database.
+        items: SOP instance UIDs; all dead letters where it is empty.
+
+    Returns:
+        The number of dead letters that were queued.
+    """
     with transaction(db):
-        found = _letters(db, items)
-        for letter in found:
-            tasks.remove(db, letter["queue"], letter["item"])
-            tasks.add(db, letter["queue"], letter["item"])
+        letters = _selected(db, items)
+        for letter in letters:
+            queue.remove(db, letter["queue"], letter["item"])
+            queue.add(db, letter["queue"], letter["item"])
             audit.append(db, "retry", {"queue": letter["queue"], "item": letter["item"]})
-    return len(found)
+    return len(letters)
 
 
 def discard(db: sqlite3.Connection, items: Collection[str]) -> int:
-    """Let go for good of these items that were given up, or all; how many letters it were."""
+    """Discard dead letters for good.
+
+    Args:
+        db: the database.
+        items: SOP instance UIDs; all dead letters where it is empty.
+
+    Returns:
+        The number of dead letters that were discarded.
+    """
     with transaction(db):
-        found = _letters(db, items)
-        for letter in found:
+        letters = _selected(db, items)
+        for letter in letters:
             db.execute(
                 "UPDATE tasks SET state = 'discarded', finished = ? WHERE queue = ? AND item = ?",
                 (time.time(), letter["queue"], letter["item"]),
             )
             audit.append(db, "discarded", letter)
-    return len(found)
+    return len(letters)
 
 
-def give_up_strangers(db: sqlite3.Connection, queues: Collection[str]) -> int:
-    """Make dead letters of what waits in queues that nobody serves any more; how many it were."""
+def mark_unserved(db: sqlite3.Connection, queues: Collection[str]) -> int:
+    """Make dead letters of all tasks that wait in other queues than these; give how many."""
     with transaction(db):
         rows = db.execute("SELECT queue, item, attempts FROM tasks WHERE state = 'queued'")
-        strangers = [Task(*row) for row in rows.fetchall() if row["queue"] not in queues]
-        for task in strangers:
-            tasks.give_up(db, task, "its destination is no longer in gateway.toml")
-    return len(strangers)
+        unserved = [Task(*row) for row in rows.fetchall() if row["queue"] not in queues]
+        for task in unserved:
+            queue.mark_dead(db, task, "its destination is no longer in gateway.toml")
+    return len(unserved)
 
 
-def _letters(db: sqlite3.Connection, items: Collection[str]) -> list[dict[str, Any]]:
-    return [letter for letter in listed(db) if not items or letter["item"] in items]
+def _selected(db: sqlite3.Connection, items: Collection[str]) -> list[dict[str, Any]]:
+    return [letter for letter in dead_letters(db) if not items or letter["item"] in items]

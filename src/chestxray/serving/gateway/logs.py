@@ -1,7 +1,7 @@
-"""A JSON object a line on standard error, without name, number or birth date of any patient.
+"""The log: one JSON object per line on standard error, without data of patients.
 
-Only our own messages are quoted, which name UIDs and AE titles at most. Of other packages' records
-the place alone is told: pydicom quotes values of the file that it complains about.
+Only messages of this package are written, which contain UIDs and AE titles at most. Of records of
+other packages only the place is written: pydicom quotes values of the file that it complains about.
 """
 
 from __future__ import annotations
@@ -12,41 +12,40 @@ import traceback
 import warnings
 from typing import Final
 
-# That a connection was refused or an association rejected; our own record says where to.
-_TOLD_BY_US: Final = ("pynetdicom.transport", "pynetdicom.acse")
+# They report refused connections and rejected associations; our own record says where to.
+_SILENCED: Final = ("pynetdicom.transport", "pynetdicom.acse")
 _FIELDS: Final = ("event", "uid", "source", "destination", "seconds")
 
 
 class JSONLines(logging.Formatter):
-    """Formats a record as JSON; only fields that are meant to be logged get in."""
+    """Formats a record as JSON, with the fields that are meant for the log and no others."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Give one line."""
-        ours = record.name.startswith("chestxray.")
-        place = f"{record.name}:{record.lineno} has something to say"
+        own = record.name.startswith("chestxray.")
         line = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "process": record.processName,
             "pid": record.process,
-            "message": record.getMessage() if ours else place,
+            "message": record.getMessage() if own else f"message of {record.name}:{record.lineno}",
         }
         line |= {key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None}
         return json.dumps(line, ensure_ascii=False)
 
 
 def place(error: BaseException) -> str:
-    """Say what failed and where; not the message, in which a decoder may quote the file."""
+    """Describe an exception by type and place, without its message, which may quote a file."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {frame.filename}:{frame.lineno} in {frame.name}"
 
 
 def set_up() -> None:
-    """Send our records of level INFO and above to standard error, and others' errors."""
+    """Write this package's records from level INFO on, and errors of other packages."""
     handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     logging.getLogger("chestxray").setLevel(logging.INFO)
-    for name in _TOLD_BY_US:
+    for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -1,19 +1,19 @@
-"""A DICOMweb source: which studies and radiographs it has, and their files.
+"""Polling: finds new radiographs on a DICOMweb service and takes them in as if they were sent.
 
-QIDO-RS for studies and their instances (PS3.18 section 10.6), WADO-RS for each instance (section
-10.4).
+Studies and instances are found by QIDO-RS (PS3.18 section 10.6), each file is fetched by WADO-RS
+(section 10.4). The queue, not the service, says what is known, so nothing is lost while the gateway
+is down. The saved position is a study date: everything before it was taken in, and each poll asks
+from there on. It stays some days behind today, since studies grow, clocks and time zones differ,
+and radiographs arrive late. A study that arrives later still is not found: send it by C-STORE.
 
-The poller: asks a DICOMweb source for new radiographs and takes them in as if they were sent.
-
-What is known is told by the queue, not by the source, so nothing is lost when the gateway was down.
-The saved position is a study date: all before it is here, and each question asks from there on. It
-stays some days behind today, since studies grow, clocks and zones differ, and films come late: a
-study that arrives later still is not seen; send such by C-STORE.
+dicomweb-client is not used: it parses each fetched file, so that the received bytes are lost, and
+reads answers of any size into memory.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import sqlite3
 import threading
@@ -24,73 +24,83 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Poll
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
 from chestxray.serving.gateway.store import Store
 
-_PAGE: Final = 500
+_PAGE_SIZE: Final = 500
+_MAX_PAGE_BYTES: Final = 64 * 2**20
+_MAX_FILE_BYTES: Final = 512 * 2**20
 _TIMEOUT: Final = 30.0
+_JSON: Final = "application/dicom+json"
 _ANY_SYNTAX: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_FORGET_SECONDS: Final = 3600.0
+_log = logging.getLogger(__name__)
 
-# What is raised by answers that never come, refuse, or are no DICOM JSON.
-TROUBLE: Final = (
+
+class InvalidAnswerError(ChestXrayError):
+    """A service answered something else than DICOMweb; the message does not quote the answer."""
+
+
+SERVICE_ERRORS: Final = (
     httpx.HTTPError,
     httpx.InvalidURL,
+    InvalidAnswerError,
     AttributeError,
     LookupError,
     TypeError,
     ValueError,
 )
+"""Raised where a service does not answer, refuses, or sends no valid DICOM JSON."""
+
+_LOCAL_ERRORS: Final = (OutOfSpaceError, OSError, sqlite3.Error)  # a full disk, a busy queue
 
 
 class Study(NamedTuple):
-    """A study, and how many instances it has; -1 where the source does not say."""
+    """A study and its number of instances; -1 where the service does not tell."""
 
     uid: str
     instances: int
 
 
 class Instance(NamedTuple):
-    """A radiograph, and where its file is."""
+    """A radiograph and the path of its file."""
 
     uid: str
     sop_class: str
     path: str
 
 
-class Source:
-    """Asks one source; all methods raise one of `TROUBLE` where that fails."""
+class DICOMwebService:
+    """A client of one service; its methods raise one of `SERVICE_ERRORS`."""
 
-    def __init__(self, source: Poll) -> None:
-        self.url = source.url.rstrip("/")
-        self._modalities = source.modalities
-        self._client = httpx.Client(headers=source.headers, timeout=_TIMEOUT)
+    def __init__(self, config: Poll) -> None:
+        self.url = config.url.rstrip("/")
+        self._modalities = config.modalities
+        self._client = httpx.Client(headers=config.headers, timeout=_TIMEOUT)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def studies(self, since: str) -> set[Study]:
-        """Give all studies of a date (YYYYMMDD) on that may have radiographs.
+        """Find all studies from a date (YYYYMMDD) on that may have radiographs.
 
         Modalities are compared here: asked for ModalitiesInStudy, Orthanc 1.10 gives its first page
-        alone, and others refuse.
+        only, and other services refuse.
         """
         return {
             Study(uid, int(count) if (count := _value(found, "00201208", "")).isdecimal() else -1)
-            for found in self._pages("/studies", {"StudyDate": f"{since}-"})
+            for found in self._search("/studies", {"StudyDate": f"{since}-"})
             if is_uid(uid := _value(found, "0020000D", "")) and self._may_have(found)
         }
 
-    def _may_have(self, study: dict[str, Any]) -> bool:
-        modalities = study.get("00080061", {}).get("Value")
-        return not modalities or not set(self._modalities).isdisjoint(modalities)
-
     def radiographs(self, study: str) -> list[Instance]:
-        """Give each radiograph of a study."""
+        """Find the radiographs of a study."""
         instances = []
         for modality in self._modalities:
-            for found in self._pages(f"/studies/{study}/instances", {"Modality": modality}):
+            for found in self._search(f"/studies/{study}/instances", {"Modality": modality}):
                 series, uid = _value(found, "0020000E"), _value(found, "00080018")
                 sop_class = _value(found, "00080016")
                 if sop_class in RADIOGRAPHS and is_uid(uid) and is_uid(series):
@@ -98,36 +108,157 @@ class Source:
                     instances.append(Instance(uid, sop_class, path))
         return instances
 
-    def fetched(self, instance: Instance) -> bytes:
-        """Give the DICOM file of an instance."""
-        answer = self._client.get(self.url + instance.path, headers={"Accept": _ANY_SYNTAX})
-        answer.raise_for_status()
-        return _part(answer)
+    def fetch(self, instance: Instance) -> bytes:
+        """Fetch the DICOM file of an instance, byte for byte."""
+        answer, content = self._get(instance.path, {}, _ANY_SYNTAX, _MAX_FILE_BYTES)
+        return _only_part(answer.headers["content-type"], content)
 
-    def _pages(self, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+    def _may_have(self, study: dict[str, Any]) -> bool:
+        modalities = study.get("00080061", {}).get("Value")
+        return not modalities or not set(self._modalities).isdisjoint(modalities)
+
+    def _search(self, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
         """Give all matches of a search, page by page.
 
-        The source may give fewer a page than we ask for (PS3.18 section 8.3.4), so only a page that
-        is empty, or the same again, is the last.
+        A service may give fewer matches per page than asked for (PS3.18 section 8.3.4), so only an
+        empty page, or the same page again, is the last one.
         """
         offset, last = 0, None
         while True:
-            answer = self._client.get(
-                self.url + path,
-                params=query | {"limit": str(_PAGE), "offset": str(offset)},
-                headers={"Accept": "application/dicom+json"},
-            )
-            answer.raise_for_status()
-            found = [] if answer.status_code == 204 else answer.json()
+            page = query | {"limit": str(_PAGE_SIZE), "offset": str(offset)}
+            answer, content = self._get(path, page, _JSON, _MAX_PAGE_BYTES)
+            found = [] if answer.status_code == 204 else json.loads(content)
             if not found or found == last:
                 return
             yield from found
             offset, last = offset + len(found), found
 
+    def _get(
+        self, path: str, query: dict[str, str], accept: str, max_bytes: int
+    ) -> tuple[httpx.Response, bytes]:
+        content = bytearray()
+        headers = {"Accept": accept}
+        with self._client.stream("GET", self.url + path, params=query, headers=headers) as answer:
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise InvalidAnswerError(f"the answer has more than {max_bytes} bytes")
+        return answer, bytes(content)
 
-def said(error: Exception) -> str:
-    """Say what failed; an answer that is no DICOM JSON is not quoted, it may name a patient."""
-    return str(error) if isinstance(error, httpx.HTTPError) else type(error).__name__
+
+class Poller:
+    """Polls one service.
+
+    Args:
+        config: of the service.
+        intake: where images go.
+        store: a store of its own, for the position.
+    """
+
+    def __init__(self, config: Poll, intake: Intake, store: Store) -> None:
+        self._config = config
+        self._intake = intake
+        self._store = store
+        self._service = DICOMwebService(config)
+        self._complete: set[Study] = set()
+        self._forget_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll until told to stop; after a failure the next poll tries again."""
+        while not stop.is_set():
+            try:
+                self.poll(stop)
+            except (*SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
+                self._warn("the service could not be polled", error)
+            stop.wait(self._config.seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection to the service."""
+        self._service.close()
+
+    def poll(self, stop: threading.Event) -> int:
+        """Take in new images; save the position when all are durable; give how many were new.
+
+        Raises:
+            Exception: one of `SERVICE_ERRORS`, where the service cannot be asked for its studies.
+            sqlite3.Error: the position cannot be read or saved.
+        """
+        today = dt.datetime.now().astimezone().date()
+        behind = f"{today - dt.timedelta(days=self._config.days):%Y%m%d}"
+        since = position(self._store.db, self._service.url)
+        if since is None:  # saved now, however long it takes until the service answers
+            since = f"{self._config.since or today:%Y%m%d}"
+            save_position(self._store.db, self._service.url, since)
+        if since > f"{today:%Y%m%d}":  # the clock was wrong when it was saved
+            since = behind
+        studies = self._service.studies(since)
+        self._forget(studies)
+        new = 0
+        for study in sorted(studies - self._complete):
+            if stop.is_set():
+                return new
+            added, complete = self._take_study(study.uid, stop)
+            new += added
+            if complete:
+                self._complete.add(study)
+        if studies <= self._complete:
+            save_position(self._store.db, self._service.url, max(since, behind))
+        return new
+
+    def _forget(self, studies: set[Study]) -> None:
+        """Check all studies again at times: one image removed and one added keep the number."""
+        self._complete &= {study for study in studies if study.instances >= 0}
+        if time.monotonic() >= self._forget_at:
+            self._complete.clear()
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
+
+    def _take_study(self, study: str, stop: threading.Event) -> tuple[int, bool]:
+        """Take in a study's new radiographs; give how many, and whether the study is complete."""
+        new, complete = 0, True
+        try:
+            instances = self._service.radiographs(study)
+        except SERVICE_ERRORS as error:  # the other studies are still taken in
+            self._warn("a study could not be listed", error, study)
+            return 0, False
+        for instance in instances:
+            if stop.is_set():
+                return new, False
+            uid, modality = instance.uid, RADIOGRAPHS[instance.sop_class]
+            try:
+                if not self._intake.is_known(uid):
+                    content = self._service.fetch(instance)
+                    new += self._intake.accept(uid, content, self._service.url, modality)
+            except (*SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
+                self._warn("an image could not be taken in", error, uid)
+                complete = False
+        return new, complete
+
+    def _warn(self, what: str, error: Exception, uid: str | None = None) -> None:
+        extra = {"event": "poll-failed", "source": self._service.url, "uid": uid}
+        _log.warning("%s: %s", what, _describe(error), extra=extra)
+
+
+def position(db: sqlite3.Connection, url: str) -> str | None:
+    """Give the study date from which a service is polled next; None before the first poll."""
+    row = db.execute("SELECT position FROM positions WHERE source = ?", (url,)).fetchone()
+    return None if row is None else str(row["position"])
+
+
+def save_position(db: sqlite3.Connection, url: str, date: str) -> None:
+    """Save the study date from which a service is polled next, and the time of this poll."""
+    db.execute(
+        "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT (source) "
+        "DO UPDATE SET position = excluded.position, asked = excluded.asked",
+        (url, date, time.time()),
+    )
+
+
+def _describe(error: Exception) -> str:
+    """Describe a failure without quoting an answer, which may name a patient."""
+    shown = isinstance(error, (httpx.HTTPError, InvalidAnswerError, *_LOCAL_ERRORS))
+    return str(error) if shown else type(error).__name__
 
 
 def _value(found: dict[str, Any], tag: str, default: str | None = None) -> str:
@@ -136,131 +267,17 @@ def _value(found: dict[str, Any], tag: str, default: str | None = None) -> str:
     return str(found[tag]["Value"][0])
 
 
-def _part(answer: httpx.Response) -> bytes:
+def _only_part(content_type: str, content: bytes) -> bytes:
     """Take the one DICOM file out of a multipart answer."""
     header = Message()
-    header["Content-Type"] = answer.headers["content-type"]
+    header["Content-Type"] = content_type
     boundary = header.get_boundary()
     if boundary is None:
-        raise ValueError(f"the source sent {header.get_content_type()}, no multipart answer")
-    _, *parts, _ = answer.content.split(b"--" + boundary.encode())
+        raise InvalidAnswerError("the answer is not multipart")
+    _, *parts, _ = content.split(b"--" + boundary.encode())
     if len(parts) != 1:
-        raise ValueError(f"the source sent {len(parts)} parts for one instance")
-    content = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-    if content[128:132] != b"DICM":
-        raise ValueError("what the source sent is no DICOM file")
-    return content
-
-
-_FORGET_SECONDS: Final = 3600.0
-_OURS: Final = (OutOfSpaceError, OSError, sqlite3.Error)  # a full disk, a busy queue
-_log = logging.getLogger(__name__)
-
-
-class Poller:
-    """Asks one source.
-
-    Args:
-        config: of the source.
-        intake: where images go.
-        store: of its own, for the position.
-    """
-
-    def __init__(self, config: Poll, intake: Intake, store: Store) -> None:
-        self._config = config
-        self._intake = intake
-        self._store = store
-        self._source = Source(config)
-        self._complete: set[Study] = set()
-        self._forget_at = 0.0
-
-    def run(self, stop: threading.Event) -> None:
-        """Ask until told to stop; a source that does not answer is asked again later."""
-        while not stop.is_set():
-            try:
-                self.ask(stop)
-            except (*TROUBLE, *_OURS) as error:
-                self._warn("the source could not be asked", error)
-            stop.wait(self._config.seconds)
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the connection to the source."""
-        self._source.close()
-
-    def ask(self, stop: threading.Event) -> int:
-        """Take in what is new; save the position when all of it is durable; how many came.
-
-        Raises:
-            dicomweb.TROUBLE: the source cannot be asked.
-            sqlite3.Error: the position cannot be read or saved.
-        """
-        today = dt.datetime.now().astimezone().date()
-        behind = f"{today - dt.timedelta(days=self._config.days):%Y%m%d}"
-        since = position(self._store.db, self._source.url)
-        if since is None:  # however long it takes until the source answers, it is from here on
-            since = f"{self._config.since or today:%Y%m%d}"
-            save_position(self._store.db, self._source.url, since)
-        if since > f"{today:%Y%m%d}":  # the clock was wrong when it was saved
-            since = behind
-        studies = self._source.studies(since)
-        self._forget(studies)
-        taken = 0
-        for study in sorted(studies - self._complete):
-            if stop.is_set():
-                return taken
-            new, whole = self._take_study(study.uid, stop)
-            taken += new
-            if whole:
-                self._complete.add(study)
-        if studies <= self._complete:
-            save_position(self._store.db, self._source.url, max(since, behind))
-        return taken
-
-    def _forget(self, studies: set[Study]) -> None:
-        """Look through all again now and then: one image gone and one come is the same number."""
-        self._complete &= {study for study in studies if study.instances >= 0}
-        if time.monotonic() >= self._forget_at:
-            self._complete.clear()
-            self._forget_at = time.monotonic() + _FORGET_SECONDS
-
-    def _take_study(self, study: str, stop: threading.Event) -> tuple[int, bool]:
-        """Take in a study's new radiographs; how many, and whether none was left behind."""
-        taken, whole = 0, True
-        try:
-            found = self._source.radiographs(study)
-        except TROUBLE as error:  # one that the source cannot list keeps no other back
-            self._warn("a study could not be asked for", error, study)
-            return 0, False
-        for instance in found:
-            if stop.is_set():
-                return taken, False
-            uid, modality = instance.uid, RADIOGRAPHS[instance.sop_class]
-            try:
-                if not self._intake.known(uid):
-                    content = self._source.fetched(instance)
-                    taken += self._intake.take(uid, content, self._source.url, modality)
-            except (*TROUBLE, *_OURS) as error:
-                self._warn("an image could not be taken", error, uid)
-                whole = False
-        return taken, whole
-
-    def _warn(self, what: str, error: Exception, uid: str | None = None) -> None:
-        what_is_wrong = str(error) if isinstance(error, _OURS) else said(error)
-        extra = {"event": "poll-failed", "source": self._source.url, "uid": uid}
-        _log.warning("%s: %s", what, what_is_wrong, extra=extra)
-
-
-def position(db: sqlite3.Connection, source: str) -> str | None:
-    """Give the study date from which a source is to be asked; None at the start."""
-    row = db.execute("SELECT position FROM positions WHERE source = ?", (source,)).fetchone()
-    return None if row is None else str(row["position"])
-
-
-def save_position(db: sqlite3.Connection, source: str, date: str) -> None:
-    """Save from which study date a source is to be asked, and that all was taken in now."""
-    db.execute(
-        "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT (source) "
-        "DO UPDATE SET position = excluded.position, asked = excluded.asked",
-        (source, date, time.time()),
-    )
+        raise InvalidAnswerError(f"the answer has {len(parts)} parts, one instance has one")
+    file = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+    if file[128:132] != b"DICM":
+        raise InvalidAnswerError("the answer is not a DICOM file")
+    return file

@@ -1,8 +1,8 @@
-"""What each process of the gateway runs; each loads only what it needs.
+"""What each process of the gateway runs; each imports only what it needs.
 
-A process ends when it is told to by SIGTERM, after what it has in hand, and at once when the
-supervisor is gone: all that counts is on the disk. A signal tells it, and no event shared between
-processes, since the lock of such an event is lost with a process that is killed while it looks.
+A process ends on SIGTERM, after the task in progress, and at once when the supervisor is gone:
+everything that counts is on the disk. SIGTERM is used, and no event shared between processes, since
+the lock of such an event is lost with a process that is killed while holding it.
 """
 
 from __future__ import annotations
@@ -15,67 +15,77 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
+from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
-from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import Destination
+from chestxray.serving.gateway.config import Config, Destination
 
 _log = logging.getLogger(__name__)
 
 
-def identity(bundle: Path, engine: str) -> str:
-    """Name the model of a bundle, which is loaded for it as a worker will.
+class Model(NamedTuple):
+    """What the supervisor needs to know of the model."""
+
+    identity: str
+    findings: Findings
+
+
+def load_model(bundle: Path, engine: str) -> Model:
+    """Load a bundle as a worker will, to see whether that works.
 
     Raises:
         BundleError: the bundle cannot be used.
-        ConfigError: the engine cannot; the error must be one that gets from process to process.
+        ConfigError: the engine cannot be used; unlike the original error, it can be pickled.
     """
     from chestxray import load
 
     try:
-        return load(bundle, engine).bundle.identity
+        reader = load(bundle, engine)
     except BundleError:
         raise
     except (ArtifactError, MissingExtraError) as error:
         raise ConfigError(f"read.engine: {error}") from error
+    return Model(reader.bundle.identity, Findings(reader.findings))
 
 
-def begin(run: Callable[..., None], *arguments: object) -> None:
+def start(target: Callable[..., None], *arguments: object) -> None:
     """Run one of the functions below in this process, with an event that SIGTERM sets."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the supervisor
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles it
     logs.set_up()
     _log.info("started", extra={"event": "started"})
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
-    with _Vital():
-        run(stop, *arguments)
+        threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
+    with _exit_on_error():
+        target(stop, *arguments)
 
 
-def receiving(stop: threading.Event, config: Config) -> None:
-    """Run the receiver, its pollers and the housekeeping."""
-    from chestxray.serving.gateway import housekeeping
+def run_receiver(stop: threading.Event, config: Config) -> None:
+    """Run the Storage SCP, the pollers, retention and the metrics endpoint."""
+    from chestxray.serving.gateway import statistics
     from chestxray.serving.gateway.intake import Intake
     from chestxray.serving.gateway.polling import Poller
     from chestxray.serving.gateway.receiver import Receiver
+    from chestxray.serving.gateway.retention import Retention
     from chestxray.serving.gateway.store import Store
 
     intake = Intake(Store(config.state), config.storage)
-    house = housekeeping.House(config.storage, Store(config.state))
-    house.keep_once()  # on a full disk it makes room for the rows of what is taken up
-    found = intake.take_up()
-    if found:
-        _log.warning("%d images had no row", found, extra={"event": "taken-up"})
+    retention = Retention(config.storage, Store(config.state))
+    retention.run_once()  # on a full disk it makes room for the rows of recovered images
+    recovered = intake.recover()
+    if recovered:
+        _log.warning("images recovered from disk: %d", recovered, extra={"event": "recovered"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
     if config.metrics is not None:
-        housekeeping.serve_metrics(config.metrics, config.state)
-    pollers = [Poller(source, intake, Store(config.state)) for source in config.poll]
-    runs = [house.run, *(poller.run for poller in pollers)]
-    threads = [threading.Thread(target=_live, args=(run, stop)) for run in runs]
+        statistics.serve_metrics(config.metrics, config.state)
+    pollers = [Poller(service, intake, Store(config.state)) for service in config.poll]
+    loops = [retention.run, *(poller.run for poller in pollers)]
+    threads = [threading.Thread(target=_run_loop, args=(loop, stop)) for loop in loops]
     for thread in threads:
         thread.start()
     stop.wait()
@@ -84,81 +94,78 @@ def receiving(stop: threading.Event, config: Config) -> None:
         thread.join()
 
 
-def working(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
+def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
     """Run worker number 0, 1, …, on its share of the cores."""
     from chestxray.serving.gateway.store import READ
 
     name = f"worker-{number}"
-    _free(config, READ, name)
-    _take_share(number, config.read.workers)
-    with _nothing_held():
+    _release_predecessor(config, READ, name)
+    _use_share_of_cores(number, config.read.workers)
+    with _terminable():
         from chestxray import load
-        from chestxray.serving.gateway.worker import work
+        from chestxray.serving.gateway import worker
 
         reader = load(bundle, config.read.engine)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
-    work(config, reader, stop, name)
+    worker.run(config, reader, stop, name)
 
 
-def sending(stop: threading.Event, config: Config, to: Destination) -> None:
+def run_sender(stop: threading.Event, config: Config, to: Destination) -> None:
     """Run the sender of a destination."""
-    from chestxray.serving.gateway import store
-    from chestxray.serving.gateway.sender import send
+    from chestxray.serving.gateway import sender
+    from chestxray.serving.gateway.store import send_queue
 
-    _free(config, store.sending(to.name), to.name)
-    send(config, to, stop)
+    _release_predecessor(config, send_queue(to.name), to.name)
+    sender.run(config, to, stop)
 
 
 @contextmanager
-def _nothing_held() -> Iterator[None]:
-    """Let SIGTERM end this process at once: loading a model may take longer than one waits."""
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end this process at once: loading a model may take longer than a stop may."""
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def _free(config: Config, queue: str, name: str) -> None:
-    """Free what our predecessor held when it died, before its lease runs out."""
+def _release_predecessor(config: Config, queue: str, name: str) -> None:
+    """Release what the predecessor held when it died, before its lease expires."""
     from chestxray.serving.gateway.store import Store
 
     store = Store(config.state)
-    freed = store.release(queue, name, died=True)
+    released = store.release(queue, name, died=True)
     store.close()
-    if freed:
-        _log.warning("%d tasks freed", freed, extra={"event": "freed"})
+    if released:
+        _log.warning("tasks released: %d", released, extra={"event": "released"})
 
 
-class _Vital:
-    """What is raised inside ends the process, whatever threads it has; another takes over.
+@contextmanager
+def _exit_on_error() -> Iterator[None]:
+    """End the process when the block raises, whatever threads it has; the supervisor restarts it.
 
-    It is told by its place alone: a message may quote the file or the answer that it is about.
+    Only the place of the error is logged: its message may quote a file or an answer.
     """
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """End the process where something was raised."""
-        if error is not None:
-            _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
-            os._exit(1)
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 (the process ends)
+        _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
+        os._exit(1)
 
 
-def _live(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
-    with _Vital():
-        run(stop)
+def _run_loop(loop: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    with _exit_on_error():
+        loop(stop)
 
 
-def _end_with(ended: Callable[[], None]) -> None:
+def _exit_after(ended: Callable[[], None]) -> None:
     ended()
     os._exit(1)
 
 
-def _take_share(number: int, workers: int) -> None:
-    """Keep workers out of each other's cores: each engine would start a thread for every core."""
+def _use_share_of_cores(number: int, workers: int) -> None:
+    """Give each worker its own cores: every engine would start a thread for each core."""
     if workers == 1 or not hasattr(os, "sched_setaffinity"):
         return
-    mine = sorted(os.sched_getaffinity(0))
-    share = max(1, len(mine) // workers)
-    first = number * share % len(mine)
-    os.sched_setaffinity(0, mine[first : first + share])
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // workers)
+    first = number * share % len(cores)
+    os.sched_setaffinity(0, cores[first : first + share])

@@ -1,14 +1,13 @@
-"""The ways to a destination: C-STORE and STOW-RS.
+"""The sender: delivers results from the outbox to one destination, by C-STORE or STOW-RS.
 
-A result is delivered when the destination has said so: status 0000, or a warning (Bxxx), which has
-stored it too (PS3.4 table B.2-1); or its UID in ReferencedSOPSequence and nothing in
-FailedSOPSequence (PS3.18 section 10.5.3). Or when it says that it has it already (0111), since a
-sender may be killed before it notes a success. It is sent as the bytes that lie in the outbox.
+A result is delivered when the destination says so: by status 0000 or a warning (Bxxx), which has
+stored it too (PS3.4 table B.2-1); or by its UID in ReferencedSOPSequence and an empty
+FailedSOPSequence (PS3.18 section 10.5.3). It is also delivered when the destination has it already
+(0111), since a sender may be killed before it records a success. The bytes of the outbox are sent
+as they are; dicomweb-client would decode and encode them again, so it is not used.
 
-The sender: brings results from the outbox to one destination.
-
-A destination that turns a result down is asked again some times, later; while it cannot be reached
-at all, results wait, nothing is counted, and it is asked ever more rarely.
+A result that the destination rejects is offered again some times, later. While the destination
+cannot be reached, results wait, no attempt is counted, and the intervals grow.
 """
 
 from __future__ import annotations
@@ -27,77 +26,78 @@ from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
 from chestxray.errors import ChestXrayError
-from chestxray.serving.gateway import queue as tasks
-from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import Destination, StoreSCP, Stow
-from chestxray.serving.gateway.dimse import client_context
-from chestxray.serving.gateway.queue import Task, within
-from chestxray.serving.gateway.receiver import RESULTS
-from chestxray.serving.gateway.store import Store, sending
+from chestxray.serving.gateway.config import Config, Destination, StoreSCP, Stow
+from chestxray.serving.gateway.queue import Task, backoff, exit_after
+from chestxray.serving.gateway.receiver import RESULT_CLASSES
+from chestxray.serving.gateway.store import Store, send_queue
 
-_SECONDS: Final = 30.0
-_CLOSED: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # says nothing about the result
+_TIMEOUT: Final = 30.0
+_IDLE_SECONDS: Final = 0.2
+_LONGEST_INTERVAL: Final = 60.0
+_UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
+_MAX_ANSWER_BYTES: Final = 2**20
+_log = logging.getLogger(__name__)
 
 
-class NotDeliveredError(ChestXrayError):
-    """A destination did not take a result; the message is what it said."""
+class DeliveryError(ChestXrayError):
+    """A destination did not store a result; the message is its answer."""
 
 
-class UnreachableError(NotDeliveredError):
-    """A destination cannot be reached, or takes nothing at all now."""
+class UnreachableError(DeliveryError):
+    """A destination cannot be reached, or stores no result at the moment."""
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """A way to one destination."""
 
     def send(self, path: Path) -> None:
         """Deliver a file.
 
         Raises:
-            UnreachableError: no result would get through now.
-            NotDeliveredError: this one was not taken.
+            UnreachableError: no result would be stored at the moment.
+            DeliveryError: this result was not stored.
             OSError: the file cannot be read.
         """
 
-    def rest(self) -> None:
-        """Let go of what others wait for, while there is nothing to send."""
+    def release(self) -> None:
+        """Release what other senders wait for, while there is nothing to send."""
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
 
 
-class StoreLink:
-    """C-STORE, over one association as long as there is something to send."""
+class CStoreTransport:
+    """C-STORE, over one association while there are results to send."""
 
     def __init__(self, to: StoreSCP, ae_title: str) -> None:
-        _config.STORE_SEND_CHUNKED_DATASET = True  # bytes as they are, not decoded and encoded
+        _config.STORE_SEND_CHUNKED_DATASET = True  # send bytes as they are, without decoding
         self._to = to
         self._ae = AE(ae_title=ae_title)
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = _SECONDS
-        self._ae.connection_timeout = _SECONDS
-        for sop_class in RESULTS:
+        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = _TIMEOUT
+        self._ae.connection_timeout = _TIMEOUT
+        for sop_class in RESULT_CLASSES:
             self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
         self._association: Association | None = None
 
     def send(self, path: Path) -> None:
-        """Deliver a file by C-STORE; see `Link.send`."""
-        association = self._associated()
+        """Deliver a file by C-STORE; see `Transport.send`."""
+        association = self._associate()
         try:
             status = association.send_c_store(path)
         except (RuntimeError, ValueError, AttributeError) as error:
-            self.rest()
-            raise NotDeliveredError(f"C-STORE was not possible: {error}") from error
+            self.release()
+            raise DeliveryError(f"C-STORE failed: {error}") from error
         if "Status" not in status:
-            self.rest()
-            raise NotDeliveredError("the connection was lost before an answer came")
+            self.release()
+            raise DeliveryError("the connection was lost before an answer came")
         code = status.Status
         if code not in (0x0000, _DUPLICATE) and code & 0xF000 != 0xB000:
             # Its error comment is not repeated: it may name the patient.
-            raise _refusal(code, f"C-STORE was answered with status {code:04X}")
+            raise _delivery_error(code, f"C-STORE was answered with status {code:04X}")
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Release the association."""
         if self._association is not None and self._association.is_established:
             self._association.release()
@@ -105,132 +105,115 @@ class StoreLink:
 
     def close(self) -> None:
         """Release the association."""
-        self.rest()
+        self.release()
 
-    def _associated(self) -> Association:
+    def _associate(self) -> Association:
         if self._association is None or not self._association.is_established:
             to = self._to
             try:
-                tls = (client_context(to.tls), to.host) if to.tls else None
-            except OSError as error:  # they are being renewed, perhaps
+                tls = (to.tls.client_context(), to.host) if to.tls else None
+            except OSError as error:  # they may be being renewed
                 raise UnreachableError(f"the TLS files cannot be used: {error}") from error
-            found = self._ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
-            if not found.is_established:
-                why = "was rejected" if found.is_rejected else "could not be opened"
+            association = self._ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
+            if not association.is_established:
+                reason = "was rejected" if association.is_rejected else "could not be opened"
                 where = f"{to.ae_title} at {to.host}:{to.port}"
-                raise UnreachableError(f"the association with {where} {why}")
-            self._association = found
+                raise UnreachableError(f"the association with {where} {reason}")
+            self._association = association
         return self._association
 
 
-class StowLink:
-    """STOW-RS, one instance a request."""
+class StowTransport:
+    """STOW-RS, one instance per request."""
 
     def __init__(self, to: Stow) -> None:
         self._url = to.url.rstrip("/") + "/studies"
         self._client = httpx.Client(
-            headers={"Accept": "application/dicom+json", **to.headers}, timeout=_SECONDS
+            headers={"Accept": "application/dicom+json", **to.headers}, timeout=_TIMEOUT
         )
 
     def send(self, path: Path) -> None:
-        """Deliver a file by STOW-RS; see `Link.send`."""
-        mark = uuid.uuid4().hex
-        head = f"--{mark}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + path.read_bytes() + f"\r\n--{mark}--\r\n".encode()
-        kind = f'multipart/related; type="application/dicom"; boundary={mark}'
+        """Deliver a file by STOW-RS; see `Transport.send`."""
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
-            answer = self._client.post(self._url, content=body, headers={"Content-Type": kind})
+            status, answer = self._post(body, {"Content-Type": kind})
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UnreachableError(f"{self._url}: {error}") from error
         except httpx.HTTPError as error:
-            raise NotDeliveredError(f"{self._url}: {error}") from error
-        if answer.status_code in _CLOSED:
-            raise UnreachableError(f"{self._url} answered {answer.status_code}")
-        _check_stored(answer, path.stem)
+            raise DeliveryError(f"{self._url}: {error}") from error
+        if status in _UNAVAILABLE:
+            raise UnreachableError(f"{self._url} answered {status}")
+        _check_stored(status, answer, path.stem)
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Keep the connection; the pool closes idle ones."""
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-
-def _check_stored(answer: httpx.Response, uid: str) -> None:
-    """Believe the body, not the status: 202 says that some instances were stored, not which."""
-    try:
-        said = Dataset.from_json(answer.text)
-        stored = {
-            str(item.ReferencedSOPInstanceUID) for item in said.get("ReferencedSOPSequence", [])
-        }
-        failed = [int(item.get("FailureReason", 0)) for item in said.get("FailedSOPSequence", [])]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        why = f"the server answered {answer.status_code} and no DICOM JSON"
-        raise NotDeliveredError(why) from error
-    known = _DUPLICATE in failed
-    others = [code for code in failed if code != _DUPLICATE]
-    if others or not (known or uid in stored):
-        reasons = ", ".join(f"{code:04X}" for code in others) or "none given"
-        why = f"the server answered {answer.status_code} and did not store it, reason {reasons}"
-        raise _refusal(others[0] if others else 0, why)
+    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Give the status and the first MiB of the answer; one about one instance is shorter."""
+        answer = bytearray()
+        with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+            for chunk in response.iter_bytes():
+                answer += chunk
+                if len(answer) > _MAX_ANSWER_BYTES:
+                    break
+        return response.status_code, bytes(answer)
 
 
-def _refusal(code: int, why: str) -> NotDeliveredError:
-    """Tell one that has no room for any result from one that does not want this one."""
-    kind = UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else NotDeliveredError
-    return kind(why)
-
-
-_IDLE_SECONDS: Final = 0.2
-_LONGEST_SILENCE: Final = 60.0
-_log = logging.getLogger(__name__)
-
-
-def send(config: Config, to: Destination, stop: threading.Event) -> None:
-    """Bring results to a destination until told to stop; the one in hand is finished first."""
+def run(config: Config, to: Destination, stop: threading.Event) -> None:
+    """Deliver results to a destination until told to stop; a delivery in progress is completed."""
     store = Store(config.state)
-    link = StowLink(to) if isinstance(to, Stow) else StoreLink(to, config.receive.ae_title)
-    silences, failed = 0, False
+    transport = (
+        StowTransport(to) if isinstance(to, Stow) else CStoreTransport(to, config.receive.ae_title)
+    )
+    failures, must_release = 0, False
     try:
         while not stop.is_set():
             try:
-                if failed:
-                    store.release(sending(to.name), to.name, died=False)
-                    failed = False
-                reached = _send_once(to, link, store)
+                if must_release:
+                    store.release(send_queue(to.name), to.name, died=False)
+                    must_release = False
+                reached = _send_next(to, transport, store)
             except sqlite3.OperationalError as error:  # a full disk
-                failed, reached = True, False
-                _log.error("the queue cannot be written: %s", error, extra={"event": "waits"})
+                must_release, reached = True, False
+                extra = {"event": "postponed", "destination": to.name}
+                _log.error("the queue cannot be written: %s", error, extra=extra)
             if reached is None:
-                link.rest()
+                transport.release()
                 stop.wait(_IDLE_SECONDS)
                 continue
-            silences = 0 if reached else silences + 1
-            stop.wait(min(_LONGEST_SILENCE, tasks.wait(silences)) if silences else 0)
+            failures = 0 if reached else failures + 1
+            stop.wait(min(_LONGEST_INTERVAL, backoff(failures)) if failures else 0)
     finally:
-        link.close()
+        transport.close()
         store.close()
 
 
-def _send_once(to: Destination, link: Link, store: Store) -> bool | None:
-    """Send one result, where one is due; whether the destination was reached, None without one."""
-    task = store.claim(sending(to.name), to.lease, to.attempts, to.name)
+def _send_next(to: Destination, transport: Transport, store: Store) -> bool | None:
+    """Send one result; give whether the destination was reached, None where no result is due."""
+    task = store.claim(send_queue(to.name), to.lease, to.attempts, to.name)
     if task is None:
         return None
-    with within(to.lease):
-        return deliver(task, link, store, to)
+    with exit_after(to.lease):
+        return deliver(task, transport, store, to)
 
 
-def deliver(task: Task, link: Link, store: Store, to: Destination) -> bool:
-    """Send one result and note what came of it; False when the destination cannot be reached."""
+def deliver(task: Task, transport: Transport, store: Store, to: Destination) -> bool:
+    """Send one result and record the outcome; give False where the destination is unreachable."""
     about = {"uid": task.item, "destination": to.name}
     try:
-        link.send(store.result_file(task.item))
+        transport.send(store.result_file(task.item))
     except UnreachableError as error:
-        store.give_back(task, str(error), 0)
+        store.defer(task, str(error), 0)
         _log.warning("%s", error, extra={"event": "unreachable", **about})
         return False
-    except (NotDeliveredError, OSError) as error:
+    except (DeliveryError, OSError) as error:
         dead = store.fail(task, str(error), to.attempts)
         event = "delivery-dead" if dead else "delivery-failed"
         _log.error("result not sent: %s", error, extra={"event": event, **about})
@@ -238,3 +221,28 @@ def deliver(task: Task, link: Link, store: Store, to: Destination) -> bool:
         store.finish_sending(task)
         _log.info("result sent", extra={"event": "sent", **about})
     return True
+
+
+def _check_stored(status: int, answer: bytes, uid: str) -> None:
+    """Check the body, not the status: 202 means that some instances were stored, not which."""
+    try:
+        said = Dataset.from_json(answer.decode())
+        stored = {
+            str(item.ReferencedSOPInstanceUID) for item in said.get("ReferencedSOPSequence", [])
+        }
+        failed = [int(item.get("FailureReason", 0)) for item in said.get("FailedSOPSequence", [])]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        message = f"the server answered {status} without valid DICOM JSON"
+        raise DeliveryError(message) from error
+    known = _DUPLICATE in failed
+    others = [code for code in failed if code != _DUPLICATE]
+    if others or not (known or uid in stored):
+        reasons = ", ".join(f"{code:04X}" for code in others) or "none given"
+        message = f"the server answered {status} and did not store it, reason {reasons}"
+        raise _delivery_error(others[0] if others else 0, message)
+
+
+def _delivery_error(code: int, message: str) -> DeliveryError:
+    """Distinguish a destination without resources from one that rejects this result."""
+    kind = UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else DeliveryError
+    return kind(message)

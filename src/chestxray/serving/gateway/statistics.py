@@ -1,18 +1,24 @@
-"""What the gateway has done and has left to do, as its operator and its housekeeping ask."""
+"""Statistics of the queues: for `chestxray gateway status` and for Prometheus."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from chestxray.serving.gateway.store import READ
+from prometheus_client import start_http_server
+from prometheus_client.core import REGISTRY, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-STATES: Final = ("queued", "done", "dead", "discarded")
+from chestxray.serving.gateway.config import Metrics
+from chestxray.serving.gateway.queue import STATES
+from chestxray.serving.gateway.store import READ, Store
 
 
 def counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
-    """Count the tasks of each queue by state."""
+    """Count the tasks: queue → state → number."""
     counted = {READ: dict.fromkeys(STATES, 0)}
     for row in db.execute("SELECT queue, state, count(*) AS n FROM tasks GROUP BY queue, state"):
         counted.setdefault(row["queue"], dict.fromkeys(STATES, 0))[row["state"]] = row["n"]
@@ -32,14 +38,14 @@ def oldest(db: sqlite3.Connection) -> dict[str, float]:
     return ages
 
 
-def asked(db: sqlite3.Connection) -> dict[str, float]:
-    """Give the seconds since all was taken in from each polled source."""
+def polled(db: sqlite3.Connection) -> dict[str, float]:
+    """Give the seconds since the last complete poll of each DICOMweb service, by URL."""
     rows = db.execute("SELECT source, asked FROM positions")
     return {row["source"]: max(0.0, time.time() - row["asked"]) for row in rows}
 
 
-def troubled(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """List tasks that wait after something went wrong, with what it was, the newest 20."""
+def retrying(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """List tasks that wait after a failure as `queue`, `item`, `attempts`, `reason`, 20 at most."""
     rows = db.execute(
         "SELECT queue, item, attempts, reason FROM tasks WHERE state = 'queued' AND reason != '' "
         "ORDER BY due DESC LIMIT 20"
@@ -47,30 +53,60 @@ def troubled(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def served(db: sqlite3.Connection, before: float) -> list[str]:
-    """List images whose files may go, the longest served first.
-
-    Those that were read, and all of whose results were sent, before a time (seconds since 1970);
-    or discarded.
-    """
-    rows = db.execute(
-        "SELECT uid FROM images CROSS JOIN tasks ON item = uid AND queue = ? "  # few are here
-        "WHERE NOT removed AND state IN ('done', 'discarded') AND finished < ? AND NOT EXISTS ("
-        "  SELECT 1 FROM results JOIN tasks AS sending ON sending.item = results.uid"
-        "  WHERE results.image = images.uid"
-        "  AND (sending.state NOT IN ('done', 'discarded') OR sending.finished >= ?)) "
-        "ORDER BY finished",
-        (READ, before, before),
-    )
-    return [row["uid"] for row in rows]
+def status_lines(db: sqlite3.Connection) -> Iterator[str]:
+    """Write the status of the gateway for its operator, one sentence per line."""
+    for queue, states in counts(db).items():
+        yield f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items())
+    for queue, seconds in oldest(db).items():
+        if seconds:
+            yield f"{queue}: the oldest image has waited for {seconds:.0f} s"
+    for url, seconds in polled(db).items():
+        yield f"{url}: last complete poll {seconds:.0f} s ago"
+    for task in retrying(db):
+        yield f"retrying: {task['queue']} {task['item']}: {task['reason']}"
 
 
-def results_of(db: sqlite3.Connection, image: str) -> list[str]:
-    """Name the results of an image."""
-    rows = db.execute("SELECT uid FROM results WHERE image = ? ORDER BY uid", (image,))
-    return [row["uid"] for row in rows]
+def serve_metrics(metrics: Metrics, state: Path) -> None:
+    """Serve the statistics to Prometheus, in a thread."""
+    REGISTRY.register(_Statistics(state))
+    start_http_server(metrics.port, addr=metrics.host)
 
 
-def note_removed(db: sqlite3.Connection, image: str) -> None:
-    """Note that the files of an image are gone."""
-    db.execute("UPDATE images SET removed = 1 WHERE uid = ?", (image,))
+class _Statistics(Collector):
+    """Reads the queues at each request, so that no process has to be alive to be counted."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give the metrics."""
+        store = Store(self._state)
+        try:
+            counted, ages = counts(store.db), oldest(store.db)
+            polls, free = polled(store.db), store.free_mib()
+        finally:
+            store.close()
+        tasks = {
+            (queue, state): count
+            for queue, states in counted.items()
+            for state, count in states.items()
+        }
+        help_text = "Images to read and results to send, by state."
+        yield _gauge("chestxray_gateway_tasks", help_text, ["queue", "state"], tasks)
+        help_text = "Age of the oldest image that is not read, or whose results are not sent."
+        by_queue = {(queue,): age for queue, age in ages.items()}
+        yield _gauge("chestxray_gateway_oldest_seconds", help_text, ["queue"], by_queue)
+        help_text = "Time since the last complete poll of a DICOMweb service."
+        by_url = {(url,): seconds for url, seconds in polls.items()}
+        yield _gauge("chestxray_gateway_polled_seconds", help_text, ["source"], by_url)
+        help_text = "Free disk space."
+        yield _gauge("chestxray_gateway_free_mebibytes", help_text, [], {(): free})
+
+
+def _gauge(
+    name: str, help_text: str, labels: list[str], values: Mapping[Any, float]
+) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, help_text, labels=labels)
+    for key, value in values.items():
+        gauge.add_metric(key, value)
+    return gauge

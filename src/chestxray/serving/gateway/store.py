@@ -1,33 +1,92 @@
-"""What the gateway holds: images, their results, and where each of them stands.
+"""What the gateway holds on disk: images, results, and the state of each.
 
     state/
-      lock              held by the gateway that runs on it
-      queue.sqlite      images, results, tasks, positions of sources, audit record
+      lock              held by the running gateway
+      queue.sqlite      images, results, tasks, poll positions, audit record
       images/           <SOP instance UID>.dcm as received
-      outbox/           <SOP instance UID>.dcm as sent, bytes written once
+      outbox/           <SOP instance UID>.dcm as sent, written once
 
 An image is a task of the queue `read`; a result is one of the queue `send:<destination>` for each
-destination that gets it. Rows stay when files go, so what comes again is known.
+destination that receives it. Rows stay when files are removed, so an image that arrives again is
+recognised.
+
+SQLite runs with a write-ahead log and synchronous FULL: what is committed is on the disk. Each
+write is one transaction that takes the write lock when it begins, so processes wait for each other
+and never see a partial change. `user_version` is the version of the tables.
 """
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from chestxray.artifacts import sync_folder
-from chestxray.serving.gateway import audit
-from chestxray.serving.gateway import queue as tasks
-from chestxray.serving.gateway.database import connect, transaction
+from chestxray.errors import ArtifactError
+from chestxray.serving.gateway import audit, queue
 from chestxray.serving.gateway.queue import Task
 
 READ: Final = "read"
+"""Name of the queue of images to read."""
+
+VERSION: Final = 1  # raise it with each change of the tables, and migrate older ones
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS images (
+    uid TEXT PRIMARY KEY,
+    sha256 TEXT NOT NULL,
+    source TEXT NOT NULL,
+    modality TEXT NOT NULL,
+    received REAL NOT NULL,
+    removed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX IF NOT EXISTS images_here ON images (uid) WHERE NOT removed;
+CREATE TABLE IF NOT EXISTS results (
+    uid TEXT PRIMARY KEY,
+    image TEXT NOT NULL REFERENCES images (uid),
+    kind TEXT NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS results_image ON results (image);
+CREATE TABLE IF NOT EXISTS tasks (
+    queue TEXT NOT NULL,
+    item TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead', 'discarded')),
+    due REAL NOT NULL,
+    holder TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    finished REAL,
+    PRIMARY KEY (queue, item)
+) STRICT;
+CREATE INDEX IF NOT EXISTS tasks_due ON tasks (state, queue, due);
+CREATE INDEX IF NOT EXISTS tasks_item ON tasks (item);
+CREATE TABLE IF NOT EXISTS positions (
+    source TEXT PRIMARY KEY,
+    position TEXT NOT NULL,
+    asked REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS audit (
+    number INTEGER PRIMARY KEY,
+    entry TEXT NOT NULL,
+    link TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS audit_stays BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS audit_remains BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END;
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+_LOCK_TIMEOUT: Final = 60.0  # seconds to wait for another process's transaction
 
 
-def sending(destination: str) -> str:
+def send_queue(destination: str) -> str:
     """Name the queue of a destination."""
     return f"send:{destination}"
 
@@ -39,8 +98,8 @@ class Image:
     Attributes:
         uid: SOP instance UID.
         sha256: of the file as received.
-        source: calling AE title, or the DICOMweb address.
-        modality: CR or DX by its SOP class; empty where that is not known.
+        source: calling AE title, or the DICOMweb URL.
+        modality: CR or DX by its SOP class; empty where that is unknown.
     """
 
     uid: str
@@ -57,7 +116,7 @@ class Result:
         uid: SOP instance UID, derived, so that a second reading makes the same.
         kind: sr, sc or regions.
         sha256: of the file.
-        destinations: names of where it goes.
+        destinations: names of the destinations that receive it.
     """
 
     uid: str
@@ -67,56 +126,79 @@ class Result:
 
 
 class Store:
-    """The folder and its database; open one in each process and thread."""
+    """The state folder and its database; each process and each thread opens its own.
+
+    Raises:
+        OSError: the folder cannot be made.
+        ArtifactError: the database cannot be opened, or a later version of this package made it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.images = folder / "images"
         self.outbox = folder / "outbox"
         new = not folder.exists()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # patients' images: ours alone
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds patients' images
         for made in (self.images, self.outbox):
             made.mkdir(exist_ok=True)
         self.db = connect(folder / "queue.sqlite")
         for made in (folder, folder.parent) if new else (folder,):
             sync_folder(made)
 
+    @classmethod
+    def existing(cls, folder: Path) -> Self:
+        """Open the state folder of a gateway that has run before.
+
+        Raises:
+            ArtifactError: there is none, or it cannot be opened.
+        """
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} does not exist: no gateway has run with this `state`")
+        try:
+            return cls(folder)
+        except OSError as error:
+            raise ArtifactError(f"state: {folder}: {error.strerror}") from error
+
     def close(self) -> None:
         """Close the database."""
         self.db.close()
 
     def image_file(self, uid: str) -> Path:
-        """Name the file of a received image."""
+        """Give the path of a received image."""
         return self.images / f"{uid}.dcm"
 
     def result_file(self, uid: str) -> Path:
-        """Name the file of a result."""
+        """Give the path of a result."""
         return self.outbox / f"{uid}.dcm"
 
+    def free_mib(self) -> int:
+        """Give the free space of the disk, MiB."""
+        return shutil.disk_usage(self.images).free // 2**20
+
     def add(self, image: Image) -> None:
-        """Enter and queue an image whose file is durable, in the place of one that was given up."""
+        """Record and queue an image whose file is durable; it replaces one that was given up."""
         with transaction(self.db):
-            if self.gave_up(image.uid):
-                tasks.remove(self.db, READ, image.uid)
+            if self.is_given_up(image.uid):
+                queue.remove(self.db, READ, image.uid)
                 self.db.execute("DELETE FROM images WHERE uid = ?", (image.uid,))
             self.db.execute(
                 "INSERT INTO images (uid, sha256, source, modality, received) "
                 "VALUES (?, ?, ?, ?, ?)",
                 (image.uid, image.sha256, image.source, image.modality, time.time()),
             )
-            tasks.add(self.db, READ, image.uid)
-            about = {"image": image.uid, "sha256": image.sha256, "source": image.source}
-            audit.append(self.db, "received", about)
+            queue.add(self.db, READ, image.uid)
+            entry = {"image": image.uid, "sha256": image.sha256, "source": image.source}
+            audit.append(self.db, "received", entry)
 
-    def known(self, uid: str) -> bool:
-        """Tell whether an image was entered before, or is a result of ours."""
+    def is_known(self, uid: str) -> bool:
+        """Tell whether a UID is that of a received image or of a result of this gateway."""
         found = self.db.execute(
             "SELECT 1 FROM images WHERE uid = ? UNION SELECT 1 FROM results WHERE uid = ?",
             (uid, uid),
         )
         return found.fetchone() is not None
 
-    def gave_up(self, uid: str) -> bool:
-        """Tell whether an image was entered and could not be read."""
+    def is_given_up(self, uid: str) -> bool:
+        """Tell whether reading an image was given up, so that it is dead or discarded."""
         found = self.db.execute(
             "SELECT 1 FROM tasks WHERE queue = ? AND item = ? AND state IN ('dead', 'discarded')",
             (READ, uid),
@@ -124,51 +206,56 @@ class Store:
         return found.fetchone() is not None
 
     def image(self, uid: str) -> Image:
-        """Give an image that is known."""
+        """Give a received image."""
         row = self.db.execute("SELECT * FROM images WHERE uid = ?", (uid,)).fetchone()
         return Image(row["uid"], row["sha256"], row["source"], row["modality"])
 
-    def without_row(self) -> Iterator[Path]:
-        """Give files of images that no row names: the receiver died between file and row."""
+    def files_without_row(self) -> Iterator[Path]:
+        """Give image files without a row: the receiver was killed between file and row."""
         for path in sorted(self.images.glob("*.dcm")):
-            if not self.known(path.stem):
+            if not self.is_known(path.stem):
                 yield path
 
-    def claim(self, queue: str, lease: float, most: int, holder: str = "") -> Task | None:
-        """Take a task; see `tasks.claim`."""
-        return tasks.claim(self.db, queue, lease, most, holder)
-
-    def release(self, queue: str, holder: str, *, died: bool) -> int:
-        """Free what a holder held; see `tasks.release`."""
+    def claim(
+        self, queue_name: str, lease: float, max_attempts: int, holder: str = ""
+    ) -> Task | None:
+        """Claim a task; see `queue.claim`."""
+        if not queue.has_due(self.db, queue_name, lease):
+            return None
         with transaction(self.db):
-            return tasks.release(self.db, queue, holder, died=died)
+            return queue.claim(self.db, queue_name, lease, max_attempts, holder)
 
-    def fail(self, task: Task, reason: str, most: int) -> bool:
-        """Try a task again later or give it up; see `tasks.fail`."""
+    def release(self, queue_name: str, holder: str, *, died: bool) -> int:
+        """Make all tasks of a holder due; see `queue.release`."""
         with transaction(self.db):
-            return tasks.fail(self.db, task, reason, most)
+            return queue.release(self.db, queue_name, holder, died=died)
 
-    def give_back(self, task: Task, reason: str, seconds: float) -> None:
-        """Try a task again later, without counting; see `tasks.give_back`."""
+    def fail(self, task: Task, reason: str, max_attempts: int) -> bool:
+        """Retry a task later or mark it dead; see `queue.fail`."""
         with transaction(self.db):
-            tasks.give_back(self.db, task, reason, seconds)
+            return queue.fail(self.db, task, reason, max_attempts)
+
+    def defer(self, task: Task, reason: str, seconds: float) -> None:
+        """Retry a task later without counting the attempt; see `queue.defer`."""
+        with transaction(self.db):
+            queue.defer(self.db, task, reason, seconds)
 
     def finish_reading(
         self, task: Task, model: str, results: Sequence[Result], refusal: str = ""
     ) -> bool:
-        """Note that an image was read: its results, deliveries and audit entry, together and once.
+        """Record results, deliveries and audit entry of a reading in one transaction.
 
         Args:
-            task: that was claimed.
-            model: identity of what read it.
-            results: what lies in the outbox.
-            refusal: why the gate refused it, where it did.
+            task: the claimed task.
+            model: identity of the model.
+            results: result objects in the outbox.
+            refusal: reason of the refusal, where the gate refused the image.
 
         Returns:
-            False when another worker, after this one's lease ran out, was first.
+            False when another worker was first, after this one's lease expired.
         """
         with transaction(self.db):
-            if not tasks.finish(self.db, task, refusal):
+            if not queue.finish(self.db, task, refusal):
                 return False
             for result in results:
                 self.db.execute(
@@ -176,24 +263,73 @@ class Store:
                     (result.uid, task.item, result.kind, result.sha256),
                 )
                 for destination in result.destinations:
-                    tasks.add(self.db, sending(destination), result.uid)
+                    queue.add(self.db, send_queue(destination), result.uid)
             self._audit_reading(task, model, results, refusal)
         return True
 
     def finish_sending(self, task: Task) -> None:
-        """Note that a destination has a result."""
+        """Record that a destination has a result."""
         with transaction(self.db):
-            if tasks.finish(self.db, task):
+            if queue.finish(self.db, task):
                 audit.append(self.db, "sent", {"queue": task.queue, "item": task.item})
 
     def _audit_reading(
         self, task: Task, model: str, results: Sequence[Result], refusal: str
     ) -> None:
         image = self.image(task.item)
-        about: dict[str, Any] = {"image": image.uid, "sha256": image.sha256, "model": model}
-        about["outcome"] = "refused" if refusal else "read"
+        entry: dict[str, Any] = {"image": image.uid, "sha256": image.sha256, "model": model}
+        entry["outcome"] = "refused" if refusal else "read"
         if refusal:
-            about["reason"] = refusal
-        audit.append(
-            self.db, "read", about | {"results": {made.uid: made.sha256 for made in results}}
+            entry["reason"] = refusal
+        entry["results"] = {result.uid: result.sha256 for result in results}
+        audit.append(self.db, "read", entry)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database, creating it where there is none; single statements commit at once.
+
+    Raises:
+        ArtifactError: it cannot be opened, or a later version of this package made it.
+    """
+    db = None
+    try:
+        db = sqlite3.connect(
+            path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _check_version(db, path)
+    except sqlite3.Error as error:
+        if db is not None:
+            db.close()
+        raise ArtifactError(f"{path} cannot be opened: {error}") from error
+    return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Commit all of the block durably, or nothing of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    found, filled = db.execute(  # in one statement: another process may be creating the tables
+        "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    ).fetchone()
+    if found == 0 and not filled:
+        db.executescript(_SCHEMA)
+    elif found != VERSION:
+        db.close()
+        raise ArtifactError(
+            f"{path} has tables of version {found}, this package supports version {VERSION}: use "
+            "the package version that made it, or another `state` folder"
         )

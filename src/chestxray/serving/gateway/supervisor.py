@@ -1,12 +1,13 @@
-"""The supervisor: keeps receiver, workers and a sender a destination alive.
+"""The supervisor: checks the configuration, then keeps receiver, workers and senders running.
 
-It only watches. A process that ends unasked is started again, later each time it dies young. On
-SIGTERM or SIGINT all are told to end: the receiver takes no more associations, the others finish
-what they hold, and what is left waits in the queue.
+A process that ends unasked is restarted, with a delay that grows each time it dies soon after its
+start. On SIGTERM or SIGINT all processes are told to stop: the receiver accepts no more
+associations, the others complete the task in progress, and the rest waits in the queue.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import multiprocessing
 import signal
@@ -18,56 +19,68 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from chestxray import artifacts as durable
 from chestxray.errors import ConfigError
-from chestxray.serving.gateway import dead_letters as letters
-from chestxray.serving.gateway import dimse as transport
-from chestxray.serving.gateway import processes
-from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.destinations import TLS, StoreSCP
-from chestxray.serving.gateway.store import READ, Store, sending
+from chestxray.findings import Findings
+from chestxray.serving.gateway import dead_letters, processes
+from chestxray.serving.gateway.config import TLS, Config, StoreSCP
+from chestxray.serving.gateway.config_errors import did_you_mean
+from chestxray.serving.gateway.receiver import check_address
+from chestxray.serving.gateway.store import READ, Store, send_queue
 
-_PATIENCE: Final = 60.0
-_YOUNG_SECONDS: Final = 5.0
-_LONGEST_WAIT: Final = 5.0
+_STOP_SECONDS: Final = 60.0
+_SOON_SECONDS: Final = 5.0
+_LONGEST_DELAY: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
 def check(config: Config, bundle: Path) -> str:
-    """Try what would end each process at its start; the identity of the model.
+    """Check everything that would end a process at its start; give the identity of the model.
 
     Raises:
-        ConfigError: an address is taken or not ours, a certificate cannot be read, the state
-            folder cannot be made, or the engine cannot read with this bundle.
+        ConfigError: an address is in use or not local, a certificate cannot be read, the state
+            folder cannot be made, the engine cannot read with this bundle, or a rule names a
+            finding that the model does not have.
         ArtifactError: the bundle or the queue cannot be used.
     """
     receive, metrics = config.receive, config.metrics
-    _try(
-        f"receive: {receive.host}:{receive.port}", transport.check_free, receive.host, receive.port
-    )
+    _try(f"receive: {receive.host}:{receive.port}", check_address, receive.host, receive.port)
     if metrics is not None:
-        _try(
-            f"metrics: {metrics.host}:{metrics.port}",
-            transport.check_free,
-            metrics.host,
-            metrics.port,
-        )
+        _try(f"metrics: {metrics.host}:{metrics.port}", check_address, metrics.host, metrics.port)
     if receive.tls is not None:
-        _check_tls("receive.tls", receive.tls, transport.server_context)
+        _check_tls("receive.tls", receive.tls, receive.tls.server_context)
     for number, to in enumerate(config.destinations):
         if isinstance(to, StoreSCP) and to.tls is not None:
-            _check_tls(f"destinations[{number}].tls", to.tls, transport.client_context)
+            _check_tls(f"destinations[{number}].tls", to.tls, to.tls.client_context)
     _try(f"state: {config.state}", _check_state, config.state)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(processes.identity, bundle, config.read.engine).result()
+        model = pool.submit(processes.load_model, bundle, config.read.engine).result()
+    check_rules(config, model.findings)
+    return model.identity
 
 
-def _check_tls(what: str, tls: TLS, context: Callable[[TLS], object]) -> None:
+def check_rules(config: Config, findings: Findings) -> None:
+    """Check that the model has all findings that the rules name, under any spelling.
+
+    Raises:
+        ConfigError: it does not have one of them.
+    """
+    for place, to in enumerate(config.destinations):
+        for number, rule in enumerate(to.rules):
+            for name in rule.findings:
+                if findings.place(name) is None:
+                    suggestion = did_you_mean(name, findings)
+                    raise ConfigError(
+                        f"destinations[{place}].rules[{number}].findings: the model does not have "
+                        f"{name!r}{suggestion or ', it has ' + ', '.join(findings)}"
+                    )
+
+
+def _check_tls(what: str, tls: TLS, make_context: Callable[[], object]) -> None:
     for key, path in tls:
         _try(f"{what}.{key}: {path}", path.read_bytes)
-    _try(f"{what}: not PEM, or certificate and key do not belong together", context, tls)
+    _try(f"{what}: not PEM, or certificate and key do not match", make_context)
 
 
 def _check_state(folder: Path) -> None:
@@ -83,25 +96,13 @@ def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
         raise ConfigError(f"{what}: {error.strerror or error}") from error
 
 
-def _give_up_strangers(config: Config) -> None:
-    """Show what waits for a destination that is no longer configured: nobody would send it."""
-    store = Store(config.state)
-    try:
-        queues = {READ, *(sending(to.name) for to in config.destinations)}
-        found = letters.give_up_strangers(store.db, queues)
-    finally:
-        store.close()
-    if found:
-        _log.error("%d deliveries have no destination any more", found, extra={"event": "dead"})
-
-
 @dataclass
-class Job:
-    """One process of the gateway and how it does.
+class _Child:
+    """One process of the gateway.
 
     Attributes:
-        started: when, seconds of the monotonic clock.
-        deaths: how often it died young, one after the other.
+        started: when it was started, seconds of the monotonic clock.
+        early_deaths: how often in a row it died soon after its start.
         due: when it may be started again.
     """
 
@@ -110,75 +111,107 @@ class Job:
     arguments: tuple[object, ...]
     process: SpawnProcess | None = None
     started: float = 0.0
-    deaths: int = 0
+    early_deaths: int = 0
     due: float = 0.0
 
 
 class Gateway:
-    """All processes; `run` returns when it was told to stop.
+    """All processes of a gateway; `run` returns when it was told to stop.
 
     Raises:
-        ConfigError: another gateway runs on the same state.
+        ConfigError: another gateway runs on the same state folder.
     """
 
     def __init__(self, config: Config, bundle: Path) -> None:
-        self._lock = durable.hold(config.state)
-        _give_up_strangers(config)
+        self._lock = _lock(config.state)
+        _mark_unserved(config)
         self._context: SpawnContext = multiprocessing.get_context("spawn")
         self._stop = threading.Event()
-        self._jobs = [
-            Job("receiver", processes.receiving, (config,)),
+        self._children = [
+            _Child("receiver", processes.run_receiver, (config,)),
             *(
-                Job(f"worker-{number}", processes.working, (config, bundle, number))
+                _Child(f"worker-{number}", processes.run_worker, (config, bundle, number))
                 for number in range(config.read.workers)
             ),
             *(
-                Job(f"sender-{to.name}", processes.sending, (config, to))
+                _Child(f"sender-{to.name}", processes.run_sender, (config, to))
                 for to in config.destinations
             ),
         ]
 
     def run(self) -> None:
-        """Start all and keep them alive until SIGTERM or SIGINT."""
+        """Start all processes and keep them running until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(0.2):
-            for job in self._jobs:
-                self._keep_alive(job)
+            for child in self._children:
+                self._keep_running(child)
         _log.info("stopping", extra={"event": "stopping"})
-        self._wind_down()
+        self._stop_children()
         _log.info("stopped", extra={"event": "stopped"})
 
-    def _keep_alive(self, job: Job) -> None:
+    def _keep_running(self, child: _Child) -> None:
         now = time.monotonic()
-        if job.process is not None and job.process.is_alive():
+        if child.process is not None and child.process.is_alive():
             return
-        if job.process is not None:
-            code = job.process.exitcode
-            _log.error("%s ended with %s", job.name, code, extra={"event": "process-died"})
-            job.deaths = job.deaths + 1 if now - job.started < _YOUNG_SECONDS else 0
-            job.due = now + min(_LONGEST_WAIT, 0.1 * 2 ** min(job.deaths, 10))
-            job.process.close()
-            job.process = None
-        if now >= job.due:
-            job.process = self._context.Process(
-                target=processes.begin,
-                args=(job.target, *job.arguments),
-                name=job.name,
+        if child.process is not None:
+            code = child.process.exitcode
+            extra = {"event": "process-died"}
+            _log.error("%s ended with exit code %s", child.name, code, extra=extra)
+            early = now - child.started < _SOON_SECONDS
+            child.early_deaths = child.early_deaths + 1 if early else 0
+            child.due = now + min(_LONGEST_DELAY, 0.1 * 2 ** min(child.early_deaths, 10))
+            child.process.close()
+            child.process = None
+        if now >= child.due:
+            child.process = self._context.Process(
+                target=processes.start,
+                args=(child.target, *child.arguments),
+                name=child.name,
                 daemon=True,
             )
-            job.process.start()
-            job.started = now
+            child.process.start()
+            child.started = now
 
-    def _wind_down(self) -> None:
-        """Tell everyone, and wait until they finished what they hold."""
-        alive = [job.process for job in self._jobs if job.process is not None]
+    def _stop_children(self) -> None:
+        """Tell all processes to stop, and wait until they completed the task in progress."""
+        alive = [child.process for child in self._children if child.process is not None]
         for process in alive:
             process.terminate()
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _STOP_SECONDS
         for process in alive:
             process.join(max(0.0, end - time.monotonic()))
             if process.is_alive():
                 _log.error("%s did not stop", process.name, extra={"event": "process-killed"})
                 process.kill()
         self._lock.close()
+
+
+def _lock(state: Path) -> IO[str]:
+    """Lock a state folder until the returned file is closed or this process ends.
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    file = (state / "lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigError(
+            f"state: a gateway runs on {state} already: stop it first, or use another folder"
+        ) from error
+    return file
+
+
+def _mark_unserved(config: Config) -> None:
+    """Make dead letters of what waits for a destination that is no longer configured."""
+    store = Store(config.state)
+    try:
+        queues = {READ, *(send_queue(to.name) for to in config.destinations)}
+        found = dead_letters.mark_unserved(store.db, queues)
+    finally:
+        store.close()
+    if found:
+        message = "dead letters whose destination is no longer in gateway.toml: %d"
+        _log.error(message, found, extra={"event": "dead"})

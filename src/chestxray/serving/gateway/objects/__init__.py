@@ -1,15 +1,15 @@
-"""Result objects of one image: what the gateway sends back into the study.
+"""Result objects of one image: what the gateway sends back into its study.
 
-| kind      | object                        | says                                         |
-|-----------|-------------------------------|----------------------------------------------|
-| `sr`      | Comprehensive 3D SR, TID 1500 | all findings with certainty, or the refusal  |
-| `sc`      | Secondary Capture, RGB        | the same as a picture, with heatmaps         |
-| `regions` | Comprehensive 3D SR, TID 1500 | boxes around what was called, where they lie |
+| kind      | object                        | content                                         |
+|-----------|-------------------------------|-------------------------------------------------|
+| `sr`      | Comprehensive 3D SR, TID 1500 | all findings with certainty, or the refusal     |
+| `sc`      | Secondary Capture, RGB        | the same as a picture, with heatmaps            |
+| `regions` | Comprehensive 3D SR, TID 1500 | a box for each called finding that has a region |
 
-Regions are kept apart from findings: viewers that draw boxes show a report of both as blank.
-A refusal gives the first two, without a probability. All are PRELIMINARY, UNVERIFIED, for research.
+Regions are kept apart from findings: viewers that draw boxes show a report of both as blank. A
+refusal gives the first two, without probabilities. All are PRELIMINARY, UNVERIFIED, for research.
 
-The same image, model and version give the same UIDs, not the same bytes: the time stands in them.
+The same image, model and version give the same UIDs, but not the same bytes: they contain the time.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydicom import Dataset
 
-from chestxray.dataset import pixels
+from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.objects import secondary_capture as capture
-from chestxray.serving.gateway.objects import secondary_capture as picture
-from chestxray.serving.gateway.objects import structured_report as regions
-from chestxray.serving.gateway.objects import structured_report as report
-from chestxray.serving.gateway.objects.instance import Model, Source
+from chestxray.serving.gateway.objects import secondary_capture, structured_report
+from chestxray.serving.gateway.objects.instance import Model, SourceImage
+
+__all__ = ["ResultObject", "SourceImage", "make"]
 
 
 @dataclass(frozen=True)
-class Made:
+class ResultObject:
     """A result object.
 
     Attributes:
@@ -47,35 +45,36 @@ class Made:
 
 
 def make(
-    path: Path, outcome: Reading | RefusedError, reader: Reader, kinds: Collection[str]
-) -> Iterator[Made]:
+    source: SourceImage,
+    pixels: Grey,
+    outcome: Reading | RefusedError,
+    reader: Reader,
+    kinds: Collection[str],
+) -> Iterator[ResultObject]:
     """Make the result objects of an image.
 
     Args:
-        path: the DICOM file that was read.
-        outcome: what the reader said of it.
-        reader: that said it.
-        kinds: of `sr`, `sc` and `regions`. Of regions there is no object where nothing was
-            called, or where what was called points nowhere.
-
-    Raises:
-        ImageError: the file has no UIDs to refer to, or its pixels cannot be decoded.
+        source: attributes of the image that was read.
+        pixels: its decoded pixels, bright = dense.
+        outcome: the reading or the refusal.
+        reader: the reader that made it.
+        kinds: of `sr`, `sc` and `regions`. There is no object of regions where no finding is
+            called, or where no called finding has a region.
     """
-    source, model = Source.read(path), Model.of(reader)
-    thresholds = reader.bundle.card.thresholds
+    model, thresholds = Model.of(reader), reader.bundle.card.thresholds
     refused = isinstance(outcome, RefusedError)
     if "sr" in kinds:
-        yield _made("sr", report.report(source, model, outcome, thresholds))
+        yield _file("sr", structured_report.report(source, model, outcome, thresholds))
     if "sc" in kinds:
-        drawn = picture.draw(pixels.decode(path), model, outcome, thresholds)
-        yield _made("sc", capture.capture(source, model, drawn, refused=refused))
+        drawn = secondary_capture.draw(pixels, model, outcome, thresholds)
+        yield _file("sc", secondary_capture.capture(source, model, drawn, refused=refused))
     if "regions" in kinds and isinstance(outcome, Reading):
-        found = regions.regions(source, model, outcome)
+        found = structured_report.regions(source, model, outcome)
         if found is not None:
-            yield _made("regions", found)
+            yield _file("regions", found)
 
 
-def _made(kind: str, result: Dataset) -> Made:
+def _file(kind: str, result: Dataset) -> ResultObject:
     buffer = io.BytesIO()
     result.save_as(buffer, enforce_file_format=True)
-    return Made(kind, str(result.SOPInstanceUID), buffer.getvalue())
+    return ResultObject(kind, str(result.SOPInstanceUID), buffer.getvalue())

@@ -1,38 +1,27 @@
-"""The codes of what is said: findings, and the few words around them.
+"""Codes of the result objects: findings, and the concepts around them.
 
-A code stands here where a published source gives it for just this meaning. Pleural thickening has
-none that public sources agree on (they name at least three), so it is coded in a scheme of our own:
-a wrong code is worse than a private one.
-
-| finding            | code                | source                         |
-|--------------------|---------------------|--------------------------------|
-| Atelectasis        | 46621007 SCT        | SNOMED CT, atelectasis         |
-| Cardiomegaly       | 8186001 SCT         | SNOMED CT, cardiomegaly        |
-| Effusion           | 60046008 SCT        | PS3.16 CID 645                 |
-| Infiltration       | 112121 DCM          | PS3.16 CID 6104                |
-| Mass               | 4147007 SCT         | PS3.16 CID 6104                |
-| Nodule             | 27925004 SCT        | PS3.16 CID 6104                |
-| Pneumonia          | 233604007 SCT       | SNOMED CT, pneumonia           |
-| Pneumothorax       | 36118008 SCT        | PS3.16 CID 6105                |
-| Consolidation      | 95436008 SCT        | SNOMED CT, lung consolidation  |
-| Edema              | 19242006 SCT        | PS3.16 CID 3700                |
-| Emphysema          | 87433001 SCT        | SNOMED CT, pulmonary emphysema |
-| Fibrosis           | 51615001 SCT        | SNOMED CT, fibrosis of lung    |
-| Pleural_Thickening | PLEURAL-THICKEN     | our own                        |
-| Hernia             | 84089009 SCT        | SNOMED CT, hiatal hernia       |
+The codes of findings come from the vocabulary (`chestxray.findings`), which has a code only where a
+published source gives one for exactly this meaning. All other findings are coded in a private
+scheme: a wrong code is worse than a private one.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+from functools import cache
 from typing import Final
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from chestxray.findings import canonical, key, label, term
+
 SCHEME: Final = "99CHESTXRAY"
 _SCHEME_UID: Final = "2.25.167563207409806303412867164923226104781"
 
-# The frame of a report: TID 1500, TID 1204, TID 1004, TID 4019.
+# The root of a report: TID 1500, TID 1204, TID 1004, TID 4019.
 REPORT: Final = Code("126000", "DCM", "Imaging Measurement Report")
 LANGUAGE: Final = Code("121049", "DCM", "Language of Content Item and Descendants")
 ENGLISH: Final = Code("en-US", "RFC5646", "English (United States)")
@@ -73,26 +62,35 @@ CALLS: Final = {True: YES, False: NO, None: NO_THRESHOLD}
 SOURCE_IMAGE: Final = Code("121322", "DCM", "Source image for image processing operation")
 EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 
-FINDING: Final = {
-    "Atelectasis": Code("46621007", "SCT", "Atelectasis"),
-    "Cardiomegaly": Code("8186001", "SCT", "Cardiomegaly"),
-    "Effusion": Code("60046008", "SCT", "Pleural effusion"),
-    "Infiltration": Code("112121", "DCM", "Infiltrate"),
-    "Mass": Code("4147007", "SCT", "Mass"),
-    "Nodule": Code("27925004", "SCT", "Nodule"),
-    "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
-    "Pneumothorax": Code("36118008", "SCT", "Pneumothorax"),
-    "Consolidation": Code("95436008", "SCT", "Lung consolidation"),
-    "Edema": Code("19242006", "SCT", "Pulmonary edema"),
-    "Emphysema": Code("87433001", "SCT", "Pulmonary emphysema"),
-    "Fibrosis": Code("51615001", "SCT", "Fibrosis of lung"),
-    "Pleural_Thickening": Code("PLEURAL-THICKEN", SCHEME, "Pleural thickening"),
-    "Hernia": Code("84089009", "SCT", "Hiatal hernia"),
-}
+_PLEURAL_THICKENING: Final = "Pleural_Thickening"  # public sources name three different codes
+
+
+@cache
+def finding(name: str) -> Code:
+    """Give the code of a finding.
+
+    A private code is derived from the name alone, so every version, model and site gives a finding
+    the same code, whichever spelling of the vocabulary is used, and different findings get
+    different ones: up to 8 letters and digits of the name, then 35 bits of its SHA-256.
+    """
+    known, name = term(name), canonical(name)
+    if known is not None and known.codes:
+        public = known.codes[0]
+        return Code(public.value, public.scheme, public.meaning)
+    if name == _PLEURAL_THICKENING:
+        return Code("PLEURAL-THICKEN", SCHEME, label(name))
+    return Code(_private_value(name), SCHEME, label(name))
+
+
+def _private_value(name: str) -> str:
+    """Derive a code value (VR SH, 16 characters) from a name."""
+    head = re.sub(r"[^A-Z0-9]+", "-", name.upper())[:8].strip("-") or "FINDING"
+    digest = hashlib.sha256(key(name).encode()).digest()
+    return f"{head}-{base64.b32encode(digest).decode()[:7]}"
 
 
 def dataset(code: Code) -> Dataset:
-    """Give a code as the item of a code sequence (PS3.3 table 8.8-1)."""
+    """Give a code as an item of a code sequence (PS3.3 table 8.8-1)."""
     item = Dataset()
     item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme_designator
@@ -100,11 +98,11 @@ def dataset(code: Code) -> Dataset:
     return item
 
 
-def own_scheme() -> Dataset:
-    """Say what our coding scheme is, as an object that uses it must (PS3.3 C.12.1)."""
+def private_scheme() -> Dataset:
+    """Describe the private coding scheme, as an object that uses it must (PS3.3 C.12.1)."""
     scheme = Dataset()
     scheme.CodingSchemeDesignator = SCHEME
     scheme.CodingSchemeUID = _SCHEME_UID
-    scheme.CodingSchemeName = "chestxray's own codes"
+    scheme.CodingSchemeName = "chestxray private codes"
     scheme.CodingSchemeResponsibleOrganization = "chestxray"
     return scheme

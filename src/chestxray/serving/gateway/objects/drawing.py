@@ -1,10 +1,8 @@
-"""Text, boxes and pictures on one RGB image, by Pillow and DejaVu Sans.
+"""Draws text, boxes and images, and the table of findings, on the picture of a reading.
 
-The font is the one that matplotlib ships, so a picture looks the same on every machine.
-
-Which findings come first: the called, and each by its probability relative to its threshold.
-
-The right column of the picture: findings in figures, warnings, and who says so.
+Text is drawn by Pillow in DejaVu Sans, the font that matplotlib ships, so a picture looks the same
+on every machine. The table lists findings by probability relative to their threshold, so the called
+ones come first; where not all fit, it says how many are missing.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from chestxray.findings import label
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects.instance import Model
 from chestxray.version import __version__
@@ -30,11 +29,19 @@ INK: Final = "#f2f2f2"
 DIM: Final = "#a9adb5"
 ALERT: Final = "#ffc24a"
 
+Thresholds = Mapping[str, float | None]
+"""Finding → probability from which it is called; None without a threshold."""
+
 _FONTS: Final = Path(mpl.get_data_path()) / "fonts" / "ttf"
+_LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
+_EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
+_SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
+_NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
+_MARKS: Final = {True: "CALLED", False: "", None: ""}
 
 
 class Style(NamedTuple):
-    """How text looks: height of the font in pixels, colour, weight."""
+    """How text looks: font size in pixels, colour, weight."""
 
     size: int
     colour: str = INK
@@ -42,7 +49,7 @@ class Style(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Where text runs: left edge and width, first and last baseline, pixels."""
+    """Where text is written: left edge and width, first and last baseline, in pixels."""
 
     left: int
     width: int
@@ -50,37 +57,47 @@ class Column(NamedTuple):
     bottom: int
 
 
+class _Rows(NamedTuple):
+    """The rows of a table of findings: their height in pixels, and how many findings are listed."""
+
+    height: int
+    listed: int
+
+
+_ROOMY: Final = _Rows(42, 14)
+_DENSE: Final = _Rows(33, 17)
+
 _Placed = tuple[tuple[int, int], npt.NDArray[np.uint8]]
 
 
 class Canvas:
     """An image to draw on; positions are pixels from its top left corner."""
 
-    def __init__(self, image: Image.Image, pictures: Sequence[_Placed] = ()) -> None:
+    def __init__(self, image: Image.Image, images: Sequence[_Placed] = ()) -> None:
         self._image = image
         self._draw = ImageDraw.Draw(image)
-        self._pictures = list(pictures)
+        self._images = list(images)
 
     @classmethod
     def blank(cls, width: int, height: int) -> Canvas:
-        """Begin with nothing on it."""
+        """Make an empty canvas."""
         return cls(Image.new("RGB", (width, height), DARK))
 
     def copy(self) -> Canvas:
-        """Begin another with what is drawn here."""
-        return Canvas(self._image.copy(), self._pictures)
+        """Make an independent copy."""
+        return Canvas(self._image.copy(), self._images)
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Give RGB uint8 [h, w, 3]."""
         drawn = np.array(self._image)
-        for (left, top), picture in self._pictures:
-            high, wide, _ = picture.shape
-            drawn[top : top + high, left : left + wide] = picture
+        for (left, top), image in self._images:
+            height, width, _ = image.shape
+            drawn[top : top + height, left : left + width] = image
         return drawn
 
-    def picture(self, at: tuple[int, int], picture: npt.NDArray[np.uint8]) -> None:
-        """Lay an RGB picture [h, w, 3] on; it lies above all that is drawn."""
-        self._pictures.append((at, picture))
+    def image(self, at: tuple[int, int], image: npt.NDArray[np.uint8]) -> None:
+        """Place an RGB image [h, w, 3]; it covers everything that is drawn."""
+        self._images.append((at, image))
 
     def box(self, at: tuple[int, int], size: tuple[int, int], colour: str) -> None:
         """Fill a rectangle of a width and a height."""
@@ -95,45 +112,45 @@ class Canvas:
     def paragraph(
         self, at: tuple[int, int], width: int, text: str, style: Style, most: int = 99
     ) -> int:
-        """Write text in lines of a greatest width.
+        """Write text in lines of a maximum width.
 
         Args:
             at: left edge and first baseline.
             width: pixels.
-            text: to write.
-            style: of it.
-            most: lines; an ellipsis ends what does not fit.
+            text: the text.
+            style: of the text.
+            most: maximum number of lines; an ellipsis ends text that does not fit.
 
         Returns:
-            The baseline of the line after.
+            The baseline of the next line.
         """
         left, baseline = at
         for line in wrapped(text, width, style, most):
             self.text((left, baseline), line, style)
-            baseline += round(1.35 * style.size)
+            baseline += round(_LINE_HEIGHT * style.size)
         return baseline
 
     def paragraphs(
         self, column: Column, written: Sequence[tuple[str, Style]], lines: int, more: str
     ) -> int:
-        """Write texts below each other, of at most `lines` lines each, as many as fit.
+        """Write as many texts below each other as fit.
 
         Args:
             column: where.
             written: texts and their styles.
-            lines: at most, of one text.
-            more: what to say, with the number left out, where not all fit.
+            lines: maximum number of lines of one text.
+            more: what to write after the number of texts that do not fit.
 
         Returns:
-            The baseline after the last.
+            The baseline after the last text.
         """
         baseline = column.top
         for number, (text, style) in enumerate(written):
             left_out = len(written) - number
             rows = len(wrapped(text, column.width, style, lines)) + (left_out > 1)
-            if baseline + (rows - 1) * round(1.35 * style.size) > column.bottom:
+            if baseline + (rows - 1) * round(_LINE_HEIGHT * style.size) > column.bottom:
                 self.text((column.left, baseline), f"and {left_out} {more}", style)
-                return baseline + round(1.35 * style.size)
+                return baseline + round(_LINE_HEIGHT * style.size)
             at = (column.left, baseline)
             baseline = style.size // 2 + self.paragraph(at, column.width, text, style, lines)
         return baseline
@@ -141,7 +158,7 @@ class Canvas:
 
 @lru_cache(256)
 def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
-    """Break text into at most `most` lines that fit a width, words that are too long as well."""
+    """Break text into at most `most` lines that fit a width, breaking words that are too long."""
     rows = [""]
     for word in text.split():
         pieces = _broken(word, width, style)
@@ -154,6 +171,162 @@ def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
     if len(rows) <= most:
         return rows
     return [*rows[: most - 1], f"{rows[most - 1][:-2]}…"]
+
+
+def fitted(name: str, rest: str, width: int, style: Style, least: int) -> tuple[str, Style]:
+    """Fit a name and a text that follows it into one line.
+
+    Args:
+        name: shortened by an ellipsis where the smallest font is still too large.
+        rest: never shortened.
+        width: pixels.
+        style: used where it fits.
+        least: smallest font size.
+
+    Returns:
+        The line and its style.
+    """
+    while _width(name + rest, style) > width and style.size > least:
+        style = style._replace(size=style.size - 1)
+    short = name
+    while _width(short + rest, style) > width and len(short) > 1:
+        name = name[:-1]
+        short = name.rstrip() + "…"
+    return short + rest, style
+
+
+def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Thresholds) -> int:
+    """Write findings with probability, threshold and call, the most relevant first.
+
+    Returns:
+        The baseline below the table.
+    """
+    order = ranked(reading, thresholds)
+    rows = _ROOMY if len(order) <= _ROOMY.listed else _DENSE
+    listed = order if len(order) == rows.listed + 1 else order[: rows.listed]  # a line says as much
+    baseline = column.top
+    for finding in listed:
+        baseline += rows.height
+        _row_of(finding, canvas, column, baseline, rows.height, reading, thresholds)
+    hidden = order[len(listed) :]
+    if hidden:
+        baseline += rows.height
+        canvas.text((column.left, baseline), _hidden(hidden, reading), Style(18, INK))
+    return baseline
+
+
+def head(canvas: Canvas, column: Column) -> None:
+    """Write the heads of the table's columns."""
+    names = ("finding", "probability", "threshold", "")
+    _row(canvas, column, column.top, names, [Style(19, DIM)] * 4)
+
+
+def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
+    """Write the warnings of a reading, and that nothing is called where that is so."""
+    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
+    if not any(reading.calls.values()):
+        written.insert(0, (_NONE_CALLED, Style(22, INK)))
+    canvas.paragraphs(column, written, 3, "more in the report")
+
+
+def signature(canvas: Canvas, column: Column, model: Model) -> None:
+    """Write what read the radiograph, at the foot of the column."""
+    foot = column._replace(top=column.bottom + 34, bottom=column.bottom + 150)
+    read = f"{model.name}, chestxray {__version__}"
+    lines = [(read, Style(20, DIM)), (f"trained on {model.data}", Style(20, DIM))]
+    canvas.paragraphs(foot, lines, 2, "more")
+
+
+def ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
+    """Give all findings, the most relevant first and those without a threshold last."""
+
+    def relevance(finding: str) -> tuple[bool, float]:
+        threshold, probability = thresholds[finding], reading.probabilities[finding]
+        return threshold is not None, probability / max(threshold or 1.0, 1e-12)
+
+    return sorted(reading.probabilities, key=relevance, reverse=True)
+
+
+def relevant(reading: Reading, thresholds: Thresholds, most: int) -> list[str]:
+    """Give the findings whose heat is shown: at most `most` called ones, or the nearest to it."""
+    order = ranked(reading, thresholds)
+    called = [finding for finding in order if reading.calls[finding]]
+    return called[:most] or order[:1]
+
+
+def percentages(probability: float, threshold: float | None) -> tuple[str, str]:
+    """Write both, with up to two more digits where it takes them to differ."""
+    pairs = [(percent(probability, digits), percent(threshold, digits)) for digits in (1, 2, 3)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share in percent; a share that is not 0 or 1 is never rounded to it."""
+    if value is None:
+        return "none"
+    least = 10**-digits
+    if 0 < 100 * value < least / 2:
+        return f"<{least:.{digits}f} %"
+    if 100 - least / 2 <= 100 * value < 100:
+        return f">{100 - least:.{digits}f} %"
+    return f"{100 * value:.{digits}f} %"
+
+
+def _row_of(
+    finding: str,
+    canvas: Canvas,
+    column: Column,
+    baseline: int,
+    height: int,
+    reading: Reading,
+    thresholds: Thresholds,
+) -> None:
+    called = reading.calls[finding]
+    if called:
+        top, high = baseline - round(0.69 * height), height - 3
+        canvas.box((column.left - 14, top), (column.width + 22, high), PANEL)
+    smaller = 0 if height == _ROOMY.height else 3
+    colour = ALERT if called else INK
+    strong = Style(23 - smaller, colour, bold=bool(called))
+    weak = Style(22 - smaller, DIM)
+    shown, limit = percentages(reading.probabilities[finding], thresholds[finding])
+    mark = Style(18 - smaller, ALERT if called else DIM, bold=bool(called))
+    styles = [strong, _narrowed(shown, strong), _narrowed(limit, weak), mark]
+    room = round(_EDGES[0] * column.width - _width(shown, styles[1])) - 14
+    _row(canvas, column, baseline, ("", shown, limit, _MARKS[called]), styles)
+    _name(canvas, (column.left, baseline), room, label(finding), strong)
+
+
+def _name(canvas: Canvas, at: tuple[int, int], room: int, name: str, style: Style) -> None:
+    """Write a name, smaller where it does not fit, and in two lines where that is not enough."""
+    least, small = round(_SMALLEST * style.size), style
+    while _width(name, small) > room and small.size > least:
+        small = small._replace(size=small.size - 1)
+    left, baseline = at
+    lines = [name] if _width(name, small) <= room else wrapped(name, room, small, 2)
+    top = baseline - round(0.62 * small.size) * (len(lines) - 1)
+    for number, line in enumerate(lines):
+        canvas.text((left, top + number * round(1.12 * small.size)), line, small)
+
+
+def _hidden(hidden: Sequence[str], reading: Reading) -> str:
+    """Write how many findings the table does not list."""
+    called = sum(bool(reading.calls[finding]) for finding in hidden)
+    text = f"and {len(hidden)} more findings in the report"
+    return f"{text}, {called} of them called" if called else f"{text}, none of them called"
+
+
+def _narrowed(figure: str, style: Style) -> Style:
+    """Write a figure with more digits than usual smaller, so that it fits its column."""
+    return style._replace(size=style.size - 2 * max(0, len(figure) - len("12.3 %")))
+
+
+def _row(
+    canvas: Canvas, column: Column, baseline: int, texts: Sequence[str], styles: Sequence[Style]
+) -> None:
+    canvas.text((column.left, baseline), texts[0], styles[0])
+    for edge, text, style in zip(_EDGES, texts[1:], styles[1:], strict=True):
+        canvas.text((column.left + round(edge * column.width), baseline), text, style, "rs")
 
 
 def _broken(word: str, width: int, style: Style) -> list[str]:
@@ -173,9 +346,9 @@ def _width(text: str, style: Style) -> float:
 
 @lru_cache(2048)
 def _ink(text: str, style: Style, anchor: str) -> tuple[tuple[int, int], Image.Image]:
-    """Give a line's shape, and where its top left corner lies from the anchor.
+    """Give the shape of a line, and the offset of its top left corner from the anchor.
 
-    Most of what pictures say is said again and again; its shapes are kept.
+    Most texts are the same in every picture, so their shapes are cached.
     """
     font = _font(style)
     left, top, right, bottom = font.getbbox(text, anchor=anchor)
@@ -189,102 +362,3 @@ def _ink(text: str, style: Style, anchor: str) -> tuple[tuple[int, int], Image.I
 def _font(style: Style) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if style.bold else "DejaVuSans.ttf"
     return ImageFont.truetype(_FONTS / name, style.size, layout_engine=ImageFont.Layout.BASIC)
-
-
-Thresholds = Mapping[str, float | None]
-
-
-def ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
-    """Give all findings, the most relevant first; those without a threshold come last."""
-
-    def relevance(finding: str) -> tuple[bool, float]:
-        threshold, probability = thresholds[finding], reading.probabilities[finding]
-        return threshold is not None, probability / max(threshold or 1.0, 1e-12)
-
-    return sorted(reading.probabilities, key=relevance, reverse=True)
-
-
-def relevant(reading: Reading, thresholds: Thresholds, most: int) -> list[str]:
-    """Give the findings to show heat of: at most `most` called ones, or the one nearest to it."""
-    order = ranked(reading, thresholds)
-    called = [finding for finding in order if reading.calls[finding]]
-    return called[:most] or order[:1]
-
-
-_ROW: Final = 42
-_NONE_CALLED: Final = "No finding is called. That rules none of them out."
-_MARKS: Final = {True: "CALLED", False: "", None: ""}
-
-
-def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Thresholds) -> None:
-    """Write all findings with probability, threshold and call, the most relevant first."""
-    for number, finding in enumerate(ranked(reading, thresholds), start=1):
-        called = reading.calls[finding]
-        baseline = column.top + number * _ROW
-        if called:
-            canvas.box((column.left - 14, baseline - 29), (column.width + 22, _ROW - 3), PANEL)
-        colour = ALERT if called else INK
-        strong, weak = Style(23, colour, bold=bool(called)), Style(22, DIM)
-        figure, limit = figures(reading.probabilities[finding], thresholds[finding])
-        mark = Style(20, ALERT if called else DIM, bold=bool(called))
-        styles = [strong, _fitting(figure, strong), _fitting(limit, weak), mark]
-        _row(canvas, column, baseline, (title(finding), figure, limit, _MARKS[called]), styles)
-
-
-def _fitting(figure: str, style: Style) -> Style:
-    """Write a figure of more digits than usual smaller, so that it stays in its column."""
-    return style._replace(size=style.size - 2 * max(0, len(figure) - len("12.3 %")))
-
-
-def head(canvas: Canvas, column: Column) -> None:
-    """Write what stands in the table's columns."""
-    names = ("finding", "probability", "threshold", "")
-    _row(canvas, column, column.top, names, [Style(19, DIM)] * 4)
-
-
-def _row(
-    canvas: Canvas, column: Column, baseline: int, texts: Sequence[str], styles: Sequence[Style]
-) -> None:
-    canvas.text((column.left, baseline), texts[0], styles[0])
-    for edge, text, style in zip((0.64, 0.83, 1.0), texts[1:], styles[1:], strict=True):
-        canvas.text((column.left + round(edge * column.width), baseline), text, style, "rs")
-
-
-def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
-    """Write below the table how not to take it."""
-    below = column._replace(top=column.top + 15 * _ROW + 12)
-    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
-    if not any(reading.calls.values()):
-        written.insert(0, (_NONE_CALLED, Style(22, INK)))
-    canvas.paragraphs(below, written, 3, "more warnings in the report")
-
-
-def signature(canvas: Canvas, column: Column, model: Model) -> None:
-    """Write what read the radiograph, at the foot of the column."""
-    foot = column._replace(top=column.bottom + 34, bottom=column.bottom + 150)
-    read = f"{model.name}, chestxray {__version__}"
-    lines = [(read, Style(20, DIM)), (f"trained on {model.data}", Style(20, DIM))]
-    canvas.paragraphs(foot, lines, 2, "more")
-
-
-def title(finding: str) -> str:
-    """Write a finding for people."""
-    return finding.replace("_", " ")
-
-
-def figures(probability: float, threshold: float | None) -> tuple[str, str]:
-    """Write both, with up to two more digits where it takes them to tell the two apart."""
-    pairs = [(share(probability, digits), share(threshold, digits)) for digits in (1, 2, 3)]
-    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
-
-
-def share(value: float | None, digits: int = 1) -> str:
-    """Write a share in percent; what is not 0 or 1 is never rounded to it."""
-    if value is None:
-        return "none"
-    least = 10**-digits
-    if 0 < 100 * value < least / 2:
-        return f"<{least:.{digits}f} %"
-    if 100 - least / 2 <= 100 * value < 100:
-        return f">{100 - least:.{digits}f} %"
-    return f"{100 * value:.{digits}f} %"

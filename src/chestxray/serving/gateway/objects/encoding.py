@@ -1,13 +1,11 @@
-"""Attributes to bytes: explicit VR little endian, text in UTF-8, sequences with their lengths.
+"""Encodes the content of a structured report, item by item.
 
-Only what content items are made of. A report has 380 data sets within each other; built and
-written by a library they take a worker longer than the reading does.
+Explicit VR little endian, text in UTF-8, sequences with their lengths; only the value
+representations that content items need. A report of 14 findings has 380 nested data sets; built and
+written by a library they take a worker longer than the reading (`benchmarks/structured_report.py`).
 
-References: PS3.5 6.2 (value representations), 7.1.2 (elements), 7.5 (sequences).
-
-Content items of a structured report, encoded as they are made.
-
-References: PS3.3 C.17.3 (SR Document Content), C.18 (values); PS3.3 table 8.8-1 (codes).
+References: PS3.5 6.2 (value representations), 7.1.2 (elements), 7.5 (sequences); PS3.3 C.17.3 (SR
+Document Content), C.18 (values), table 8.8-1 (codes).
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from pydicom.sr.coding import Code
 Value = str | Sequence[float] | Sequence[bytes]
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
-_LONG: Final = frozenset({"SQ", "UT"})  # a length of 32 bits, after two bytes that are reserved
+_LONG: Final = frozenset({"SQ", "UT"})  # two reserved bytes, then a length of 32 bits
 _TEXT: Final = frozenset({"CS", "DS", "LO", "SH", "UI", "UT"})
 _NUMBERS: Final = {"FL": "f", "FD": "d"}
 
@@ -36,8 +34,8 @@ def encode(**attributes: Value) -> bytes:
         attributes: keyword → text; numbers where the VR is FL or FD; encoded items where it is SQ.
 
     Raises:
-        KeyError: a keyword that the Standard does not have.
-        ValueError: one of a VR that content items do not need, or a text too long for its VR.
+        KeyError: the Standard does not have a keyword.
+        ValueError: a VR is not supported, or a text is too long for its VR.
     """
     known = sorted((_known(keyword), value) for keyword, value in attributes.items())
     return b"".join(_element(tag, vr, value) for (tag, vr), value in known)
@@ -69,7 +67,7 @@ def _element(tag: int, vr: str, value: Value) -> bytes:
 def _content(vr: str, value: Value) -> bytes:
     if isinstance(value, str):
         if vr not in _TEXT:
-            raise ValueError(f"text is not encoded as {vr}")
+            raise ValueError(f"text cannot be encoded as {vr}")
         text = value.encode()
         return text + (b"\0" if vr == "UI" else b" ") * (len(text) % 2)
     if vr == "SQ":
@@ -91,7 +89,7 @@ SELECTED: Final = "SELECTED FROM"
 
 
 class Instance(NamedTuple):
-    """An image that is spoken of: its SOP class UID and SOP instance UID."""
+    """A referenced image: its SOP class UID and SOP instance UID."""
 
     sop_class: str
     uid: str
@@ -99,7 +97,7 @@ class Instance(NamedTuple):
 
 @cache
 def code(concept: Code) -> bytes:
-    """Encode a code, the one item of a code sequence."""
+    """Encode a code as the only item of a code sequence."""
     return encode(
         CodeValue=concept.value,
         CodingSchemeDesignator=concept.scheme_designator,
@@ -108,28 +106,28 @@ def code(concept: Code) -> bytes:
 
 
 def text(relation: str, name: Code, value: str) -> bytes:
-    """Say something in words."""
+    """Make a TEXT item."""
     return _item(relation, "TEXT", name, TextValue=value)
 
 
 def coded(relation: str, name: Code, value: Code) -> bytes:
-    """Say something by a code."""
+    """Make a CODE item."""
     return _item(relation, "CODE", name, ConceptCodeSequence=[code(value)])
 
 
 def uid(relation: str, name: Code, value: str) -> bytes:
-    """Say a UID."""
+    """Make a UIDREF item."""
     return _item(relation, "UIDREF", name, UID=value)
 
 
 def number(name: Code, value: float, unit: Code) -> bytes:
-    """Say a number: in six digits for people, and as it is (PS3.3 C.18.1).
+    """Make a NUM item, with six digits as text and the exact value (PS3.3 C.18.1).
 
     Raises:
-        ValueError: it is infinite or none, which a decimal string cannot say (PS3.5 6.2).
+        ValueError: it is not finite, which a decimal string cannot express (PS3.5 6.2).
     """
     if not math.isfinite(value):
-        raise ValueError(f"{name.meaning}: {value} is no number that a report can hold")
+        raise ValueError(f"{name.meaning}: {value} is not a finite number")
     measured = encode(
         NumericValue=f"{value:.6g}",
         FloatingPointValue=[value],
@@ -139,18 +137,18 @@ def number(name: Code, value: float, unit: Code) -> bytes:
 
 
 def image(relation: str, name: Code, shown: Instance) -> bytes:
-    """Point to an image."""
+    """Make an IMAGE item."""
     reference = encode(ReferencedSOPClassUID=shown.sop_class, ReferencedSOPInstanceUID=shown.uid)
     return _item(relation, "IMAGE", name, ReferencedSOPSequence=[reference])
 
 
 def outline(name: Code, corners: Sequence[float], source: bytes) -> bytes:
-    """Outline a region of an image.
+    """Make an SCOORD item that outlines a region.
 
     Args:
         name: of the region.
         corners: column, row, column, row …; the first corner closes it.
-        source: the image, as an item that this one is selected from.
+        source: the image, as the item that this one is selected from.
     """
     return _item(
         CONTAINS,
@@ -163,7 +161,7 @@ def outline(name: Code, corners: Sequence[float], source: bytes) -> bytes:
 
 
 def container(name: Code, items: Sequence[bytes], template: str = "") -> bytes:
-    """Gather items under a heading, by a template of PS3.16 where one is named."""
+    """Make a CONTAINER item, of a template of PS3.16 where one is named."""
     more: dict[str, Value] = {}
     if template:
         more["ContentTemplateSequence"] = [

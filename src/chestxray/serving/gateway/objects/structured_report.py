@@ -1,21 +1,17 @@
-"""The frame that both structured reports share: TID 1500, observed by a device, of one image.
+"""The structured reports: of findings, of a refusal, and of regions.
 
-PRELIMINARY and UNVERIFIED: no person has looked at it. The content is encoded here and handed to
-pydicom as the bytes of one element, which writes them as they are.
+All are TID 1500 reports by a device about one image, PRELIMINARY and UNVERIFIED: no person has
+looked at them. The content is encoded here and handed to pydicom as the bytes of one element.
 
-References: PS3.16 TID 1500, TID 1004, TID 4019; PS3.3 C.17.2 (SR Document General).
+- Findings: one TID 1501 group per finding with its certainty, threshold and call, as IHE's AI
+  Results profile expects; in a single group nothing would tie a certainty to its finding.
+- Refusal: no groups, but comments with the reasons.
+- Regions: one TID 1410 group per called finding with a box in the image's own pixels. The box
+  surrounds the region of the heatmap that contains its peak (`evaluation.regions`). It shows where
+  the model's evidence is, and does not outline the finding.
 
-The report of findings: for each a group with its certainty, its threshold, and the call.
-
-One TID 1501 group for a finding, as IHE's AI Results profile has it: within a single group nothing
-would tie a certainty to its finding. A refusal is a report without groups that says why.
-
-The report of regions: for each called finding a box in the image's own pixels (TID 1410).
-
-The box surrounds the region of the heatmap that holds its peak (`evaluation.boxes`). It is where
-the model's evidence lies, not an outline of the finding.
-
-References: PS3.16 TID 1410; PS3.3 C.18.6.1.2 (coordinates: the image's top left corner is 0, 0).
+References: PS3.16 TID 1500, 1004, 1410, 1501, 4019; PS3.3 C.17.2 (SR Document General), C.18.6.1.2
+(coordinates: the top left corner of the image is 0, 0).
 """
 
 from __future__ import annotations
@@ -33,7 +29,8 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from chestxray.errors import Notice, RefusedError
-from chestxray.evaluation import regions as boxes
+from chestxray.evaluation.regions import detect
+from chestxray.findings import label
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import encoding as content
@@ -49,10 +46,10 @@ from chestxray.serving.gateway.objects.instance import (
     CHARACTERS,
     MAKER,
     NOTE,
-    NOTHING_SAID,
+    NOTHING_REPORTED,
     UNVERIFIED,
     Model,
-    Source,
+    SourceImage,
     instance,
 )
 from chestxray.version import __version__
@@ -60,17 +57,17 @@ from chestxray.version import __version__
 _CONTENT: Final = Tag("ContentSequence")
 
 
-def document(
-    kind: str, source: Source, model: Model, groups: Sequence[bytes], notes: Sequence[str]
+def _document(
+    kind: str, source: SourceImage, model: Model, groups: Sequence[bytes], notes: Sequence[str]
 ) -> Dataset:
     """Make a report.
 
     Args:
-        kind: of result, `sr` or `regions`.
+        kind: `sr` or `regions`.
         source: the image.
-        model: that read it.
-        groups: measurement groups (TID 1501 or TID 1410), encoded; none for a refusal.
-        notes: further sentences for people.
+        model: the model that read it.
+        groups: encoded measurement groups (TID 1501 or 1410); none for a refusal.
+        notes: further comments.
     """
     result = instance(kind, source, model)
     result.CompletionFlag = "COMPLETE"
@@ -79,27 +76,27 @@ def document(
     result.ReferencedPerformedProcedureStepSequence = []
     result.PerformedProcedureCodeSequence = []
     result.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
-    result.CodingSchemeIdentificationSequence = [codes.own_scheme()]
+    result.CodingSchemeIdentificationSequence = [codes.private_scheme()]
     _root(result, [*_head(model), *_body(model, groups, (NOTE, UNVERIFIED, *notes))])
     return result
 
 
-def tracking(kind: str, source: Source, model: Model, finding: str) -> list[bytes]:
-    """Name a group, for people and for good, and what it is about."""
+def _identification(kind: str, source: SourceImage, model: Model, finding: str) -> list[bytes]:
+    """Identify a group by name and by UID, and name its finding."""
     uid = model.uid(kind, *source.seed, finding)
     return [
-        content.text(CONTEXT, codes.TRACKING, finding.replace("_", " ")),
+        content.text(CONTEXT, codes.TRACKING, label(finding)),
         content.uid(CONTEXT, codes.TRACKING_UID, uid),
-        content.coded(CONTAINS, codes.FOUND, codes.FINDING[finding]),
+        content.coded(CONTAINS, codes.FOUND, codes.finding(finding)),
     ]
 
 
-def shown(source: Source) -> Instance:
-    """Name the image."""
+def _reference(source: SourceImage) -> Instance:
+    """Reference the image."""
     return Instance(source.sop_class, source.uid)
 
 
-def _evidence(source: Source) -> Dataset:
+def _evidence(source: SourceImage) -> Dataset:
     image, series, study = Dataset(), Dataset(), Dataset()
     image.ReferencedSOPClassUID = source.sop_class
     image.ReferencedSOPInstanceUID = source.uid
@@ -111,7 +108,7 @@ def _evidence(source: Source) -> Dataset:
 
 
 def _root(result: Dataset, items: Sequence[bytes]) -> None:
-    """Make a data set the root of a content tree."""
+    """Make a data set the root of the content."""
     template = Dataset()
     template.MappingResource = "DCMR"
     template.TemplateIdentifier = "1500"
@@ -121,7 +118,7 @@ def _root(result: Dataset, items: Sequence[bytes]) -> None:
     result.ContentTemplateSequence = [template]
     encoded = sequence(items)
     result[_CONTENT] = RawDataElement(_CONTENT, "SQ", len(encoded), encoded, 0, False, True)
-    # Tells pydicom that these bytes are encoded as the file will be.
+    # Tells pydicom that these bytes are already encoded as the file will be.
     result.set_original_encoding(False, True, convert_encodings(CHARACTERS))
 
 
@@ -161,7 +158,7 @@ def _algorithm(model: Model) -> tuple[bytes, ...]:
 
 
 def report(
-    source: Source,
+    source: SourceImage,
     model: Model,
     outcome: Reading | RefusedError,
     thresholds: Mapping[str, float | None],
@@ -170,86 +167,88 @@ def report(
 
     Args:
         source: the image.
-        model: that read it.
-        outcome: what it said.
-        thresholds: finding → probability from which it is called, None without one.
+        model: the model that read it.
+        outcome: the reading or the refusal.
+        thresholds: finding → probability from which it is called; None without a threshold.
     """
     if isinstance(outcome, RefusedError):
         notes = [_note("Not read" if n.refuses else "Warning", n) for n in outcome.notices]
-        return document("sr", source, model, (), [*notes, NOTHING_SAID])
+        return _document("sr", source, model, (), [*notes, NOTHING_REPORTED])
     groups = list(_groups(source, model, outcome, thresholds))
-    return document("sr", source, model, groups, warnings(outcome))
+    return _document("sr", source, model, groups, _warnings(outcome))
 
 
-def warnings(reading: Reading) -> list[str]:
-    """Say why not to trust a reading."""
+def _warnings(reading: Reading) -> list[str]:
+    """Give the warnings of a reading as comments."""
     return [_note("Warning", notice) for notice in reading.warnings]
 
 
 def _note(head: str, notice: Notice) -> str:
-    """Say what the gate said, with its code, for people and programs."""
+    """Write a notice with its code."""
     return f"{head} ({notice.code}): {notice}"
 
 
-def percent(name: Code, share: float) -> bytes:
-    """Say a share in [0, 1] in percent."""
+def _percent(name: Code, share: float) -> bytes:
+    """Make a NUM item in percent of a share in [0, 1]."""
     return content.number(name, 100 * float(share), codes.PERCENT)
 
 
 def _groups(
-    source: Source, model: Model, reading: Reading, thresholds: Mapping[str, float | None]
+    source: SourceImage, model: Model, reading: Reading, thresholds: Mapping[str, float | None]
 ) -> Iterator[bytes]:
-    image = content.image(CONTAINS, codes.MEASURED_IN, shown(source))
+    image = content.image(CONTAINS, codes.MEASURED_IN, _reference(source))
     for finding, probability in reading.probabilities.items():
         items = [
-            *tracking("sr", source, model, finding),
-            percent(codes.CERTAINTY, probability),
+            *_identification("sr", source, model, finding),
+            _percent(codes.CERTAINTY, probability),
         ]
         threshold = thresholds[finding]
         if threshold is not None:
-            items.append(percent(codes.THRESHOLD, threshold))
+            items.append(_percent(codes.THRESHOLD, threshold))
         call = codes.CALLS[reading.calls[finding]]
         items += [content.coded(CONTAINS, codes.CALLED, call), image]
         yield content.container(codes.GROUP, items, template="1501")
 
 
-_WHAT = "A box surrounds where the model's evidence is strongest; it outlines no finding."
-_SIDE: Final = 100_000  # of the square, in the whole numbers that `boxes.detect` takes a shape in
+_BOX_NOTE: Final = (
+    "A box surrounds where the model's evidence is strongest; it does not outline the finding."
+)
+_SIDE: Final = 100_000  # of the square, in the whole numbers that `detect` takes as shape
 
 
-def regions(source: Source, model: Model, reading: Reading) -> Dataset | None:
-    """Make the report of regions; None where no called finding points into the image.
+def regions(source: SourceImage, model: Model, reading: Reading) -> Dataset | None:
+    """Make the report of regions; None where no called finding has a region.
 
     Args:
         source: the image.
-        model: that read it.
-        reading: what it said.
+        model: the model that read it.
+        reading: the reading.
     """
     groups = list(_region_groups(source, model, reading))
     if not groups:
         return None
-    return document("regions", source, model, groups, [_WHAT, *warnings(reading)])
+    return _document("regions", source, model, groups, [_BOX_NOTE, *_warnings(reading)])
 
 
-def _region_groups(source: Source, model: Model, reading: Reading) -> Iterator[bytes]:
+def _region_groups(source: SourceImage, model: Model, reading: Reading) -> Iterator[bytes]:
     width, height = source.size
-    # As the reader saw it, with square pixels; the header's may be higher than wide, or wider.
+    # Of the radiograph with square pixels, as it was read; those of the file may not be square.
     _, _, wide, high = reading.placement
     shape = round(_SIDE * wide), round(_SIDE * high)
-    image = content.image(SELECTED, codes.REGION_OF, shown(source))
+    image = content.image(SELECTED, codes.REGION_OF, _reference(source))
     for finding, heat in reading.heatmaps.items():
-        box = boxes.detect(heat, shape).box if reading.calls[finding] else None
+        box = detect(heat, shape).box if reading.calls[finding] else None
         if box is not None:
             corners = _corners(box * (width, height, width, height))
             items = [
-                *tracking("regions", source, model, finding),
-                percent(codes.CERTAINTY, reading.probabilities[finding]),
+                *_identification("regions", source, model, finding),
+                _percent(codes.CERTAINTY, reading.probabilities[finding]),
                 content.outline(codes.REGION, corners, image),
             ]
             yield content.container(codes.GROUP, items, template="1410")
 
 
 def _corners(box: npt.NDArray[np.float64]) -> list[float]:
-    """Give the closed outline, column and row of five corners, of left, top, right, bottom."""
+    """Give the closed outline of a box: column and row of five corners."""
     left, top, right, bottom = box.tolist()
     return [left, top, right, top, right, bottom, left, bottom, left, top]

@@ -17,12 +17,11 @@ import trustme
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
-from chestxray.serving.gateway import dead_letters as letters
-from chestxray.serving.gateway import statistics as survey
-from chestxray.serving.gateway.destinations import TLS, Destination
-from chestxray.serving.gateway.dimse import serve
-from chestxray.serving.gateway.sender import StoreLink, StowLink, deliver, send
-from chestxray.serving.gateway.store import READ, Image, Result, Store, sending
+from chestxray.serving.gateway import dead_letters, statistics
+from chestxray.serving.gateway.config import TLS, Destination
+from chestxray.serving.gateway.receiver import serve
+from chestxray.serving.gateway.sender import CStoreTransport, StowTransport, deliver, run
+from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from dicom_files import written
 from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 
@@ -38,7 +37,7 @@ def _collect_sockets():
     gc.collect()
 
 
-QUEUE = sending("pacs")
+QUEUE = send_queue("pacs")
 
 
 @pytest.fixture
@@ -86,18 +85,18 @@ class PACS:
         self._server.shutdown()
 
 
-def attempt(store: Store, to: Destination, link: StoreLink | StowLink) -> bool:
+def attempt(store: Store, to: Destination, transport: CStoreTransport | StowTransport) -> bool:
     """Deliver once; whether the destination was reached."""
     store.db.execute("UPDATE tasks SET due = 0 WHERE state = 'queued'")
     task = store.claim(QUEUE, 60, to.attempts)
     assert task
-    reached = deliver(task, link, store, to)
-    link.rest()
+    reached = deliver(task, transport, store, to)
+    transport.release()
     return reached
 
 
 def state(store: Store) -> str:
-    counted = survey.counts(store.db)[QUEUE]
+    counted = statistics.counts(store.db)[QUEUE]
     return next(name for name, count in counted.items() if count)
 
 
@@ -111,7 +110,7 @@ def test_a_result_arrives_as_the_bytes_in_the_outbox(
     content, port = result(store), free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     pacs.status = status
-    assert attempt(store, to, StoreLink(to, "CHESTXRAY")) == (found == "done")
+    assert attempt(store, to, CStoreTransport(to, "CHESTXRAY")) == (found == "done")
     assert state(store) == found
     assert len(pacs.got[0]) > 8000
     assert content.endswith(pacs.got[0])
@@ -130,14 +129,14 @@ def test_a_sender_killed_before_it_noted_a_success_sends_the_same_bytes_again(
     result(store)
     port = free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
-    link = StoreLink(to, "CHESTXRAY")
+    transport = CStoreTransport(to, "CHESTXRAY")
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish_sending", kill)
         with pytest.raises(Killed):
-            attempt(store, to, link)
-    link.rest()
+            attempt(store, to, transport)
+    transport.release()
     assert store.release(QUEUE, "", died=True) == 1
-    assert attempt(store, to, link)
+    assert attempt(store, to, transport)
     assert state(store) == "done"
     assert len(pacs.got) == 2
     assert pacs.got[0] == pacs.got[1]
@@ -151,15 +150,15 @@ def test_a_result_that_is_turned_down_is_offered_some_times_and_given_up(
     port = free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     pacs.status = 0xA900
-    link = StoreLink(to, "CHESTXRAY")
+    transport = CStoreTransport(to, "CHESTXRAY")
     for number in range(3):
         assert state(store) == "queued", number
-        assert attempt(store, to, link)
+        assert attempt(store, to, transport)
     assert state(store) == "dead"
-    assert "A900" in letters.listed(store.db)[0]["reason"]
+    assert "A900" in dead_letters.dead_letters(store.db)[0]["reason"]
     pacs.status = 0
-    letters.retry(store.db)
-    assert attempt(store, to, link)
+    dead_letters.retry(store.db)
+    assert attempt(store, to, transport)
     assert state(store) == "done"
     pacs.stop()
 
@@ -168,12 +167,12 @@ def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) 
     result(store)
     port = free_port()
     to = dicom(tmp_path, port)
-    link = StoreLink(to, "CHESTXRAY")
+    transport = CStoreTransport(to, "CHESTXRAY")
     for _ in range(to.attempts + 2):
-        assert not attempt(store, to, link)
+        assert not attempt(store, to, transport)
     assert state(store) == "queued"
     pacs = PACS(port)
-    assert attempt(store, to, link)
+    assert attempt(store, to, transport)
     assert state(store) == "done"
     pacs.stop()
 
@@ -186,10 +185,10 @@ def test_the_sender_outlives_a_full_disk_and_a_pacs_that_is_down(
     text = f'kind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
     settings = config(tmp_path, '[[destinations]]\nname = "pacs"\n' + text)
     monkeypatch.setattr(Store, "claim", full_once(Store.claim))
-    sender = threading.Thread(target=send, args=(settings, settings.destinations[0], stop))
+    sender = threading.Thread(target=run, args=(settings, settings.destinations[0], stop))
     sender.start()
-    wait_for(lambda: survey.troubled(store.db), 20)
-    assert "could not be opened" in survey.troubled(store.db)[0]["reason"]
+    wait_for(lambda: statistics.retrying(store.db), 20)
+    assert "could not be opened" in statistics.retrying(store.db)[0]["reason"]
     pacs = PACS(port)
     wait_for(lambda: state(store) == "done", 20)
     stop.set()
@@ -203,7 +202,7 @@ def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -
     authority, port = trustme.CA(), free_port()
     files = certificates(tmp_path, "ours", authority)
     pacs, plain = PACS(port, files), dicom(tmp_path, port)
-    assert not attempt(store, plain, StoreLink(plain, "CHESTXRAY"))
+    assert not attempt(store, plain, CStoreTransport(plain, "CHESTXRAY"))
     strange = certificates(tmp_path, "strange", trustme.CA())
     for wrong in (
         strange,  # each distrusts the other
@@ -211,9 +210,9 @@ def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -
         files.model_copy(update={"certificate": tmp_path / "gone.pem"}),
     ):
         to = plain.model_copy(update={"tls": wrong})
-        assert not attempt(store, to, StoreLink(to, "CHESTXRAY"))
+        assert not attempt(store, to, CStoreTransport(to, "CHESTXRAY"))
     secured = plain.model_copy(update={"tls": files})
-    assert attempt(store, secured, StoreLink(secured, "CHESTXRAY"))
+    assert attempt(store, secured, CStoreTransport(secured, "CHESTXRAY"))
     assert state(store) == "done"
     pacs.stop()
 
@@ -226,7 +225,7 @@ def test_a_pacs_under_another_name_than_its_certificate_says_gets_nothing(
     pacs = PACS(port, certificates(tmp_path, "other", authority, "pacs.example"))
     ours = certificates(tmp_path, "ours", authority)
     to = dicom(tmp_path, port).model_copy(update={"tls": ours})
-    assert not attempt(store, to, StoreLink(to, "CHESTXRAY"))
+    assert not attempt(store, to, CStoreTransport(to, "CHESTXRAY"))
     assert not pacs.got
     pacs.stop()
 
@@ -234,11 +233,11 @@ def test_a_pacs_under_another_name_than_its_certificate_says_gets_nothing(
 HANGS = """
 import sys, threading, time
 from pathlib import Path
-from chestxray.serving.gateway import config, send
+from chestxray.serving.gateway import config, sender
 
-send.deliver = lambda *_: time.sleep(60)
+sender.deliver = lambda *_: time.sleep(60)
 settings = config.load(Path(sys.argv[1]))
-send.send(settings, settings.destinations[0], threading.Event())
+sender.run(settings, settings.destinations[0], threading.Event())
 """
 
 
@@ -308,8 +307,8 @@ def web(status: int, body: str) -> Iterator[tuple[str, list[bytes]]]:
         (409, json.dumps(failed(0x0110)), "dead", "0110"),
         (200, json.dumps(referenced("1.2.8")), "dead", "did not store it"),
         (200, "{}", "dead", "did not store it"),
-        (200, "<html>", "dead", "no DICOM JSON"),
-        (200, "[]", "dead", "no DICOM JSON"),
+        (200, "<html>", "dead", "without valid DICOM JSON"),
+        (200, "[]", "dead", "without valid DICOM JSON"),
         (500, "", "dead", "answered 500"),
         (503, "", "queued", "answered 503"),
         (401, "", "queued", "answered 401"),
@@ -321,13 +320,13 @@ def test_what_stow_answers_is_believed_by_its_body(
     content = result(store)
     with web(status, body) as (url, got):
         to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-        link = StowLink(to)
-        reached = attempt(store, to, link)
-        link.close()
+        transport = StowTransport(to)
+        reached = attempt(store, to, transport)
+        transport.close()
     assert state(store) == found
     assert reached == (found != "queued")
     assert content in got[0]
-    rows = letters.listed(store.db) + survey.troubled(store.db)
+    rows = dead_letters.dead_letters(store.db) + statistics.retrying(store.db)
     assert reason in "".join(row["reason"] for row in rows)
 
 
@@ -335,8 +334,8 @@ def test_a_web_server_that_is_down_is_waited_for(store: Store, tmp_path: Path) -
     result(store)
     url = f"http://127.0.0.1:{free_port()}"
     to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-    link = StowLink(to)
+    transport = StowTransport(to)
     for _ in range(3):
-        assert not attempt(store, to, link)
-    link.close()
+        assert not attempt(store, to, transport)
+    transport.close()
     assert state(store) == "queued"

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 
 from chestxray.errors import ArtifactError
-from chestxray.serving.gateway import database
-from chestxray.serving.gateway import dead_letters as letters
-from chestxray.serving.gateway import queue as tasks
-from chestxray.serving.gateway import statistics as survey
-from chestxray.serving.gateway.store import READ, Result, Store
+from chestxray.serving.gateway import dead_letters, queue, statistics
+from chestxray.serving.gateway.store import READ, VERSION, Result, Store, connect
 from gateway_parts import add, counted
 
 
@@ -41,7 +38,7 @@ def test_a_task_whose_lease_ran_out_is_claimed_again(store: Store) -> None:
     first = store.claim(READ, 0.05, 5)
     assert store.claim(READ, 60, 5) is None
     time.sleep(0.06)
-    assert store.claim(READ, 60, 5) == tasks.Task(READ, "1.1", first.attempts + 1)
+    assert store.claim(READ, 60, 5) == queue.Task(READ, "1.1", first.attempts + 1)
 
 
 def test_what_a_worker_held_when_it_died_is_free_when_the_next_one_starts(store: Store) -> None:
@@ -50,9 +47,9 @@ def test_what_a_worker_held_when_it_died_is_free_when_the_next_one_starts(store:
         store.claim(READ, 60, 5, holder)
     store.fail(store.claim(READ, 60, 5, "worker-0"), "broke", 5)
     assert store.release(READ, "worker-0", died=True) == 1
-    assert store.claim(READ, 60, 5, "worker-2") == tasks.Task(READ, "1.1", 2)
+    assert store.claim(READ, 60, 5, "worker-2") == queue.Task(READ, "1.1", 2)
     assert store.release(READ, "worker-2", died=False) == 1
-    assert store.claim(READ, 60, 5) == tasks.Task(READ, "1.1", 2)
+    assert store.claim(READ, 60, 5) == queue.Task(READ, "1.1", 2)
     assert store.claim(READ, 60, 5) is None, "the other one's, and one that waits"
 
 
@@ -72,7 +69,7 @@ def test_one_that_ends_its_worker_each_time_is_dead_after_its_attempts(store: St
     for _ in range(3):
         assert store.claim(READ, 0, 3)
     assert store.claim(READ, 0, 3) is None
-    assert [row["reason"] for row in letters.listed(store.db)] == [tasks.WORKER_DIED]
+    assert [row["reason"] for row in dead_letters.dead_letters(store.db)] == [queue.LEASE_EXPIRED]
 
 
 def test_a_failure_is_tried_again_later_each_time_and_then_given_up(store: Store) -> None:
@@ -89,13 +86,13 @@ def test_a_failure_is_tried_again_later_each_time_and_then_given_up(store: Store
     for wait, longest in zip(waits[:3], (1, 2, 4), strict=True):
         assert longest / 2 <= wait <= longest + 0.1
     assert store.claim(READ, 60, 4) is None
-    assert letters.retry(store.db) == 1
+    assert dead_letters.retry(store.db) == 1
     assert store.claim(READ, 60, 4).attempts == 1
 
 
 def test_backoff_is_spread_and_bounded() -> None:
-    assert len({tasks.wait(4) for _ in range(20)}) > 10
-    assert max(tasks.wait(10_000) for _ in range(50)) <= 600
+    assert len({queue.backoff(4) for _ in range(20)}) > 10
+    assert max(queue.backoff(10_000) for _ in range(50)) <= 600
 
 
 def test_giving_back_counts_no_attempt(store: Store) -> None:
@@ -103,7 +100,7 @@ def test_giving_back_counts_no_attempt(store: Store) -> None:
     for _ in range(20):
         task = store.claim(READ, 60, 2)
         assert task.attempts == 1
-        store.give_back(task, "no space left", 0)
+        store.defer(task, "no space left", 0)
 
 
 def test_whoever_lost_its_lease_does_not_disturb_who_has_it_now(store: Store) -> None:
@@ -111,11 +108,11 @@ def test_whoever_lost_its_lease_does_not_disturb_who_has_it_now(store: Store) ->
     late = store.claim(READ, 0, 5)
     now = store.claim(READ, 60, 5)
     assert not store.fail(late, "too late", 0)
-    store.give_back(late, "too late", 0)
+    store.defer(late, "too late", 0)
     assert store.claim(READ, 60, 5) is None
     assert store.finish_reading(now, "model", [])
     assert not store.finish_reading(late, "model", [Result("1.9", "sr", "ab", ["pacs"])])
-    assert not store.known("1.9")
+    assert not store.is_known("1.9")
 
 
 def test_no_two_claimers_get_the_same_task(tmp_path: Path) -> None:
@@ -144,26 +141,26 @@ def test_finishing_an_image_is_all_or_nothing(store: Store) -> None:
     wrong = Result("1.9", "sr", None, ["pacs"])  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
         store.finish_reading(task, "model", [wrong])
-    assert survey.counts(store.db) == {READ: counted(queued=1)}
+    assert statistics.counts(store.db) == {READ: counted(queued=1)}
 
 
 def test_a_database_of_a_later_version_or_a_damaged_one_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "queue.sqlite"
-    database.connect(path).close()
-    database.connect(path).close()
+    connect(path).close()
+    connect(path).close()
     db = sqlite3.connect(path)
-    db.execute(f"PRAGMA user_version = {database.VERSION + 1}")
+    db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
-    with pytest.raises(ArtifactError, match="version 2, this package knows 1"):
-        database.connect(path)
+    with pytest.raises(ArtifactError, match="version 2, this package supports version 1"):
+        connect(path)
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ArtifactError, match="cannot be opened"):
-        database.connect(path)
+        connect(path)
 
 
 def test_tables_of_before_there_were_versions_are_not_taken_for_ours(tmp_path: Path) -> None:
     path = tmp_path / "queue.sqlite"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE tasks (queue TEXT, item TEXT)")
-    with pytest.raises(ArtifactError, match="version 0, this package knows 1"):
-        database.connect(path)
+    with pytest.raises(ArtifactError, match="version 0, this package supports version 1"):
+        connect(path)

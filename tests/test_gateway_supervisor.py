@@ -1,4 +1,4 @@
-"""What is tried before the gateway starts, and what its processes load."""
+"""What is checked before the gateway starts, and what its processes import."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ def test_an_export_is_found_beside_the_configuration(tmp_path: Path, run: Path, 
     assert check(settings, run / "bundle") == card.read(run / "bundle").identity
 
 
+def test_a_rule_with_a_finding_that_the_bundle_does_not_have_stops_the_start(
+    tmp_path: Path, run: Path
+) -> None:
+    to = '[[destinations]]\nname = "x"\nkind = "stow"\nurl = "http://x"\n'
+    settings = config(tmp_path, to + 'rules = [{findings = ["Pacemaker"]}]\n')
+    with pytest.raises(ConfigError, match=r"rules\[0\]\.findings: .* does not have 'Pacemaker'"):
+        check(settings, run / "bundle")
+
+
 def test_a_missing_export_is_told_by_its_key_before_anything_starts(
     tmp_path: Path, run: Path
 ) -> None:
@@ -47,7 +56,7 @@ def test_an_export_of_another_model_is_refused(tmp_path: Path, run: Path, export
     record = json.loads((tmp_path / EXPORT).read_text()) | {"model": "another-0123"}
     (tmp_path / EXPORT).write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"read\.engine: .* is an export of another-0123"):
-        processes.identity(run / "bundle", str(tmp_path))
+        processes.load_model(run / "bundle", str(tmp_path))
 
 
 def test_an_engine_that_is_not_installed_is_told_by_its_key(
@@ -58,32 +67,32 @@ def test_an_engine_that_is_not_installed_is_told_by_its_key(
 
     monkeypatch.setattr("chestxray.load", missing)
     with pytest.raises(ConfigError, match=r"^read\.engine: openvino is not installed"):
-        processes.identity(run / "bundle", "openvino")
+        processes.load_model(run / "bundle", "openvino")
 
 
-# One image is taken in, read and its results laid out; then the worker is told to stop.
+# One image is taken in and read, its results are written; then the worker is told to stop.
 WORKER = """
 import sys, threading, time
 from pathlib import Path
-from chestxray.serving.gateway import config, logs, processes, survey
+from chestxray.serving.gateway import config, logs, processes, statistics
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.store import READ, Store
 
 settings = config.load(Path(sys.argv[1]))
-Intake(Store(settings.state), settings.storage).take(sys.argv[3], Path(sys.argv[4]).read_bytes(),
+Intake(Store(settings.state), settings.storage).accept(sys.argv[3], Path(sys.argv[4]).read_bytes(),
                                                      "SENDER", "DX")
 logs.set_up()
 stop = threading.Event()
 
 def watch():
     store = Store(settings.state)
-    while survey.counts(store.db)[READ]["queued"]:
+    while statistics.counts(store.db)[READ]["queued"]:
         time.sleep(0.1)
     stop.set()
 
 threading.Thread(target=watch).start()
-processes.working(stop, settings, Path(sys.argv[2]), 0)
-print(survey.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.modules)
+processes.run_worker(stop, settings, Path(sys.argv[2]), 0)
+print(statistics.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.modules)
 """
 
 
@@ -127,7 +136,7 @@ def test_a_key_of_another_certificate_is_told(tmp_path: Path, run: Path) -> None
     files, other = (certificates(tmp_path, name, authority) for name in ("ours", "other"))
     lines = [f'{key} = "{path}"' for key, path in files] + [f'key = "{other.key}"']
     settings = config(tmp_path, f"[receive.tls]\n{chr(10).join([lines[0], *lines[2:]])}\n")
-    with pytest.raises(ConfigError, match=r"^receive\.tls: .* do not belong together \("):
+    with pytest.raises(ConfigError, match=r"^receive\.tls: .* do not match \("):
         check(settings, run / "bundle")
 
 

@@ -11,10 +11,15 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from chestxray.serving.gateway import polling as poll
-from chestxray.serving.gateway import statistics as survey
+from chestxray.serving.gateway import polling, statistics
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
-from chestxray.serving.gateway.polling import Instance, Poller, Source, position, save_position
+from chestxray.serving.gateway.polling import (
+    DICOMwebService,
+    Instance,
+    Poller,
+    position,
+    save_position,
+)
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
 from gateway_parts import (
@@ -76,8 +81,8 @@ class Asking:
         self.poller = Poller(settings.poll[0], self.intake, Store(settings.state))
         self.url = pacs.web
 
-    def ask(self) -> int:
-        return self.poller.ask(threading.Event())
+    def poll(self) -> int:
+        return self.poller.poll(threading.Event())
 
     def position(self) -> str | None:
         return position(self.store.db, self.url)
@@ -91,26 +96,26 @@ def test_new_radiographs_are_taken_once_and_nothing_else(empty: Orthanc, ask) ->
     foreign = radiograph(3, Modality="OT", SOPClassUID=SecondaryCaptureImageStorage)
     give(empty, here, old, foreign)
     asking = ask()
-    assert asking.ask() == 1
-    assert asking.ask() == 0
+    assert asking.poll() == 1
+    assert asking.poll() == 0
     assert asking.held() == {here.SOPInstanceUID}
     kept = asking.store.image(here.SOPInstanceUID)
     assert (kept.source, kept.modality) == (empty.web, "DX")
     more = {"StudyInstanceUID": here.StudyInstanceUID, "PatientID": here.PatientID}
     later = radiograph(4, Modality="CR", **more)
     give(empty, later)
-    assert asking.ask() == 1, "a study that grew"
+    assert asking.poll() == 1, "a study that grew"
 
 
 def test_the_position_is_saved_and_found_by_the_next_one(empty: Orthanc, ask) -> None:
     old = radiograph(1, StudyDate=LONG_AGO)
     give(empty, old)
     first = ask(f"since = {LONG_AGO[:4]}-01-01")
-    assert first.ask() == 1
+    assert first.poll() == 1
     assert first.position() == f"{TODAY - DAYS:%Y%m%d}"
     give(empty, radiograph(2, StudyDate=LONG_AGO), radiograph(3))
     second = ask(f"since = {LONG_AGO[:4]}-01-01")
-    assert second.ask() == 1, "it asks from the position on"
+    assert second.poll() == 1, "it asks from the position on"
 
 
 def test_what_came_before_the_source_first_answered_is_asked_for(
@@ -118,10 +123,10 @@ def test_what_came_before_the_source_first_answered_is_asked_for(
 ) -> None:
     give(empty, radiograph(1, StudyDate=LONG_AGO))
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "studies", lambda *_: {}["the source is down"])
+        patch.setattr(DICOMwebService, "studies", lambda *_: {}["the source is down"])
         with pytest.raises(LookupError):
-            ask("since = 2020-01-01").ask()
-    assert ask().ask() == 1, "from the day on which it was asked first, as it was then"
+            ask("since = 2020-01-01").poll()
+    assert ask().poll() == 1, "from the day on which it was asked first, as it was then"
 
 
 def test_while_something_is_left_behind_the_position_stays(
@@ -130,7 +135,7 @@ def test_while_something_is_left_behind_the_position_stays(
     images = [radiograph(number, StudyDate=LONG_AGO) for number in range(3)]
     give(empty, *images)
     asking = ask(f"since = {LONG_AGO[:4]}-01-01")
-    take = asking.intake.take
+    take = asking.intake.accept
 
     def full(uid: str, *arguments: object) -> bool:
         if uid == images[1].SOPInstanceUID:
@@ -138,10 +143,10 @@ def test_while_something_is_left_behind_the_position_stays(
         return take(uid, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking.intake, "take", full)
-        assert asking.ask() == 2, "one that fails keeps no other back"
+        patch.setattr(asking.intake, "accept", full)
+        assert asking.poll() == 2, "one that fails keeps no other back"
     assert asking.position() == LONG_AGO
-    assert asking.ask() == 1
+    assert asking.poll() == 1
     assert asking.held() == {str(image.SOPInstanceUID) for image in images}
     assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
 
@@ -149,18 +154,16 @@ def test_while_something_is_left_behind_the_position_stays(
 def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get = httpx.Client.get
+    get = DICOMwebService._get
 
-    def one_a_page(self: httpx.Client, url: str, **more: dict) -> httpx.Response:
-        if "params" in more:
-            more["params"] = more["params"] | {"limit": "1"}
-        return get(self, url, **more)
+    def one_a_page(self: DICOMwebService, path: str, query: dict, accept: str, most: int):
+        return get(self, path, query | {"limit": "1"}, accept, most)
 
-    monkeypatch.setattr(httpx.Client, "get", one_a_page)
+    monkeypatch.setattr(DICOMwebService, "_get", one_a_page)
     study = generate_uid()
     give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
     give(empty, *(radiograph(number) for number in range(2, 4)))
-    assert ask().ask() == 4
+    assert ask().poll() == 4
 
 
 def test_a_study_that_cannot_be_listed_keeps_no_other_back(
@@ -168,36 +171,36 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
 ) -> None:
     images = [radiograph(number) for number in range(3)]
     give(empty, *images)
-    asking, radiographs = ask(), Source.radiographs
+    asking, radiographs = ask(), DICOMwebService.radiographs
     broken = min(str(image.StudyInstanceUID) for image in images)
 
-    def fail(self: Source, study: str) -> list[Instance]:
+    def fail(self: DICOMwebService, study: str) -> list[Instance]:
         if study == broken:
             raise LookupError(PATIENT)
         return radiographs(self, study)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "radiographs", fail)
-        assert asking.ask() == 2
+        patch.setattr(DICOMwebService, "radiographs", fail)
+        assert asking.poll() == 2
     asking.store.db.execute("UPDATE positions SET asked = asked - 100")
-    assert 100 <= survey.asked(asking.store.db)[asking.url] < 160
-    assert asking.ask() == 1
-    assert survey.asked(asking.store.db)[asking.url] < 60
+    assert 100 <= statistics.polled(asking.store.db)[asking.url] < 160
+    assert asking.poll() == 1
+    assert statistics.polled(asking.store.db)[asking.url] < 60
 
 
 def test_a_study_that_the_source_tells_badly_keeps_no_other_back(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(empty, radiograph(1))
-    pages = Source._pages
+    pages = DICOMwebService._search
 
-    def badly(self: Source, path: str, query: dict[str, str]):
+    def badly(self: DICOMwebService, path: str, query: dict[str, str]):
         yield {"00080020": {"vr": "DA"}}
         for study in pages(self, path, query):
             yield study | {"00201208": {"vr": "IS", "Value": ["n/a"]}}
 
-    monkeypatch.setattr(Source, "_pages", badly)
-    assert Source.studies(ask().poller._source, LONG_AGO)
+    monkeypatch.setattr(DICOMwebService, "_search", badly)
+    assert DICOMwebService.studies(ask().poller._service, LONG_AGO)
 
 
 def test_a_poller_that_is_told_to_stop_takes_no_further_image(empty: Orthanc, ask) -> None:
@@ -214,28 +217,28 @@ def test_an_image_that_took_another_one_s_place_is_seen(
     first = radiograph(1)
     give(empty, first)
     asking = ask()
-    assert asking.ask() == 1
+    assert asking.poll() == 1
     httpx.delete(f"{empty.url}/instances/{empty.instances()[0]['ID']}").raise_for_status()
     same = {"StudyInstanceUID": first.StudyInstanceUID, "PatientID": first.PatientID}
     give(empty, radiograph(2, **same))
-    assert asking.ask() == 0, "as many as before"
+    assert asking.poll() == 0, "as many as before"
     monkeypatch.setattr(asking.poller, "_forget_at", 0.0)
-    assert asking.ask() == 1
+    assert asking.poll() == 1
 
 
 def test_a_position_saved_by_a_clock_that_was_wrong_hides_nothing(empty: Orthanc, ask) -> None:
     asking = ask()
     save_position(asking.store.db, asking.url, f"{TODAY + 1000 * DAYS:%Y%m%d}")
     give(empty, radiograph(1), radiograph(2, StudyDate=f"{TODAY - DAYS:%Y%m%d}"))
-    assert asking.ask() == 2
+    assert asking.poll() == 2
     assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
 
 
 def test_a_study_that_comes_days_late_is_seen(empty: Orthanc, ask) -> None:
     first = ask(f"since = {LONG_AGO[:4]}-01-01\ndays = 5")
-    assert first.ask() == 0
+    assert first.poll() == 0
     give(empty, *(radiograph(n, StudyDate=f"{TODAY - n * DAYS / 3:%Y%m%d}") for n in (5, 6)))
-    assert first.ask() == 1, "five days, not six"
+    assert first.poll() == 1, "five days, not six"
 
 
 def test_a_queue_that_cannot_be_written_ends_no_poller(
@@ -243,17 +246,33 @@ def test_a_queue_that_cannot_be_written_ends_no_poller(
 ) -> None:
     give(empty, radiograph(1))
     asking, stop = ask("seconds = 0.05"), threading.Event()
-    monkeypatch.setattr(poll, "save_position", full_once(save_position))
+    monkeypatch.setattr(polling, "save_position", full_once(save_position))
     thread = threading.Thread(target=asking.poller.run, args=(stop,))
     thread.start()
-    wait_for(lambda: asking.held() and survey.asked(asking.store.db), 20)
+    wait_for(lambda: asking.held() and statistics.polled(asking.store.db), 20)
     stop.set()
     thread.join(20)
     assert not thread.is_alive()
     assert "disk is full" in caplog.text
 
 
-def test_a_source_that_does_not_answer_is_asked_again(
+def test_an_answer_that_is_too_large_is_not_read_to_its_end(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    give(empty, radiograph(1))
+    asking = ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_MAX_FILE_BYTES", 1000)
+        assert asking.poll() == 0
+    assert "could not be taken in: the answer has more than 1000 bytes" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_MAX_PAGE_BYTES", 100)
+        with pytest.raises(polling.InvalidAnswerError, match="more than 100 bytes"):
+            asking.poll()
+    assert asking.poll() == 1
+
+
+def test_a_service_that_does_not_answer_is_polled_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f'[[poll]]\nurl = "http://127.0.0.1:{free_port()}"\nseconds = 0.05\n'
@@ -267,4 +286,4 @@ def test_a_source_that_does_not_answer_is_asked_again(
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert caplog.text.count("could not be asked") >= 2
+    assert caplog.text.count("could not be polled") >= 2

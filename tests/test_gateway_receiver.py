@@ -28,11 +28,9 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from chestxray import artifacts as durable
-from chestxray.serving.gateway import audit
-from chestxray.serving.gateway import statistics as survey
+from chestxray import artifacts
+from chestxray.serving.gateway import audit, statistics
 from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.dimse import client_context
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.receiver import Receiver
 from chestxray.serving.gateway.store import READ, Result, Store
@@ -74,7 +72,7 @@ class Node:
         self.receiver.start()
 
     def queued(self) -> int:
-        return survey.counts(self.store.db)[READ]["queued"]
+        return statistics.counts(self.store.db)[READ]["queued"]
 
 
 @pytest.fixture
@@ -138,7 +136,7 @@ def test_dcmtk_gets_its_echo(node: Node) -> None:
     ("calling", "called", "why"),
     [
         ("STRANGER", "CHESTXRAY", "STRANGER is not in receive.allow"),
-        ("SENDER", "OTHER", "it called OTHER, we are CHESTXRAY"),
+        ("SENDER", "OTHER", "it called OTHER, receive.ae_title is CHESTXRAY"),
     ],
 )
 def test_a_wrong_title_gets_no_association_and_the_log_says_which(
@@ -177,7 +175,9 @@ def test_an_image_that_could_not_be_read_is_replaced_when_it_comes_again_otherwi
     content = node.store.image_file(uid).read_bytes()
     assert node.store.image(uid).sha256 == hashlib.sha256(content).hexdigest()
     assert node.store.claim(READ, 60, 5).attempts == 1
-    events = [json.loads(entry["entry"])["event"] for entry in audit.verified(node.store.db)]
+    events = [
+        json.loads(entry["entry"])["event"] for entry in audit.verified_entries(node.store.db)
+    ]
     assert events == ["received", "dead", "received"]
 
 
@@ -203,7 +203,7 @@ def test_too_many_associations_are_turned_away_and_come_in_later(
     held = [associate(), associate()]
     assert all(one.is_established for one in held)
     assert associate().is_rejected
-    assert "there are 2 already, see receive.associations" in caplog.text
+    assert "2 are open already, see receive.associations" in caplog.text
     held.pop().release()
     time.sleep(0.5)
     again = associate()
@@ -215,7 +215,7 @@ def test_too_many_associations_are_turned_away_and_come_in_later(
 
 def test_what_is_no_radiograph_is_not_taken(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     assert store(radiograph(SOPClassUID=SecondaryCaptureImageStorage), node.port) == 0x0122
-    assert "Secondary Capture Image Storage is turned down" in caplog.text
+    assert "Secondary Capture Image Storage rejected" in caplog.text
     assert store(radiograph(SOPClassUID=Comprehensive3DSRStorage), node.port) == 0x0122
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(CTImageStorage)
@@ -311,10 +311,10 @@ def test_a_file_without_a_row_is_taken_up_with_where_it_came_from(
         patch.setattr(Store, "add", die)
         assert store(image, node.port) == OUT_OF_RESOURCES
     assert node.queued() == 0
-    (node.store.images / "1.2.3.dcm").write_bytes(b"no DICOM at all")
-    durable.write(node.store.images / "not-a-uid.dcm", b"")
-    assert node.intake.take_up() == 2
-    assert node.intake.take_up() == 0
+    (node.store.images / "1.2.3.dcm").write_bytes(b"not DICOM at all")
+    artifacts.write_bytes(node.store.images / "not-a-uid.dcm", b"")
+    assert node.intake.recover() == 2
+    assert node.intake.recover() == 0
     kept = node.store.image(image.SOPInstanceUID)
     assert (kept.source, kept.modality) == ("SENDER", "CR")
     assert node.store.image("1.2.3").modality == ""
@@ -323,7 +323,8 @@ def test_a_file_without_a_row_is_taken_up_with_where_it_came_from(
 
 
 def test_the_receiver_loads_no_model_and_no_tables() -> None:
-    heavy = "import sys, chestxray.serving.gateway.receive as r, chestxray.serving.gateway.poll\n"
+    heavy = "import sys, chestxray.serving.gateway.receiver, chestxray.serving.gateway.polling\n"
+    heavy += "import chestxray.serving.gateway.retention, chestxray.serving.gateway.statistics\n"
     heavy += "print({'torch', 'pandas', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", heavy], check=True, capture_output=True)
     assert done.stdout == b"set()\n"
@@ -348,7 +349,7 @@ def test_the_audit_record_and_the_log_name_no_patient(
 ) -> None:
     caplog.set_level("INFO")
     store(radiograph(), node.port)
-    told = caplog.text + str(list(audit.verified(node.store.db)))
+    told = caplog.text + str(list(audit.verified_entries(node.store.db)))
     assert "received" in told
     assert PATIENT.split("^")[0] not in told
 
@@ -388,20 +389,20 @@ def test_only_who_shows_a_certificate_of_the_authority_gets_in(
 ) -> None:
     friend = certificates(tmp_path, "friend", authority)
     stranger = certificates(tmp_path, "stranger", trustme.CA())
-    strange = client_context(stranger.model_copy(update={"authority": friend.authority}))
+    strange = stranger.model_copy(update={"authority": friend.authority}).client_context()
     bare = ssl.create_default_context(cafile=str(friend.authority))
-    assert echo(secure.port, client_context(friend))
+    assert echo(secure.port, friend.client_context())
     assert not echo(secure.port, bare), "no certificate"
     assert not echo(secure.port, strange), "of another authority"
     assert not echo(secure.port, None), "no TLS at all"
-    assert not echo(secure.port, client_context(stranger)), "it does not trust us"
-    assert echo(secure.port, client_context(friend))
+    assert not echo(secure.port, stranger.client_context()), "it does not trust us"
+    assert echo(secure.port, friend.client_context())
 
 
 def test_who_connects_and_keeps_silent_keeps_nobody_out(
     secure: Node, tmp_path: Path, authority: trustme.CA
 ) -> None:
-    friend = client_context(certificates(tmp_path, "friend", authority))
+    friend = certificates(tmp_path, "friend", authority).client_context()
     silent = [socket.create_connection(("127.0.0.1", secure.port)) for _ in range(3)]
     started = time.monotonic()
     assert echo(secure.port, friend)

@@ -1,0 +1,120 @@
+"""Retention: removes the files of images that were read and whose results were all delivered.
+
+Rows stay when files are removed, so an image that arrives again is recognised.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+import time
+from typing import Final
+
+from chestxray.artifacts import PART
+from chestxray.serving.gateway.config import Storage
+from chestxray.serving.gateway.store import READ, Store
+
+_INTERVAL_SECONDS: Final = 60.0
+_DAY: Final = 86400.0
+_HOUR: Final = 3600.0
+_log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Removes expired files at intervals, in a thread of the receiver's process.
+
+    Args:
+        storage: how long files are kept.
+        store: a store that no other thread uses.
+    """
+
+    def __init__(self, storage: Storage, store: Store) -> None:
+        self._storage = storage
+        self._store = store
+
+    def run(self, stop: threading.Event) -> None:
+        """Remove expired files at intervals until told to stop."""
+        while not stop.is_set():
+            self.run_once()
+            stop.wait(_INTERVAL_SECONDS)
+        self._store.close()
+
+    def run_once(self) -> None:
+        """Remove expired files; a failure is logged, and the next run tries again."""
+        try:
+            removed = remove_expired(self._storage, self._store)
+        except (OSError, sqlite3.Error) as error:
+            extra = {"event": "retention-failed"}
+            _log.error("expired files could not be removed: %s", error, extra=extra)
+        else:
+            if removed:
+                _log.info(
+                    "images whose files were removed: %d", removed, extra={"event": "removed"}
+                )
+
+
+def remove_expired(storage: Storage, store: Store) -> int:
+    """Remove the files of delivered images; give the number of images.
+
+    Those delivered more than `keep_days` ago, and further ones, the oldest first, while less than
+    `spare_mib` is free. What is not yet read or not yet sent everywhere stays.
+    """
+    _remove_leftovers(store)
+    expired = delivered(store.db, time.time() - storage.keep_days * _DAY)
+    for uid in expired:
+        _remove(store, uid)
+    removed = len(expired)
+    for uid in delivered(store.db, math.inf):  # whatever the clock said at their delivery
+        if store.free_mib() >= storage.spare_mib:
+            break
+        _remove(store, uid)
+        removed += 1
+    return removed
+
+
+def delivered(db: sqlite3.Connection, before: float) -> list[str]:
+    """List images whose files may be removed, the earliest finished first.
+
+    Args:
+        db: the database.
+        before: seconds since 1970.
+
+    Returns:
+        UIDs of images that were read and whose results were all sent before that time, or
+        discarded.
+    """
+    rows = db.execute(
+        "SELECT uid FROM images CROSS JOIN tasks ON item = uid AND queue = ? "  # few have files
+        "WHERE NOT removed AND state IN ('done', 'discarded') AND finished < ? AND NOT EXISTS ("
+        "  SELECT 1 FROM results JOIN tasks AS sending ON sending.item = results.uid"
+        "  WHERE results.image = images.uid"
+        "  AND (sending.state NOT IN ('done', 'discarded') OR sending.finished >= ?)) "
+        "ORDER BY finished",
+        (READ, before, before),
+    )
+    return [row["uid"] for row in rows]
+
+
+def _remove(store: Store, uid: str) -> None:
+    rows = store.db.execute("SELECT uid FROM results WHERE image = ?", (uid,))
+    results = [store.result_file(row["uid"]) for row in rows]
+    for path in (store.image_file(uid), *results):
+        path.unlink(missing_ok=True)
+    _mark_removed(store.db, uid)
+
+
+def _mark_removed(db: sqlite3.Connection, uid: str) -> None:
+    db.execute("UPDATE images SET removed = 1 WHERE uid = ?", (uid,))
+
+
+def _remove_leftovers(store: Store) -> None:
+    """Remove temporary files of processes that were killed while writing."""
+    for folder in (store.images, store.outbox):
+        for path in folder.glob(f".*{PART}"):
+            try:
+                if time.time() - path.stat().st_mtime > _HOUR:
+                    path.unlink()
+            except FileNotFoundError:
+                pass  # it was being written and is complete now
