@@ -14,9 +14,9 @@ from python_multipart.multipart import parse_options_header
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
 from chestxray.reading.overlay import blend
-from chestxray.serving import uploads, web
-from chestxray.serving import web as examples
-from chestxray.serving.settings import Limits
+from chestxray.serving import uploads
+from chestxray.serving.admission import Limits
+from chestxray.serving.web import EXAMPLES, create_app
 from chestxray.sources.nih import FINDINGS
 from viewer_parts import (
     CHROMIUM,
@@ -48,7 +48,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def service(reader) -> Iterator[httpx.Client]:
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         yield client
 
 
@@ -359,7 +359,7 @@ def test_the_file_name_never_leaves_the_browser(page, films, monkeypatch):
 
 def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):
     word = "correct-horse-battery"
-    with ready(web.create(reader, Limits(decoders=1), word)) as client:
+    with ready(create_app(reader, Limits(decoders=1), word)) as client:
         context = browser.new_context()
         page = context.new_page()
         page.goto(str(client.base_url))
@@ -375,7 +375,7 @@ def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):
 
 def test_every_example_is_listed_with_its_findings(page):
     titles = page.locator("#examples button").all_inner_texts()
-    assert len(titles) == len(examples.EXAMPLES)
+    assert len(titles) == len(EXAMPLES)
     assert titles[0] == "No finding"
 
 

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from chestxray.serving import web
-from chestxray.serving.settings import Limits
+from chestxray.serving.admission import Limits
+from chestxray.serving.web import create_app
 from viewer_parts import (
     CHROMIUM,
     add,
@@ -42,7 +42,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def service(reader) -> Iterator[httpx.Client]:
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         yield client
 
 
