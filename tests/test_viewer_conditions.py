@@ -70,8 +70,9 @@ def lit(page) -> np.ndarray:
     return np.array([np.median(columns) / colour.shape[1], np.median(rows) / colour.shape[0]])
 
 
-@pytest.mark.parametrize(("width", "height"), [(512, 512), (512, 256), (300, 600)])
-@pytest.mark.parametrize("density", [1, 2])
+@pytest.mark.parametrize(
+    ("width", "height", "density"), [(512, 512, 1), (512, 512, 2), (512, 256, 2), (300, 600, 1)]
+)
 def test_heat_is_drawn_where_the_model_found_it(
     browser, service, radiographs, tmp_path, width, height, density
 ):

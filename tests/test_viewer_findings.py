@@ -120,30 +120,45 @@ def apart(first: dict, second: dict) -> bool:
     return beside or first["y"] + first["height"] <= second["y"] + 1
 
 
-@pytest.mark.parametrize("width", [390, 1024])
-def test_every_row_fits_the_screen(browser, service, reader, radiographs, width):
-    with opened(browser, service, viewport={"width": width, "height": 844}) as page:
+def test_every_row_fits_the_screen(browser, service, reader, radiographs):
+    longest = sorted(reader.findings, key=len)[-3:]
+    with opened(browser, service) as page:
         add(page, radiographs["a"])
-        longest = sorted(reader.findings, key=len)[-3:]
-        for finding in longest:
-            row(page, finding).locator("button").click()
-            settle(page)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            item = row(page, finding)
-            for part in (".name", ".call", ".figure", ".meaning"):
-                box = item.locator(part).bounding_box()
-                assert box["x"] >= 0
-                assert box["x"] + box["width"] <= width
-            name, call, figure = (
-                item.locator(part).bounding_box() for part in (".name", ".call", ".figure")
-            )
-            assert apart(name, call)
-            assert apart(name, figure)
-            assert apart(call, figure)
-        heat = page.locator("#heat-on").bounding_box()
-        assert heat["x"] + heat["width"] <= width
+        for width in (390, 1024):
+            page.set_viewport_size({"width": width, "height": 844})
+            for finding in longest:
+                item = row(page, finding)
+                item.locator("button").click()
+                settle(page)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                parts = [".name", ".call", ".figure", ".meaning"]
+                boxes = [item.locator(part).bounding_box() for part in parts]
+                assert all(box["x"] >= 0 for box in boxes)
+                assert all(box["x"] + box["width"] <= width for box in boxes)
+                name, call, figure, _ = boxes
+                assert apart(name, call)
+                assert apart(name, figure)
+                assert apart(call, figure)
+            heat = page.locator("#heat-on").bounding_box()
+            assert heat["x"] + heat["width"] <= width
 
 
+@pytest.mark.parametrize("reader", [FORTY], indirect=True, ids=["40"])
+def test_the_scale_stays_visible_while_many_findings_scroll(browser, service, radiographs):
+    with opened(browser, service) as page:
+        add(page, radiographs["a"])
+        page.locator(".finding button").last.click()
+        top = page.locator("#reading").bounding_box()["y"]
+        axis = page.locator("#axis").bounding_box()
+        assert axis["y"] >= top
+        for _ in page.locator(".finding").all():
+            page.keyboard.press("ArrowUp")
+            selected = page.locator(".finding [aria-checked=true]").bounding_box()
+            axis = page.locator("#axis").bounding_box()
+            assert selected["y"] >= axis["y"] + axis["height"] - 1  # not hidden by the scale
+
+
+@pytest.mark.parametrize("reader", [FORTY], indirect=True, ids=["40"])
 def test_axe_finds_no_barrier(browser, service, radiographs):
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     with opened(browser, service, bypass_csp=True) as page:
