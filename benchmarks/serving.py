@@ -1,13 +1,13 @@
-"""The web service under load: answers a second, latency, memory; each answer held to its image.
+"""The web service under load: answers per second, latency, memory, and whether answers are correct.
 
 Usage: python benchmarks/serving.py BUNDLE [--clients 32] [--seconds 60] [--pixels 1024]
-       [--places 32]
+       [--max-uploads 32]
 
-`chestxray serve` runs in a process of its own; clients post phantoms of PIXELS px one after the
-other, each over its own connection, and compare every answer with what `Reader.read` says of that
-film. Who is sent away (429, 503) comes back after `Retry-After`; with fewer places than clients
-that is the rule. Clients and service share this machine's cores. Ends with 1 where an answer was
-wrong or lost.
+The service runs in a process of its own. Clients post phantoms of PIXELS px one after the other,
+each over its own connection, and compare every answer with that of `Reader.read`. A client that is
+rejected (429, 503) retries after `Retry-After`, which is usual where there are more clients than
+uploads allowed at once. Clients and service share this machine's cores. The exit status is 1 where
+an answer was wrong or lost.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader
 from chestxray.sources.phantom.tree import synth
 
-FILMS = 16
+RADIOGRAPHS = 16
 TOLERANCE = 1e-4
-EARLY = 10.0  # seconds: what is first used is in memory by then
-SENT_AWAY = {429, 503}
+WARM_UP = 10.0  # seconds, after which memory should not grow
+REJECTED = {429, 503}
 
 
 @dataclass
 class Outcome:
-    """What came of one client's requests, or of all clients'.
+    """The outcome of one client's requests, or of all clients'.
 
     Attributes:
-        seconds: from asking to the answer, waits in between included.
-        wrong: answers that are another film's, or no film's.
-        lost: requests without an answer, by what came instead.
-        sent_away: by status; these came back.
+        seconds: from the first attempt to the answer, waits included.
+        wrong: answers that are not those of the radiograph.
+        lost: requests without an answer, by error.
+        rejected: attempts by status; they were repeated.
     """
 
     seconds: list[float] = field(default_factory=list)
     wrong: int = 0
     lost: Counter[str] = field(default_factory=Counter)
-    sent_away: Counter[int] = field(default_factory=Counter)
+    rejected: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: Outcome) -> None:
         self.seconds += other.seconds
         self.wrong += other.wrong
         self.lost += other.lost
-        self.sent_away += other.sent_away
+        self.rejected += other.rejected
 
 
 def main() -> None:
@@ -71,28 +71,34 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--pixels", type=int, default=1024)
-    parser.add_argument("--places", type=int, default=32)
+    parser.add_argument("--max-uploads", type=int, default=32)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         reader = chestxray.load(given.bundle)
-        films, expected = accepted(reader, phantoms(Path(folder) / "raw", given.pixels))
+        radiographs, expected = accepted(reader, phantoms(Path(folder) / "raw", given.pixels))
         spread = min(np.abs(np.subtract(a, b)).max() for a in expected for b in expected if a != b)
-        print(f"films differ by at least {spread:.2g} in some probability")
+        print(f"radiographs differ by at least {spread:.2g} in some probability")
         del reader
-        with service(given.bundle, given.places) as (url, process):
-            outcome = measure(url, process.pid, films, expected, given)
+        with service(given.bundle, given.max_uploads) as (url, process):
+            outcome = measure(url, process.pid, radiographs, expected, given)
     sys.exit(bool(outcome.wrong or outcome.lost))
 
 
 def measure(
-    url: str, pid: int, films: list[bytes], expected: list[list[float]], given: argparse.Namespace
+    url: str,
+    pid: int,
+    radiographs: list[bytes],
+    expected: list[list[float]],
+    given: argparse.Namespace,
 ) -> Outcome:
-    """Let all clients post for a while and print what came of it."""
+    """Let all clients post for a while and print the outcome."""
     start = time.monotonic()
     end = start + given.seconds
     memory = [(0.0, resident(pid))]
     with ThreadPoolExecutor(given.clients) as pool:
-        asked = [pool.submit(client, url, n, films, expected, end) for n in range(given.clients)]
+        asked = [
+            pool.submit(client, url, n, radiographs, expected, end) for n in range(given.clients)
+        ]
         while not all(future.done() for future in asked):
             time.sleep(0.5)
             memory.append((time.monotonic() - start, resident(pid)))
@@ -101,7 +107,8 @@ def measure(
         outcome.add(future.result())
     took = time.monotonic() - start
     print(
-        f"{given.clients} clients, {given.places} places, {took:.0f} s, films of {given.pixels} px"
+        f"{given.clients} clients, at most {given.max_uploads} uploads, {took:.0f} s, "
+        f"radiographs of {given.pixels} px"
     )
     print_outcome(outcome, took)
     print_memory(memory)
@@ -112,19 +119,19 @@ def measure(
 def print_outcome(outcome: Outcome, took: float) -> None:
     cuts = [1000 * q for q in statistics.quantiles(outcome.seconds, n=100)]
     answers = len(outcome.seconds)
-    print(f"{answers} answers, {answers / took:.1f} a second")
+    print(f"{answers} answers, {answers / took:.1f} per second")
     print(f"latency: {cuts[49]:.0f} ms median, {cuts[89]:.0f} p90, {cuts[98]:.0f} p99")
-    away = ", ".join(f"{n} with {status}" for status, n in sorted(outcome.sent_away.items()))
-    print(f"sent away and come back: {away or 'none'}")
+    away = ", ".join(f"{n} with {status}" for status, n in sorted(outcome.rejected.items()))
+    print(f"rejected and repeated: {away or 'none'}")
     print(f"wrong: {outcome.wrong}; lost: {dict(outcome.lost) or 'none'}")
 
 
 def print_memory(memory: list[tuple[float, int]]) -> None:
-    """Print what the service and its decoders hold, where it may be compared."""
-    early = next((held for after, held in memory if after >= EARLY), memory[-1][1])
+    """Print the memory of the service and its decoders at several times."""
+    early = next((held for after, held in memory if after >= WARM_UP), memory[-1][1])
     marks = {
         "at the start": memory[0][1],
-        f"after {EARLY:g} s": early,
+        f"after {WARM_UP:g} s": early,
         "at the end": memory[-1][1],
         "at most": max(held for _, held in memory),
     }
@@ -133,17 +140,17 @@ def print_memory(memory: list[tuple[float, int]]) -> None:
 
 
 def client(
-    url: str, number: int, films: list[bytes], expected: list[list[float]], end: float
+    url: str, number: int, radiographs: list[bytes], expected: list[list[float]], end: float
 ) -> Outcome:
-    """Post one film after the other."""
-    order = np.random.default_rng(number).permutation(len(films))
+    """Post one radiograph after the other."""
+    order = np.random.default_rng(number).permutation(len(radiographs))
     outcome = Outcome()
     with httpx.Client(base_url=url, timeout=120) as http:
         while time.monotonic() < end:
-            which = order[len(outcome.seconds) % len(films)]
+            which = order[len(outcome.seconds) % len(radiographs)]
             start = time.perf_counter()
             try:
-                answer = post(http, films[which], outcome.sent_away)
+                answer = post(http, radiographs[which], outcome.rejected)
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 outcome.lost[str(error).splitlines()[0]] += 1
@@ -154,24 +161,24 @@ def client(
     return outcome
 
 
-def post(http: httpx.Client, film: bytes, sent_away: Counter[int]) -> httpx.Response:
-    """Post a film, again and again where the service says when."""
+def post(http: httpx.Client, radiograph: bytes, rejected: Counter[int]) -> httpx.Response:
+    """Post a radiograph, repeatedly where the service says when to retry."""
     while True:
-        answer = http.post("/v1/read", files={"file": film})
-        if answer.status_code not in SENT_AWAY or "Retry-After" not in answer.headers:
+        answer = http.post("/v1/read", files={"file": radiograph})
+        if answer.status_code not in REJECTED or "Retry-After" not in answer.headers:
             return answer
-        sent_away[answer.status_code] += 1
+        rejected[answer.status_code] += 1
         time.sleep(float(answer.headers["Retry-After"]))
 
 
 @contextlib.contextmanager
-def service(bundle: Path, places: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run `chestxray serve` until it is ready; gives its address."""
+def service(bundle: Path, max_uploads: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run the service until it is ready; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "chestxray", "serve", str(bundle)]
-    command += ["--port", str(port), "--places", str(places)]
+    command += ["--port", str(port), "--max-uploads", str(max_uploads)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -196,31 +203,31 @@ def batches(url: str) -> str:
     page = httpx.get(f"{url}/metrics", timeout=30).text
     lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
     count, total = (float(lines[f"chestxray_batch_images_{name}"]) for name in ("count", "sum"))
-    return f"{total / count:.1f} images a batch in the mean"
+    return f"{total / count:.1f} images per batch on average"
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and its children have in memory; pages they share count twice."""
+    """Bytes that a process and its children have in memory; shared pages count twice."""
     process = Path(f"/proc/{pid}")
     children = " ".join(path.read_text() for path in process.glob("task/*/children")).split()
     own = int((process / "statm").read_text().split()[1]) * resource.getpagesize()
     return own + sum(resident(int(child)) for child in children)
 
 
-def accepted(reader: Reader, films: list[bytes]) -> tuple[list[bytes], list[list[float]]]:
-    """Give the films that the reader does not refuse, and its probabilities of each."""
+def accepted(reader: Reader, radiographs: list[bytes]) -> tuple[list[bytes], list[list[float]]]:
+    """Give the radiographs that the reader does not refuse, and its probabilities for each."""
     read = {}
-    for film in films:
+    for radiograph in radiographs:
         with contextlib.suppress(RefusedError):
-            read[film] = list(reader.read(film).probabilities.values())
+            read[radiograph] = list(reader.read(radiograph).probabilities.values())
     if len(read) < 2:
-        sys.exit("the bundle's gate refuses the phantoms: take a bundle that reads them")
+        sys.exit("the bundle's gate refuses the phantoms: use a bundle that reads them")
     return list(read), list(read.values())
 
 
 def phantoms(folder: Path, pixels: int) -> list[bytes]:
     with contextlib.redirect_stderr(io.StringIO()):
-        synth(folder, images=FILMS, pixels=pixels, balanced=True)
+        synth(folder, images=RADIOGRAPHS, pixels=pixels, balanced=True)
     return [path.read_bytes() for path in sorted((folder / "images_001/images").glob("*.png"))]
 
 

@@ -1,4 +1,4 @@
-"""The service: every status, its limits, what it keeps to itself. A real server, a real model."""
+"""The web service: each answer and status, and what it does not disclose. Real server and model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from chestxray.dataset import pixels
 from chestxray.dataset.pixels import placement
 from chestxray.errors import ImageError, Notice, RefusedError
 from chestxray.reading.overlay import blend
-from chestxray.serving import web
-from chestxray.serving import web as examples
-from chestxray.serving.settings import Limits
+from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.web import create_app, example_png
 from chestxray.sources.nih import FINDINGS
 from dicom_files import dicom
 from web_server import accepted, listening, ready, wait_until
@@ -40,19 +39,19 @@ def reader(run: Path):
 
 @pytest.fixture(scope="module")
 def client(reader):
-    with ready(web.create(reader, Limits(upload_bytes=2**22, decoders=1))) as client:
+    with ready(create_app(reader, Limits(max_upload_bytes=2**22, decoders=1))) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def films(reader, phantoms: Path) -> list[Path]:
+def radiographs(reader, phantoms: Path) -> list[Path]:
     return accepted(reader, phantoms)
 
 
 @pytest.fixture(scope="module")
 def radiograph() -> np.ndarray:
     """A phantom, uint8 [640, 640]."""
-    data = np.frombuffer(examples.png("clear"), np.uint8)
+    data = np.frombuffer(example_png("clear"), np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
 
 
@@ -69,9 +68,9 @@ def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def test_an_answer_is_what_the_reader_says(client, reader, films):
-    answer = read(client, films[0], heatmaps="maps").json()
-    reading = reader.read(films[0])
+def test_an_answer_is_what_the_reader_says(client, reader, radiographs):
+    answer = read(client, radiographs[0], heatmaps="maps").json()
+    reading = reader.read(radiographs[0])
     assert [row["finding"] for row in answer["findings"]] == list(FINDINGS)
     for row in answer["findings"]:
         finding = row["finding"]
@@ -86,14 +85,14 @@ def test_an_answer_is_what_the_reader_says(client, reader, films):
     assert "not a medical device" in answer["notice"]
 
 
-def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client, radiograph):
+def test_a_dicom_radiograph_is_displayed_as_decoded(client, radiograph):
     stored = 4095 - 16 * radiograph[:, 80:-80].astype(np.uint16)
-    film = dicom(stored, 12, "MONOCHROME1")
-    answer = read(client, film, display="true").json()
+    file = dicom(stored, 12, "MONOCHROME1")
+    answer = read(client, file, display="true").json()
     shown = cv2.imdecode(
         np.frombuffer(base64.b64decode(answer["image"]["display"]), np.uint8), cv2.IMREAD_UNCHANGED
     )
-    decoded = pixels.decode(film)
+    decoded = pixels.decode(file)
     assert shown.dtype == np.uint8
     assert np.array_equal(shown, np.rint(decoded / 257).astype(np.uint8))
     about = answer["image"]
@@ -101,7 +100,7 @@ def test_a_dicom_film_comes_back_as_it_is_to_be_shown(client, radiograph):
     assert about["placement"] == pytest.approx(placement(480, 640))
 
 
-def test_a_large_film_is_shown_smaller_but_read_whole(client, reader, radiograph):
+def test_a_large_radiograph_is_displayed_smaller_but_read_at_full_size(client, reader, radiograph):
     large = cv2.resize(radiograph, (2560, 2400), interpolation=cv2.INTER_NEAREST)
     answer = read(client, png(large), display="true").json()
     shown = cv2.imdecode(np.frombuffer(base64.b64decode(answer["image"]["display"]), np.uint8), -1)
@@ -111,23 +110,23 @@ def test_a_large_film_is_shown_smaller_but_read_whole(client, reader, radiograph
     assert answer["findings"][4]["probability"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_pictures_are_the_overlays_that_explain_draws(client, reader, films):
-    answer = read(client, films[1], heatmaps="inline").json()
-    reading = reader.read(films[1])
-    image = pixels.load(films[1], 512)
+def test_inline_heatmaps_are_the_overlays_that_explain_draws(client, reader, radiographs):
+    answer = read(client, radiographs[1], heatmaps="inline").json()
+    reading = reader.read(radiographs[1])
+    image = pixels.load(radiographs[1], 512)
     drawn = base64.b64decode(answer["heatmaps"]["pictures"]["Effusion"])
     picture = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR_RGB)
     expected = blend(image, reading.heatmaps["Effusion"]).astype(int)
     assert np.abs(picture - expected).max() <= 1
 
 
-def test_nothing_more_than_asked_for_is_sent(client, films):
-    answer = read(client, films[0]).json()
+def test_only_what_is_asked_for_is_sent(client, radiographs):
+    answer = read(client, radiographs[0]).json()
     assert answer["heatmaps"] is None
     assert answer["image"]["display"] is None
 
 
-def test_the_model_card_says_what_it_is_and_learnt_from(client, reader):
+def test_the_model_card_has_the_model_and_its_training_data(client, reader):
     card = client.get("/v1/model").json()
     assert card["identity"] == reader.bundle.identity
     assert card["trained_on"] == reader.bundle.card.trained_on.model_dump()
@@ -152,30 +151,33 @@ def test_every_example_can_be_read(client):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"%PDF-1.7 no radiograph", (415, "kind")),
-        (b"", (415, "kind")),
+        (b"%PDF-1.7 no radiograph", (415, "unsupported-format")),
+        (b"", (415, "unsupported-format")),
         (b"\x89PNG\r\n\x1a\n and then nothing", (422, "unreadable")),
         (b"\0" * 128 + b"DICM", (422, "unreadable")),
         (b"\xff\xd8\xff\xe0", (422, "unreadable")),
         (bytes(2**22), (413, "too-large")),
     ],
 )
-def test_a_file_that_is_no_radiograph_is_told_why(client, data, expected):
+def test_a_file_that_is_not_a_radiograph_is_rejected_with_a_reason(client, data, expected):
     answer = read(client, data)
     assert problem(answer) == expected
-    assert len(answer.json()["sentence"]) > 10
+    assert len(answer.json()["detail"]) > 10
 
 
-def test_a_request_that_is_no_form_with_one_file_is_told_why(client, films):
-    image = films[0].read_bytes()
-    assert problem(client.post("/v1/read", content=image)) == (415, "not-a-form")
-    assert problem(client.post("/v1/read", files={"other": image})) == (422, "one-file")
+def test_a_request_that_is_not_a_form_with_one_file_is_rejected_with_a_reason(client, radiographs):
+    image = radiographs[0].read_bytes()
+    assert problem(client.post("/v1/read", content=image)) == (415, "not-multipart")
+    assert problem(client.post("/v1/read", files={"other": image})) == (422, "file-count")
     twice = [("file", image), ("file", image)]
-    assert problem(client.post("/v1/read", files=twice)) == (422, "one-file")
+    assert problem(client.post("/v1/read", files=twice)) == (422, "file-count")
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     for body in (b"", b"--b", b"nonsense", b'--b\r\nContent-Disposition: form-data; name="file"'):
-        assert problem(client.post("/v1/read", content=body, headers=form)) == (400, "broken-form")
-    assert problem(read(client, image, heatmaps="pink")) == (422, "parameter")
+        assert problem(client.post("/v1/read", content=body, headers=form)) == (
+            400,
+            "invalid-multipart",
+        )
+    assert problem(read(client, image, heatmaps="pink")) == (422, "invalid-parameter")
     assert problem(client.get("/v1/read")) == (405, "http-405")
     assert problem(client.get("/v1/nothing")) == (404, "http-404")
 
@@ -195,7 +197,7 @@ def test_an_upload_without_a_stated_length_is_cut_off_at_the_limit(client):
     assert sent > 2**22
 
 
-def test_a_refused_film_gives_reasons_and_no_probabilities(reader, films, monkeypatch):
+def test_a_refused_radiograph_gives_reasons_and_no_probabilities(reader, radiographs, monkeypatch):
     notices = (
         Notice("view-lateral", "a lateral view", {"view": "LL"}, refuses=True),
         Notice("child", "the patient is 9 years old", {"age": 9.0}),
@@ -205,8 +207,8 @@ def test_a_refused_film_gives_reasons_and_no_probabilities(reader, films, monkey
         raise RefusedError("upload", notices)
 
     monkeypatch.setattr(type(reader), "read", refuse)
-    with ready(web.create(reader, Limits(decoders=1))) as client:
-        answer = read(client, films[0], display="true")
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        answer = read(client, radiographs[0], display="true")
     assert problem(answer) == (422, "refused")
     body = answer.json()
     assert [notice["code"] for notice in body["notices"]] == ["view-lateral", "child"]
@@ -238,35 +240,37 @@ def held(reader):
     held.engine.may.set()
 
 
-def test_too_many_are_sent_away_and_a_late_answer_keeps_its_place(held, films):
-    app = web.create(held, Limits(places=2, seconds=0.5, decoders=1))
+def test_too_many_uploads_are_rejected_and_one_that_timed_out_keeps_its_slot(held, radiographs):
+    app = create_app(held, Limits(max_uploads=2, timeout=0.5, decoders=1))
     with ready(app) as client, ThreadPoolExecutor(2) as pool:
         held.engine.may.clear()
-        late = [pool.submit(read, client, films[0]) for _ in range(2)]
-        assert [problem(answer.result()) for answer in late] == [(503, "out-of-time")] * 2
-        busy = read(client, films[0])
+        late = [pool.submit(read, client, radiographs[0]) for _ in range(2)]
+        assert [problem(answer.result()) for answer in late] == [(503, "timeout")] * 2
+        busy = read(client, radiographs[0])
         assert problem(busy) == (429, "busy")
         assert int(busy.headers["Retry-After"]) >= 1
         held.engine.may.set()
         wait_until(lambda: "chestxray_uploads_in_progress 0.0" in client.get("/metrics").text)
-        assert read(client, films[0]).status_code == 200
+        assert read(client, radiographs[0]).status_code == 200
 
 
-def test_before_it_is_ready_and_when_it_stops_it_says_so(reader, films, monkeypatch):
+def test_it_reports_when_it_is_starting_and_stopping(reader, radiographs, monkeypatch):
     go = threading.Event()
-    started = web.Desk.start
-    monkeypatch.setattr(web.Desk, "start", lambda desk: go.wait(30) and started(desk))
-    app = web.create(reader, Limits(decoders=1))
+    started = AdmissionControl.start
+    monkeypatch.setattr(
+        AdmissionControl, "start", lambda admission: go.wait(30) and started(admission)
+    )
+    app = create_app(reader, Limits(decoders=1))
     with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").json() == {"state": "starting"}
         assert client.get("/readyz").status_code == 503
-        assert problem(read(client, films[0])) == (503, "starting")
+        assert problem(read(client, radiographs[0])) == (503, "starting")
         go.set()
         wait_until(lambda: client.get("/readyz").status_code == 200)
-        app.state.desk.stop()
+        app.state.admission.stop()
         assert client.get("/readyz").json() == {"state": "stopping"}
-        assert problem(read(client, films[0])) == (503, "stopping")
+        assert problem(read(client, radiographs[0])) == (503, "stopping")
 
 
 def test_a_slow_upload_is_ended(reader):
@@ -276,45 +280,45 @@ def test_a_slow_upload_is_ended(reader):
         yield b"more"
 
     form = {"Content-Type": "multipart/form-data; boundary=b"}
-    with ready(web.create(reader, Limits(upload_seconds=0.2, decoders=1))) as client:
+    with ready(create_app(reader, Limits(upload_timeout=0.2, decoders=1))) as client:
         answer = client.post("/v1/read", content=body(), headers=form)
-        assert problem(answer) == (408, "slow")
+        assert problem(answer) == (408, "upload-timeout")
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_decoder_that_hangs_or_dies_costs_one_upload_alone(reader, films):
-    with ready(web.create(reader, Limits(decoders=1))) as client, ThreadPoolExecutor(1) as pool:
-        (decoder,) = client.desk._decoders._all
+def test_a_decoder_that_hangs_or_dies_costs_one_upload_alone(reader, radiographs):
+    with ready(create_app(reader, Limits(decoders=1))) as client, ThreadPoolExecutor(1) as pool:
+        (decoder,) = client.admission._decoders._all
         os.kill(decoder._process.pid, signal.SIGSTOP)
-        hung = pool.submit(read, client, films[0])
-        wait_until(client.desk._decoders._free.empty)
+        hung = pool.submit(read, client, radiographs[0])
+        wait_until(client.admission._decoders._free.empty)
         decoder._process.kill()
         assert problem(hung.result()) == (422, "unreadable")
-        assert read(client, films[0]).status_code == 200
+        assert read(client, radiographs[0]).status_code == 200
         decoder._process.kill()  # idle, it dies of no upload
         decoder._process.join()
-        assert read(client, films[0]).status_code == 200
+        assert read(client, radiographs[0]).status_code == 200
 
 
-def test_a_token_is_asked_for_where_something_is_to_be_had(reader, films):
+def test_a_token_is_required_for_all_but_the_viewers_files_and_health(reader, radiographs):
     word = "correct-horse-battery"
-    with ready(web.create(reader, Limits(decoders=1), word)) as client:
+    with ready(create_app(reader, Limits(decoders=1), word)) as client:
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {word}"}):
             client.headers.pop("Authorization", None)
             client.headers.update(header)
-            refused = read(client, films[0])
-            assert problem(refused) == (401, "token")
+            refused = read(client, radiographs[0])
+            assert problem(refused) == (401, "unauthorized")
             assert refused.headers["WWW-Authenticate"] == "Bearer"
             for path in ("/v1/model", "/v1/examples", "/v1/examples/clear.png", "/metrics"):
                 assert client.get(path).status_code == 401
             for path in ("/", "/healthz", "/readyz"):
                 assert client.get(path).status_code == 200
         client.headers["Authorization"] = f"Bearer {word}"
-        assert read(client, films[0]).status_code == 200
+        assert read(client, radiographs[0]).status_code == 200
         assert client.get("/metrics").status_code == 200
 
 
-def test_answers_keep_browsers_from_other_hosts_and_other_pages(client):
+def test_answers_forbid_other_hosts_and_embedding(client):
     for path in ("/", "/v1/model", "/v1/nothing"):
         headers = client.get(path, headers={"Origin": "https://elsewhere.example"}).headers
         policy = headers["Content-Security-Policy"]
@@ -327,9 +331,9 @@ def test_answers_keep_browsers_from_other_hosts_and_other_pages(client):
     assert client.get("/v1/model").headers["Cache-Control"] == "no-store"
 
 
-def test_the_log_names_no_file_and_no_patient(client, films, caplog, capfd):
+def test_the_log_names_no_file_and_no_patient(client, radiographs, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    read(client, films[0])
+    read(client, radiographs[0])
     read(client, b"\x89PNG\r\n\x1a\n")
     client.get(f"/{NAME}", params={"patient": NAME})
     logged = "\n".join(
@@ -341,16 +345,16 @@ def test_the_log_names_no_file_and_no_patient(client, films, caplog, capfd):
     assert "DOE" not in logged + said
 
 
-def test_a_failure_inside_is_logged_without_what_it_quotes(reader, films, caplog, monkeypatch):
+def test_an_internal_error_is_logged_without_its_message(reader, radiographs, caplog, monkeypatch):
     patient = NAME.removesuffix(".png")
 
     def fail(*_):
         raise ValueError(patient)
 
-    with ready(web.create(reader, Limits(decoders=1))) as client:
-        monkeypatch.setattr(client.desk, "_read", fail)
-        answer = read(client, films[0])
-        assert problem(answer) == (500, "internal")
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        monkeypatch.setattr(client.admission, "_read", fail)
+        answer = read(client, radiographs[0])
+        assert problem(answer) == (500, "internal-error")
         assert client.get("/readyz").status_code == 200
     assert "ValueError" in caplog.text
     assert patient not in caplog.text + answer.text
@@ -365,7 +369,7 @@ def test_nothing_is_written_to_disk(reader, radiograph, tmp_path, monkeypatch):
         if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
             opened.append(arguments[0])
 
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         sys.addaudithook(watch)
         noise = np.random.default_rng(0).integers(0, 16, (1920, 1920), dtype=np.uint8)
         large = png(np.repeat(np.repeat(radiograph, 3, 0), 3, 1) // 2 + noise)
@@ -376,28 +380,28 @@ def test_nothing_is_written_to_disk(reader, radiograph, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_count_what_happened(reader, films):
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+def test_metrics_count_what_happened(reader, radiographs):
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         for _ in range(3):
-            read(client, films[0])
+            read(client, radiographs[0])
         read(client, b"nothing")
         page = client.get("/metrics").text
     assert 'chestxray_requests_total{route="/v1/read",status="200"} 3.0' in page
-    assert 'chestxray_problems_total{code="kind"} 1.0' in page
-    assert f"chestxray_upload_bytes_total {3.0 * films[0].stat().st_size}" in page
+    assert 'chestxray_problems_total{code="unsupported-format"} 1.0' in page
+    assert f"chestxray_upload_bytes_total {3.0 * radiographs[0].stat().st_size}" in page
     assert "chestxray_batch_images_count 4.0" in page  # three, and the first at the start
     assert reader.bundle.identity in page
     assert "chestxray_uploads_in_progress 0.0" in page
 
 
-def test_the_server_reads_as_the_one_decoder_does_what_kinds_there_are(client, films):
-    image = cv2.imread(str(films[0]), cv2.IMREAD_GRAYSCALE)
+def test_it_accepts_the_formats_that_the_decoder_reads(client, radiographs):
+    image = cv2.imread(str(radiographs[0]), cv2.IMREAD_GRAYSCALE)
     assert read(client, cv2.imencode(".jpg", image)[1].tobytes()).json()["image"]["kind"] == "JPEG"
     for suffix in (".bmp", ".tiff", ".webp"):
         data = cv2.imencode(suffix, image)[1].tobytes()
         with pytest.raises(ImageError):
             pixels.decode(data)
-        assert problem(read(client, data)) == (415, "kind")
+        assert problem(read(client, data)) == (415, "unsupported-format")
 
 
 def test_the_interface_is_described(client):
@@ -408,13 +412,13 @@ def test_the_interface_is_described(client):
     assert "multipart/form-data" in paths["/v1/read"]["post"]["requestBody"]["content"]
 
 
-def test_told_to_stop_it_finishes_who_is_in_the_house(held, films):
-    app = web.create(held, Limits(decoders=1))
+def test_a_stopped_server_completes_open_requests(held, radiographs):
+    app = create_app(held, Limits(decoders=1))
     with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         held.engine.may.clear()
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(read, client, films[0])
+            answer = pool.submit(read, client, radiographs[0])
             wait_until(lambda: "chestxray_uploads_in_progress 1.0" in client.get("/metrics").text)
             server.handle_exit(signal.SIGTERM, None)
             held.engine.may.set()

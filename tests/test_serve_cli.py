@@ -1,20 +1,27 @@
-"""`chestxray serve`: what it refuses before it listens, and how it ends."""
+"""Starting and stopping the service: what it refuses before it listens, and how it ends."""
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import httpx
 import pytest
 
-from chestxray.errors import ConfigError
-from chestxray.serving.server import bind
-from chestxray.serving.settings import check_address, token_of
+import chestxray.serving
+from chestxray.errors import ConfigError, MissingExtraError, WorkerError
+from chestxray.serving import serve
+from chestxray.serving.middleware import check_address, read_token
+from chestxray.serving.server import Server, bind, url_of
+from chestxray.serving.uploads import DecoderPool
+from chestxray.serving.web import create_app
+from viewer_parts import planted
 from web_server import wait_until
 
 WORD = "correct-horse-battery"
@@ -22,68 +29,98 @@ EVERY = str(IPv4Address(0))
 
 
 @pytest.mark.parametrize("host", [EVERY, "192.168.1.5", "2001:db8::1", "example.org"])
-def test_another_address_without_a_token_is_refused(host):
+def test_an_address_that_others_reach_without_a_token_is_refused(host, tmp_path):
     with pytest.raises(ConfigError, match="no token is set"):
-        check_address(host, None, force=False)
-    check_address(host, WORD, force=False)
-    check_address(host, None, force=True)
+        serve(tmp_path / "not-even-loaded", host=host)
+    check_address(host, WORD, allow_remote=False)
+    check_address(host, None, allow_remote=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_this_machine_alone_needs_no_token(host):
-    check_address(host, None, force=False)
+    check_address(host, None, allow_remote=False)
 
 
-def test_the_file_counts_before_the_environment_and_white_space_around_it_does_not(tmp_path):
-    (tmp_path / "token").write_text(f"{WORD}\n", encoding="utf-8")
-    assert token_of(tmp_path / "token", "another-long-enough-word") == WORD
-    assert token_of(None, WORD) == WORD
-    assert token_of(None, None) is None
+def test_the_token_file_takes_precedence_over_the_environment(tmp_path, monkeypatch):
+    assert read_token() is None
+    monkeypatch.setenv("CHESTXRAY_TOKEN", WORD)
+    (tmp_path / "token").write_text(f"another-{WORD}\n", encoding="utf-8")
+    assert read_token(tmp_path / "token") == f"another-{WORD}"
+    assert read_token() == WORD
 
 
 @pytest.mark.parametrize("token", ["", "short", "a token with spaces in it", "ünïcödë-ünïcödë-ünï"])
-def test_a_token_that_keeps_nobody_out_or_fits_no_header_is_refused(token, tmp_path):
+def test_a_token_that_is_easy_to_guess_or_fits_no_header_is_refused(token, tmp_path, monkeypatch):
     (tmp_path / "token").write_text(token, encoding="utf-8")
-    for source in ((tmp_path / "token", None), (None, token)):
+    monkeypatch.setenv("CHESTXRAY_TOKEN", token)
+    for file in (tmp_path / "token", None):
         with pytest.raises(ConfigError, match="openssl rand"):
-            token_of(*source)
+            read_token(file)
+    with pytest.raises(ConfigError, match="openssl rand"):
+        serve(tmp_path / "not-even-loaded", token=token)
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded():
+def test_a_missing_token_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no-token cannot be read"):
+        read_token(tmp_path / "no-token")
+
+
+def test_a_taken_port_is_reported_before_anything_is_loaded(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} .* another --port"):
-            bind("127.0.0.1", port)
+            serve(tmp_path / "not-even-loaded", port=port)
     with pytest.raises(ConfigError, match="another --port or --host"):
         bind("192.0.2.1", port)
-    bind("::1", port).close()
     bind("localhost", port).close()
 
 
-def test_a_signal_ends_it_well_and_with_its_decoders(run: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "chestxray", "serve", str(run / "bundle"), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def test_the_url_has_the_port_that_was_taken_and_brackets_around_ipv6():
+    with bind("127.0.0.1", 0) as address:
+        assert url_of(address) == f"http://127.0.0.1:{address.getsockname()[1]}/"
+    with bind("::1", 0) as address:
+        assert url_of(address) == f"http://[::1]:{address.getsockname()[1]}/"
 
-    def is_ready() -> bool:
-        assert process.poll() is None
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
 
+def test_a_service_that_cannot_start_ends_with_the_reason(run: Path, monkeypatch):
+    def fail(_):
+        raise WorkerError("no process")
+
+    monkeypatch.setattr(DecoderPool, "start", fail)
+    with bind("127.0.0.1", 0) as address, pytest.raises(WorkerError, match="no process"):
+        Server(create_app(planted(run))).serve_on(address)
+
+
+def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "chestxray.serving.server")
+    with pytest.raises(MissingExtraError, match=r"pip install 'chestxray\[serve\]'"):
+        _ = chestxray.serving.serve
+
+
+def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(run: Path):
+    call = f"from chestxray.serving import serve; serve({str(run / 'bundle')!r}, port=0)"
+    process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    watchdog = threading.Timer(240, process.kill)
+    watchdog.start()
     try:
-        wait_until(is_ready, 240)
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if url := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                break
+        assert url, said
+        assert httpx.get(f"{url[0]}readyz").status_code == 200  # at once
+        assert any("WARNING" in line and "synthetic" in line for line in said)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
+        _, rest = process.communicate(timeout=120)
     finally:
+        watchdog.cancel()
         process.kill()
-    assert process.returncode == 0, said
-    assert f"on http://127.0.0.1:{port}/" in said
-    assert "Traceback" not in said
+    assert process.returncode == 0, rest
+    assert "Traceback" not in rest
     assert children
     # Python's own tracker of resources ends a little after the rest.
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))

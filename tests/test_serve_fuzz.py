@@ -10,8 +10,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import chestxray
-from chestxray.serving import web
-from chestxray.serving.settings import Limits
+from chestxray.serving.admission import Limits
+from chestxray.serving.web import create_app
 from web_server import ready
 
 PATHS = {
@@ -28,7 +28,7 @@ PATHS = {
 @pytest.fixture(scope="module")
 def schema(run: Path) -> Iterator[schemathesis.BaseSchema]:
     reader = chestxray.load(run / "bundle", "torch")
-    with ready(web.create(reader, Limits(upload_bytes=2**16, decoders=1))) as client:
+    with ready(create_app(reader, Limits(max_upload_bytes=2**16, decoders=1))) as client:
         yield schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
 
 

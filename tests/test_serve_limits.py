@@ -1,4 +1,4 @@
-"""What the service bounds and whom it serves: memory, connections, hosts, parts that fail."""
+"""The limits of the web service: memory, connections, hosts, and parts that fail."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 
 import chestxray
 from chestxray.errors import WorkerError
-from chestxray.serving import web
-from chestxray.serving import web as examples
+from chestxray.serving.admission import Limits
 from chestxray.serving.batching import BatchingEngine
-from chestxray.serving.settings import Limits, host_of
+from chestxray.serving.middleware import _host_name
+from chestxray.serving.web import create_app, example_png
 from dicom_files import dicom
 from web_server import ready, wait_until
 
@@ -38,13 +38,13 @@ def reader(run: Path):
 
 @pytest.fixture(scope="module")
 def client(reader):
-    with ready(web.create(reader, Limits(upload_bytes=2**20, decoders=1))) as client:
+    with ready(create_app(reader, Limits(max_upload_bytes=2**20, decoders=1))) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def film() -> bytes:
-    return examples.png("clear")
+def radiograph() -> bytes:
+    return example_png("clear")
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def address(client) -> tuple[str, int]:
     return client.base_url.host, client.base_url.port
 
 
-def nobody_is_in(client) -> bool:
-    return client.desk._taken == client.desk._held == 0
+def is_idle(client) -> bool:
+    return client.admission._uploads == client.admission._held_bytes == 0
 
 
 class Upload:
@@ -85,34 +85,34 @@ class Upload:
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_uploads_are_let_in_by_their_bytes_together(client, film, stated):
-    """Eight of the largest fill the memory for uploads, long before the 32 places are taken."""
-    most = client.desk.limits.upload_bytes
+def test_uploads_are_limited_by_their_bytes_together(client, radiograph, stated):
+    """Eight of the largest fill the memory for uploads, long before the 32 slots are taken."""
+    most = client.admission.limits.max_upload_bytes
     if stated:  # it counts before its bytes come
         slow = [Upload(client, most) for _ in range(8)]
     else:
         slow = [Upload(client, None, HEAD + bytes(most - len(HEAD))) for _ in range(8)]
-    wait_until(lambda: client.desk._held == 8 * most)
-    assert problem(read(client, film)) == (429, "busy")
+    wait_until(lambda: client.admission._held_bytes == 8 * most)
+    assert problem(read(client, radiograph)) == (429, "busy")
     for upload in slow:
         upload.line.close()
-    wait_until(lambda: nobody_is_in(client))
-    assert read(client, film).status_code == 200
+    wait_until(lambda: is_idle(client))
+    assert read(client, radiograph).status_code == 200
 
 
-def test_a_client_that_hangs_up_leaves_nothing_behind(client, film, line):
+def test_a_client_that_hangs_up_leaves_nothing_behind(client, radiograph, line):
     for _ in range(40):
         Upload(client, 10_000).line.close()
-    # Not all have come in yet; had they kept their places, none would be left.
-    wait_until(lambda: nobody_is_in(client) and read(client, film).status_code == 200)
-    line.request("POST", "/v1/read", HEAD + film + TAIL, FORM)
+    # Not all have come in yet; had they kept their slots, none would be left.
+    wait_until(lambda: is_idle(client) and read(client, radiograph).status_code == 200)
+    line.request("POST", "/v1/read", HEAD + radiograph + TAIL, FORM)
     line.close()  # before the answer
-    wait_until(lambda: nobody_is_in(client) and read(client, film).status_code == 200)
+    wait_until(lambda: is_idle(client) and read(client, radiograph).status_code == 200)
 
 
 @pytest.mark.parametrize("tail", [TAIL, b"\r\n" + HEAD, b"\r\n--b"])
-def test_an_upload_is_forgotten_with_its_answer_not_some_time_later(client, tail):
-    """Whether it was unreadable, one of several or cut off; garbage collection may be far away."""
+def test_an_upload_is_freed_with_its_answer_not_at_the_next_garbage_collection(client, tail):
+    """Whether it was unreadable, one of several or cut off, at once."""
     body = HEAD + b"\x89PNG\r\n\x1a\n" + bytes(900_000) + tail
     assert client.post("/v1/read", content=body, headers=FORM).status_code in {400, 422}
     gc.collect()
@@ -121,7 +121,7 @@ def test_an_upload_is_forgotten_with_its_answer_not_some_time_later(client, tail
     try:
         for _ in range(6):
             client.post("/v1/read", content=body, headers=FORM)
-        wait_until(lambda: nobody_is_in(client))
+        wait_until(lambda: is_idle(client))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -129,9 +129,9 @@ def test_an_upload_is_forgotten_with_its_answer_not_some_time_later(client, tail
     assert kept < 2 * len(body)
 
 
-def test_a_connection_serves_on_after_a_problem(line, film):
+def test_a_connection_can_be_used_again_after_a_problem(line, radiograph):
     statuses = []
-    for body in (b"--b", HEAD + b"no image" + TAIL, bytes(2**20 + 1), HEAD + film + TAIL):
+    for body in (b"--b", HEAD + b"no image" + TAIL, bytes(2**20 + 1), HEAD + radiograph + TAIL):
         line.request("POST", "/v1/read", body, FORM)
         answer = line.getresponse()
         answer.read()
@@ -139,21 +139,24 @@ def test_a_connection_serves_on_after_a_problem(line, film):
     assert statuses == [400, 415, 413, 200]
 
 
-def test_a_boundary_too_long_to_parse_is_the_clients_fault(client):
+def test_a_boundary_too_long_to_parse_is_a_client_error(client):
     headers = {"Content-Type": f"multipart/form-data; boundary={'b' * 257}"}
-    assert problem(client.post("/v1/read", content=b"--b", headers=headers)) == (400, "broken-form")
+    assert problem(client.post("/v1/read", content=b"--b", headers=headers)) == (
+        400,
+        "invalid-multipart",
+    )
 
 
-def test_a_second_image_ends_the_upload_before_it_is_kept(client, film):
-    part = HEAD + film + b"\r\n"
+def test_a_second_image_ends_the_upload_before_it_is_stored(client, radiograph):
+    part = HEAD + radiograph + b"\r\n"
     answer = client.post("/v1/read", content=part + HEAD + bytes(2**19) + TAIL, headers=FORM)
-    assert problem(answer) == (422, "one-file")
-    assert "several" in answer.json()["sentence"]
+    assert problem(answer) == (422, "file-count")
+    assert "several" in answer.json()["detail"]
 
 
-def test_other_fields_and_an_empty_file_name_do_no_harm(client, film):
+def test_other_fields_and_an_empty_file_name_do_no_harm(client, radiograph):
     other = b'--b\r\nContent-Disposition: form-data; name="comment"\r\n\r\nDOE^JANE\r\n'
-    answer = client.post("/v1/read", content=other + HEAD + film + TAIL, headers=FORM)
+    answer = client.post("/v1/read", content=other + HEAD + radiograph + TAIL, headers=FORM)
     assert answer.status_code == 200
 
 
@@ -173,8 +176,8 @@ SANDBOX = {"Origin": "null"}
 
 
 @pytest.mark.parametrize("headers", [REBOUND, OTHER_SITE, OTHER_PORT, OLD_BROWSER, SANDBOX])
-def test_without_a_token_other_sites_pages_are_not_served(client, film, headers):
-    assert problem(read(client, film, headers=headers)) == (403, "elsewhere")
+def test_without_a_token_pages_of_other_sites_are_not_served(client, radiograph, headers):
+    assert problem(read(client, radiograph, headers=headers)) == (403, "not-local")
     for path in ("/v1/model", "/metrics"):
         assert client.get(path, headers=headers).status_code == 403
     assert client.get("/healthz", headers=headers).status_code == 200
@@ -190,17 +193,17 @@ def test_this_machine_is_served_under_all_its_names(client, host):
 @pytest.mark.parametrize(
     "header", ["", "[::1", "[x]:y", "localhost.evil.example", "127.0.0.1.x.io"]
 )
-def test_a_host_that_only_looks_like_this_machine_is_another(client, header):
-    assert host_of(header) not in {"localhost", "127.0.0.1"}
+def test_a_host_that_only_resembles_this_machine_is_rejected(client, header):
+    assert _host_name(header) not in {"localhost", "127.0.0.1"}
     assert client.get("/v1/model", headers={"Host": header}).status_code == 403
 
 
-def test_who_shows_the_token_or_is_let_in_by_force_may_come_by_any_name(reader):
+def test_with_the_token_or_remote_access_any_host_name_is_served(reader):
     word = "correct-horse-battery"
     shown = REBOUND | {"Authorization": f"Bearer {word}"}
     for app, headers in (
-        (web.create(reader, Limits(decoders=1), word), shown),
-        (web.create(reader, Limits(decoders=1), anyone=True), REBOUND | OTHER_SITE),
+        (create_app(reader, Limits(decoders=1), word), shown),
+        (create_app(reader, Limits(decoders=1), allow_remote=True), REBOUND | OTHER_SITE),
     ):
         with ready(app) as client:
             assert client.get("/v1/model", headers=headers).status_code == 200
@@ -210,15 +213,15 @@ def test_who_shows_the_token_or_is_let_in_by_force_may_come_by_any_name(reader):
     "path",
     ["/static/../web.py", "/static/%2e%2e/web.py", "/static/..%2fweb.py", "/static//etc/motd"],
 )
-def test_nothing_but_the_viewers_files_is_given_out(line, path):
+def test_only_the_viewers_files_are_served(line, path):
     line.request("GET", path)
     answer = line.getresponse()
     assert answer.status == 404
     assert b"import" not in answer.read()
 
 
-def test_answers_about_patients_are_kept_by_no_cache(client, film):
-    assert read(client, film).headers["Cache-Control"] == "no-store"
+def test_readings_are_not_cached(client, radiograph):
+    assert read(client, radiograph).headers["Cache-Control"] == "no-store"
     assert read(client, b"nothing").headers["Cache-Control"] == "no-store"
     assert client.get("/static/main.js").headers["Cache-Control"] == "no-cache"
 
@@ -244,7 +247,7 @@ class UnluckyEngine:
 
 def test_one_image_that_fails_in_a_batch_fails_alone(reader):
     engine = UnluckyEngine(reader.engine)
-    shared = BatchingEngine(engine, most=8)
+    shared = BatchingEngine(engine, max_batch=8)
     images = np.full((4, 1, reader.size, reader.size), 90, np.uint8)
     images[2] = 0
     with ThreadPoolExecutor(4) as pool:
@@ -259,41 +262,43 @@ def test_one_image_that_fails_in_a_batch_fails_alone(reader):
     assert engine.batches == [1, 3, 1, 1, 1]
 
 
-def test_once_the_model_s_thread_is_gone_it_says_so(reader, film):
-    with ready(web.create(reader, Limits(decoders=1))) as client:
-        client.desk._engine.close()
+def test_it_reports_that_the_models_thread_has_ended(reader, radiograph):
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        client.admission._engine.close()
         assert client.get("/readyz").json() == {"state": "failed"}
         assert client.get("/readyz").status_code == client.get("/healthz").status_code == 503
-        assert problem(read(client, film)) == (503, "failed")
+        assert problem(read(client, radiograph)) == (503, "failed")
 
 
-def test_without_a_decoder_it_is_the_services_fault_not_the_films(reader, film, monkeypatch):
+def test_a_missing_decoder_is_a_server_error(reader, radiograph, monkeypatch):
     def fail(*_):
         raise WorkerError("no process")
 
-    with ready(web.create(reader, Limits(decoders=1))) as client:
-        monkeypatch.setattr(client.desk._decoders, "decode", fail)
-        answer = read(client, film)
-        assert problem(answer) == (503, "no-decoder")
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        monkeypatch.setattr(client.admission._decoders, "decode", fail)
+        answer = read(client, radiograph)
+        assert problem(answer) == (503, "decoder-unavailable")
         assert "Retry-After" in answer.headers
-        wait_until(lambda: nobody_is_in(client))
+        wait_until(lambda: is_idle(client))
 
 
-def test_what_a_dicom_file_says_of_a_patient_reaches_no_log_and_no_answer(reader, caplog, capfd):
+def test_patient_data_of_a_dicom_file_reaches_no_log_and_no_answer(reader, caplog, capfd):
     """Values that break their own rules are those that a decoder might complain of aloud."""
     image = np.tile(np.arange(256, dtype=np.uint16) * 16, (256, 1))
-    film = dicom(image, 12, PatientName="DOE^JANE", PatientAge="060Y", PatientBirthDate="19610203")
-    film = film.replace(b"060Y", b"DOE9").replace(b"19610203", b"JANE\xff\x00^9")
-    with ready(web.create(reader, Limits(decoders=1))) as client:
-        answers = [read(client, data) for data in (film, film[:-9000])]
+    radiograph = dicom(
+        image, 12, PatientName="DOE^JANE", PatientAge="060Y", PatientBirthDate="19610203"
+    )
+    radiograph = radiograph.replace(b"060Y", b"DOE9").replace(b"19610203", b"JANE\xff\x00^9")
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        answers = [read(client, data) for data in (radiograph, radiograph[:-9000])]
     assert {answer.status_code for answer in answers} <= {200, 422}
     said = "".join(capfd.readouterr()) + caplog.text + "".join(a.text for a in answers)
     assert "DOE" not in said
     assert "JANE" not in said
 
 
-def test_metrics_are_named_as_prometheus_wants(client, film):
-    read(client, film)
+def test_metrics_follow_prometheus_naming(client, radiograph):
+    read(client, radiograph)
     page = client.get("/metrics").text
     for name in (
         "chestxray_requests_total",
@@ -308,15 +313,29 @@ def test_metrics_are_named_as_prometheus_wants(client, film):
     assert all(name.endswith(("_total", "_created")) for name in counters)
 
 
-def test_every_answer_it_describes_has_its_model(client):
+def test_every_described_answer_has_its_schema_and_media_type(client):
     described = client.get("/openapi.json").json()
     models = {path: set() for path in described["paths"]}
+    kinds = set()
     for path, methods in described["paths"].items():
         for operation in methods.values():
             for status, answer in operation["responses"].items():
-                (content,) = answer["content"].values()
-                models[path].add((status, content.get("schema", {}).get("$ref", "").split("/")[-1]))
+                ((kind, content),) = answer["content"].items()
+                name = content.get("schema", {}).get("$ref", "").split("/")[-1]
+                models[path].add((status, name))
+                kinds |= {kind} if name == "ProblemDetails" else set()
     reading = dict(models["/v1/read"])
     assert reading["200"] == "ReadResult"
-    assert set(reading.values()) == {"ReadResult", "Problem"}
+    assert set(reading.values()) == {"ReadResult", "ProblemDetails"}
     assert ("503", "Health") in models["/readyz"]
+    assert kinds == {"application/problem+json"}
+
+
+def test_a_problem_is_that_of_rfc_9457(client):
+    answer = read(client, b"nothing")
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "about:blank"
+    assert problem["title"] == "Unsupported Media Type"
+    assert problem["status"] == answer.status_code == 415
+    assert problem["detail"] == "The file is neither PNG, JPEG nor DICOM."

@@ -16,9 +16,9 @@ import pytest
 import chestxray
 from chestxray.model.engines import Answer
 from chestxray.reading.reader import Reader
-from chestxray.serving import web
+from chestxray.serving.admission import Limits
 from chestxray.serving.batching import BatchingEngine
-from chestxray.serving.settings import Limits
+from chestxray.serving.web import create_app
 from web_server import accepted, listening, wait_until
 
 CLIENTS = 32
@@ -41,7 +41,7 @@ class SumEngine:
 
 def test_a_shared_batch_gives_every_thread_its_own_answer():
     engine = SumEngine()
-    shared = BatchingEngine(engine, most=8)
+    shared = BatchingEngine(engine, max_batch=8)
 
     def ask(number: int) -> bool:
         rng = np.random.default_rng(number)
@@ -57,14 +57,14 @@ def test_a_shared_batch_gives_every_thread_its_own_answer():
     assert not shared.alive
 
 
-def test_an_engine_that_fails_fails_the_asker_and_goes_on():
+def test_an_engine_that_fails_fails_the_asker_and_continues():
     class Failing(SumEngine):
         def run(self, images) -> Answer:
             if images[0, 0, 0] == 13:
                 raise RuntimeError("unlucky")
             return super().run(images)
 
-    shared = BatchingEngine(Failing(), most=8)
+    shared = BatchingEngine(Failing(), max_batch=8)
     with pytest.raises(RuntimeError, match="unlucky"):
         shared.run(np.full((1, 4, 4), 13, np.uint8))
     assert shared.run(np.ones((1, 4, 4), np.uint8)).logits[0, 0] == 16
@@ -72,35 +72,37 @@ def test_an_engine_that_fails_fails_the_asker_and_goes_on():
 
 
 def load(
-    reader: Reader, films: list[Path], rounds: Callable[[], bool]
+    reader: Reader, radiographs: list[Path], rounds: Callable[[], bool]
 ) -> tuple[int, list[int], float]:
     """Let the clients ask while `rounds()`: answers, resident bytes over time, mean batch."""
-    expected = {film: reader.read(film) for film in films}
-    app = web.create(reader, Limits(decoders=2))
+    expected = {radiograph: reader.read(radiograph) for radiograph in radiographs}
+    app = create_app(reader, Limits(decoders=2))
     memory = []
 
     def client(number: int, url: str) -> int:
-        own = np.random.default_rng(number).permutation(len(films))
+        own = np.random.default_rng(number).permutation(len(radiographs))
         done = 0
         with httpx.Client(base_url=url, timeout=120) as http:
             while rounds() or not done:
-                film = films[own[done % len(films)]]
+                radiograph = radiographs[own[done % len(radiographs)]]
                 answer = http.post(
-                    "/v1/read", params={"heatmaps": "maps"}, files={"file": film.read_bytes()}
+                    "/v1/read", params={"heatmaps": "maps"}, files={"file": radiograph.read_bytes()}
                 )
                 assert answer.status_code == 200, answer.text
-                check(answer.json(), expected[film])
+                check(answer.json(), expected[radiograph])
                 done += 1
         return done
 
     with listening(app) as server, ThreadPoolExecutor(CLIENTS) as pool:
-        wait_until(lambda: app.state.desk.state == "ready")
+        wait_until(lambda: app.state.admission.state == "ready")
         asked = [pool.submit(client, number, server.url) for number in range(CLIENTS)]
         while not all(future.done() for future in asked):
             memory.append(resident())
             time.sleep(0.25)
         total = sum(future.result() for future in asked)
-        figures = {s.name: s.value for s in app.state.desk.metrics.batches.collect()[0].samples}
+        figures = {
+            s.name: s.value for s in app.state.admission.metrics.batch_images.collect()[0].samples
+        }
     mean = figures["chestxray_batch_images_sum"] / figures["chestxray_batch_images_count"]
     return total, memory, mean
 
@@ -122,21 +124,21 @@ def reader(run: Path) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def films(reader, phantoms: Path) -> list[Path]:
+def radiographs(reader, phantoms: Path) -> list[Path]:
     return accepted(reader, phantoms)
 
 
-def test_32_clients_at_once_each_get_their_own_answer(reader, films):
+def test_32_clients_at_once_each_get_their_own_answer(reader, radiographs):
     end = time.monotonic() + 4
-    total, _, batch = load(reader, films, lambda: time.monotonic() < end)
+    total, _, batch = load(reader, radiographs, lambda: time.monotonic() < end)
     assert total >= CLIENTS
     assert batch > 1.1, "nothing was batched"
 
 
 @pytest.mark.slow
-def test_a_minute_of_32_clients_loses_nothing_and_does_not_grow(reader, films):
+def test_a_minute_of_32_clients_loses_nothing_and_does_not_grow(reader, radiographs):
     end = time.monotonic() + 60
-    total, memory, _ = load(reader, films, lambda: time.monotonic() < end)
+    total, memory, _ = load(reader, radiographs, lambda: time.monotonic() < end)
     half = len(memory) // 2
     growth = max(memory[half:]) - max(memory[:half])
     sys.stderr.write(f"{total} answers, memory grew by {growth / 2**20:.1f} MB\n")

@@ -1,4 +1,4 @@
-"""The viewer in a real browser: what a reader of films does with it, and what it must not do."""
+"""The viewer in a real browser: reading, display, keyboard, screen reader, narrow screens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from python_multipart.multipart import parse_options_header
 
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
+from chestxray.findings import label
 from chestxray.reading.overlay import blend
-from chestxray.serving import uploads, web
-from chestxray.serving import web as examples
-from chestxray.serving.settings import Limits
+from chestxray.serving import uploads
+from chestxray.serving.admission import Limits
+from chestxray.serving.web import EXAMPLES, create_app
 from chestxray.sources.nih import FINDINGS
 from viewer_parts import (
     CHROMIUM,
@@ -29,7 +30,7 @@ from viewer_parts import (
     planted,
     readout,
     settle,
-    write_films,
+    write_radiographs,
 )
 from web_server import ready
 
@@ -42,13 +43,13 @@ def reader(run: Path):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
 
 
 @pytest.fixture(scope="module")
 def service(reader) -> Iterator[httpx.Client]:
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         yield client
 
 
@@ -65,19 +66,20 @@ def page(browser, service, request):
         yield page
 
 
-def test_a_film_is_read_and_its_findings_stand_in_order(page, films, reader):
-    add(page, films["a"])
+def test_a_radiograph_is_read_and_its_findings_are_sorted(page, radiographs, reader):
+    add(page, radiographs["a"])
     names = page.locator(".finding .name").all_inner_texts()
-    assert sorted(names) == sorted(name.replace("_", " ") for name in FINDINGS)
-    reading = reader.read(films["a"])
+    by_label = {label(finding): finding for finding in FINDINGS}
+    assert sorted(names) == sorted(by_label)
+    reading = reader.read(radiographs["a"])
     thresholds = reader.bundle.card.thresholds
 
     def above(name):
-        finding = name.replace(" ", "_")
+        finding = by_label[name]
         odds = [p / (1 - p) for p in (reading.probabilities[finding], thresholds[finding] or 0.999)]
         return odds[0] / odds[1] if thresholds[finding] is not None else -1
 
-    with_threshold = [name for name in names if thresholds[name.replace(" ", "_")] is not None]
+    with_threshold = [name for name in names if thresholds[by_label[name]] is not None]
     assert with_threshold == sorted(with_threshold, key=above, reverse=True)
     assert names[: len(with_threshold)] == with_threshold
     called = sum(bool(call) for call in reading.calls.values())
@@ -89,8 +91,8 @@ def test_a_film_is_read_and_its_findings_stand_in_order(page, films, reader):
         assert float(shown.strip("<> %")) == pytest.approx(100 * probability, abs=0.5)
 
 
-def test_the_chosen_finding_lights_its_own_place(page, films):
-    add(page, films["a"])
+def test_the_heatmap_is_that_of_the_selected_finding(page, radiographs):
+    add(page, radiographs["a"])
     page.locator("[data-finding=Atelectasis] button").click()  # cell 0: top left
     first = picture(page)
     page.locator("[data-finding=Hernia] button").click()  # cell 13: the bottom row
@@ -109,8 +111,8 @@ def test_the_chosen_finding_lights_its_own_place(page, films):
     assert page.locator("[data-finding=Atelectasis] .meaning").is_hidden()
 
 
-def test_the_slider_changes_how_much_of_the_film_shows_through(page, films):
-    add(page, films["a"])
+def test_the_slider_changes_the_opacity_of_the_heatmap(page, radiographs):
+    add(page, radiographs["a"])
     page.locator("[data-finding=Nodule] button").click()
     shares = []
     for value in (0, 40, 100):
@@ -120,8 +122,8 @@ def test_the_slider_changes_how_much_of_the_film_shows_through(page, films):
     assert shares[0] < shares[1] < shares[2]
 
 
-def test_dragging_changes_window_and_level_and_reset_restores_them(page, films):
-    add(page, films["a"])
+def test_dragging_changes_window_and_level_and_reset_restores_them(page, radiographs):
+    add(page, radiographs["a"])
     page.keyboard.press("h")
     before, figures = picture(page), readout(page)
     assert figures[:2] == (255, 128)
@@ -143,8 +145,8 @@ def test_dragging_changes_window_and_level_and_reset_restores_them(page, films):
     assert page.locator("#invert").get_attribute("aria-pressed") == "false"
 
 
-def test_inverting_turns_black_to_white_and_panning_moves_the_film(page, films):
-    add(page, films["a"])
+def test_inverting_turns_black_to_white_and_panning_moves_the_image(page, radiographs):
+    add(page, radiographs["a"])
     page.keyboard.press("h")
     height, width, _ = (before := picture(page)).shape
     inside = (slice(80, height - 80), slice(width // 2 - 150, width // 2 + 150))
@@ -188,28 +190,28 @@ def test_what_the_viewer_shows_is_what_overlay_blends(page, width, height):
     assert (rgba[..., 3] == 255).all()
 
 
-def test_a_refusal_cannot_be_missed_and_shows_no_probabilities(page, films):
-    add(page, films["refused"])
+def test_a_refusal_is_prominent_and_shows_no_probabilities(page, radiographs):
+    add(page, radiographs["refused"])
     refusal = page.get_by_role("alert")
     assert refusal.is_visible()
-    assert "The film lies on its side." in refusal.inner_text()
+    assert "The radiograph is rotated." in refusal.inner_text()
     assert page.locator("#result").is_hidden()
     assert "%" not in page.locator("#reading").inner_text()
     assert "refused" in page.locator("#list").inner_text()
-    assert picture(page)[300:-100, 300:-300].max() > 30  # the film itself is still seen
+    assert picture(page)[300:-100, 300:-300].max() > 30  # the radiograph itself is still seen
 
 
-def test_a_file_that_is_no_image_is_told_so_and_the_next_one_is_read(page, films):
-    add(page, films["text"], films["b"])
+def test_a_file_that_is_not_an_image_is_reported_and_the_next_one_is_read(page, radiographs):
+    add(page, radiographs["text"], radiographs["b"])
     assert "neither PNG, JPEG nor DICOM" in page.get_by_role("alert").inner_text()
     page.keyboard.press("]")
-    page.get_by_role("alert").wait_for(state="hidden")  # the next film is decoded first
+    page.get_by_role("alert").wait_for(state="hidden")  # the next radiograph is decoded first
     assert page.locator("#result").is_visible()
 
 
-def test_warnings_stand_above_the_findings_and_on_the_film(page, films):
-    add(page, films["a"])
-    assert "The film lies on its side." in page.locator("#warnings").inner_text()
+def test_warnings_are_above_the_findings_and_on_the_image(page, radiographs):
+    add(page, radiographs["a"])
+    assert "The radiograph is rotated." in page.locator("#warnings").inner_text()
     assert "synthetic" in page.locator("#warnings").inner_text()
     flag = page.locator("#flag")
     assert flag.is_visible()
@@ -217,17 +219,17 @@ def test_warnings_stand_above_the_findings_and_on_the_film(page, films):
     assert page.evaluate("document.activeElement.id") == "warnings"
 
 
-def test_several_films_keep_their_own_pictures(page, films):
-    add(page, films["a"], films["b"])
+def test_several_radiographs_keep_their_own_images(page, radiographs):
+    add(page, radiographs["a"], radiographs["b"])
     page.keyboard.press("h")
     first = picture(page)
-    page.locator(".film").nth(1).click()
+    page.locator(".radiograph").nth(1).click()
     second = picture(page)
-    page.locator(".film").nth(0).click()
+    page.locator(".radiograph").nth(0).click()
     assert np.abs(picture(page) - first).max() <= 1
     assert np.abs(second - first).mean() > 5
-    assert page.locator(".film[aria-current=true]").count() == 1
-    page.get_by_role("button", name=f"Remove {films['a'].name}").click()
+    assert page.locator(".radiograph[aria-current=true]").count() == 1
+    page.get_by_role("button", name=f"Remove {radiographs['a'].name}").click()
     assert page.locator("#list li").count() == 1
     assert np.abs(picture(page) - second).max() <= 1
 
@@ -235,11 +237,11 @@ def test_several_films_keep_their_own_pictures(page, films):
 def test_an_example_is_read(page):
     page.locator("#examples button").nth(1).click()
     page.locator("#list li[data-state=read]").wait_for()
-    assert "Effusion" in page.locator(".film").inner_text()
+    assert "Effusion" in page.locator(".radiograph").inner_text()
 
 
-def test_everything_can_be_done_by_keyboard(page, films):
-    add(page, films["a"], films["b"])
+def test_everything_can_be_done_by_keyboard(page, radiographs):
+    add(page, radiographs["a"], radiographs["b"])
     page.locator("#open").focus()
     reached = []
     for _ in range(40):
@@ -252,7 +254,16 @@ def test_everything_can_be_done_by_keyboard(page, films):
             )
         )
     names = [name for name, _ in reached]
-    for needed in ("film", "remove", "stage", "tool-pan", "fit", "invert", "opacity", "heat-on"):
+    for needed in (
+        "radiograph",
+        "remove",
+        "viewport",
+        "tool-pan",
+        "fit",
+        "invert",
+        "opacity",
+        "heat-on",
+    ):
         assert needed in names
     assert all(ring for name, ring in reached if name not in {"BODY", "reading"})
     page.locator("[role=radio][aria-checked=true]").focus()
@@ -260,7 +271,7 @@ def test_everything_can_be_done_by_keyboard(page, films):
     page.keyboard.press("ArrowDown")
     assert page.locator("#heat-of").inner_text() != first
     assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"
-    page.locator("#stage").focus()
+    page.locator("#viewport").focus()
     page.keyboard.press("Shift+ArrowRight")
     assert readout(page)[0] == 263
     zoom = readout(page)[2]
@@ -272,16 +283,16 @@ def test_everything_can_be_done_by_keyboard(page, films):
     assert page.locator("#help").is_hidden()
 
 
-def test_a_screen_reader_is_told_what_was_found(page, films):
-    add(page, films["a"])
+def test_a_screen_reader_announces_the_findings(page, radiographs):
+    add(page, radiographs["a"])
     status = page.get_by_role("status").first
     said = page.locator("#status").inner_text()
     assert status.is_visible() or said
-    assert said.startswith(f"{films['a'].name} is read.")
+    assert said.startswith(f"{radiographs['a'].name} is read.")
     assert "warnings." in said
-    label = page.locator("[data-finding=Hernia] button").get_attribute("aria-label")
+    described = page.locator("[data-finding=Hernia] button").get_attribute("aria-label")
     assert re.match(
-        r"Hernia, [<>]? ?[\d.]+ %(, threshold [\d.]+ %)?, (not )?(called|no threshold)", label
+        r"Hernia, [<>]? ?[\d.]+ %(, threshold [\d.]+ %)?, (not )?(called|no threshold)", described
     )
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, canvas, summary")].filter(e =>
@@ -292,8 +303,8 @@ def test_a_screen_reader_is_told_what_was_found(page, films):
     assert unnamed == []
 
 
-def test_what_it_is_and_what_it_is_not_is_always_in_sight(page, films, reader):
-    add(page, films["a"])
+def test_the_model_and_the_research_notice_are_always_visible(page, radiographs, reader):
+    add(page, radiographs["a"])
     for place in ("#model", "#research"):
         box = page.locator(place).bounding_box()
         assert box["y"] >= 0
@@ -304,13 +315,13 @@ def test_what_it_is_and_what_it_is_not_is_always_in_sight(page, films, reader):
 
 
 @pytest.mark.parametrize("page", [{"width": 390, "height": 844}], indirect=True)
-def test_nothing_sticks_out_of_a_phone(page, films):
-    add(page, films["a"], films["refused"], films["text"])
+def test_nothing_overflows_a_phone_screen(page, radiographs):
+    add(page, radiographs["a"], radiographs["refused"], radiographs["text"])
     for place in range(3):
-        page.locator(".film").nth(place).click()
+        page.locator(".radiograph").nth(place).click()
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator(".film").first.click()
+    page.locator(".radiograph").first.click()
     page.locator("[data-finding=Hernia] button").click()
     page.mouse.wheel(0, 2000)
     research = page.locator("#research").bounding_box()
@@ -318,12 +329,12 @@ def test_nothing_sticks_out_of_a_phone(page, films):
     assert research["x"] + research["width"] <= 390
 
 
-def test_two_fingers_zoom(browser, service, films):
+def test_two_fingers_zoom(browser, service, radiographs):
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
     page.goto(str(service.base_url))
     page.locator("#examples button").first.wait_for()
-    add(page, films["a"])
+    add(page, radiographs["a"])
     x, y = middle(page)
     before = readout(page)
     touch = context.new_cdp_session(page)
@@ -344,7 +355,7 @@ def test_two_fingers_zoom(browser, service, films):
     context.close()
 
 
-def test_the_file_name_never_leaves_the_browser(page, films, monkeypatch):
+def test_the_file_name_never_leaves_the_browser(page, radiographs, monkeypatch):
     headers = []
 
     def watched(value):
@@ -352,14 +363,14 @@ def test_the_file_name_never_leaves_the_browser(page, films, monkeypatch):
         return parse_options_header(value)
 
     monkeypatch.setattr(uploads, "parse_options_header", watched)
-    add(page, films["a"])
+    add(page, radiographs["a"])
     assert any(b'name="file"' in header for header in headers if isinstance(header, bytes))
-    assert films["a"].name not in str(headers)
+    assert radiographs["a"].name not in str(headers)
 
 
-def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):
+def test_the_viewer_asks_for_the_token_that_the_server_requires(browser, reader, radiographs):
     word = "correct-horse-battery"
-    with ready(web.create(reader, Limits(decoders=1), word)) as client:
+    with ready(create_app(reader, Limits(decoders=1), word)) as client:
         context = browser.new_context()
         page = context.new_page()
         page.goto(str(client.base_url))
@@ -368,17 +379,17 @@ def test_where_a_token_is_asked_for_so_does_the_viewer(browser, reader, films):
         page.locator("#token-value").fill(word)
         page.keyboard.press("Enter")
         page.locator("#examples button").first.wait_for()
-        add(page, films["a"])
+        add(page, radiographs["a"])
         assert page.locator("#list li[data-state=read]").count() == 1
         context.close()
 
 
 def test_every_example_is_listed_with_its_findings(page):
     titles = page.locator("#examples button").all_inner_texts()
-    assert len(titles) == len(examples.EXAMPLES)
+    assert len(titles) == len(EXAMPLES)
     assert titles[0] == "No finding"
 
 
-def test_a_refused_film_is_refused_by_the_reader_too(reader, films):
+def test_a_refused_radiograph_is_refused_by_the_reader_too(reader, radiographs):
     with pytest.raises(RefusedError):
-        reader.read(films["refused"])
+        reader.read(radiographs["refused"])

@@ -1,8 +1,9 @@
-"""The viewer in a real browser, its model with known answers, and what a hand does there."""
+"""The viewer in a real browser, with a model of known answers, and user input."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,26 +24,33 @@ CHROMIUM = shutil.which("chromium")
 
 
 class PlantedEngine:
-    """Finding k has logit k - 7 and heat in the cell k of a 4 x 4 map."""
+    """Finding k of n has a logit from -7 to 6 by its place, and heat in the cell k of a square map.
+
+    With 14 findings that is the logit k - 7 and the cell k of a 4 x 4 map.
+    """
 
     name = "planted"
 
+    def __init__(self, findings: int = 14) -> None:
+        self._logits = np.linspace(-7, 6, findings, dtype=np.float32)
+        self._side = max(4, math.ceil(math.sqrt(findings)))
+
     def run(self, images) -> Answer:
-        count = len(images)
-        logits = np.tile(np.arange(14, dtype=np.float32) - 7, (count, 1))
-        maps = np.zeros((count, 14, 16), np.float32)
-        for finding in range(14):
+        count, findings = len(images), len(self._logits)
+        maps = np.zeros((count, findings, self._side**2), np.float32)
+        for finding in range(findings):
             maps[:, finding, finding] = 1e6
-        return Answer(logits, maps.reshape(count, 14, 4, 4), np.zeros((count, 8), np.float32))
+        maps = maps.reshape(count, findings, self._side, self._side)
+        return Answer(np.tile(self._logits, (count, 1)), maps, np.zeros((count, 8), np.float32))
 
 
 class PlantedReader(Reader):
-    """Has a warning for every film, and a refusal where the left edge is white."""
+    """Has a warning for every radiograph, and a refusal where the left edge is white."""
 
     def read_films(self, films):
         probabilities, heat, _ = super().read_films(films)
         notices = [
-            (Notice("rotated", "the film lies on its side", refuses=bool(film.image[8, 0] > 250)),)
+            (Notice("rotated", "the radiograph is rotated", refuses=bool(film.image[8, 0] > 250)),)
             for film in films
         ]
         return probabilities, heat, notices
@@ -53,8 +61,8 @@ def planted(run: Path) -> PlantedReader:
     return PlantedReader(bundle, PlantedEngine())
 
 
-def write_films(folder: Path) -> dict[str, Path]:
-    """Two phantoms, one to be refused, and a file that is no image."""
+def write_radiographs(folder: Path) -> dict[str, Path]:
+    """Two phantoms, one to be refused, and a file that is not an image."""
     synth(folder / "raw", images=2, pixels=256, seed=3)
     made = dict(zip(("a", "b"), sorted((folder / "raw").rglob("0*.png")), strict=True))
     white = cv2.imread(str(made["a"]), cv2.IMREAD_GRAYSCALE)
@@ -62,7 +70,7 @@ def write_films(folder: Path) -> dict[str, Path]:
     made["refused"] = folder / "refused.png"
     cv2.imwrite(str(made["refused"]), white)
     made["text"] = folder / "notes.png"
-    made["text"].write_text("no radiograph")
+    made["text"].write_text("not a radiograph")
     return made
 
 
@@ -114,14 +122,14 @@ def settle(page) -> None:
 
 
 def picture(page) -> np.ndarray:
-    """The stage's pixels, RGB."""
+    """The pixels of the image area, RGB."""
     settle(page)
     data = page.locator("#frame").screenshot()
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
 
 
 def middle(page) -> tuple[float, float]:
-    box = page.locator("#stage").bounding_box()
+    box = page.locator("#viewport").bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 

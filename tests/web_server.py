@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.serving.server import Server
+from chestxray.serving.server import Server, bind, url_of
 
 
 def wait_until(ready, seconds: float = 60) -> None:
@@ -25,7 +24,7 @@ def wait_until(ready, seconds: float = 60) -> None:
 
 
 def accepted(reader: Reader, phantoms: Path) -> list[Path]:
-    """Films of a raw tree that the reader's gate does not refuse."""
+    """Radiographs of a raw tree that the reader's gate does not refuse."""
     paths = sorted((phantoms / "images_001/images").glob("*.png"))
     films = [path for path in paths[:40] if not refused(reader, path)]
     assert len(films) >= 8
@@ -43,12 +42,10 @@ def refused(reader: Reader, path: Path) -> bool:
 @contextlib.contextmanager
 def listening(app: FastAPI) -> Iterator[Server]:
     """Run the application; `server.url` is its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(app, "127.0.0.1", port)
-    server.url = f"http://127.0.0.1:{port}"  # where tests find it
-    thread = threading.Thread(target=server.run, daemon=True)
+    address = bind("127.0.0.1", 0)
+    server = Server(app)
+    server.url = url_of(address).rstrip("/")  # where tests find it
+    thread = threading.Thread(target=server.serve_on, args=(address,), daemon=True)
     thread.start()
     wait_until(lambda: server.started)
     try:
@@ -61,8 +58,8 @@ def listening(app: FastAPI) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def ready(app: FastAPI) -> Iterator[httpx.Client]:
-    """Run the application and give a client of it, once it is ready; `client.desk` is inside."""
+    """Run the application; gives a client once it is ready, with `client.admission` inside."""
     with listening(app) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        client.desk = app.state.desk
+        client.admission = app.state.admission
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client

@@ -1,7 +1,7 @@
-"""The desk between clients and the model: who may come in, who waits, who is sent away.
+"""Admission control: which requests are accepted, and which are rejected because of their number.
 
-A request takes a place before its body is read and gives it back when its work has ended, also
-where the client was answered earlier because time ran out. So neither uploads nor work pile up.
+A request takes a slot before its body is read. The slot is released when the work has ended, also
+where the client was answered earlier because of a timeout. So neither uploads nor work accumulate.
 """
 
 from __future__ import annotations
@@ -13,74 +13,112 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 
 from chestxray.errors import ImageError, RefusedError, WorkerError
+from chestxray.parallel import cores
 from chestxray.reading.reader import Reader
-from chestxray.serving import responses as answers
+from chestxray.serving import responses
 from chestxray.serving.batching import BatchingEngine
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.middleware import Metrics
 from chestxray.serving.responses import Heatmaps, ReadResult
-from chestxray.serving.settings import Limits
-from chestxray.serving.uploads import Decoders
+from chestxray.serving.uploads import DecoderPool, Upload
 
 State = Literal["starting", "ready", "stopping", "failed"]
 
-_RETRY: Final = 1  # seconds
+_RETRY_SECONDS: Final = 1
+_FULL_SIZE_UPLOADS: Final = 8
 _log = logging.getLogger(__name__)
 
 
-class Place:
-    """The right to have one upload in the house; given back once, by the handler or the work."""
+@dataclass(frozen=True)
+class Limits:
+    """Limits that bound memory and waiting.
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    Uploads in memory are bounded by number (`max_uploads`) and by their bytes together
+    (`max_held_bytes`).
+
+    Attributes:
+        max_upload_bytes: largest request body that is accepted.
+        max_uploads: requests in progress at once; further ones are answered with 429.
+        timeout: seconds from the end of an upload to its answer.
+        upload_timeout: seconds for receiving an upload.
+        max_batch: images that the model reads at once.
+        decoders: decoder processes.
+    """
+
+    max_upload_bytes: int = 64 * 2**20
+    max_uploads: int = 32
+    timeout: float = 60.0
+    upload_timeout: float = 60.0
+    max_batch: int = 16
+    decoders: int = field(default_factory=cores)
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Bytes of all request bodies in memory: few of the largest size, many of the usual."""
+        return _FULL_SIZE_UPLOADS * self.max_upload_bytes
+
+
+class Slot:
+    """The right to have one upload in progress; released once, by the handler or by the work."""
+
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._admission = admission
         self._bytes = 0
         self.handed_over = False
 
-    def hold(self, count: int) -> None:
-        """Keep memory for an upload of so many bytes, until the place is given back.
+    def reserve(self, count: int) -> None:
+        """Reserve memory for an upload of so many bytes in all, until the slot is released.
 
         Raises:
-            ProblemError: the uploads in the house have taken it (429).
+            ProblemError: the other uploads in progress use it (429).
         """
         if count > self._bytes:
-            self._desk.hold(count - self._bytes)
+            self._admission.reserve(count - self._bytes)
             self._bytes = count
 
     def release(self) -> None:
-        """Give it back."""
-        self._desk.leave(self._bytes)
+        """Release the slot and its memory."""
+        self._admission.release(self._bytes)
 
 
-class Desk:
-    """Lets requests in and has them read.
+class AdmissionControl:
+    """Accepts requests and has their images read.
 
     Args:
-        reader: what reads; its engine is shared by batching.
+        reader: reads the images; its engine is shared by batching.
         limits: see there.
+
+    Attributes:
+        started: done when `start` has ended; its exception is the reason of a failed start.
+        metrics: counts what happens.
     """
 
     def __init__(self, reader: Reader, limits: Limits) -> None:
         self.limits = limits
         self.metrics = Metrics(reader.bundle.identity, reader.engine.name)
-        self._engine = BatchingEngine(reader.engine, limits.batch, self.metrics.batches.observe)
+        self.started: Future[None] = Future()
+        self._engine = BatchingEngine(
+            reader.engine, limits.max_batch, self.metrics.batch_images.observe
+        )
         self.reader = copy.copy(reader)
         self.reader.engine = self._engine
-        self._decoders = Decoders(limits.decoders, reader.size, limits.seconds)
+        self._decoders = DecoderPool(limits.decoders, reader.size, limits.timeout)
         # A thread waits for a decoder, then for the model: enough of them to fill a batch.
-        self._threads = ThreadPoolExecutor(limits.batch + limits.decoders, "read")
+        self._threads = ThreadPoolExecutor(limits.max_batch + limits.decoders, "read")
         self._state: State = "starting"
-        self._taken = 0
-        self._held = 0
+        self._uploads = 0
+        self._held_bytes = 0
         self._lock = threading.Lock()
 
     @property
     def state(self) -> State:
-        """Whether requests are let in."""
+        """Whether requests are accepted."""
         return self._state if self._engine.alive or self._state == "stopping" else "failed"
 
     @property
@@ -89,19 +127,21 @@ class Desk:
         return self.state != "failed"
 
     def start(self) -> None:
-        """Start the decoders and let the model read once, which is the slowest time."""
+        """Start the decoders and run the model once: the first run is the slowest."""
         try:
             self._decoders.start()
             self.reader.read_batch(np.zeros((1, self.reader.size, self.reader.size), np.uint8))
-        except BaseException:
-            self._state = "failed"
-            raise
+        except Exception as error:  # noqa: BLE001 (who waits for `started` raises it)
+            if self._state == "starting":
+                self._state = "failed"
+                self.started.set_exception(error)
+            return
         if self._state == "starting":
             self._state = "ready"
-            _log.info("ready: %s by %s", self.reader.bundle.identity, self._engine.name)
+        self.started.set_result(None)
 
     def stop(self) -> None:
-        """Let nobody in any more; who is in is served."""
+        """Reject new requests; those in progress are completed."""
         self._state = "stopping"
 
     def close(self) -> None:
@@ -112,96 +152,107 @@ class Desk:
         self._decoders.close()
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Take a place; it is given back here unless work was begun, which then does so.
+    def slot(self) -> Iterator[Slot]:
+        """Take a slot; it is released here unless work has begun, which then releases it.
 
         Raises:
-            ProblemError: not ready (503), or no place is free (429).
+            ProblemError: the service is not ready (503), or all slots are taken (429).
         """
         state = self.state
         if state != "ready":
-            raise ProblemError(503, state, f"The service is {state}.", retry_seconds=_RETRY)
+            raise ProblemError(503, state, f"The service is {state}.", retry_seconds=_RETRY_SECONDS)
         with self._lock:
-            if self._taken >= self.limits.places:
+            if self._uploads >= self.limits.max_uploads:
                 raise self._busy()
-            self._taken += 1
-        self.metrics.in_progress.inc()
-        place = Place(self)
+            self._uploads += 1
+        self.metrics.uploads_in_progress.inc()
+        slot = Slot(self)
         try:
-            yield place
+            yield slot
         finally:
-            if not place.handed_over:
-                place.release()
+            if not slot.handed_over:
+                slot.release()
 
-    def hold(self, count: int) -> None:
-        """Keep memory for more bytes of an upload.
+    def reserve(self, count: int) -> None:
+        """Reserve memory for more bytes of an upload.
 
         Raises:
-            ProblemError: there is none left (429).
+            ProblemError: the uploads in progress use it (429).
         """
         with self._lock:
-            if self._held + count > self.limits.held_bytes:
+            if self._held_bytes + count > self.limits.max_held_bytes:
                 raise self._busy()
-            self._held += count
+            self._held_bytes += count
 
-    def leave(self, held: int) -> None:
-        """Give a place back, and the bytes that were held with it."""
+    def release(self, held_bytes: int) -> None:
+        """Release a slot, and the bytes that were reserved with it."""
         with self._lock:
-            self._taken -= 1
-            self._held -= held
-        self.metrics.in_progress.dec()
+            self._uploads -= 1
+            self._held_bytes -= held_bytes
+        self.metrics.uploads_in_progress.dec()
 
     def _busy(self) -> ProblemError:
+        limits = self.limits
         return ProblemError(
             429,
             "busy",
-            f"{self._taken} uploads of {self._held / 2**20:.0f} MB are in the house; come back.",
-            retry_seconds=_RETRY,
+            f"{_counted(self._uploads, 'upload')} of {self._held_bytes / 2**20:.0f} MB in progress "
+            f"(at most {limits.max_uploads} of {limits.max_held_bytes / 2**20:.0f} MB). Retry "
+            f"after {_counted(_RETRY_SECONDS, 'second')}.",
+            retry_seconds=_RETRY_SECONDS,
         )
 
     async def read(
-        self, place: Place, upload: tuple[bytes, str], heatmaps: Heatmaps, display: bool
+        self, slot: Slot, upload: Upload, heatmaps: Heatmaps, display: bool
     ) -> ReadResult:
         """Have an upload read.
 
         Args:
-            place: the request's.
-            upload: the file's bytes and its format.
-            heatmaps: whether as numbers, or as pictures too.
-            display: whether the picture for a screen is wanted.
+            slot: of the request.
+            upload: the file and its format.
+            heatmaps: whether heatmaps are wanted as numbers, or as images too.
+            display: whether the radiograph as PNG is wanted.
 
         Raises:
-            ProblemError: unreadable or refused (422), out of time or nothing to decode with (503).
+            ProblemError: the image is unreadable or refused (422), or the service timed out or
+                cannot start a decoder (503).
         """
-        work: Future[ReadResult] = self._threads.submit(self._read, *upload, heatmaps, display)
-        place.handed_over = True
-        work.add_done_callback(lambda _: place.release())
+        work: Future[ReadResult] = self._threads.submit(self._read, upload, heatmaps, display)
+        slot.handed_over = True
+        work.add_done_callback(lambda _: slot.release())
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout(self.limits.timeout):
                 return await asyncio.wrap_future(work)
         except TimeoutError as error:
             raise ProblemError(
                 503,
-                "out-of-time",
-                f"Not read within {self.limits.seconds:g} s.",
-                retry_seconds=_RETRY,
+                "timeout",
+                f"The image was not read within {self.limits.timeout:g} s.",
+                retry_seconds=_RETRY_SECONDS,
             ) from error
         except ImageError as error:
             raise ProblemError(422, "unreadable", error.reason) from error
         except WorkerError as error:
             raise ProblemError(
-                503, "no-decoder", "No decoder could be started.", retry_seconds=_RETRY
+                503,
+                "decoder-unavailable",
+                "No decoder process could be started.",
+                retry_seconds=_RETRY_SECONDS,
             ) from error
         finally:
             # Its exception holds this frame: together they would keep the upload till gc.collect.
             del work
 
-    def _read(self, data: bytes, kind: str, heatmaps: Heatmaps, display: bool) -> ReadResult:
-        decoded = self._decoders.decode(data, display)
+    def _read(self, upload: Upload, heatmaps: Heatmaps, display: bool) -> ReadResult:
+        decoded = self._decoders.decode(upload.data, display)
         try:
-            reading = self.reader.read(decoded.film)
+            reading = self.reader.read(decoded.radiograph)
         except RefusedError as error:
             refused = ProblemError(422, "refused", error.reason, error.notices)
-            refused.problem.display = answers.png_text(decoded.display)
+            refused.problem.display = responses.base64_text(decoded.display)
             raise refused from error
-        return answers.answer(self.reader, reading, kind, decoded, heatmaps)
+        return responses.read_result(self.reader, reading, upload.kind, decoded, heatmaps)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

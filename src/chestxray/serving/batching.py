@@ -1,8 +1,8 @@
-"""Many threads ask for one image each, one thread runs the model on all that wait.
+"""Dynamic batching: many threads ask for one image each, one thread runs the model on all of them.
 
-A `BatchingEngine` stands in a `Reader` in place of its engine, so that each request goes the whole
-way through the one door, and only the network's work is shared. Nothing waits for company: a batch
-is what came while the one before it was computed, so a lone image is never held up.
+A `BatchingEngine` replaces the engine of a `Reader`, so that each request is read in the usual way
+and only the network's work is shared. A batch never waits for more images: it is what arrived while
+the batch before it was computed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class BatchingEngine:
     """An engine for many threads, run by one.
 
     Args:
-        engine: what computes.
-        most: images at once.
-        observe: told the number of images of each batch.
+        engine: computes the batches.
+        max_batch: jobs at once.
+        observe: called with the number of images of each batch.
     """
 
     def __init__(
-        self, engine: Engine, most: int, observe: Callable[[int], object] = lambda _: None
+        self, engine: Engine, max_batch: int, observe: Callable[[int], object] = lambda _: None
     ) -> None:
         self.name = engine.name
         self._engine = engine
-        self._most = most
+        self._max_batch = max_batch
         self._observe = observe
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -45,17 +45,17 @@ class BatchingEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a thread that computes."""
+        """Whether the thread that computes is alive."""
         return self._thread.is_alive()
 
     def run(self, images: Images) -> Answer:
-        """See `Engine.run`; waits for the images' turn."""
+        """See `Engine.run`; waits until the images are computed."""
         answer: Future[Answer] = Future()
         self._jobs.put(_Job(images, answer))
         return answer.result()
 
     def close(self) -> None:
-        """End the thread when all that waits is done."""
+        """End the thread when all waiting jobs are done."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -63,7 +63,7 @@ class BatchingEngine:
         while (first := self._jobs.get()) is not None:
             jobs = [first]
             # Only this thread takes jobs, so what is not empty now can be taken at once.
-            while len(jobs) < self._most and not self._jobs.empty():
+            while len(jobs) < self._max_batch and not self._jobs.empty():
                 job = self._jobs.get()
                 if job is None:
                     self._jobs.put(None)
@@ -79,7 +79,7 @@ class BatchingEngine:
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
             else:
-                for job in jobs:  # one may fail, the others must not for its sake
+                for job in jobs:  # an image that fails must not fail the others
                     self._answer([job])
             return
         self._observe(len(images))

@@ -1,86 +1,132 @@
-"""What goes wrong over HTTP: a status, a code for programs, a sentence for people."""
+"""Errors over HTTP as problem details (RFC 9457): `application/problem+json`.
+
+Each has a status, a code for programs and a sentence for people. `ProblemError` ends a request with
+one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
 
 from chestxray.errors import Notice
 
+PROBLEM_JSON: Final = "application/problem+json"
+
 
 class NoticeModel(BaseModel):
-    """One thing to know about a radiograph."""
+    """A warning about a radiograph, or a reason to refuse it."""
 
     code: str = Field(description="Stable name for programs, such as `view-lateral`.")
-    sentence: str = Field(description="The same for people, with the figures in it.")
-    values: dict[str, float | str] = Field(description="The figures behind it.")
-    refuses: bool = Field(description="Whether the radiograph is not to be read because of it.")
+    sentence: str = Field(description="The notice for people, with its figures.")
+    values: dict[str, float | str] = Field(description="The figures behind the notice.")
+    refuses: bool = Field(description="Whether the radiograph is refused because of it.")
+
+    @classmethod
+    def of(cls, notice: Notice) -> NoticeModel:
+        """Give a notice as it is sent."""
+        return cls(
+            code=notice.code,
+            sentence=notice.sentence,
+            values=notice.values,
+            refuses=notice.refuses,
+        )
 
 
-class Problem(BaseModel):
-    """Why there is no reading."""
+class ProblemDetails(BaseModel):
+    """Why a request failed (RFC 9457)."""
 
+    type: str = Field(default="about:blank", description="`title` is that of the status.")
+    title: str = Field(description="The HTTP status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong and what to do.")
     code: str = Field(description="Stable name for programs.")
-    sentence: str = Field(description="What is wrong and what to do.")
     notices: list[NoticeModel] = Field(
         default=[], description="Of a refused radiograph: each reason, and warnings."
     )
     display: str | None = Field(
-        default=None, description="Of a refused radiograph, with `display=true`: its picture."
+        default=None,
+        description="Of a refused radiograph, with `display=true`: the radiograph as PNG in "
+        "base64.",
     )
 
 
 class ProblemError(Exception):
-    """Ends a request with a `Problem`.
+    """Ends a request with problem details.
 
     Attributes:
-        status: of HTTP.
         problem: the body.
-        headers: to send with it: when to come back.
+        headers: to send with it: when to retry.
     """
 
     def __init__(
         self,
         status: int,
         code: str,
-        sentence: str,
+        detail: str,
         notices: Sequence[Notice] = (),
         retry_seconds: int | None = None,
     ) -> None:
         super().__init__(f"{status} {code}")
-        self.status = status
-        self.problem = Problem(code=code, sentence=sentence, notices=[*map(shown, notices)])
-        self.headers = None if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+        self.problem = problem_details(status, code, detail, notices)
+        self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
 
 
-def shown(notice: Notice) -> NoticeModel:
-    """Give a notice as it is sent."""
-    return NoticeModel(
-        code=notice.code,
-        sentence=notice.sentence,
-        values=notice.values,
-        refuses=notice.refuses,
+def problem_details(
+    status: int, code: str, detail: str, notices: Sequence[Notice] = ()
+) -> ProblemDetails:
+    """Make problem details."""
+    return ProblemDetails(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        notices=[NoticeModel.of(notice) for notice in notices],
     )
 
 
+def problem_response(
+    problem: ProblemDetails, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Make the response that carries problem details."""
+    return JSONResponse(problem.model_dump(), problem.status, headers, PROBLEM_JSON)
+
+
 _MEANINGS: Final = {
-    400: "The body is no whole multipart form.",
+    400: "The body is not a complete multipart form.",
     401: "The bearer token is missing or wrong.",
-    403: "Without a token, only programs and pages of this machine are served.",
-    404: "There is no such thing.",
+    403: "Without a token, only programs and pages on the same machine are served.",
+    404: "The resource does not exist.",
     408: "The upload took too long.",
     413: "The upload is too large.",
-    415: "No multipart form, or neither PNG, JPEG nor DICOM.",
-    422: "The image cannot be read (`unreadable`) or must not be judged (`refused`), or the "
-    "request lacks something.",
-    429: "Too many or too large uploads are in the house; come back after `Retry-After` seconds.",
-    500: "The service failed; its log says where.",
-    503: "Starting, stopping, out of time, or failed; come back after `Retry-After` seconds.",
+    415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",
+    422: "The image cannot be read (`unreadable`), the model must not judge it (`refused`), or a "
+    "parameter is invalid.",
+    429: "Too many uploads are in progress. Retry after `Retry-After` seconds.",
+    500: "The service failed. Its log has the traceback.",
+    503: "The service is starting or stopping, timed out, or failed. Retry after `Retry-After` "
+    "seconds.",
 }
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe answers with these statuses for OpenAPI."""
-    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe responses with these statuses for OpenAPI."""
+    return {
+        status: {"model": ProblemDetails, "description": _MEANINGS[status]} for status in statuses
+    }
+
+
+def with_problem_type(schema: dict[str, Any]) -> dict[str, Any]:
+    """Give problem details their media type in an OpenAPI schema: FastAPI describes all as JSON."""
+    reference = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                content = response.get("content", {})
+                if content.get("application/json", {}).get("schema") == reference:
+                    response["content"] = {PROBLEM_JSON: {"schema": reference}}
+    return schema

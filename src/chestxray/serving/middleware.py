@@ -1,24 +1,27 @@
-"""Figures about the service for Prometheus; none about patients.
+"""What applies to every HTTP request: access control, security headers, the log and the metrics.
 
-What every request passes: the token, the headers for browsers, the log, the figures.
+Without a token, only programs and pages on the same machine are served. Otherwise another site's
+page, open in a browser here, could use this service, or read the answers once its own name resolves
+to this machine's address (DNS rebinding). Such a page cannot forge `Host`, `Sec-Fetch-Site` (W3C,
+Fetch Metadata Request Headers) or `Origin` (RFC 6454), which is all that older browsers send with a
+POST.
 
-Where no token is asked for, programs and pages of this machine alone are served. Another site's
-page, open in a browser here, could otherwise have this machine work for it, or read the answers
-once it had its own name resolved to this machine's address (DNS rebinding). It cannot forge `Host`,
-`Sec-Fetch-Site` (W3C, Fetch Metadata Request Headers) and, all that older browsers send with a
-POST, `Origin` (RFC 6454).
-
-The log names the route and the status, never a path as sent, a file or anything of a patient.
+The log has the route and the status, never a path as sent, a file name or anything about a patient.
+The metrics (Prometheus) count requests, never patients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
+import os
 import time
 import traceback
+from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,73 +32,19 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chestxray.serving.http_errors import Problem
-from chestxray.serving.settings import host_of, is_loopback
+from chestxray.errors import ConfigError
+from chestxray.serving.http_errors import problem_details, problem_response
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
+
+_MIN_TOKEN: Final = 16  # characters
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-class Metrics:
-    """The figures of one service, and of its process (memory, CPU time, open files).
-
-    Attributes:
-        requests: answered, by route and status.
-        seconds: from the request's first byte to the answer, by route.
-        problems: by code.
-        upload_bytes: of bodies read whole.
-        in_progress: requests that hold a place.
-        batches: images that the model read at once.
-    """
-
-    def __init__(self, model: str, engine: str) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "chestxray_requests", "Requests answered.", ("route", "status"), registry=self._registry
-        )
-        self.seconds = Histogram(
-            "chestxray_request_duration_seconds",
-            "Seconds from a request's first byte to its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self.problems = Counter(
-            "chestxray_problems",
-            "Requests without a reading, by code.",
-            ("code",),
-            registry=self._registry,
-        )
-        self.upload_bytes = Counter(
-            "chestxray_upload_bytes", "Bytes of images received.", registry=self._registry
-        )
-        self.in_progress = Gauge(
-            "chestxray_uploads_in_progress",
-            "Uploads being received, decoded or read.",
-            registry=self._registry,
-        )
-        self.batches = Histogram(
-            "chestxray_batch_images",
-            "Images that the model read at once.",
-            buckets=(1, 2, 4, 8, 16, 32),
-            registry=self._registry,
-        )
-        ProcessCollector(registry=self._registry)
-        info = Info("chestxray_model", "What reads.", registry=self._registry)
-        info.info({"identity": model, "engine": engine})
-
-    def page(self) -> bytes:
-        """Give all figures in Prometheus's text format."""
-        return generate_latest(self._registry)
-
-
-_GUARDED: Final = ("/v1/", "/metrics")
-_LINGER_SECONDS: Final = 2.0
+_DRAIN_SECONDS: Final = 2.0
+_PROTECTED: Final = ("/v1/", "/metrics")
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -108,36 +57,138 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_WITHOUT_TOKEN: Final = JSONResponse(
-    Problem(code="token", sentence="Show the token: `Authorization: Bearer TOKEN`.").model_dump(),
-    401,
+_UNAUTHORIZED: Final = problem_response(
+    problem_details(
+        401, "unauthorized", "Send the token in the header `Authorization: Bearer TOKEN`."
+    ),
     {"WWW-Authenticate": "Bearer"},
 )
-_ELSEWHERE: Final = JSONResponse(
-    Problem(
-        code="elsewhere",
-        sentence="Without a token only programs and pages of this machine are served, under "
+_NOT_LOCAL: Final = problem_response(
+    problem_details(
+        403,
+        "not-local",
+        "Without a token, only programs and pages on this machine are served, at "
         "http://127.0.0.1 or http://localhost.",
-    ).model_dump(),
-    403,
+    )
 )
 _log = logging.getLogger(__name__)
 
 
-class Guard:
-    """Middleware around the whole application.
+class Metrics:
+    """Prometheus metrics of one service and of its process (memory, CPU time, open files).
 
-    Args:
-        app: what is guarded.
-        token: to be shown for all but the viewer's own files and the health checks; None for none.
-        anyone: whether those without a token may come from elsewhere than this machine.
-        metrics: that requests are counted in.
+    Attributes:
+        requests: answered, by route and status.
+        request_seconds: from a request's first byte to its answer, by route.
+        problems: by code.
+        upload_bytes: of image files received.
+        uploads_in_progress: requests that hold a slot.
+        batch_images: images that the model read at once.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, anyone: bool, metrics: Metrics) -> None:
+    def __init__(self, model: str, engine: str) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "chestxray_requests", "Requests answered.", ("route", "status"), registry=self._registry
+        )
+        self.request_seconds = Histogram(
+            "chestxray_request_duration_seconds",
+            "Seconds from a request's first byte to its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.problems = Counter(
+            "chestxray_problems", "Requests that failed, by code.", ("code",),
+            registry=self._registry,
+        )  # fmt: skip
+        self.upload_bytes = Counter(
+            "chestxray_upload_bytes", "Bytes of image files received.", registry=self._registry
+        )
+        self.uploads_in_progress = Gauge(
+            "chestxray_uploads_in_progress",
+            "Uploads being received, decoded or read.",
+            registry=self._registry,
+        )
+        self.batch_images = Histogram(
+            "chestxray_batch_images",
+            "Images that the model read at once.",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=self._registry,
+        )
+        ProcessCollector(registry=self._registry)
+        info = Info("chestxray_model", "The model and its engine.", registry=self._registry)
+        info.info({"identity": model, "engine": engine})
+
+    def page(self) -> bytes:
+        """Give all metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+def read_token(file: Path | None = None) -> str | None:
+    """Read the bearer token from a file, else from the environment variable `CHESTXRAY_TOKEN`.
+
+    Returns:
+        The token without white space around it; None where there is neither.
+
+    Raises:
+        ConfigError: the file cannot be read, or see `check_token`.
+    """
+    if file is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+    else:
+        try:
+            token = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the token file {file} cannot be read: {error}") from error
+    if token is not None:
+        token = token.strip()
+        check_token(token)
+    return token
+
+
+def check_token(token: str) -> None:
+    """Check that a token is hard to guess and fits into an HTTP header.
+
+    Raises:
+        ConfigError: it is too short, or has white space or characters outside ASCII.
+    """
+    if len(token) < _MIN_TOKEN or not token.isascii() or any(c.isspace() for c in token):
+        raise ConfigError(
+            f"the token must have at least {_MIN_TOKEN} ASCII characters and no white space, this "
+            f"one has {len(token)} characters: create one with `openssl rand -hex 32`"
+        )
+
+
+def check_address(host: str, token: str | None, allow_remote: bool) -> None:
+    """Refuse to serve a whole network without a token.
+
+    Raises:
+        ConfigError: other machines can reach the address, and there is no token.
+    """
+    if token is None and not allow_remote and not _is_loopback(host):
+        raise ConfigError(
+            f"other machines can reach {host} and no token is set: give --token-file "
+            f"(`openssl rand -hex 32 > token`), or --force where a proxy controls the access"
+        )
+
+
+class HttpMiddleware:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: the application.
+        token: required for all but the viewer's own files and the health checks; None for none.
+        allow_remote: whether clients without a token may come from other machines.
+        metrics: counts the requests.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None, allow_remote: bool, metrics: Metrics
+    ) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
-        self._anyone = anyone
+        self._allow_remote = allow_remote
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,44 +207,37 @@ class Guard:
         except Exception as error:  # noqa: BLE001 (a message may quote what a file says: not logged)
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s\n%s", type(error).__name__, frames)
-            await _fail(exchange)
+            await exchange.fail()
         seconds = time.monotonic() - start
         route = getattr(scope.get("route"), "path", "") or "other"
         self._metrics.requests.labels(route, str(exchange.status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self._metrics.request_seconds.labels(route).observe(seconds)
         _log.info("%s %s %s %.3f s", method, route, exchange.status, seconds)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        if not scope["path"].startswith(_GUARDED):
+    def _refusal(self, scope: Scope) -> Response | None:
+        if not scope["path"].startswith(_PROTECTED):
             return None
         headers = Headers(scope=scope)
         if self._token is None:
-            return None if self._anyone or _from_here(headers) else _ELSEWHERE
-        scheme, _, shown = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(shown.strip().encode(), self._token)
-        return None if scheme.lower() == "bearer" and right else _WITHOUT_TOKEN
-
-
-def _from_here(headers: Headers) -> bool:
-    site = headers.get("sec-fetch-site", "none")
-    host = headers.get("host", "")
-    own = headers.get("origin") in {None, f"http://{host}"}
-    return own and site in {"none", "same-origin"} and is_loopback(host_of(host))
+            return None if self._allow_remote or _is_local(headers) else _NOT_LOCAL
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode(), self._token)
+        return None if scheme.lower() == "bearer" and right else _UNAUTHORIZED
 
 
 class _Exchange:
-    """One request and its answer on their way through."""
+    """One request and its answer."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
         self.status: int | None = None
+        self._scope = scope
         self._receive = receive
         self._send = send
-        self._whole = False
+        self._complete = False  # the request's body
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
@@ -202,27 +246,50 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers[name] = value
-            fixed = self.scope["path"].startswith("/static/")
-            headers.setdefault("Cache-Control", "no-cache" if fixed else "no-store")
+            static = self._scope["path"].startswith("/static/")
+            headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
             if message["status"] >= 400:
                 await self._drain()
         await self._send(message)
 
+    async def fail(self) -> None:
+        """Answer with 500, unless an answer has begun."""
+        if self.status is None:
+            problem = problem_details(
+                500, "internal-error", "The service failed. Its log has the traceback."
+            )
+            await problem_response(problem)(self._scope, self.receive, self.send)
+
     async def _drain(self) -> None:
-        """Throw away what still comes: many clients see no answer before they have sent it all."""
-        if self._whole or "expect" in Headers(scope=self.scope):
+        """Discard the rest of the body: many clients read no answer before they have sent it."""
+        if self._complete or "expect" in Headers(scope=self._scope):
             return
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while not self._whole:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._complete:
                     await self.receive()
         except TimeoutError:
             pass
 
 
-async def _fail(exchange: _Exchange) -> None:
-    if exchange.status is None:
-        problem = Problem(code="internal", sentence="The service failed; its log says where.")
-        await JSONResponse(problem.model_dump(), 500)(
-            exchange.scope, exchange.receive, exchange.send
-        )
+def _is_local(headers: Headers) -> bool:
+    site = headers.get("sec-fetch-site", "none")
+    host = headers.get("host", "")
+    own = headers.get("origin") in {None, f"http://{host}"}
+    return own and site in {"none", "same-origin"} and _is_loopback(_host_name(host))
+
+
+def _is_loopback(host: str) -> bool:
+    """Say whether a name or address is that of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host_name(header: str) -> str:
+    """Give the name or address in a `Host` header, without port and brackets; empty if invalid."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,4 +1,4 @@
-"""What the service says: a reading and a model card as JSON, described for OpenAPI."""
+"""Response bodies of the HTTP API, described for OpenAPI: readings and the model card."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ import cv2
 from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
-from chestxray.findings import term
+from chestxray.findings import label, term
 from chestxray.model.model_card import TrainedOn
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.http_errors import NoticeModel, shown
+from chestxray.serving.http_errors import NoticeModel
 from chestxray.serving.uploads import SQUARE_SIDE, Decoded
 
-RESEARCH: Final = "For research use, not a medical device."
-HEAT_SCALE: Final = (
+RESEARCH_NOTICE: Final = "For research use, not a medical device."
+_HEAT_SCALE: Final = (
     "Evidence in calibrated log-odds, weighted by the probability and divided by one constant of "
-    "the model: 1 is full colour, and the same in every image and for every finding."
+    "the model. 1 is full colour, in every radiograph and for every finding."
 )
 
 Heatmaps = Literal["none", "maps", "inline"]
 
 
 class FindingResult(BaseModel):
-    """What is said of one finding in one radiograph."""
+    """One finding in one radiograph."""
 
-    finding: str
-    probability: float = Field(ge=0, le=1, description="Calibrated where `calibrated` says so.")
+    finding: str = Field(description="The finding's name, as in the model card.")
+    label: str = Field(description="The name for people.")
+    probability: float = Field(ge=0, le=1, description="Calibrated where `calibrated` is true.")
     threshold: float | None = Field(
         description="The probability from which the finding is called; null where validation "
-        "allowed none."
+        "supported none."
     )
     called: bool | None = Field(description="Null without a threshold.")
     calibrated: bool
 
 
 class ImageResult(BaseModel):
-    """The radiograph as it was decoded."""
+    """The decoded radiograph."""
 
     kind: Literal["PNG", "JPEG", "DICOM"]
-    width: int
-    height: int
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
     placement: tuple[float, float, float, float] = Field(
-        description="x, y, w, h of the image in the square that heatmaps cover, as fractions of "
-        "its side, from the top left."
+        description="x, y, width, height of the radiograph in the square that heatmaps cover, as "
+        "fractions of its side, from the top left."
     )
     display: str | None = Field(
         default=None,
@@ -56,10 +57,10 @@ class ImageResult(BaseModel):
 
 
 class HeatmapsResult(BaseModel):
-    """Where the evidence lies, over the canonical square image."""
+    """The evidence for each finding, over the canonical square image."""
 
     maps: dict[str, list[list[float]]] = Field(
-        description=f"Finding → rows of values of at least 0. {HEAT_SCALE}"
+        description=f"Finding → rows of values of at least 0. {_HEAT_SCALE}"
     )
     pictures: dict[str, str] | None = Field(
         default=None,
@@ -69,74 +70,70 @@ class HeatmapsResult(BaseModel):
 
 
 class ReadResult(BaseModel):
-    """A reading of one radiograph. Nothing of it, nor of the upload, is kept."""
+    """A reading of one radiograph. The service keeps neither it nor the upload."""
 
     model: str = Field(description="Identity of the weights; see `GET /v1/model`.")
     image: ImageResult
-    findings: list[FindingResult] = Field(description="All of the model's, in its order.")
-    warnings: list[NoticeModel] = Field(description="Why not to trust it, if so.")
+    findings: list[FindingResult] = Field(description="All findings of the model, in its order.")
+    warnings: list[NoticeModel] = Field(description="Reasons not to trust the reading.")
     heatmaps: HeatmapsResult | None = None
-    notice: str = RESEARCH
+    notice: str = RESEARCH_NOTICE
 
 
 class FindingCard(BaseModel):
-    """A finding that the model knows."""
+    """A finding of the model."""
 
     finding: str
-    description: str
+    label: str = Field(description="The name for people.")
+    description: str = Field(description="Empty where the vocabulary has none.")
     threshold: float | None
     calibrated: bool
     uncalibrated: str | None = Field(description="Why it is not calibrated.")
 
 
-class ModelCard(BaseModel):
-    """What reads, and what it learnt from."""
+class ModelCardResult(BaseModel):
+    """The model: its findings, its training data and its engine."""
 
     identity: str
     backbone: str
-    input_size: int = Field(description="Side of the square image that the network sees, pixels.")
+    input_size: int = Field(description="Side of the square input image, pixels.")
     engine: str
-    package_version: str = Field(description="Of chestxray, which made the model.")
+    package_version: str = Field(description="Of the chestxray that trained the model.")
     findings: list[FindingCard]
     trained_on: TrainedOn
-    heat_scale: str = HEAT_SCALE
+    heat_scale: str = _HEAT_SCALE
     heat_colours: str = COLOURS
-    warnings: list[NoticeModel] = Field(
-        description="What every reading by this model suffers from."
-    )
-    notice: str = RESEARCH
+    warnings: list[NoticeModel] = Field(description="Warnings that apply to every reading.")
+    notice: str = RESEARCH_NOTICE
 
 
-def card(reader: Reader) -> ModelCard:
-    """Describe the model."""
-    about = reader.bundle.card
-    unfitted = about.calibration.unfitted
-    return ModelCard(
+def model_card_result(reader: Reader) -> ModelCardResult:
+    """Describe the model of a reader."""
+    card = reader.bundle.card
+    return ModelCardResult(
         identity=reader.bundle.identity,
-        backbone=about.backbone,
-        input_size=about.size,
+        backbone=card.backbone,
+        input_size=card.size,
         engine=reader.engine.name,
-        package_version=about.package_version,
-        findings=[
-            FindingCard(
-                finding=finding,
-                description=known.description if (known := term(finding)) else "",
-                threshold=about.thresholds[finding],
-                calibrated=finding not in unfitted,
-                uncalibrated=unfitted.get(finding),
-            )
-            for finding in reader.findings
-        ],
-        trained_on=about.trained_on,
-        warnings=[*map(shown, reader.warnings)],
+        package_version=card.package_version,
+        findings=[_finding_card(reader, finding) for finding in reader.findings],
+        trained_on=card.trained_on,
+        warnings=[NoticeModel.of(warning) for warning in reader.warnings],
     )
 
 
-def answer(
+def read_result(
     reader: Reader, reading: Reading, kind: str, decoded: Decoded, heatmaps: Heatmaps
 ) -> ReadResult:
-    """Put a reading into words for programs."""
-    about = reader.bundle.card
+    """Turn a reading into its response.
+
+    Args:
+        reader: made the reading.
+        reading: of the radiograph.
+        kind: the file's format.
+        decoded: the radiograph.
+        heatmaps: which are included.
+    """
     return ReadResult(
         model=reading.model,
         image=ImageResult.model_validate(
@@ -145,21 +142,42 @@ def answer(
                 "width": decoded.width,
                 "height": decoded.height,
                 "placement": pixels.placement(decoded.width, decoded.height),
-                "display": png_text(decoded.display),
+                "display": base64_text(decoded.display),
             }
         ),
-        findings=[
-            FindingResult(
-                finding=finding,
-                probability=probability,
-                threshold=about.thresholds[finding],
-                called=reading.calls[finding],
-                calibrated=finding not in about.calibration.unfitted,
-            )
-            for finding, probability in reading.probabilities.items()
-        ],
-        warnings=[*map(shown, reading.warnings)],
+        findings=[_finding_result(reader, reading, finding) for finding in reading.probabilities],
+        warnings=[NoticeModel.of(warning) for warning in reading.warnings],
         heatmaps=None if heatmaps == "none" else _heatmaps(reading, decoded, heatmaps == "inline"),
+    )
+
+
+def base64_text(data: bytes) -> str | None:
+    """Give bytes in base64, None where there are none."""
+    return base64.b64encode(data).decode() or None
+
+
+def _finding_card(reader: Reader, finding: str) -> FindingCard:
+    card = reader.bundle.card
+    known = term(finding)
+    return FindingCard(
+        finding=finding,
+        label=label(finding),
+        description=known.description if known else "",
+        threshold=card.thresholds[finding],
+        calibrated=finding not in card.calibration.unfitted,
+        uncalibrated=card.calibration.unfitted.get(finding),
+    )
+
+
+def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingResult:
+    card = reader.bundle.card
+    return FindingResult(
+        finding=finding,
+        label=label(finding),
+        probability=reading.probabilities[finding],
+        threshold=card.thresholds[finding],
+        called=reading.calls[finding],
+        calibrated=finding not in card.calibration.unfitted,
     )
 
 
@@ -177,8 +195,3 @@ def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> HeatmapsRes
 def _png(picture: cv2.typing.MatLike) -> bytes:
     _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return bytes(png)
-
-
-def png_text(data: bytes) -> str | None:
-    """Give a PNG in base64, None where there is none."""
-    return base64.b64encode(data).decode() or None

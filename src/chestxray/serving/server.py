@@ -1,75 +1,155 @@
-"""Runs the web application until it is told to stop, and then lets those in the house finish."""
+"""Runs the web service of a bundle until it is told to stop, and then completes open requests."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import socket
+from contextlib import closing
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
+from chestxray import load
 from chestxray.errors import ConfigError
-from chestxray.serving.admission import Desk
+from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.middleware import check_address, check_token
+from chestxray.serving.web import create_app
 
 _SECONDS_TO_STOP: Final = 30
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    bundle: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine: str | Path = "auto",
+    token: str | None = None,
+    limits: Limits | None = None,
+    allow_remote: bool = False,
+) -> None:
+    """Serve a bundle over HTTP, with a viewer, until SIGINT (Ctrl-C) or SIGTERM.
+
+    The address is taken before the model is loaded. The log (standard error) has the URL once
+    radiographs can be read. Nothing of an upload is stored, and the log names no file.
+
+    Args:
+        bundle: the bundle folder of a run.
+        host: name or address to listen on.
+        port: 0 for a free one, which the log has.
+        engine: see `chestxray.load`.
+        token: bearer token that clients must send; at least 16 ASCII characters.
+        limits: bounds of memory and waiting; the defaults when None.
+        allow_remote: serve other machines without a token.
+
+    Raises:
+        ConfigError: the address is taken, the token is too short, or other machines can reach the
+            address and there is no token.
+        BundleError: see `chestxray.load`, as for the other errors of a bundle and its engine.
+        WorkerError: no decoder process could be started.
+    """
+    if token is not None:
+        check_token(token)
+    check_address(host, token, allow_remote)
+    with closing(bind(host, port)) as address:
+        reader = load(bundle, engine)
+        _set_up_log()
+        for warning in reader.warnings:
+            _log.warning("%s", warning)
+        app = create_app(reader, limits, token, allow_remote=allow_remote)
+        Server(app).serve_on(address)
 
 
 class Server(uvicorn.Server):
-    """An HTTP server that sends newcomers away as soon as it is told to stop."""
+    """An HTTP server that rejects new requests as soon as it is told to stop."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                host=host,
-                port=port,
                 access_log=False,
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=_SECONDS_TO_STOP,
             )
         )
-        # It holds whatever clients put into addresses, and another set-up could switch it on.
+        # It has whatever clients put into addresses, and another set-up could switch it on.
         logging.getLogger("uvicorn.access").disabled = True
-        self._desk: Desk = app.state.desk
+        self._admission: AdmissionControl = app.state.admission
+
+    def serve_on(self, address: socket.socket) -> None:
+        """Serve on a bound socket until stopped.
+
+        Raises:
+            Exception: why the service could not start, such as a `WorkerError`.
+        """
+        started = self._admission.started
+        started.add_done_callback(lambda _: self._announce(address))
+        self.run(sockets=[address])
+        if started.done():
+            started.result()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
-        """Take a signal: the second Ctrl-C waits for nobody.
+        """Handle a signal; a second Ctrl-C ends at once.
 
-        Uvicorn's own would raise the signal again at the end, so that a stop as asked for looked
+        Uvicorn's own method raises the signal again at the end, so that a requested stop would look
         like a failure.
         """
-        self._desk.stop()
+        self._admission.stop()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    def _announce(self, address: socket.socket) -> None:
+        """Log the URL where the service is ready; end the server where it could not start."""
+        if self._admission.state == "ready":
+            reader = self._admission.reader
+            _log.info(
+                "serving %s by %s at %s (Ctrl-C stops it)",
+                reader.bundle.identity,
+                reader.engine.name,
+                url_of(address),
+            )
+        elif self._admission.state == "failed":
+            self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Take an address, before anything slow is begun; the server listens on it later.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    address = socket.socket(family)
+    address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((host, port))
+        address.bind((host, port))
     except OSError as error:
-        taken.close()
+        address.close()
         raise ConfigError(
-            f"{host} port {port} cannot be listened on ({error.strerror}): end what uses it, or "
-            f"give another --port or --host"
+            f"cannot listen on {host} port {port} ({error.strerror}): stop the program that uses "
+            f"it, or choose another --port or --host"
         ) from error
-    return taken
+    return address
 
 
-def set_up_logs() -> None:
-    """Send our records of level INFO and above to standard error, and others' warnings."""
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form)
+def url_of(address: socket.socket) -> str:
+    """Give the URL of a bound socket."""
+    host, port = address.getsockname()[:2]
+    return (
+        f"http://[{host}]:{port}/"
+        if address.family == socket.AF_INET6
+        else f"http://{host}:{port}/"
+    )
+
+
+def _set_up_log() -> None:
+    """Write this package's records of level INFO and above, and others' warnings, to stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("chestxray").setLevel(logging.INFO)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it tells of clients' bytes
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes clients' bytes

@@ -1,11 +1,9 @@
-"""One image out of a multipart body, in memory alone and never more of it than is allowed.
+"""Uploads: one image file out of a multipart body, decoded in processes of their own.
 
-Starlette's own parser would write larger parts to temporary files. Names of files, and fields other
-than `file`, are not even looked at.
+A body is parsed in memory and never kept beyond the limit; Starlette's own parser would write large
+parts to temporary files. File names, and fields other than `file`, are ignored.
 
-Decodes uploads in processes of their own: a file that kills or hangs one harms no other upload.
-
-What comes back is the film for the reader and the same for a screen.
+A file that crashes or hangs its decoder process affects no other upload.
 """
 
 from __future__ import annotations
@@ -27,65 +25,146 @@ from starlette.requests import ClientDisconnect, Request
 from chestxray.dataset import pixels
 from chestxray.dataset.pixels import Grey
 from chestxray.dataset.raster import chroma
-from chestxray.reading import judged_image as films
 from chestxray.reading.decoding import Isolated
-from chestxray.reading.judged_image import JudgedImage
+from chestxray.reading.judged_image import JudgedImage, developed
 from chestxray.serving.http_errors import ProblemError
-from chestxray.serving.settings import Limits
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FIELD: Final = "file"
-_KINDS: Final = (
+"""The form field of the image file."""
+
+SQUARE_SIDE: Final = 512  # pixels
+
+_DISPLAY_SIDE: Final = 2048  # pixels
+_NAME: Final = "upload"
+_SIGNATURES: Final = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
     (128, b"DICM", "DICOM"),
 )
 
 
-async def upload(
-    request: Request, limits: Limits, hold: Callable[[int], None]
-) -> tuple[bytes, str]:
-    """Read the body of a request.
+class Upload(NamedTuple):
+    """An uploaded image file.
+
+    Attributes:
+        data: the file's bytes.
+        kind: its format: PNG, JPEG or DICOM.
+    """
+
+    data: bytes
+    kind: str
+
+
+class Decoded(NamedTuple):
+    """A decoded upload.
+
+    Attributes:
+        radiograph: for the reader.
+        width: of the radiograph, pixels.
+        height: of the radiograph, pixels.
+        square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, to draw heatmaps on.
+        display: PNG of 8 bits, no side longer than 2048 pixels; empty where not asked for.
+    """
+
+    radiograph: JudgedImage
+    width: int
+    height: int
+    square: npt.NDArray[np.uint8]
+    display: bytes
+
+
+class DecoderPool:
+    """A few decoder processes for many threads.
 
     Args:
-        request: whose body has not been touched.
-        limits: of size and time.
-        hold: told how many bytes the body will take or has taken, before they are kept; may raise
-            `ProblemError`.
+        count: processes.
+        size: side of the canonical image, pixels.
+        seconds: timeout per file.
+    """
 
-    Returns:
-        The image file's bytes, and its format: PNG, JPEG or DICOM.
+    def __init__(self, count: int, size: int, seconds: float) -> None:
+        work = partial(_decode, size)
+        self._all = [Isolated(work, seconds) for _ in range(count)]
+        self._free: SimpleQueue[Isolated[Decoded]] = SimpleQueue()
+        for decoder in self._all:
+            self._free.put(decoder)
+
+    def start(self) -> None:
+        """Start all processes now rather than with the first uploads."""
+        for decoder in self._all:
+            decoder.start()
+
+    def decode(self, data: bytes, display: bool) -> Decoded:
+        """Decode a file's bytes; waits for a free process.
+
+        Raises:
+            ImageError: the file is not a readable radiograph.
+            WorkerError: no process can be started.
+        """
+        with self._one() as decoder:
+            return decoder.call(_NAME, data, display)
+
+    def close(self) -> None:
+        """End the processes, also those at work."""
+        for decoder in self._all:
+            decoder.close()
+
+    @contextmanager
+    def _one(self) -> Iterator[Isolated[Decoded]]:
+        decoder = self._free.get()
+        try:
+            yield decoder
+        finally:
+            self._free.put(decoder)
+
+
+async def receive_upload(
+    request: Request, max_bytes: int, timeout: float, reserve: Callable[[int], None]
+) -> Upload:
+    """Receive the image file in the body of a request.
+
+    Args:
+        request: whose body has not been read.
+        max_bytes: largest body that is accepted.
+        timeout: seconds for receiving the body.
+        reserve: called with the number of bytes that the body will take or has taken, before they
+            are kept; may raise `ProblemError`.
 
     Raises:
-        ProblemError: no multipart body (415), a broken one (400), none or several files (422),
+        ProblemError: not a multipart body (415), an invalid one (400), no file or several (422),
             too large (413), too slow (408), or neither PNG, JPEG nor DICOM (415).
     """
     form = _form(request)
     try:
-        await _receive(form, request, limits, hold)
+        await _receive(form, request, max_bytes, timeout, reserve)
         data = form.file()
     finally:
         form.clear()
-    return data, _kind(data)
+    return Upload(data, _kind(data))
 
 
 async def _receive(
-    form: _Form, request: Request, limits: Limits, hold: Callable[[int], None]
+    form: _Form,
+    request: Request,
+    max_bytes: int,
+    timeout: float,
+    reserve: Callable[[int], None],
 ) -> None:
     try:
-        async with asyncio.timeout(limits.upload_seconds):
-            await _feed(form, request, limits.upload_bytes, hold)
+        async with asyncio.timeout(timeout):
+            await _feed(form, request, max_bytes, reserve)
     except TimeoutError as error:
         raise ProblemError(
-            408, "slow", f"The upload took more than {limits.upload_seconds:g} s."
+            408, "upload-timeout", f"The upload took longer than {timeout:g} s."
         ) from error
     except FormParserError as error:
-        raise _broken() from error
+        raise _invalid("The multipart body is invalid.") from error
     except ClientDisconnect as error:
         raise ProblemError(
-            400, "gone", "The client left before the upload was complete."
+            400, "disconnected", "The client disconnected before the upload was complete."
         ) from error
 
 
@@ -94,7 +173,7 @@ def _form(request: Request) -> _Form:
     try:
         return _Form(boundary)
     except FormParserError as error:  # the boundary is too long
-        raise _broken() from error
+        raise _invalid("The multipart boundary is invalid.") from error
 
 
 def _boundary(request: Request) -> bytes:
@@ -103,18 +182,22 @@ def _boundary(request: Request) -> bytes:
     if kind != b"multipart/form-data" or not boundary:
         raise ProblemError(
             415,
-            "not-a-form",
+            "not-multipart",
             f"Send multipart/form-data with the image in the field {FIELD!r}, such as "
-            f"`curl -F {FIELD}=@film.dcm`.",
+            f"`curl -F {FIELD}=@radiograph.dcm`.",
         )
     return boundary
 
 
-async def _feed(form: _Form, request: Request, most: int, hold: Callable[[int], None]) -> None:
+async def _feed(
+    form: _Form, request: Request, max_bytes: int, reserve: Callable[[int], None]
+) -> None:
     def expect(length: int) -> None:
-        if length > most:
-            raise ProblemError(413, "too-large", f"More than {most / 2**20:g} MB are not read.")
-        hold(length)
+        if length > max_bytes:
+            raise ProblemError(
+                413, "too-large", f"The upload is larger than {max_bytes / 2**20:g} MB."
+            )
+        reserve(length)
 
     expect(int(request.headers.get("content-length", 0)))
     length = 0
@@ -126,18 +209,20 @@ async def _feed(form: _Form, request: Request, most: int, hold: Callable[[int], 
 
 
 def _kind(data: bytes) -> str:
-    for offset, magic, kind in _KINDS:
-        if data.startswith(magic, offset):
+    for offset, signature, kind in _SIGNATURES:
+        if data.startswith(signature, offset):
             return kind
-    raise ProblemError(415, "kind", "The file is neither PNG, JPEG nor DICOM.")
+    raise ProblemError(415, "unsupported-format", "The file is neither PNG, JPEG nor DICOM.")
 
 
-def _broken() -> ProblemError:
-    return ProblemError(400, "broken-form", "The multipart body is broken.")
+def _invalid(detail: str) -> ProblemError:
+    return ProblemError(400, "invalid-multipart", detail)
 
 
-def _one_file(found: str) -> ProblemError:
-    return ProblemError(422, "one-file", f"Send one image in the field {FIELD!r}, not {found}.")
+def _file_count(found: str) -> ProblemError:
+    return ProblemError(
+        422, "file-count", f"Send exactly one image in the field {FIELD!r}, not {found}."
+    )
 
 
 class _Form:
@@ -147,7 +232,7 @@ class _Form:
         self._file: bytearray | None = None
         self._name = self._value = b""
         self._wanted = False
-        self._whole = False
+        self._complete = False
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
@@ -160,14 +245,14 @@ class _Form:
 
     def file(self) -> bytes:
         """Give the one file."""
-        if not self._whole:
-            raise ProblemError(400, "broken-form", "The multipart body ends too early.")
+        if not self._complete:
+            raise _invalid("The multipart body is incomplete.")
         if self._file is None:
-            raise _one_file("none")
+            raise _file_count("none")
         return bytes(self._file)
 
     def clear(self) -> None:
-        """Forget the file: this and its parser hold each other, until the garbage is collected."""
+        """Drop the file: the form and its parser keep each other alive until garbage collection."""
         self._file = None
 
     def _begin(self) -> None:
@@ -184,7 +269,7 @@ class _Form:
             _, options = parse_options_header(self._value)
             self._wanted = options.get(b"name") == FIELD.encode()
             if self._wanted and self._file is not None:
-                raise _one_file("several")
+                raise _file_count("several")
             if self._wanted:
                 self._file = bytearray()
         self._name = self._value = b""
@@ -194,92 +279,25 @@ class _Form:
             self._file += data[start:end]
 
     def _end(self) -> None:
-        self._whole = True
+        self._complete = True
 
 
-DISPLAY_SIDE: Final = 2048
-SQUARE_SIDE: Final = 512
-_NAME: Final = "upload"
-
-
-class Decoded(NamedTuple):
-    """A decoded upload.
-
-    Attributes:
-        film: for the reader.
-        width: of the radiograph, pixels.
-        height: of the radiograph, pixels.
-        square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, for pictures of heatmaps.
-        display: PNG of 8 bits, no side longer than `DISPLAY_SIDE`; empty where not asked for.
-    """
-
-    film: JudgedImage
-    width: int
-    height: int
-    square: npt.NDArray[np.uint8]
-    display: bytes
-
-
-class Decoders:
-    """A few decoder processes for many threads.
-
-    Args:
-        count: processes.
-        size: side of the canonical image, pixels.
-        seconds: a file may take.
-    """
-
-    def __init__(self, count: int, size: int, seconds: float) -> None:
-        work = partial(_decoded, size)
-        self._all = [Isolated(work, seconds) for _ in range(count)]
-        self._free: SimpleQueue[Isolated[Decoded]] = SimpleQueue()
-        for decoder in self._all:
-            self._free.put(decoder)
-
-    def start(self) -> None:
-        """Start all processes now rather than with the first uploads."""
-        for decoder in self._all:
-            decoder.start()
-
-    def decode(self, data: bytes, display: bool) -> Decoded:
-        """Decode a file's bytes; waits for a free process.
-
-        Raises:
-            ImageError: it does not become a radiograph.
-            WorkerError: no process can be started.
-        """
-        with self._one() as decoder:
-            return decoder.call(_NAME, data, display)
-
-    def close(self) -> None:
-        """End the processes, whatever they are at."""
-        for decoder in self._all:
-            decoder.close()
-
-    @contextmanager
-    def _one(self) -> Iterator[Isolated[Decoded]]:
-        decoder = self._free.get()
-        try:
-            yield decoder
-        finally:
-            self._free.put(decoder)
-
-
-def _decoded(size: int, data: bytes, display: bool) -> Decoded:
+def _decode(size: int, data: bytes, display: bool) -> Decoded:
+    """Decode a file, in a decoder process."""
     image, header = pixels.read(data)
     height, width = image.shape
-    film = films.developed(image, size, header, chroma(data) if header is None else 0.0)
+    radiograph = developed(image, size, header, chroma(data) if header is None else 0.0)
     square = pixels.canonical(image, SQUARE_SIDE)
-    return Decoded(film, width, height, square, _png(image) if display else b"")
+    return Decoded(radiograph, width, height, square, _png(image) if display else b"")
 
 
 def _png(radiograph: Grey) -> bytes:
-    """Make the picture for a screen: smaller where need be, 8 bits by the nominal range."""
+    """Encode a radiograph for a screen: reduced if it is large, 8 bits by the nominal range."""
     image: npt.NDArray[Any] = radiograph
     height, width = image.shape
-    shrink = min(1.0, DISPLAY_SIDE / max(height, width))
-    if shrink < 1:
-        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    scale = min(1.0, _DISPLAY_SIDE / max(height, width))
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,14 +1,13 @@
-"""Example radiographs for the viewer: phantoms, drawn in memory when first asked for.
-
-The web application: one image in, one reading out over HTTP, and the viewer in a browser.
+"""The web application: one image in, one reading out over HTTP, and the viewer in a browser.
 
 | request | answer |
 |---|---|
 | `POST /v1/read` | a reading of the image in the multipart field `file` |
-| `GET /v1/model` | what reads, and what it learnt from |
-| `GET /v1/examples`, `/v1/examples/{name}.png` | phantoms to try it with |
-| `GET /healthz`, `/readyz` | whether the process works, whether it takes requests |
-| `GET /metrics` | figures for Prometheus |
+| `GET /v1/model` | the model card |
+| `GET /v1/examples`, `/v1/examples/{name}.png` | example radiographs: phantoms, drawn on demand |
+| `GET /healthz`, `/readyz` | whether the process works, whether it accepts images |
+| `GET /metrics` | metrics for Prometheus |
+| `GET /openapi.json` | the interface |
 | `GET /` | the viewer |
 
 Nothing of an upload is kept, and nothing is written to disk.
@@ -17,7 +16,7 @@ Nothing of an upload is kept, and nothing is written to disk.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -27,55 +26,58 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import cv2
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from chestxray.findings import label
 from chestxray.reading.reader import Reader
-from chestxray.serving import responses as answers
-from chestxray.serving.admission import Desk
-from chestxray.serving.http_errors import Problem, ProblemError, responses
-from chestxray.serving.middleware import CONTENT_TYPE, Guard
-from chestxray.serving.responses import Heatmaps, ModelCard, ReadResult
-from chestxray.serving.settings import Limits
-from chestxray.serving.uploads import FIELD, upload
+from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.http_errors import (
+    ProblemDetails,
+    ProblemError,
+    problem_details,
+    problem_response,
+    problem_responses,
+    with_problem_type,
+)
+from chestxray.serving.middleware import HttpMiddleware
+from chestxray.serving.responses import (
+    RESEARCH_NOTICE,
+    Heatmaps,
+    ModelCardResult,
+    ReadResult,
+    model_card_result,
+)
+from chestxray.serving.uploads import FIELD, receive_upload
 from chestxray.sources.phantom.population import exams, patient
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
 
-PIXELS: Final = 640
-_SEED: Final = 5
+_STATIC: Final = Path(__file__).with_name("static")
+_EXAMPLE_PIXELS: Final = 640
+_EXAMPLE_SEED: Final = 5
 
 
-class Example(NamedTuple):
-    """A phantom: who it is of, and which findings are drawn into it."""
+class _Example(NamedTuple):
+    """A phantom: its patient, and the findings that are drawn into it."""
 
     patient: int
     findings: tuple[str, ...]
 
 
 EXAMPLES: Final = {
-    "clear": Example(3, ()),
-    "effusion": Example(4, ("Effusion",)),
-    "cardiomegaly": Example(6, ("Cardiomegaly", "Edema")),
-    "pneumothorax": Example(8, ("Pneumothorax",)),
-    "mass": Example(9, ("Mass", "Nodule")),
-    "consolidation": Example(11, ("Consolidation", "Pneumonia")),
+    "clear": _Example(3, ()),
+    "effusion": _Example(4, ("Effusion",)),
+    "cardiomegaly": _Example(6, ("Cardiomegaly", "Edema")),
+    "pneumothorax": _Example(8, ("Pneumothorax",)),
+    "mass": _Example(9, ("Mass", "Nodule")),
+    "consolidation": _Example(11, ("Consolidation", "Pneumonia")),
 }
-
-
-@cache
-def png(name: str) -> bytes:
-    """Draw an example as a PNG; raises KeyError for an unknown name."""
-    example = EXAMPLES[name]
-    exam = replace(exams(patient(_SEED, example.patient))[0], findings=frozenset(example.findings))
-    _, data = cv2.imencode(".png", render(exam, PIXELS).image)
-    return bytes(data)
-
-
-STATIC: Final = Path(__file__).with_name("static")
-_BODY: Final[dict[str, Any]] = {
+_UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -98,149 +100,192 @@ _BODY: Final[dict[str, Any]] = {
 
 
 class Health(BaseModel):
-    """Whether the service works."""
+    """The state of the service."""
 
-    state: Literal["alive", "dead", "starting", "ready", "stopping", "failed"]
+    state: Literal["alive", "starting", "ready", "stopping", "failed"]
 
 
 class ExampleCard(BaseModel):
-    """A phantom to try the viewer with."""
+    """An example radiograph: a phantom."""
 
     name: str
+    title: str = Field(description="Its findings for people.")
     findings: list[str]
 
 
-def create(
-    reader: Reader, limits: Limits | None = None, token: str | None = None, anyone: bool = False
+def create_app(
+    reader: Reader,
+    limits: Limits | None = None,
+    token: str | None = None,
+    *,
+    allow_remote: bool = False,
 ) -> FastAPI:
-    """Make the application; `app.state.desk` lets requests in once it has started.
+    """Make the ASGI application; `app.state.admission` accepts requests once it has started.
 
     Args:
-        reader: what reads.
-        limits: bounds; the defaults when None.
-        token: that clients must show, None for none.
-        anyone: whether those without a token may come from elsewhere than this machine.
+        reader: reads the images.
+        limits: bounds of memory and waiting; the defaults when None.
+        token: bearer token that clients must send, None for none.
+        allow_remote: whether clients without a token may come from other machines.
     """
-    desk = Desk(reader, limits or Limits())
+    admission = AdmissionControl(reader, limits or Limits())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=desk.start, name="start", daemon=True).start()
+        threading.Thread(target=admission.start, name="start", daemon=True).start()
         yield
-        desk.close()
+        admission.close()
 
     app = FastAPI(
         title="chestxray",
         version=__version__,
         summary="Chest radiographs in, calibrated and explained findings out.",
-        description=f"{answers.RESEARCH} Nothing of an upload is kept.",
+        description=f"{RESEARCH_NOTICE} Nothing of an upload is kept.",
         docs_url=None,  # the pages load scripts from other hosts
         redoc_url=None,
-        responses=responses(500),
+        responses=problem_responses(500),
         lifespan=lifespan,
     )
-    app.state.desk = desk
-    _read_routes(app, desk)
-    _model_routes(app, desk)
-    _watch_routes(app, desk)
-    _problem_handlers(app, desk)
-    _viewer_routes(app)
-    app.add_middleware(Guard, token=token, anyone=anyone, metrics=desk.metrics)
+    app.state.admission = admission
+    _add_reading(app, admission)
+    _add_model(app, admission)
+    _add_monitoring(app, admission)
+    _add_problem_handlers(app, admission)
+    _add_viewer(app)
+    _describe(app)
+    app.add_middleware(
+        HttpMiddleware, token=token, allow_remote=allow_remote, metrics=admission.metrics
+    )
     return app
 
 
-def _read_routes(app: FastAPI, desk: Desk) -> None:
+@cache
+def example_png(name: str) -> bytes:
+    """Draw an example radiograph; raises KeyError for an unknown name."""
+    example = EXAMPLES[name]
+    exam = exams(patient(_EXAMPLE_SEED, example.patient))[0]
+    exam = replace(exam, findings=frozenset(example.findings))
+    _, data = cv2.imencode(".png", render(exam, _EXAMPLE_PIXELS).image)
+    return bytes(data)
+
+
+def _add_reading(app: FastAPI, admission: AdmissionControl) -> None:
+    limits = admission.limits
+
     @app.post(
         "/v1/read",
         summary="Read one radiograph",
-        responses=responses(400, 401, 403, 408, 413, 415, 422, 429, 503),
-        openapi_extra=_BODY,
+        responses=problem_responses(400, 401, 403, 408, 413, 415, 422, 429, 503),
+        openapi_extra=_UPLOAD_BODY,
     )
     async def read(
         request: Request,
         heatmaps: Annotated[
-            Heatmaps, Query(description="none, maps (numbers) or inline (PNG pictures too).")
+            Heatmaps, Query(description="none, maps (numbers), or inline (PNG images too).")
         ] = "none",
-        display: Annotated[bool, Query(description="The decoded radiograph as PNG too.")] = False,
+        display: Annotated[
+            bool, Query(description="Include the decoded radiograph as PNG.")
+        ] = False,
     ) -> ReadResult:
-        with desk.place() as place:
-            data, kind = await upload(request, desk.limits, place.hold)
-            desk.metrics.upload_bytes.inc(len(data))
-            return await desk.read(place, (data, kind), heatmaps, display)
+        with admission.slot() as slot:
+            upload = await receive_upload(
+                request, limits.max_upload_bytes, limits.upload_timeout, slot.reserve
+            )
+            admission.metrics.upload_bytes.inc(len(upload.data))
+            return await admission.read(slot, upload, heatmaps, display)
 
 
-def _model_routes(app: FastAPI, desk: Desk) -> None:
-    card = answers.card(desk.reader)
+def _add_model(app: FastAPI, admission: AdmissionControl) -> None:
+    card = model_card_result(admission.reader)
 
-    @app.get("/v1/model", summary="What reads", responses=responses(401, 403))
-    def model() -> ModelCard:
+    @app.get("/v1/model", summary="The model card", responses=problem_responses(401, 403))
+    def model() -> ModelCardResult:
         return card
 
-    @app.get("/v1/examples", summary="Phantoms to try it with", responses=responses(401, 403))
-    def list_examples() -> list[ExampleCard]:
-        return [
-            ExampleCard(name=name, findings=[*example.findings])
-            for name, example in EXAMPLES.items()
-        ]
+    @app.get("/v1/examples", summary="Example radiographs", responses=problem_responses(401, 403))
+    def examples() -> list[ExampleCard]:
+        return [_example_card(name) for name in EXAMPLES]
 
     @app.get(
         "/v1/examples/{name}.png",
-        summary="A phantom",
+        summary="An example radiograph",
         response_class=Response,
-        responses=responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
+        responses=problem_responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
     )
     def example(name: str) -> Response:
         if name not in EXAMPLES:
-            raise ProblemError(404, "not-found", "There is no such example.")
-        return Response(png(name), media_type="image/png")
+            raise ProblemError(404, "not-found", "There is no example of this name.")
+        return Response(example_png(name), media_type="image/png")
 
 
-def _watch_routes(app: FastAPI, desk: Desk) -> None:
+def _example_card(name: str) -> ExampleCard:
+    findings = EXAMPLES[name].findings
+    title = ", ".join(map(label, findings)) or "No finding"
+    return ExampleCard(name=name, title=title, findings=[*findings])
+
+
+def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:
     @app.get("/healthz", summary="Whether the process works", responses={503: {"model": Health}})
     def health(response: Response) -> Health:
-        response.status_code = 200 if desk.alive else 503
-        return Health(state="alive" if desk.alive else "dead")
+        response.status_code = 200 if admission.alive else 503
+        return Health(state="alive" if admission.alive else "failed")
 
-    @app.get("/readyz", summary="Whether images are read", responses={503: {"model": Health}})
+    @app.get("/readyz", summary="Whether images are accepted", responses={503: {"model": Health}})
     def ready(response: Response) -> Health:
-        response.status_code = 200 if desk.state == "ready" else 503
-        return Health(state=desk.state)
+        response.status_code = 200 if admission.state == "ready" else 503
+        return Health(state=admission.state)
 
     @app.get(
         "/metrics",
-        summary="Figures for Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
-        responses=responses(401, 403) | {200: {"content": {"text/plain": {}}}},
+        responses=problem_responses(401, 403) | {200: {"content": {"text/plain": {}}}},
     )
     def metrics() -> Response:
-        return Response(desk.metrics.page(), media_type=CONTENT_TYPE)
+        return Response(admission.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _viewer_routes(app: FastAPI) -> None:
+def _add_viewer(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def viewer() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     # Not at "/", where it would answer a wrong method on another route with 404.
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 
 
-def _problem_handlers(app: FastAPI, desk: Desk) -> None:
-    def told(status: int, problem: Problem, headers: Any = None) -> JSONResponse:  # noqa: ANN401
-        desk.metrics.problems.labels(problem.code).inc()
-        return JSONResponse(problem.model_dump(), status, headers)
+def _add_problem_handlers(app: FastAPI, admission: AdmissionControl) -> None:
+    def response(problem: ProblemDetails, headers: Mapping[str, str] | None = None) -> Response:
+        admission.metrics.problems.labels(problem.code).inc()
+        return problem_response(problem, headers)
 
     @app.exception_handler(ProblemError)
-    async def problem(_: Request, error: ProblemError) -> JSONResponse:
-        return told(error.status, error.problem, error.headers)
+    async def problem(_: Request, error: ProblemError) -> Response:
+        return response(error.problem, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        found = Problem(code=f"http-{error.status_code}", sentence=str(error.detail))
-        return told(error.status_code, found, error.headers)
+    async def http(_: Request, error: HTTPException) -> Response:
+        status = error.status_code
+        return response(problem_details(status, f"http-{status}", error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def parameter(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def parameter(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        return told(422, Problem(code="parameter", sentence=f"{where}: {first['msg']}"))
+        return response(problem_details(422, "invalid-parameter", f"{where}: {first['msg']}"))
+
+
+def _describe(app: FastAPI) -> None:
+    @cache
+    def openapi() -> dict[str, Any]:
+        return with_problem_type(
+            get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+        )
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way

@@ -1,19 +1,20 @@
-// Talks to the server. File names stay in the browser; the token stays in this tab.
+// Calls the server. File names stay in the browser; the token stays in this tab.
 
-const TRIES = 40;
+const MAX_ATTEMPTS = 40;
 let token = sessionStorage.getItem("token") ?? "";
 
+// A failed request, with the problem details that the server sent.
 export class Problem extends Error {
   constructor(status, body) {
-    super(body.sentence ?? `The server answered ${status}.`);
+    super(body.detail ?? `The server answered with status ${status}.`);
     this.status = status;
     this.code = body.code ?? "";
     this.notices = body.notices ?? [];
     this.display = body.display ?? null;
   }
 
-  // Whether the same file may well be read the next time.
-  get passing() {
+  // Whether the same file may be read at the next attempt.
+  get temporary() {
     return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
   }
 }
@@ -23,38 +24,39 @@ export function setToken(value) {
   sessionStorage.setItem("token", value);
 }
 
-export const model = async () => (await ask("/v1/model")).json();
-export const examples = async () => (await ask("/v1/examples")).json();
-export const example = async (name) => (await ask(`/v1/examples/${name}.png`)).blob();
+export const model = async () => (await request("/v1/model")).json();
+export const examples = async () => (await request("/v1/examples")).json();
+export const example = async (name) => (await request(`/v1/examples/${name}.png`)).blob();
 
-// Gives the reading of a file, with its maps and its picture; waits where the server is busy.
+// Gives the reading of a file with its heatmaps and its image; waits while the server is busy.
 export async function read(file) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
-    const sentence = "This browser cannot open the file: is it a folder, or gone?";
-    throw new Problem(0, { code: "file", sentence });
+    const detail = "This browser cannot open the file. It may be a folder, or no longer exist.";
+    throw new Problem(0, { code: "file", detail });
   });
   const body = new FormData();
-  body.append("file", file, "film");
+  body.append("file", file, "radiograph");
   for (let attempt = 1; ; attempt++) {
     try {
       const options = { method: "POST", body };
-      return await (await ask("/v1/read?heatmaps=maps&display=true", options)).json();
+      return await (await request("/v1/read?heatmaps=maps&display=true", options)).json();
     } catch (problem) {
       const wait = problem.code === "busy" || problem.code === "starting";
-      if (!wait || attempt === TRIES) throw problem;
+      if (!wait || attempt === MAX_ATTEMPTS) throw problem;
       await new Promise((done) => setTimeout(done, 500 + 1000 * Math.random()));
     }
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, { ...options, headers });
+    response = await fetch(path, { ...options, headers });
   } catch {
-    throw new Problem(0, { code: "network", sentence: "The server cannot be reached: is it running?" });
+    const detail = "The server cannot be reached. Check that it is running.";
+    throw new Problem(0, { code: "network", detail });
   }
-  if (answer.ok) return answer;
-  throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  if (response.ok) return response;
+  throw new Problem(response.status, await response.json().catch(() => ({})));
 }

@@ -1,12 +1,12 @@
-// Lays a heatmap over a radiograph as reading/overlay.blend does: colour and opacity grow with the
-// heat, so what has none stays the plain radiograph. Window and inversion act on the grey below.
+// Blends a heatmap over a radiograph as reading/overlay.blend does: colour and opacity grow with the
+// heat, so pixels without heat keep their grey. Window and inversion act on the grey values below.
 
 import { INFERNO } from "./inferno.js";
 
 export const OPACITY = 0.65; // of full heat
-const STEPS = 1024; // of the root of the heat
+const STEPS = 1024; // levels of the square root of the heat
 
-// Gives the root of the smoothed heat, in steps, for each pixel of an image.
+// Gives the square root of the interpolated heat, in steps, for each pixel of an image.
 //   map: rows of numbers over the square that the image lies in, centred; 1 is full heat.
 export function smooth(map, width, height) {
   const side = Math.max(width, height);
@@ -30,7 +30,7 @@ export function smooth(map, width, height) {
   return steps;
 }
 
-// Between which two cells each pixel's centre lies, and how near the second; edges are repeated.
+// Gives the two cells around each pixel's centre and the weight of the second; edges are repeated.
 function weights(cells, side, start, length) {
   const first = new Uint16Array(length);
   const second = new Uint16Array(length);
@@ -45,8 +45,8 @@ function weights(cells, side, start, length) {
   return { first, second, share };
 }
 
-// Gives the colour (32 bits, as ImageData has them) of each heat step over each grey value.
-//   look: { width, level, invert, opacity }; width 255 and level 127.5 show the image as it is.
+// Gives the colour (32 bits, as in ImageData) of each heat step over each grey value.
+//   look: { width, level, invert, opacity }; width 255 and level 127.5 leave the image unchanged.
 export function table(look) {
   const grey = Float32Array.from({ length: 256 }, (_, value) => {
     const shown = ((value - look.level) / look.width + 0.5) * 255;

@@ -1,4 +1,4 @@
-// Small makers of elements and sentences.
+// Creates elements and sentences.
 
 export const by = (id) => document.getElementById(id);
 
@@ -9,7 +9,7 @@ export function element(tag, kind, text) {
   return made;
 }
 
-// Ends a phrase as a sentence.
+// Writes a phrase as a sentence: capital letter, full stop.
 export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }

@@ -1,66 +1,69 @@
-// The panel of findings: a row each, one of them chosen, its meaning told below it.
+// The list of findings: one row per finding. One is selected; its meaning is shown below it.
+// Names come from the model and are only ever set as text.
 
-import { figures, label, meaning, sorted, verdict } from "./words.js";
+import { figures, meaning, position, sorted, verdict } from "./formatting.js";
 
-export class Findings {
-  // group: the radiogroup; chosen: called with the finding's name when the user chooses one.
-  constructor(group, chosen) {
+export class FindingList {
+  // group: the radiogroup; onSelect: called with the finding's name when the user selects one.
+  constructor(group, onSelect) {
     this.group = group;
-    this.chosen = chosen;
+    this.onSelect = onSelect;
     this.finding = null;
+    this.names = [];
     group.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // Shows a reading; the finding that the user chose stays so, else the first is.
+  // Shows a reading. The finding that the user selected stays selected; before that, the first is.
   show(reading, card) {
     const rows = sorted(reading.findings);
-    const names = rows.map((row) => row.finding);
-    this.names = names;
-    if (!this.kept) this.finding = names[0];
-    this.group.replaceChildren(...rows.map((row) => this.row(row, card)));
+    this.names = rows.map((row) => row.finding);
+    if (!this.selected) this.finding = this.names[0];
+    const about = new Map(card.findings.map((each) => [each.finding, each]));
+    const source = card.trained_on.source;
+    this.group.replaceChildren(
+      ...rows.map((row, index) => this.row(row, index, about.get(row.finding), source)),
+    );
     this.mark();
   }
 
-  choose(finding) {
+  select(finding) {
     this.finding = finding;
-    this.kept = true;
+    this.selected = true;
     this.mark();
-    this.chosen(finding);
+    this.onSelect(finding);
   }
 
-  row(row, card) {
-    const about = card.findings.find((each) => each.finding === row.finding);
+  row(row, index, about, source) {
     const item = document.createElement("div");
     item.className = "finding";
     item.dataset.finding = row.finding;
     item.dataset.called = row.called;
     item.innerHTML =
-      '<button type="button" role="radio"><span class="name"></span><span class="call"></span>' +
-      '<span class="figure"></span><span class="track"><span class="fill"></span>' +
-      '<span class="mark"></span></span></button><div class="meaning"></div>';
+      '<button type="button" role="radio"><span class="title"><span class="name"></span>' +
+      '<span class="call"></span></span><span class="figure"></span><span class="track">' +
+      '<span class="fill"></span><span class="mark"></span></span></button>' +
+      '<div class="meaning"></div>';
     const button = item.firstChild;
     const part = (name) => item.querySelector(`.${name}`);
-    part("name").textContent = label(row.finding);
+    part("name").textContent = row.label;
     const [figure, threshold] = figures(row);
     part("figure").textContent = figure;
     part("call").textContent = row.calibrated ? verdict(row) : `${verdict(row)} · uncalibrated`;
-    part("fill").style.width = `${place(row.probability)}%`;
+    part("fill").style.width = `${position(row.probability)}%`;
     if (row.threshold === null) part("mark").remove();
-    else part("mark").style.left = `${place(row.threshold)}%`;
+    else part("mark").style.left = `${position(row.threshold)}%`;
     const limit = threshold === null ? "" : `, threshold ${threshold}`;
-    button.setAttribute(
-      "aria-label",
-      `${label(row.finding)}, ${figure}${limit}, ${part("call").textContent}`,
-    );
-    const id = `meaning-${row.finding}`;
-    button.setAttribute("aria-describedby", id);
-    button.addEventListener("click", () => this.choose(row.finding));
-    const description = document.createElement("p");
-    description.textContent = about.description;
-    const number = document.createElement("p");
-    number.textContent = meaning(row, about, card.trained_on.source);
-    part("meaning").id = id;
-    part("meaning").append(description, number);
+    button.setAttribute("aria-label", `${row.label}, ${figure}${limit}, ${part("call").textContent}`);
+    part("meaning").id = `meaning-${index}`; // a name can have spaces, which separate ids
+    button.setAttribute("aria-describedby", part("meaning").id);
+    button.addEventListener("click", () => this.select(row.finding));
+    for (const text of [about?.description, meaning(row, about, source)]) {
+      if (!text) continue; // a name outside the vocabulary has no description
+      const paragraph = document.createElement("p");
+      paragraph.className = text === about?.description ? "description" : "";
+      paragraph.textContent = text;
+      part("meaning").append(paragraph);
+    }
     return item;
   }
 
@@ -84,10 +87,7 @@ export class Findings {
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    this.choose(this.names[to]);
+    this.select(this.names[to]);
     this.group.children[to].firstChild.focus();
   }
 }
-
-// Where a probability lies on the square-root scale, per cent.
-export const place = (probability) => 100 * Math.sqrt(probability);

@@ -1,46 +1,46 @@
-// Puts the viewer together: films, stage, findings, heatmap, keyboard.
+// Connects the viewer's parts: radiographs, viewport, findings, heatmap, keyboard.
 
 import * as api from "./api.js";
-import { showCard } from "./card.js";
 import { by, element } from "./dom.js";
-import { Films, greyOf } from "./films.js";
-import { Findings, place } from "./findings.js";
+import { FindingList } from "./findings.js";
+import { counted, position, summary } from "./formatting.js";
 import { INFERNO } from "./inferno.js";
-import { counted, refusal, warning, warningsOf } from "./notices.js";
-import { Stage } from "./stage.js";
+import { showModelCard } from "./model_card.js";
+import { failure, warning, warningsOf } from "./notices.js";
+import { RadiographList, greyOf } from "./radiographs.js";
 import { withToken } from "./token.js";
-import { label, summary } from "./words.js";
+import { Viewport } from "./viewport.js";
 
 let card = null;
-let asked = null;
+let cardRequest = null;
 let heatOn = true;
-let shown = null; // the film whose picture and findings are seen
-let staged = null; // its picture
+let shown = null; // the radiograph whose image and findings are on the page
+let shownImage = null;
 
-const stage = new Stage(by("stage"), readout);
-const findings = new Findings(by("findings"), showHeat);
-const films = new Films(by("list"), read, announce, show);
+const viewport = new Viewport(by("viewport"), readout);
+const findings = new FindingList(by("findings"), showHeat);
+const radiographs = new RadiographList(by("list"), read, announce, show);
 
 async function read(open) {
-  await known();
+  await loadCard();
   return withToken(api.read)(await open());
 }
 
-// Asks what reads, until the server has said it once.
-function known() {
-  asked ??= withToken(api.model)().then(
+// Loads the model card once; after a failure the next call tries again.
+function loadCard() {
+  cardRequest ??= withToken(api.model)().then(
     (model) => {
       card = model;
-      showCard(card);
+      showModelCard(card);
       by("trouble").hidden = true;
       showExamples();
     },
     (problem) => {
-      asked = null;
+      cardRequest = null;
       throw problem;
     },
   );
-  return asked;
+  return cardRequest;
 }
 
 function trouble(problem) {
@@ -49,7 +49,7 @@ function trouble(problem) {
   by("status").textContent = problem.message;
 }
 
-const start = () => known().catch(trouble);
+const start = () => loadCard().catch(trouble);
 
 function readout(view) {
   by("readout").textContent = view
@@ -57,77 +57,83 @@ function readout(view) {
     : "";
 }
 
-// Shows the chosen film in whatever state it is: its picture and its findings at the same time.
-async function show(film) {
-  const picture = film?.picture ?? null;
-  if (picture !== staged) {
-    const grey = picture && (await greyOf(picture));
-    if (film !== films.current || picture === staged) return; // overtaken
-    stage.show(picture && { ...picture, grey });
-    staged = picture;
+// Shows the selected radiograph in its state, image and findings at the same time.
+async function show(radiograph) {
+  const image = radiograph?.image ?? null;
+  if (image !== shownImage) {
+    const grey = image && (await greyOf(image));
+    // By now another one may have been selected.
+    if (radiograph !== radiographs.current || image === shownImage) return;
+    viewport.show(image && { ...image, grey });
+    shownImage = image;
     press("invert", false);
   }
-  shown = film;
-  by("empty").hidden = Boolean(film);
-  by("size").textContent = film?.reading ? size(film.reading.image, picture) : "";
-  by("busy").textContent = film && !picture && !film.problem ? state(film) : "";
-  by("stage").setAttribute("aria-label", film ? `Radiograph ${film.name}` : "Radiograph");
-  showReading(film);
+  shown = radiograph;
+  by("empty").hidden = Boolean(radiograph);
+  by("size").textContent = radiograph?.reading ? size(radiograph.reading.image, image) : "";
+  by("busy").textContent = radiograph && !image && !radiograph.problem ? state(radiograph) : "";
+  const label = radiograph ? `Radiograph ${radiograph.name}` : "Radiograph";
+  by("viewport").setAttribute("aria-label", label);
+  showReading(radiograph);
   showHeat();
 }
 
-function size(file, picture) {
-  const reduced = picture.reduced < 1 ? `, shown at ${picture.width} × ${picture.height}` : "";
+function size(file, image) {
+  const reduced = image.reduction < 1 ? `, shown at ${image.width} × ${image.height}` : "";
   return `${file.width} × ${file.height}${reduced}`;
 }
 
-function showReading(film) {
-  const reading = film?.reading;
-  const failed = Boolean(film?.problem);
+function showReading(radiograph) {
+  const reading = radiograph?.reading;
+  const failed = Boolean(radiograph?.problem);
   by("result").hidden = !reading;
   by("waiting").hidden = Boolean(reading);
-  by("waiting").textContent = state(film);
-  by("refusal").hidden = !failed;
+  by("waiting").textContent = state(radiograph);
+  by("failure").hidden = !failed;
   by("frame").dataset.failed = failed;
   const warnings = warningsOf(reading);
   by("warnings").replaceChildren(...warnings.map(warning));
   by("flag").hidden = !warnings.length;
-  by("flag").textContent = counted(warnings);
+  by("flag").textContent = counted(warnings.length, "warning");
   if (reading) {
     findings.show(reading, card);
     const called = reading.findings.filter((row) => row.called).length;
     by("count").textContent = `${called} of ${reading.findings.length} called`;
   }
-  if (failed) by("refusal").replaceChildren(...refusal(film.problem, () => films.again(film)));
+  if (failed) {
+    const retry = () => radiographs.retry(radiograph);
+    by("failure").replaceChildren(...failure(radiograph.problem, retry));
+  }
 }
 
-function state(film) {
-  if (!film) return "No film is chosen.";
-  return film.problem
-    ? `${film.name} is not read, so there are no findings.`
-    : `${film.name} is being read …`;
+function state(radiograph) {
+  if (!radiograph) return "No radiograph is selected.";
+  return radiograph.problem
+    ? `${radiograph.name} was not read. There are no findings.`
+    : `${radiograph.name} is being read …`;
 }
 
 function showHeat() {
   const reading = shown?.reading;
   const map = reading?.heatmaps.maps[findings.finding];
-  stage.heat(heatOn && map ? map : null);
+  const row = reading?.findings.find((each) => each.finding === findings.finding);
+  viewport.heat(heatOn && map ? map : null);
   by("heat").inert = !map;
-  by("heat-of").textContent = map ? `Heatmap: ${label(findings.finding)}` : "Heatmap";
+  by("heat-of").textContent = map ? `Heatmap: ${row.label}` : "Heatmap";
   const peak = map ? Math.max(...map.flat()) : 0;
   by("heat-note").textContent =
-    (map ? `Peak ${peak.toFixed(2)}${peak < 0.05 ? ", next to nothing to see" : ""}. ` : "") +
-    "Evidence × probability, one scale for all films and findings.";
+    (map ? `Peak ${peak.toFixed(2)}${peak < 0.05 ? ", too low to be visible" : ""}. ` : "") +
+    "Evidence × probability, on one scale for all radiographs and findings.";
 }
 
-function announce(film) {
-  if (film.state === "read") {
-    const warnings = warningsOf(film.reading);
-    const told = warnings.length ? counted(warnings) : "";
-    by("status").textContent = summary(film.name, film.reading, told);
+function announce(radiograph) {
+  if (radiograph.state === "read") {
+    const warnings = warningsOf(radiograph.reading);
+    const count = warnings.length ? counted(warnings.length, "warning") : "";
+    by("status").textContent = summary(radiograph.name, radiograph.reading, count);
   }
-  if (film.problem) {
-    by("status").textContent = `${film.name} is not read: ${film.problem.message}`;
+  if (radiograph.problem) {
+    by("status").textContent = `${radiograph.name} was not read: ${radiograph.problem.message}`;
   }
 }
 
@@ -142,53 +148,53 @@ function setHeat(on) {
 }
 
 function setOpacity(value) {
-  const per = Math.min(100, Math.max(0, value));
-  by("opacity").value = per;
-  by("opacity-value").textContent = `${per} %`;
-  stage.set({ opacity: per / 100 });
+  const share = Math.min(100, Math.max(0, value));
+  by("opacity").value = share;
+  by("opacity-value").textContent = `${share} %`;
+  viewport.set({ opacity: share / 100 });
 }
 
 function setTool(tool) {
-  stage.tool = tool;
-  by("stage").dataset.tool = tool;
+  viewport.tool = tool;
+  by("viewport").dataset.tool = tool;
   press("tool-window", tool === "window");
   press("tool-pan", tool === "pan");
 }
 
 function invert() {
-  stage.set({ invert: !stage.look.invert });
-  press("invert", stage.look.invert);
+  viewport.set({ invert: !viewport.look.invert });
+  press("invert", viewport.look.invert);
 }
 
 function reset() {
-  stage.reset();
+  viewport.reset();
   press("invert", false);
 }
 
 function addFiles(files) {
-  for (const file of files) films.add(() => file, file.name);
-  makeRoom();
+  for (const file of files) radiographs.add(() => file, file.name);
+  foldExamples();
 }
 
-// On a phone the examples stand above the film.
-function makeRoom() {
+// On a narrow screen the examples would push the image down.
+function foldExamples() {
   if (matchMedia("(max-width: 900px)").matches) by("examples").open = false;
 }
 
 const ACTIONS = {
   o: () => by("file").click(),
-  "[": () => films.step(-1),
-  "]": () => films.step(1),
+  "[": () => radiographs.step(-1),
+  "]": () => radiographs.step(1),
   h: () => setHeat(!heatOn),
   ",": () => setOpacity(Number(by("opacity").value) - 5),
   ".": () => setOpacity(Number(by("opacity").value) + 5),
   w: () => setTool("window"),
   p: () => setTool("pan"),
-  "+": () => stage.scale(1.25),
-  "=": () => stage.scale(1.25),
-  "-": () => stage.scale(0.8),
-  f: () => stage.fit(),
-  1: () => stage.actual(),
+  "+": () => viewport.scale(1.25),
+  "=": () => viewport.scale(1.25),
+  "-": () => viewport.scale(0.8),
+  f: () => viewport.fit(),
+  1: () => viewport.actual(),
   i: invert,
   r: reset,
   "?": () => by("help").showModal(),
@@ -200,7 +206,8 @@ const BUTTONS = {
 
 for (const [id, key] of Object.entries(BUTTONS)) by(id).addEventListener("click", ACTIONS[key]);
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input:not([type=range])") || document.querySelector("dialog[open]");
+  const dialog = document.querySelector("dialog[open]");
+  const typing = dialog || event.target.matches("input:not([type=range])");
   if (typing || !by("keys").checked || event.ctrlKey || event.metaKey || event.altKey) return;
   ACTIONS[event.key.toLowerCase()]?.();
 });
@@ -221,7 +228,7 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-// Single keys get in the way of those who speak to their computer (WCAG 2.2, 2.1.4).
+// Single-key shortcuts interfere with speech input (WCAG 2.2, 2.1.4).
 by("keys").checked = localStorage.getItem("keys") !== "off";
 by("keys").addEventListener("change", () => {
   localStorage.setItem("keys", by("keys").checked ? "on" : "off");
@@ -230,13 +237,12 @@ by("trouble").lastElementChild.addEventListener("click", start);
 
 async function showExamples() {
   const all = await withToken(api.examples)().catch(() => []);
-  by("examples").querySelector("div").replaceChildren(...all.map(({ name, findings: drawn }) => {
-    const title = drawn.length ? drawn.map(label).join(", ") : "No finding";
+  by("examples").querySelector("div").replaceChildren(...all.map(({ name, title }) => {
     const button = element("button", "", title);
     button.type = "button";
     button.addEventListener("click", () => {
-      films.choose(films.add(() => withToken(api.example)(name), `Phantom: ${title}`));
-      makeRoom();
+      radiographs.select(radiographs.add(() => withToken(api.example)(name), `Phantom: ${title}`));
+      foldExamples();
     });
     return button;
   }));
@@ -248,7 +254,7 @@ const stops = Array.from({ length: 17 }, (_, i) => {
 });
 by("bar").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
 const ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1];
-[...by("axis").children].forEach((tick, i) => (tick.style.left = `${place(ticks[i])}%`));
+[...by("axis").children].forEach((tick, i) => (tick.style.left = `${position(ticks[i])}%`));
 setTool("window");
 by("heat").inert = true;
 start();

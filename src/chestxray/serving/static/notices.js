@@ -1,13 +1,10 @@
-// Shows warnings, and why a film is not read.
+// Shows warnings, and why a radiograph was not read.
 
 import { element, sentence } from "./dom.js";
 
-// The warnings to show with a film; what is not calibrated is told with each finding.
+// The warnings to show with a radiograph. Each finding says itself that it is not calibrated.
 export const warningsOf = (reading) =>
   (reading?.warnings ?? []).filter((notice) => notice.code !== "not-calibrated");
-
-export const counted = (warnings) =>
-  `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`;
 
 export function warning(notice) {
   const box = element("p", "warning", "");
@@ -15,26 +12,26 @@ export function warning(notice) {
   return box;
 }
 
-// again: called where it may be worth to try once more.
-export function refusal(problem, again) {
+// retry: called to read the file again, where the failure may be temporary.
+export function failure(problem, retry) {
   const refused = problem.code === "refused";
-  const parts = [element("h2", "", refused ? "Refused: this film is not read" : "Not read")];
+  const parts = [element("h2", "", refused ? "Refused: this radiograph was not read" : "Not read")];
   const reasons = problem.notices.filter((notice) => notice.refuses);
   const others = problem.notices.filter((notice) => !notice.refuses);
-  parts.push(listed(reasons.length ? reasons : [{ sentence: problem.message }], ""));
-  parts.push(element("p", "", "No probabilities are given."));
-  if (others.length) parts.push(listed(others, "quiet"));
-  if (problem.passing) {
+  parts.push(list(reasons.length ? reasons : [{ sentence: problem.message }], ""));
+  parts.push(element("p", "", "There are no probabilities."));
+  if (others.length) parts.push(list(others, "quiet"));
+  if (problem.temporary) {
     const button = element("button", "primary", "Try again");
     button.type = "button";
-    button.addEventListener("click", again);
+    button.addEventListener("click", retry);
     parts.push(button);
   }
   return parts;
 }
 
-function listed(notices, kind) {
-  const list = element("ul", kind, "");
-  list.append(...notices.map((notice) => element("li", "", sentence(notice.sentence))));
-  return list;
+function list(notices, kind) {
+  const made = element("ul", kind, "");
+  made.append(...notices.map((notice) => element("li", "", sentence(notice.sentence))));
+  return made;
 }

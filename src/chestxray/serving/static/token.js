@@ -1,16 +1,16 @@
-// Asks for the token where the server does.
+// Asks the user for the token when the server requires one.
 
 import { setToken } from "./api.js";
 import { by } from "./dom.js";
 
-// Wraps a call so that it asks for the token and tries again.
+// Wraps a call: asks for the token and repeats the call until it is accepted.
 export function withToken(call) {
   return async (...given) => {
     for (;;) {
       try {
         return await call(...given);
       } catch (problem) {
-        if (problem.code !== "token") throw problem;
+        if (problem.code !== "unauthorized") throw problem;
         await askToken();
       }
     }

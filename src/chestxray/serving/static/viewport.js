@@ -1,19 +1,19 @@
-// The canvas: a radiograph with window and level, zoom, pan, inversion, and a heatmap over it.
+// The image area: a radiograph with window and level, zoom, pan, inversion, and a heatmap over it.
 
 import { OPACITY, paint, smooth } from "./blend.js";
 
 const PLAIN = { width: 255, level: 127.5, invert: false };
-const LARGEST = 16; // screen pixels for one of the image
+const MAX_ZOOM = 16; // CSS pixels per pixel of the image
 
-export class Stage {
-  // canvas: the element; changed: called when the view changes, with { width, level, zoom }, or
-  // null when nothing is shown.
-  constructor(canvas, changed) {
+export class Viewport {
+  // canvas: the element; onChange: called when the view changes, with { width, level, zoom }, or
+  // null when no image is shown.
+  constructor(canvas, onChange) {
     this.canvas = canvas;
-    this.changed = changed;
+    this.onChange = onChange;
     this.tool = "window";
     this.look = { ...PLAIN, opacity: OPACITY };
-    this.film = null;
+    this.image = null;
     this.steps = null;
     this.pointers = new Map();
     this.buffer = document.createElement("canvas");
@@ -29,24 +29,24 @@ export class Stage {
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
-  // film: { grey: Uint8Array, width, height, reduced }, or null for an empty stage; reduced: its
-  // pixels for each of the file.
-  show(film) {
-    this.film = film;
+  // image: { grey: Uint8Array, width, height, reduction }, or null for none; reduction: its width
+  // by the file's.
+  show(image) {
+    this.image = image;
     this.steps = null;
     Object.assign(this.look, PLAIN);
-    if (film) {
-      this.buffer.width = film.width;
-      this.buffer.height = film.height;
-      this.pixels = new ImageData(film.width, film.height);
+    if (image) {
+      this.buffer.width = image.width;
+      this.buffer.height = image.height;
+      this.pixels = new ImageData(image.width, image.height);
     }
     this.fit();
     this.paint();
   }
 
-  // map: rows of heat over the film's square, or null for none.
+  // map: rows of heat over the square that the image lies in, or null for none.
   heat(map) {
-    this.steps = map && this.film ? smooth(map, this.film.width, this.film.height) : null;
+    this.steps = map && this.image ? smooth(map, this.image.width, this.image.height) : null;
     this.paint();
   }
 
@@ -63,29 +63,29 @@ export class Stage {
     this.fit();
   }
 
-  // Screen pixels for each of the file.
+  // Screen pixels per pixel of the file.
   get magnification() {
-    return this.zoom * this.film.reduced * devicePixelRatio;
+    return this.zoom * this.image.reduction * devicePixelRatio;
   }
 
   actual() {
-    if (this.film) this.scale(1 / this.magnification);
+    if (this.image) this.scale(1 / this.magnification);
   }
 
   fit() {
-    if (!this.film) return this.draw();
+    if (!this.image) return this.draw();
     const { clientWidth, clientHeight } = this.canvas;
-    this.zoom = Math.min(clientWidth / this.film.width, clientHeight / this.film.height) || 1;
-    this.x = (clientWidth - this.film.width * this.zoom) / 2;
-    this.y = (clientHeight - this.film.height * this.zoom) / 2;
+    this.zoom = Math.min(clientWidth / this.image.width, clientHeight / this.image.height) || 1;
+    this.x = (clientWidth - this.image.width * this.zoom) / 2;
+    this.y = (clientHeight - this.image.height * this.zoom) / 2;
     this.fitted = true;
     this.draw();
   }
 
-  // Zooms by a factor about a point of the canvas, its middle where none is given.
+  // Zooms by a factor about a point of the canvas, by default its centre.
   scale(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
-    if (!this.film) return;
-    const zoom = Math.min(LARGEST, Math.max(0.05, this.zoom * factor));
+    if (!this.image) return;
+    const zoom = Math.min(MAX_ZOOM, Math.max(0.05, this.zoom * factor));
     this.x = x - ((x - this.x) * zoom) / this.zoom;
     this.y = y - ((y - this.y) * zoom) / this.zoom;
     this.zoom = zoom;
@@ -94,28 +94,28 @@ export class Stage {
   }
 
   pan(dx, dy) {
-    if (!this.film) return;
+    if (!this.image) return;
     const { clientWidth, clientHeight } = this.canvas;
-    const keep = 40; // of the film stay in sight
+    const keep = 40; // pixels of the image stay visible
     const within = (value, length, size) =>
       Math.min(size - keep, Math.max(keep - length * this.zoom, value));
-    this.x = within(this.x + dx, this.film.width, clientWidth);
-    this.y = within(this.y + dy, this.film.height, clientHeight);
+    this.x = within(this.x + dx, this.image.width, clientWidth);
+    this.y = within(this.y + dy, this.image.height, clientHeight);
     this.fitted = false;
     this.draw();
   }
 
-  // Moves window and level as a drag does: sideways the width, upwards brighter.
+  // Changes window and level as a drag does: sideways the width, upwards brighter.
   window(dx, dy) {
-    if (this.film) this.set({ width: this.look.width + dx, level: this.look.level + dy / 2 });
+    if (this.image) this.set({ width: this.look.width + dx, level: this.look.level + dy / 2 });
   }
 
   paint() {
-    if (this.film && !this.painting) {
+    if (this.image && !this.painting) {
       this.painting = requestAnimationFrame(() => {
         this.painting = 0;
-        if (!this.film) return;
-        paint(this.pixels.data, this.film.grey, this.steps, this.look);
+        if (!this.image) return;
+        paint(this.pixels.data, this.image.grey, this.steps, this.look);
         this.buffer.getContext("2d").putImageData(this.pixels, 0, 0);
         this.draw();
       });
@@ -126,15 +126,15 @@ export class Stage {
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.film) {
+    if (this.image) {
       const ratio = this.canvas.width / this.canvas.clientWidth;
       context.setTransform(this.zoom * ratio, 0, 0, this.zoom * ratio, this.x * ratio, this.y * ratio);
       context.imageSmoothingEnabled = this.zoom < 4;
       context.imageSmoothingQuality = "high";
       context.drawImage(this.buffer, 0, 0);
     }
-    if (this.film) this.changed({ ...this.look, zoom: this.magnification });
-    else this.changed(null);
+    if (this.image) this.onChange({ ...this.look, zoom: this.magnification });
+    else this.onChange(null);
   }
 
   resize() {
@@ -142,7 +142,7 @@ export class Stage {
     if (!clientWidth || !clientHeight) return;
     this.canvas.width = Math.round(clientWidth * devicePixelRatio);
     this.canvas.height = Math.round(clientHeight * devicePixelRatio);
-    if (this.fitted || !this.film) this.fit();
+    if (this.fitted || !this.image) this.fit();
     else this.draw();
   }
 
@@ -177,11 +177,11 @@ export class Stage {
   }
 
   key(event) {
-    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const way = ways[event.key];
-    if (!way) return;
+    const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const direction = directions[event.key];
+    if (!direction) return;
     event.preventDefault();
-    if (event.shiftKey) this.window(way[0] * 8, way[1] * 8);
-    else this.pan(way[0] * -24, way[1] * -24);
+    if (event.shiftKey) this.window(direction[0] * 8, direction[1] * 8);
+    else this.pan(direction[0] * -24, direction[1] * -24);
   }
 }

@@ -1,4 +1,4 @@
-"""The viewer when things are not as usual: no server, large films, dense screens, other eyes."""
+"""The viewer under other conditions: no server, large radiographs, dense screens, accessibility."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from chestxray.serving import web
-from chestxray.serving.settings import Limits
+from chestxray.serving.admission import Limits
+from chestxray.serving.web import create_app
 from viewer_parts import (
     CHROMIUM,
     add,
@@ -23,7 +23,7 @@ from viewer_parts import (
     planted,
     readout,
     settle,
-    write_films,
+    write_radiographs,
 )
 from web_server import ready
 
@@ -36,13 +36,13 @@ def reader(run: Path):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
 
 
 @pytest.fixture(scope="module")
 def service(reader) -> Iterator[httpx.Client]:
-    with ready(web.create(reader, Limits(decoders=1))) as client:
+    with ready(create_app(reader, Limits(decoders=1))) as client:
         yield client
 
 
@@ -70,18 +70,19 @@ def lit(page) -> np.ndarray:
     return np.array([np.median(columns) / colour.shape[1], np.median(rows) / colour.shape[0]])
 
 
-@pytest.mark.parametrize(("width", "height"), [(512, 512), (512, 256), (300, 600)])
-@pytest.mark.parametrize("density", [1, 2])
-def test_heat_lies_where_the_model_saw_it(
-    browser, service, films, tmp_path, width, height, density
+@pytest.mark.parametrize(
+    ("width", "height", "density"), [(512, 512, 1), (512, 512, 2), (512, 256, 2), (300, 600, 1)]
+)
+def test_heat_is_drawn_where_the_model_found_it(
+    browser, service, radiographs, tmp_path, width, height, density
 ):
     """Cell 5 of the 4 x 4 map, far beyond full heat, covers 1/8 to 5/8 of the padded square; what
-    of that is film is lit.
+    of that is radiograph is lit.
     """
-    film = cv2.resize(cv2.imread(str(films["a"]), 0), (width, height))
-    cv2.imwrite(str(tmp_path / "film.png"), film)
+    radiograph = cv2.resize(cv2.imread(str(radiographs["a"]), 0), (width, height))
+    cv2.imwrite(str(tmp_path / "radiograph.png"), radiograph)
     with opened(browser, service, device_scale_factor=density) as page:
-        add(page, tmp_path / "film.png")
+        add(page, tmp_path / "radiograph.png")
         page.locator("[data-finding=Nodule] button").click()  # finding and cell 5
         frame = page.locator("#frame").bounding_box()
         room = np.array([frame["width"], frame["height"]])
@@ -91,13 +92,14 @@ def test_heat_lies_where_the_model_saw_it(
         assert np.abs(lit(page) - (0.5 + (lit_part - 0.5) * side / room)).max() < 0.01
 
 
-def test_one_to_one_is_a_pixel_of_the_file_for_each_of_the_screen(
-    browser, service, films, tmp_path
+def test_actual_size_is_one_screen_pixel_per_pixel_of_the_file(
+    browser, service, radiographs, tmp_path
 ):
-    film = cv2.resize(cv2.imread(str(films["a"]), 0), (3000, 2500))
-    cv2.imwrite(str(tmp_path / "large.png"), film)
+    radiograph = cv2.resize(cv2.imread(str(radiographs["a"]), 0), (3000, 2500))
+    cv2.imwrite(str(tmp_path / "large.png"), radiograph)
     with opened(browser, service, device_scale_factor=2) as page:
         add(page, tmp_path / "large.png")
+        page.locator("#size:not(:empty)").wait_for()  # once its 7 million pixels are decoded
         assert page.locator("#size").inner_text() == "3000 × 2500, shown at 2048 × 1707"
         frame = page.locator("#frame").bounding_box()
         fitted = 2 * min(frame["width"] / 3000, frame["height"] / 2500)
@@ -106,45 +108,45 @@ def test_one_to_one_is_a_pixel_of_the_file_for_each_of_the_screen(
         assert readout(page)[2] == 100
 
 
-def test_a_film_that_met_no_server_is_read_once_there_is_one(page, films):
+def test_a_radiograph_that_met_no_server_can_be_read_again(page, radiographs):
     page.route("**/v1/read*", lambda route: route.abort())
-    add(page, films["a"])
+    add(page, radiographs["a"])
     assert state(page) == "unread"
     assert "cannot be reached" in page.get_by_role("alert").first.inner_text()
     page.unroute("**/v1/read*")
     page.get_by_role("button", name="Try again").click()
     page.locator("#list li[data-state=read]").wait_for()
     settle(page)
-    assert page.locator("#refusal").is_hidden()
+    assert page.locator("#failure").is_hidden()
     assert page.locator("#result").is_visible()
 
 
 @pytest.mark.parametrize(
     "answer", ['{"image": ', '{"image": {"display": "AAAA", "width": 1}}'], ids=["json", "picture"]
 )
-def test_a_broken_answer_is_told_and_never_as_another_films_refusal(page, films, answer):
-    add(page, films["refused"])
+def test_a_broken_answer_is_reported_and_not_as_another_ones_refusal(page, radiographs, answer):
+    add(page, radiographs["refused"])
     page.route("**/v1/read*", lambda route: route.fulfill(body=answer))
-    add(page, films["a"])
-    page.locator(".film").nth(1).click()
+    add(page, radiographs["a"])
+    page.locator(".radiograph").nth(1).click()
     settle(page)
     assert state(page, 1) == "unread"
-    said = page.locator("#refusal").inner_text()
-    assert "The answer did not arrive whole." in said
-    assert "lies on its side" not in said
+    said = page.locator("#failure").inner_text()
+    assert "The answer is incomplete." in said
+    assert "is rotated" not in said
     page.unroute("**/v1/read*")
     page.get_by_role("button", name="Try again").click()
     page.locator("#list li[data-state=read]").wait_for()
 
 
-def test_what_would_fail_again_is_not_offered_again(page, films):
-    add(page, films["text"], films["refused"])
+def test_no_retry_is_offered_where_it_would_fail_again(page, radiographs):
+    add(page, radiographs["text"], radiographs["refused"])
     for place in range(2):
-        page.locator(".film").nth(place).click()
+        page.locator(".radiograph").nth(place).click()
         assert page.get_by_role("button", name="Try again").count() == 0
 
 
-def test_opened_before_the_server_is_up_it_says_so_and_recovers(browser, service, films):
+def test_opened_before_the_server_is_up_it_reports_it_and_recovers(browser, service, radiographs):
     context = browser.new_context()
     page = context.new_page()
     page.route("**/v1/**", lambda route: route.abort())
@@ -156,13 +158,13 @@ def test_opened_before_the_server_is_up_it_says_so_and_recovers(browser, service
     page.get_by_role("button", name="Try again").click()
     page.locator("#examples button").first.wait_for()
     assert trouble.is_hidden()
-    add(page, films["a"])
+    add(page, radiographs["a"])
     assert state(page) == "read"
     context.close()
 
 
-def test_while_the_server_is_busy_the_film_waits_its_turn(page, films):
-    busy = json.dumps({"code": "busy", "sentence": "32 uploads are in the house; come back."})
+def test_while_the_server_is_busy_the_radiograph_waits(page, radiographs):
+    busy = json.dumps({"code": "busy", "detail": "32 uploads in progress. Retry."})
     refused = iter([True, True])
     page.route(
         "**/v1/read*",
@@ -170,21 +172,21 @@ def test_while_the_server_is_busy_the_film_waits_its_turn(page, films):
             route.fulfill(status=429, body=busy) if next(refused, False) else route.continue_()
         ),
     )
-    add(page, films["a"])
+    add(page, radiographs["a"])
     assert state(page) == "read"
 
 
-def test_findings_are_never_seen_beside_another_films_picture(page, films):
-    """Stepping fast through films ends on the last, its picture and its findings together."""
-    add(page, films["a"], films["refused"], films["b"])
+def test_findings_are_never_shown_beside_another_image(page, radiographs):
+    """Stepping fast through radiographs ends on the last, its picture and its findings together."""
+    add(page, radiographs["a"], radiographs["refused"], radiographs["b"])
     page.keyboard.press("h")
-    page.locator(".film").nth(2).click()
+    page.locator(".radiograph").nth(2).click()
     last = picture(page)
-    page.locator(".film").nth(0).click()
+    page.locator(".radiograph").nth(0).click()
     settle(page)
     for key in "]]":
         page.keyboard.press(key)
-    page.wait_for_function("document.querySelector('#refusal').hidden")
+    page.wait_for_function("document.querySelector('#failure').hidden")
     assert np.abs(picture(page) - last).max() <= 1
     for key in "[[]]":
         page.keyboard.press(key)
@@ -192,15 +194,15 @@ def test_findings_are_never_seen_beside_another_films_picture(page, films):
     assert np.abs(picture(page) - last).max() <= 1
 
 
-def test_a_warning_is_seen_in_the_list_and_counted_as_it_is_shown(page, films):
-    add(page, films["a"])
+def test_warnings_are_counted_in_the_list_as_they_are_shown(page, radiographs):
+    add(page, radiographs["a"])
     shown = page.locator("#warnings .warning").count()
     assert page.locator(".warned").inner_text() == f"{shown} warnings"
     assert page.locator("#flag").inner_text() == f"{shown} warnings"
     assert f" {shown} warnings." in page.locator("#status").inner_text()
 
 
-def test_figures_are_not_rounded_to_certainty_nor_onto_the_threshold(page):
+def test_figures_are_not_rounded_to_certainty_or_onto_the_threshold(page):
     rows = [
         [0.0004, None],
         [0.9996, None],
@@ -211,7 +213,7 @@ def test_figures_are_not_rounded_to_certainty_nor_onto_the_threshold(page):
     ]
     shown = page.evaluate(
         """async (rows) => {
-          const { figures } = await import("/static/words.js");
+          const { figures } = await import("/static/formatting.js");
           return rows.map(([probability, threshold]) => figures({ probability, threshold }));
         }""",
         rows,
@@ -226,10 +228,30 @@ def test_figures_are_not_rounded_to_certainty_nor_onto_the_threshold(page):
     ]
 
 
-def test_single_keys_can_be_switched_off_and_stay_so(page, films):
-    add(page, films["a"])
+def test_a_frequency_is_neither_none_nor_all_unless_the_probability_is(page):
+    probabilities = [0, 0.0004, 0.006, 0.123, 0.997, 0.9996, 1]
+    shown = page.evaluate(
+        """async (probabilities) => {
+          const { share } = await import("/static/formatting.js");
+          return probabilities.map(share);
+        }""",
+        probabilities,
+    )
+    assert shown == [
+        "about 0 of 100",
+        "fewer than 1 of 1000",
+        "about 1 of 100",
+        "about 12 of 100",
+        "about 997 of 1000",
+        "more than 999 of 1000",
+        "about 100 of 100",
+    ]
+
+
+def test_single_key_shortcuts_can_be_switched_off_permanently(page, radiographs):
+    add(page, radiographs["a"])
     page.keyboard.press("?")
-    page.get_by_label("Single keys are shortcuts").uncheck()
+    page.get_by_label("Use single-key shortcuts").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("i")
     assert page.locator("#invert").get_attribute("aria-pressed") == "false"
@@ -238,7 +260,7 @@ def test_single_keys_can_be_switched_off_and_stay_so(page, films):
     assert not page.locator("#keys").is_checked()
 
 
-def test_a_folder_is_not_taken_for_a_dead_server(page):
+def test_a_folder_is_not_reported_as_a_missing_server(page):
     said = page.evaluate(
         """async () => {
           const { read } = await import("/static/api.js");
@@ -251,7 +273,7 @@ def test_a_folder_is_not_taken_for_a_dead_server(page):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_axe_finds_no_barrier(browser, service, films, width):
+def test_axe_finds_no_barrier(browser, service, radiographs, width):
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     with opened(
         browser, service, viewport={"width": width, "height": 900}, bypass_csp=True
@@ -263,18 +285,18 @@ def test_axe_finds_no_barrier(browser, service, films, width):
             return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found]
 
         assert violations() == []
-        add(page, films["a"], films["refused"])
+        add(page, radiographs["a"], radiographs["refused"])
         assert violations() == []
-        page.locator(".film").nth(1).click()
+        page.locator(".radiograph").nth(1).click()
         assert violations() == []
         page.keyboard.press("?")
         assert violations() == []
 
 
-def test_nothing_moves_for_those_who_asked_for_less_motion(browser, service, films):
+def test_nothing_moves_when_less_motion_is_requested(browser, service, radiographs):
     with opened(browser, service, reduced_motion="reduce") as page:
         page.route("**/v1/read*", lambda _: None)  # never answered
-        page.set_input_files("#file", films["a"])
+        page.set_input_files("#file", radiographs["a"])
         page.locator("#list li[data-state=reading]").wait_for()
         assert page.evaluate("document.getAnimations().length") == 0
         page.emulate_media(reduced_motion="no-preference")
