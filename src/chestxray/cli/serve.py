@@ -1,58 +1,49 @@
-"""`chestxray serve`: REST and the viewer."""
+"""`chestxray serve`: REST interface and viewer."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import EngineName
-
-TOKEN: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
+from chestxray.cli.options import BundleFolder, EngineName
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
+    bundle: BundleFolder,
     *,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
         Path | None,
-        typer.Option(help=f"A file with the token that clients must show; or set {TOKEN}."),
+        typer.Option(help="File with the token that clients must send; or set CHESTXRAY_TOKEN."),
     ] = None,
     engine: EngineName = "auto",
-    upload_mb: Annotated[int, typer.Option(min=1, help="The largest upload, MB.")] = 64,
-    places: Annotated[int, typer.Option(min=1, help="Uploads in the house at once.")] = 32,
-    seconds: Annotated[float, typer.Option(min=1, help="A reading may take.")] = 60,
-    force: Annotated[
-        bool, typer.Option("--force", help="Serve others than this machine without a token.")
+    upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, MB.")] = 64,
+    max_uploads: Annotated[int, typer.Option(min=1, help="Uploads in progress at once.")] = 32,
+    timeout: Annotated[float, typer.Option(min=1, help="Timeout per image in seconds.")] = 60,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Serve other machines without a token.")
     ] = False,
 ) -> None:
-    """Read radiographs over HTTP, and show them in a browser, until stopped (Ctrl-C, SIGTERM).
+    """Read radiographs over HTTP and show them in a browser, until stopped (Ctrl-C, SIGTERM).
 
-    Nothing of an upload is kept or written to disk, and the log names no file.
+    Uploads are not stored, and the log names no file.
     """
-    try:
-        import uvicorn  # noqa: F401
+    from chestxray.serving import Limits
+    from chestxray.serving import serve as start
+    from chestxray.serving.middleware import read_token
 
-        from chestxray.serving import server, web
-    except ImportError as error:
-        from chestxray.errors import MissingExtraError
-
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
-    from chestxray import load
-    from chestxray.serving.settings import Limits, check_address, token_of
-
-    token = token_of(token_file, os.environ.get(TOKEN))
-    check_address(host, token, force)
-    address = server.bind(host, port)
-    reader = load(bundle, engine)
-    server.set_up_logs()
-    limits = Limits(upload_bytes=upload_mb * 2**20, places=places, seconds=seconds)
-    for warning in reader.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{reader.bundle.identity} on http://{host}:{port}/ ; Ctrl-C ends it", err=True)
-    app = web.create(reader, limits, token, anyone=force)
-    server.Server(app, host, port).run(sockets=[address])
+    limits = Limits(
+        max_upload_bytes=upload_mb * 2**20, max_uploads=max_uploads, timeout=timeout
+    )
+    start(
+        bundle,
+        host=host,
+        port=port,
+        engine=engine,
+        token=read_token(token_file),
+        limits=limits,
+        allow_remote=allow_remote,
+    )
