@@ -42,7 +42,9 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 
 def test_importing_the_package_loads_no_other_room():
-    loaded = python("import sys, chestxray; print(sorted(m for m in sys.modules if '.' in m and m.startswith('chestxray')))")
+    loaded = python(
+        "import sys, chestxray; print(sorted(m for m in sys.modules if '.' in m and m.startswith('chestxray')))"
+    )
     assert loaded == "['chestxray.version']"
 
 
@@ -50,7 +52,9 @@ WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'timm', 
 
 
 def test_the_core_evaluates_and_prepares_without_torch():
-    python(f"{WITHOUT_TORCH} from chestxray import evaluate, compare, prepare, verify, synth, Results")
+    python(
+        f"{WITHOUT_TORCH} from chestxray import evaluate, compare, prepare, verify, synth, Results"
+    )
 
 
 def test_what_needs_torch_names_the_extra_that_installs_it():

@@ -17,7 +17,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("name", IN_ORDER)
 def test_a_notebook_runs_from_top_to_bottom(name, folder):
     notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)

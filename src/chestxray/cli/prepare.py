@@ -61,6 +61,7 @@ def prepare(
             show_default=False,
         ),
     ],
+    *,
     size: Annotated[int, typer.Option(min=16, help="Side of the packed images, pixels.")] = 224,
     split: SplitName = "official",
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,

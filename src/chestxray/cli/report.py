@@ -9,9 +9,7 @@ import typer
 
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(help="The folder of a run, or of an evaluation alone.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, or of an evaluation alone.")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.

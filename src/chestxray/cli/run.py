@@ -34,6 +34,7 @@ def run(
         list[Path],
         typer.Argument(metavar="RAW...", help="Raw trees: radiographs and a label table."),
     ],
+    *,
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")],
     recipe: RecipeName = None,
     overrides: Overrides = None,

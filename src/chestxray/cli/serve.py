@@ -35,9 +35,7 @@ def serve(
     from chestxray.serving import serve as start
     from chestxray.serving.middleware import read_token
 
-    limits = Limits(
-        max_upload_bytes=upload_mb * 2**20, max_uploads=max_uploads, timeout=timeout
-    )
+    limits = Limits(max_upload_bytes=upload_mb * 2**20, max_uploads=max_uploads, timeout=timeout)
     start(
         bundle,
         host=host,
