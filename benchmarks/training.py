@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestxray.model.losses import FindingsLoss
 from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.data import EpochBatches, loader
 from chestxray.training.fit import resolve
+from chestxray.training.losses import FindingsLoss
 
 SIZE, BATCH, ROUNDS = 224, 16, 4
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -178,7 +178,7 @@ def no_model(*_: object) -> None:
         (("openvino", "bf16"), False, "--calibrate-on"),
         (("openvino", "int8"), False, "--calibrate-on"),
         (("onnx", "int8"), True, "--format openvino"),
-        (("openvino", "int8"), True, "is no prepared dataset: `chestxray prepare` makes one"),
+        (("openvino", "int8"), True, "prepared dataset"),
     ],
 )
 def test_the_command_looks_at_all_it_is_given_before_it_loads(
@@ -220,10 +220,10 @@ def test_an_altered_or_missing_file_is_refused(exported, tmp_path, name):
         open_engine(folder)
 
 
-def test_a_folder_without_its_record_is_no_export(exported, tmp_path):
+def test_a_folder_without_its_record_is_not_an_export(exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     (folder / EXPORT).write_text("{}", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="no export of this version"):
+    with pytest.raises(ArtifactError, match="is not an export of this version"):
         open_engine(folder)
     (folder / EXPORT).unlink()
     with pytest.raises(ArtifactError, match="does not exist"):
@@ -239,7 +239,7 @@ def test_an_export_in_place_of_another_leaves_nothing_of_it(loaded, tmp_path):
 
 def test_a_folder_of_other_things_is_not_written_into(loaded, tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="no export"):
+    with pytest.raises(ArtifactError, match="is not an export"):
         export(loaded, tmp_path, "onnx", "fp32", noise(32))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -270,8 +270,8 @@ def test_reading_by_an_export_is_the_same_and_brings_no_torch(run, exported, pha
     assert np.allclose([float(p) for p in result.stdout.split()], list(expected), atol=1e-4)
 
 
-def test_an_engine_that_is_no_name_and_no_export_is_refused(run, tmp_path):
-    with pytest.raises(ArtifactError, match="is no engine: give auto, torch"):
+def test_an_engine_that_is_neither_a_name_nor_an_export_is_refused(run, tmp_path):
+    with pytest.raises(ArtifactError, match="is not an engine: give auto, torch"):
         chestxray.load(run / "bundle", str(tmp_path / "pytorch"))
 
 

@@ -23,16 +23,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
-    from chestxray.dataset.store import Dataset
-    from chestxray.errors import ArtifactError
-    from chestxray.training import fit
-    from chestxray.training import recipe as recipes
+    from chestxray.training.fit import train as fit
 
-    begun = out / "recipe.yaml"
-    if resume and not begun.exists():
-        raise ArtifactError(f"{out} holds no run to go on with: leave out --resume to begin one")
-    if resume and recipe is None and not change:
-        recipe = str(begun)
-    chosen = recipes.load(recipe or "baseline", change or ())
-    bundle = fit.train(Dataset.open(dataset), out, chosen, resume, tensorboard)
-    typer.echo(f"{out / 'bundle'}: {bundle.identity}")
+    finished = fit(dataset, recipe, out, change, resume, tensorboard)
+    typer.echo(f"{finished.bundle}: {finished.model}")
