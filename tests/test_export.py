@@ -19,7 +19,7 @@ from chestxray.artifacts import sha256
 from chestxray.cli.export import export as export_verb
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.model import bundle
-from chestxray.model import export as quantise
+from chestxray.model import export as exports
 from chestxray.model import exported as parity
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import OnnxEngine, OpenVinoEngine
@@ -149,9 +149,9 @@ def test_int8_is_calibrated_and_judged_on_validation(loaded, trial, tmp_path):
 
 def test_int8_that_auroc_does_not_allow_is_refused(loaded, trial, tmp_path, monkeypatch):
     pytest.importorskip("nncf", reason="needs the export extra")
-    monkeypatch.setattr(quantise, "AUROC_TOLERANCE", -1.0)
+    monkeypatch.setattr(exports, "AUROC_TOLERANCE", -1.0)
     monkeypatch.setattr(parity, "AUROC_TOLERANCE", -1.0)
-    monkeypatch.setattr(quantise, "_ROUNDS", 2)
+    monkeypatch.setattr(exports, "_ROUNDS", 2)
     with pytest.raises(ArtifactError, match="--force"):
         export(loaded, tmp_path / "out", "openvino", "int8", trial)
     assert not (tmp_path / "out").exists()
@@ -293,7 +293,7 @@ def test_bf16_weights_are_rounded_and_biases_too(loaded, dataset):
     """The stored weights are of eight bits: near, but not those of float32."""
     graph = to_openvino(to_onnx(loaded.classifier))
     exact, _, _ = OpenVinoEngine(graph.clone()).run(dataset.images[:4])
-    quantise.bfloat16(graph)
+    exports._bfloat16(graph)
     rounded, _, _ = OpenVinoEngine(graph).run(dataset.images[:4])
     assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
 

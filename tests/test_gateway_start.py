@@ -65,7 +65,7 @@ def test_an_engine_that_is_not_installed_is_told_by_its_key(
 WORKER = """
 import sys, threading, time
 from pathlib import Path
-from chestxray.serving.gateway import config, logs, processes, survey
+from chestxray.serving.gateway import config, logs, processes, statistics
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.store import READ, Store
 
@@ -77,13 +77,13 @@ stop = threading.Event()
 
 def watch():
     store = Store(settings.state)
-    while survey.counts(store.db)[READ]["queued"]:
+    while statistics.counts(store.db)[READ]["queued"]:
         time.sleep(0.1)
     stop.set()
 
 threading.Thread(target=watch).start()
 processes.working(stop, settings, Path(sys.argv[2]), 0)
-print(survey.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.modules)
+print(statistics.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.modules)
 """
 
 

@@ -119,7 +119,7 @@ def to_openvino(onnx: bytes) -> Any:  # noqa: ANN401 - OpenVINO is optional and 
     return needed("openvino").Core().read_model(onnx)
 
 
-def bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
+def _bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
     """Store the weights of an `openvino.Model` in bfloat16, in place; the file is half as large."""
     openvino = needed("openvino")
     for constant in model.get_ops():
@@ -135,7 +135,7 @@ def bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
             reader.replace_source_output(wide.output(0))
 
 
-def int8(model: Any, images: Images) -> Any:  # noqa: ANN401
+def _int8(model: Any, images: Images) -> Any:  # noqa: ANN401
     """Quantise an `openvino.Model` to int8, except for its first convolution.
 
     Args:
@@ -154,7 +154,7 @@ def int8(model: Any, images: Images) -> Any:  # noqa: ANN401
         )
 
 
-def careful_int8(
+def _careful_int8(
     model: Any,  # noqa: ANN401
     images: Images,
     labels: npt.NDArray[np.float32],
@@ -282,11 +282,11 @@ def _model(
 ) -> Any:  # noqa: ANN401 - OpenVINO ships no types
     model = to_openvino(onnx)
     if precision == "int8" and force:
-        return int8(model, trial.images)
+        return _int8(model, trial.images)
     if precision == "int8" and trial.labels is not None:
-        return careful_int8(model, trial.images, trial.labels, reference[0], bundle.card.findings)
+        return _careful_int8(model, trial.images, trial.labels, reference[0], bundle.card.findings)
     if precision == "bf16":
-        bfloat16(model)
+        _bfloat16(model)
     return model
 
 

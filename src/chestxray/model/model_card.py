@@ -31,7 +31,7 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
-FORMAT: Final = 3
+_FORMAT: Final = 3
 _MADE_BY: Final = "chestxray train"
 
 
@@ -91,7 +91,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = FORMAT
+    format: Literal[3] = _FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
@@ -196,9 +196,9 @@ def _read_card(folder: Path) -> ModelCard:
 
 def _parsed(path: Path) -> ModelCard:
     values = read_json(path, _MADE_BY)
-    if values.get("format") != FORMAT:
+    if values.get("format") != _FORMAT:
         raise BundleError(
-            f"{path} has format {values.get('format')!r}, this version reads format {FORMAT}: use "
+            f"{path} has format {values.get('format')!r}, this version reads format {_FORMAT}: use "
             f"the chestxray that made it ({values.get('package_version')}), or train again"
         )
     try:

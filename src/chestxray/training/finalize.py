@@ -25,7 +25,7 @@ from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
 from chestxray.training.recipe import Recipe
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
 _DETECTOR_IMAGES = 1024  # of each part at most: more make it slower and no better
@@ -87,7 +87,7 @@ def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> 
     return Detector.fit(dataset.images[train], dataset.images[rows], features[kept], patients)
 
 
-def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Features]:
+def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, _Floats, Features]:
     """Give logits and the highest value of each class map, both [N, K], and features [N, C]."""
     found = [
         (logits, maps.clip(min=0).max(axis=(2, 3)), features)
@@ -97,7 +97,7 @@ def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Fe
     return logits.astype(np.float64), peaks.astype(np.float64), features
 
 
-def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:
+def _heat_scale(evidence: _Floats, labels: npt.NDArray[np.float32]) -> float:
     """Give the evidence that a heatmap shows as 1, where the probability is 1.
 
     The 90th percentile, over the images that show a finding, of the evidence for it; then the

@@ -50,7 +50,7 @@ from chestxray.training.losses import class_weights
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.version import __version__
 
-Precision = Literal["float32", "bfloat16"]
+_Precision = Literal["float32", "bfloat16"]
 
 _DEFAULT: Final = "baseline"
 _MADE_BY: Final = "chestxray train"
@@ -156,7 +156,7 @@ def check_recipe(recipe: Recipe) -> None:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
 
 
-def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> _Precision:
     """Turn `auto` into bfloat16 where the device has instructions for it, float32 elsewhere.
 
     A processor without bfloat16 instructions emulates them, about ten times slower than float32.
@@ -191,7 +191,9 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
         labels = dataset.labels(dataset.rows(split))
         if np.isnan(labels).all():
             what = "known labels" if len(labels) else "images"
-            raise TrainingError(f"{dataset.folder} has no {what} in part {split!r}: split it anew")
+            raise TrainingError(
+                f"{dataset.folder} has no {what} in part {split!r}: choose another split"
+            )
         if split == "train" and all(one_sided(column) for column in labels.T):
             raise TrainingError(
                 f"{dataset.folder}: no finding is both present and absent in the training part"

@@ -33,7 +33,7 @@ from chestxray.training.recipe import Recipe
 BEST: Final = "best.ckpt"
 LAST: Final = "last.ckpt"
 
-Split = Literal["train", "val"]
+_Split = Literal["train", "val"]
 
 
 class _Outputs:
@@ -87,7 +87,7 @@ class Task(LightningModule):
         self.augment: nn.Module = augmentation(recipe.augment)
         gamma = recipe.loss.gamma if recipe.loss.kind == "focal" else 0.0
         self.loss = FindingsLoss(torch.from_numpy(loss_weights), gamma)
-        self.outputs: dict[Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
+        self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
 
     def on_validation_epoch_start(self) -> None:
         """Drop the outputs of the last validation pass."""
@@ -132,7 +132,7 @@ class Task(LightningModule):
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
         self.outputs["train"] = _Outputs()
 
-    def _step(self, split: Split, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, split: _Split, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))
         loss: Tensor = self.loss(logits, labels)
         self.outputs[split].add(logits, labels, loss)
