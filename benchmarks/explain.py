@@ -1,4 +1,4 @@
-"""Explaining one image for all 14 findings: one forward pass beside 14 of pytorch-grad-cam."""
+"""Explaining one image for 14 findings: one forward pass beside 14 runs of pytorch-grad-cam."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Training speed: the trainer's arithmetic beside plain float32, and the loader's share of a step.
 
-Prints images a second of DenseNet-121 at 224 px for plain float32 channels-first, for float32
-channels-last, and for bfloat16 channels-last, all in this one run and taking turns, since the
-machine may be shared; and the time the loader takes for a batch as a share of the fastest step.
+Prints images per second of DenseNet-121 at 224 px for plain float32 channels-first, float32
+channels-last, and bfloat16 channels-last, measured in turns in one run, since the machine may be
+shared; and the loader's time per batch as a share of the fastest step.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestxray.model.losses import FindingsLoss
 from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.data import EpochBatches, loader
 from chestxray.training.fit import resolve
+from chestxray.training.losses import FindingsLoss
 
 SIZE, BATCH, ROUNDS = 224, 16, 4
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Packed(torch.utils.data.Dataset):
-    """The same indexed copy out of a memory map that a part of a dataset makes."""
+    """An indexed copy from a memory map, as a part of a dataset makes."""
 
     def __init__(self, folder: Path, count: int) -> None:
         path = folder / "images.npy"
@@ -83,7 +83,7 @@ def main() -> None:
     if resolve("auto", DEVICE) == "bfloat16":
         steps["bfloat16 channels-last"] = stepper(channels_last=True, bfloat16=True)
     else:
-        print("bfloat16: this processor has no instructions for it, so training uses float32")
+        print("bfloat16: this processor has no instructions for it, training uses float32")
     times: dict[str, list[float]] = {name: [] for name in (*steps, "loader")}
     with tempfile.TemporaryDirectory() as folder:
         part = Packed(Path(folder), 64 * BATCH)

@@ -59,5 +59,5 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from chestxray.training import recipe as recipes
 
     out = tmp_path_factory.mktemp("run") / "run"
-    fit.train(dataset, out, recipes.load("quick", TINY))
+    fit.train(dataset, recipes.load("quick", TINY), out)
     return out

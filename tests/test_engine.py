@@ -77,7 +77,7 @@ def test_a_batch_that_fails_harms_no_later_one(openvino, dataset):
 
 def test_without_openvino_torch_reads_unless_openvino_is_asked_for(run, monkeypatch):
     loaded = bundle.load(run / "bundle")
-    monkeypatch.setattr("chestxray.model.runtimes.importlib.import_module", _absent)
+    monkeypatch.setattr("chestxray.model.engines.importlib.import_module", _absent)
     monkeypatch.setattr(engines, "_installed", lambda: False)
     assert choose(loaded).name.startswith("torch")
     with pytest.raises(MissingExtraError, match="export"):
@@ -96,7 +96,7 @@ def test_torch_reads_where_openvino_is_there_but_broken(run, monkeypatch):
     assert choose(loaded).name.startswith("torch")
     with pytest.raises(ArtifactError, match="unknown layer"):
         choose(loaded, "openvino")
-    monkeypatch.setattr("chestxray.model.runtimes.importlib.import_module", _absent)
+    monkeypatch.setattr("chestxray.model.engines.importlib.import_module", _absent)
     assert choose(loaded).name.startswith("torch")
 
 

@@ -19,7 +19,7 @@ from chestxray.artifacts import sha256
 from chestxray.cli.export import export as export_verb
 from chestxray.errors import ArtifactError, BundleError, ChestXrayError, MissingExtraError
 from chestxray.model import bundle
-from chestxray.model import export as quantise
+from chestxray.model import export as exports
 from chestxray.model import exported as parity
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import OnnxEngine, OpenVinoEngine
@@ -149,9 +149,9 @@ def test_int8_is_calibrated_and_judged_on_validation(loaded, trial, tmp_path):
 
 def test_int8_that_auroc_does_not_allow_is_refused(loaded, trial, tmp_path, monkeypatch):
     pytest.importorskip("nncf", reason="needs the export extra")
-    monkeypatch.setattr(quantise, "AUROC_TOLERANCE", -1.0)
+    monkeypatch.setattr(exports, "AUROC_TOLERANCE", -1.0)
     monkeypatch.setattr(parity, "AUROC_TOLERANCE", -1.0)
-    monkeypatch.setattr(quantise, "_ROUNDS", 2)
+    monkeypatch.setattr(exports, "_ROUNDS", 2)
     with pytest.raises(ArtifactError, match="--force"):
         export(loaded, tmp_path / "out", "openvino", "int8", trial)
     assert not (tmp_path / "out").exists()
@@ -178,7 +178,7 @@ def no_model(*_: object) -> None:
         (("openvino", "bf16"), False, "--calibrate-on"),
         (("openvino", "int8"), False, "--calibrate-on"),
         (("onnx", "int8"), True, "--format openvino"),
-        (("openvino", "int8"), True, "is no prepared dataset: `chestxray prepare` makes one"),
+        (("openvino", "int8"), True, "prepared dataset"),
     ],
 )
 def test_the_command_looks_at_all_it_is_given_before_it_loads(
@@ -220,10 +220,10 @@ def test_an_altered_or_missing_file_is_refused(exported, tmp_path, name):
         open_engine(folder)
 
 
-def test_a_folder_without_its_record_is_no_export(exported, tmp_path):
+def test_a_folder_without_its_record_is_not_an_export(exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     (folder / EXPORT).write_text("{}", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="no export of this version"):
+    with pytest.raises(ArtifactError, match="is not an export of this version"):
         open_engine(folder)
     (folder / EXPORT).unlink()
     with pytest.raises(ArtifactError, match="does not exist"):
@@ -239,7 +239,7 @@ def test_an_export_in_place_of_another_leaves_nothing_of_it(loaded, tmp_path):
 
 def test_a_folder_of_other_things_is_not_written_into(loaded, tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="no export"):
+    with pytest.raises(ArtifactError, match="is not an export"):
         export(loaded, tmp_path, "onnx", "fp32", noise(32))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -270,8 +270,8 @@ def test_reading_by_an_export_is_the_same_and_brings_no_torch(run, exported, pha
     assert np.allclose([float(p) for p in result.stdout.split()], list(expected), atol=1e-4)
 
 
-def test_an_engine_that_is_no_name_and_no_export_is_refused(run, tmp_path):
-    with pytest.raises(ArtifactError, match="is no engine: give auto, torch"):
+def test_an_engine_that_is_neither_a_name_nor_an_export_is_refused(run, tmp_path):
+    with pytest.raises(ArtifactError, match="is not an engine: give auto, torch"):
         chestxray.load(run / "bundle", str(tmp_path / "pytorch"))
 
 
@@ -293,7 +293,7 @@ def test_bf16_weights_are_rounded_and_biases_too(loaded, dataset):
     """The stored weights are of eight bits: near, but not those of float32."""
     graph = to_openvino(to_onnx(loaded.classifier))
     exact, _, _ = OpenVinoEngine(graph.clone()).run(dataset.images[:4])
-    quantise.bfloat16(graph)
+    exports._bfloat16(graph)
     rounded, _, _ = OpenVinoEngine(graph).run(dataset.images[:4])
     assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from chestxray.artifacts import sha256
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation import predictions
+from chestxray.model import bundle as bundles
+from chestxray.model.network import Classifier
 from chestxray.sources.nih import FINDINGS
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
@@ -56,7 +59,7 @@ def test_training_lowers_the_loss(run):
 
 
 def test_validation_predictions_are_those_of_the_bundle_on_validation_rows(run, dataset):
-    table = predictions.read(run / "validation.csv")
+    table = predictions.read(run / "validation.csv").rows
     rows = dataset.rows("val")
     assert table["Image Index"].tolist() == dataset.index["image"].iloc[rows].tolist()
 
@@ -67,7 +70,7 @@ def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
     images = np.load(copy / "images/00000.npy", mmap_mode="r+")
     images[dataset.rows("test")] = 0
     images.flush()
-    fit.train(Dataset.open(copy), tmp_path / "run", tiny())
+    fit.train(Dataset.open(copy), tiny(), tmp_path / "run")
     weights = Path("bundle") / "weights.safetensors"
     assert sha256(tmp_path / "run" / weights) == sha256(run / weights)
     assert (tmp_path / "run/bundle/bundle.json").read_bytes() == (
@@ -75,19 +78,31 @@ def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
     ).read_bytes()
 
 
+THREE = (*TINY, "batch_size=8")  # batches enough to be killed among them
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory) -> Path:
+    """A run of three epochs that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fit.train(dataset, recipes.load("quick", THREE), out)
+    return out
+
+
 @pytest.mark.parametrize("epochs_before_the_kill", [0, 2])
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
-    dataset, tmp_path, epochs_before_the_kill
+    dataset, whole, tmp_path, epochs_before_the_kill
 ):
-    changes = [f"--set={change}" for change in (*TINY, "max_epochs=4", "batch_size=4")]
+    """To the bit, also where its folder was moved before it was resumed."""
+    changes = [f"--set={change}" for change in THREE]
     command = [
         sys.executable, "-m", "chestxray", "train", str(dataset.folder), "--recipe", "quick",
         *changes, "--out",
     ]  # fmt: skip
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fit.train(dataset, whole, tiny("max_epochs=4", "batch_size=4"))
+    cut = tmp_path / "cut"
     _kill_in_mid_epoch([*command, str(cut)], epochs_before_the_kill)
     assert not (cut / "run.json").exists()
+    cut = cut.rename(tmp_path / "moved")
     resumed = [*command[:5], "--resume", "--out", str(cut)]  # the recipe is the run's own
     subprocess.run(resumed, check=True, capture_output=True)
     for file in ("history.csv", "validation.csv", "bundle/bundle.json", "recipe.yaml"):
@@ -100,25 +115,24 @@ def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
 
 def _kill_in_mid_epoch(command: list[str], epochs: int) -> None:
     """Kill -9 a training process while it works on the epoch after `epochs` finished ones."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _SLOW_STEPS, str(epochs), *command[3:]],
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout
-    for line in process.stdout:
-        if line.strip() == "in the middle":
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    assert process.wait(60) == -signal.SIGKILL
-    process.stdout.close()
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.strip() == "in the middle":
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        assert process.wait(60) == -signal.SIGKILL
 
 
 # The real command, which says when it is in the middle of the epoch and then waits to be killed.
 _SLOW_STEPS = """
 import sys, time
 from chestxray.cli.main import main
-from chestxray.training.task import Task
+from chestxray.training.lightning_module import Task
 step = Task.training_step
 epoch = int(sys.argv[1])
 def waiting(self, batch, batch_idx):
@@ -134,18 +148,18 @@ main()
 
 def test_resuming_a_finished_run_trains_no_further(run, dataset, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
-    fit.train(dataset, copy, tiny(), resume=True)
+    fit.train(dataset, tiny(), copy, resume=True)
     for file in ("history.csv", "bundle/bundle.json", "validation.csv"):
         assert (copy / file).read_bytes() == (run / file).read_bytes()
 
 
 def test_training_stops_when_validation_no_longer_improves_and_stays_stopped(dataset, tmp_path):
     recipe = tiny("learning_rate=0.1", "patience=2", "max_epochs=40")
-    fit.train(dataset, tmp_path / "run", recipe)
+    fit.train(dataset, recipe, tmp_path / "run")
     val = pd.read_csv(tmp_path / "run/history.csv").query("split == 'val'")["loss"].to_numpy()
     assert len(val) < 40
     assert len(val) - 1 - val.argmin() == 2
-    fit.train(dataset, tmp_path / "run", recipe, resume=True)
+    fit.train(dataset, recipe, tmp_path / "run", resume=True)
     assert len(pd.read_csv(tmp_path / "run/history.csv")) == 2 * len(val)
 
 
@@ -160,19 +174,19 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(Task, "_step", poisoned)
     with pytest.raises(TrainingError, match=r"nan in epoch 1.*learning_rate"):
-        fit.train(dataset, tmp_path / "run", tiny())
+        fit.train(dataset, tiny(), tmp_path / "run")
     kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)
     assert kept["epoch"] == 0
     assert all(torch.isfinite(t).all() for t in kept["state_dict"].values())
     assert not (tmp_path / "run/bundle").exists()
     monkeypatch.undo()
-    fit.train(dataset, tmp_path / "run", tiny(), resume=True)
+    fit.train(dataset, tiny(), tmp_path / "run", resume=True)
     assert (tmp_path / "run/run.json").exists()
 
 
 def test_validation_images_are_never_augmented(dataset):
     recipe = tiny()
-    task = Task(fit._classifier(recipe, resumed=False), recipe, np.ones((14, 2)))
+    task = Task(fit._classifier(recipe, dataset.findings, resumed=False), recipe, np.ones((14, 2)))
 
     class Forbidden(torch.nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
@@ -185,20 +199,83 @@ def test_validation_images_are_never_augmented(dataset):
         task.training_step(batch, 0)
 
 
+def test_training_gives_the_run_it_wrote(dataset, tmp_path):
+    """By the dataset's folder and a recipe's name, as from a notebook."""
+    changes = dict(change.split("=") for change in TINY) | {"max_epochs": 1}
+    finished = fit.train(dataset.folder, "quick", tmp_path / "run", overrides=changes)
+    assert finished.folder == tmp_path / "run"
+    assert bundles.load(finished.bundle).identity == finished.model
+    assert finished.summary == json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
+    assert finished.history["split"].tolist() == ["train", "val"]
+    assert len(predictions.read(finished.validation).rows) == len(dataset.rows("val"))
+    with pytest.raises(ArtifactError, match="does not exist"):
+        fit.Run.open(tmp_path)
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(dataset, tmp_path):
+    with pytest.raises(ArtifactError, match="holds no run to resume"):
+        fit.train(dataset, tiny(), tmp_path / "run", resume=True)
+
+
+def test_the_card_and_the_summary_name_the_data_that_was_trained_on(run, dataset):
+    trained = bundles.load(run / "bundle").card.trained_on
+    (source,) = dataset.manifest.sources
+    assert trained.policies == {source.name: source.policies}
+    names = sorted(dataset.index["image"].iloc[dataset.rows("train")])
+    listed = "".join(f"{name}\n" for name in names).encode()
+    assert trained.training_list_sha256 == hashlib.sha256(listed).hexdigest()
+    summary = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert summary["sources"] == [source.model_dump(mode="json")]
+    assert summary["findings"] == list(FINDINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("backbone=densnet121", "timm has no backbone"),
+        ("backbone=vit_tiny_patch16_224", "takes no images of 32 px"),
+        ("weights=no-such-file", "no weights file"),
+    ],
+)
+def test_a_recipe_is_checked_without_a_dataset(change, words):
+    with pytest.raises(RecipeError, match=words):
+        fit.check_recipe(tiny(change))
+    fit.check_recipe(tiny())
+
+
+def test_imagenet_weights_are_checked_without_a_download(monkeypatch):
+    from huggingface_hub import errors
+
+    from chestxray.model import network
+
+    def offline(*_: object, **__: object) -> None:
+        raise errors.OfflineModeIsEnabled("offline mode")
+
+    monkeypatch.setattr(network.huggingface_hub, "model_info", offline)
+    monkeypatch.setattr(network.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    recipe = tiny("weights=imagenet")
+    with pytest.raises(RecipeError, match=r"offline mode.*--set weights=FILE"):
+        fit.check_recipe(recipe)
+    monkeypatch.setattr(network.huggingface_hub, "try_to_load_from_cache", lambda *_: "a file")
+    fit.check_recipe(recipe)
+    with pytest.raises(RecipeError, match="timm has no ImageNet weights for resnet50t"):
+        fit.check_recipe(tiny("weights=imagenet", "backbone=resnet50t"))
+
+
 def test_another_size_is_refused_before_anything_is_written(dataset, tmp_path):
     with pytest.raises(RecipeError, match="prepare with --size 64"):
-        fit.train(dataset, tmp_path / "run", tiny("size=64"))
+        fit.train(dataset, tiny("size=64"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten(run, dataset):
     with pytest.raises(ArtifactError, match="--resume"):
-        fit.train(dataset, run, tiny())
+        fit.train(dataset, tiny(), run)
 
 
 def test_resuming_with_another_recipe_is_refused(run, dataset):
     with pytest.raises(RecipeError, match="another recipe"):
-        fit.train(dataset, run, tiny("seed=9"), resume=True)
+        fit.train(dataset, tiny("seed=9"), run, resume=True)
 
 
 def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
@@ -206,12 +283,12 @@ def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
 
     other = prepare(phantoms, tmp_path / "other", size=32, seed=5)
     with pytest.raises(ArtifactError, match="another dataset"):
-        fit.train(other, run, tiny(), resume=True)
+        fit.train(other, tiny(), run, resume=True)
 
 
 def test_tensorboard_logs_are_written_on_request(dataset, tmp_path):
     pytest.importorskip("tensorboard")
-    fit.train(dataset, tmp_path / "run", tiny("max_epochs=1"), tensorboard=True)
+    fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run", tensorboard=True)
     (events,) = (tmp_path / "run/tensorboard").glob("events.*")
     data = events.read_bytes()
     assert all(name in data for name in (b"auroc/val", b"loss/train"))
@@ -228,9 +305,13 @@ def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, m
             seen["labels"].append(labels.numpy().copy())
         return step(self, split, inputs, labels)
 
+    def head_alone(self, images):
+        return self.head.bias.expand(len(images), -1)
+
     monkeypatch.setattr(Task, "_step", watched)
+    monkeypatch.setattr(Classifier, "forward", head_alone)  # thirty epochs in seconds
     recipe = recipes.load("baseline", [*TINY, "weights=none", "max_epochs=30", "patience=30"])
-    fit.train(dataset, tmp_path / "run", recipe)
+    fit.train(dataset, recipe, tmp_path / "run")
     labels = dataset.labels(dataset.rows("train"))
     sides = [np.concatenate(seen["labels"]) == side for side in (0, 1)]
     absent, present = (side.mean(axis=0) for side in sides)
@@ -241,17 +322,17 @@ def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, m
     assert drawn[rarest] / drawn[commonest] > natural[rarest] / natural[commonest]
 
 
-def test_a_recipe_that_cannot_be_begun_leaves_nothing_behind(dataset, tmp_path):
-    with pytest.raises(RecipeError, match="none of these"):
-        fit.train(dataset, tmp_path / "run", tiny("weights=no-such-file"))
+def test_a_recipe_that_cannot_be_started_leaves_nothing_behind(dataset, tmp_path):
+    with pytest.raises(RecipeError, match="no weights file"):
+        fit.train(dataset, tiny("weights=no-such-file"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    fit.train(dataset, tmp_path / "run", tiny("max_epochs=1"))
+    fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run")
 
 
-def test_interrupting_says_how_to_go_on(dataset, tmp_path, monkeypatch):
+def test_interrupting_says_how_to_resume(dataset, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Task, "training_step", interrupted)
     with pytest.raises(TrainingError, match="--resume"):
-        fit.train(dataset, tmp_path / "run", tiny())
+        fit.train(dataset, tiny(), tmp_path / "run")

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from pydicom import Dataset
 from pydicom.uid import DigitalXRayImageStorageForProcessing
-from safetensors.numpy import save_file
 
 import chestxray
 from chestxray.dataset.dicom import Header, read
@@ -331,13 +330,6 @@ def test_a_handful_of_validation_images_makes_a_gate_that_warns_of_none_of_them(
     gate = fitted(features, np.arange(count))
     assert (gate.feature_distance(features) <= gate.limits.features).all()
     assert gate.limits.false_alarms == pytest.approx(1 / (count + 1))
-
-
-def test_a_gate_of_an_earlier_kind_counts_as_none(reader, tmp_path):
-    path = tmp_path / "gate.safetensors"
-    limits = reader.bundle.detector.limits
-    save_file({name: np.ones(4, np.float32) for name in ("mean", "axes", "references")}, path)
-    assert Detector.load(path, limits) is None
 
 
 def test_clean_phantoms_pass_and_few_are_warned_of(reader, paths):

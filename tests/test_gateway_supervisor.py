@@ -46,7 +46,7 @@ def test_a_missing_export_is_told_by_its_key_before_anything_starts(
     tmp_path: Path, run: Path
 ) -> None:
     settings = config(tmp_path, '[read]\nengine = "nowhere"\n')
-    with pytest.raises(ConfigError, match=r"^read\.engine: .*nowhere is no engine"):
+    with pytest.raises(ConfigError, match=r"^read\.engine: .*nowhere is not an engine"):
         check(settings, run / "bundle")
 
 

@@ -134,7 +134,7 @@ def test_a_half_matching_checkpoint_is_refused(tmp_path, fault):
         path.write_bytes(path.read_bytes()[:-1000])
     elif fault == "empty":
         path.write_bytes(b"")
-    with pytest.raises(RecipeError, match="no whole timm checkpoint"):
+    with pytest.raises(RecipeError, match="not a complete timm checkpoint"):
         Classifier("resnet18", FINDINGS, 64).load_pretrained(str(path), "resnet18")
 
 
@@ -148,6 +148,6 @@ def test_imagenet_weights_offline_say_what_to_do(monkeypatch, tmp_path):
         network.load_pretrained("imagenet", "densenet121.tv_in1k")
 
 
-def test_weights_that_are_no_file_are_refused():
-    with pytest.raises(RecipeError, match="none of these"):
+def test_weights_that_are_not_a_file_are_refused():
+    with pytest.raises(RecipeError, match="no weights file"):
         Classifier("resnet18", FINDINGS, 64).load_pretrained("imagnet", "resnet18")

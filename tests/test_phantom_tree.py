@@ -13,7 +13,6 @@ import typer
 from typer.testing import CliRunner
 
 from chestxray import sources
-from chestxray.cli.synth import synth
 from chestxray.errors import SourceError
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import population

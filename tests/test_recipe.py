@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+import yaml
 
 from chestxray.errors import RecipeError
 from chestxray.training import recipe as recipes
 
 
-@pytest.mark.parametrize("name", recipes.shipped())
-def test_each_shipped_recipe_is_valid_and_says_cost_and_score(name):
+@pytest.mark.parametrize("name", recipes.names())
+def test_each_shipped_recipe_is_valid_and_says_what_it_is_its_cost_and_score(name):
     recipe = recipes.load(name)
     assert recipe.name == name
-    assert recipe.cost
-    assert recipe.expected
+    assert recipe.description
+    assert "not measured" not in {recipe.cost, recipe.expected}
+    assert recipe in recipes.shipped()
 
 
-def test_baseline_is_the_published_recipe():
+def test_baseline_is_the_recipe_of_the_specification():
     recipe = recipes.load("baseline")
     assert recipe.backbone.startswith("densenet121")
     assert (recipe.weights, recipe.size, recipe.dropout) == ("imagenet", 224, 0.5)
@@ -49,16 +54,54 @@ def test_a_wrong_override_is_an_error_that_says_what_is_right(override, words):
         recipes.load("baseline", [override])
 
 
+def test_overrides_may_be_a_mapping():
+    texts = recipes.load("baseline", ["loss.gamma=1", "size=320"])
+    assert recipes.load("baseline", {"loss.gamma": 1, "size": 320}) == texts
+    assert recipes.load("baseline", {"loss": {"gamma": 1}, "size": 320}) == texts
+    assert recipes.load(recipes.load("baseline"), {"loss.gamma": 1, "size": 320}) == texts
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    wrong = ["learnig_rate=1", "loss.gama=1", "dropout=1.5", "max_epochs", "size=abc"]
+    with pytest.raises(RecipeError) as caught:
+        recipes.load("baseline", wrong)
+    first, *each = str(caught.value).splitlines()
+    assert first == "recipe baseline has 5 errors:"
+    for words in ("learning_rate", "loss.gamma", "dropout = 1.5", "key=value", "size = 'abc'"):
+        assert sum(words in line for line in each) == 1
+
+
+def test_recipes_are_read_and_refused_without_torch():
+    script = (
+        "import sys\n"
+        "from chestxray.errors import RecipeError\n"
+        "from chestxray.training import recipe\n"
+        "recipe.shipped()\n"
+        "try: recipe.load('baseline', ['no_such_key=1'])\n"
+        "except RecipeError: pass\n"
+        "assert not {'torch', 'lightning', 'timm', 'numpy', 'pandas'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_showing_a_recipe_fills_in_what_its_file_leaves_out(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("size: 64\nloss:\n  kind: focal\n", encoding="utf-8")
+    shown = yaml.safe_load(recipes.show(file, {"seed": 3}))
+    assert set(shown) == set(recipes.Recipe.model_fields)
+    assert (shown["name"], shown["size"], shown["seed"]) == ("mine", 64, 3)
+    assert shown["loss"] == {"kind": "focal", "gamma": 2.0, "class_weights": False}
+
+
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'baseline'"):
         recipes.load("basline")
 
 
-def test_a_missing_key_is_named(tmp_path):
+def test_a_key_that_is_left_out_has_its_default(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("name: mine\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match="'cost' is missing"):
-        recipes.load(str(file))
+    file.write_text("seed: 4\n", encoding="utf-8")
+    assert recipes.load(str(file)) == recipes.Recipe(name="mine", seed=4)
 
 
 def test_a_saved_recipe_is_read_back_the_same(tmp_path):
@@ -67,14 +110,14 @@ def test_a_saved_recipe_is_read_back_the_same(tmp_path):
     assert recipes.load(str(tmp_path / "recipe.yaml")) == recipe
 
 
-def test_a_binary_file_is_no_recipe(tmp_path):
+def test_a_binary_file_is_not_a_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="as text"):
         recipes.load(str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])
-def test_what_is_no_mapping_is_refused(tmp_path, text):
+def test_what_is_not_a_mapping_is_refused(tmp_path, text):
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=r"mine\.yaml"):

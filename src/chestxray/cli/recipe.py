@@ -13,11 +13,17 @@ recipe = typer.Typer(name="recipe", help="List and show training recipes.", no_a
 
 @recipe.command("list")
 def list_() -> None:
-    """List the shipped recipes with what each is for."""
-    from chestxray.training import recipe as recipes
+    """List the shipped recipes: what each is for, what it costs, what it should score."""
+    from chestxray.training.recipe import shipped
 
-    for name, description in recipes.shipped().items():
-        typer.echo(f"{name:12} {description}")
+    for one in shipped():
+        typer.secho(one.name, bold=True)
+        for what, text in (
+            ("", one.description),
+            ("cost: ", one.cost),
+            ("expected: ", one.expected),
+        ):
+            typer.echo(f"  {what}{text}")
 
 
 @recipe.command()
@@ -25,7 +31,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A shipped recipe, or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
-    """Print a recipe as YAML with every default filled in."""
-    from chestxray.training import recipe as recipes
+    """Print a recipe as YAML, with every key and override filled in."""
+    from chestxray.training.recipe import show as as_yaml
 
-    typer.echo(recipes.as_yaml(recipes.load(name, overrides or ())), nl=False)
+    typer.echo(as_yaml(name, overrides or ()), nl=False)

@@ -59,8 +59,12 @@ def run(
     dataset, model = out / "dataset", out / "run"
     bundle, predictions = model / "bundle", model / "predictions.csv"
     if not (dataset / "dataset.json").exists():
+        from chestxray.dataset.prepare import check_split
+        from chestxray.training import check_recipe
+
         options = read_options(columns, uncertain, blank, views, patient_per_image)
-        _check(raws, chosen, split, source, options)
+        check_split(raws, split, source=source, options=options)
+        check_recipe(chosen)
     resume = (model / "recipe.yaml").exists()
     reading: dict[str, object] = {
         "--source": source, "--columns": columns, "--uncertain": uncertain, "--blank": blank,

@@ -22,4 +22,8 @@ def train(
         bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")
     ] = False,
 ) -> None:
-    """Train a classifier by a recipe. The bundle is OUT/bundle."""
+    """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
+    from chestxray.training.fit import train as fit
+
+    finished = fit(dataset, recipe, out, overrides or (), resume, tensorboard)
+    typer.echo(f"{finished.bundle}: {finished.model}")

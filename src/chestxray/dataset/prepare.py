@@ -113,6 +113,28 @@ def prepare(
     return Dataset.open(out)
 
 
+def check_split(
+    raws: Sequence[Path],
+    split: str,
+    seed: int = 0,
+    source: str | None = None,
+    options: ReadOptions | None = None,
+) -> None:
+    """Check without decoding an image that raw trees can be split for training and testing.
+
+    Raises:
+        SourceError: a tree or the split breaks a rule, or a part gets no image.
+    """
+    combined = combine([sources.read(Path(raw), source, options) for raw in raws])
+    counts = _Job(combined, split, seed).split().value_counts()
+    empty = [part for part in PARTS if part not in counts]
+    if empty:
+        raise SourceError(
+            f"the split {split} gives no image to {' and '.join(empty)}: use more images, or "
+            f"another --split"
+        )
+
+
 @dataclass(frozen=True)
 class _Job:
     """What is to be split, and how: see `split.assign`."""

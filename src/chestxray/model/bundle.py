@@ -1,4 +1,7 @@
-"""A bundle: a trained classifier and all that is needed to use it, in a folder (see `card`)."""
+"""A bundle: a trained classifier and all that is needed to use it, in a folder.
+
+`model_card` describes the folder and reads it without torch; here is the classifier beside it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ from chestxray.version import __version__
 
 @dataclass(frozen=True)
 class Bundle(Facts):
-    """The facts of a model and its classifier, in evaluation mode."""
+    """A model card, its detector and its classifier.
+
+    Attributes:
+        classifier: in evaluation mode.
+    """
 
     classifier: Classifier
 
@@ -27,7 +34,13 @@ class Bundle(Facts):
 def save(
     folder: Path, classifier: Classifier, card: ModelCard, detector: Detector | None = None
 ) -> Bundle:
-    """Write a bundle; the card's hashes, version and gate are filled in here.
+    """Write a bundle; the card's hashes, package version and gate are filled in here.
+
+    Args:
+        folder: to write into.
+        classifier: to save; is put into evaluation mode.
+        card: of the model.
+        detector: of images unlike those it knows, if one was fitted.
 
     Raises:
         BundleError: a weight is NaN or infinite.
@@ -42,7 +55,7 @@ def save(
         update={
             "weights_sha256": sha256(folder / WEIGHTS),
             "package_version": __version__,
-            "gate": _save_gate(folder, detector),
+            "gate": _save_detector(folder, detector),
         }
     )
     write_json(folder / CARD, card.model_dump(mode="json"))
@@ -53,8 +66,9 @@ def load(folder: Path) -> Bundle:
     """Read a bundle, refusing one whose parts do not match.
 
     Raises:
-        BundleError: as `card.read` says, or tensors that are missing, extra, misshapen or not
-            finite.
+        BundleError: as `model_card.read` says, or tensors that are missing, extra, misshapen or
+            not finite.
+        ArtifactError: a file is missing.
     """
     facts = read(folder)
     path = folder / WEIGHTS
@@ -69,7 +83,7 @@ def load(folder: Path) -> Bundle:
     return Bundle(facts.card, facts.detector, classifier)
 
 
-def _save_gate(folder: Path, detector: Detector | None) -> GateCard | None:
+def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:
     if detector is None:
         (folder / GATE).unlink(missing_ok=True)
         return None
@@ -88,6 +102,6 @@ def _check_normalisation(folder: Path, card: ModelCard, classifier: Classifier) 
     inside = (classifier.mean.item(), classifier.std.item())
     if max(abs(inside[0] - card.mean), abs(inside[1] - card.std)) > 1e-6:
         raise BundleError(
-            f"{folder}: the weights normalise by {inside}, the card says {(card.mean, card.std)}: "
+            f"{folder}: the weights normalise by {inside}, {CARD} says {(card.mean, card.std)}: "
             f"copy the whole bundle again"
         )

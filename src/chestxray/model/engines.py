@@ -1,11 +1,8 @@
-"""What a model makes of canonical images, whichever engine computes it.
+"""Engines: what computes logits, class maps and features of canonical images.
 
-An engine is float32 at its ends, keeps the order of its images, and may be called from several
-threads.
-
-Engines beside torch: OpenVINO, for reading on a processor, and onnxruntime, to check ONNX.
-
-Both are optional and imported when an engine is made.
+An engine takes uint8 and gives float32, keeps the order of its images, and may be called from
+several threads. OpenVINO serves for reading on a processor, onnxruntime for checking ONNX files;
+both are optional and imported when an engine is made. `torch_engine` is the third.
 """
 
 from __future__ import annotations
@@ -27,15 +24,21 @@ Maps = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 Heat = npt.NDArray[np.float32]
+Arithmetic = Literal["f32", "bf16"]
+
+INPUT: Final = "images"
+OUTPUTS: Final = ("logits", "maps", "features")
+
+_WORDS: Final = {"f32": "float32", "bf16": "bfloat16"}
 
 
 class Answer(NamedTuple):
-    """What a model makes of B images; K findings, C features, maps of h × w.
+    """The model's output for B images; K findings, C features, maps of h × w.
 
     Attributes:
         logits: float32 [B, K].
         maps: float32 [B, K, h, w], in logits.
-        features: float32 [B, C], the last feature map's means, which the head is fed with.
+        features: float32 [B, C], the means of the last feature map, which are the head's input.
     """
 
     logits: Logits
@@ -47,19 +50,19 @@ class Engine(Protocol):
     """Runs one model.
 
     Attributes:
-        name: the runtime, its version and its arithmetic, in words, and the export it runs, if one.
-            Engines of one name give the same answers.
+        name: for people: the runtime, its version and arithmetic, and the export that it runs, if
+            any. Engines of one name give the same answers.
     """
 
     name: str
 
     def run(self, images: Images) -> Answer:
-        """Answer to canonical images uint8 [B, S, S]."""
+        """Give the model's output for canonical images uint8 [B, S, S]."""
         ...
 
 
 def run_all(engine: Engine, images: Images, batch_size: int = 32) -> Iterator[Answer]:
-    """Give what an engine makes of images uint8 [N, S, S], at most `batch_size` at a time."""
+    """Run an engine over images uint8 [N, S, S], at most `batch_size` at a time."""
     for start in range(0, len(images), batch_size):
         yield engine.run(images[start : start + batch_size])
 
@@ -67,13 +70,13 @@ def run_all(engine: Engine, images: Images, batch_size: int = 32) -> Iterator[An
 def heatmaps(maps: Maps, slopes: Logits, probabilities: Probabilities, scale: float) -> Heat:
     """Turn class maps into heatmaps on one absolute scale.
 
-    A heatmap is the positive part of the class map in calibrated log-odds, weighted by the
-    finding's probability, so that an improbable finding does not glow, and divided by one constant
-    of the model: 1 means the same evidence in every image and for every finding.
+    A heatmap is the positive part of the class map in calibrated log-odds, times the finding's
+    probability, so that an improbable finding stays pale, divided by one constant of the model: 1
+    means the same evidence in every image and for every finding.
 
     Args:
         maps: float32 [B, K, h, w] in logits.
-        slopes: float32 [K], calibrated log-odds a logit, above 0.
+        slopes: float32 [K], calibrated log-odds per logit, above 0.
         probabilities: [B, K] in [0, 1], calibrated.
         scale: the bundle's `heat_scale`, in log-odds.
 
@@ -85,23 +88,15 @@ def heatmaps(maps: Maps, slopes: Logits, probabilities: Probabilities, scale: fl
     return heat
 
 
-INPUT: Final = "images"
-OUTPUTS: Final = ("logits", "maps", "features")
-EXTRA: Final = "export"
-
-Arithmetic = Literal["f32", "bf16"]
-_WORDS: Final = {"f32": "float32", "bf16": "bfloat16"}
-
-
 class OpenVinoEngine:
     """A graph compiled by OpenVINO for this machine's processor.
 
-    One image alone gets all cores. Several at once are spread over streams, each with a few cores,
-    which is compiled when they first come.
+    A single image is computed on all cores. Several images are spread over streams of a few cores
+    each; that form is compiled when it is first needed.
 
     Args:
-        model: an `openvino.Model` as of `model.graph`.
-        arithmetic: of its floating-point part. Left to itself, OpenVINO takes bfloat16 where the
+        model: an `openvino.Model`, as `export.to_openvino` gives.
+        arithmetic: of its floating-point part. By default OpenVINO takes bfloat16 where the
             processor has it, which is not within 1e-4 of float32.
     """
 
@@ -117,7 +112,7 @@ class OpenVinoEngine:
         self.name = f"OpenVINO {version}, {self.arithmetic()}"
 
     def arithmetic(self) -> str:
-        """Say what is computed in: a processor without bfloat16 is given float32."""
+        """Name the arithmetic in use: on a processor without bfloat16 it is float32."""
         given = self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         words = _WORDS.get(given, str(given))
         return f"int8 and {words}" if quantised(self._model) else words
@@ -138,7 +133,7 @@ class OpenVinoEngine:
         for place in range(len(images)):
             queue.start_async({INPUT: images[place : place + 1]}, (results, place))
         queue.wait_all()
-        self._queue = queue  # only now: a queue in which a request failed raises for ever
+        self._queue = queue  # only now: a queue in which a request failed keeps raising
         return Answer(*(np.concatenate(of) for of in zip(*results, strict=True)))
 
     def _new_queue(self) -> Any:  # noqa: ANN401
@@ -154,7 +149,7 @@ class OpenVinoEngine:
 
 
 def quantised(model: Any) -> bool:  # noqa: ANN401
-    """Say whether any layer of an `openvino.Model` is int8."""
+    """Tell whether any layer of an `openvino.Model` is int8."""
     return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
@@ -165,7 +160,11 @@ def _keep(request: Any, where: tuple[list[Any], int]) -> None:  # noqa: ANN401
 
 
 class OnnxEngine:
-    """An ONNX file's bytes run by onnxruntime on the processor."""
+    """A graph run by onnxruntime on the processor.
+
+    Args:
+        onnx: bytes of an ONNX file.
+    """
 
     def __init__(self, onnx: bytes) -> None:
         runtime = needed("onnxruntime")
@@ -178,7 +177,7 @@ class OnnxEngine:
 
 
 def last_line(error: Exception) -> str:
-    """Give what matters of a runtime's own message, which has many lines."""
+    """Give the last line of a runtime's message, which states the cause."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 
@@ -188,4 +187,4 @@ def needed(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(package, EXTRA) from error
+        raise MissingExtraError(package, "export") from error

@@ -1,16 +1,13 @@
-"""The classifier as one graph, for runtimes other than torch.
+"""Writing an export: the classifier as one graph, for runtimes other than torch.
 
-In: `images`, uint8 [N, S, S], canonical, N free. Out: `logits`, float32 [N, K], `maps`, float32
-[N, K, h, w], and `features`, float32 [N, C], pooled. Normalisation is inside. torch is traced once,
-to ONNX; OpenVINO reads that, so both run the same graph.
+In: `images`, uint8 [N, S, S], canonical, any N. Out: `logits`, float32 [N, K], `maps`, float32
+[N, K, h, w], and `features`, float32 [N, C], pooled. Normalisation is part of the graph. torch
+traces it once, to ONNX; OpenVINO reads that, so both run the same graph. It is compared with torch
+before it is written (see `exported`).
 
-Smaller arithmetic for an OpenVINO graph: bfloat16 weights, and int8 that heeds AUROC.
-
-int8 is post-training quantisation by NNCF on validation images: all convolutions but the first, on
-whose input rounding costs most; then those are put back into float32 whose rounding moves some
-finding's AUROC most, until none moves by more than allowed or nothing helps.
-
-Writing an exported graph (see `exported`), once it was measured against torch.
+OpenVINO graphs can have bfloat16 weights, or int8 layers by NNCF's post-training quantisation on
+validation images: all convolutions but the first, whose rounding costs most. Layers whose rounding
+moves a finding's AUROC most return to float32 until none moves by more than the limit.
 """
 
 from __future__ import annotations
@@ -69,6 +66,10 @@ from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.version import __version__
 
+_CALIBRATION_IMAGES: Final = 128
+_RANKING_IMAGES: Final = 32
+_ROUNDS: Final = 24
+
 
 class _Graph(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
@@ -80,10 +81,10 @@ class _Graph(nn.Module):
 
 
 def to_onnx(classifier: Classifier) -> bytes:
-    """Give the graph of a classifier, on the CPU and in evaluation mode, as an ONNX file's bytes.
+    """Give the graph of a classifier, on the CPU and in evaluation mode, as bytes of an ONNX file.
 
     Raises:
-        ArtifactError: the backbone uses what ONNX does not know.
+        ArtifactError: the backbone has an operation that ONNX lacks.
         MissingExtraError: onnx is not installed.
     """
     needed("onnx")
@@ -94,8 +95,8 @@ def to_onnx(classifier: Classifier) -> bytes:
         warnings.catch_warnings(),
     ):
         file = Path(folder) / "graph.onnx"
-        # torch calls its tracing exporter old. The new one needs a further package and, for
-        # DenseNet-121, half a minute instead of a second and a half (torch 2.15, 2 cores).
+        # torch warns that its tracing exporter is old. The new one needs another package and, for
+        # DenseNet-121, 30 s instead of 1.5 s (torch 2.15, 2 cores).
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -109,7 +110,7 @@ def to_onnx(classifier: Classifier) -> bytes:
             )
         except (RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ArtifactError(f"the classifier does not become a graph: {reason}") from error
+            raise ArtifactError(f"the classifier cannot be exported to ONNX: {reason}") from error
         return file.read_bytes()
 
 
@@ -118,13 +119,8 @@ def to_openvino(onnx: bytes) -> Any:  # noqa: ANN401 - OpenVINO is optional and 
     return needed("openvino").Core().read_model(onnx)
 
 
-_CALIBRATION_IMAGES: Final = 128
-_RANKING_IMAGES: Final = 32
-_ROUNDS: Final = 24
-
-
-def bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
-    """Store the weights of an `openvino.Model` in bfloat16, in place; half the file."""
+def _bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
+    """Store the weights of an `openvino.Model` in bfloat16, in place; the file is half as large."""
     openvino = needed("openvino")
     for constant in model.get_ops():
         if constant.get_type_name() != "Constant":
@@ -139,12 +135,12 @@ def bfloat16(model: Any) -> None:  # noqa: ANN401 - OpenVINO ships no types
             reader.replace_source_output(wide.output(0))
 
 
-def int8(model: Any, images: Images) -> Any:  # noqa: ANN401
-    """Give an `openvino.Model` quantised to int8 but for its first convolution, whatever it costs.
+def _int8(model: Any, images: Images) -> Any:  # noqa: ANN401
+    """Quantise an `openvino.Model` to int8, except for its first convolution.
 
     Args:
         model: in float32.
-        images: uint8 [N, S, S] of validation, which tell the ranges of values.
+        images: uint8 [N, S, S] of validation, from which the ranges of values are taken.
     """
     nncf = _nncf()
     count = min(_CALIBRATION_IMAGES, len(images))
@@ -158,24 +154,24 @@ def int8(model: Any, images: Images) -> Any:  # noqa: ANN401
         )
 
 
-def careful_int8(
+def _careful_int8(
     model: Any,  # noqa: ANN401
     images: Images,
     labels: npt.NDArray[np.float32],
     reference: Logits,
     findings: Sequence[str],
 ) -> Any:  # noqa: ANN401
-    """Give an `openvino.Model` of which as much is int8 as AUROC allows.
+    """Quantise as many layers of an `openvino.Model` to int8 as AUROC allows.
 
     Args:
         model: in float32.
-        images: uint8 [N, S, S] of validation, on which it is calibrated and judged.
+        images: uint8 [N, S, S] of validation, for calibration and for AUROC.
         labels: float32 [N, K] of 1, 0, NaN.
         reference: float32 [N, K], torch's logits of these images.
         findings: the K names.
 
     Raises:
-        ArtifactError: AUROC allows nothing.
+        ArtifactError: AUROC allows no layer.
     """
     nncf = _nncf()
 
@@ -183,7 +179,7 @@ def careful_int8(
         return images[place : place + 1]
 
     def validate(compiled: Any, places: Iterable[int]) -> tuple[float, list[list[Any]]]:  # noqa: ANN401
-        """Give 1 less the largest change of an AUROC, and the outputs image by image."""
+        """Give 1 minus the largest change of an AUROC, and the outputs of each image."""
         order = list(places)
         found = [compiled({INPUT: image(place)}) for place in order]
         each = [[np.array(of[name]) for name in OUTPUTS] for of in found]
@@ -210,8 +206,8 @@ def careful_int8(
         )
     if not quantised(found):
         raise ArtifactError(
-            f"int8 in any layer changes some finding's AUROC on these {count} validation images by "
-            f"more than {AUROC_TOLERANCE:g}: use fp32, or --force to have int8 in all layers"
+            f"int8 in any layer changes a finding's AUROC on these {count} validation images by "
+            f"more than {AUROC_TOLERANCE:g}: use fp32, or --force for int8 in all layers"
         )
     return found
 
@@ -235,19 +231,21 @@ def export(
     trial: Trial,
     force: bool = False,
 ) -> Export:
-    """Write a graph of a bundle's classifier, measured against torch before anything is written.
+    """Write a bundle's classifier as a graph, after comparing it with torch.
 
     Args:
-        bundle: its classifier is moved to the processor.
-        out: the folder; an earlier export in it is replaced.
+        bundle: its classifier is moved to the CPU.
+        out: the folder; an export in it is replaced.
         kind: of graph.
         precision: bf16 and int8 are for OpenVINO, and need labels in `trial`.
-        trial: images to measure on; int8 is calibrated on them too.
+        trial: images to compare on; int8 is calibrated on them too.
         force: write it even where a limit is not kept; int8 is then in all layers.
 
+    Returns:
+        The content of `export.json`.
+
     Raises:
-        ArtifactError: a limit is not kept, or the classifier, the folder, or what is asked for do
-            not allow it.
+        ArtifactError: a limit is not kept, the classifier cannot be exported, or as `check` says.
         MissingExtraError: a package of the `export` extra is not installed.
     """
     check(out, kind, precision, labelled=trial.labels is not None)
@@ -263,8 +261,8 @@ def export(
     misses = parity.misses(exact=precision == "fp32")
     if misses and not force:
         raise ArtifactError(
-            f"the {precision} graph is not as good as the model: {'; '.join(misses)}: choose "
-            f"another precision, or --force to write it all the same"
+            f"the {precision} graph differs too much from the model: {'; '.join(misses)}; choose "
+            f"another precision, or write it anyway with --force"
         )
     files = _write_graph(out, onnx if model is None else model)
     write_json(out / CARD, bundle.card.model_dump(mode="json"))
@@ -284,19 +282,19 @@ def _model(
 ) -> Any:  # noqa: ANN401 - OpenVINO ships no types
     model = to_openvino(onnx)
     if precision == "int8" and force:
-        return int8(model, trial.images)
+        return _int8(model, trial.images)
     if precision == "int8" and trial.labels is not None:
-        return careful_int8(model, trial.images, trial.labels, reference[0], bundle.card.findings)
+        return _careful_int8(model, trial.images, trial.labels, reference[0], bundle.card.findings)
     if precision == "bf16":
-        bfloat16(model)
+        _bfloat16(model)
     return model
 
 
 def _engine(model: Any, precision: Precision, bundle: Bundle) -> Engine:  # noqa: ANN401
-    """Give what the graph is to be measured with."""
+    """Give the engine that the graph is measured with."""
     engine = OpenVinoEngine(model, ARITHMETIC[precision])
     if precision == "bf16" and engine.arithmetic() != "bfloat16":
-        # This processor would run it in float32 and find it all too good: torch emulates.
+        # This processor would compute in float32, which is too exact: torch emulates bfloat16.
         return TorchEngine(bundle.classifier, bfloat16=True)
     return engine
 
@@ -328,9 +326,9 @@ def _record(
         model=bundle.identity,
         input=f"images: uint8 [N, {size}, {size}], canonical",
         outputs=[
-            f"logits: float32 [N, {count}], to be calibrated by the card",
+            f"logits: float32 [N, {count}], before the calibration of the card",
             f"maps: float32 [N, {count}, h, w], in logits",
-            "features: float32 [N, C], the pooled features that the gate judges by",
+            "features: float32 [N, C], pooled, the input of the out-of-distribution detector",
         ],
         compile=settings,
         parity=parity,

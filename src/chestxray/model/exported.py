@@ -1,14 +1,12 @@
-"""How far a graph's answers lie from torch's in float32, measured on images and never assumed.
-
-An exported graph: a folder that other programs can run, with the card and what was measured.
+"""Exports: a model as a graph that other programs run, and how closely it agrees with torch.
 
     out/
       graph.onnx  or  graph.xml and graph.bin
-      bundle.json   the bundle's card, as it is
-      export.json   precision, files with their SHA-256, how far the answers lie from torch's
+      bundle.json   the bundle's card, unchanged
+      export.json   precision, SHA-256 of the other files, measured differences from torch
 
-`export.json` is written last and speaks of the other files by their hashes, so a folder that is
-half-written or altered is refused. To read by an export no torch is needed.
+`export.json` is written last, so a folder that is incomplete or altered is refused. Reading by an
+export needs no torch; `export` writes one.
 """
 
 from __future__ import annotations
@@ -41,19 +39,29 @@ from chestxray.model.engines import (
 )
 from chestxray.progress import progress
 
-TOLERANCE: Final = 1e-4
+Format = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "bf16", "int8"]
+
+EXPORT: Final = "export.json"
+ONNX: Final = "graph.onnx"
+XML: Final = "graph.xml"
+BIN: Final = "graph.bin"
+ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+TOLERANCE: Final = 1e-4  # of a probability, and of a cell of a class map in logits
 AUROC_TOLERANCE: Final = 0.002
+
 _NOISE_IMAGES: Final = 8
+_MADE_BY: Final = "chestxray export"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Images to measure on.
+    """Images on which a graph is compared with torch.
 
     Attributes:
-        name: what they are.
+        name: what they are, for people.
         images: uint8 [N, S, S], canonical; may be memory-mapped.
-        labels: float32 [N, K] of 1, 0, NaN; None where they have none.
+        labels: float32 [N, K] of 1, 0, NaN; None where there are no labels.
     """
 
     name: str
@@ -65,12 +73,12 @@ class Parity(BaseModel):
     """Differences of a graph from torch in float32.
 
     Attributes:
-        images: how many, and `measured_on` which.
-        measured_with: the runtime and its arithmetic, which is not the graph's own where this
+        images: their number; `measured_on` names them.
+        measured_with: the runtime and its arithmetic, which differs from the graph's own where this
             processor lacks it.
         probability: largest difference of a calibrated probability.
         map: largest difference of a cell of a class map, in logits.
-        auroc: finding → change of its AUROC, None where it is not defined; None without labels.
+        auroc: change of each finding's AUROC, None where it is not defined; None without labels.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -83,10 +91,10 @@ class Parity(BaseModel):
     auroc: dict[str, float | None] | None
 
     def misses(self, exact: bool) -> list[str]:
-        """Say in sentences which limits are not kept.
+        """Give a sentence for each limit that is not kept.
 
         Args:
-            exact: whether the graph is to agree image by image (float32) or in AUROC.
+            exact: whether the graph must agree image by image (float32), or in AUROC.
         """
         if exact:
             return [
@@ -102,7 +110,7 @@ class Parity(BaseModel):
 
 
 def noise(size: int) -> Trial:
-    """Give images that need no dataset: eight of random pixels, always the same."""
+    """Give images where there is no dataset: eight of random pixels, the same each time."""
     shape = (_NOISE_IMAGES, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return Trial(f"{_NOISE_IMAGES} images of random pixels", images)
@@ -122,7 +130,14 @@ def outputs(engine: Engine, trial: Trial, label: str) -> tuple[Logits, Maps]:
 def measure(
     engine: Engine, reference: tuple[Logits, Maps], trial: Trial, calibration: Calibration
 ) -> Parity:
-    """Compare an engine with what torch made of the same images."""
+    """Compare an engine with torch on the same images.
+
+    Args:
+        engine: to be measured.
+        reference: torch's logits and maps, as `outputs` gives them.
+        trial: the images.
+        calibration: from logits to probabilities.
+    """
     logits, maps = outputs(engine, trial, "check the graph")
     probabilities, expected = (
         calibration.apply(of.astype(np.float64)) for of in (logits, reference[0])
@@ -144,7 +159,10 @@ def measure(
 def auroc_changes(
     logits: Logits, reference: Logits, labels: npt.NDArray[np.float32], findings: Sequence[str]
 ) -> dict[str, float | None]:
-    """Give finding → AUROC by these logits less AUROC by the reference's, None where undefined."""
+    """Give each finding's AUROC by `logits` minus that by `reference`, None where not defined.
+
+    Logits, reference and labels are float32 [N, K]; labels of 1, 0, NaN.
+    """
     changes: dict[str, float | None] = {}
     for k, finding in enumerate(findings):
         change = auroc(labels[:, k], logits[:, k]) - auroc(labels[:, k], reference[:, k])
@@ -152,26 +170,18 @@ def auroc_changes(
     return changes
 
 
-Format = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
-
-EXPORT: Final = "export.json"
-ONNX: Final = "graph.onnx"
-XML: Final = "graph.xml"
-BIN: Final = "graph.bin"
-ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-_MADE_BY: Final = "chestxray export"
-
-
 class Export(BaseModel):
-    """What `export.json` says.
+    """The content of `export.json`.
 
     Attributes:
+        kind: of graph.
+        precision: of its weights and arithmetic.
         model: identity of the weights.
         input: name, type and shape of the graph's input; `outputs` likewise.
-        compile: settings under which OpenVINO gives the answers measured here.
-        limits: what `parity` was held against.
-        misses: limits that are not kept, in sentences; only with `--force` is there any.
+        compile: settings with which OpenVINO gives the measured answers.
+        parity: the measured differences.
+        limits: that `parity` was compared with.
+        misses: a sentence for each limit that is not kept; empty unless written with `--force`.
         versions: of the packages that made it.
         sha256: of the other files, by name.
     """
@@ -193,79 +203,79 @@ class Export(BaseModel):
 
     @property
     def identity(self) -> str:
-        """Short name of exactly these files: the start of the SHA-256 of their SHA-256s."""
+        """Short name of exactly these files: the start of the SHA-256 over their SHA-256s."""
         return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()[:12]
 
 
 def check(out: Path, kind: Format, precision: Precision, labelled: bool) -> None:
-    """Refuse what cannot be exported, before anything is loaded.
+    """Check that an export is possible, before anything is loaded.
 
     Args:
         out: the folder to write.
         kind: of graph.
-        precision: of it.
+        precision: of its weights and arithmetic.
         labelled: whether it will be measured on images with labels.
 
     Raises:
-        ArtifactError: the kind is not written in this precision, the precision needs labels, or
-            the folder holds something else.
+        ArtifactError: the kind does not allow this precision, the precision needs labels, or the
+            folder holds something else.
     """
     if kind == "onnx" and precision != "fp32":
         raise ArtifactError(
-            f"--format onnx is written in fp32 alone, not in {precision}: use --format openvino"
+            f"--format onnx is available in fp32 only, not in {precision}: use --format openvino"
         )
     if precision != "fp32" and not labelled:
         raise ArtifactError(
-            f"{precision} is judged by AUROC on validation images: name the dataset that the "
+            f"{precision} is checked by its AUROC on validation images: give the dataset that the "
             f"model was trained on with --calibrate-on"
         )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / EXPORT).exists())):
-        raise ArtifactError(f"{out} is there and is no export: --out names a new folder")
+        raise ArtifactError(f"{out} exists and is not an export: give a new folder to --out")
 
 
 def read_export(folder: Path) -> Export:
-    """Read `export.json` and check the files it speaks of.
+    """Read `export.json` and check the files that it names.
 
     Raises:
-        ArtifactError: no export, of another version, or a file that is missing or altered.
+        ArtifactError: not an export, of another version, or a file is missing or altered.
     """
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder} is no engine: give auto, torch, openvino, or the folder of an export"
+            f"{folder} is not an engine: give auto, torch, openvino, or the folder of an export"
         )
     try:
         record = Export.model_validate(read_json(folder / EXPORT, _MADE_BY))
     except ValidationError as error:
         raise ArtifactError(
-            f"{folder / EXPORT} is no export of this version: make it anew with `{_MADE_BY}`"
+            f"{folder / EXPORT} is not an export of this version: export the bundle again with "
+            f"`{_MADE_BY}`"
         ) from error
     for name, wanted in record.sha256.items():
         require(folder / name, _MADE_BY)
         if sha256(folder / name) != wanted:
             raise ArtifactError(
-                f"{folder / name} is not the file that {EXPORT} describes: make it anew with "
-                f"`{_MADE_BY}`"
+                f"{folder / name} is not the file that {EXPORT} describes: export the bundle again "
+                f"with `{_MADE_BY}`"
             )
     return record
 
 
 def open_engine(folder: Path, model: str | None = None) -> Engine:
-    """Make an engine of an exported folder.
+    """Make an engine from the folder of an export.
 
     Args:
         folder: of the export.
-        model: identity of the weights that it must be of, where that matters.
+        model: identity of the weights that it must have, None for any.
 
     Raises:
-        ArtifactError: as `read_export` says, it is of another model, or the runtime that is
-            installed cannot take it.
+        ArtifactError: as `read_export` says, it is of another model, or the installed runtime
+            cannot run it.
         MissingExtraError: its runtime is not installed.
     """
     record = read_export(folder)
     if model is not None and record.model != model:
         raise ArtifactError(
-            f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle "
-            f"anew"
+            f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle"
         )
     try:
         engine = _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision)
@@ -275,7 +285,7 @@ def open_engine(folder: Path, model: str | None = None) -> Engine:
         made_with = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         raise ArtifactError(
             f"{folder} cannot be run here ({last_line(error)}); it was made with {made_with}: "
-            f"install these, or export the bundle anew"
+            f"install these versions, or export the bundle again"
         ) from error
     engine.name += f" (export {record.identity})"
     return engine

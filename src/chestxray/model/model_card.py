@@ -1,19 +1,21 @@
-"""What a bundle says of its model, all but the network itself: read without torch.
+"""The model card: everything that a bundle states about its model, read without torch.
 
     bundle/
       weights.safetensors   the tensors, nothing pickled
-      gate.safetensors      what its training images look like to it (`detector`)
-      bundle.json           the card: how to build, feed, calibrate and trust them
+      gate.safetensors      the out-of-distribution detector
+      bundle.json           the card: how to build, feed and calibrate the model, and its origin
 
-The card is written last and holds the SHA-256 of the others, so a folder whose parts do not belong
-together is refused. Bundles made before there was a gate have none, in the folder or the card.
+The card is written last and holds the SHA-256 of the other files, so a folder whose parts do not
+belong together is refused. A bundle may be without a detector.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -29,49 +31,67 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
-FORMAT: Final = 3
+_FORMAT: Final = 3
 _MADE_BY: Final = "chestxray train"
 
 
 class TrainedOn(BaseModel):
-    """Where the weights come from."""
+    """What the weights were trained on.
+
+    Attributes:
+        source: titles of the data sets, joined by ` + `.
+        release: of the data sets; empty where they have none.
+        synthetic: some of the radiographs are drawn.
+        policies: by short name of the data set, what was done with uncertain labels, with findings
+            that are not mentioned, and with views.
+        split: name of the split.
+        split_sha256: of the split, as in the dataset's manifest.
+        train_images: in the training part.
+        train_patients: in the training part.
+        training_list_sha256: `list_sha256` of the training part's image names.
+        recipe: name of the recipe.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     source: str
     release: str
     synthetic: bool
+    policies: dict[str, dict[str, str]]
     split: str
     split_sha256: str
     train_images: int
     train_patients: int
+    training_list_sha256: str
     recipe: str
 
 
 class GateCard(Limits):
-    """What was fitted for the gate, and the hash of its file."""
+    """The limits of the out-of-distribution detector, and the SHA-256 of its file."""
 
     sha256: str
 
 
 class ModelCard(BaseModel):
-    """What `bundle.json` says.
+    """The content of `bundle.json`; K findings.
 
     Attributes:
         backbone: timm's name.
         size: side of the canonical image, pixels.
+        mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities, chosen and fitted on validation.
-        thresholds: probability from which a finding is called, None where none could be fitted.
-        heat_slopes: calibrated log-odds that one unit of each class map stands for.
-        heat_scale: calibrated log-odds × probability that stand for 1 on a heatmap.
-        gate: limits to how unlike its training images a film may be, None where none were fitted.
+        thresholds: probability from which a finding is called, None where validation gave none.
+        heat_slopes: calibrated log-odds per unit of each class map.
+        heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
+        trained_on: origin of the weights.
+        gate: limits of the out-of-distribution detector, None where none was fitted.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = FORMAT
+    format: Literal[3] = _FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
@@ -90,7 +110,12 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class Facts:
-    """The card of a model, and what its gate knows of training images."""
+    """A bundle without its network.
+
+    Attributes:
+        card: of the model.
+        detector: of images unlike those it knows, None where none was fitted.
+    """
 
     card: ModelCard
     detector: Detector | None
@@ -105,15 +130,21 @@ def read(folder: Path) -> Facts:
     """Read a bundle without its network, refusing one whose parts do not match.
 
     Raises:
-        BundleError: no bundle, an unknown format, weights or gate altered or truncated, or a pixel
-            rule this version cannot follow.
+        BundleError: not a bundle, another format, weights or detector altered or truncated, or a
+            pixel rule that this version does not have.
+        ArtifactError: a file is missing.
     """
     card = _read_card(folder)
-    checked(folder / WEIGHTS, card.weights_sha256)
-    return Facts(card, _load_gate(folder, card))
+    _checked(folder / WEIGHTS, card.weights_sha256)
+    return Facts(card, _load_detector(folder, card))
 
 
-def checked(path: Path, wanted: str) -> Path:
+def list_sha256(images: Iterable[str]) -> str:
+    """Give the SHA-256 over sorted image names, each followed by a newline, in UTF-8."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(images)).encode()).hexdigest()
+
+
+def _checked(path: Path, wanted: str) -> Path:
     """Give the path of a file that is the one its card describes."""
     require(path, _MADE_BY)
     found = sha256(path)
@@ -125,34 +156,30 @@ def checked(path: Path, wanted: str) -> Path:
     return path
 
 
-def _load_gate(folder: Path, card: ModelCard) -> Detector | None:
+def _load_detector(folder: Path, card: ModelCard) -> Detector | None:
     if card.gate is None:
         return None
-    path = checked(folder / GATE, card.gate.sha256)
+    path = _checked(folder / GATE, card.gate.sha256)
     limits = Limits.model_validate(card.gate.model_dump(exclude={"sha256"}))
     try:
         return Detector.load(path, limits)
     except (SafetensorError, KeyError) as error:
-        raise BundleError(f"{path} holds no gate ({error}): train again") from error
+        raise BundleError(f"{path} does not hold a detector ({error}): train again") from error
 
 
 def _read_card(folder: Path) -> ModelCard:
     path = folder / CARD
     if (folder / EXPORT).exists():
         raise BundleError(
-            f"{folder} is an export: give the bundle that it was made of, and this folder as the "
+            f"{folder} is an export: give the bundle that it was made from, and this folder as the "
             f"engine (--engine, or engine= in Python)"
         )
     if not path.exists():
         raise BundleError(
-            f"{folder} is no bundle, it has no {CARD}: give the `bundle` folder of a finished run"
+            f"{folder} is not a bundle, it has no {CARD}: give the `bundle` folder of a finished "
+            f"run"
         )
-    try:
-        card = ModelCard.model_validate(_current(path, read_json(path, _MADE_BY)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg']}: train again") from error
+    card = _parsed(path)
     if card.pixel_rule != PIXEL_RULE:
         raise BundleError(
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
@@ -167,12 +194,16 @@ def _read_card(folder: Path) -> ModelCard:
     return card
 
 
-def _current(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a card of another format."""
-    found = card.get("format")
-    if found != FORMAT:
+def _parsed(path: Path) -> ModelCard:
+    values = read_json(path, _MADE_BY)
+    if values.get("format") != _FORMAT:
         raise BundleError(
-            f"{path} has format {found!r}, this version reads format {FORMAT}: use the chestxray "
-            f"that made it ({card.get('package_version')}), or train again"
+            f"{path} has format {values.get('format')!r}, this version reads format {_FORMAT}: use "
+            f"the chestxray that made it ({values.get('package_version')}), or train again"
         )
-    return card
+    try:
+        return ModelCard.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}: train again") from error

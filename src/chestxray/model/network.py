@@ -3,22 +3,20 @@
 Because the head is linear after an average, the class activation map of a finding (Zhou et al.,
 arXiv 1512.04150) is the classifier's weights applied to the last feature map: its mean plus the
 bias is the logit, and its positive part is Grad-CAM at that layer (Selvaraju et al.,
-arXiv 1610.02391) up to a positive factor. So one forward pass gives all 14 maps, without autograd.
+arXiv 1610.02391) up to a positive factor. So one forward pass gives all K maps, without autograd.
 
-Shapes: B images, S pixels a side, K findings, C channels of the last feature map, h × w its sides.
+Shapes: B images of S × S pixels, K findings, C channels of the last feature map, h × w its size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Final
 
-import httpx
+import huggingface_hub
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from chestxray.errors import BundleError, RecipeError
@@ -28,23 +26,12 @@ from chestxray.errors import BundleError, RecipeError
 GREY_MEAN: Final = 0.449
 GREY_STD: Final = 0.226
 
-# What timm, torch, safetensors and the hub raise for files that are absent, cut off or of another
-# kind.
-_UNLOADABLE: Final = (
-    AttributeError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
-    SafetensorError,
-    httpx.HTTPError,
-)
+_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
+_SECONDS: Final = 10.0  # to wait for the hub
 
 
 class Classifier(nn.Module):
-    """Canonical grey images in, one logit a finding out; findings are not exclusive.
+    """Canonical grey images in, one logit per finding out; findings are not exclusive.
 
     Args:
         backbone: a timm model whose features are a map [B, C, h, w], such as `densenet121`.
@@ -90,12 +77,14 @@ class Classifier(nn.Module):
         Raises:
             RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
         """
+        if weights == "imagenet":
+            check_reachable(backbone)
         overlay = None if weights == "imagenet" else {"file": str(_existing(weights))}
         try:
             whole = timm.create_model(
                 backbone, pretrained=True, in_chans=1, pretrained_cfg_overlay=overlay
             )
-        except _UNLOADABLE as error:
+        except Exception as error:  # timm, torch, safetensors and the hub each raise their own
             raise RecipeError(_cannot_load(weights, backbone, error)) from error
         self.backbone.load_state_dict(_without_head(whole).state_dict())
 
@@ -108,13 +97,16 @@ class Classifier(nn.Module):
         return logits
 
     def _channels(self) -> int:
-        """Run one small blank image, the surest way to learn what a timm model returns."""
+        """Run one blank image: timm states the shape of a feature map nowhere."""
         training = self.backbone.training
         try:
             with torch.inference_mode():
                 features = self.backbone.eval()(torch.zeros(1, 1, self.size, self.size))
         except (AssertionError, RuntimeError) as error:
-            raise RecipeError(f"the backbone takes no image of {self.size} px: {error}") from error
+            raise RecipeError(
+                f"the backbone takes no images of {self.size} px ({error}): choose another size or "
+                f"backbone"
+            ) from error
         self.backbone.train(training)
         # Some timm models widen the features once more before their classifier.
         widths = (self.backbone.num_features, getattr(self.backbone, "head_hidden_size", None))
@@ -125,6 +117,28 @@ class Classifier(nn.Module):
                 f"such as densenet121"
             )
         return int(features.shape[1])
+
+
+def check_reachable(backbone: str) -> None:
+    """Check without a download that timm can get the ImageNet weights of a backbone.
+
+    It takes a second at most, where the download's own retries would take most of a minute.
+
+    Raises:
+        RecipeError: there are none, or they are not in the cache and the hub does not answer.
+    """
+    known = timm.get_pretrained_cfg(backbone)
+    if known is None or not known.has_weights:
+        raise RecipeError(
+            f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
+            f"start from scratch with --set weights=none"
+        )
+    if not known.hf_hub_id or _cached(known.hf_hub_id):
+        return
+    try:
+        huggingface_hub.model_info(known.hf_hub_id, timeout=_SECONDS)
+    except Exception as error:  # its classes change with the hub's HTTP library
+        raise RecipeError(_cannot_load("imagenet", backbone, error)) from error
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -142,9 +156,14 @@ def _bare_backbone(name: str) -> nn.Module:
         backbone = timm.create_model(name, pretrained=False, in_chans=1)
     except (RuntimeError, ValueError) as error:
         near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise RecipeError(f"timm knows no backbone {name!r}{hint}") from error
+        hint = f"; similar names: {', '.join(near)}" if near else ""
+        raise RecipeError(f"timm has no backbone {name!r}{hint}") from error
     return _without_head(backbone)
+
+
+def _cached(repository: str) -> bool:
+    cached = (huggingface_hub.try_to_load_from_cache(repository, name) for name in _HUB_FILES)
+    return any(isinstance(path, str) for path in cached)
 
 
 def _without_head(model: Any) -> nn.Module:  # noqa: ANN401 - timm's models have no common type
@@ -158,7 +177,7 @@ def _existing(weights: str) -> Path:
     path = Path(weights)
     if not path.is_file():
         raise RecipeError(
-            f"weights must be `imagenet`, `none` or a file; {weights!r} is none of these"
+            f"there is no weights file {weights!r}: weights must be `imagenet`, `none` or a file"
         )
     return path
 
@@ -167,14 +186,17 @@ def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if weights == "imagenet":
         return (
-            f"the ImageNet weights of {backbone} could not be fetched ({first}): go online, "
+            f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
             f"or give a file with --set weights=FILE, or start from scratch with --set weights=none"
         )
-    return f"{weights} holds no whole timm checkpoint of {backbone} ({first})"
+    return (
+        f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "
+        f"file of this backbone"
+    )
 
 
 def check_finite(classifier: Classifier) -> None:
     """Raise `BundleError` when a weight is NaN or infinite."""
     for name, tensor in classifier.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise BundleError(f"weight {name} holds NaN or infinity: train again")
+            raise BundleError(f"weight {name} contains NaN or infinity: train again")

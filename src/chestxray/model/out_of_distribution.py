@@ -1,30 +1,27 @@
-"""Whether a picture looks like a whole, upright, positive radiograph of the training's kind.
+"""The out-of-distribution detector: is an image like the chest radiographs that a model knows?
 
-A picture is described by its edges: 8 × 8 cells, in each the strengths of 8 directions from dark to
-bright (histograms of oriented gradients, Dalal and Triggs, CVPR 2005), so that neither brightness
-nor contrast matters. One direction in that space (linear discriminant analysis, see Hariharan et
-al., ECCV 2012) parts the training films from what can be made of them that is no such film: parts
-of them, enlarged, and the films themselves turned or as negatives. Other pictures take no part in
-the fit, and yet photographs, text and drawn radiographs of other body parts stand out; what does
-not is a film's lower half, framed in black, and little less than the whole film. See docs/log.md.
+It has two measures that fail on different images: how unusual the image looks (`Template`), and how
+far its pooled features lie from their nearest neighbours among validation images (Sun et al.,
+arXiv 2204.06507).
 
-Mirror images are fitted along: a film hung the wrong way round looks like a patient whose heart
-lies on the right, so nothing here can tell the two apart.
+The look is described by edges: 8 × 8 cells, each with the strength of edges in 8 directions from
+dark to bright (histograms of oriented gradients, Dalal and Triggs, CVPR 2005), so that brightness
+and contrast do not matter. Linear discriminant analysis (Hariharan et al., ECCV 2012) separates the
+training images from what can be made from them that is not a whole, upright, positive radiograph:
+enlarged parts, rotated images, and negatives. No other images take part in the fit, and yet
+photographs, text and drawn radiographs of other body parts stand out. What does not stand out: the
+lower half of a radiograph framed in black, and little less than a whole one (see docs/log.md).
+Mirror images are fitted too: a mirrored radiograph looks like a patient whose heart is on the
+right, so nothing here can separate the two.
 
-What a model knows, by looks and by features, and how far from it a film may lie.
+A limit is an order statistic: of the looks of validation images, and of training images under a
+template fitted on the other half of them; of the feature distances between validation images of
+different patients. No weight was fitted on validation images, so a new image lies among them as
+they lie among each other, and about the stated share of such images exceeds the limit (conformal
+prediction, Vovk et al., 2005). The limit is not the largest distance, since a few images of any
+hospital are unusual, such as negatives.
 
-Two witnesses that fail on different pictures: how strange the film looks (`template`), and how far
-its pooled features lie from their nearest neighbours among validation films (Sun et al., arXiv
-2204.06507). Validation films are what finishing a run predicts anyway, and no weight was fitted on
-them, so a new film lies among them as they lie among each other.
-
-A limit is an order statistic: of how strange validation films look, and training films to a
-template fitted on the other half of them; of how far each validation film lies from those of other
-patients. So about the stated share of films like those goes beyond it (conformal prediction, Vovk
-et al., 2005). It is not the largest distance, since a few films of any hospital are odd, such as
-negatives.
-
-    gate.safetensors   the template and the features that are kept, described by the card's `gate`
+    gate.safetensors   the template and the kept features, described by the card's `gate`
 """
 
 from __future__ import annotations
@@ -46,24 +43,29 @@ from chestxray.artifacts import written
 Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
 
-# Turns by 0, 90, 180, 270 degrees against the clock, as they are and then as negatives.
+FILE: Final = "gate.safetensors"
+# Rotations by 0, 90, 180, 270 degrees counterclockwise, of the image and then of its negative.
 STATES: Final = tuple(
     (degrees, negative) for negative in (False, True) for degrees in range(0, 360, 90)
 )
 
-_SIDE: Final = 32  # of the thumbnail: how sharp a picture is must not tell parts from films
-_CELLS: Final = 8  # a side
-_WAYS: Final = 8
+_SIDE: Final = 32  # of the thumbnail; small, so that sharpness does not separate parts from wholes
+_CELLS: Final = 8  # per side
+_WAYS: Final = 8  # directions of an edge
 _QUARTER: Final = _WAYS // 4
-_BATCH: Final = 256  # described at a time
-_PARTS: Final = len(STATES) - 1  # of each film, as many as it has other states
-_PART: Final = (0.3, 0.75)  # side of a part, of the film's
+_BATCH: Final = 256  # images described at a time
+_PARTS: Final = len(STATES) - 1  # of each image, as many as it has other states
+_PART: Final = (0.3, 0.75)  # side of a part, as a fraction of the image's
 _SHRINKAGE: Final = 0.5  # of the covariance towards a multiple of the identity
+_FALSE_ALARMS: Final = 0.02
+_LOWEST_LIMIT: Final = 0.5  # of a look: halfway between whole radiographs and what is not one
+_NEAREST: Final = 5
+_FARTHEST: Final = 2.0  # the largest cosine distance
 
 
 @dataclass(frozen=True)
 class Template:
-    """The fitted discriminant; D numbers describe a picture.
+    """The fitted discriminant; D numbers describe an image.
 
     Attributes:
         weights: float32 [D].
@@ -76,11 +78,11 @@ class Template:
     @classmethod
     def fit(cls, images: Images) -> Self:
         """Fit on canonical images uint8 [N, S, S], N ≥ 1; the same images give the same fit."""
-        films = _with_mirrored(_described(images))
+        whole = _with_mirrored(_described(images))
         parts = _with_mirrored(_described(_parts(images)))
-        # To undo a state is to put a film into another: all seven are there.
-        turned = [_undone(films, *state) for state in STATES[1:]]
-        typical, wanted = _moments(films)
+        # To undo a state is to put an upright image into another one: this gives all seven.
+        turned = [_undone(whole, *state) for state in STATES[1:]]
+        typical, wanted = _moments(whole)
         strange, unwanted = _moments(np.concatenate([parts, *turned]))
         spread = (wanted + unwanted) / 2
         middling = np.trace(spread) / len(spread) + 1e-9
@@ -90,10 +92,11 @@ class Template:
         return cls(weights.astype(np.float32), np.array([-typical @ weights], dtype=np.float32))
 
     def strangeness(self, images: Images) -> npt.NDArray[np.float64]:
-        """Give how strange each image looks in each of `STATES`, [N, 8]: 0 is usual for films.
+        """Give how unusual each image looks in each of `STATES`, float64 [N, 8].
 
-        1 is usual for parts of films and for films that lie wrong. Column i belongs to the image
-        after `STATES[i]` has been undone, so column 0 to the image as it lies.
+        The mean is 0 for whole, upright, positive radiographs and 1 for parts of them, rotated ones
+        and negatives. Column i is for the image after `STATES[i]` has been undone, so column 0 is
+        for the image as it is.
 
         Args:
             images: uint8 [N, S, S], canonical.
@@ -106,9 +109,9 @@ class Template:
 
 
 def held_out(images: Images) -> npt.NDArray[np.float64]:
-    """Give how strange each of [N, S, S], N ≥ 2, looks to a template fitted on the other half.
+    """Give how unusual each of [N, S, S], N ≥ 2, looks to a template fitted on the other half.
 
-    Where neighbours are of one patient, halves in their order share at most one.
+    Where the images of a patient are neighbours, the halves share at most one patient.
     """
     halves = np.array_split(images, 2)
     fits = [Template.fit(half) for half in halves]
@@ -144,7 +147,7 @@ def _edges(small: Floats) -> Floats:
 
 
 def _undone(cells: Floats, degrees: int, negative: bool) -> Floats:
-    """Give the description of pictures after a state has been undone."""
+    """Give the description of images after a state has been undone."""
     quarters = degrees // 90
     ways = quarters * _QUARTER + (_WAYS // 2 if negative else 0)
     return np.roll(np.rot90(cells, -quarters, axes=(1, 2)), ways, axis=-1)
@@ -156,7 +159,7 @@ def _with_mirrored(cells: Floats) -> Floats:
 
 
 def _parts(images: Images) -> Images:
-    """Cut squares out of each film, many of them along its edges, [N × parts, side, side]."""
+    """Cut squares out of each image, many of them at its edges, [N × parts, side, side]."""
     draws, size = np.random.default_rng(0), images.shape[1]
     parts = []
     for image, _ in product(images, range(_PARTS)):
@@ -175,25 +178,16 @@ def _moments(cells: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
     return mean, np.asarray(off.T @ off, np.float64) / len(flat)
 
 
-Features = npt.NDArray[np.float32]
-
-FILE: Final = "gate.safetensors"
-FALSE_ALARMS: Final = 0.02
-_MIDWAY: Final = 0.5  # nearer to films than to what is none: never strange, however alike films are
-_NEAREST: Final = 5
-_FARTHEST: Final = 2.0  # that a cosine distance can be
-_EARLIER: Final = "axes"  # a tensor of gates before the template was a discriminant
-
-
 class Limits(BaseModel):
-    """Beyond which a film is unlike what the model knows.
+    """The values above which an image is unlike those that the model knows.
 
     Attributes:
-        look: of how strange a film looks.
-        features: of how far its pooled features lie.
-        false_alarms: share of films like the validation images that each limit stops, about.
-        references: validation images whose features are kept.
-        validated_on: validation images that the limits are fitted on, beside training films.
+        look: of how unusual it looks.
+        features: of the distance of its pooled features.
+        false_alarms: approximate share of images like the validation images above each limit.
+        references: number of validation images whose features are kept.
+        validated_on: number of validation images that the limits are fitted on, beside training
+            images.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -207,12 +201,12 @@ class Limits(BaseModel):
 
 @dataclass(frozen=True)
 class Detector:
-    """What was fitted.
+    """The fitted detector.
 
     Attributes:
-        template: of how training films look.
-        references: float16 [M, C], features of validation images, of length 1.
-        limits: to both.
+        template: of the look of training images.
+        references: float16 [M, C], features of validation images, scaled to length 1.
+        limits: of both measures.
     """
 
     template: Template
@@ -221,23 +215,24 @@ class Detector:
 
     @classmethod
     def fit(
-        cls, films: Images, val: Images, features: Features, patients: npt.NDArray[np.generic]
+        cls, train: Images, val: Images, features: Floats, patients: npt.NDArray[np.generic]
     ) -> Self:
-        """Fit the template on M training films, and the limits on these and N validation images.
+        """Fit the template on M training images, and the limits on these and N validation images.
 
         Args:
-            films: uint8 [M, S, S], M ≥ 2, in the order of patients.
+            train: uint8 [M, S, S], M ≥ 2, in the order of patients.
             val: uint8 [N, S, S].
             features: float32 [N, C], of the validation images, pooled.
-            patients: [N], whose each validation image is: several of one patient are much alike.
+            patients: [N], of the validation images: images of one patient are much alike, so they
+                do not count as neighbours.
         """
-        template = Template.fit(films)
-        looks = np.concatenate([held_out(films), template.strangeness(val)[:, 0]])
+        template = Template.fit(train)
+        looks = np.concatenate([held_out(train), template.strangeness(val)[:, 0]])
         references, count = _unit(features).astype(np.float16), len(val)
         apart = _distances(features, references)
         apart[patients[:, None] == patients] = _FARTHEST
         limits = Limits(
-            look=max(_limit(looks), _MIDWAY),
+            look=max(_limit(looks), _LOWEST_LIMIT),
             features=_limit(_of_nearest(apart)),
             false_alarms=(count + 1 - _rank(count)) / (count + 1),
             references=count,
@@ -245,7 +240,7 @@ class Detector:
         )
         return cls(template, references, limits)
 
-    def feature_distance(self, features: Features) -> npt.NDArray[np.float64]:
+    def feature_distance(self, features: Floats) -> npt.NDArray[np.float64]:
         """Give the mean cosine distance of each of float32 [N, C] to its nearest references."""
         return _of_nearest(_distances(features, self.references))
 
@@ -256,37 +251,35 @@ class Detector:
             save_file({**parts, "references": self.references}, temporary)
 
     @classmethod
-    def load(cls, path: Path, limits: Limits) -> Self | None:
-        """Read the tensors of a file whose hash was checked; None for a gate of an earlier kind.
+    def load(cls, path: Path, limits: Limits) -> Self:
+        """Read the tensors of a file whose hash was checked.
 
         Raises:
             KeyError: a tensor is missing.
-            SafetensorError: it is no such file.
+            SafetensorError: it is not such a file.
         """
         found = load_file(path)
-        if _EARLIER in found:
-            return None
         template = Template(**{field.name: found[field.name] for field in fields(Template)})
         return cls(template, found["references"], limits)
 
 
-def _unit(features: Features) -> Features:
+def _unit(features: Floats) -> Floats:
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(length, 1e-12), np.float32)
 
 
-def _distances(features: Features, references: npt.NDArray[np.float16]) -> Features:
+def _distances(features: Floats, references: npt.NDArray[np.float16]) -> Floats:
     return np.asarray(1 - _unit(features) @ references.astype(np.float32).T, np.float32)
 
 
-def _of_nearest(distances: Features) -> npt.NDArray[np.float64]:
+def _of_nearest(distances: Floats) -> npt.NDArray[np.float64]:
     nearest = np.sort(distances, axis=1)[:, :_NEAREST]
     return np.asarray(nearest.mean(axis=1, dtype=np.float64))
 
 
 def _rank(count: int) -> int:
-    """Which of the sorted distances is the limit; the largest where there are too few."""
-    return min(count, math.ceil((count + 1) * (1 - FALSE_ALARMS)))
+    """Tell which of the sorted distances is the limit; the largest where there are too few."""
+    return min(count, math.ceil((count + 1) * (1 - _FALSE_ALARMS)))
 
 
 def _limit(distances: npt.NDArray[np.float64]) -> float:

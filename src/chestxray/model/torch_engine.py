@@ -1,4 +1,4 @@
-"""torch as an engine: the classifier itself answers, on the device it lies on."""
+"""torch as an engine: the classifier itself, on its device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from chestxray.model.network import Classifier, to_input
 
 
 class TorchEngine:
-    """The classifier itself, on the device it lies on.
+    """The classifier itself, on its device.
 
     Args:
         classifier: in evaluation mode.
-        bfloat16: compute in bfloat16 where torch deems it safe; a processor without instructions
-            for it emulates them, many times slower.
+        bfloat16: compute in bfloat16 where autocast does; a processor without instructions for it
+            emulates them, many times slower.
     """
 
     def __init__(self, classifier: Classifier, bfloat16: bool = False) -> None:
@@ -45,7 +45,7 @@ def device() -> torch.device:
 
 
 def batches(classifier: Classifier, images: Images, batch_size: int = 32) -> Iterator[Answer]:
-    """Answer to images in their order.
+    """Run a classifier over images, in their order.
 
     Args:
         classifier: in evaluation mode, on any device.
@@ -53,6 +53,6 @@ def batches(classifier: Classifier, images: Images, batch_size: int = 32) -> Ite
         batch_size: images held at a time.
 
     Yields:
-        The answer to at most `batch_size` of them.
+        The answer to each batch of at most `batch_size` images.
     """
     return run_all(TorchEngine(classifier), images, batch_size)

@@ -1,7 +1,8 @@
-"""Batches out of the packed images, in an order that depends on seed and epoch alone.
+"""Training batches: which images in which order, and their augmentation.
 
-The images are memory-mapped uint8, so a batch is one indexed copy; worker processes would cost
-more than they save.
+The images are memory-mapped uint8, so a batch is one indexed copy, and worker processes would cost
+more than they save. The order depends on seed and epoch alone. Augmentation works on a whole batch,
+on its device.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from kornia.augmentation import (
+    ImageSequential,
+    RandomBrightness,
+    RandomHorizontalFlip,
+    RandomRotation,
+)
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from chestxray.dataset.store import Dataset
+from chestxray.training.recipe import Augment
 
 Batch = tuple[Tensor, Tensor]
 
@@ -23,7 +31,7 @@ Batch = tuple[Tensor, Tensor]
 class Part(TorchDataset[Batch]):
     """One split of a dataset; indexing with a list of positions gives a batch.
 
-    A batch is uint8 images [B, S, S] and float32 labels [B, K] (NaN = unknown).
+    A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown).
     """
 
     def __init__(self, dataset: Dataset, split: str) -> None:
@@ -46,15 +54,15 @@ class Part(TorchDataset[Batch]):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Positions of an epoch's batches; epoch n is the same however training came to it.
+    """Positions of an epoch's batches; epoch n is the same in a resumed run.
 
-    A short last batch is dropped, since batch normalisation over a few images is noise; unless it
-    is the only one.
+    A short last batch is dropped, since batch normalisation over a few images is noise; it is kept
+    where it is the only one.
 
     Args:
         weights: [N] relative chances of being drawn (with replacement), None to show each once.
         count: N.
-        batch_size: positions a batch.
+        batch_size: positions per batch.
         seed: of the order.
     """
 
@@ -68,7 +76,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; lightning calls this before each one."""
+        """Choose the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -86,10 +94,10 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Chances that draw each finding, and No Finding, about equally often.
+    """Give weights [N] that draw each finding, and No Finding, about equally often.
 
-    An image weighs the sum of 1 / n over what it shows, n being how many images show it; so
-    drawing by these weights is drawing a class first and then one of its images.
+    The weight of an image is the sum, over the findings it shows, of 1 / (images that show the
+    finding). Drawing by these weights is drawing a finding first and then one of its images.
 
     Args:
         labels: [N, K] of 1, 0, NaN; an unknown label counts as not shown.
@@ -116,3 +124,18 @@ def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:
 def in_order(part: Part, batch_size: int) -> DataLoader[Batch]:
     """Load a whole part in row order."""
     return loader(part, BatchSampler(SequentialSampler(part), batch_size, drop_last=False))
+
+
+def augmentation(augment: Augment) -> nn.Module:
+    """Build the module that augments float images [B, 1, S, S] in [0, 1], each image on its own.
+
+    A rotation fills the corners with black, as outside the collimator. Values stay in [0, 1].
+    """
+    steps: list[nn.Module] = [RandomHorizontalFlip(p=augment.flip)]
+    if augment.rotate:
+        steps.append(RandomRotation(degrees=augment.rotate, p=1.0))
+    if augment.brightness:
+        span = (1 - augment.brightness, 1 + augment.brightness)
+        steps.append(RandomBrightness(brightness=span, p=1.0))
+    module: nn.Module = ImageSequential(*steps)
+    return module

@@ -1,7 +1,7 @@
-"""From the best checkpoint to a complete bundle: calibration, thresholds, heatmap scale, gate.
+"""From the best checkpoint to a bundle: calibration, thresholds, heatmap scale, detector.
 
-All are fitted on the validation part, which chose the epoch too, but for the gate's template: it is
-fitted on training images. The test part is not touched here.
+All are fitted on the validation part, which also chose the epoch, except for the template of the
+out-of-distribution detector: it is fitted on training images. The test part is not used.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from chestxray.evaluation.calibration import fit_calibration, fit_slopes
 from chestxray.evaluation.thresholds import fit_thresholds
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
-from chestxray.model.model_card import ModelCard, TrainedOn
+from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
 from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
 from chestxray.training.recipe import Recipe
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
-_GATE_IMAGES = 1024  # of each part at most: more make it slower and no better
+_DETECTOR_IMAGES = 1024  # of each part at most: more make it slower and no better
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
@@ -36,8 +36,8 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
 
     Args:
         run: the run's folder.
-        dataset: trained on.
-        recipe: trained by.
+        dataset: that it was trained on.
+        recipe: that it was trained by.
         classifier: with the best weights.
     """
     val = Part(dataset, "val")
@@ -71,24 +71,24 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
 
 
 def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> Detector:
-    """Fit the gate on a bounded draw of training and of validation images.
+    """Fit the out-of-distribution detector on a random sample of training and validation images.
 
     Args:
-        dataset: trained on.
-        seed: of the draws.
+        dataset: that the model was trained on.
+        seed: of the samples.
         val: the validation part.
         features: float32 [N, C], pooled, of its images.
     """
     draw = np.random.default_rng(seed).permutation
-    films = np.sort(draw(dataset.rows("train"))[:_GATE_IMAGES])
-    kept = np.sort(draw(len(val))[:_GATE_IMAGES])
+    train = np.sort(draw(dataset.rows("train"))[:_DETECTOR_IMAGES])
+    kept = np.sort(draw(len(val))[:_DETECTOR_IMAGES])
     rows = val.rows[kept]
     patients = np.unique(dataset.index["patient"], return_inverse=True)[1][rows]
-    return Detector.fit(dataset.images[films], dataset.images[rows], features[kept], patients)
+    return Detector.fit(dataset.images[train], dataset.images[rows], features[kept], patients)
 
 
-def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Features]:
-    """Logits and the highest value of each class map, [N, K] both, and features [N, C]."""
+def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, _Floats, Features]:
+    """Give logits and the highest value of each class map, both [N, K], and features [N, C]."""
     found = [
         (logits, maps.clip(min=0).max(axis=(2, 3)), features)
         for logits, maps, features in batches(classifier, images)
@@ -97,11 +97,12 @@ def _predict(classifier: Classifier, images: Images) -> tuple[Floats, Floats, Fe
     return logits.astype(np.float64), peaks.astype(np.float64), features
 
 
-def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:
-    """Let the strongest tenth of a middling finding's evidence reach full colour when it is sure.
+def _heat_scale(evidence: _Floats, labels: npt.NDArray[np.float32]) -> float:
+    """Give the evidence that a heatmap shows as 1, where the probability is 1.
 
-    The median over findings keeps one that is easy to see from making all others pale. The
-    probability has no part in it: where all are low, heatmaps are to be pale.
+    The 90th percentile, over the images that show a finding, of the evidence for it; then the
+    median over findings, so that one that is easy to see does not make all others pale. The
+    probability is not part of it: where all probabilities are low, heatmaps are pale.
 
     Args:
         evidence: [N, K], the highest value of each class map in calibrated log-odds.
@@ -114,14 +115,16 @@ def _heat_scale(evidence: Floats, labels: npt.NDArray[np.float32]) -> float:
 
 
 def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
-    rows = dataset.rows("train")
+    manifest, train = dataset.manifest, dataset.index.iloc[dataset.rows("train")]
     return TrainedOn(
-        source=dataset.manifest.title,
-        release=dataset.manifest.release,
-        synthetic=dataset.manifest.synthetic,
-        split=dataset.manifest.split.name,
-        split_sha256=dataset.manifest.split.sha256,
-        train_images=len(rows),
-        train_patients=int(dataset.index["patient"].iloc[rows].nunique()),
+        source=manifest.title,
+        release=manifest.release,
+        synthetic=manifest.synthetic,
+        policies={source.name: source.policies for source in manifest.sources},
+        split=manifest.split.name,
+        split_sha256=manifest.split.sha256,
+        train_images=len(train),
+        train_patients=int(train["patient"].nunique()),
+        training_list_sha256=list_sha256(train["image"]),
         recipe=recipe.name,
     )

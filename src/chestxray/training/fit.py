@@ -1,11 +1,9 @@
-"""Which arithmetic a machine trains fastest in.
-
-Training: a dataset and a recipe in, a run folder out.
+"""Training: a dataset and a recipe in, a run folder out.
 
 run/
-  recipe.yaml        as run, overrides included
+  recipe.yaml        as run, with every key
   dataset.json       the manifest of the dataset it was trained on
-  history.csv        a row an epoch and split
+  history.csv        one row per epoch and split
   checkpoints/       best.ckpt and last.ckpt
   validation.csv     the best epoch's predictions on the validation part
   bundle/            the model, complete
@@ -17,36 +15,149 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from chestxray.artifacts import read_json, write_json
+from chestxray.artifacts import read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
+from chestxray.evaluation.thresholds import one_sided
 from chestxray.findings import Findings
-from chestxray.model.bundle import Bundle
-from chestxray.model.losses import class_weights, one_sided
-from chestxray.model.network import Classifier
+from chestxray.model.network import Classifier, check_reachable
 from chestxray.model.torch_engine import device
 from chestxray.training import recipe as recipes
-from chestxray.training.callbacks import BEST, LAST, Checkpoints, History, Show
 from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
 from chestxray.training.finalize import finish
-from chestxray.training.lightning_module import Task
-from chestxray.training.recipe import Recipe
+from chestxray.training.lightning_module import (
+    BEST,
+    LAST,
+    CheckpointFiles,
+    Checkpoints,
+    History,
+    Show,
+    Task,
+)
+from chestxray.training.losses import class_weights
+from chestxray.training.recipe import Overrides, Recipe
 from chestxray.version import __version__
 
-Precision = Literal["float32", "bfloat16"]
+_Precision = Literal["float32", "bfloat16"]
+
+_DEFAULT: Final = "baseline"
+_MADE_BY: Final = "chestxray train"
 
 
-def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """Turn `auto` into bfloat16 where the device computes in it, float32 elsewhere.
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: it lies in.
+        history: `history.csv`, one row per epoch and split, see `lightning_module.History`.
+        summary: `run.json`: data, recipe, best epoch, time, machine, versions.
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    summary: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open the folder of a finished run.
+
+        Raises:
+            ArtifactError: there is none, or training has not finished.
+        """
+        folder = Path(folder)
+        summary = read_json(folder / "run.json", _MADE_BY)
+        require(folder / "history.csv", _MADE_BY)
+        return cls(folder, pd.read_csv(folder / "history.csv"), summary)
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the trained model."""
+        return self.folder / "bundle"
+
+    @property
+    def validation(self) -> Path:
+        """The table of the best epoch's predictions on the validation part."""
+        return self.folder / "validation.csv"
+
+    @property
+    def model(self) -> str:
+        """Identity of the trained weights."""
+        return str(self.summary["model"])
+
+
+def train(
+    dataset: Dataset | str | Path,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path = "run",
+    overrides: Overrides | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> Run:
+    """Train a classifier, or resume an interrupted run.
+
+    On one CPU, training is repeatable: epoch n depends on the recipe's seed alone, so a run that
+    was killed and resumed ends with the same figures as one that was not. On a GPU the order of
+    sums is not fixed, and figures differ in their last digits.
+
+    Args:
+        dataset: with parts `train` and `val`, or its folder; `test` is not looked at.
+        recipe: a shipped recipe's name, a YAML file or a recipe; by default `baseline`, or on
+            `resume` the run's own.
+        out: the folder to write; must not hold a run unless `resume`.
+        overrides: keys of the recipe to change, such as `{"size": 320, "loss.gamma": 1}`, or texts
+            such as `loss.gamma=1`.
+        resume: continue after the last finished epoch; dataset and recipe must be the same.
+        tensorboard: write TensorBoard logs into `out/tensorboard` too.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: the recipe has errors or does not fit the dataset, or the run has another one.
+        ArtifactError: no such dataset, the run exists already, there is none to resume, or it was
+            trained on another dataset.
+        TrainingError: nothing to learn from, or the loss is no longer finite.
+        MissingExtraError: TensorBoard is not installed.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    run = Path(out)
+    chosen = _recipe(run, recipe, overrides or (), resume)
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.open(Path(dataset))
+    _check_dataset(dataset, chosen)
+    _check_folder(run, dataset.manifest, chosen, resume)
+    return _trained(dataset, chosen, run, tensorboard)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check what can be checked of a recipe before a dataset is prepared; downloads nothing.
+
+    Raises:
+        RecipeError: timm has no such backbone, it takes no images of this size or has no feature
+            map, or the weights are not there, not readable or not of this backbone.
+    """
+    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size)
+    if recipe.weights == "imagenet":
+        check_reachable(recipe.backbone)
+    elif recipe.weights != "none":
+        classifier.load_pretrained(recipe.weights, recipe.backbone)
+
+
+def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> _Precision:
+    """Turn `auto` into bfloat16 where the device has instructions for it, float32 elsewhere.
 
     A processor without bfloat16 instructions emulates them, about ten times slower than float32.
     """
@@ -58,69 +169,93 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
-def train(
-    dataset: Dataset, run: Path, recipe: Recipe, resume: bool = False, tensorboard: bool = False
-) -> Bundle:
-    """Train a classifier, or go on with a run that was cut off.
+def _recipe(
+    run: Path, recipe: str | Path | Recipe | None, overrides: Overrides, resume: bool
+) -> Recipe:
+    own = run / "recipe.yaml"
+    if resume and not own.exists():
+        raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
+    if recipe is None:
+        recipe = own if resume and not overrides else _DEFAULT
+    return recipes.load(recipe, overrides)
 
-    On one CPU, training is repeatable: epoch n depends on the recipe's seed alone, so a run that
-    was killed and resumed ends with the same figures as one that was not. On a GPU the order of
-    sums is not fixed, and figures differ in their last digits.
 
-    Args:
-        dataset: with parts `train` and `val`; `test` is not looked at.
-        run: the folder to write; must not hold a run unless `resume`.
-        recipe: how.
-        resume: go on from the last finished epoch; dataset and recipe must be the same.
-        tensorboard: write TensorBoard logs into `run/tensorboard`.
+def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
+    if dataset.manifest.size != recipe.size:
+        raise RecipeError(
+            f"recipe {recipe.name} needs images of {recipe.size} px, {dataset.folder} holds "
+            f"{dataset.manifest.size} px: prepare with --size {recipe.size}, or train with "
+            f"--set size={dataset.manifest.size}"
+        )
+    for split in ("train", "val"):
+        labels = dataset.labels(dataset.rows(split))
+        if np.isnan(labels).all():
+            what = "known labels" if len(labels) else "images"
+            raise TrainingError(
+                f"{dataset.folder} has no {what} in part {split!r}: choose another split"
+            )
+        if split == "train" and all(one_sided(column) for column in labels.T):
+            raise TrainingError(
+                f"{dataset.folder}: no finding is both present and absent in the training part"
+            )
 
-    Raises:
-        RecipeError: the dataset does not fit the recipe, or resuming with another recipe.
-        ArtifactError: the run exists already, or was trained on another dataset.
-        TrainingError: nothing to learn from, or the loss is no longer finite.
-    """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    _check(dataset, recipe)
-    _check_begun(run, dataset.manifest, recipe, resume)
+
+def _check_folder(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
+    """Check that the run folder is free, or was started with the same recipe and dataset."""
+    started = (run / "recipe.yaml").exists()
+    if started and not resume:
+        raise ArtifactError(f"{run} holds a run: resume it with --resume, or choose another --out")
+    if not started:
+        return
+    if recipes.load(run / "recipe.yaml") != recipe:
+        raise RecipeError(f"{run} was started with another recipe: leave out --recipe and --set")
+    if read_json(run / "dataset.json", _MADE_BY) != manifest.model_dump(mode="json"):
+        raise ArtifactError(f"{run} was started on another dataset: resume it with that one")
+
+
+def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> Run:
     torch.manual_seed(recipe.seed)
-    train_part = Part(dataset, "train")
     last = run / "checkpoints" / LAST
-    task = Task(
-        _classifier(recipe, dataset.findings, last.exists()),
-        recipe,
-        _loss_weights(recipe, train_part),
+    classifier = _classifier(recipe, dataset.findings, last.exists())
+    task = Task(classifier, recipe, _loss_weights(recipe, Part(dataset, "train")))
+    history, timer = History(run / "history.csv"), Timer()
+    checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
+    callbacks = [history, timer, checkpoints, Show(history)]
+    trainer = Trainer(
+        accelerator=device().type,
+        devices=1,
+        precision="bf16-mixed" if _bfloat16(recipe) else "32-true",
+        max_epochs=recipe.max_epochs,
+        callbacks=callbacks,
+        plugins=[CheckpointFiles()],
+        logger=_tensorboard(run) if tensorboard else False,
+        default_root_dir=run,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
     )
-    checkpoints = Checkpoints(run / "checkpoints", recipe.patience)
-    trainer = _trainer(run, recipe, checkpoints, tensorboard)
-    # Laid only now: a recipe that cannot be begun leaves nothing behind.
+    # Written only now: a recipe that cannot be started leaves nothing behind.
     write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
     recipes.save(run / "recipe.yaml", recipe)
     _fit(trainer, task, dataset, last)
     _load_best(task.classifier, run / "checkpoints" / BEST)
     bundle = finish(run, dataset, recipe, task.classifier.to(device()))
-    write_json(run / "run.json", _summary(dataset, recipe, checkpoints, trainer))
-    return bundle
-
-
-def _check(dataset: Dataset, recipe: Recipe) -> None:
-    if dataset.manifest.size != recipe.size:
-        raise RecipeError(
-            f"recipe {recipe.name} wants images of {recipe.size} px, {dataset.folder} holds "
-            f"{dataset.manifest.size} px: prepare with --size {recipe.size}, or train with "
-            f"--set size={dataset.manifest.size}"
-        )
-    for split in ("train", "val"):
-        if not len(dataset.rows(split)):
-            raise TrainingError(f"{dataset.folder} has no images in part {split!r}")
-    labels = dataset.labels(dataset.rows("train"))
-    if len(one_sided(labels, dataset.findings)) == len(dataset.findings):
-        raise TrainingError(
-            f"{dataset.folder}: no finding is both present and absent in the training part"
-        )
+    facts = {
+        "model": bundle.identity,
+        "precision": str(trainer.precision),
+        "best_epoch": history.best_epoch,
+        "epochs": trainer.current_epoch,
+        "seconds": round(timer.time_elapsed("train")),
+    }
+    write_json(run / "run.json", {**_summary(dataset.manifest, recipe), **facts})
+    return Run.open(run)
 
 
 def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
-    """Run the epochs that are still to be run."""
+    """Run the epochs that are left."""
     recipe, part = task.recipe, Part(dataset, "train")
     batches = EpochBatches(_chances(recipe, part), len(part), recipe.batch_size, recipe.seed)
     with warnings.catch_warnings():
@@ -135,21 +270,8 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
                 ckpt_path=str(last) if last.exists() else None,
                 weights_only=False,  # our own checkpoint, which holds optimiser state
             )
-        except SystemExit as error:  # what lightning makes of Ctrl-C
-            raise TrainingError("interrupted: go on with the same command and --resume") from error
-
-
-def _check_begun(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
-    """See that the run folder is free, or was begun with the same things."""
-    begun = (run / "recipe.yaml").exists()
-    if begun and not resume:
-        raise ArtifactError(f"{run} holds a run: go on with --resume, or choose another --out")
-    if not begun:
-        return
-    if recipes.load(str(run / "recipe.yaml")) != recipe:
-        raise RecipeError(f"{run} was begun with another recipe: leave out --recipe and --set")
-    if read_json(run / "dataset.json", "chestxray train") != manifest.model_dump(mode="json"):
-        raise ArtifactError(f"{run} was begun on another dataset: give that one to --resume")
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise TrainingError("interrupted: resume with the same command and --resume") from error
 
 
 def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
@@ -169,24 +291,8 @@ def _loss_weights(recipe: Recipe, part: Part) -> npt.NDArray[np.float64]:
     return class_weights(part.labels, _chances(recipe, part))
 
 
-def _trainer(run: Path, recipe: Recipe, checkpoints: Checkpoints, tensorboard: bool) -> Trainer:
-    bfloat16 = resolve(recipe.precision, device()) == "bfloat16"
-    history = History(run / "history.csv")
-    return Trainer(
-        accelerator=device().type,
-        devices=1,
-        precision="bf16-mixed" if bfloat16 else "32-true",
-        max_epochs=recipe.max_epochs,
-        callbacks=[history, checkpoints, Show(history, checkpoints)],
-        logger=_tensorboard(run) if tensorboard else False,
-        default_root_dir=run,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-    )
+def _bfloat16(recipe: Recipe) -> bool:
+    return resolve(recipe.precision, device()) == "bfloat16"
 
 
 def _tensorboard(run: Path) -> Logger:
@@ -203,14 +309,12 @@ def _load_best(classifier: Classifier, path: Path) -> None:
     classifier.load_state_dict(weights, strict=True)
 
 
-def _summary(
-    dataset: Dataset, recipe: Recipe, checkpoints: Checkpoints, trainer: Trainer
-) -> dict[str, Any]:
-    manifest = dataset.manifest
+def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
     return {
         "source": manifest.title,
         "release": manifest.release,
         "synthetic": manifest.synthetic,
+        "sources": [source.model_dump(mode="json") for source in manifest.sources],
         "findings": list(manifest.findings),
         "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
         "size": manifest.size,
@@ -218,10 +322,6 @@ def _summary(
         "recipe": recipe.name,
         "backbone": recipe.backbone,
         "weights": recipe.weights,
-        "precision": str(trainer.precision),
-        "best_epoch": checkpoints.best_epoch,
-        "epochs": trainer.current_epoch,
-        "seconds": round(checkpoints.seconds),
         "machine": _machine(),
         "torch": torch.__version__,
         "seed": recipe.seed,

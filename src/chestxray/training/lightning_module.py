@@ -1,51 +1,42 @@
-"""Augmentation of training images, on their device, a batch at a time.
+"""What Lightning runs: the module that trains a classifier, and what happens between epochs.
 
-What happens with one batch: augmentation, loss, optimiser, and what is kept for the metrics.
+Lightning does the loop, precision, devices, restoring and timing. The callbacks run in the order in
+which `fit` lists them, at the end of each training epoch, after its validation. All state that a
+resumed run needs is in the checkpoint.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
-from kornia.augmentation import (
-    ImageSequential,
-    RandomBrightness,
-    RandomHorizontalFlip,
-    RandomRotation,
-)
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from chestxray.artifacts import write_table, written
 from chestxray.errors import TrainingError
-from chestxray.model.losses import FindingsLoss, binary_cross_entropy
+from chestxray.evaluation.metrics import accuracy, auroc, mean_of_defined
 from chestxray.model.network import Classifier, to_input
-from chestxray.training.data import Batch
-from chestxray.training.recipe import Augment, Recipe
+from chestxray.progress import Advance, progress
+from chestxray.training.data import Batch, augmentation
+from chestxray.training.losses import FindingsLoss, binary_cross_entropy
+from chestxray.training.recipe import Recipe
+
+BEST: Final = "best.ckpt"
+LAST: Final = "last.ckpt"
+
+_Split = Literal["train", "val"]
 
 
-def augmentation(augment: Augment) -> nn.Module:
-    """Build the module that changes float images [B, 1, S, S] in [0, 1], each in its own way.
-
-    What a rotation uncovers is black, as beyond the collimator. Values stay in [0, 1].
-    """
-    steps: list[nn.Module] = [RandomHorizontalFlip(p=augment.flip)]
-    if augment.rotate:
-        steps.append(RandomRotation(degrees=augment.rotate, p=1.0))
-    if augment.brightness:
-        span = (1 - augment.brightness, 1 + augment.brightness)
-        steps.append(RandomBrightness(brightness=span, p=1.0))
-    module: nn.Module = ImageSequential(*steps)
-    return module
-
-
-Split = Literal["train", "val"]
-
-
-class Seen:
+class _Outputs:
     """Logits, labels and losses of one pass over a part."""
 
     def __init__(self) -> None:
@@ -65,15 +56,17 @@ class Seen:
         known = (~torch.isnan(torch.cat(self.labels))).sum()
         return float(torch.stack(self.losses).sum() / known)
 
-    @property
-    def cross_entropy(self) -> float:
-        """Mean binary cross-entropy over known labels, unweighted, nats."""
-        return float(binary_cross_entropy(torch.cat(self.logits), torch.cat(self.labels)))
-
-    def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Probabilities and labels, [N, K] each."""
-        probabilities = torch.cat(self.logits).double().sigmoid()
-        return probabilities.cpu().numpy(), torch.cat(self.labels).double().cpu().numpy()
+    def measures(self) -> dict[str, float]:
+        """Give the columns of the history, see `History`."""
+        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
+        probabilities = logits.double().sigmoid().cpu().numpy()
+        columns = list(zip(labels.double().cpu().numpy().T, probabilities.T, strict=True))
+        return {
+            "loss": self.loss,
+            "bce": float(binary_cross_entropy(logits, labels)),
+            "accuracy": mean_of_defined(accuracy(y, p, 0.5) for y, p in columns),
+            "auroc": mean_of_defined(auroc(y, p) for y, p in columns),
+        }
 
 
 class Task(LightningModule):
@@ -81,7 +74,7 @@ class Task(LightningModule):
 
     Args:
         classifier: the network.
-        recipe: how.
+        recipe: how to train it.
         loss_weights: [K, 2] weights of absent and present labels.
     """
 
@@ -94,14 +87,14 @@ class Task(LightningModule):
         self.augment: nn.Module = augmentation(recipe.augment)
         gamma = recipe.loss.gamma if recipe.loss.kind == "focal" else 0.0
         self.loss = FindingsLoss(torch.from_numpy(loss_weights), gamma)
-        self.seen: dict[Split, Seen] = {"train": Seen(), "val": Seen()}
+        self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation pass."""
-        self.seen["val"] = Seen()
+        """Drop the outputs of the last validation pass."""
+        self.outputs["val"] = _Outputs()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Augment, classify, keep what the metrics need, return the loss."""
+        """Augment and classify; keep what the metrics need; give the loss."""
         if batch_idx == 0:
             self._begin_epoch()
         images, labels = batch
@@ -110,19 +103,20 @@ class Task(LightningModule):
         loss = self._step("train", inputs, labels)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}: the last good "
-                f"checkpoint is kept; train into another --out with a lower rate, such as --set "
-                f"learning_rate={self.recipe.learning_rate / 10:g}, or with --set precision=float32"
+                f"the training loss became {loss.item()} in epoch {self.current_epoch}; the last "
+                f"good checkpoint is kept: train again into another --out with a lower rate, such "
+                f"as --set learning_rate={self.recipe.learning_rate / 10:g}, or with --set "
+                f"precision=float32"
             )
         return loss
 
     def validation_step(self, batch: Batch) -> None:
-        """Classify images as they are."""
+        """Classify images without augmentation."""
         images, labels = batch
         self._step("val", to_input(images), labels)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, as the published recipe has it; its rate may fall epoch by epoch."""
+        """Give Adam and the schedule of its rate, which changes per epoch."""
         optimiser = torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
         if self.recipe.schedule == "constant":
             return optimiser
@@ -132,14 +126,164 @@ class Task(LightningModule):
     def _begin_epoch(self) -> None:
         """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.
 
-        At the first batch and not in `on_train_epoch_start`, which lightning leaves out in a
-        resumed run's first epoch.
+        Called at the first batch: Lightning leaves out `on_train_epoch_start` in the first epoch of
+        a resumed run.
         """
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
-        self.seen["train"] = Seen()
+        self.outputs["train"] = _Outputs()
 
-    def _step(self, split: Split, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, split: _Split, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))
         loss: Tensor = self.loss(logits, labels)
-        self.seen[split].add(logits, labels, loss)
+        self.outputs[split].add(logits, labels, loss)
         return loss
+
+
+class History(Callback):
+    """Writes `history.csv`, one row per epoch and split (train, val).
+
+    Columns: `epoch` from 0; `loss`, the recipe's; `bce`, unweighted binary cross-entropy, nats;
+    `accuracy`, the share of known labels on the right side of probability 0.5; `auroc`, the mean
+    over the findings that are both present and absent. Training rows are measured on augmented
+    batches while the weights change.
+
+    Lightning's CSVLogger starts its file again when a run is resumed, which loses the earlier
+    epochs; this file is written whole, and its rows are part of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch with the lowest validation loss, -1 before any."""
+        losses = [row["loss"] for row in self.rows if row["split"] == "val"]
+        return losses.index(min(losses)) if losses else -1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch's two rows."""
+        epoch, task = trainer.current_epoch, _task(pl_module)
+        _check_finite(task.outputs["val"].loss, epoch)
+        for split, outputs in task.outputs.items():
+            measures = outputs.measures()
+            self.rows.append({"epoch": epoch, "split": split, **measures})
+            for logger in trainer.loggers:
+                named = {f"{name}/{split}": value for name, value in measures.items()}
+                logger.log_metrics(named, step=epoch)
+        write_table(self.path, pd.DataFrame(self.rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the rows to the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows of a checkpoint; rows of later, unfinished epochs are dropped."""
+        self.rows = list(state_dict["rows"])
+
+
+class Checkpoints(Callback):
+    """Keeps the best and the last state, and stops when validation loss no longer improves.
+
+    Lightning's own callbacks keep less: ModelCheckpoint leaves out `last.ckpt` in epochs that do
+    not improve, and forgets the best loss when the run's folder was moved; EarlyStopping trains on
+    when a run that it stopped is resumed.
+
+    Args:
+        folder: gets `best.ckpt` and `last.ckpt`.
+        history: tells which epoch is the best.
+        patience: epochs without improvement before training stops.
+    """
+
+    def __init__(self, folder: Path, history: History, patience: int) -> None:
+        self.folder = folder
+        self.history = history
+        self.patience = patience
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a run as it is that had stopped before it is resumed."""
+        self._stop_when_exhausted(trainer, trainer.current_epoch - 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, the best first: an epoch that is cut off here is repeated on resume."""
+        if self.history.best_epoch == trainer.current_epoch:
+            trainer.save_checkpoint(self.folder / BEST)
+        trainer.save_checkpoint(self.folder / LAST)
+        self._stop_when_exhausted(trainer, trainer.current_epoch)
+
+    def _stop_when_exhausted(self, trainer: Trainer, epoch: int) -> None:
+        best = self.history.best_epoch
+        if best >= 0 and epoch - best >= self.patience:
+            trainer.should_stop = True
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all.
+
+    Lightning writes them into the system's temporary folder first, and moving a file from there to
+    another disk can be cut off halfway.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ANN401 - Lightning's argument
+    ) -> None:
+        """Write a temporary file beside `path` and rename it."""
+        with written(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class Show(Callback):
+    """Shows progress within an epoch, and a line of figures after it, on standard error."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._open = ExitStack()
+        self._advance: Advance
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Open the epoch's progress at its first batch."""
+        if batch_idx == 0:
+            label, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
+            self._advance = self._open.enter_context(progress(label, total, "batches"))
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401 - Lightning's arguments, unused
+        """Count one batch."""
+        self._advance()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the progress: validation follows the last batch."""
+        self._open.close()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's figures."""
+        train, val = self.history.rows[-2:]
+        best = " (best)" if self.history.best_epoch == trainer.current_epoch else ""
+        print(
+            f"epoch {trainer.current_epoch}: loss {train['loss']:.4f} train, {val['loss']:.4f} val"
+            f"{best}; val AUROC {val['auroc']:.3f}, accuracy {val['accuracy']:.3f}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the progress of an epoch that failed."""
+        self._open.close()
+
+
+def _task(module: LightningModule) -> Task:
+    if not isinstance(module, Task):
+        raise TypeError(f"these callbacks go with Task, not {type(module).__name__}")
+    return module
+
+
+def _check_finite(loss: float, epoch: int) -> None:
+    if not loss < float("inf"):
+        raise TrainingError(
+            f"the validation loss became {loss} in epoch {epoch}; the last good checkpoint is "
+            f"kept: train again into another --out with a lower learning_rate"
+        )

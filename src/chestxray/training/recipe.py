@@ -1,9 +1,13 @@
-"""Recipes: everything that decides how a model is trained, in one YAML file, every key checked."""
+"""Recipes: everything that decides how a model is trained, in one YAML file, every key checked.
+
+A recipe file states what differs from the defaults of `Recipe`. Nothing here imports torch, so that
+a wrong key is answered at once.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -14,10 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from chestxray.artifacts import write_text
 from chestxray.errors import RecipeError
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Overrides = Mapping[str, Any] | Iterable[str]
+
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _SHIPPED: Final = files("chestxray.training") / "recipes"
+_LINE: Final = 100  # characters
 
 
 class _Strict(BaseModel):
@@ -29,13 +36,13 @@ class Augment(_Strict):
 
     Attributes:
         flip: probability of a left-right mirror.
-        rotate: largest rotation either way, degrees.
-        brightness: largest relative change either way, such as 0.1 for 0.9 to 1.1.
+        rotate: largest rotation in either direction, degrees.
+        brightness: largest relative change in either direction, such as 0.1 for 0.9 to 1.1.
     """
 
-    flip: Probability
-    rotate: Annotated[float, Field(ge=0, le=180)]
-    brightness: Annotated[float, Field(ge=0, lt=1)]
+    flip: _Probability = 0.5
+    rotate: Annotated[float, Field(ge=0, le=180)] = 10.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class Loss(_Strict):
@@ -43,98 +50,128 @@ class Loss(_Strict):
 
     Attributes:
         kind: `focal` (arXiv 1708.02002) or `bce`, binary cross-entropy.
-        gamma: focusing of the focal loss; without meaning for `bce`.
-        class_weights: weight each finding's two sides by scikit-learn's `balanced` rule.
+        gamma: focusing of the focal loss; `bce` ignores it.
+        class_weights: weight both classes of each finding by scikit-learn's `balanced` rule.
     """
 
-    kind: Literal["focal", "bce"]
+    kind: Literal["focal", "bce"] = "bce"
     gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
-    class_weights: bool
+    class_weights: bool = False
 
 
 class Recipe(_Strict):
     """How to train.
 
     Attributes:
-        name: what reports call it.
+        name: what reports call it; a file without one is named after the file.
+        description: one sentence that says what it is.
         cost: time and machine of a run, as measured.
         expected: what it should score, on which data and split.
         backbone: a timm model that ends in a feature map.
         weights: `imagenet`, `none`, or a timm checkpoint file of that backbone.
-        size: side of the image in pixels; the dataset must have been prepared at it.
-        dropout: on the pooled features.
+        size: side of the images in pixels; the dataset must have been prepared at this size.
+        dropout: probability of dropping a pooled feature.
         augment: random changes to training images.
         loss: what is minimised.
-        sampling: `balanced` draws the 14 findings and No Finding equally often, with replacement;
-            `natural` shows each image once an epoch, but for a short last batch.
+        sampling: `balanced` draws each finding and No Finding equally often, with replacement;
+            `natural` shows each image once per epoch, except for a short last batch.
         learning_rate: of Adam, at the start.
         schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
-        batch_size: images a step.
+        batch_size: images per step.
         max_epochs: passes over the training part, at most.
         patience: epochs without a better validation loss before training stops.
-        precision: `auto` takes bfloat16 where the machine computes in it, float32 elsewhere.
+        precision: `auto` takes bfloat16 where the machine has instructions for it, float32
+            elsewhere.
         seed: of weights, sampling, augmentation and dropout.
     """
 
-    name: str
-    cost: str
-    expected: str
-    backbone: str
-    weights: str
-    size: Annotated[int, Field(ge=32, le=2048)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    augment: Augment
-    loss: Loss
-    sampling: Literal["balanced", "natural"]
-    learning_rate: Positive
-    schedule: Literal["constant", "cosine"]
-    batch_size: Annotated[int, Field(ge=2)]
-    max_epochs: Annotated[int, Field(ge=1)]
-    patience: Annotated[int, Field(ge=1)]
-    precision: Literal["auto", "float32", "bfloat16"]
-    seed: Annotated[int, Field(ge=0)]
+    name: str = "unnamed"
+    description: str = ""
+    cost: str = "not measured"
+    expected: str = "not measured"
+    backbone: str = "densenet121.tv_in1k"
+    weights: str = "imagenet"
+    size: Annotated[int, Field(ge=32, le=2048)] = 224
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    sampling: Literal["balanced", "natural"] = "natural"
+    learning_rate: _Positive = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    max_epochs: Annotated[int, Field(ge=1)] = 30
+    patience: Annotated[int, Field(ge=1)] = 5
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
-def shipped() -> list[str]:
+def names() -> list[str]:
     """Name the recipes that come with the package."""
     return sorted(
         Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml")
     )
 
 
-def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its shipped name or its file, with `key=value` overrides.
+def shipped() -> list[Recipe]:
+    """Give the recipes that come with the package, with description, cost and expected score."""
+    return [load(name) for name in names()]
 
-    Args:
-        name: a shipped recipe, or a path ending in `.yaml`.
-        overrides: such as `loss.gamma=1` or `max_epochs=3`; values are YAML.
+
+def show(recipe: str | Path | Recipe, overrides: Overrides = ()) -> str:
+    """Give a recipe as YAML with every key, defaults and overrides filled in.
 
     Raises:
-        RecipeError: no such recipe, an unknown key (the nearest right one is named, or all), a
-            value out of its range.
+        RecipeError: as `load` says.
     """
-    values = _parse(_text(name), name)
-    for override in overrides:
-        _apply(values, override)
+    values = load(recipe, overrides).model_dump()
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=_LINE)
+
+
+def load(recipe: str | Path | Recipe, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe by its shipped name or its file, with overrides.
+
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a recipe to override.
+        overrides: texts such as `loss.gamma=1` whose values are YAML, or a mapping of keys to
+            values, such as `{"loss.gamma": 1}` or `{"loss": {"gamma": 1}}`.
+
+    Raises:
+        RecipeError: no such recipe; or all the unknown keys, each with the nearest right one, and
+            all the impossible values.
+    """
+    title, values = _source(recipe)
+    faults = _override(values, overrides)
+    found = None
     try:
-        return Recipe.model_validate(values)
+        found = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"recipe {name}: {_first_fault(error)}") from error
+        faults += [_fault(details["loc"], details) for details in error.errors()]
+    if found is None or faults:
+        raise RecipeError(_listed(title, faults))
+    return found
 
 
 def save(path: Path, recipe: Recipe) -> None:
-    """Write a recipe as it was run, overrides included."""
-    write_text(path, yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True))
+    """Write a recipe with every key, as it is run."""
+    write_text(path, show(recipe))
+
+
+def _source(recipe: str | Path | Recipe) -> tuple[str, dict[str, Any]]:
+    """Give what to call a recipe in errors, and its keys before any override."""
+    if isinstance(recipe, Recipe):
+        return f"recipe {recipe.name}", recipe.model_dump()
+    values = _parsed(_text(str(recipe)), str(recipe))
+    return f"recipe {recipe}", {"name": Path(recipe).stem, **values}
 
 
 def _text(name: str) -> str:
-    if name in shipped():
+    if name in names():
         return (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
     if not path.is_file():
         raise RecipeError(
-            f"no recipe {name!r}: give one of {', '.join(shipped())}, or a YAML file"
-            f"{_nearest(name, shipped())}"
+            f"there is no recipe {name!r}{_nearest(name, names())}; give one of "
+            f"{', '.join(names())}, or a YAML file"
         )
     try:
         return path.read_text(encoding="utf-8")
@@ -142,7 +179,7 @@ def _text(name: str) -> str:
         raise RecipeError(f"recipe {name} cannot be read as text: {error}") from error
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
+def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -152,30 +189,53 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise RecipeError(f"an override must be key=value, {override!r} is not")
+def _override(values: dict[str, Any], overrides: Overrides) -> list[str]:
+    """Set keys in place; give what is wrong with the overrides that cannot be set."""
+    if isinstance(overrides, Mapping):
+        return [fault for key, value in overrides.items() for fault in _set(values, key, value)]
+    faults: list[str] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            faults.append(f"override {override!r}: the value is not valid YAML")
+            continue
+        if equals:
+            faults += _set(values, key, value)
+        else:
+            faults.append(f"override {override!r}: write it as key=value")
+    return faults
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> list[str]:  # noqa: ANN401 - YAML's
+    """Set a dotted key; a mapping sets the keys under it and leaves its other keys alone."""
+    if isinstance(value, Mapping):
+        pairs = ((f"{key}.{below}", of) for below, of in value.items())
+        return [fault for pair in pairs for fault in _set(values, *pair)]
     *parents, last = key.split(".")
+    branch: Any = values
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise RecipeError(f"override {override!r}: {parent} has no keys under it")
-    try:
-        values[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override {override!r}: the value is not valid YAML") from error
+        branch = branch.setdefault(parent, {})
+        if not isinstance(branch, dict):
+            return [f"{key}: {parent} has no keys under it"]
+    branch[last] = value
+    return []
 
 
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
+def _fault(place: tuple[int | str, ...], details: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in place)
+    if details["type"] == "extra_forbidden":
         near = _nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
         return f"unknown key {key!r}{near}"
-    if fault["type"] == "missing":
-        return f"key {key!r} is missing"
-    return f"{key} = {fault['input']!r}: {fault['msg'].lower()}"
+    rule = str(details["msg"]).replace("Input should", "it should")
+    return f"{key} = {details['input']!r}: {rule}"
+
+
+def _listed(title: str, faults: list[str]) -> str:
+    if len(faults) == 1:
+        return f"{title}: {faults[0]}"
+    return "\n  ".join([f"{title} has {len(faults)} errors:", *faults])
 
 
 def _keys() -> list[str]:

@@ -1,7 +1,7 @@
-"""Losses for findings that are not exclusive, with unknown labels left out.
+"""Multi-label losses that leave out unknown labels.
 
-Each is a mean over the known labels of a batch. Weights and focusing follow `focal loss`
-(Lin et al., arXiv 1708.02002), with the two sides of each finding weighted apart.
+Each is a mean over the known labels of a batch. Focusing follows focal loss (Lin et al.,
+arXiv 1708.02002); each finding has one weight for absent and one for present labels.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 class FindingsLoss(nn.Module):
     """Focal loss with class weights; `gamma` 0 and weights of 1 make it binary cross-entropy.
 
-    A label y of a finding k, with p the probability given to what is true, costs
-    `weights[k, y] × (1 - p)^gamma × -log p`.
+    The loss of a label y of finding k is `weights[k, y] × (1 - p)^gamma × -log p`, where p is the
+    predicted probability of y.
 
     Args:
         weights: [K, 2], the weight of an absent and of a present finding.
@@ -43,7 +43,7 @@ class FindingsLoss(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the mean loss over known labels, 0 without any; logits and labels are [B, K]."""
+        """Give the mean loss over known labels, 0 where none is known; both arguments [B, K]."""
         known = ~torch.isnan(labels)
         present = labels == 1
         log_truth = logsigmoid(torch.where(present, logits, -logits).float())
@@ -55,18 +55,18 @@ class FindingsLoss(nn.Module):
 def class_weights(
     labels: npt.NDArray[np.float32], chances: npt.NDArray[np.float64] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Balance each finding's two sides with scikit-learn's `balanced` class weights.
+    """Balance absent and present labels of each finding by scikit-learn's `balanced` rule.
 
-    Counted is what training sees: where sampling draws rare findings more often, they need less
-    weight. Counting them as they lie in the table would balance twice, and every finding would be
-    called present.
+    The counts are those that training sees: where sampling draws rare findings more often, they
+    need less weight. Counts of the table would balance twice, and every finding would be called.
 
     Args:
         labels: [N, K] of 1, 0, NaN: the training part.
-        chances: [N], how often each image is drawn; None for all alike.
+        chances: [N], relative chances of being drawn; None where all are equal.
 
     Returns:
-        [K, 2], weights of absent and present: known / (2 × count).
+        [K, 2], weights of absent and present: known / (2 × count); 1 for a finding that is never
+        present or never absent.
     """
     weights = np.ones((labels.shape[1], 2))
     for finding, column in enumerate(labels.T):
@@ -79,12 +79,3 @@ def class_weights(
                 sample_weight=None if chances is None else chances[known],
             )
     return weights
-
-
-def one_sided(labels: npt.NDArray[np.float32], findings: tuple[str, ...]) -> list[str]:
-    """Name the findings that are never present, or never absent, among known labels [N, K]."""
-    return [
-        finding
-        for finding, column in zip(findings, labels.T, strict=True)
-        if not ((column == 1).any() and (column == 0).any())
-    ]
