@@ -126,6 +126,15 @@ class _Table:
 TABLE_SOURCE: Final = _Table()
 
 
+def columns_of(tree: Path) -> str:
+    """Name the columns of the only table in a tree, for an error; empty where there is none."""
+    try:
+        table = choose_table(tree, scan(tree) if tree.is_dir() else None, "")
+        return f" ({table.name} has the columns {', '.join(titles(table))})"
+    except SourceError:
+        return ""
+
+
 def find_columns(tree: Path, options: ReadOptions | None = None) -> TableColumns:
     """Decide which column of a table holds what, without looking for its images.
 
