@@ -230,9 +230,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     server: Server, archives: list[Archive], tmp_path: Path
 ) -> None:
     huge = replace(archives[0], size=10**18)
-    with pytest.raises(
-        DownloadError, match=r"has .* GB free, but the download needs 2000000000.0 GB"
-    ):
+    with pytest.raises(DownloadError, match=r"has .* GB free, .* needs 2000000000.0 GB"):
         get(server, tmp_path, [huge])
     assert server.asked == []
 

@@ -133,7 +133,10 @@ def test_a_specific_source_is_asked_before_the_table(tmp_path: Path) -> None:
 
 def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "image,Mass", "a.png,1")
-    with pytest.raises(SourceError, match=r"not of a known data set.*--source table --columns"):
+    with pytest.raises(
+        SourceError,
+        match=r"not of a known data set.*--source table.*labels.csv has the columns image, Mass",
+    ):
         sources.read(tmp_path)
     write(tmp_path / "columns.yaml", "patient_per_image: true")
     assert sources.recognise(tmp_path).name == "table"

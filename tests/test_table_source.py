@@ -638,6 +638,8 @@ def test_parts_without_val_are_train_val_and_test(tmp_path: Path) -> None:
 def test_parts_that_cannot_be_a_split_are_not_used(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "image,patient,set,Mass", "a.png,1,A,1", "b.png,2,B,0")
     assert read(path).official == {}
+    assert read(path).facts["columns not read"] == "set"
+    assert find_columns(path).columns == {"image": "image", "patient": "patient"}
     with pytest.raises(SourceError, match="names the part 'a': allowed are train, val and test"):
         read(path, split="set")
     write(path, "image,patient,split,Mass", "a.png,1,train,1", "b.png,2,val,0")

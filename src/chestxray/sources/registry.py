@@ -10,7 +10,7 @@ from chestxray.errors import SourceError
 from chestxray.sources.collection import Collection, ReadOptions, Source, SourceCard
 from chestxray.sources.nih import NIH
 from chestxray.sources.phantom.tree import PHANTOMS
-from chestxray.sources.table import TABLE_SOURCE
+from chestxray.sources.table import TABLE_SOURCE, columns_of
 
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (NIH, PHANTOMS)
@@ -65,7 +65,7 @@ def recognise(tree: Path) -> Source:
         return _LAST
     raise SourceError(
         f"{tree} is not of a known data set ({', '.join(known)}). To read your own table, name "
-        f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…"
+        f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…{columns_of(tree)}"
     )
 
 

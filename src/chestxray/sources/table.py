@@ -126,6 +126,15 @@ class _Table:
 TABLE_SOURCE: Final = _Table()
 
 
+def columns_of(tree: Path) -> str:
+    """Name the columns of the only table in a tree, for an error; empty where there is none."""
+    try:
+        table = choose_table(tree, scan(tree) if tree.is_dir() else None, "")
+        return f" ({table.name} has the columns {', '.join(titles(table))})"
+    except SourceError:
+        return ""
+
+
 def find_columns(tree: Path, options: ReadOptions | None = None) -> TableColumns:
     """Decide which column of a table holds what, without looking for its images.
 
@@ -164,6 +173,7 @@ def _open(
             f"--patient-per-image, or state that this is not the patient with --columns patient="
         )
     columns, problems = _with_label_columns(columns, text)
+    columns = _without_false_split(columns, text)
     return columns, text, scanned, problems
 
 
@@ -189,6 +199,16 @@ def _with_label_columns(
             + (f". Labels and other values, so not: {', '.join(mixed)}" if mixed else "")
         )
     return replace(columns, findings=tuple(chosen)), problems
+
+
+def _without_false_split(columns: TableColumns, text: pd.DataFrame) -> TableColumns:
+    """Drop a column that was guessed to hold the parts of a split where it holds other values."""
+    title = columns.columns.get("split")
+    if title is None or columns.how["split"] != "guessed":
+        return columns
+    if set(text[title].str.casefold().unique()) <= {*_PARTS, ""}:
+        return columns
+    return replace(columns, columns={k: v for k, v in columns.columns.items() if k != "split"})
 
 
 def _usable(text: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, list[Problem]]:
@@ -364,8 +384,6 @@ def _official(
     odd = parts.isna() & (split != "")
     title = columns.columns["split"]
     if odd.any():
-        if columns.how["split"] == "guessed":
-            return {}, []
         raise SourceError(
             f"the column {title!r} names the part {split[odd].iloc[0]!r}: allowed are train, val "
             f"and test"
