@@ -29,8 +29,8 @@ from pathlib import Path
 
 import cv2
 
-from chestxray.dataset.pixels import load
 from chestxray.dataset.prepare import prepare
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import pack
 from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import write_tree
@@ -94,7 +94,7 @@ def link(files: list[Path], images: int, raw: Path) -> list[str]:
 
 def bare(paths: list[str]) -> None:
     for path in paths:
-        load(Path(path), SIZE)
+        Radiograph.read(Path(path)).canonical(SIZE)
 
 
 def side_by_side(paths: list[str]) -> float:

@@ -102,6 +102,8 @@ def reading(called: tuple[str, ...] = CALLED, heat: np.ndarray | None = None) ->
         heatmaps=dict.fromkeys(FINDINGS, heat),
         warnings=(WARNING,),
         model="a model",
+        image=np.zeros((7, 7), np.uint8),
+        thresholds={f: None if f == "Hernia" else 0.5 for f in FINDINGS},
     )
 
 

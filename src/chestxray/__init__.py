@@ -9,8 +9,9 @@
     reading.calls["Effusion"]                    # does it reach the threshold chosen on validation?
     reading.warnings                             # why not to trust it, if so
 
-A reading also has `model`, the identity of the weights, and `placement`: where the film lies in the
-padded square that its heatmaps cover, x, y, w, h as fractions of the square's side.
+A reading also has `model`, the identity of the weights; `image`, the square image that the model
+saw; `thresholds`, the probabilities from which findings are called; and `placement`, where the
+radiograph lies in that square, x, y, w, h as fractions of its side.
 
 `read` raises `chestxray.errors.RefusedError` where the gate refuses the film (`read(film,
 force=True)` reads it all the same), and `chestxray.errors.ImageError`, of which the former is a

@@ -24,11 +24,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from chestxray.dataset import pixels
+from chestxray.dataset.decoding import Isolated
 from chestxray.dataset.pixels import Grey
-from chestxray.dataset.raster import chroma
-from chestxray.reading import judged_image as films
-from chestxray.reading.decoding import Isolated
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.settings import Limits
@@ -266,11 +264,11 @@ class Decoders:
 
 
 def _decoded(size: int, data: bytes, display: bool) -> Decoded:
-    image, header = pixels.read(data)
-    height, width = image.shape
-    film = films.developed(image, size, header, chroma(data) if header is None else 0.0)
-    square = pixels.canonical(image, SQUARE_SIDE)
-    return Decoded(film, width, height, square, _png(image) if display else b"")
+    radiograph = Radiograph.read(data)
+    height, width = radiograph.pixels.shape
+    film = JudgedImage.of(radiograph, size)
+    square = radiograph.canonical(SQUARE_SIDE)
+    return Decoded(film, width, height, square, _png(radiograph.pixels) if display else b"")
 
 
 def _png(radiograph: Grey) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from chestxray.dataset.dicom import is_dicom
 from chestxray.serving.gateway.config import Poll
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
 from chestxray.serving.gateway.store import Store
@@ -147,7 +148,7 @@ def _part(answer: httpx.Response) -> bytes:
     if len(parts) != 1:
         raise ValueError(f"the source sent {len(parts)} parts for one instance")
     content = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-    if content[128:132] != b"DICM":
+    if not is_dicom(content):
         raise ValueError("what the source sent is no DICOM file")
     return content
 
