@@ -114,7 +114,7 @@ def test_a_large_film_is_shown_smaller_but_read_whole(client, reader, radiograph
 def test_pictures_are_the_overlays_that_explain_draws(client, reader, films):
     answer = read(client, films[1], heatmaps="inline").json()
     reading = reader.read(films[1])
-    image = pixels.load(films[1], 512)
+    image = pixels.canonical(pixels.decode(films[1]), 512)
     drawn = base64.b64decode(answer["heatmaps"]["pictures"]["Effusion"])
     picture = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR_RGB)
     expected = blend(image, reading.heatmaps["Effusion"]).astype(int)
