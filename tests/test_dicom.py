@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate
 
-from chestxray.dataset.dicom.display import windowed
+from chestxray.dataset.dicom.display import _windowed
 from chestxray.dataset.dicom.elements import parse
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError
@@ -48,9 +48,9 @@ def test_windows_follow_the_formulas_of_the_standard():
     linear = np.array([min(max((v - (c - 0.5)) / (w - 1) + 0.5, 0), 1) for v in x])
     exact = np.array([min(max((v - c) / w + 0.5, 0), 1) for v in x])
     sigmoid = np.array([1 / (1 + np.exp(-4 * (v - c) / w)) for v in x])
-    assert np.allclose(windowed(x, c, w, "LINEAR"), linear)
-    assert np.allclose(windowed(x, c, w, "LINEAR_EXACT"), exact)
-    assert np.allclose(windowed(x, c, w, "SIGMOID"), sigmoid)
+    assert np.allclose(_windowed(x, c, w, "LINEAR"), linear)
+    assert np.allclose(_windowed(x, c, w, "LINEAR_EXACT"), exact)
+    assert np.allclose(_windowed(x, c, w, "SIGMOID"), sigmoid)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])

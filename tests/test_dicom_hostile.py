@@ -17,7 +17,7 @@ import pytest
 from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate
 
-from chestxray.dataset.dicom.elements import DEPTH_LIMIT, ELEMENT_LIMIT, INFLATED_LIMIT, parse
+from chestxray.dataset.dicom.elements import _DEPTH_LIMIT, _ELEMENT_LIMIT, _INFLATED_LIMIT, parse
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError
 from dicom_files import RAMP12, dicom, jpeg_2000, jpeg_lossless, jpeg_ls, lut, rle, written
@@ -161,11 +161,11 @@ def fragments(count: int) -> bytes:
 
 NASTY = {
     "a deflate bomb": lambda: (
-        deflated(PLAIN[BODY:], zeros=2 * INFLATED_LIMIT),
+        deflated(PLAIN[BODY:], zeros=2 * _INFLATED_LIMIT),
         "inflates to more",
     ),
     "a bomb in an element": lambda: (
-        deflated(b"\x08\x00\x16\x00UN\0\0" + struct.pack("<I", 2**31), zeros=2 * INFLATED_LIMIT),
+        deflated(b"\x08\x00\x16\x00UN\0\0" + struct.pack("<I", 2**31), zeros=2 * _INFLATED_LIMIT),
         "inflates to more",
     ),
     "4 GB in an element": lambda: (
@@ -178,19 +178,19 @@ NASTY = {
     ),
     "deep sequences": lambda: (
         body_with((SEQUENCE + ITEM + UNDEFINED) * 100_000),
-        f"{DEPTH_LIMIT} deep",
+        f"{_DEPTH_LIMIT} deep",
     ),
     "a million items": lambda: (
         body_with(SEQUENCE + (ITEM + bytes(4)) * 1_000_000),
-        f"{ELEMENT_LIMIT}",
+        f"{_ELEMENT_LIMIT}",
     ),
     "a million elements": lambda: (
         body_with(
             b"".join(struct.pack("<HH2sH", 9, n % 65536, b"LO", 0) for n in range(1_000_000))
         ),
-        f"{ELEMENT_LIMIT} data elements",
+        f"{_ELEMENT_LIMIT} data elements",
     ),
-    "a million fragments": lambda: (fragments(1_000_000), f"{ELEMENT_LIMIT}"),
+    "a million fragments": lambda: (fragments(1_000_000), f"{_ELEMENT_LIMIT}"),
     "a table that is not there": lambda: (
         dicom(SMALL, 12, VOILUTSequence=lut(np.zeros(2), 0, 16)).replace(
             struct.pack("<4H", 0x3002, 0x5355, 6, 2), struct.pack("<4H", 0x3002, 0x5355, 6, 0)

@@ -19,7 +19,7 @@ from pydicom import dcmread
 
 from chestxray.dataset.pixels import canonical, decode, placement
 from chestxray.dataset.radiograph import Radiograph
-from chestxray.dataset.raster import PIXEL_LIMIT
+from chestxray.dataset.raster import _PIXEL_LIMIT
 from chestxray.errors import ImageError
 from dicom_files import RAMP12, dicom
 
@@ -233,7 +233,7 @@ def test_a_bomb_is_refused_before_memory_is_taken_for_it(tmp_path):
     data = b"".join(rows.compress(bytes(side + 1)) for _ in range(side)) + rows.flush()
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, GREY, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    assert len(bomb) < 2_000_000 < PIXEL_LIMIT < side**2
+    assert len(bomb) < 2_000_000 < _PIXEL_LIMIT < side**2
     with pytest.raises(ImageError, match="decompression bomb"):
         decoded(tmp_path, bomb)
 

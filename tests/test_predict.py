@@ -76,16 +76,15 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(run, many, tmp_path):
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
+    reader, run, many, tmp_path, caplog, capfd
+):
     script = tmp_path / "slow.py"
     script.write_text(SLOW, encoding="utf-8")
-
-    def command(out: str, seconds: float) -> list[str]:
-        arguments = (run / "bundle", many, tmp_path / out / "predictions.csv", seconds)
-        return [sys.executable, str(script), *map(str, arguments)]
-
+    arguments = (run / "bundle", many, tmp_path / "killed/predictions.csv", 0.5)
+    command = [sys.executable, str(script), *map(str, arguments)]
     journal = tmp_path / "killed/.predictions.csv.journal"
-    with subprocess.Popen(command("killed", 0.5)) as process:
+    with subprocess.Popen(command) as process:
         while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
             assert process.poll() is None
             time.sleep(0.05)
@@ -95,9 +94,10 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(run, many, tmp_pat
     with part.open("ab") as file:
         file.write(b"00200.png,0.5,torn")
     for out in ("killed", "whole"):
-        result = subprocess.run(command(out, 0), check=True, capture_output=True, text=True)
-        assert "predict: 200/200" in result.stderr
-        assert ("resuming after" in result.stderr) == (out == "killed")
+        caplog.clear()
+        predict(reader, many, tmp_path / out / "predictions.csv", heatmaps=True)
+        assert "predict: 200/200" in capfd.readouterr().err
+        assert ("resuming after" in caplog.text) == (out == "killed")
     files = ["heatmaps.json", "heatmaps.npy", "predictions.csv"]
     for out in ("killed", "whole"):
         assert sorted(path.name for path in (tmp_path / out).iterdir()) == files

@@ -33,17 +33,17 @@ _SECONDS_TO_START: Final = 300.0
 _GRACE: Final = 5.0  # seconds that the parent has to end the process before the kernel does
 _MEMORY: Final = 4 * 2**30  # bytes; the largest PNG, 80 megapixels of 4 × 16 bits, takes 2.2 GB
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-class _Answer(NamedTuple, Generic[T]):
+class _Answer(NamedTuple, Generic[_T]):
     """What comes back through the pipe: the result, or what is wrong with the file."""
 
-    result: T | None
+    result: _T | None
     reason: str | None
 
 
-class Isolated(Generic[T]):
+class Isolated(Generic[_T]):
     """A function of an image file that runs in a process of its own, restarted after a failure.
 
     It belongs to one thread at a time. The process may use 4 GB of memory.
@@ -53,13 +53,13 @@ class Isolated(Generic[T]):
         seconds: time limit of a call.
     """
 
-    def __init__(self, work: Callable[..., T], seconds: float = SECONDS_PER_FILE) -> None:
+    def __init__(self, work: Callable[..., _T], seconds: float = SECONDS_PER_FILE) -> None:
         self._work = work
         self._seconds = seconds
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def call(self, name: Path | str, *arguments: object) -> T:
+    def call(self, name: Path | str, *arguments: object) -> _T:
         """Run the function in the process.
 
         Args:
@@ -73,7 +73,7 @@ class Isolated(Generic[T]):
         pipe = self._pipe
         if pipe is None or self._process is None or not self._process.is_alive():
             pipe = self.start()  # one that died while idle did not die of a file
-        answer: _Answer[T] | None = None
+        answer: _Answer[_T] | None = None
         reason = f"decoding took more than {self._seconds:g} s"
         try:
             pipe.send(arguments)
@@ -88,7 +88,7 @@ class Isolated(Generic[T]):
                 self.close()
         if answer is None or answer.reason is not None:
             raise ImageError(name, reason if answer is None else str(answer.reason))
-        return cast("T", answer.result)
+        return cast("_T", answer.result)
 
     def start(self) -> Connection:
         """Start the process and wait until it is ready.
@@ -131,7 +131,7 @@ class Isolated(Generic[T]):
         self._process = self._pipe = None
 
 
-class DecoderPool(Generic[T]):
+class DecoderPool(Generic[_T]):
     """Several isolated processes; a context manager that ends them, even while they decode.
 
     Args:
@@ -141,10 +141,10 @@ class DecoderPool(Generic[T]):
     """
 
     def __init__(
-        self, work: Callable[..., T], processes: int, seconds: float = SECONDS_PER_FILE
+        self, work: Callable[..., _T], processes: int, seconds: float = SECONDS_PER_FILE
     ) -> None:
         self._all = [Isolated(work, seconds) for _ in range(max(1, processes))]
-        self._free: SimpleQueue[Isolated[T]] = SimpleQueue()
+        self._free: SimpleQueue[Isolated[_T]] = SimpleQueue()
         for decoder in self._all:
             self._free.put(decoder)
         self._threads = ThreadPoolExecutor(len(self._all))
@@ -160,16 +160,16 @@ class DecoderPool(Generic[T]):
         for decoder in self._all:
             decoder.start()
 
-    def call(self, name: Path | str, *arguments: object) -> T:
+    def call(self, name: Path | str, *arguments: object) -> _T:
         """Run the function in a process, waiting until one is free; see `Isolated.call`."""
         with self._one() as decoder:
             return decoder.call(name, *arguments)
 
-    def submit(self, name: Path | str, *arguments: object) -> Future[T]:
+    def submit(self, name: Path | str, *arguments: object) -> Future[_T]:
         """Run the function as soon as a process is free, without waiting for it."""
         return self._threads.submit(self.call, name, *arguments)
 
-    def map(self, files: Iterable[Path], ahead: int) -> Iterator[T | ImageError]:
+    def map(self, files: Iterable[Path], ahead: int) -> Iterator[_T | ImageError]:
         """Give the function's result for each file, or what is wrong with it, in their order.
 
         Args:
@@ -179,7 +179,7 @@ class DecoderPool(Generic[T]):
         Raises:
             WorkerError: no process can be started.
         """
-        waiting: deque[Future[T]] = deque()
+        waiting: deque[Future[_T]] = deque()
         for path in files:
             waiting.append(self.submit(path, path))
             if len(waiting) > ahead:
@@ -199,7 +199,7 @@ class DecoderPool(Generic[T]):
             decoder.close()
 
     @contextmanager
-    def _one(self) -> Iterator[Isolated[T]]:
+    def _one(self) -> Iterator[Isolated[_T]]:
         decoder = self._free.get()
         try:
             yield decoder
@@ -207,7 +207,7 @@ class DecoderPool(Generic[T]):
             self._free.put(decoder)
 
 
-def _outcome(future: Future[T]) -> T | ImageError:
+def _outcome(future: Future[_T]) -> _T | ImageError:
     try:
         return future.result()
     except ImageError as error:

@@ -32,7 +32,7 @@ from chestxray.errors import ImageError
 
 PIXEL_RULE: Final = "luminance-nominal-padblack-area-1"
 # The largest image that is read, 80 million pixels of 3 × 16 bits, has 480 MB.
-BYTE_LIMIT: Final = 512 * 2**20
+_BYTE_LIMIT: Final = 512 * 2**20
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Canonical = npt.NDArray[np.uint8]
@@ -90,7 +90,7 @@ def contents(source: Source) -> tuple[Path, bytes]:
         source: the file's path, its bytes, or a binary file open at its beginning.
 
     Raises:
-        ImageError: it cannot be read, is empty, or has more than `BYTE_LIMIT` bytes.
+        ImageError: it cannot be read, is empty, or is larger than 512 MB.
     """
     path = name_of(source)
     try:
@@ -98,16 +98,16 @@ def contents(source: Source) -> tuple[Path, bytes]:
             data = source
         elif isinstance(source, str | Path):
             with path.open("rb") as file:
-                data = file.read(BYTE_LIMIT + 1)
+                data = file.read(_BYTE_LIMIT + 1)
         else:
-            data = source.read(BYTE_LIMIT + 1)
+            data = source.read(_BYTE_LIMIT + 1)
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError(path, "the file is empty")
-    if len(data) > BYTE_LIMIT:
+    if len(data) > _BYTE_LIMIT:
         raise ImageError(
-            path, f"the file is larger than {BYTE_LIMIT // 2**20} MB, the most that is read"
+            path, f"the file is larger than {_BYTE_LIMIT // 2**20} MB, the most that is read"
         )
     return path, data
 

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from chestxray.errors import ImageError
 
 # A radiograph of 35 × 43 cm scanned at 50 µm has 60 million pixels.
-PIXEL_LIMIT: Final = 80_000_000
+_PIXEL_LIMIT: Final = 80_000_000
 # Every image is padded to a square: at this side that takes 400 MB.
 _SIDE_LIMIT: Final = 20_000
 # Second bytes of the frame markers of T.81, the lossless ones among them.
@@ -53,10 +53,10 @@ def check_size(path: Path, width: int, height: int) -> None:
             path,
             f"the header says {width} × {height} pixels: no side may exceed {_SIDE_LIMIT}",
         )
-    if width * height > PIXEL_LIMIT:
+    if width * height > _PIXEL_LIMIT:
         raise ImageError(
             path,
-            f"the header says {width} × {height} pixels: at most {PIXEL_LIMIT // 10**6} million "
+            f"the header says {width} × {height} pixels: at most {_PIXEL_LIMIT // 10**6} million "
             f"are read (a decompression bomb?)",
         )
 

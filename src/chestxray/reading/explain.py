@@ -24,13 +24,12 @@ from matplotlib.patches import Rectangle
 
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.pixels import Canonical, placement
-from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError, SourceError
 from chestxray.findings import Findings, label
 from chestxray.model import model_card
 from chestxray.progress import progress
 from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFiles, find, leakage
-from chestxray.reading.judged_image import JudgedImage
+from chestxray.reading.judged_image import load_with_display
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
 
@@ -88,13 +87,6 @@ class _Example(NamedTuple):
     position: int
     finding: str
     kind: _Kind
-
-
-class _Decoded(NamedTuple):
-    """A file for the reader, and for a picture uint8 [`_DISPLAY`, `_DISPLAY`]."""
-
-    judged: JudgedImage
-    display: Canonical
 
 
 def explain(
@@ -158,16 +150,11 @@ def _wanted(names: Sequence[str] | None, findings: Findings) -> Findings:
     return Findings(findings[place] for place in places if place is not None)
 
 
-def _decode(path: Path, size: int) -> _Decoded:
-    radiograph = Radiograph.read(path)
-    return _Decoded(JudgedImage.of(radiograph, size), radiograph.canonical(_DISPLAY))
-
-
 def _explain_files(
     reader: Reader, files: RadiographFiles, out: Path, findings: Findings, force: bool
 ) -> ExplanationRun:
     pictures, unread = [], {}
-    decode = partial(_decode, size=reader.size)
+    decode = partial(load_with_display, size=reader.size, display=_DISPLAY)
     with (
         progress("explain", len(files.paths)) as advance,
         closing(files.decoded(decode, _AHEAD)) as stream,
@@ -176,12 +163,13 @@ def _explain_files(
             try:
                 if isinstance(decoded, ImageError):
                     raise decoded
-                reading = reader.read(decoded.judged, force)
+                judged, display = decoded
+                reading = reader.read(judged, force)
             except ImageError as error:
                 unread[name] = error.reason
             else:
                 sheet = out / f"{name.lstrip('/')}.findings.png"  # never a radiograph's own name
-                _write_sheet(sheet, name, decoded.display, _panels(reading, findings))
+                _write_sheet(sheet, name, display, _panels(reading, findings))
                 pictures.append(sheet)
             advance()
     return ExplanationRun(out, tuple(pictures), unread, findings)

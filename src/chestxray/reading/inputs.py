@@ -30,11 +30,11 @@ from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import JudgedImage, load
 
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
 _ESCAPED: Final = frozenset({"Cc", "Cs"})  # Unicode: control characters, surrogates
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class RadiographFiles:
         return digest.hexdigest()
 
     def decoded(
-        self, decode: Callable[[Path], T], ahead: int, start: int = 0
-    ) -> Generator[T | ImageError, None, None]:
+        self, decode: Callable[[Path], _T], ahead: int, start: int = 0
+    ) -> Generator[_T | ImageError, None, None]:
         """Give what `decode` makes of each file, or what is wrong with the file.
 
         Args:
@@ -123,7 +123,8 @@ def find(given: Given, split: str | None, card: ModelCard) -> Inputs:
 
     Args:
         given: one dataset or its folder; or folders, which are searched with all their subfolders,
-            and files. In a folder, a file without one of `SUFFIXES` is read if it is DICOM.
+            and files. In a folder, files named .png, .jpg, .jpeg, .dcm or .dicom are read, and
+            DICOM files of any name.
         split: of a dataset; required for a dataset, and not possible for files.
         card: of the model: a dataset must have its size and pixel rule.
 
@@ -146,7 +147,7 @@ def find(given: Given, split: str | None, card: ModelCard) -> Inputs:
     if not found:
         raise SourceError(
             f"there are no radiographs in {', '.join(map(str, paths))}: files must end in "
-            f"{', '.join(sorted(SUFFIXES))}, or be DICOM files"
+            f"{', '.join(sorted(_SUFFIXES))}, or be DICOM files"
         )
     return RadiographFiles(tuple(path for path, _ in found), _keys(found), card.size)
 
@@ -230,7 +231,7 @@ def _unreadable(error: OSError) -> None:
 
 def _is_radiograph(path: Path) -> bool:
     """Go by the name, or by the content: archives name DICOM files as they like."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in _SUFFIXES:
         return True
     if path.name == _DIRECTORY or not path.is_file() or not os.access(path, os.R_OK):
         return False

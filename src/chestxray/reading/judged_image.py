@@ -69,6 +69,21 @@ def load(source: Source, size: int) -> JudgedImage:
     return JudgedImage.of(Radiograph.read(source), size)
 
 
+def load_with_display(source: Source, size: int, display: int) -> tuple[JudgedImage, Canonical]:
+    """Decode a file once: for the model, and as a larger square image for a picture.
+
+    Args:
+        source: as for `load`.
+        size: side of the canonical image for the model, pixels.
+        display: side of the square image for a picture, pixels.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    radiograph = Radiograph.read(source)
+    return JudgedImage.of(radiograph, size), radiograph.canonical(display)
+
+
 def checked_batch(images: object, size: int) -> Canonical:
     """Give canonical images uint8 [B, size, size] as they are.
 

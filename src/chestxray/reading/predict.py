@@ -49,8 +49,8 @@ from chestxray.reading.predictions_writer import (
 from chestxray.reading.reader import Reader
 from chestxray.version import __version__
 
-REFUSED: Final = "refused"
-ERROR: Final = "error"
+_REFUSED: Final = "refused"
+_ERROR: Final = "error"
 _BATCH: Final = 32
 _log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def check_out(out: Path) -> None:
     """
     if out.is_dir():
         raise SourceError(f"{out} is a folder: --out must name the table to write")
-    if out.suffix not in SUFFIXES:
+    if out.suffix.lower() not in SUFFIXES:
         raise SourceError(f"{out.name} must end in .csv, .parquet or .jsonl: choose such an --out")
     if out.exists() and not is_table(out):
         raise SourceError(
@@ -178,13 +178,13 @@ def _read(
     """Give the rows of a batch: the table and heatmaps [B, K, h, w]."""
     probabilities = np.full((len(batch), len(reader.findings)), np.nan)
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
-    outcome = [(ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
+    outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
     good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
     if good:
         found = _answers(reader, [batch[place] for place in good])
         for place, p, maps, notices in zip(good, *found, strict=True):
             refused = not force and any(notice.refuses for notice in notices)
-            outcome[place] = (REFUSED if refused else predictions.OK, in_words(notices))
+            outcome[place] = (_REFUSED if refused else predictions.OK, in_words(notices))
             if not refused:
                 probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities, reader.findings).rows
@@ -232,6 +232,6 @@ def _unread(table: Path) -> tuple[dict[str, str], dict[str, str]]:
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["status"] != predictions.OK:
-                kind = refused if row["status"] == REFUSED else failed
+                kind = refused if row["status"] == _REFUSED else failed
                 kind[row[predictions.IMAGE]] = row["reason"]
     return refused, failed

@@ -49,9 +49,9 @@ def columns(findings: Findings) -> tuple[str, ...]:
 def is_table(path: Path) -> bool:
     """Say whether a file is a table of predictions, whatever its rows hold."""
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             names = pyarrow.parquet.read_schema(path).names
-        elif path.suffix == ".jsonl":
+        elif path.suffix.lower() == ".jsonl":
             with path.open(encoding="utf-8") as file:
                 names = list(json.loads(file.readline()))
         else:
@@ -148,11 +148,11 @@ class PredictionsWriter:
 
     def _converted(self) -> Path:
         """Give the finished table in the format that its name asks for, under a temporary name."""
-        if self.out.suffix == ".csv":
+        if self.out.suffix.lower() == ".csv":
             return self._table_path
         whole = self.out.with_name(f".{self.out.name}.whole")
         table = self._read_back()
-        if self.out.suffix == ".parquet":
+        if self.out.suffix.lower() == ".parquet":
             table.to_parquet(whole, index=False)
         else:
             with whole.open("w", encoding="utf-8") as file:

@@ -25,7 +25,7 @@ from chestxray.dataset.dicom.pixel_data import Form, Samples, form_of, samples
 from chestxray.dataset.raster import check_size
 from chestxray.errors import ImageError
 
-Shown = npt.NDArray[np.uint16]
+_Shown = npt.NDArray[np.uint16]
 
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_A_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
@@ -143,7 +143,7 @@ def _date(text: str) -> dt.date | None:
         return None
 
 
-def decode_dicom(path: Path, data: bytes) -> tuple[Shown, Header]:
+def decode_dicom(path: Path, data: bytes) -> tuple[_Shown, Header]:
     """Decode a DICOM file.
 
     Args:
@@ -164,7 +164,7 @@ def decode_dicom(path: Path, data: bytes) -> tuple[Shown, Header]:
         raise ImageError(path, f"the DICOM content cannot be read: {error}") from error
 
 
-def _decoded(path: Path, data: bytes) -> tuple[Shown, Header]:
+def _decoded(path: Path, data: bytes) -> tuple[_Shown, Header]:
     syntax, elements = parse(data)
     elements = _with_functional_groups(elements)
     form = form_of(path, elements)
@@ -180,7 +180,7 @@ def _decoded(path: Path, data: bytes) -> tuple[Shown, Header]:
     return shown, _header(syntax, elements, notes + doubts)
 
 
-def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[Shown, tuple[str, ...]]:
+def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[_Shown, tuple[str, ...]]:
     if form.samples == 1:
         table, notes = display_table(elements, form)
         return table[stored], notes

@@ -92,10 +92,10 @@ def _voi(stage: _Stage, elements: Elements) -> tuple[_Stage, tuple[str, ...]]:
     function = elements.text("VOILUTFunction") or "LINEAR"
     if widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
         return stage, (f"WindowWidth {widths[0]:g} is not possible, so the window is ignored",)
-    return _Stage(windowed(stage.values, centers[0], widths[0], function), 0, 1), ()
+    return _Stage(_windowed(stage.values, centers[0], widths[0], function), 0, 1), ()
 
 
-def windowed(
+def _windowed(
     values: npt.NDArray[np.float64], center: float, width: float, function: str
 ) -> npt.NDArray[np.float64]:
     """Apply a window to values of any shape, giving [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""

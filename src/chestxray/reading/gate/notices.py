@@ -14,7 +14,7 @@ from typing import Final
 
 from chestxray.errors import Notice
 
-Values = Mapping[str, float | str]
+_Values = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ NOTICES: Final[dict[str, NoticeKind]] = {
 }
 
 
-def refusal(code: str, values: Values | None = None, **words: str) -> Notice:
+def refusal(code: str, values: _Values | None = None, **words: str) -> Notice:
     """Make a notice that refuses.
 
     Args:
@@ -166,7 +166,7 @@ def refusal(code: str, values: Values | None = None, **words: str) -> Notice:
     return _notice(code, NOTICES[code].refuses, values or {}, words, refuses=True)
 
 
-def warning(code: str, values: Values | None = None, **words: str) -> Notice:
+def warning(code: str, values: _Values | None = None, **words: str) -> Notice:
     """Make a notice that warns; see `refusal`."""
     return _notice(code, NOTICES[code].warns, values or {}, words, refuses=False)
 
@@ -181,7 +181,7 @@ def in_words(notices: Iterable[Notice]) -> str:
 
 
 def _notice(
-    code: str, template: str, values: Values, words: Mapping[str, str], *, refuses: bool
+    code: str, template: str, values: _Values, words: Mapping[str, str], *, refuses: bool
 ) -> Notice:
     if not template:
         raise ValueError(f"the notice {code} never {'refuses' if refuses else 'warns'}")
