@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/gate.py BUNDLE DATASET [--split test] [--engine EXPORT]
 
-Films as they are show the false alarms; the same films turned, as negatives, mirrored, and parts of
+Radiographs as they are show the false alarms; the same turned, as negatives, mirrored, and parts of
 them enlarged to a whole picture show what is caught, and under which code. Parts are cut from the
 dataset's canonical images. `!` marks a code that refuses.
 """
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import chestxray
 from chestxray.dataset.store import Dataset
 from chestxray.errors import Notice
-from chestxray.reading.judged_image import developed
+from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.reader import Reader
 
 Image = npt.NDArray[np.uint8]
@@ -71,11 +71,11 @@ def main() -> None:
     if reader.bundle.detector is None:
         parser.error(f"{given.bundle} has no gate")
     dataset = Dataset.open(given.dataset)
-    films = dataset.images[dataset.rows(given.split)]
-    print(f"{len(films)} films of the {given.split} part, limits {reader.bundle.card.gate}")
-    print("| films | refused | warned | passed | codes |\n|---|---|---|---|---|")
+    images = dataset.images[dataset.rows(given.split)]
+    print(f"{len(images)} images of the {given.split} part, limits {reader.bundle.card.gate}")
+    print("| images | refused | warned | passed | codes |\n|---|---|---|---|---|")
     for kind, change in KINDS.items():
-        notices = list(judged(reader, films, change))
+        notices = list(judged(reader, images, change))
         refused = np.mean([any(notice.refuses for notice in of) for of in notices])
         noticed = np.mean([bool(of) for of in notices])
         codes = Counter(n.code + "!" * n.refuses for of in notices for n in of)
@@ -85,11 +85,13 @@ def main() -> None:
 
 
 def judged(
-    reader: Reader, films: Image, change: Callable[[Image], Image]
+    reader: Reader, images: Image, change: Callable[[Image], Image]
 ) -> Iterator[tuple[Notice, ...]]:
-    for start in range(0, len(films), BATCH):
-        altered = [np.ascontiguousarray(change(film)) for film in films[start : start + BATCH]]
-        yield from reader.read_films([developed(film, reader.size) for film in altered])[2]
+    for start in range(0, len(images), BATCH):
+        altered = [np.ascontiguousarray(change(image)) for image in images[start : start + BATCH]]
+        yield from reader.read_judged(
+            [JudgedImage.of_array(image, reader.size) for image in altered]
+        )[2]
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def main() -> None:
         originals = make_files(folder, given.files)
         out = folder / "predictions.csv"
         command = [
-            sys.executable, "-m", "chestxray", "predict", str(given.bundle), str(folder / "films"),
-            "--out", str(out), "--heatmaps",
+            sys.executable, "-m", "chestxray", "predict", str(given.bundle),
+            str(folder / "radiographs"), "--out", str(out), "--heatmaps",
         ]  # fmt: skip
         start = time.perf_counter()
         for _ in range(given.kills):
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def make_files(folder: Path, files: int) -> int:
-    """Make the folder `films`; gives how many different files are in it."""
+    """Make the folder `radiographs`; gives how many different files are in it."""
     with contextlib.redirect_stderr(io.StringIO()):
         synth(folder / "raw", images=PHANTOMS, pixels=128)
     originals = sorted((folder / "raw").rglob("images/*.png"))
@@ -61,9 +61,9 @@ def make_files(folder: Path, files: int) -> int:
         broken = folder / f"broken{number}.png"
         broken.write_bytes(originals[number].read_bytes()[: 1000 * (number + 1)])
         originals.insert(40 * number, broken)
-    (folder / "films").mkdir()
+    (folder / "radiographs").mkdir()
     for number in range(files):
-        (folder / f"films/{number:07d}.png").hardlink_to(originals[number % len(originals)])
+        (folder / f"radiographs/{number:07d}.png").hardlink_to(originals[number % len(originals)])
     return len(originals)
 
 
@@ -90,7 +90,7 @@ def check(table: pd.DataFrame, files: int, originals: int) -> None:
     in_order = table["Image Index"].tolist() == [f"{number:07d}.png" for number in range(files)]
     said = table.drop(columns="Image Index").to_numpy()
     same = bool((said == said[np.arange(len(said)) % originals]).all())
-    print(f"a row a file, in order: {in_order}; the same for the same picture: {same}")
+    print(f"one row per file, in order: {in_order}; the same for the same picture: {same}")
     print(table["status"].value_counts().to_dict())
     if not (in_order and same):
         sys.exit(1)

@@ -29,8 +29,8 @@ from pathlib import Path
 import cv2
 
 from chestxray.dataset.packing import pack
-from chestxray.dataset.pixels import load
 from chestxray.dataset.prepare import prepare
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import synth
 
@@ -93,7 +93,7 @@ def link(files: list[Path], images: int, raw: Path) -> list[str]:
 
 def bare(paths: list[str]) -> None:
     for path in paths:
-        load(Path(path), SIZE)
+        Radiograph.read(Path(path)).canonical(SIZE)
 
 
 def side_by_side(paths: list[str]) -> float:

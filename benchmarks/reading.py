@@ -34,7 +34,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch.utils.flop_counter import FlopCounterMode
 
 import chestxray
-from chestxray.dataset.pixels import load
 from chestxray.model import bundle as bundles
 from chestxray.model.engines import OpenVinoEngine
 from chestxray.model.export import to_onnx, to_openvino
@@ -42,7 +41,7 @@ from chestxray.model.exported import open_engine
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.parallel import cores
-from chestxray.reading.inputs import FileFilms
+from chestxray.reading.judged_image import load
 from chestxray.reading.predict import predict
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.tree import synth
@@ -133,7 +132,7 @@ def grad_cam(classifier: Classifier, image: np.ndarray) -> float:
 
 def many_files(bundle: Path, int8: Path | None, images: int, folder: Path) -> None:
     """Print images a second of decoding alone, of the engine alone, and of `predict`."""
-    paths = phantoms(folder / "films", images)
+    paths = phantoms(folder / "radiographs", images)
     for engine in ("auto", *([int8] if int8 else [])):
         reader = chestxray.load(bundle, engine)
         batch = np.zeros((32, reader.size, reader.size), np.uint8)
@@ -141,7 +140,7 @@ def many_files(bundle: Path, int8: Path | None, images: int, folder: Path) -> No
         network = 32 / statistics.median(timed(partial(reader.read_batch, batch)) for _ in range(3))
         decoding = images / timed(partial(decode_all, paths, reader.size))
         with contextlib.redirect_stderr(io.StringIO()):
-            work = partial(predict, reader, FileFilms(paths, reader.size), folder / "p.csv", True)
+            work = partial(predict, reader, paths, folder / "p.csv", heatmaps=True)
             whole = images / timed(work)
         best = 1 / (1 / decoding + 1 / network)  # both want the same cores
         print(f"predict by {reader.engine.name}{' (int8)' * (engine == int8)}:")

@@ -120,6 +120,8 @@ def reading(
         heatmaps=dict.fromkeys(findings, heat),
         warnings=(WARNING,),
         model="a model",
+        image=np.zeros((7, 7), np.uint8),
+        thresholds={f: None if f == "Hernia" else 0.5 for f in FINDINGS},
     )
 
 

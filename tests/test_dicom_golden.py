@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread, uid
 
-from chestxray.dataset import dicom as reader
+from chestxray.dataset.radiograph import Radiograph
 from dicom_files import dcmtk, dicom, jpeg_2000, lut, samples, shown_by_dcmtk, written
 
 NATIVE = {
@@ -72,7 +72,7 @@ def eight_bits(shown: np.ndarray) -> np.ndarray:
 
 
 def difference(name: str, data: bytes, oracle: np.ndarray) -> int:
-    shown, _ = reader.read(data)
+    shown = Radiograph.read(data).pixels
     worst = int(np.abs(eight_bits(shown) - oracle.astype(int)).max())
     print(f"{name:<60} {worst}")
     return worst
@@ -205,7 +205,7 @@ def test_outside_the_padding_an_image_is_as_dcmtk_shows_it_and_the_padding_is_bl
         WindowCenter=2000,
         WindowWidth=3000,
     )
-    shown, _ = reader.read(padded)
+    shown = Radiograph.read(padded).pixels
     padding = grey >= 4000
     assert 0.02 < padding.mean() < 0.9
     assert (shown[padding] == 0).all()

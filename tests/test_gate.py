@@ -16,21 +16,19 @@ from pydicom import Dataset
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 import chestxray
-from chestxray.dataset.dicom import Header, read
+from chestxray.dataset.dicom import Header
 from chestxray.dataset.pixels import canonical, decode
-from chestxray.dataset.raster import chroma
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import Notice, RefusedError
 from chestxray.model.bundle import CARD, GATE
 from chestxray.model.out_of_distribution import STATES, Detector, Template, _limit, held_out
 from chestxray.reading import gate
-from chestxray.reading.explain import explain_files
-from chestxray.reading.gate import distribution as likeness
-from chestxray.reading.gate import header as headers
-from chestxray.reading.gate import pixel_checks as picture
+from chestxray.reading.explain import explain
+from chestxray.reading.gate import checks
 from chestxray.reading.gate.notices import NOTICES, refusal, warning
-from chestxray.reading.inputs import films
-from chestxray.reading.judged_image import JudgedImage, developed, load
-from chestxray.reading.predict import predict
+from chestxray.reading.inputs import find
+from chestxray.reading.judged_image import JudgedImage, load
+from chestxray.reading.predict import predict, predict_inputs
 from chestxray.reading.reader import Reader
 from chestxray.training.data import Part
 from chestxray.training.finalize import fit_detector
@@ -61,7 +59,7 @@ def figures(notice: Notice) -> dict[str, float | str]:
 
 def test_the_table_holds_every_notice_that_is_made_and_no_other():
     folder = Path(gate.__file__).parent
-    made = {code for code, *_ in likeness._WITNESSES}
+    made = {code for code, *_ in checks._REFUSES_ALONE}
     for path in (*folder.glob("*.py"), folder.parent / "reader.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
@@ -72,11 +70,11 @@ def test_the_table_holds_every_notice_that_is_made_and_no_other():
 
 def test_a_notice_against_the_table_cannot_be_made():
     with pytest.raises(KeyError):
-        warning("no-such-code", "")
-    with pytest.raises(ValueError, match="burned-in warns"):
-        refusal("burned-in", "")
-    with pytest.raises(ValueError, match="blank refuses"):
-        warning("blank", "")
+        warning("no-such-code")
+    with pytest.raises(ValueError, match="burned-in never refuses"):
+        refusal("burned-in")
+    with pytest.raises(ValueError, match="blank never warns"):
+        warning("blank")
 
 
 # --- headers ------------------------------------------------------------------------------------
@@ -93,7 +91,9 @@ RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
 
 
 def header(**changes: object) -> Header:
-    return read(dicom(RAMP, 8, **{**FRONTAL, **changes}))[1]
+    found = Radiograph.read(dicom(RAMP, 8, **{**FRONTAL, **changes})).header
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def header(**changes: object) -> Header:
     ],
 )
 def test_a_header_provokes_its_notice_and_no_other(changes, expected):
-    notices = headers.judge(header(**changes))
+    notices = checks.header(header(**changes))
     assert said(notices) == ({expected} if expected else set())
     for value in changes.values():
         if expected and isinstance(value, str) and value and expected[0] != "age-under-18":
@@ -160,7 +160,7 @@ def test_a_header_provokes_its_notice_and_no_other(changes, expected):
     ],
 )
 def test_values_against_the_standard_are_judged_too(changes, expected):
-    notices = headers.judge(dataclasses.replace(header(), **changes))
+    notices = checks.header(dataclasses.replace(header(), **changes))
     assert said(notices) == ({expected} if expected else set())
 
 
@@ -176,7 +176,7 @@ def test_values_against_the_standard_are_judged_too(changes, expected):
 def test_the_views_code_speaks_where_its_position_is_empty(meaning, expected):
     code = Dataset()
     code.CodeMeaning = meaning
-    notices = headers.judge(header(ViewPosition="", ViewCodeSequence=[code]))
+    notices = checks.header(header(ViewPosition="", ViewCodeSequence=[code]))
     assert said(notices) == ({expected} if expected else set())
 
 
@@ -184,13 +184,13 @@ def test_the_views_code_speaks_where_its_position_is_empty(meaning, expected):
     ("age", "words"), [("006M", "6 months"), ("010D", "0 months"), ("017Y", "17 years")]
 )
 def test_a_childs_age_is_put_in_words(age, words):
-    (notice,) = headers.judge(header(PatientAge=age))
-    assert f"the patient is {words} old" in notice.sentence
+    (notice,) = checks.header(header(PatientAge=age))
+    assert f"The patient is {words} old" in notice.sentence
 
 
 def test_what_the_decoder_doubts_is_said_in_one_notice():
     doubtful = dataclasses.replace(header(), notes=("one thing", "another"))
-    assert said(headers.judge(doubtful)) == {("pixels-doubtful", False)}
+    assert said(checks.header(doubtful)) == {("pixels-doubtful", False)}
 
 
 # --- pixels -------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def clipped(low: float, high: float) -> np.ndarray:
     ],
 )
 def test_pixels_provoke_their_notice_and_no_other(image, colour, expected):
-    notices = picture.judge(image, 224, colour)
+    notices = checks.pixels(image, 224, colour)
     assert said(notices) == ({expected} if expected else set())
     assert all(figures(notice) for notice in notices)
 
@@ -240,9 +240,9 @@ def test_colour_is_seen_in_the_file_though_its_luminance_is_read(tmp_path, suffi
     tinted = (grey * np.array([1.0, 0.9, 0.7])).astype(np.uint8)
     for name, pixels in (("grey", grey), ("tinted", tinted), ("plain", grain())):
         cv2.imwrite(str(tmp_path / f"{name}{suffix}"), pixels)
-    assert chroma(tmp_path / f"plain{suffix}") == 0
-    assert chroma(tmp_path / f"grey{suffix}") == 0
-    assert chroma(tmp_path / f"tinted{suffix}") > 0.04
+    assert Radiograph.read(tmp_path / f"plain{suffix}").chroma == 0
+    assert Radiograph.read(tmp_path / f"grey{suffix}").chroma == 0
+    assert Radiograph.read(tmp_path / f"tinted{suffix}").chroma > 0.04
     assert said(load(tmp_path / f"tinted{suffix}", 64).notices) == {("colour", True)}
 
 
@@ -264,8 +264,8 @@ def test_the_template_undoes_every_state(template, dataset):
         assert np.allclose(found[:, place], template.strangeness(images)[:, 0], atol=1e-4)
 
 
-def test_films_look_usual_and_parts_of_them_strange(template, dataset):
-    """The scale: 0 and 1 are what films and what is no whole film look like on average."""
+def test_radiographs_look_usual_and_parts_of_them_strange(template, dataset):
+    """The scale: on average, whole radiographs are at 0 and anything else is at 1."""
     images = dataset.images[dataset.rows("test")]
     parts = np.stack([cv2.resize(image[:14, 8:22], (32, 32)) for image in images])
     assert abs(np.median(template.strangeness(images)[:, 0])) < 0.25
@@ -288,8 +288,8 @@ def test_images_without_any_edge_can_be_fitted_and_judged():
     assert np.isfinite(Template.fit(blank).strangeness(blank)).all()
 
 
-def test_a_limit_stops_no_more_films_than_it_promises():
-    """Over many draws, a fresh film lies beyond the limit as often as stated, or less."""
+def test_a_limit_stops_no_more_radiographs_than_it_promises():
+    """Over many draws, a fresh radiograph lies beyond the limit as often as stated, or less."""
     rng = np.random.default_rng(0)
     for count, promised in ((400, 0.02), (30, 1 / 31)):
         alarms = [rng.gamma(2.0) > _limit(rng.gamma(2.0, size=count)) for _ in range(3000)]
@@ -333,29 +333,33 @@ def test_a_handful_of_validation_images_makes_a_gate_that_warns_of_none_of_them(
 
 
 def test_clean_phantoms_pass_and_few_are_warned_of(reader, paths):
-    _, _, notices = reader.read_films([load(path, reader.size) for path in paths])
+    _, _, notices = reader.read_judged([load(path, reader.size) for path in paths])
     assert np.mean([any(n.refuses for n in of) for of in notices]) <= 0.03
     assert np.mean([bool(of) for of in notices]) <= 0.12
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_turned_films_are_refused_and_the_turn_is_named(reader, paths, degrees):
+def test_turned_radiographs_are_refused_and_the_turn_is_named(reader, paths, degrees):
     originals = [decode(path) for path in paths[:40]]
     turned = [np.ascontiguousarray(np.rot90(image, -degrees // 90)) for image in originals]
-    _, _, notices = reader.read_films([developed(image, reader.size) for image in turned])
+    _, _, notices = reader.read_judged(
+        [JudgedImage.of_array(image, reader.size) for image in turned]
+    )
     named = [figures(n)["degrees"] == degrees for of in notices for n in of if n.code == "rotated"]
     assert sum(named) >= 36
 
 
 def test_negatives_are_refused(reader, paths):
-    negatives = [developed(255 - decode(path), reader.size) for path in paths[:40]]
-    _, _, notices = reader.read_films(negatives)
+    negatives = [JudgedImage.of_array(255 - decode(path), reader.size) for path in paths[:40]]
+    _, _, notices = reader.read_judged(negatives)
     assert sum(("inverted", True) in said(of) for of in notices) >= 36
 
 
-def test_corners_of_films_are_refused_as_unlike_a_chest(reader, paths):
+def test_corners_of_radiographs_are_refused_as_unlike_a_chest(reader, paths):
     corners = [decode(path)[:32, 32 * (n % 2) :][:, :32] for n, path in enumerate(paths[:40])]
-    _, _, notices = reader.read_films([developed(corner, reader.size) for corner in corners])
+    _, _, notices = reader.read_judged(
+        [JudgedImage.of_array(corner, reader.size) for corner in corners]
+    )
     assert sum(("unlike-chest", True) in said(of) for of in notices) >= 36
 
 
@@ -381,14 +385,14 @@ def test_pictures_that_are_no_radiographs_are_refused(reader, kind):
     assert said(refused.value.notices) & {("unlike-chest", True), ("far-from-training", True)}
 
 
-# --- real films ---------------------------------------------------------------------------------
+# --- real radiographs ---------------------------------------------------------------------------
 
 
-def test_on_real_films_parts_and_other_radiographs_stand_out_and_new_films_do_not(real):
-    """Fitted on 400 films, judged on the next 300 and on parts of them."""
+def test_on_real_radiographs_parts_and_other_radiographs_stand_out_and_new_radiographs_do_not(real):
+    """Fitted on 400 radiographs, judged on the next 300 and on parts of them."""
     paths = sorted((real / "nih-sample/images").iterdir())
-    films = np.stack([canonical(decode(path), 224) for path in paths[:700]])
-    template = Template.fit(films[:400])
+    radiographs = np.stack([canonical(decode(path), 224) for path in paths[:700]])
+    template = Template.fit(radiographs[:400])
 
     def looks(images: np.ndarray) -> np.ndarray:
         return template.strangeness(images)[:, 0]
@@ -397,14 +401,24 @@ def test_on_real_films_parts_and_other_radiographs_stand_out_and_new_films_do_no
         y, x = ((224 - pixels) * (place % 2), (224 - pixels) * (place // 2 % 2))
         return cv2.resize(image[y : y + pixels, x : x + pixels], (224, 224))
 
-    limit, new = _limit(held_out(films[:400])), films[400:]
+    limit, new = _limit(held_out(radiographs[:400])), radiographs[400:]
     assert (looks(new) > limit).mean() < 0.04
     assert (looks(new) > 1.25 * limit).mean() < 0.015
     for pixels in (75, 112):
-        parts = np.stack([part(film, n, pixels) for n, film in enumerate(new)])
+        parts = np.stack([part(radiograph, n, pixels) for n, radiograph in enumerate(new)])
         assert (looks(parts) > limit).mean() > 0.97
     side_of_a_dog = canonical(decode(real / "dicom/highdicom_dx_image.dcm"), 224)
     assert looks(side_of_a_dog[None]) > limit
+
+
+def test_a_value_just_beyond_its_limit_is_not_shown_as_the_limit():
+    (notice,) = checks._unlike(0.5, 1.0001)
+    assert notice.sentence.endswith("their distance is 1.01 times the accepted limit")
+
+
+def test_braces_in_a_header_are_shown_as_they_are():
+    (notice,) = checks.header(dataclasses.replace(header(), modality="{OT}"))
+    assert "{OT}" in notice.sentence
 
 
 # --- one door -----------------------------------------------------------------------------------
@@ -419,13 +433,13 @@ def test_a_refusal_says_why_and_force_reads_all_the_same(reader, paths):
     assert all(0 <= p <= 1 for p in forced.probabilities.values())
 
 
-def test_a_film_from_bytes_is_that_from_the_file(reader, paths):
+def test_a_radiograph_from_bytes_is_that_from_the_file(reader, paths):
     ours, theirs = reader.read(paths[0].read_bytes()), reader.read(paths[0])
     assert ours.probabilities == theirs.probabilities
     assert ours.warnings == theirs.warnings
 
 
-def test_a_lateral_dicom_film_is_refused_and_a_childs_is_read(reader, paths):
+def test_a_lateral_dicom_radiograph_is_refused_and_a_childs_is_read(reader, paths):
     image = decode(paths[0])
     child = {**FRONTAL, "PatientAge": "007Y"}
     assert ("age-under-18", False) in said(reader.read(dicom(image, 8, **child)).warnings)
@@ -447,8 +461,8 @@ def test_a_bundle_without_a_gate_says_so_and_checks_headers_and_pixels(run, path
 
 @pytest.fixture
 def mixed(paths: list[Path], tmp_path: Path) -> Path:
-    """A good film, a negative, a blank one, and no film."""
-    out = tmp_path / "films"
+    """A good radiograph, a negative, a blank one, and no radiograph."""
+    out = tmp_path / "radiographs"
     out.mkdir()
     shutil.copy(paths[0], out / "1-good.png")
     cv2.imwrite(str(out / "2-negative.png"), 255 - decode(paths[0]))
@@ -457,51 +471,51 @@ def mixed(paths: list[Path], tmp_path: Path) -> Path:
     return out
 
 
-def test_predict_says_which_films_were_refused_and_why(reader, mixed, tmp_path):
+def test_predict_says_which_radiographs_were_refused_and_why(reader, mixed, tmp_path):
     out = tmp_path / "predictions.csv"
-    unread = predict(reader, films([mixed], None, reader.bundle.card), out, with_heatmaps=True)
+    run = predict(reader, mixed, out, heatmaps=True)
     table = pd.read_csv(out, keep_default_na=False)
     assert table["status"].tolist() == ["ok", "refused", "refused", "error"]
-    assert table["reason"][1].startswith("inverted: the film is a negative")
-    assert table["reason"][2].startswith("blank: hardly any contrast")
+    assert table["reason"][1].startswith("inverted: The image is a negative")
+    assert table["reason"][2].startswith("blank: The image has hardly any contrast")
     assert table["prob_Mass"].tolist()[1:] == ["", "", ""]
-    assert set(unread.refused) == {"2-negative.png", "3-blank.png"}
-    assert set(unread.failed) == {"4-words.png"}
+    assert set(run.refused) == {"2-negative.png", "3-blank.png"}
+    assert set(run.failed) == {"4-words.png"}
     assert np.isnan(np.load(tmp_path / "heatmaps.npy")[1:].astype(np.float32)).all()
 
 
 def test_forced_predict_reads_what_is_refused_and_keeps_the_reason(reader, mixed, tmp_path):
     out = tmp_path / "predictions.csv"
-    unread = predict(reader, films([mixed], None, reader.bundle.card), out, force=True)
+    run = predict(reader, mixed, out, force=True)
     table = pd.read_csv(out, keep_default_na=False)
     assert table["status"].tolist() == ["ok", "ok", "ok", "error"]
     assert table["reason"][1].startswith("inverted: ")
     assert table["prob_Mass"][1] != ""
-    assert unread.refused == {}
+    assert run.refused == {}
 
 
-def test_explaining_leaves_out_refused_films_unless_forced(reader, mixed, tmp_path):
-    chosen = films([mixed], None, reader.bundle.card)
-    failed = explain_files(reader, chosen, tmp_path / "out", ("Mass",))
-    assert set(failed) == {"2-negative.png", "3-blank.png", "4-words.png"}
-    forced = explain_files(reader, chosen, tmp_path / "forced", ("Mass",), force=True)
-    assert set(forced) == {"4-words.png"}
+def test_explaining_leaves_out_refused_radiographs_unless_forced(reader, mixed, tmp_path):
+    run = explain(reader, mixed, tmp_path / "out", findings=("Mass",))
+    assert set(run.unread) == {"2-negative.png", "3-blank.png", "4-words.png"}
+    forced = explain(reader, mixed, tmp_path / "forced", findings=("Mass",), force=True)
+    assert set(forced.unread) == {"4-words.png"}
 
 
 def test_a_datasets_images_are_not_judged(reader, dataset, tmp_path):
     """A negative of a whole split is predicted in full: an evaluation loses no image."""
     negative = dataclasses.replace(dataset, images=255 - np.asarray(dataset.images))
     chosen = dataclasses.replace(
-        films([dataset.folder], "test", reader.bundle.card), dataset=negative
+        find([dataset.folder], "test", reader.bundle.card), dataset=negative
     )
-    assert len(predict(reader, chosen, tmp_path / "predictions.csv")) == 0
+    run = predict_inputs(reader, chosen, tmp_path / "predictions.csv")
+    assert run.read == run.rows
 
 
-def test_a_film_is_judged_alike_alone_and_in_a_batch(reader, paths):
+def test_a_radiograph_is_judged_alike_alone_and_in_a_batch(reader, paths):
     batch = [load(path, reader.size) for path in paths[:6]]
     batch.append(JudgedImage(255 - batch[0].image, ()))
-    _, _, together = reader.read_films(batch)
-    alone = [reader.read_films([film])[2][0] for film in batch]
+    _, _, together = reader.read_judged(batch)
+    alone = [reader.read_judged([radiograph])[2][0] for radiograph in batch]
     assert [said(of) for of in together] == [said(of) for of in alone]
 
 

@@ -6,6 +6,7 @@ import datetime as dt
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chestxray.errors import ConfigError, Notice, RefusedError
@@ -142,7 +143,8 @@ def test_a_secret_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:
 
 def reading(*called: str) -> Reading:
     calls = {finding: finding in called for finding in FINDINGS} | {"Hernia": None}
-    return Reading(dict.fromkeys(FINDINGS, 0.1), calls, {}, (), "model")
+    image, thresholds = np.zeros((8, 8), np.uint8), dict.fromkeys(FINDINGS, 0.5)
+    return Reading(dict.fromkeys(FINDINGS, 0.1), calls, {}, (), "model", image, thresholds)
 
 
 def rules_of(folder: Path, *findings: str) -> settings.Config:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 import resource
 import signal
@@ -8,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +19,21 @@ import pandas as pd
 import pytest
 
 import chestxray
-from chestxray.cli.predict import predict as predict_verb
+from chestxray.dataset import decoding
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
-from chestxray.reading import decoding
+from chestxray.evaluation.calibration import Calibration
+from chestxray.findings import Findings
+from chestxray.model.engines import Answer
+from chestxray.reading.explain import explain
 from chestxray.reading.gate.notices import in_words
-from chestxray.reading.inputs import DatasetFilms, FileFilms, films
-from chestxray.reading.predict import check_out, predict
-from chestxray.reading.predictions_writer import Rows
+from chestxray.reading.inputs import DatasetImages, RadiographFiles, find
+from chestxray.reading.judged_image import load
+from chestxray.reading.predict import check_out, predict, predict_inputs
+from chestxray.reading.predictions_writer import PredictionsWriter, is_table
 from chestxray.reading.reader import Reader
+from chestxray.sources.nih import FINDINGS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def reader(run: Path) -> Reader:
 @pytest.fixture
 def many(phantoms: Path, tmp_path: Path) -> Path:
     """A folder of 200 names of phantoms, every ninth of them broken."""
-    out = tmp_path / "films"
+    out = tmp_path / "radiographs"
     out.mkdir()
     originals = sorted((phantoms / "images_001/images").iterdir())
     for number in range(200):
@@ -52,32 +61,30 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import chestxray
-from chestxray.reading import rows
-from chestxray.reading.films import films
+from chestxray.reading import predictions_writer
 from chestxray.reading.predict import predict
 
 if __name__ == "__main__":
-    rows._SECONDS_BETWEEN_SYNCS = 0
+    predictions_writer._SECONDS_BETWEEN_SYNCS = 0
     reader = chestxray.load(sys.argv[1], "torch")
-    read = reader.read_films
+    read = reader.read_judged
     def slowly(batch):
         time.sleep(float(sys.argv[4]))
         return read(batch)
-    reader.read_films = slowly
-    predict(reader, films([Path(sys.argv[2])], None, reader.bundle.card), Path(sys.argv[3]), True)
+    reader.read_judged = slowly
+    predict(reader, Path(sys.argv[2]), Path(sys.argv[3]), heatmaps=True)
 """
 
 
-def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(run, many, tmp_path):
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
+    reader, run, many, tmp_path, caplog, capfd
+):
     script = tmp_path / "slow.py"
     script.write_text(SLOW, encoding="utf-8")
-
-    def command(out: str, seconds: float) -> list[str]:
-        arguments = (run / "bundle", many, tmp_path / out / "predictions.csv", seconds)
-        return [sys.executable, str(script), *map(str, arguments)]
-
+    arguments = (run / "bundle", many, tmp_path / "killed/predictions.csv", 0.5)
+    command = [sys.executable, str(script), *map(str, arguments)]
     journal = tmp_path / "killed/.predictions.csv.journal"
-    with subprocess.Popen(command("killed", 0.5)) as process:
+    with subprocess.Popen(command) as process:
         while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
             assert process.poll() is None
             time.sleep(0.05)
@@ -87,126 +94,127 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(run, many, tmp_pat
     with part.open("ab") as file:
         file.write(b"00200.png,0.5,torn")
     for out in ("killed", "whole"):
-        result = subprocess.run(command(out, 0), check=True, capture_output=True, text=True)
-        assert "predict: 200/200" in result.stderr
-        assert ("rows are there from before and are kept" in result.stderr) == (out == "killed")
+        caplog.clear()
+        predict(reader, many, tmp_path / out / "predictions.csv", heatmaps=True)
+        assert "predict: 200/200" in capfd.readouterr().err
+        assert ("resuming after" in caplog.text) == (out == "killed")
     files = ["heatmaps.json", "heatmaps.npy", "predictions.csv"]
     for out in ("killed", "whole"):
         assert sorted(path.name for path in (tmp_path / out).iterdir()) == files
     for name in files:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    table = predictions.read(tmp_path / "killed/predictions.csv")
+    table = predictions.read(tmp_path / "killed/predictions.csv").rows
     assert table["Image Index"].tolist() == [f"{number:05d}.png" for number in range(200)]
     assert table.index[table["status"] != "ok"].tolist() == list(range(4, 200, 9))
 
 
 def small_table(names: list[str]) -> pd.DataFrame:
-    table = predictions.table(names, np.full((len(names), 14), 0.25))
-    return table.assign(called="", model="a model")
+    table = predictions.table(names, np.full((len(names), 14), 0.25), FINDINGS)
+    return table.rows.assign(called="", model="a model")
 
 
 def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", None) as rows:
-        rows.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
-        rows._sync()
-        rows.add(small_table(["3.png"]), np.zeros(0, np.float16))  # never synced
-    with Rows(out, "a", "torch", None) as rows:
-        assert rows.done == 2
-    with Rows(out, "b", "torch", None) as rows:
-        assert rows.done == 0
-        rows.add(small_table(["9.png"]), np.zeros(0, np.float16))
-        rows.finish()
-    assert predictions.read(out)["Image Index"].tolist() == ["9.png"]
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        writer.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
+        writer._sync()
+        writer.add(small_table(["3.png"]), np.zeros(0, np.float16))  # never synced
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        assert writer.done == 2
+    with PredictionsWriter(out, FINDINGS, "b", "torch", None) as writer:
+        assert writer.done == 0
+        writer.add(small_table(["9.png"]), np.zeros(0, np.float16))
+        writer.finish()
+    assert predictions.read(out).rows["Image Index"].tolist() == ["9.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
-def test_a_part_that_is_shorter_than_its_journal_says_is_begun_anew(tmp_path):
+def test_a_part_that_is_shorter_than_its_journal_says_is_restarted(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", None) as rows:
-        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
-        rows._sync()
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        writer.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        writer._sync()
     part = tmp_path / ".predictions.csv.part"
     part.write_bytes(part.read_bytes()[:-1])
-    with Rows(out, "a", "torch", None) as rows:
-        assert rows.done == 0
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        assert writer.done == 0
 
 
 def test_rows_by_another_engine_are_kept_for_it(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", None) as rows:
-        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
-        rows._sync()
-    with pytest.raises(ArtifactError, match=r"1 rows .* by torch, this is OpenVINO.*--engine"):
-        Rows(out, "a", "OpenVINO", None)
-    with Rows(out, "a", "torch", None) as rows:
-        assert rows.done == 1
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        writer.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        writer._sync()
+    with pytest.raises(ArtifactError, match=r"1 row .* from torch, this is OpenVINO.*--engine"):
+        PredictionsWriter(out, FINDINGS, "a", "OpenVINO", None)
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        assert writer.done == 1
 
 
 def test_rows_thrown_away_are_told_of(tmp_path, caplog):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", None) as rows:
-        rows.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
-        rows._sync()
-    with Rows(out, "b", "OpenVINO", None) as rows:
-        assert rows.done == 0
-    assert "its 2 rows were of other films" in caplog.text
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        writer.add(small_table(["1.png", "2.png"]), np.zeros(0, np.float16))
+        writer._sync()
+    with PredictionsWriter(out, FINDINGS, "b", "OpenVINO", None) as writer:
+        assert writer.done == 0
+    assert "its 2 rows were of other inputs" in caplog.text
 
 
-def test_a_journal_that_is_none_begins_anew(tmp_path):
+def test_a_damaged_journal_restarts(tmp_path):
     (tmp_path / ".p.csv.journal").write_bytes(b"words\nand more\n")
-    with Rows(tmp_path / "p.csv", "a", "torch", None) as rows:
-        assert rows.done == 0
+    with PredictionsWriter(tmp_path / "p.csv", FINDINGS, "a", "torch", None) as writer:
+        assert writer.done == 0
 
 
-def test_going_on_without_heatmaps_leaves_none_behind(tmp_path):
+def test_resuming_without_heatmaps_leaves_none_behind(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
-        rows.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
-        rows._sync()
-    with Rows(out, "a", "torch", None) as rows:
-        assert rows.done == 1
-        rows.add(small_table(["2.png"]), np.zeros(0, np.float16))
-        rows.finish()
+    with PredictionsWriter(out, FINDINGS, "a", "torch", (2, 14, 1, 1)) as writer:
+        writer.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
+        writer._sync()
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        assert writer.done == 1
+        writer.add(small_table(["2.png"]), np.zeros(0, np.float16))
+        writer.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
 def test_what_another_engine_began_keeps_its_heatmaps(tmp_path):
     out = tmp_path / "predictions.csv"
-    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
-        rows.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
-        rows._sync()
-    with pytest.raises(ArtifactError, match="by torch, this is OpenVINO"):
-        Rows(out, "a", "OpenVINO", None)
-    with Rows(out, "a", "torch", (2, 14, 1, 1)) as rows:
-        assert rows.done == 1
+    with PredictionsWriter(out, FINDINGS, "a", "torch", (2, 14, 1, 1)) as writer:
+        writer.add(small_table(["1.png"]), np.zeros((1, 14, 1, 1), np.float16))
+        writer._sync()
+    with pytest.raises(ArtifactError, match="from torch, this is OpenVINO"):
+        PredictionsWriter(out, FINDINGS, "a", "OpenVINO", None)
+    with PredictionsWriter(out, FINDINGS, "a", "torch", (2, 14, 1, 1)) as writer:
+        assert writer.done == 1
 
 
-def test_rows_without_heatmaps_are_begun_anew_with_them_by_the_same_engine_alone(tmp_path, caplog):
+def test_rows_without_heatmaps_are_restarted_with_them_by_the_same_engine_alone(tmp_path, caplog):
     out, shape = tmp_path / "predictions.csv", (2, 14, 1, 1)
-    with Rows(out, "a", "torch", None) as rows:
-        rows.add(small_table(["1.png"]), np.zeros(0, np.float16))
-        rows._sync()
-    with pytest.raises(ArtifactError, match="by torch, this is OpenVINO"):
-        Rows(out, "a", "OpenVINO", shape)
-    with Rows(out, "a", "torch", shape) as rows:
-        assert rows.done == 0
-    assert "its 1 rows have no heatmaps" in caplog.text
+    with PredictionsWriter(out, FINDINGS, "a", "torch", None) as writer:
+        writer.add(small_table(["1.png"]), np.zeros(0, np.float16))
+        writer._sync()
+    with pytest.raises(ArtifactError, match="from torch, this is OpenVINO"):
+        PredictionsWriter(out, FINDINGS, "a", "OpenVINO", shape)
+    with PredictionsWriter(out, FINDINGS, "a", "torch", shape) as writer:
+        assert writer.done == 0
+    assert "its 1 row was written without heatmaps" in caplog.text
 
 
 def test_two_at_once_do_not_write_one_file(tmp_path):
     with (
-        Rows(tmp_path / "p.csv", "a", "torch", None),
-        pytest.raises(ArtifactError, match="another predict"),
-        Rows(tmp_path / "p.csv", "a", "torch", None),
+        PredictionsWriter(tmp_path / "p.csv", FINDINGS, "a", "torch", None),
+        pytest.raises(ArtifactError, match="another process"),
+        PredictionsWriter(tmp_path / "p.csv", FINDINGS, "a", "torch", None),
     ):
         pass
 
 
 def test_a_changed_file_is_another_plan(reader, many):
-    before = films([many], None, reader.bundle.card)
+    before = find([many], None, reader.bundle.card)
     told = before.fingerprint
-    assert told == films([many], None, reader.bundle.card).fingerprint
+    assert told == find([many], None, reader.bundle.card).fingerprint
     os.utime(many / "00004.png", (1, 1))
     assert told != before.fingerprint
 
@@ -215,17 +223,18 @@ def test_a_file_that_hangs_costs_its_own_row_alone(reader, phantoms, tmp_path):
     good = sorted((phantoms / "images_001/images").iterdir())[:3]
     fifo = tmp_path / "hangs.png"  # opening a pipe into which nobody writes waits for ever
     os.mkfifo(fifo)
-    chosen = FileFilms((good[0], fifo, *good[1:]), reader.size, seconds=2)
-    unread = predict(reader, chosen, tmp_path / "out" / "predictions.csv")
-    assert unread.failed == {"hangs.png": "decoding took more than 2 s"}
-    assert len(predictions.read(tmp_path / "out/predictions.csv")) == 4
+    paths = (good[0], fifo, *good[1:])
+    chosen = RadiographFiles(paths, [path.name for path in paths], reader.size, seconds=2)
+    run = predict_inputs(reader, chosen, tmp_path / "out" / "predictions.csv")
+    assert run.failed == {"hangs.png": "decoding took more than 2 s"}
+    assert len(predictions.read(tmp_path / "out/predictions.csv").rows) == 4
 
 
 def test_stopping_does_not_wait_for_a_file_that_hangs(reader, phantoms, tmp_path):
     good = next((phantoms / "images_001/images").iterdir())
     fifo = tmp_path / "hangs.png"
     os.mkfifo(fifo)
-    batches = FileFilms((good, fifo), reader.size, seconds=600).batches(1)
+    batches = RadiographFiles((good, fifo), ["a", "b"], reader.size, seconds=600).batches(1)
     next(batches)
     batches.close()  # as Ctrl-C does
 
@@ -235,27 +244,26 @@ def test_a_decoder_that_dies_of_a_file_is_replaced(phantoms, tmp_path):
     (good,) = sorted((phantoms / "images_001/images").iterdir())[:1]
     fifo = tmp_path / "hangs.png"
     os.mkfifo(fifo)
-    decoder = decoding.Decoder(32)
-    assert not isinstance(decoder.load(good), ImageError)
+    decoder = decoding.Isolated(partial(load, size=32))
+    assert decoder.call(good, good).image.shape == (32, 32)
     process = decoder._process
     assert process is not None
     killer = threading.Timer(0.5, process.kill)
     killer.start()
-    found = decoder.load(fifo)
-    assert isinstance(found, ImageError)
-    assert "died" in found.reason
-    assert not isinstance(decoder.load(good), ImageError)
+    with pytest.raises(ImageError, match="crashed"):
+        decoder.call(fifo, fifo)
+    assert decoder.call(good, good).image.shape == (32, 32)
     decoder.close()
 
 
 def test_a_decoder_that_died_idle_costs_no_file(phantoms):
     good = next((phantoms / "images_001/images").iterdir())
-    decoder = decoding.Decoder(32)
+    decoder = decoding.Isolated(partial(load, size=32))
     decoder.start()
     assert decoder._process is not None
     decoder._process.kill()
     decoder._process.join()
-    assert not isinstance(decoder.load(good), ImageError)
+    assert decoder.call(good, good).image.shape == (32, 32)
     decoder.close()
 
 
@@ -293,7 +301,7 @@ def test_a_file_that_takes_all_memory_costs_its_own_row_alone():
 
 def test_what_a_decoder_fails_of_is_told_by_its_kind_and_quotes_nothing(capfd):
     number = decoding.Isolated(int, 60)
-    with pytest.raises(ImageError, match=r"failed on it \(ValueError\)") as caught:
+    with pytest.raises(ImageError, match=r"failed on this file \(ValueError\)") as caught:
         number.call("a", "DOE^JANE")
     assert number.call("b", "7") == 7
     number.close()
@@ -326,37 +334,194 @@ def test_a_decoder_keeps_no_upload_after_its_answer():
     decoder.close()
 
 
+def doubled(path: Path) -> str:
+    """Fail for some names, take longer for earlier ones."""
+    if "bad" in path.name:
+        raise ImageError(path, "bad")
+    time.sleep(0.3 if path.name == "0" else 0)
+    return path.name * 2
+
+
+def test_a_pool_gives_results_and_errors_in_the_order_of_the_files():
+    names = [str(n) if n % 3 else f"bad{n}" for n in range(1, 9)]
+    with decoding.DecoderPool(doubled, 2) as pool:
+        found = list(pool.map([Path("0"), *map(Path, names)], ahead=3))
+    told = ["error" if isinstance(one, ImageError) else one for one in found]
+    assert told == ["00", *(name * 2 if "bad" not in name else "error" for name in names)]
+
+
+def test_a_pool_reads_no_further_ahead_than_asked():
+    taken: list[int] = []
+
+    def files():
+        for n in range(100):
+            taken.append(n)
+            yield Path(str(n))
+
+    with decoding.DecoderPool(doubled, 1) as pool:
+        stream = pool.map(files(), ahead=4)
+        assert next(stream) == "00"
+        assert len(taken) == 5
+
+
+def tree(folder: Path, original: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).hardlink_to(original)
+    return folder
+
+
+@pytest.fixture
+def original(phantoms: Path) -> Path:
+    return next((phantoms / "images_001/images").iterdir())
+
+
+def keys(*inputs: Path, reader: Reader) -> list[str]:
+    return list(find(list(inputs), None, reader.bundle.card).names)
+
+
+def test_unique_file_names_are_the_keys(reader, original, tmp_path):
+    a = tree(tmp_path / "a", original, "x/1.png", "y/2.png")
+    assert keys(a, reader=reader) == ["1.png", "2.png"]
+
+
+def test_repeated_file_names_are_told_apart_by_their_paths(reader, original, tmp_path):
+    a = tree(tmp_path / "a", original, "P1/S1/IM1.png", "P1/S2/IM1.png", "P2/S1/IM2.png")
+    expected = ["P1/S1/IM1.png", "P1/S2/IM1.png", "P2/S1/IM2.png"]
+    assert keys(a, reader=reader) == expected
+    run = predict(reader, a, tmp_path / "p.csv")
+    assert predictions.read(run.path).rows["Image Index"].tolist() == expected
+
+
+def test_equal_paths_in_two_folders_are_told_apart_by_the_folders(reader, original, tmp_path):
+    a, b = (tree(tmp_path / name, original, "P1/1.png", "P2/1.png") for name in "ab")
+    expected = ["a/P1/1.png", "a/P2/1.png", "b/P1/1.png", "b/P2/1.png"]
+    assert keys(a, b, reader=reader) == expected
+
+
+def test_folders_of_one_name_are_told_apart_by_their_full_paths(reader, original, tmp_path):
+    a, b = (tree(tmp_path / name / "cd", original, "1.png") for name in "ab")
+    assert keys(a, b, reader=reader) == [str(a / "1.png"), str(b / "1.png")]
+
+
+def test_a_file_that_is_given_twice_is_read_once(reader, original, tmp_path):
+    a = tree(tmp_path / "a", original, "x/1.png", "2.png")
+    assert keys(a, a / "x", a / "2.png", reader=reader) == ["2.png", "1.png"]
+
+
+def test_repeated_names_have_a_picture_each(reader, original, tmp_path):
+    a = tree(tmp_path / "a", original, "P1/1.png", "P2/1.png")
+    run = explain(reader, a, tmp_path / "out", findings=["Mass"])
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in run.pictures] == [
+        "P1/1.png.findings.png",
+        "P2/1.png.findings.png",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_parquet_and_json_lines_hold_what_the_csv_file_holds(reader, many, tmp_path, suffix):
+    some = sorted(many.iterdir())[:20]
+    predict(reader, some, tmp_path / "p.csv", heatmaps=True)
+    expected = pd.read_csv(tmp_path / "p.csv", keep_default_na=False, na_values={}).astype(str)
+    out = tmp_path / "other" / f"p{suffix}"
+    run = predict(reader, some, out, heatmaps=True)
+    assert (run.path, run.rows, len(run.failed)) == (out, 20, 2)
+    found = (
+        pd.read_parquet(out)
+        if suffix == ".parquet"
+        else pd.DataFrame([json.loads(line) for line in out.read_text("utf-8").splitlines()])
+    )
+    assert found.columns.tolist() == expected.columns.tolist()
+    for name in found.columns:
+        if name.startswith("prob_"):
+            theirs = pd.to_numeric(expected[name].replace("", None))
+            assert np.array_equal(found[name].astype(float), theirs, equal_nan=True)
+        else:
+            assert found[name].tolist() == expected[name].tolist()
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "heatmaps.json",
+        "heatmaps.npy",
+        out.name,
+    ]
+    note = json.loads((out.parent / "heatmaps.json").read_text(encoding="utf-8"))
+    assert note["predictions_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    check_out(out)  # it may be overwritten
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_other_parquet_and_json_files_are_not_overwritten(tmp_path, suffix):
+    out = tmp_path / f"p{suffix}"
+    for content in (b"", b"words", b'{"a": 1}\n', b"[1]\n"):
+        out.write_bytes(content)
+        with pytest.raises(SourceError, match="is not overwritten"):
+            check_out(out)
+    pd.DataFrame({"Image Index": ["1.png"]}).to_parquet(tmp_path / "q.parquet")
+    assert not is_table(tmp_path / "q.parquet")
+
+
+def test_a_model_of_one_finding_is_predicted_and_explained(reader, dataset, many, tmp_path):
+    card = reader.bundle.card
+    alone = Findings(["Mass"])
+    k = reader.findings.index("Mass")
+    one = card.model_copy(
+        update={
+            "findings": alone,
+            "calibration": Calibration(calibrators={"Mass": card.calibration.calibrators["Mass"]}),
+            "thresholds": {"Mass": card.thresholds["Mass"]},
+            "heat_slopes": {"Mass": card.heat_slopes["Mass"]},
+        }
+    )
+
+    class OneFinding:
+        name = reader.engine.name
+
+        def run(self, images):
+            logits, maps, features = reader.engine.run(images)
+            return Answer(logits[:, k : k + 1], maps[:, k : k + 1], features)
+
+    single = Reader(dataclasses.replace(reader.bundle, card=one), OneFinding())
+    some = sorted(many.iterdir())[:6]
+    run = predict(single, some, tmp_path / "p.csv", heatmaps=True)
+    both = predict(reader, some, tmp_path / "all" / "p.csv")
+    ours, theirs = (predictions.read(each.path).rows["prob_Mass"] for each in (run, both))
+    assert np.allclose(ours, theirs, equal_nan=True)
+    assert np.load(tmp_path / "heatmaps.npy").shape[:2] == (6, 1)
+    assert len(explain(single, some[:1], tmp_path / "out").pictures) == 1
+    assert explain(single, dataset, tmp_path / "set", split="test").findings == alone
+
+
 def no_model(*_: object) -> None:
     raise AssertionError("the model is loaded")
 
 
-@pytest.mark.parametrize("case", ["absent", "twice", "folder", "labels", "gzip"])
-def test_the_command_looks_at_all_it_is_given_before_it_loads(
-    run, many, phantoms, tmp_path, monkeypatch, case
+@pytest.mark.parametrize("case", ["absent", "split", "folder", "labels", "gzip"])
+def test_all_arguments_are_checked_before_the_model_is_loaded(
+    run, many, tmp_path, monkeypatch, case
 ):
-    monkeypatch.setattr(chestxray, "load", no_model)
+    monkeypatch.setattr(Reader, "load", no_model)
     labels = tmp_path / "labels.csv"
     labels.write_text("Image Index,Finding Labels\n1.png,Mass\n", encoding="utf-8")
     inputs, out, told = {
         "absent": ([tmp_path / "no"], tmp_path / "p.csv", "does not exist"),
-        "twice": ([phantoms, phantoms], tmp_path / "p.csv", "more than once"),
+        "split": ([many], tmp_path / "p.csv", "only possible with one dataset"),
         "folder": ([many], tmp_path, "is a folder"),
-        "labels": ([many], labels, "no table of predictions.*another --out"),
-        "gzip": ([many], tmp_path / "p.csv.gz", "must end in .csv"),
+        "labels": ([many], labels, "not a table of predictions.*another --out"),
+        "gzip": ([many], tmp_path / "p.csv.gz", "must end in .csv, .parquet or .jsonl"),
     }[case]
     with pytest.raises(SourceError, match=told):
-        predict_verb(run / "bundle", inputs, out)
+        predict(run / "bundle", inputs, out, split="test" if case == "split" else None)
     assert labels.read_text(encoding="utf-8").endswith("Mass\n")
 
 
 def test_earlier_predictions_are_overwritten_and_nothing_else_is(tmp_path):
     out = tmp_path / "p.csv"
     check_out(out)
-    predictions.write(out, small_table(["1.png"]))  # without the columns of today
+    one = predictions.table(["1.png"], np.full((1, 14), 0.25), FINDINGS)
+    predictions.write(out, one)  # without the columns that predict adds
     check_out(out)
-    for content in ("", "words", "Image Index,prob_Mass\n1.png,0.5\n"):
+    for content in ("", "words", "Image Index,Mass\n1.png,0.5\n"):
         out.write_text(content, encoding="utf-8")
-        with pytest.raises(SourceError, match="alone is overwritten"):
+        with pytest.raises(SourceError, match="is not overwritten"):
             check_out(out)
 
 
@@ -371,7 +536,7 @@ def test_reasons_tell_what_refuses_from_what_only_warns():
 # `re` holds the interpreter's lock, as some codecs do: no thread of the process can end it.
 ORPHAN = """
 import re, sys
-from chestxray.reading import decoding
+from chestxray.dataset import decoding
 
 if __name__ == "__main__":
     decoder = decoding.Isolated(re.match, 1)
@@ -400,7 +565,7 @@ def test_a_decoder_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path
         time.sleep(0.1)
 
 
-def test_memory_does_not_grow_with_the_films(reader, dataset, tmp_path):
+def test_memory_does_not_grow_with_the_radiographs(reader, dataset, tmp_path):
     """Twenty thousand rows, whose images alone would fill 200 MB at once, take less than 40."""
     rows = np.resize(np.arange(len(dataset.images)), 20_000)
     index = dataset.index.iloc[rows].assign(image=[f"{n:06d}.png" for n in range(len(rows))])
@@ -415,10 +580,10 @@ def test_memory_does_not_grow_with_the_films(reader, dataset, tmp_path):
         def read_batch(self, batch):
             return np.full((len(batch), 14), 0.5), np.zeros((len(batch), *shape), np.float32)
 
-    few = DatasetFilms(big, np.arange(64, dtype=np.int64))
-    predict(Still(), few, tmp_path / "few.csv", with_heatmaps=True)
+    few = DatasetImages(big, np.arange(64, dtype=np.int64))
+    predict_inputs(Still(), few, tmp_path / "few.csv", heatmaps=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    every = DatasetFilms(big, np.arange(len(rows), dtype=np.int64))
-    predict(Still(), every, tmp_path / "all.csv", with_heatmaps=True)
+    every = DatasetImages(big, np.arange(len(rows), dtype=np.int64))
+    predict_inputs(Still(), every, tmp_path / "all.csv", heatmaps=True)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024
     assert np.load(tmp_path / "heatmaps.npy", mmap_mode="r").shape == (len(rows), *shape)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
-from dataclasses import asdict, fields
+import threading
+from dataclasses import asdict, fields, replace
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -19,21 +22,24 @@ from PIL import Image
 import chestxray
 from chestxray.dataset import pixels
 from chestxray.dataset.prepare import prepare
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import (
     ArtifactError,
     ImageError,
+    Notice,
     PredictionsError,
     RefusedError,
     SourceError,
 )
 from chestxray.evaluation import localization as localisation
 from chestxray.evaluation import predictions
+from chestxray.findings import label
 from chestxray.model.engines import heatmaps
-from chestxray.reading.explain import explain_dataset, explain_files
-from chestxray.reading.inputs import FileFilms, films, leak
+from chestxray.reading.explain import explain, explain_inputs
+from chestxray.reading.inputs import RadiographFiles, find, leakage
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.overlay import blend
-from chestxray.reading.predict import predict
+from chestxray.reading.predict import predict, predict_inputs
 from chestxray.reading.reader import Reader, Reading
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.finalize import _heat_scale
@@ -47,7 +53,7 @@ def reader(run: Path) -> Reader:
 @pytest.fixture
 def folder(phantoms: Path, tmp_path: Path) -> Path:
     """Five phantoms, among them a truncated one, a text file by a PNG's name, and a JPEG."""
-    out = tmp_path / "films"
+    out = tmp_path / "radiographs"
     out.mkdir()
     originals = sorted((phantoms / "images_001/images").iterdir())[:5]
     for path in originals:
@@ -56,13 +62,13 @@ def folder(phantoms: Path, tmp_path: Path) -> Path:
     (out / originals[1].name).write_bytes(data[: len(data) // 2])
     (out / "words.png").write_text("not a radiograph", encoding="utf-8")
     grey = cv2.imread(str(originals[2]), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(out / "film.jpg"), grey)
+    cv2.imwrite(str(out / "radiograph.jpg"), grey)
     return out
 
 
 def test_a_reading_has_probabilities_heatmaps_and_calls_for_all_findings(reader, phantoms):
-    film = next((phantoms / "images_001/images").iterdir())
-    reading = reader.read(film)
+    radiograph = next((phantoms / "images_001/images").iterdir())
+    reading = reader.read(radiograph)
     assert tuple(reading.probabilities) == FINDINGS
     assert all(0 <= p <= 1 for p in reading.probabilities.values())
     for finding in FINDINGS:
@@ -74,7 +80,9 @@ def test_a_reading_has_probabilities_heatmaps_and_calls_for_all_findings(reader,
         assert reading.calls[finding] == expected
 
 
-def test_a_film_reads_the_same_from_its_file_its_array_and_the_dataset(reader, phantoms, dataset):
+def test_a_radiograph_reads_the_same_from_its_file_its_array_and_the_dataset(
+    reader, phantoms, dataset
+):
     name = dataset.index["image"].iloc[0]
     path = next(phantoms.rglob(name))
     from_file = reader.read(path)
@@ -122,8 +130,8 @@ def test_a_model_of_phantoms_warns_that_it_knows_no_real_radiograph(reader):
 
 
 def test_a_file_that_cannot_be_read_keeps_its_row_and_the_others_go_on(reader, folder, tmp_path):
-    chosen = films([folder], None, reader.bundle.card)
-    unread = predict(reader, chosen, tmp_path / "predictions.csv", with_heatmaps=True)
+    chosen = find([folder], None, reader.bundle.card)
+    unread = predict_inputs(reader, chosen, tmp_path / "predictions.csv", heatmaps=True)
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False, dtype=str)
     heat = np.load(tmp_path / "heatmaps.npy")
     assert table["Image Index"].tolist() == sorted(path.name for path in folder.iterdir())
@@ -140,7 +148,7 @@ def test_a_file_that_cannot_be_read_keeps_its_row_and_the_others_go_on(reader, f
 
 
 def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
-    predict(reader, films([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
+    predict_inputs(reader, find([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("Image Index")
     for path in folder.iterdir():
         if table.loc[path.name, "status"] == "ok":
@@ -152,7 +160,7 @@ def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
 
 
 def test_a_row_says_what_is_called_and_by_which_model(reader, run, folder, tmp_path):
-    predict(reader, films([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
+    predict_inputs(reader, find([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     assert table.columns.tolist()[-4:] == ["status", "reason", "called", "model"]
     assert set(table["model"]) == {reader.bundle.identity}
@@ -170,36 +178,37 @@ def test_a_row_says_what_is_called_and_by_which_model(reader, run, folder, tmp_p
 
 
 def test_a_split_of_a_dataset_is_predicted_in_its_order(reader, dataset, tmp_path):
-    chosen = films([dataset.folder], "test", reader.bundle.card)
-    assert len(predict(reader, chosen, tmp_path / "predictions.csv")) == 0
-    table = predictions.read(tmp_path / "predictions.csv")
+    chosen = find([dataset.folder], "test", reader.bundle.card)
+    run = predict_inputs(reader, chosen, tmp_path / "predictions.csv")
+    assert run.read == run.rows
+    table = predictions.read(tmp_path / "predictions.csv").rows
     expected = dataset.index["image"].iloc[dataset.rows("test")].tolist()
     assert table["Image Index"].tolist() == expected
 
 
 def test_a_dataset_needs_its_split_named(reader, dataset):
     with pytest.raises(SourceError, match="--split test"):
-        films([dataset.folder], None, reader.bundle.card)
+        find([dataset.folder], None, reader.bundle.card)
 
 
 def test_a_dataset_is_not_passed_over_among_other_inputs(reader, dataset, folder):
-    with pytest.raises(SourceError, match="give it alone"):
-        films([folder, dataset.folder], None, reader.bundle.card)
+    with pytest.raises(SourceError, match="give it as the only input"):
+        find([folder, dataset.folder], None, reader.bundle.card)
 
 
 def test_a_dataset_of_another_size_is_refused(reader, dataset):
     card = reader.bundle.card.model_copy(update={"size": 64})
     with pytest.raises(ArtifactError, match="prepare with --size 64"):
-        films([dataset.folder], "test", card)
+        find([dataset.folder], "test", card)
 
 
-@pytest.mark.parametrize("case", ["absent", "empty", "twice"])
-def test_inputs_that_are_no_films_are_refused(reader, phantoms, tmp_path, case):
+@pytest.mark.parametrize("case", ["absent", "empty"])
+def test_inputs_that_are_no_radiographs_are_refused(reader, tmp_path, case):
     (tmp_path / "empty").mkdir()
-    inputs = {"absent": [tmp_path / "no"], "empty": [tmp_path / "empty"], "twice": [phantoms] * 2}
-    words = {"absent": "does not exist", "empty": "no radiographs", "twice": "more than once"}
+    inputs = {"absent": [tmp_path / "no"], "empty": [tmp_path / "empty"]}
+    words = {"absent": "does not exist", "empty": "no radiographs"}
     with pytest.raises(SourceError, match=words[case]):
-        films(inputs[case], None, reader.bundle.card)
+        find(inputs[case], None, reader.bundle.card)
 
 
 def test_dicom_files_are_found_by_their_content_whatever_their_names(reader, tmp_path):
@@ -210,7 +219,7 @@ def test_dicom_files_are_found_by_their_content_whatever_their_names(reader, tmp
         (tmp_path / name).write_text("no image", encoding="utf-8")
     (tmp_path / "a folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    names = films([tmp_path], None, reader.bundle.card).names
+    names = find([tmp_path], None, reader.bundle.card).names
     assert names == ["1.2.840.10008.1", "IM0001"]
 
 
@@ -218,7 +227,7 @@ def test_dicom_files_are_found_by_their_content_whatever_their_names(reader, tmp
 def test_a_folder_that_may_not_be_searched_is_told_of(reader, folder):
     (folder / "closed").mkdir(mode=0)
     with pytest.raises(SourceError, match="closed cannot be searched"):
-        films([folder], None, reader.bundle.card)
+        find([folder], None, reader.bundle.card)
 
 
 @pytest.mark.parametrize(
@@ -232,28 +241,29 @@ def test_a_folder_that_may_not_be_searched_is_told_of(reader, folder):
     ],
 )
 def test_an_odd_name_keeps_its_row(reader, phantoms, tmp_path, name, told):
-    inside = tmp_path / "films"
+    inside = tmp_path / "radiographs"
     inside.mkdir()
-    film = next((phantoms / "images_001/images").iterdir())
+    radiograph = next((phantoms / "images_001/images").iterdir())
     with open(os.path.join(os.fsencode(inside), name), "wb") as file:  # noqa: PTH118, PTH123
-        file.write(film.read_bytes())
-    assert len(predict(reader, films([inside], None, reader.bundle.card), tmp_path / "p.csv")) == 0
-    assert predictions.read(tmp_path / "p.csv")["Image Index"].tolist() == [told]
+        file.write(radiograph.read_bytes())
+    run = predict(reader, inside, tmp_path / "p.csv")
+    assert run.read == run.rows == 1
+    assert predictions.read(tmp_path / "p.csv").rows["Image Index"].tolist() == [told]
     assert pd.read_csv(tmp_path / "p.csv")["Image Index"].tolist() == [told]
 
 
 def test_a_reason_of_several_lines_is_one_row(reader, dataset, tmp_path, monkeypatch):
     """What a broken file makes a decoder say, old Mac line ends among it."""
-    chosen = FileFilms((tmp_path / "a.png", tmp_path / "b.png"), reader.size)
+    chosen = RadiographFiles((tmp_path / "a.png", tmp_path / "b.png"), ["a", "b"], reader.size)
     said = [ImageError("a.png", "one\rtwo\r\nthree"), JudgedImage(dataset.images[0], ())]
-    monkeypatch.setattr(FileFilms, "batches", lambda *_: iter([said]))
-    predict(reader, chosen, tmp_path / "p.csv", force=True)
-    table = predictions.read(tmp_path / "p.csv")
+    monkeypatch.setattr(RadiographFiles, "batches", lambda *_: iter([said]))
+    predict_inputs(reader, chosen, tmp_path / "p.csv", force=True)
+    table = predictions.read(tmp_path / "p.csv").rows
     assert table["reason"].tolist()[0] == r"one\rtwo\r\nthree"
     assert table["status"].tolist() == ["error", "ok"]
 
 
-def test_a_broken_film_is_an_error_that_names_it(reader, folder):
+def test_a_broken_radiograph_is_an_error_that_names_it(reader, folder):
     with pytest.raises(ImageError, match=r"words\.png"):
         reader.read(folder / "words.png")
 
@@ -275,13 +285,14 @@ def test_equal_heat_looks_equal_in_every_image():
 
 
 def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
-    chosen = films([dataset.folder], "test", reader.bundle.card)
-    shown = explain_dataset(reader, chosen, tmp_path, FINDINGS)
-    assert shown
+    chosen = find([dataset.folder], "test", reader.bundle.card)
+    run = explain_inputs(reader, chosen, tmp_path, reader.findings)
     told = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
     assert told["model"] == reader.bundle.identity
     assert told["split"]["sha256"] == dataset.manifest.split.sha256
-    assert told["shown"] == shown
+    shown = told["shown"]
+    assert shown
+    assert [tmp_path / entry["file"] for entry in shown] == list(run.pictures)
     probabilities, _ = reader.read_batch(dataset.images[dataset.rows("test")])
     labels = dataset.labels(dataset.rows("test"))
     for entry in shown:
@@ -296,21 +307,94 @@ def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
 
 
 def test_explaining_files_writes_a_sheet_each_and_tells_of_the_broken(reader, folder, tmp_path):
-    chosen = films([folder], None, reader.bundle.card)
-    failed = explain_files(reader, chosen, tmp_path / "out", FINDINGS[:4])
-    assert len(failed) == 2
+    run = explain(reader, folder, tmp_path / "out", findings=FINDINGS[:4])
+    assert len(run.unread) == 2
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list(folder.iterdir())) - 2
 
 
 def test_a_name_is_drawn_as_it_stands(reader, phantoms, tmp_path):
     """Dollars are no formula, and a name need not be UTF-8."""
-    inside = tmp_path / "films"
+    inside = tmp_path / "radiographs"
     inside.mkdir()
-    film = next((phantoms / "images_001/images").iterdir())
-    (inside / os.fsdecode(rb"$\frac$ caf\xe9.png")).write_bytes(film.read_bytes())
-    chosen = films([inside], None, reader.bundle.card)
-    assert explain_files(reader, chosen, tmp_path / "out", FINDINGS[:1]) == {}
+    radiograph = next((phantoms / "images_001/images").iterdir())
+    (inside / os.fsdecode(rb"$\frac$ caf\xe9.png")).write_bytes(radiograph.read_bytes())
+    assert explain(reader, inside, tmp_path / "out", findings=FINDINGS[:1]).unread == {}
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_explaining_reads_each_file_once(reader, phantoms, tmp_path):
+    """The oracle is a pipe, which gives its bytes but once."""
+    data = next((phantoms / "images_001/images").iterdir()).read_bytes()
+    pipe = tmp_path / "once.png"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
+    writer.start()
+    files = RadiographFiles((pipe,), ["once.png"], reader.size, seconds=60)
+    run = explain_inputs(reader, files, tmp_path / "out", reader.findings)
+    assert run.unread == {}
+    assert [path.name for path in run.pictures] == ["once.png.findings.png"]
+
+
+def test_a_finding_that_the_model_does_not_have_cannot_be_explained(reader, folder, tmp_path):
+    with pytest.raises(SourceError, match="'Elbow' is not a finding of this model: choose from"):
+        explain(reader, folder, tmp_path, findings=["Mass", "Elbow"])
+
+
+@pytest.fixture(scope="module")
+def reading(reader, phantoms) -> Reading:
+    return reader.read(min((phantoms / "images_001/images").iterdir()))
+
+
+def test_a_reading_shows_its_model_calls_and_warnings_as_text(reading):
+    text = repr(reading)
+    called = [finding for finding, call in reading.calls.items() if call]
+    assert called
+    assert reading.model in text
+    assert all(f"{finding} {reading.probabilities[finding]:.2f}" in text for finding in called)
+    assert f"{len(reading.warnings)} warnings>" in text
+    assert len(text) < 600
+
+
+def test_a_reading_in_a_notebook_has_a_picture_and_every_probability(reading):
+    page = reading._repr_html_()
+    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    shown = np.asarray(Image.open(io.BytesIO(png)))
+    assert shown.shape == (512, 512, 3)
+    for finding, probability in reading.probabilities.items():
+        row = re.search(rf"<tr[^>]*><td>{label(finding)}</td>(.*?)</tr>", page)[1]
+        assert f"<td>{probability:.3f}</td>" in row
+        assert ("called" in row) == bool(reading.calls[finding])
+    assert all(escape(str(notice)) in page for notice in reading.warnings)
+
+
+def test_a_notebook_shows_foreign_text_as_text(reading):
+    hostile = Notice("view-unknown", "ViewPosition is <script>alert(1)</script>")
+    page = replace(reading, warnings=(hostile,), model="<b>model</b>")._repr_html_()
+    assert "<script" not in page
+    assert "<b>" not in page
+
+
+def test_a_reading_as_a_dictionary_survives_json(reading):
+    plain = json.loads(json.dumps(reading.to_dict(), allow_nan=False))
+    assert [entry["finding"] for entry in plain["findings"]] == list(reading.findings)
+    assert {entry["finding"]: entry["probability"] for entry in plain["findings"]} == (
+        reading.probabilities
+    )
+    assert {entry["finding"]: entry["called"] for entry in plain["findings"]} == reading.calls
+    assert [entry["code"] for entry in plain["warnings"]] == [n.code for n in reading.warnings]
+    assert "heatmap" not in plain["findings"][0]
+    full = json.loads(json.dumps(reading.to_dict(heatmaps=True), allow_nan=False))
+    for entry in full["findings"]:
+        assert np.array_equal(np.float32(entry["heatmap"]), reading.heatmaps[entry["finding"]])
+
+
+def test_an_overlay_is_the_radiograph_where_there_is_no_heat(reading):
+    heatless = {finding: np.zeros((2, 2), np.float32) for finding in reading.findings}
+    shown = replace(reading, heatmaps=heatless).overlay("Mass")
+    assert shown.dtype == np.uint8
+    assert np.array_equal(shown, np.repeat(reading.image[..., None], 3, axis=2))
+    with pytest.raises(KeyError, match="'Elbow' is not a finding of this model"):
+        reading.overlay("Elbow")
 
 
 RAMP = np.arange(32 * 32).reshape(32, 32)
@@ -319,15 +403,15 @@ RAMP = np.arange(32 * 32).reshape(32, 32)
 @pytest.mark.parametrize(
     ("array", "told"),
     [
-        (np.random.default_rng(0).random((32, 32)), "this is float64: scale it"),
-        (np.full((32, 32), 300, np.int32), "this is int32: scale it"),
+        (np.random.default_rng(0).random((32, 32)), "but this is float64: scale it"),
+        (np.full((32, 32), 300, np.int32), "but this is int32: scale it"),
         (
             np.zeros((32, 32, 3), np.uint8),
-            r"\[32, 32, 3\], which looks like colours: turn it to grey",
+            r"\[32, 32, 3\], apparently in colour: convert it to grey",
         ),
         (np.zeros((32, 32, 1), np.uint8), r"give array\[:, :, 0\]"),
-        (np.zeros((2, 32, 32), np.uint8), "read one film at a time"),
-        (np.zeros((0, 32), np.uint8), "holds no pixels"),
+        (np.zeros((2, 32, 32), np.uint8), "read one radiograph at a time"),
+        (np.zeros((0, 32), np.uint8), "without pixels"),
         ((RAMP * 4).astype(np.uint16), "brightest pixel here is 4092, .*: scale it to 0 to 65535"),
     ],
     ids=["float", "int32", "colour", "channel", "stack", "empty", "12 bits"],
@@ -339,8 +423,8 @@ def test_an_array_that_would_be_misread_is_refused_with_the_next_step(reader, ar
 
 
 def test_twelve_bits_are_read_once_they_are_scaled_and_a_black_array_is_blank(reader, phantoms):
-    film = next((phantoms / "images_001/images").iterdir())
-    twelve = pixels.decode(film).astype(np.uint16) * 16
+    radiograph = next((phantoms / "images_001/images").iterdir())
+    twelve = pixels.decode(radiograph).astype(np.uint16) * 16
     with pytest.raises(ImageError, match="12 bits"):
         reader.read(twelve)
     assert tuple(reader.read(twelve * 16, force=True).probabilities) == FINDINGS
@@ -351,24 +435,27 @@ def test_twelve_bits_are_read_once_they_are_scaled_and_a_black_array_is_blank(re
 @pytest.mark.parametrize(
     ("source", "step"),
     [
-        (pydicom.Dataset(), "save it to bytes"),
-        (Image.new("L", (64, 64)), "save it to bytes"),
+        (pydicom.Dataset(), "give one of these"),
+        (Image.new("L", (64, 64)), "give one of these"),
         (io.StringIO("words"), "a binary file"),
         (None, "give one of these"),
-        (["a.png", "b.png"], "read one film at a time"),
+        (["a.png", "b.png"], "read one radiograph at a time"),
     ],
     ids=["Dataset", "Pillow", "text", "None", "list"],
 )
-def test_what_is_no_film_is_an_error_that_says_what_is(reader, source, step):
-    with pytest.raises(ImageError, match=f"^{type(source).__name__}: a film is read .*{step}"):
+def test_what_is_no_radiograph_is_an_error_that_says_what_is(reader, source, step):
+    with pytest.raises(
+        ImageError, match=f"^{type(source).__name__}: a radiograph is read .*{step}"
+    ):
         reader.read(source)
 
 
-def test_a_film_reads_the_same_from_its_path_its_bytes_and_an_open_file(reader, phantoms):
+def test_a_radiograph_reads_the_same_in_whatever_form_it_is_given(reader, phantoms):
     path = next((phantoms / "images_001/images").iterdir())
     expected = reader.read(path)
     with path.open("rb") as file:
-        for source in (file, io.BytesIO(path.read_bytes()), path.read_bytes(), str(path)):
+        data = path.read_bytes()
+        for source in (file, io.BytesIO(data), data, str(path), Radiograph.read(path)):
             reading = reader.read(source)
             assert reading.probabilities == expected.probabilities
             assert reading.warnings == expected.warnings
@@ -384,10 +471,10 @@ def test_a_batch_of_anything_but_canonical_images_is_refused(reader, images):
         reader.read_batch(images)
 
 
-def test_a_reading_says_where_the_film_lies_under_its_heatmaps(reader):
-    """The oracle is the square itself: it is black where the film is not."""
-    film = np.random.default_rng(0).integers(100, 255, (48, 64), dtype=np.uint8)
-    for array in (film, film.T, film[:, :48]):
+def test_a_reading_says_where_the_radiograph_lies_under_its_heatmaps(reader):
+    """The oracle is the square itself: it is black where the radiograph is not."""
+    radiograph = np.random.default_rng(0).integers(100, 255, (48, 64), dtype=np.uint8)
+    for array in (radiograph, radiograph.T, radiograph[:, :48]):
         x, y, w, h = (
             round(fraction * reader.size) for fraction in reader.read(array, force=True).placement
         )
@@ -396,7 +483,7 @@ def test_a_reading_says_where_the_film_lies_under_its_heatmaps(reader):
         assert np.count_nonzero(square) == w * h
 
 
-def test_the_packages_help_tells_of_every_field_of_a_reading():
+def test_the_packages_help_describes_every_field_of_a_reading():
     for field in fields(Reading):
         assert re.search(rf"reading\.{field.name}\b|`{field.name}`", chestxray.__doc__)
 
@@ -405,17 +492,17 @@ def test_a_reader_shows_its_model_and_its_engine(reader):
     assert repr(reader) == f"<Reader of {reader.bundle.identity} by {reader.engine.name}>"
 
 
-def test_explaining_into_the_films_own_folder_leaves_the_films_alone(reader, folder):
+def test_explaining_into_the_radiographs_own_folder_leaves_the_radiographs_alone(reader, folder):
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    explain_files(reader, films([folder], None, reader.bundle.card), folder, FINDINGS[:2])
+    explain(reader, folder, folder, findings=FINDINGS[:2])
     assert all(path.read_bytes() == data for path, data in before.items())
     assert len(list(folder.iterdir())) == 2 * len(before) - 2
 
 
 def test_heatmaps_made_with_other_predictions_are_refused(reader, dataset, tmp_path):
     for split in ("test", "val"):
-        chosen = films([dataset.folder], split, reader.bundle.card)
-        predict(reader, chosen, tmp_path / f"{split}.csv", with_heatmaps=split == "test")
+        chosen = find([dataset.folder], split, reader.bundle.card)
+        predict_inputs(reader, chosen, tmp_path / f"{split}.csv", heatmaps=split == "test")
     heat = tmp_path / "heatmaps.npy"
     localisation.check_belongs(heat, tmp_path / "test.csv")
     with pytest.raises(PredictionsError, match="other predictions"):
@@ -426,9 +513,9 @@ def test_a_dataset_split_otherwise_than_the_models_is_warned_of(
     reader, dataset, phantoms, tmp_path
 ):
     card = reader.bundle.card
-    assert leak(films([dataset.folder], "test", card), card) is None
+    assert leakage(find([dataset.folder], "test", card), card) is None
     other = prepare(phantoms, tmp_path / "other", size=32, split="patient", seed=7)
-    warning = leak(films([other.folder], "test", card), card)
+    warning = leakage(find([other.folder], "test", card), card)
     assert warning is not None
     assert "another split" in warning
 

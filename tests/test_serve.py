@@ -113,7 +113,7 @@ def test_a_large_radiograph_is_displayed_smaller_but_read_at_full_size(client, r
 def test_inline_heatmaps_are_the_overlays_that_explain_draws(client, reader, radiographs):
     answer = read(client, radiographs[1], heatmaps="inline").json()
     reading = reader.read(radiographs[1])
-    image = pixels.load(radiographs[1], 512)
+    image = pixels.canonical(pixels.decode(radiographs[1]), 512)
     drawn = base64.b64decode(answer["heatmaps"]["pictures"]["Effusion"])
     picture = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR_RGB)
     expected = blend(image, reading.heatmaps["Effusion"]).astype(int)

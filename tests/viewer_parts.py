@@ -47,8 +47,8 @@ class PlantedEngine:
 class PlantedReader(Reader):
     """Has a warning for every radiograph, and a refusal where the left edge is white."""
 
-    def read_films(self, films):
-        probabilities, heat, _ = super().read_films(films)
+    def read_judged(self, films):
+        probabilities, heat, _ = super().read_judged(films)
         notices = [
             (Notice("rotated", "the radiograph is rotated", refuses=bool(film.image[8, 0] > 250)),)
             for film in films

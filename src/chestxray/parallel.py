@@ -62,8 +62,8 @@ def on_all_cores(
         yield pool.map(work, items, chunksize=chunk)
     except BrokenProcessPool as error:
         raise WorkerError(
-            "a worker process died (out of memory? a script that calls this without "
-            "`if __name__ == '__main__'`?): mend that and run it again"
+            "a worker process died: check the free memory, and that a script which calls this has "
+            "`if __name__ == '__main__':`, then run it again"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -26,37 +26,18 @@ def explain(
 ) -> None:
     """Draw heatmaps over radiographs.
 
-    Files get a sheet each, with all findings. A dataset gets, for each finding, its most probable
+    Each file gets one sheet with all findings. A dataset gets, for each finding, its most probable
     true call, its most probable false call and its least probable miss.
     """
-    from chestxray import load
-    from chestxray.reading.explain import explain_dataset, explain_files
-    from chestxray.reading.inputs import FileFilms, films, leak
+    from chestxray.reading.explain import explain
 
-    reader = load(bundle)
-    chosen = films(inputs, split, reader.bundle.card)
-    for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
-        if warning:
-            typer.echo(f"warning: {warning}", err=True)
-    wanted = _chosen(finding, reader.findings)
-    if isinstance(chosen, FileFilms):
-        failed = explain_files(reader, chosen, out, wanted, force)
-        typer.echo(
-            f"{out}: {len(chosen.paths) - len(failed)} explained, {len(failed)} refused or not read"
-        )
-        for name, reason in failed.items():
-            typer.echo(f"  {name}: {reason}")
-        if len(failed) == len(chosen.paths):
-            raise typer.Exit(1)
-    else:
-        shown = explain_dataset(reader, chosen, out, wanted)
-        typer.echo(f"{out}: {len(shown)} examples of {len(wanted)} findings")
-
-
-def _chosen(names: list[str] | None, findings: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names or ():
-        if name not in findings:
-            raise typer.BadParameter(
-                f"{name!r} is none of the model's findings: {', '.join(findings)}"
-            )
-    return tuple(names) if names else findings
+    run = explain(bundle, inputs, out, split=split, findings=finding or None, force=force)
+    count = len(run.pictures)
+    typer.echo(
+        f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or not "
+        f"readable"
+    )
+    for name, reason in run.unread.items():
+        typer.echo(f"  {name}: {reason}")
+    if not count and run.unread:
+        raise typer.Exit(1)

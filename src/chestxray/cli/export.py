@@ -65,10 +65,10 @@ def export(
 
 def _validation(folder: Path, card: ModelCard) -> Trial:
     from chestxray.model.exported import Trial
-    from chestxray.reading.inputs import dataset_films, leak
+    from chestxray.reading.inputs import dataset_split, leakage
 
-    chosen = dataset_films(folder, "val", card)
-    warning = leak(chosen, card)
+    chosen = dataset_split(folder, "val", card)
+    warning = leakage(chosen, card)
     if warning:
         typer.echo(f"warning: {warning}", err=True)
     dataset, rows = chosen.dataset, chosen.rows

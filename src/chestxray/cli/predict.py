@@ -15,12 +15,14 @@ def predict(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The CSV file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The table to write: .csv, .parquet or .jsonl.")
+    ],
     split: Annotated[
         str | None, typer.Option(help="The part of a dataset: train, val or test.")
     ] = None,
     heatmaps: Annotated[
-        bool, typer.Option("--heatmaps", help="Write heatmaps.npy beside the CSV file.")
+        bool, typer.Option("--heatmaps", help="Write heatmaps.npy beside the table.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Read also what the gate refuses; reasons are kept.")
@@ -29,32 +31,21 @@ def predict(
 ) -> None:
     """Predict the findings of radiographs.
 
-    The CSV file has a row an image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
-    `status` (ok, refused, error), `reason` (why, or what to be warned of), `called` (findings whose
+    The table has one row per image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
+    `status` (ok, refused, error), `reason` (why, and warnings), `called` (findings whose
     probability reaches the bundle's threshold, joined by |) and `model`.
 
-    A file that is refused, or cannot be read, keeps its row, with why. A dataset's images are not
-    judged, so that an evaluation loses none.
+    An image that is refused or cannot be read keeps its row, with the reason. Images of a dataset
+    are not judged, so that an evaluation does not lose any. Resumes an interrupted run.
     """
-    from chestxray.model import model_card as card
-    from chestxray.reading import predict as reading
-    from chestxray.reading.inputs import films, leak
+    from chestxray.reading.predict import predict
 
-    reading.check_out(out)
-    chosen = films(inputs, split, card.read(bundle).card)
-    typer.echo("loading the model", err=True)
-    from chestxray import load  # what takes time begins here
-
-    reader = load(bundle, engine)
-    for warning in (*reader.warnings, leak(chosen, reader.bundle.card)):
-        if warning:
-            typer.echo(f"warning: {warning}", err=True)
-    unread = reading.predict(reader, chosen, out, heatmaps, force)
+    run = predict(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
     typer.echo(
-        f"{out}: {len(chosen.names) - len(unread)} read by {reader.engine.name}, "
-        f"{len(unread.refused)} refused, {len(unread.failed)} could not be read"
+        f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
+        f"{len(run.failed)} not readable"
     )
-    for name, reason in (unread.refused | unread.failed).items():
+    for name, reason in (run.refused | run.failed).items():
         typer.echo(f"  {name}: {reason}")
-    if len(unread) == len(chosen.names):
+    if not run.read:
         raise typer.Exit(1)

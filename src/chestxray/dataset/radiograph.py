@@ -1,48 +1,90 @@
-"""A path, bytes or an open file become a name for messages and bytes in memory, never too many."""
+"""One radiograph: its bytes, their SHA-256, the decoded pixels and the header, made once.
+
+Whoever needs more than one of these makes a `Radiograph` and passes it on, so that a file is read,
+hashed and decoded once.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Self
 
-from chestxray.errors import ImageError
+import numpy as np
 
-# The largest image that is read, 80 million pixels of 3 × 16 bits, has 480 MB.
-BYTE_LIMIT: Final = 512 * 2**20
+from chestxray.dataset.dicom import Header
+from chestxray.dataset.pixels import (
+    Canonical,
+    Grey,
+    Kind,
+    Placement,
+    Source,
+    canonical,
+    contents,
+    decode_bytes,
+    placement,
+)
 
-Source = str | Path | bytes | BinaryIO
 
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """One decoded image file.
 
-def contents(source: Source) -> tuple[Path, bytes]:
-    """Give the name and the bytes of an image file.
-
-    Args:
-        source: the file's path, its bytes, or a binary file open at its beginning.
-
-    Raises:
-        ImageError: it cannot be read, is empty, or has more than `BYTE_LIMIT` bytes.
+    Attributes:
+        path: of the file; `<bytes>` where it has none.
+        data: the file's bytes.
+        kind: the file's format, decided by its content.
+        pixels: grey uint8 or uint16 [h, w], over the type's whole nominal range, bright = dense.
+        header: what a DICOM file says of its image; None of PNG and JPEG.
+        chroma: mean difference of a pixel's strongest and weakest colour, from 0 (grey) to 1.
     """
-    path = name_of(source)
-    try:
-        if isinstance(source, bytes):
-            data = source
-        elif isinstance(source, str | Path):
-            with path.open("rb") as file:
-                data = file.read(BYTE_LIMIT + 1)
-        else:
-            data = source.read(BYTE_LIMIT + 1)
-    except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError(path, "the file is empty")
-    if len(data) > BYTE_LIMIT:
-        raise ImageError(path, f"more than {BYTE_LIMIT // 2**20} MB: no radiograph is that large")
-    return path, data
 
+    path: Path
+    data: bytes = field(repr=False)
+    kind: Kind
+    pixels: Grey = field(repr=False)
+    header: Header | None = field(repr=False)
+    chroma: float
 
-def name_of(source: Source) -> Path:
-    """Give the path, or what stands for it in a message."""
-    if isinstance(source, str | Path):
-        return Path(source)
-    name = getattr(source, "name", None)
-    return Path(name) if isinstance(name, str) else Path("<bytes>")
+    @classmethod
+    def read(cls, source: Source) -> Self:
+        """Read and decode a PNG, JPEG or DICOM file.
+
+        Args:
+            source: the file's path, its bytes, or a binary file open at its beginning. The suffix
+                of a name may be missing or unknown, but not that of another format.
+
+        Raises:
+            ImageError: missing, empty, truncated, corrupt, too large, of another format than its
+                name says, or not a radiograph.
+        """
+        path, data = contents(source)
+        decoded = decode_bytes(path, data)
+        return cls(path, data, decoded.kind, decoded.pixels, decoded.header, decoded.chroma)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def pixels_sha256(self) -> str:
+        """SHA-256 over the type, the shape and the bytes of the decoded pixels, in hexadecimal.
+
+        Equal for files that show the same pixels, whatever their format and their metadata.
+        """
+        digest = hashlib.sha256(f"{self.pixels.dtype.name} {self.pixels.shape}".encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+    @property
+    def placement(self) -> Placement:
+        """Where the image lies in its canonical square: x, y, w, h as fractions of its side."""
+        height, width = self.pixels.shape
+        return placement(width, height)
+
+    def canonical(self, size: int) -> Canonical:
+        """Give the square image that a model sees, uint8 [size, size]."""
+        return canonical(self.pixels, size)

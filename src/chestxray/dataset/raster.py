@@ -1,4 +1,4 @@
-"""PNG and JPEG bytes to grey arrays; damaged files are refused, not half-decoded.
+"""PNG and JPEG bytes to grey arrays, with how much colour they had; damaged files are refused.
 
 The container is walked first (every chunk and checksum of a PNG, the segments of a JPEG up to its
 frame header), which tells the size before memory is taken for it and names the damage.
@@ -9,8 +9,6 @@ truncated JPEG with grey and returns it. What neither tells: a JPEG whose middle
 its end is there; the format has no checksum.
 
 References: PNG (W3C, third edition), sections 5 and 11; JPEG (ITU-T T.81), annex B.
-
-How much colour a file's picture has, which its luminance no longer tells.
 """
 
 from __future__ import annotations
@@ -27,13 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from chestxray.dataset.radiograph import Source, contents
 from chestxray.errors import ImageError
 
-# A film of 35 × 43 cm scanned at 50 µm has 60 million pixels.
-PIXEL_LIMIT: Final = 80_000_000
+# A radiograph of 35 × 43 cm scanned at 50 µm has 60 million pixels.
+_PIXEL_LIMIT: Final = 80_000_000
 # Every image is padded to a square: at this side that takes 400 MB.
-SIDE_LIMIT: Final = 20_000
+_SIDE_LIMIT: Final = 20_000
 # Second bytes of the frame markers of T.81, the lossless ones among them.
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
@@ -44,25 +41,27 @@ _PNG_SIGNATURE_LENGTH: Final = 8
 # about them: NIH's RGBA files carry a grey ICC profile that it warns of on standard error.
 _PNG_CHUNKS_USED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _JPEG_SCAN: Final = 0xDA
+_CHROMA_SIDE: Final = 256  # pixels, at which the colour of an image is measured
 
 
 def check_size(path: Path, width: int, height: int) -> None:
     """Refuse what holds, or padded to a square would hold, too many pixels (`ImageError`)."""
     if not width or not height:
-        raise ImageError(path, f"its header says {width} × {height} pixels")
-    if max(width, height) > SIDE_LIMIT:
-        raise ImageError(
-            path, f"its header says {width} × {height} pixels; a side over {SIDE_LIMIT} is refused"
-        )
-    if width * height > PIXEL_LIMIT:
+        raise ImageError(path, f"the header says {width} × {height} pixels")
+    if max(width, height) > _SIDE_LIMIT:
         raise ImageError(
             path,
-            f"its header says {width} × {height} pixels; more than {PIXEL_LIMIT // 10**6} million "
-            f"are refused (a decompression bomb?)",
+            f"the header says {width} × {height} pixels: no side may exceed {_SIDE_LIMIT}",
+        )
+    if width * height > _PIXEL_LIMIT:
+        raise ImageError(
+            path,
+            f"the header says {width} × {height} pixels: at most {_PIXEL_LIMIT // 10**6} million "
+            f"are read (a decompression bomb?)",
         )
 
 
-def decode_png(path: Path, data: bytes) -> Grey:
+def decode_png(path: Path, data: bytes) -> tuple[Grey, float]:
     """Decode a PNG of 1 to 16 bits, grey, colour or palette, with or without transparency.
 
     Args:
@@ -70,7 +69,7 @@ def decode_png(path: Path, data: bytes) -> Grey:
         data: the file's bytes.
 
     Returns:
-        uint8 [h, w], or uint16 [h, w] of a 16-bit file.
+        uint8 [h, w], or uint16 [h, w] of a 16-bit file; and the chroma, 0 (grey) to 1.
 
     Raises:
         ImageError: truncated, a wrong checksum, damaged data, or too large.
@@ -83,11 +82,12 @@ def decode_png(path: Path, data: bytes) -> Grey:
             check_size(path, *struct.unpack_from(">II", chunk, 8))
     image = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ImageError(path, "its PNG data are damaged")
-    return luminance(np.asarray(image), cv2.COLOR_BGR2GRAY)
+        raise ImageError(path, "the PNG data are damaged")
+    pixels = np.asarray(image)
+    return luminance(pixels, cv2.COLOR_BGR2GRAY), _chroma(pixels)
 
 
-def decode_jpeg(path: Path, data: bytes) -> Grey:
+def decode_jpeg(path: Path, data: bytes) -> tuple[Grey, float]:
     """Decode a JPEG of 8 bits, grey or colour, turned as its EXIF orientation says.
 
     Args:
@@ -95,7 +95,7 @@ def decode_jpeg(path: Path, data: bytes) -> Grey:
         data: the file's bytes.
 
     Returns:
-        uint8 [h, w].
+        uint8 [h, w], and the chroma, 0 (grey) to 1.
 
     Raises:
         ImageError: truncated, damaged, too large, of more than 8 bits, or CMYK.
@@ -108,14 +108,14 @@ def decode_jpeg(path: Path, data: bytes) -> Grey:
     if bits != 8 or components not in {1, 3}:
         raise ImageError(
             path,
-            f"a JPEG of {bits} bits and {components} components: 8 bits, grey or colour, wanted",
+            f"a JPEG of {bits} bits and {components} components: it must be 8-bit grey or colour",
         )
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as file:
             image = np.asarray(ImageOps.exif_transpose(file))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ImageError(path, f"its JPEG data are truncated or damaged: {error}") from error
-    return luminance(image, cv2.COLOR_RGB2GRAY)
+        raise ImageError(path, f"the JPEG data are truncated or damaged: {error}") from error
+    return luminance(image, cv2.COLOR_RGB2GRAY), _chroma(image)
 
 
 def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -145,7 +145,7 @@ def jpeg_frame(data: bytes, kinds: frozenset[int]) -> tuple[int, int, int, int] 
         kinds: second bytes of the frame markers that are wanted.
 
     Returns:
-        Bits, height, width and components; None where no such header stands before the scan.
+        Bits, height, width and components; None where there is no such header before the scan.
     """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -178,25 +178,20 @@ def luminance(image: npt.NDArray[Any], to_grey: int) -> Grey:
     return grey
 
 
-_GREY: Final = ("1", "L", "I", "F")  # Pillow's grey modes begin so: also LA, I;16
-_SIDE: Final = 256
+def _chroma(image: npt.NDArray[Any]) -> float:
+    """Give the mean difference of a pixel's strongest and weakest colour, 0 (grey) to 1.
 
-
-def chroma(source: Source) -> float:
-    """Give the mean difference of a pixel's strongest and weakest colour, from 0 (grey) to 1.
-
-    A file that says it is grey is not decoded. A DICOM file counts as grey.
+    It is measured on means of blocks, so that noise of single pixels does not count as colour.
 
     Args:
-        source: a PNG or JPEG that `pixels.read` has read, as its path, bytes, or an open file.
+        image: uint8 or uint16 [h, w], [h, w, 3] or [h, w, 4] with transparency last.
     """
-    data = contents(source)[1]
-    if data[128:132] == b"DICM":
+    if image.ndim == 2:
         return 0.0
-    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as picture:
-        if picture.mode.startswith(_GREY):
-            return 0.0
-        picture.draft("RGB", (_SIDE, _SIDE))
-        small = picture.convert("RGB").reduce(max(1, max(picture.size) // _SIDE))
-    channels = np.asarray(small, np.float32)
-    return float((channels.max(axis=2) - channels.min(axis=2)).mean() / 255)
+    colours = np.ascontiguousarray(image[..., :3])
+    height, width = colours.shape[:2]
+    block = max(1, max(height, width) // _CHROMA_SIDE)
+    size = (max(1, width // block), max(1, height // block))
+    small = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.float32)
+    spread = small.max(axis=2) - small.min(axis=2)
+    return float(spread.mean() / np.iinfo(image.dtype).max)

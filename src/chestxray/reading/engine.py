@@ -1,4 +1,4 @@
-"""Which engine reads: torch on a GPU, OpenVINO on a processor where it is installed, else torch."""
+"""Chooses the engine: torch on a GPU, OpenVINO on a CPU where it is installed, else torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def choose(bundle: Bundle, choice: str = "auto") -> Engine:
     """Make the engine for a bundle.
 
     Args:
-        bundle: its classifier is moved to the GPU where torch is to compute there.
+        bundle: its classifier is moved to the GPU if torch computes there.
         choice: `auto`, `torch` or `openvino`.
 
     Raises:
-        ArtifactError: the classifier does not become a graph that agrees with torch.
+        ArtifactError: the exported classifier does not agree with torch.
         MissingExtraError: OpenVINO is asked for by name and not installed.
     """
     if choice == "openvino":
@@ -33,7 +33,7 @@ def choose(bundle: Bundle, choice: str = "auto") -> Engine:
     if choice == "auto" and device().type == "cpu" and _installed():
         try:
             return _openvino(bundle)
-        except (ArtifactError, MissingExtraError):  # torch alone can run it, or OpenVINO is broken
+        except (ArtifactError, MissingExtraError):  # only torch can run it, or OpenVINO is broken
             pass
     return TorchEngine(bundle.classifier.to(device()))
 
@@ -43,7 +43,7 @@ def _installed() -> bool:
 
 
 def _openvino(bundle: Bundle) -> Engine:
-    """Convert the classifier, which takes a second or two, and hold it against torch."""
+    """Convert the classifier, which takes a second or two, and compare it with torch."""
     images = noise(bundle.card.size).images[:1]
     try:
         engine = OpenVinoEngine(to_openvino(to_onnx(bundle.classifier.cpu())))

@@ -1,41 +1,44 @@
-"""Inputs of the command line: datasets, folders and files become a stream of films.
+"""What `predict` and `explain` read: a split of a dataset, or folders and files of radiographs.
 
-What a dataset gives are bare images, which no gate judges: its preparation chose them already, and
-an evaluation must not lose images on the way.
+Images of a prepared dataset are not judged by the gate: its preparation chose them already, and an
+evaluation must not lose images.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
+from chestxray.dataset.dicom import is_dicom
+from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
-from chestxray.reading.decoding import SECONDS_A_FILE, Decoder
-from chestxray.reading.judged_image import JudgedImage
+from chestxray.reading.judged_image import JudgedImage, load
 
-Image = npt.NDArray[np.uint8]
-
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
-_BARE: Final = frozenset({"Cc", "Cs"})  # Unicode: control characters, surrogates
+_ESCAPED: Final = frozenset({"Cc", "Cs"})  # Unicode: control characters, surrogates
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class DatasetFilms:
+class DatasetImages:
     """One split of a prepared dataset, in row order."""
 
     dataset: Dataset
@@ -43,175 +46,178 @@ class DatasetFilms:
 
     @property
     def names(self) -> Sequence[str]:
-        """Image names."""
+        """The dataset's keys of the images."""
         names: list[str] = self.dataset.index["image"].iloc[self.rows].tolist()
         return names
 
     @property
     def fingerprint(self) -> str:
-        """Tell these images from others."""
+        """A hash that differs for other images."""
         manifest = self.dataset.manifest.model_dump_json()
         return sha256(manifest.encode() + self.rows.tobytes()).hexdigest()
 
-    def batches(self, size: int, start: int = 0) -> Iterator[list[Image]]:
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Canonical]]:
         """Give the packed images [S, S], `size` at a time, from the row `start` on."""
         for begin in range(start, len(self.rows), size):
             yield list(self.dataset.images[self.rows[begin : begin + size]])
 
 
 @dataclass(frozen=True)
-class FileFilms:
-    """Files, decoded as they are asked for on all cores, in the order given.
+class RadiographFiles:
+    """Files, decoded in isolated processes on all cores, in the order given.
 
     Attributes:
         paths: of the files.
+        names: unique key of each, its `Image Index`.
         size: side of the canonical image, pixels.
-        seconds: a file may take to decode.
+        seconds: time limit for decoding one file.
     """
 
     paths: tuple[Path, ...]
+    names: Sequence[str]
     size: int
-    seconds: float = SECONDS_A_FILE
-
-    @property
-    def names(self) -> Sequence[str]:
-        """File names, as `one_line` gives them."""
-        return [one_line(path.name) for path in self.paths]
+    seconds: float = SECONDS_PER_FILE
 
     @property
     def fingerprint(self) -> str:
-        """Tell these files, as they are now, from others."""
+        """A hash that differs for other files, and when a file was changed."""
         digest = sha256()
-        for path in self.paths:
+        for path, name in zip(self.paths, self.names, strict=True):
             found = path.stat() if path.exists() else None
             state = (found.st_size, found.st_mtime_ns) if found else ()
-            digest.update(repr((str(path.absolute()), state)).encode())
+            digest.update(repr((str(path.absolute()), name, state)).encode())
         return digest.hexdigest()
 
-    def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
-        """Give films, or what is wrong with the file, `size` at a time.
+    def decoded(
+        self, decode: Callable[[Path], _T], ahead: int, start: int = 0
+    ) -> Generator[_T | ImageError, None, None]:
+        """Give what `decode` makes of each file, or what is wrong with the file.
 
-        A batch is decoded while the one before it is being read. A file that kills its decoder or
-        takes too long is an error like any other.
+        Args:
+            decode: a function of a module, or a partial of one, which runs in the processes.
+            ahead: files that are decoded in advance.
+            start: first file.
         """
-        left = len(self.paths) - start
-        free: SimpleQueue[Decoder] = SimpleQueue()
-        decoders = [Decoder(self.size, self.seconds) for _ in range(min(cores(), left))]
-        for decoder in decoders:
-            free.put(decoder)
-        pool = ThreadPoolExecutor(max(1, len(decoders)))
-        try:
-            ahead: list[Future[JudgedImage | ImageError]] = []
-            for begin in range(start, len(self.paths), size):
-                paths = self.paths[begin : begin + size]
-                now, ahead = ahead, [pool.submit(_load, free, path) for path in paths]
-                if now:
-                    yield [future.result() for future in now]
-            if ahead:
-                yield [future.result() for future in ahead]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for decoder in decoders:
-                decoder.kill()  # nobody waits for a file that hangs
-            pool.shutdown()
-            for decoder in decoders:
-                decoder.close()
+        processes = min(cores(), len(self.paths) - start)
+        with DecoderPool(decode, processes, self.seconds) as pool:
+            yield from pool.map(self.paths[start:], ahead)
+
+    def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
+        """Give radiographs, or what is wrong with the file, `size` at a time.
+
+        A batch is decoded while the one before it is read. A file that kills its decoder or exceeds
+        the time limit is an error like any other.
+        """
+        decode = partial(load, size=self.size)
+        with closing(self.decoded(decode, size, start)) as stream:
+            while batch := list(islice(stream, size)):
+                yield batch
 
 
-def _load(free: SimpleQueue[Decoder], path: Path) -> JudgedImage | ImageError:
-    decoder = free.get()
-    try:
-        return decoder.load(path)
-    finally:
-        free.put(decoder)
+Inputs = DatasetImages | RadiographFiles
+Given = str | Path | Sequence[str | Path] | Dataset
 
 
-Films = DatasetFilms | FileFilms
-
-
-def films(inputs: Sequence[Path], split: str | None, card: ModelCard) -> Films:
-    """Find what the user named.
+def find(given: Given, split: str | None, card: ModelCard) -> Inputs:
+    """Find the radiographs to read.
 
     Args:
-        inputs: one dataset folder, or any folders (searched to the bottom) and files. In a folder,
-            what is not named as one of `SUFFIXES` is looked into for DICOM.
-        split: the part of a dataset; must be given for a dataset, and only for one.
-        card: of the model that will read: its size and pixel rule must be the dataset's.
+        given: one dataset or its folder; or folders, which are searched with all their subfolders,
+            and files. In a folder, files named .png, .jpg, .jpeg, .dcm or .dicom are read, and
+            DICOM files of any name.
+        split: of a dataset; required for a dataset, and not possible for files.
+        card: of the model: a dataset must have its size and pixel rule.
 
     Raises:
-        SourceError: nothing there, a folder that may not be read, two files of one name, or a
-            dataset beside other inputs.
+        SourceError: nothing found, a folder that cannot be searched, a dataset beside other inputs,
+            or a split that is missing or not possible.
         ArtifactError: the dataset does not fit the model, or has no such split.
     """
-    datasets = [given for given in inputs if (given / MANIFEST).exists()]
+    if isinstance(given, Dataset):
+        return _split_of(given, split, card)
+    paths = list(map(Path, [given] if isinstance(given, str | Path) else given))
+    datasets = [path for path in paths if (path / MANIFEST).exists()]
     if datasets:
-        if len(inputs) > 1:
-            raise SourceError(f"{datasets[0]} is a dataset: give it alone")
-        return dataset_films(datasets[0], split, card)
+        if len(paths) > 1:
+            raise SourceError(f"{datasets[0]} is a dataset: give it as the only input")
+        return dataset_split(datasets[0], split, card)
     if split is not None:
-        raise SourceError("--split goes with one dataset folder as input")
-    paths = tuple(_files(inputs))
-    if not paths:
+        raise SourceError("a split (--split) is only possible with one dataset as the input")
+    found = list(_files(paths))
+    if not found:
         raise SourceError(
-            f"no radiographs in {', '.join(map(str, inputs))}: files must end in "
-            f"{', '.join(sorted(SUFFIXES))}, or be DICOM files"
+            f"there are no radiographs in {', '.join(map(str, paths))}: files must end in "
+            f"{', '.join(sorted(_SUFFIXES))}, or be DICOM files"
         )
-    chosen = FileFilms(paths, card.size)
-    twice = [name for name, count in Counter(chosen.names).items() if count > 1]
-    if twice:
-        raise SourceError(
-            f"{len(twice)} file names stand more than once, such as {twice[0]}: rows are told "
-            f"apart by file name, so give these folders one at a time"
-        )
-    return chosen
+    return RadiographFiles(tuple(path for path, _ in found), _keys(found), card.size)
 
 
-def leak(films: Films, card: ModelCard) -> str | None:
-    """Say so when a part of a dataset may hold patients that the model was trained on."""
-    if not isinstance(films, DatasetFilms):
-        return None
-    manifest, trained = films.dataset.manifest, card.trained_on
-    if manifest.title != trained.source or manifest.split.sha256 == trained.split_sha256:
-        return None
-    return (
-        f"the model was trained on {trained.source} by another split than that of "
-        f"{films.dataset.folder}: patients of its training may be among those read, and figures "
-        f"from them would flatter it; use the dataset it was trained on"
-    )
-
-
-def dataset_films(folder: Path, split: str | None, card: ModelCard) -> DatasetFilms:
-    """Give one split of a prepared dataset.
+def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetImages:
+    """Open one split of a prepared dataset.
 
     Raises:
-        SourceError: the folder is no prepared dataset, or no split is named.
+        SourceError: the folder is not a prepared dataset, or no split is named.
         ArtifactError: the dataset does not fit the model, or has no such split.
     """
     if not (folder / MANIFEST).exists():
-        raise SourceError(f"{folder} is no prepared dataset: `chestxray prepare` makes one")
-    dataset = Dataset.open(folder)
+        raise SourceError(f"{folder} is not a prepared dataset: make one with `chestxray prepare`")
+    return _split_of(Dataset.open(folder), split, card)
+
+
+def leakage(inputs: Inputs, card: ModelCard) -> str | None:
+    """Say so where a split of a dataset may contain patients that the model was trained on."""
+    if not isinstance(inputs, DatasetImages):
+        return None
+    manifest, trained = inputs.dataset.manifest, card.trained_on
+    if manifest.title != trained.source or manifest.split.sha256 == trained.split_sha256:
+        return None
+    return (
+        f"the model was trained on {trained.source} with another split than that of "
+        f"{inputs.dataset.folder}, so its training patients may be among these images and metrics "
+        f"would be too optimistic: use the dataset that it was trained on"
+    )
+
+
+def one_line(text: str) -> str:
+    """Escape control characters, which would break a table's rows, and bytes that are not UTF-8."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if category(character) in _ESCAPED
+        else character
+        for character in text
+    )
+
+
+def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:
     found = (dataset.manifest.size, dataset.manifest.pixel_rule)
     if found != (card.size, card.pixel_rule):
         raise ArtifactError(
-            f"{dataset.folder} holds images of {found[0]} px by rule {found[1]!r}, the model reads "
-            f"{card.size} px by {card.pixel_rule!r}: prepare with --size {card.size}"
+            f"{dataset.folder} holds images of {found[0]} px by rule {found[1]!r}, but the model "
+            f"reads {card.size} px by {card.pixel_rule!r}: prepare with --size {card.size}"
         )
     if split is None:
-        raise SourceError(f"{dataset.folder} is a dataset: name its part with --split test")
+        raise SourceError(f"{dataset.folder} is a dataset: name its split, such as --split test")
     rows = dataset.rows(split)
     if not len(rows):
-        raise ArtifactError(f"{dataset.folder} has no images in part {split!r}")
-    return DatasetFilms(dataset, rows)
+        raise ArtifactError(f"{dataset.folder} has no images in the split {split!r}")
+    return DatasetImages(dataset, rows)
 
 
-def _files(inputs: Iterable[Path]) -> Iterator[Path]:
+def _files(inputs: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Give each file once, with the folder that it was found in."""
+    seen = set[Path]()
     for given in inputs:
         if given.is_dir():
-            yield from sorted(path for path in _below(given) if _is_film(path))
+            folder, paths = given, sorted(path for path in _below(given) if _is_radiograph(path))
         elif given.exists():
-            yield given
+            folder, paths = given.parent, [given]
         else:
             raise SourceError(f"{given} does not exist")
+        for path in paths:
+            same = Path(os.path.abspath(path))  # noqa: PTH100 - does not follow links
+            if same not in seen:
+                seen.add(same)
+                yield path, folder
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -223,19 +229,31 @@ def _unreadable(error: OSError) -> None:
     raise SourceError(f"{error.filename} cannot be searched: {error.strerror}") from error
 
 
-def _is_film(path: Path) -> bool:
+def _is_radiograph(path: Path) -> bool:
     """Go by the name, or by the content: archives name DICOM files as they like."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in _SUFFIXES:
         return True
     if path.name == _DIRECTORY or not path.is_file() or not os.access(path, os.R_OK):
         return False
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return is_dicom(file.read(132))
 
 
-def one_line(text: str) -> str:
-    """Escape control characters, which would break a table's rows, and bytes that are no UTF-8."""
-    return "".join(
-        character.encode("unicode_escape").decode() if category(character) in _BARE else character
-        for character in text
+def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
+    """Give each file a unique key: the shortest form of its path by which all files differ.
+
+    Its name; else its path within the input folder; else the same with the folder's name before it;
+    else its full path.
+    """
+    forms: tuple[Callable[[Path, Path], str], ...] = (
+        lambda path, _: path.name,
+        lambda path, folder: path.relative_to(folder).as_posix(),
+        lambda path, folder: f"{folder.absolute().name}/{path.relative_to(folder).as_posix()}",
+        lambda path, _: os.path.abspath(path),  # noqa: PTH100 - does not follow links
     )
+    keys: list[str] = []
+    for form in forms:
+        keys = [one_line(form(path, folder)) for path, folder in found]
+        if max(Counter(keys).values()) == 1:
+            break
+    return keys

@@ -1,9 +1,16 @@
-"""Many films in, `predictions.csv` and `heatmaps.npy` out; memory does not grow with the films.
+"""Predicts many radiographs into a table, and optionally their heatmaps, with constant memory.
 
-A row's `status` is `ok`, `refused` (by the gate) or `error` (no radiograph could be read), and
-`reason` says why, each reason as "code: sentence" where it is the gate's. Warnings of the gate
-stand in `reason` too, as "warning: code: sentence", also beside probabilities. `called` names the
-findings whose probability reaches the bundle's threshold, joined by |, and `model` the weights.
+The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row per image:
+
+| column          | holds                                                                        |
+|-----------------|------------------------------------------------------------------------------|
+| `Image Index`   | unique key of the image: its file name, or its path where names repeat       |
+| `prob_<Finding>`| calibrated probability of each finding; empty where the image was not read   |
+| `status`        | `ok`, `refused` (by the gate) or `error` (not a readable radiograph)         |
+| `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
+|                 | `warning: code: sentence`, also beside probabilities                         |
+| `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
+| `model`         | identity of the weights                                                      |
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,92 +28,142 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray.dataset.pixels import Canonical
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
+from chestxray.model import model_card
 from chestxray.model.engines import Heat, Probabilities
 from chestxray.progress import progress
 from chestxray.reading.gate.notices import in_words
-from chestxray.reading.inputs import Films, Image, one_line
+from chestxray.reading.inputs import Given, Inputs, find, leakage, one_line
 from chestxray.reading.judged_image import JudgedImage
-from chestxray.reading.predictions_writer import CALLED, MODEL, Rows, columns
+from chestxray.reading.predictions_writer import (
+    CALLED,
+    HEATMAPS,
+    MODEL,
+    SUFFIXES,
+    PredictionsWriter,
+    columns,
+    is_table,
+)
 from chestxray.reading.reader import Reader
 from chestxray.version import __version__
 
-REFUSED: Final = "refused"
-ERROR: Final = "error"
+_REFUSED: Final = "refused"
+_ERROR: Final = "error"
 _BATCH: Final = 32
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Unread:
-    """What has no probabilities: name → reason.
+class PredictionRun:
+    """What `predict` wrote.
 
     Attributes:
-        refused: by the gate.
-        failed: no radiograph could be read.
+        path: the table.
+        rows: one per image.
+        refused: image → reason, of those that the gate refused.
+        failed: image → reason, of those that are not readable radiographs.
+        heatmaps: `heatmaps.npy`, None where none were asked for.
+        engine: name of what computed them.
     """
 
+    path: Path
+    rows: int
     refused: dict[str, str]
     failed: dict[str, str]
+    heatmaps: Path | None
+    engine: str
 
-    def __len__(self) -> int:
-        return len(self.refused) + len(self.failed)
+    @property
+    def read(self) -> int:
+        """Rows with probabilities."""
+        return self.rows - len(self.refused) - len(self.failed)
 
 
 def predict(
-    reader: Reader, films: Films, out: Path, with_heatmaps: bool = False, force: bool = False
-) -> Unread:
-    """Read films and write a row for each, in their order.
+    model: Reader | str | Path,
+    inputs: Given,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    heatmaps: bool = False,
+    force: bool = False,
+    engine: str | Path = "auto",
+) -> PredictionRun:
+    """Predict the findings of radiographs into a table.
 
-    A film that is refused or cannot be read gets a row without probabilities. Called again after a
-    stop, also by kill -9, with the same films, model and engine, it goes on where it was.
+    An image that is refused or cannot be read has a row without probabilities. Images of a dataset
+    are not judged by the gate. Called again with the same arguments after an interruption, even by
+    kill -9, it resumes.
 
     Args:
-        reader: the model.
-        films: what to read.
-        out: the CSV file; `heatmaps.npy` goes beside it, float16 [N, K, h, w], NaN where a film
-            was not read, and `heatmaps.json`, which says which predictions it belongs to. One table
-            a folder has heatmaps: the next one's take their place.
-        with_heatmaps: whether to write heatmaps.
-        force: whether to read what the gate refuses.
+        model: a reader, or the `bundle` folder of a run.
+        inputs: a dataset or its folder; or files and folders, which are searched with all their
+            subfolders.
+        out: the table to write, .csv, .parquet or .jsonl.
+        split: of a dataset, such as `test`.
+        heatmaps: also write `heatmaps.npy` beside the table, float16 [N, K, h, w], NaN where an
+            image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
+            the heatmaps of one table; the next one's replace them.
+        force: read what the gate refuses; its reasons are kept.
+        engine: for a bundle, see `Reader.load`.
 
     Raises:
-        SourceError: as `check_out` says.
-        ArtifactError: another predict is writing `out`, or was stopped that read with another
-            engine.
+        SourceError: an input is missing or not possible, or `out` is; see `check_out`.
+        ArtifactError: another process writes `out`, or it was begun with another engine; or the
+            dataset or the bundle is damaged or does not fit.
     """
+    check_out(Path(out))
+    if isinstance(model, Reader):
+        reader, found = model, find(inputs, split, model.bundle.card)
+    else:  # wrong inputs are reported before the network is loaded, which takes seconds
+        found = find(inputs, split, model_card.read(Path(model)).card)
+        reader = Reader.load(model, engine)
+    for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
+        if warning:
+            _log.warning("%s", warning)
+    return predict_inputs(reader, found, Path(out), heatmaps, force)
+
+
+def predict_inputs(
+    reader: Reader, inputs: Inputs, out: Path, heatmaps: bool = False, force: bool = False
+) -> PredictionRun:
+    """Predict what `inputs.find` found; see `predict`."""
     check_out(out)
-    names = films.names
+    names = inputs.names
     blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
-    plan, heat_shape = _plan(reader, films, force), (len(names), *shape)
+    plan, heat_shape = _plan(reader, inputs, force), (len(names), *shape)
     with (
-        Rows(
-            out, reader.findings, plan, reader.engine.name, heat_shape if with_heatmaps else None
-        ) as rows,
-        progress("predict", len(names), done=rows.done) as advance,
+        PredictionsWriter(
+            out, reader.findings, plan, reader.engine.name, heat_shape if heatmaps else None
+        ) as writer,
+        progress("predict", len(names), done=writer.done) as advance,
     ):
-        for batch in films.batches(_BATCH, rows.done):
-            of = names[rows.done : rows.done + len(batch)]
-            rows.add(*_read(reader, of, batch, shape, force))
+        for batch in inputs.batches(_BATCH, writer.done):
+            of = names[writer.done : writer.done + len(batch)]
+            writer.add(*_read(reader, of, batch, shape, force))
             advance(len(batch))
-        rows.finish()
-    return _unread(out)
+        refused, failed = _unread(writer.so_far())
+        writer.finish()
+    maps = out.with_name(HEATMAPS) if heatmaps else None
+    return PredictionRun(out, len(names), refused, failed, maps, reader.engine.name)
 
 
 def check_out(out: Path) -> None:
-    """Refuse a place where predictions cannot be written, or would overwrite something else.
+    """Refuse a path where predictions cannot be written, or would overwrite something else.
 
     Raises:
-        SourceError: a folder, a file of another kind, or a name that does not end in .csv.
+        SourceError: a folder, a file that is not a table of predictions, or another suffix.
     """
     if out.is_dir():
-        raise SourceError(f"{out} is a folder: --out names the CSV file to write")
-    if out.suffix.lower() != ".csv":
-        raise SourceError(f"--out must end in .csv, {out.name} does not: name a CSV file")
-    if out.exists() and not predictions.is_table(out):
+        raise SourceError(f"{out} is a folder: --out must name the table to write")
+    if out.suffix.lower() not in SUFFIXES:
+        raise SourceError(f"{out.name} must end in .csv, .parquet or .jsonl: choose such an --out")
+    if out.exists() and not is_table(out):
         raise SourceError(
-            f"{out} is there and is no table of predictions, which alone is overwritten: give "
+            f"{out} exists and is not a table of predictions, so it is not overwritten: choose "
             f"another --out, or move it away first"
         )
 
@@ -113,65 +171,67 @@ def check_out(out: Path) -> None:
 def _read(
     reader: Reader,
     names: Sequence[str],
-    batch: Sequence[JudgedImage | Image | ImageError],
+    batch: Sequence[JudgedImage | Canonical | ImageError],
     shape: tuple[int, ...],
     force: bool,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
     """Give the rows of a batch: the table and heatmaps [B, K, h, w]."""
     probabilities = np.full((len(batch), len(reader.findings)), np.nan)
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
-    said = [(ERROR, film.reason) if isinstance(film, ImageError) else ("", "") for film in batch]
-    good = [place for place, film in enumerate(batch) if not isinstance(film, ImageError)]
+    outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
+    good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
     if good:
         found = _answers(reader, [batch[place] for place in good])
         for place, p, maps, notices in zip(good, *found, strict=True):
             refused = not force and any(notice.refuses for notice in notices)
-            said[place] = (REFUSED if refused else predictions.OK, in_words(notices))
+            outcome[place] = (_REFUSED if refused else predictions.OK, in_words(notices))
             if not refused:
                 probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities, reader.findings).rows
-    table["status"] = [status for status, _ in said]
-    table["reason"] = [one_line(reason) for _, reason in said]
+    table["status"] = [status for status, _ in outcome]
+    table["reason"] = [one_line(reason) for _, reason in outcome]
     table[CALLED] = [_called(reader, row) for row in probabilities.tolist()]
     table[MODEL] = reader.bundle.identity
     return table, heat
 
 
 def _called(reader: Reader, probabilities: Sequence[float]) -> str:
-    """Name the findings that are called; none of a film that was not read, whose row is NaN."""
+    """Name the findings that are called; none for an image that was not read, whose row is NaN."""
     pairs = zip(reader.findings, probabilities, strict=True)
     return "|".join(finding for finding, p in pairs if reader.call(finding, p))
 
 
 def _answers(
-    reader: Reader, batch: Sequence[JudgedImage | Image | ImageError]
+    reader: Reader, batch: Sequence[JudgedImage | Canonical | ImageError]
 ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
-    """Read films through the gate, and a dataset's bare images without."""
-    films = [film for film in batch if isinstance(film, JudgedImage)]
-    if films:
-        return reader.read_films(films)
+    """Read files through the gate, and a dataset's images without."""
+    judged = [one for one in batch if isinstance(one, JudgedImage)]
+    if judged:
+        return reader.read_judged(judged)
     images = np.stack([image for image in batch if isinstance(image, np.ndarray)])
     return *reader.read_batch(images), [()] * len(images)
 
 
-def _plan(reader: Reader, films: Films, force: bool) -> str:
-    """Tell what the rows will be of, so that rows of anything else are not gone on with."""
+def _plan(reader: Reader, inputs: Inputs, force: bool) -> str:
+    """Hash all that decides the rows, so that only the same rows are resumed."""
     parts = (
         __version__,
         ",".join(columns(reader.findings)),
         reader.bundle.card.model_dump_json(),
         str(_BATCH),
-        films.fingerprint,
+        inputs.fingerprint,
         str(force),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _unread(out: Path) -> Unread:
-    unread = Unread({}, {})
-    with out.open(encoding="utf-8", newline="") as file:
+def _unread(table: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Give image → reason of the refused and of the failed rows of a CSV table."""
+    refused: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["status"] != predictions.OK:
-                kind = unread.refused if row["status"] == REFUSED else unread.failed
+                kind = refused if row["status"] == _REFUSED else failed
                 kind[row[predictions.IMAGE]] = row["reason"]
-    return unread
+    return refused, failed

@@ -1,11 +1,12 @@
-"""Rows of predictions on their way to disk: stopped at any moment, gone on with, whole at the end.
+"""Writes a table of predictions row by row, so that an interrupted run resumes and ends whole.
 
-    .predictions.csv.part       the table so far
+    .predictions.csv.part       the table so far, always CSV
     .predictions.csv.heatmaps   heatmaps.npy so far
-    .predictions.csv.journal    what they are rows of, then a line whenever they were synced
+    .predictions.csv.journal    what the rows are of, then one line per sync to the disk
 
-What the journal names is on the disk. Going on cuts off what was written after its last line, so no
-row is lost or doubled. The files get their names when all rows are there.
+What the journal lists is on the disk. Resuming cuts off what was written after its last line, so no
+row is lost or doubled. The files get their names when all rows are there; a table whose name ends
+in .parquet or .jsonl is converted then.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ from typing import IO, Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet
 
 from chestxray.artifacts import sha256, sync_folder, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation import predictions
-from chestxray.findings import Findings
+from chestxray.findings import Findings, probability_column
 
 _log = logging.getLogger(__name__)
 
 HEATMAPS: Final = "heatmaps.npy"
+SUFFIXES: Final = (".csv", ".parquet", ".jsonl")
 CALLED: Final = "called"
 MODEL: Final = "model"
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
+_PROBABILITY: Final = probability_column("")
 
 
 def columns(findings: Findings) -> tuple[str, ...]:
@@ -42,19 +46,35 @@ def columns(findings: Findings) -> tuple[str, ...]:
     return (*predictions.columns(findings), CALLED, MODEL)
 
 
-class Rows:
-    """The rows of one table, in order; a context that closes the files and keeps what is in them.
+def is_table(path: Path) -> bool:
+    """Say whether a file is a table of predictions, whatever its rows hold."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            names = pyarrow.parquet.read_schema(path).names
+        elif path.suffix.lower() == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                names = list(json.loads(file.readline()))
+        else:
+            return predictions.is_table(path)
+    except (pyarrow.ArrowInvalid, ValueError, TypeError):
+        return False
+    return predictions.IMAGE in names and any(name.startswith(_PROBABILITY) for name in names)
+
+
+class PredictionsWriter:
+    """Writes the rows of one table, in order; a context manager that keeps what was written.
 
     Args:
-        out: the CSV file to be; `heatmaps.npy` and `heatmaps.json` go beside it.
+        out: the table to write, named as one of `SUFFIXES`; `heatmaps.npy` and `heatmaps.json` are
+            written beside it.
         findings: the columns of probabilities.
         plan: what the rows are of: inputs, their order, the model. Rows of another plan are
-            thrown away.
-        engine: what reads them. Rows by another engine are kept for it.
+            discarded.
+        engine: what computes them. Rows by another engine are kept for it.
         shape: of the heatmaps, [N, K, h, w], or None without.
 
     Attributes:
-        done: rows that are there.
+        done: rows that are written.
 
     Raises:
         ArtifactError: another process writes this table, or another engine has begun it.
@@ -77,7 +97,7 @@ class Rows:
         self._row = math.prod(shape[1:]) * 2 if shape else 0
         out.parent.mkdir(parents=True, exist_ok=True)
         self._journal = self._locked_journal()
-        self.done, length = self._resumable() or self._begun()
+        self.done, length = self._resumable() or self._restarted()
         if not shape:  # only now: a table that is kept for another engine keeps its heatmaps
             self._maps_path.unlink(missing_ok=True)
         self._table = self._opened(self._table_path, length)
@@ -88,7 +108,7 @@ class Rows:
         )
         self._synced = time.monotonic()
         if self.done:
-            _log.warning("%s: %d rows are there from before and are kept", out, self.done)
+            _log.warning("%s: resuming after %s", out, _rows(self.done))
 
     def __enter__(self) -> Self:
         return self
@@ -107,17 +127,44 @@ class Rows:
         if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
             self._sync()
 
-    def finish(self) -> None:
-        """Give the files their names; all rows are there."""
+    def so_far(self) -> Path:
+        """Give the CSV file that holds all rows which were added."""
         self._sync()
+        return self._table_path
+
+    def finish(self) -> None:
+        """Give the files their names, now that all rows are written."""
+        self._sync()
+        whole = self._converted()
         if self._maps is not None:
             maps = self.out.with_name(HEATMAPS)
-            note = {"predictions_sha256": sha256(self._table_path)}
+            note = {"predictions_sha256": sha256(whole)}
             write_json(maps.with_suffix(".json"), note)  # first: the renames belong together
             self._maps_path.replace(maps)
-        self._table_path.replace(self.out)
+        whole.replace(self.out)
         sync_folder(self.out.parent)
+        self._table_path.unlink(missing_ok=True)
         self._journal_path.unlink()
+
+    def _converted(self) -> Path:
+        """Give the finished table in the format that its name asks for, under a temporary name."""
+        if self.out.suffix.lower() == ".csv":
+            return self._table_path
+        whole = self.out.with_name(f".{self.out.name}.whole")
+        table = self._read_back()
+        if self.out.suffix.lower() == ".parquet":
+            table.to_parquet(whole, index=False)
+        else:
+            with whole.open("w", encoding="utf-8") as file:
+                file.writelines(map(_json_line, table.to_dict("records")))
+        with whole.open("rb") as file:
+            os.fsync(file.fileno())
+        return whole
+
+    def _read_back(self) -> pd.DataFrame:
+        kinds = {name: str for name in self._columns if not name.startswith(_PROBABILITY)}
+        blank = {name: [""] for name in self._columns if name not in kinds}
+        return pd.read_csv(self._table_path, dtype=kinds, keep_default_na=False, na_values=blank)
 
     def _sync(self) -> None:
         for file in (self._table, self._maps):
@@ -134,12 +181,12 @@ class Rows:
         except BlockingIOError as error:
             journal.close()
             raise ArtifactError(
-                f"another predict is writing {self.out}: wait for it, or give another --out"
+                f"another process is writing {self.out}: wait for it, or choose another --out"
             ) from error
         return journal
 
     def _resumable(self) -> tuple[int, int] | None:
-        """Give the rows and bytes of the table that are on the disk for sure, None to begin."""
+        """Give the rows and bytes of the table that are on the disk, None to restart."""
         entries = self._entries()
         if len(entries) < 2:
             return None
@@ -148,29 +195,32 @@ class Rows:
         if not (rows and _holds(self._table_path, length) and self._continues(begins, rows)):
             return None
         if self._header and not _holds(self._maps_path, len(self._header) + rows * self._row):
-            _log.warning("%s is begun anew: its %d rows have no heatmaps", self.out, rows)
+            _log.warning(
+                "%s is restarted: %s written without heatmaps", self.out, _rows(rows, verb=True)
+            )
             return None
         return rows, length
 
     def _continues(self, begins: dict[str, str], rows: int) -> bool:
-        """Say whether the rows that are there are of this plan, by this engine."""
+        """Say whether the rows that are written are of this plan, by this engine."""
         if begins["plan"] != self._begins["plan"]:
             _log.warning(
-                "%s is begun anew: its %d rows were of other films, another model or other options",
+                "%s is restarted: %s of other inputs, another model or other options",
                 self.out,
-                rows,
+                _rows(rows, verb=True),
             )
         elif begins != self._begins:
             self._journal.close()
             raise ArtifactError(
-                f"{rows} rows of {self.out} were read by {begins['engine']}, this is "
-                f"{self._begins['engine']}, and rows of two engines are not mixed: go on with the "
-                f"same --engine, give another --out, or delete {self._journal_path} to begin anew"
+                f"{_rows(rows)} of {self.out} came from "
+                f"{begins['engine']}, this is {self._begins['engine']}, and a table must not mix "
+                f"engines: resume with the same --engine, choose another --out, or "
+                f"delete {self._journal_path} to restart"
             )
         return begins == self._begins
 
     def _entries(self) -> list[dict[str, Any]]:
-        """Give the whole lines of the journal, none where it is no journal; a torn one is cut."""
+        """Give the complete lines of the journal, none if it is damaged; cut an incomplete one."""
         self._journal.seek(0)
         lines = self._journal.read().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
@@ -180,7 +230,7 @@ class Rows:
         except ValueError:
             return []
 
-    def _begun(self) -> tuple[int, int]:
+    def _restarted(self) -> tuple[int, int]:
         """Make new files without rows."""
         self._journal.truncate(0)
         header = (",".join(self._columns) + "\n").encode()
@@ -203,6 +253,16 @@ class Rows:
         file.truncate(length)
         file.seek(length)
         return file
+
+
+def _json_line(row: dict[Any, Any]) -> str:
+    values = {name: None if pd.isna(value) else value for name, value in row.items()}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rows(count: int, verb: bool = False) -> str:
+    words = "1 row" if count == 1 else f"{count} rows"
+    return words if not verb else f"its {words} {'was' if count == 1 else 'were'}"
 
 
 def _holds(path: Path, size: int) -> bool:

@@ -22,11 +22,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from chestxray.dataset import pixels
+from chestxray.dataset.decoding import Isolated
 from chestxray.dataset.pixels import Grey
-from chestxray.dataset.raster import chroma
-from chestxray.reading.decoding import Isolated
-from chestxray.reading.judged_image import JudgedImage, developed
+from chestxray.dataset.radiograph import Radiograph
+from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.http_errors import ProblemError
 
 if TYPE_CHECKING:
@@ -284,11 +283,11 @@ class _Form:
 
 def _decode(size: int, data: bytes, display: bool) -> Decoded:
     """Decode a file, in a decoder process."""
-    image, header = pixels.read(data)
-    height, width = image.shape
-    radiograph = developed(image, size, header, chroma(data) if header is None else 0.0)
-    square = pixels.canonical(image, SQUARE_SIDE)
-    return Decoded(radiograph, width, height, square, _png(image) if display else b"")
+    radiograph = Radiograph.read(data)
+    height, width = radiograph.pixels.shape
+    judged = JudgedImage.of(radiograph, size)
+    square = radiograph.canonical(SQUARE_SIDE)
+    return Decoded(judged, width, height, square, _png(radiograph.pixels) if display else b"")
 
 
 def _png(radiograph: Grey) -> bytes:

@@ -1,11 +1,12 @@
-"""DICOM radiographs: a file to the grey array that it is meant to show, and what it says.
+"""DICOM radiographs: a file to the grey array that it is meant to show, and its header.
 
-    bytes ─ elements ─ form ─ codecs ─ display ─ film.read → uint16 [h, w], Header
+    bytes ─ elements ─ pixel_data ─ display ─ decode → uint16 [h, w], Header
 
-`elements` walks the file, `form` checks the image's size and bits, `codecs` decode the samples,
-`display` turns them into grey, `header` gathers what the reading gate judges by.
+`elements` walks the file, `pixel_data` checks the image's size and bits and decodes the samples,
+`display` turns them into grey, `decode` puts these together and reads the header.
 """
 
-from chestxray.dataset.dicom.decode import Header, decode_dicom, read
+from chestxray.dataset.dicom.decode import Header, decode_dicom
+from chestxray.dataset.dicom.elements import is_dicom
 
-__all__ = ["Header", "decode_dicom", "read"]
+__all__ = ["Header", "decode_dicom", "is_dicom"]

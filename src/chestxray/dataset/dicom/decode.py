@@ -1,12 +1,10 @@
-"""What a DICOM file says of its image, for those who judge whether it should be read.
+"""A DICOM file to a grey array as it is meant to be shown, and the header that describes it.
 
-Nothing here names the patient. Values stand as the file gives them, in capitals; what is absent is
-empty or None, never a guess.
+Nothing in the header identifies the patient. Values are as the file gives them, in capitals; what
+is absent is empty or None, never a guess.
 
 References: PS3.3 sections C.7.1.1 and C.7.2.2 (patient), C.7.3.1 and C.8.11 (series and DX),
 C.7.6.1 and C.7.6.3 (image); PS3.5 section 6.2 (age strings).
-
-A DICOM file to a grey array as it is meant to be shown, and what the file says of it.
 """
 
 from __future__ import annotations
@@ -21,21 +19,30 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset.dicom.codecs import Samples, samples
 from chestxray.dataset.dicom.display import display_table
 from chestxray.dataset.dicom.elements import Elements, MalformedError, parse
-from chestxray.dataset.dicom.pixel_format import Form, form_of
-from chestxray.dataset.radiograph import Source, contents
+from chestxray.dataset.dicom.pixel_data import Form, Samples, form_of, samples
 from chestxray.dataset.raster import check_size
 from chestxray.errors import ImageError
 
+_Shown = npt.NDArray[np.uint16]
+
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_A_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
+# Detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
+_SQUARE_WITHIN: Final = 0.01
+_STEEPEST_ASPECT: Final = 8.0
+# Values that multi-frame objects keep elsewhere than others do (PS3.3 C.7.6.16.2).
+_FUNCTIONAL: Final = (
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says of its image.
+    """What a DICOM file says of its image.
 
     Attributes:
         sop_class_uid: kind of object.
@@ -56,7 +63,7 @@ class Header:
         rows: of the stored image; the decoded one has more where pixels were not square.
         columns: of the stored image.
         bits: BitsStored.
-        notes: what is doubtful about the pixels, a sentence each.
+        notes: what is doubtful about the pixels, one phrase each.
     """
 
     sop_class_uid: str
@@ -80,7 +87,7 @@ class Header:
     notes: tuple[str, ...]
 
 
-def header(syntax: str, elements: Elements, notes: tuple[str, ...]) -> Header:
+def _header(syntax: str, elements: Elements, notes: tuple[str, ...]) -> Header:
     """Gather the header of an image whose pixels are decoded."""
     return Header(
         sop_class_uid=elements.text("SOPClassUID"),
@@ -136,47 +143,28 @@ def _date(text: str) -> dt.date | None:
         return None
 
 
-Shown = npt.NDArray[np.uint16]
-
-# Detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
-_SQUARE_WITHIN: Final = 0.01
-_STEEPEST_ASPECT: Final = 8.0
-# Values that multi-frame objects keep elsewhere than others do (PS3.3 C.7.6.16.2).
-_FUNCTIONAL: Final = (
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-    "FrameVOILUTSequence",
-)
-
-
-def read(source: Source) -> tuple[Shown, Header]:
-    """Read a DICOM file.
+def decode_dicom(path: Path, data: bytes) -> tuple[_Shown, Header]:
+    """Decode a DICOM file.
 
     Args:
-        source: its path, its bytes, or a binary file open at its beginning.
+        path: named in errors.
+        data: the file's bytes, preamble included.
 
     Returns:
         uint16 [h, w], 0 to 65535 over the nominal range of the display pipeline's last step,
         bright = dense, pixels square; and the header.
 
     Raises:
-        ImageError: no DICOM, truncated, damaged, no pixels, several frames, too large, or encoded
-            in a way that is not read.
+        ImageError: truncated, damaged, no pixels, several frames, too large, or encoded in a way
+            that is not supported.
     """
-    return decode_dicom(*contents(source))
-
-
-def decode_dicom(path: Path, data: bytes) -> tuple[Shown, Header]:
-    """Decode the bytes of a DICOM file, its preamble included; `path` is named in errors."""
     try:
         return _decoded(path, data)
     except MalformedError as error:
-        raise ImageError(path, f"its DICOM content cannot be read: {error}") from error
+        raise ImageError(path, f"the DICOM content cannot be read: {error}") from error
 
 
-def _decoded(path: Path, data: bytes) -> tuple[Shown, Header]:
-    if data[128:132] != b"DICM":
-        raise MalformedError("no DICOM file: DICM does not stand at byte 128")
+def _decoded(path: Path, data: bytes) -> tuple[_Shown, Header]:
     syntax, elements = parse(data)
     elements = _with_functional_groups(elements)
     form = form_of(path, elements)
@@ -188,15 +176,15 @@ def _decoded(path: Path, data: bytes) -> tuple[Shown, Header]:
     if (height, width) != (form.rows, form.columns):
         # The coarser side is enlarged, so that nothing seen is lost.
         shown = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_LINEAR))
-        notes += (f"pixels {aspect:.3g} times as high as wide were made square",)
-    return shown, header(syntax, elements, notes + doubts)
+        notes += (f"pixels {aspect:.3g} times as high as wide were resampled to square ones",)
+    return shown, _header(syntax, elements, notes + doubts)
 
 
-def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[Shown, tuple[str, ...]]:
+def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[_Shown, tuple[str, ...]]:
     if form.samples == 1:
         table, notes = display_table(elements, form)
         return table[stored], notes
-    note = (f"a colour image ({form.photometric}): its luminance is read",)
+    note = (f"the image is in colour ({form.photometric}) and its luminance is used",)
     return stored.astype(np.uint16) * 257, note
 
 
@@ -228,7 +216,9 @@ def _aspect(elements: Elements) -> float:
 def _square_size(form: Form, aspect: float) -> tuple[int, int]:
     """Give height and width after the coarser side is enlarged until pixels are square."""
     if not 1 / _STEEPEST_ASPECT <= aspect <= _STEEPEST_ASPECT:
-        raise MalformedError(f"pixels {aspect:.3g} times as high as wide: no radiograph has them")
+        raise MalformedError(
+            f"the pixels are {aspect:.3g} times as high as wide, which no radiograph has"
+        )
     if abs(aspect - 1) < _SQUARE_WITHIN:
         return form.rows, form.columns
     return round(form.rows * max(aspect, 1)), round(form.columns * max(1 / aspect, 1))

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.dicom.elements import Elements, MalformedError
-from chestxray.dataset.dicom.pixel_format import Form
+from chestxray.dataset.dicom.pixel_data import Form
 
 _INVERSE: Final = {"MONOCHROME1": True, "MONOCHROME2": False}
 _SHAPE_INVERSE: Final = {"INVERSE": True, "IDENTITY": False}
@@ -58,7 +58,7 @@ def display_table(elements: Elements, form: Form) -> tuple[npt.NDArray[np.uint16
     shape = elements.text("PresentationLUTShape")
     inverse = _SHAPE_INVERSE.get(shape, _INVERSE[form.photometric])
     if inverse != _INVERSE[form.photometric]:
-        notes += (f"PresentationLUTShape {shape}, which counts, contradicts {form.photometric}",)
+        notes += (f"PresentationLUTShape {shape} contradicts {form.photometric} and is followed",)
     if inverse:
         shown = 1 - shown
     shown[_padding(stored, elements, form)] = 0
@@ -76,7 +76,9 @@ def _modality(stored: npt.NDArray[np.float64], elements: Elements, form: Form) -
     values = stored * slope + intercept
     low, high = float(values.min()), float(values.max())
     if not low < high < float("inf"):
-        raise MalformedError(f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}: no range")
+        raise MalformedError(
+            f"RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give no range of values"
+        )
     return _Stage(values, low, high)
 
 
@@ -89,11 +91,11 @@ def _voi(stage: _Stage, elements: Elements) -> tuple[_Stage, tuple[str, ...]]:
         return stage, ()
     function = elements.text("VOILUTFunction") or "LINEAR"
     if widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
-        return stage, (f"WindowWidth {widths[0]:g} is impossible: the window is left out",)
-    return _Stage(windowed(stage.values, centers[0], widths[0], function), 0, 1), ()
+        return stage, (f"WindowWidth {widths[0]:g} is not possible, so the window is ignored",)
+    return _Stage(_windowed(stage.values, centers[0], widths[0], function), 0, 1), ()
 
 
-def windowed(
+def _windowed(
     values: npt.NDArray[np.float64], center: float, width: float, function: str
 ) -> npt.NDArray[np.float64]:
     """Apply a window to values of any shape, giving [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
@@ -103,7 +105,7 @@ def windowed(
         steepness = np.clip(-4 * (values - center) / width, -500, 500)
         return np.asarray(1 / (1 + np.exp(steepness)))
     elif function != "LINEAR_EXACT":
-        raise MalformedError(f"VOILUTFunction {function!r} is none of the Standard's")
+        raise MalformedError(f"VOILUTFunction {function!r} is not defined in the DICOM Standard")
     if width == 0:
         return (values > center).astype(np.float64)
     return np.clip((values - center) / width + 0.5, 0, 1)
@@ -115,13 +117,15 @@ def _looked_up(values: npt.NDArray[np.float64], table: Elements, *, signed: bool
         signed = table.vr("LUTDescriptor") == b"SS"
     descriptor = table.words("LUTDescriptor")
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
-        raise MalformedError(f"LUTDescriptor {descriptor}: length, first value and 8 to 16 bits")
+        raise MalformedError(
+            f"LUTDescriptor is {descriptor}: it must hold length, first value and 8 to 16 bits"
+        )
     length = descriptor[0] or 65536
     first = table.words("LUTDescriptor", signed=signed)[1]
     narrow = descriptor[2] == 8 and len(table.value("LUTData")) < 2 * length
     entries = table.array("LUTData", "u1" if narrow else "u2")
     if len(entries) < length:
-        raise MalformedError(f"LUTData has {len(entries)} entries, its descriptor says {length}")
+        raise MalformedError(f"LUTData has {len(entries)} entries, LUTDescriptor says {length}")
     index = np.clip(values - first, 0, length - 1).astype(np.intp)
     return _Stage(entries[index].astype(np.float64), 0, 2.0 ** descriptor[2] - 1)
 

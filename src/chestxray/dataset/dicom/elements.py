@@ -25,16 +25,18 @@ import numpy.typing as npt
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-ELEMENT_LIMIT: Final = 100_000
-DEPTH_LIMIT: Final = 16
+_ELEMENT_LIMIT: Final = 100_000
+_DEPTH_LIMIT: Final = 16
 # 80 million pixels of 16 bits and a generous header.
-INFLATED_LIMIT: Final = 176 * 2**20
+_INFLATED_LIMIT: Final = 176 * 2**20
 # No value that is read as text has more characters (PS3.5 table 6.2-1, of the short kinds).
-TEXT_LIMIT: Final = 1024
+_TEXT_LIMIT: Final = 1024
 
-ByteOrder = Literal["<", ">"]
+_ByteOrder = Literal["<", ">"]
 
-_META_AT: Final = 132
+_PREFIX_AT: Final = 128  # after the preamble (PS3.10 section 7.1)
+_PREFIX: Final = b"DICM"
+_META_AT: Final = _PREFIX_AT + len(_PREFIX)
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
@@ -45,12 +47,17 @@ _LONG_VRS: Final = frozenset(
 )
 
 
+def is_dicom(data: bytes) -> bool:
+    """Say whether a file's first 132 bytes are those of a DICOM file."""
+    return data.startswith(_PREFIX, _PREFIX_AT)
+
+
 class MalformedError(Exception):
     """The file breaks a rule of the Standard or of this reader; the message says which."""
 
 
 @dataclass(frozen=True)
-class Span:
+class _Span:
     """Where the value of one element lies.
 
     Attributes:
@@ -70,7 +77,7 @@ class Elements:
     """The elements of a data set or of an item, by keyword; an absent or empty one gives ()."""
 
     def __init__(
-        self, data: bytes, order: ByteOrder, *, implicit: bool, spans: dict[int, Span]
+        self, data: bytes, order: _ByteOrder, *, implicit: bool, spans: dict[int, _Span]
     ) -> None:
         self.order = order
         self._data = data
@@ -91,7 +98,7 @@ class Elements:
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Give the values of a string, without padding."""
-        text = self.value(keyword)[:TEXT_LIMIT].decode("ascii", "replace").strip("\0 ")
+        text = self.value(keyword)[:_TEXT_LIMIT].decode("ascii", "replace").strip("\0 ")
         return tuple(part.strip("\0 ") for part in text.split("\\")) if text else ()
 
     def text(self, keyword: str) -> str:
@@ -105,14 +112,14 @@ class Elements:
         except ValueError as error:
             raise MalformedError(f"{keyword}: {error}") from error
         if not all(map(math.isfinite, values)):
-            raise MalformedError(f"{keyword} is {values}: finite numbers wanted")
+            raise MalformedError(f"{keyword} is {values}: the values must be finite numbers")
         return values
 
     def words(self, keyword: str, *, signed: bool = False) -> tuple[int, ...]:
         """Give the values of 16-bit integers."""
         value = self.value(keyword)
-        if len(value) % 2 or len(value) > TEXT_LIMIT:
-            raise MalformedError(f"{keyword} has {len(value)} bytes: 16-bit integers wanted")
+        if len(value) % 2 or len(value) > _TEXT_LIMIT:
+            raise MalformedError(f"{keyword} has {len(value)} bytes: it must hold 16-bit integers")
         return struct.unpack(f"{self.order}{len(value) // 2}{'h' if signed else 'H'}", value)
 
     def word(self, keyword: str, default: int | None = None) -> int:
@@ -154,7 +161,9 @@ class Elements:
         """Give the fragments of encapsulated pixels, the offset table first (PS3.5 A.4)."""
         span = self._spans[_PIXEL_DATA]
         if span.defined:
-            raise MalformedError("its transfer syntax is a compressed one, its pixels are not")
+            raise MalformedError(
+                "the transfer syntax is a compressed one, but the pixels are not compressed"
+            )
         walker, at, found = _Walker(self._data, self.order), span.start, list[bytes]()
         while True:
             tag, _, length, at = walker.header(at, span.stop, implicit=True)
@@ -182,10 +191,10 @@ def parse(data: bytes) -> tuple[str, Elements]:
     meta = Elements(data, "<", implicit=False, spans=spans)
     syntax = meta.text("TransferSyntaxUID")
     if not syntax:
-        raise MalformedError("truncated or damaged: no TransferSyntaxUID in its file meta header")
+        raise MalformedError("truncated or damaged: the file meta header has no TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
         data, at = _inflated(data[at:]), 0
-    order: ByteOrder = ">" if syntax == ExplicitVRBigEndian else "<"
+    order: _ByteOrder = ">" if syntax == ExplicitVRBigEndian else "<"
     # Files lie about this; the first element's VR does not (a length of 16 kB would look like one).
     implicit = not _is_vr(data[at + 4 : at + 6])
     spans, _ = _Walker(data, order).elements(at, len(data), implicit=implicit)
@@ -195,10 +204,10 @@ def parse(data: bytes) -> tuple[str, Elements]:
 class _Walker:
     """Steps from element to element, within the limits."""
 
-    def __init__(self, data: bytes, order: ByteOrder) -> None:
+    def __init__(self, data: bytes, order: _ByteOrder) -> None:
         self.data = data
         self.order = order
-        self.left = ELEMENT_LIMIT
+        self.left = _ELEMENT_LIMIT
 
     def elements(
         self,
@@ -209,9 +218,9 @@ class _Walker:
         in_item: bool = False,
         group: int | None = None,
         depth: int = 0,
-    ) -> tuple[dict[int, Span], int]:
+    ) -> tuple[dict[int, _Span], int]:
         """Walk a data set to its pixels, its delimiter or its end; or one group of it."""
-        spans: dict[int, Span] = {}
+        spans: dict[int, _Span] = {}
         while at < end:
             tag, vr, length, start = self.header(at, end, implicit=implicit)
             if group is not None and tag >> 16 != group:
@@ -222,20 +231,20 @@ class _Walker:
                 at = self._after_items(start, end, implicit=implicit or vr == b"UN", depth=depth)
             else:
                 at = self.past(start, length, end, tag)
-            spans[tag] = Span(vr, start, at, length != _UNDEFINED)
+            spans[tag] = _Span(vr, start, at, length != _UNDEFINED)
             if tag == _PIXEL_DATA and not in_item:
                 break
         if in_item:
-            raise MalformedError("truncated: it ends within an item of a sequence")
+            raise MalformedError("truncated: the file ends within an item of a sequence")
         return spans, at
 
     def header(self, at: int, end: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
         """Give tag, VR and length of an element, and where its value starts."""
         self.left -= 1
         if self.left < 0:
-            raise MalformedError(f"more than {ELEMENT_LIMIT} data elements")
+            raise MalformedError(f"the file has more than {_ELEMENT_LIMIT} data elements")
         if end - at < 8:
-            raise MalformedError("truncated: it ends within a data element")
+            raise MalformedError("truncated: the file ends within a data element")
         group, element = struct.unpack_from(f"{self.order}HH", self.data, at)
         vr = self.data[at + 4 : at + 6]
         if group == 0xFFFE or implicit or not _is_vr(vr):
@@ -245,7 +254,7 @@ class _Walker:
             (length,) = struct.unpack_from(f"{self.order}H", self.data, at + 6)
             return group << 16 | element, vr, length, at + 8
         if end - at < 12:
-            raise MalformedError("truncated: it ends within a data element")
+            raise MalformedError("truncated: the file ends within a data element")
         (length,) = struct.unpack_from(f"{self.order}I", self.data, at + 8)
         return group << 16 | element, vr, length, at + 12
 
@@ -254,20 +263,20 @@ class _Walker:
         if length > end - start:
             raise MalformedError(
                 f"truncated: ({tag >> 16:04X},{tag & 0xFFFF:04X}) claims {length} bytes, "
-                f"{end - start} are there"
+                f"the file has {end - start}"
             )
         return start + length
 
     def _after_items(self, at: int, end: int, *, implicit: bool, depth: int) -> int:
         """Give the byte after a sequence of undefined length."""
-        if depth >= DEPTH_LIMIT:
-            raise MalformedError(f"sequences within sequences, more than {DEPTH_LIMIT} deep")
+        if depth >= _DEPTH_LIMIT:
+            raise MalformedError(f"sequences are nested more than {_DEPTH_LIMIT} deep")
         while True:
             tag, _, length, at = self.header(at, end, implicit=True)
             if tag == _SEQUENCE_END:
                 return at
             if tag != _ITEM:
-                raise MalformedError("damaged: something else than an item within a sequence")
+                raise MalformedError("damaged: a sequence holds something other than items")
             if length == _UNDEFINED:
                 _, at = self.elements(at, end, implicit=implicit, in_item=True, depth=depth + 1)
             else:
@@ -288,13 +297,13 @@ def _is_vr(letters: bytes) -> bool:
 def _inflated(data: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = inflater.decompress(data, INFLATED_LIMIT)
+        plain = inflater.decompress(data, _INFLATED_LIMIT)
     except zlib.error as error:
-        raise MalformedError(f"its deflated data set is damaged: {error}") from error
+        raise MalformedError(f"the deflated data set is damaged: {error}") from error
     if inflater.unconsumed_tail:
         raise MalformedError(
-            f"its data set inflates to more than {INFLATED_LIMIT // 2**20} MB (a bomb?)"
+            f"the data set inflates to more than {_INFLATED_LIMIT // 2**20} MB (a bomb?)"
         )
     if not inflater.eof:
-        raise MalformedError("truncated: its deflated data set has no end")
+        raise MalformedError("truncated: the deflated data set has no end")
     return plain

@@ -1,57 +1,178 @@
-"""Every notice that a reading can carry, in one table."""
+"""Every message of the gate, in one table: to change what a user is told, change it here.
+
+A notice has a stable code, by which programs recognise it, and a sentence with the figures behind
+it. It either refuses the radiograph or warns; some codes do the one or the other, depending on how
+far a value is beyond its limit. Sentences have no full stop at the end, since they are also joined
+into lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from chestxray.errors import Notice
 
-Outcome = Literal["refuses", "warns", "refuses or warns"]
+_Values = Mapping[str, float | str]
 
-# code → what it says, and what comes of it
-NOTICES: Final[dict[str, tuple[str, Outcome]]] = {
+
+@dataclass(frozen=True)
+class NoticeKind:
+    """What a code means.
+
+    Attributes:
+        meaning: when it is given, as a phrase.
+        refuses: template of the sentence where the radiograph is refused; empty where it never is.
+        warns: template of the sentence where it is read with a warning; empty where it never is.
+    """
+
+    meaning: str
+    refuses: str = ""
+    warns: str = ""
+
+
+_SATURATED: Final = (
+    "{black:.0%} of the pixels are completely black and {white:.0%} completely white, so details "
+    "are lost there: send the image with another window"
+)
+_UNLIKE: Final = (
+    "The image does not look like a complete, upright, frontal chest radiograph: its dissimilarity "
+    "is {times} times the accepted limit"
+)
+_FAR: Final = (
+    "The network's features differ from those of all validation radiographs: their distance is "
+    "{times} times the accepted limit"
+)
+
+NOTICES: Final[dict[str, NoticeKind]] = {
     # headers of DICOM files
-    "modality-other": ("Modality is none of CR, DX", "refuses"),
-    "modality-unknown": ("Modality is absent", "warns"),
-    "body-part-other": ("BodyPartExamined names another part than the chest", "refuses"),
-    "body-part-unknown": ("BodyPartExamined is absent, or not clearly the chest alone", "warns"),
-    "view-lateral": ("ViewPosition or PatientOrientation says lateral", "refuses"),
-    "view-other": ("ViewPosition is oblique, decubitus or lordotic", "refuses"),
-    "view-unknown": ("ViewPosition is absent or none of these", "warns"),
-    "age-under-18": ("the patient is a child: few training films show one", "warns"),
-    "for-processing": ("the detector's raw values, not made to be looked at", "refuses"),
-    "burned-in": ("text is burned into the pixels, such as a name", "warns"),
-    "pixels-doubtful": ("the decoder had to guess, or a value is odd", "warns"),
+    "modality-other": NoticeKind(
+        "Modality is not CR or DX",
+        refuses="Modality is {modality}: only radiographs (CR or DX) are read",
+    ),
+    "modality-unknown": NoticeKind(
+        "Modality is missing",
+        warns="Modality is missing, so the header does not confirm a radiograph",
+    ),
+    "body-part-other": NoticeKind(
+        "BodyPartExamined names a part other than the chest",
+        refuses="BodyPartExamined is {body_part}: only chest radiographs are read",
+    ),
+    "body-part-unknown": NoticeKind(
+        "BodyPartExamined is missing, or does not mean the chest only",
+        warns="BodyPartExamined is {stated}, so the header does not confirm a chest radiograph",
+    ),
+    "view-lateral": NoticeKind(
+        "ViewPosition or PatientOrientation means a lateral view",
+        refuses="{attribute} is {view}, a lateral view: only frontal views (PA or AP) are read",
+    ),
+    "view-other": NoticeKind(
+        "ViewPosition is oblique, decubitus or lordotic",
+        refuses="ViewPosition is {view}: only frontal views (PA or AP) are read",
+    ),
+    "view-unknown": NoticeKind(
+        "ViewPosition is missing or unknown",
+        warns="ViewPosition is {stated}, so the header does not confirm a frontal view (PA or AP)",
+    ),
+    "age-under-18": NoticeKind(
+        "the patient is a child",
+        warns="The patient is {years_or_months} old: few training radiographs show children",
+    ),
+    "for-processing": NoticeKind(
+        "the image holds raw detector values",
+        refuses="The image is FOR PROCESSING, so it holds raw detector values: send the image that "
+        "is FOR PRESENTATION",
+    ),
+    "burned-in": NoticeKind(
+        "text, such as a name, is part of the pixels",
+        warns="BurnedInAnnotation is YES: text is part of the image",
+    ),
+    "pixels-doubtful": NoticeKind(
+        "the decoder had to make an assumption, or a value is unusual",
+        warns="The pixels may not be shown as intended: {notes}",
+    ),
     # pixels
-    "too-small": ("fewer pixels than the model looks at", "refuses or warns"),
-    "blank": ("hardly any contrast or detail", "refuses"),
-    "saturated": ("much of the picture is black or white to the limit", "refuses or warns"),
-    "colour": ("the picture has colours", "refuses or warns"),
-    # what the model was trained on
-    "inverted": ("a negative of the training films: lungs bright", "refuses"),
-    "rotated": ("turned by 90, 180 or 270 degrees", "refuses"),
-    "unlike-chest": ("looks like a part of a film, or something else", "refuses or warns"),
-    "far-from-training": ("is to the network unlike every film it knows", "refuses or warns"),
+    "too-small": NoticeKind(
+        "the image has fewer pixels than the model's input",
+        refuses="The image has {width:.0f} × {height:.0f} pixels, but the model needs "
+        "{wanted:.0f} × {wanted:.0f}: send the original image",
+        warns="The image has {width:.0f} × {height:.0f} pixels and was enlarged to the model's "
+        "{wanted:.0f} × {wanted:.0f}",
+    ),
+    "blank": NoticeKind(
+        "the image has hardly any contrast or detail",
+        refuses="The image has hardly any contrast or detail: the standard deviation of the grey "
+        "levels is {contrast:.2g} of 255 (at least {least_contrast}), and the edge strength is "
+        "{detail:.2g} of it (at least {least_detail})",
+    ),
+    "saturated": NoticeKind(
+        "much of the image is completely black or white",
+        refuses=_SATURATED,
+        warns=_SATURATED,
+    ),
+    "colour": NoticeKind(
+        "the image has colours",
+        refuses="The image is in colour (mean saturation {chroma:.2g}, at most {limit}): "
+        "radiographs are grey",
+        warns="Parts of the image are in colour (mean saturation {chroma:.2g}): coloured marks may "
+        "be taken for anatomy",
+    ),
+    # out of the distribution of the training images
+    "inverted": NoticeKind(
+        "the image is a negative, with bright lungs",
+        refuses="The image is a negative (the lungs are bright): invert it and send it again",
+    ),
+    "rotated": NoticeKind(
+        "the image is rotated by 90, 180 or 270 degrees",
+        refuses="The image is rotated clockwise by {degrees:.0f} degrees: turn it upright and send "
+        "it again",
+    ),
+    "unlike-chest": NoticeKind(
+        "the image does not look like a complete chest radiograph", refuses=_UNLIKE, warns=_UNLIKE
+    ),
+    "far-from-training": NoticeKind(
+        "the network's features differ from those of all validation radiographs",
+        refuses=_FAR,
+        warns=_FAR,
+    ),
     # the model itself
-    "gate-not-fitted": ("no gate, or an earlier kind: the four before are left out", "warns"),
-    "trained-on-synthetic": ("the model has seen phantoms alone", "warns"),
-    "not-calibrated": ("findings whose probability is not calibrated", "warns"),
+    "gate-not-fitted": NoticeKind(
+        "the bundle has no out-of-distribution detector, so the four checks before are left out",
+        warns="The bundle has no out-of-distribution detector, so it is not checked whether the "
+        "image is an upright chest radiograph and not a negative: `chestxray train DATASET --out "
+        "RUN --resume` on the finished run fits one",
+    ),
+    "trained-on-synthetic": NoticeKind(
+        "the model was trained on synthetic radiographs only",
+        warns="The model was trained on synthetic radiographs only, so its results on real ones "
+        "are meaningless",
+    ),
+    "not-calibrated": NoticeKind(
+        "the probabilities of some findings are not calibrated",
+        warns="The probabilities of these findings are not calibrated: {names}",
+    ),
 }
 
 
-def refusal(code: str, sentence: str, **values: float | str) -> Notice:
-    """Make a notice that refuses."""
-    return _notice(code, sentence, values, refuses=True)
+def refusal(code: str, values: _Values | None = None, **words: str) -> Notice:
+    """Make a notice that refuses.
+
+    Args:
+        code: in `NOTICES`.
+        values: figures behind the sentence, kept in the notice and available to its template.
+        words: further parts of the template.
+    """
+    return _notice(code, NOTICES[code].refuses, values or {}, words, refuses=True)
 
 
-def warning(code: str, sentence: str, **values: float | str) -> Notice:
-    """Make a notice that warns."""
-    return _notice(code, sentence, values, refuses=False)
+def warning(code: str, values: _Values | None = None, **words: str) -> Notice:
+    """Make a notice that warns; see `refusal`."""
+    return _notice(code, NOTICES[code].warns, values or {}, words, refuses=False)
 
 
 def in_words(notices: Iterable[Notice]) -> str:
-    """Put notices into one line, refusals first: code and sentence of each, warnings so named."""
+    """Put notices into one line, refusals first, such as `code: sentence; warning: code: …`."""
     refusals_first = sorted(notices, key=lambda notice: not notice.refuses)
     return "; ".join(
         f"{'' if notice.refuses else 'warning: '}{notice.code}: {notice}"
@@ -59,8 +180,9 @@ def in_words(notices: Iterable[Notice]) -> str:
     )
 
 
-def _notice(code: str, sentence: str, values: dict[str, float | str], refuses: bool) -> Notice:
-    outcome = NOTICES[code][1]
-    if ("refuses" if refuses else "warns") not in outcome:
-        raise ValueError(f"notice {code} {outcome}")
-    return Notice(code, sentence, values, refuses)
+def _notice(
+    code: str, template: str, values: _Values, words: Mapping[str, str], *, refuses: bool
+) -> Notice:
+    if not template:
+        raise ValueError(f"the notice {code} never {'refuses' if refuses else 'warns'}")
+    return Notice(code, template.format_map({**values, **words}), dict(values), refuses)

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from chestxray.dataset.dicom import is_dicom
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Poll
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
@@ -278,6 +279,6 @@ def _only_part(content_type: str, content: bytes) -> bytes:
     if len(parts) != 1:
         raise InvalidAnswerError(f"the answer has {len(parts)} parts, one instance has one")
     file = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-    if file[128:132] != b"DICM":
+    if not is_dicom(file):
         raise InvalidAnswerError("the answer is not a DICOM file")
     return file

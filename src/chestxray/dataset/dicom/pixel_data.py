@@ -1,13 +1,14 @@
 """Pixel data to stored samples, whatever the transfer syntax.
 
-Each syntax has one decoder, so that a file gives the same samples wherever it is read. A compressed
-stream's own header is read first: a decoder is called only where it has the size that the file
-claims and an end. Overlay bits above the sample are masked off.
+The form of the pixels (size, bits, sign, colour) is read and checked first, before memory is taken
+for them. Each syntax has one decoder, so that a file gives the same samples wherever it is read. A
+compressed stream's own header is read before it is decoded: a decoder is called only where the
+stream has the size that the file claims and an end. Overlay bits above the sample are masked off.
 
 Not here: multiple frames, colour of more than 8 bits, palettes.
 
-References: PS3.5 sections 8.1, 8.2, A.4 and annex G (RLE); ITU-T T.81 annex B (JPEG), T.87 annex C
-(JPEG-LS), T.800 annex A (JPEG 2000).
+References: PS3.3 section C.7.6.3 (image pixel); PS3.5 sections 8.1, 8.2, A.4 and annex G (RLE);
+ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -25,10 +28,12 @@ from PIL import Image
 from pydicom import config, uid
 
 from chestxray.dataset.dicom.elements import Elements, MalformedError
-from chestxray.dataset.dicom.pixel_format import Form
-from chestxray.dataset.raster import JPEG_FRAMES, jpeg_frame, luminance
+from chestxray.dataset.raster import JPEG_FRAMES, check_size, jpeg_frame, luminance
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_COLOUR: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 
 _NATIVE: Final = frozenset(
     {
@@ -59,6 +64,88 @@ _DAMAGED: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Form:
+    """The image pixel attributes.
+
+    Attributes:
+        rows: height, pixels.
+        columns: width, pixels.
+        photometric: MONOCHROME1 or 2, or a colour space.
+        allocated: bits of a stored cell, 8 or 16.
+        stored: bits of a sample within it, 1 to 16.
+        high: position of a sample's highest bit, from 0.
+        signed: whether samples are two's complement.
+        by_plane: whether colours are stored plane after plane.
+    """
+
+    rows: int
+    columns: int
+    photometric: str
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    by_plane: bool
+
+    @property
+    def samples(self) -> int:
+        """Samples of a pixel: 1 grey, 3 colour."""
+        return 1 if self.photometric in _GREY else 3
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the uncompressed frame."""
+        return self.rows * self.columns * self.samples * self.allocated // 8
+
+
+def form_of(path: Path, elements: Elements) -> Form:
+    """Read and check the form of an image.
+
+    Raises:
+        ImageError: too large.
+        MalformedError: no pixels, several frames, or a form that radiographs do not have.
+    """
+    if "PixelData" not in elements:
+        raise MalformedError("a DICOM object without pixels, or truncated before them")
+    form = Form(
+        rows=elements.word("Rows"),
+        columns=elements.word("Columns"),
+        photometric=elements.text("PhotometricInterpretation"),
+        allocated=elements.word("BitsAllocated"),
+        stored=elements.word("BitsStored"),
+        high=elements.word("HighBit", elements.word("BitsStored") - 1),
+        signed=bool(elements.word("PixelRepresentation", 0)),
+        by_plane=bool(elements.word("PlanarConfiguration", 0)),
+    )
+    check_size(path, form.columns, form.rows)
+    frames = elements.numbers("NumberOfFrames")
+    if frames and frames[0] != 1:
+        raise MalformedError(f"it has {frames[0]:g} frames: a radiograph has exactly one")
+    _check_colour(elements, form)
+    if form.allocated not in {8, 16} or not 0 < form.stored <= form.high + 1 <= form.allocated:
+        raise MalformedError(
+            f"{form.allocated} bits allocated, {form.stored} stored, high bit {form.high}: "
+            f"8 or 16 bits must be allocated, and the stored bits must lie within them"
+        )
+    return form
+
+
+def _check_colour(elements: Elements, form: Form) -> None:
+    samples = elements.word("SamplesPerPixel", 1)
+    if form.photometric not in _GREY | _COLOUR:
+        raise MalformedError(
+            f"PhotometricInterpretation is {form.photometric or 'missing'}: a radiograph has "
+            f"MONOCHROME1 or MONOCHROME2"
+        )
+    if samples != form.samples:
+        raise MalformedError(f"SamplesPerPixel is {samples}, {form.photometric} has {form.samples}")
+    if form.samples == 3 and (form.allocated, form.stored, form.high) != (8, 8, 7):
+        raise MalformedError(
+            f"{form.photometric} with {form.stored} bits: only 8 bits are supported"
+        )
+
+
 def samples(syntax: str, elements: Elements, form: Form) -> tuple[Samples, tuple[str, ...]]:
     """Decode the one frame.
 
@@ -73,7 +160,7 @@ def samples(syntax: str, elements: Elements, form: Form) -> tuple[Samples, tuple
 
     Raises:
         MalformedError: truncated, damaged, of another size than the file claims, or encoded in a
-            way that is not read.
+            way that is not supported.
     """
     if syntax in _NATIVE:
         cells, precision, notes = *_native(elements, form), _excess(elements, form)
@@ -83,12 +170,12 @@ def samples(syntax: str, elements: Elements, form: Form) -> tuple[Samples, tuple
         try:
             cells, precision = _DECODERS[syntax](stream, form)
         except _DAMAGED as error:
-            raise MalformedError(f"its {_name(syntax)} stream is damaged: {error}") from error
+            raise MalformedError(f"the {_name(syntax)} stream is damaged: {error}") from error
     else:
-        raise MalformedError(f"its transfer syntax is {_name(syntax)}, which is not read")
+        raise MalformedError(f"the transfer syntax {_name(syntax)} is not supported")
     wanted = (form.rows, form.columns) + ((3,) if form.samples == 3 else ())
     if cells.shape != wanted:
-        raise MalformedError(f"its pixels decode to {cells.shape}, its header says {wanted}")
+        raise MalformedError(f"the pixels decode to {cells.shape}, the header says {wanted}")
     if form.samples == 3:
         return _grey(cells, syntax, form), notes
     shift = max(0, min(precision, form.high + 1) - form.stored)
@@ -99,7 +186,7 @@ def samples(syntax: str, elements: Elements, form: Form) -> tuple[Samples, tuple
 
 
 def _grey(cells: npt.NDArray[np.uint8], syntax: str, form: Form) -> npt.NDArray[np.uint8]:
-    """Give the luminance of colour; Y is it already, where the decoder leaves it as it is."""
+    """Give the luminance of colour; Y is the luminance where the decoder keeps YBR."""
     if form.photometric == "YBR_FULL" and _DECODERS.get(syntax) is not _jpeg:
         return cells[..., 0]
     return np.asarray(luminance(cells, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
@@ -115,8 +202,8 @@ def _native(elements: Elements, form: Form) -> tuple[npt.NDArray[Any], int]:
     count = form.rows * form.columns * form.samples
     if len(cells) < count:
         raise MalformedError(
-            f"truncated: {form.rows} × {form.columns} pixels need {form.nbytes} bytes, "
-            f"{cells.nbytes} are there"
+            f"truncated: {form.rows} × {form.columns} pixels need {form.nbytes} bytes, the "
+            f"file has {cells.nbytes}"
         )
     return _planes(cells[:count], form, by_plane=form.by_plane), form.allocated
 
@@ -126,7 +213,7 @@ def _excess(elements: Elements, form: Form) -> tuple[str, ...]:
     if excess >= form.nbytes:
         raise MalformedError(
             f"PixelData holds {excess + form.nbytes} bytes, one frame has {form.nbytes}: "
-            f"several frames, or a wrong header"
+            f"it has several frames, or the header is wrong"
         )
     return (f"{excess} bytes follow the pixels",) if excess > 1 else ()
 
@@ -135,10 +222,10 @@ def _stream(elements: Elements) -> bytes:
     offsets, *fragments = elements.fragments() or [b""]
     if len(offsets) > 4:
         raise MalformedError(
-            f"{len(offsets) // 4} frames in its offset table: a radiograph has one"
+            f"the offset table lists {len(offsets) // 4} frames: a radiograph has exactly one"
         )
     if not any(fragments):
-        raise MalformedError("its compressed pixels are empty")
+        raise MalformedError("the compressed pixels are empty")
     return b"".join(fragments)
 
 
@@ -147,7 +234,7 @@ def _planes(cells: npt.NDArray[Any], form: Form, *, by_plane: bool) -> npt.NDArr
     if form.samples == 1:
         return cells.reshape(form.rows, form.columns)
     if form.photometric == "YBR_FULL_422":
-        raise MalformedError("YBR_FULL_422 is read from JPEG alone")
+        raise MalformedError("YBR_FULL_422 is only supported in JPEG")
     if by_plane:
         return np.moveaxis(cells.reshape(3, form.rows, form.columns), 0, -1)
     return cells.reshape(form.rows, form.columns, 3)
@@ -158,7 +245,7 @@ def _rle(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
     width = form.allocated // 8
     (count, *offsets) = struct.unpack_from("<16I", stream)
     if count != width * form.samples:
-        raise MalformedError(f"{count} RLE segments: {width * form.samples} wanted")
+        raise MalformedError(f"it has {count} RLE segments instead of {width * form.samples}")
     ends = [*offsets[1:count], len(stream)]
     size = form.rows * form.columns
     parts = [
@@ -170,7 +257,10 @@ def _rle(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
 
 
 def _unpacked(segment: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """Expand one segment to at most `size` bytes (PS3.5 G.3.2)."""
+    """Expand one segment to at most `size` bytes (PS3.5 G.3.2).
+
+    Not pydicom's decoder: it expands a segment without a limit, up to 64 times a hostile file.
+    """
     plain, at = bytearray(), 0
     while at < len(segment) - 1 and len(plain) < size:
         head = segment[at]
@@ -191,7 +281,9 @@ def _jpeg_bits(stream: bytes, form: Form, kinds: frozenset[int]) -> int:
     """Check a JPEG stream's frame header and end, and give its precision."""
     found = jpeg_frame(stream, kinds)
     if found is None:
-        raise MalformedError("its JPEG stream has no frame header of the kind its syntax has")
+        raise MalformedError(
+            "the JPEG stream has no frame header of the kind that its transfer syntax has"
+        )
     bits, height, width, components = found
     _check_claims(form, height, width, components)
     _check_end(stream)
@@ -206,14 +298,14 @@ def _jpeg_bits(stream: bytes, form: Form, kinds: frozenset[int]) -> int:
 def _check_claims(form: Form, height: int, width: int, components: int) -> None:
     if (height, width, components) != (form.rows, form.columns, form.samples):
         raise MalformedError(
-            f"its pixels are {width} × {height} of {components} samples, its header says "
+            f"the stream has {width} × {height} pixels of {components} samples, the header says "
             f"{form.columns} × {form.rows} of {form.samples}"
         )
 
 
 def _check_end(stream: bytes) -> None:
     if not stream.rstrip(b"\0").endswith(_END):
-        raise MalformedError("truncated: its compressed pixels have no end marker")
+        raise MalformedError("truncated: the compressed pixels have no end marker")
 
 
 def _jpeg(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
@@ -222,7 +314,7 @@ def _jpeg(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
     if bits == 12 and form.samples == 1:
         return imagecodecs.jpeg8_decode(stream), bits
     if bits != 8:
-        raise MalformedError(f"its JPEG stream has {bits} bits: 8 or 12 wanted")
+        raise MalformedError(f"the JPEG stream has {bits} bits: only 8 and 12 are supported")
     with Image.open(io.BytesIO(stream), formats=["JPEG"]) as image:
         if form.photometric == "RGB" and "adobe_transform" not in image.info:
             image.draft("YCbCr", image.size)  # no conversion: the file says that it is RGB already
@@ -242,7 +334,7 @@ def _jpeg_ls(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
 def _jpeg_2000(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
     at = stream.find(_J2K, 0, 1024)  # some writers put the file format's boxes around the stream
     if at < 0 or len(stream) < at + 43:
-        raise MalformedError("its JPEG 2000 stream has no size marker")
+        raise MalformedError("the JPEG 2000 stream has no size marker")
     right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
     (components,) = struct.unpack_from(">H", stream, at + 40)
     _check_claims(form, bottom - top, right - left, components)

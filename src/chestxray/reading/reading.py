@@ -1,0 +1,157 @@
+"""What a model says of one radiograph, and how it is shown: as text, in a notebook, as JSON."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.dataset.pixels import Canonical, Placement
+from chestxray.errors import Notice
+from chestxray.findings import Findings, label
+from chestxray.reading.judged_image import WHOLE
+from chestxray.reading.overlay import blend
+
+_SHOWN: Final = 3  # findings that are not called, in `repr`
+_DISPLAY: Final = 512  # pixels, side of the picture in a notebook
+_CALL: Final = {True: "called", False: "", None: "no threshold"}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Reading:
+    """What a model says of one radiograph.
+
+    Attributes:
+        probabilities: finding → calibrated probability in [0, 1].
+        calls: finding → whether the probability reaches the finding's threshold; None where
+            validation gave no threshold.
+        heatmaps: finding → float32 [h, w] over the canonical square image, at least 0, on one
+            scale for every image and finding (1 is full colour).
+        warnings: reasons not to trust the reading; refusals among them where it was forced.
+        model: identity of the weights.
+        image: uint8 [S, S], the canonical image that the model saw.
+        thresholds: finding → probability from which it is called; None where there is no threshold.
+        placement: x, y, w, h of the radiograph in the canonical image, as fractions of its side;
+            what lies outside is padding.
+    """
+
+    probabilities: dict[str, float]
+    calls: dict[str, bool | None]
+    heatmaps: dict[str, npt.NDArray[np.float32]]
+    warnings: tuple[Notice, ...]
+    model: str
+    image: Canonical
+    thresholds: dict[str, float | None]
+    placement: Placement = WHOLE
+
+    @property
+    def findings(self) -> Findings:
+        """The model's findings, in its order."""
+        return Findings(self.probabilities)
+
+    def overlay(self, finding: str) -> npt.NDArray[np.uint8]:
+        """Lay a finding's heatmap over the canonical image.
+
+        Returns:
+            RGB uint8 [S, S, 3].
+
+        Raises:
+            KeyError: the model does not have this finding.
+        """
+        if finding not in self.heatmaps:
+            raise KeyError(
+                f"{finding!r} is not a finding of this model: {', '.join(self.findings)}"
+            )
+        return blend(self.image, self.heatmaps[finding])
+
+    def to_dict(self, heatmaps: bool = False) -> dict[str, Any]:
+        """Give the reading as values that JSON can hold.
+
+        Args:
+            heatmaps: include the heatmaps, as lists of rows.
+        """
+        findings = [
+            {
+                "finding": finding,
+                "probability": probability,
+                "threshold": self.thresholds[finding],
+                "called": self.calls[finding],
+            }
+            | ({"heatmap": self.heatmaps[finding].tolist()} if heatmaps else {})
+            for finding, probability in self.probabilities.items()
+        ]
+        warnings = [
+            {
+                "code": notice.code,
+                "sentence": notice.sentence,
+                "values": dict(notice.values),
+                "refuses": notice.refuses,
+            }
+            for notice in self.warnings
+        ]
+        return {
+            "model": self.model,
+            "findings": findings,
+            "warnings": warnings,
+            "placement": list(self.placement),
+        }
+
+    def __repr__(self) -> str:
+        ranked = self._ranked()
+        called = [finding for finding in ranked if self.calls[finding]]
+        others = [finding for finding in ranked if not self.calls[finding]]
+        count = len(self.warnings)
+        return (
+            f"<Reading by {self.model}: called {self._listed(called) or 'nothing'}; "
+            f"{'next' if called else 'highest'} {self._listed(others[:_SHOWN]) or 'nothing'}; "
+            f"{count} warning{'' if count == 1 else 's'}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the finding with the highest probability over the radiograph, and a table of all."""
+        ranked = self._ranked()
+        top = ranked[0]
+        rows = "".join(self._row(finding) for finding in ranked)
+        warnings = "".join(
+            f"<li><code>{escape(notice.code)}</code> {escape(str(notice))}</li>"
+            for notice in self.warnings
+        )
+        return (
+            '<div style="display:flex;gap:1.5em;flex-wrap:wrap;align-items:flex-start">'
+            f'<figure style="margin:0"><img alt="Heatmap of {escape(label(top))}" width="320" '
+            f'src="data:image/png;base64,{self._picture(top)}">'
+            f"<figcaption>{escape(label(top))}</figcaption></figure>"
+            "<table><thead><tr><th>Finding</th><th>Probability</th><th>Threshold</th>"
+            f"<th>Call</th></tr></thead><tbody>{rows}</tbody></table></div>"
+            f"{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}"
+            f"<p><small>{escape(self.model)}. For research, not a medical device.</small></p>"
+        )
+
+    def _ranked(self) -> list[str]:
+        return sorted(self.probabilities, key=lambda finding: -self.probabilities[finding])
+
+    def _listed(self, findings: list[str]) -> str:
+        return ", ".join(f"{finding} {self.probabilities[finding]:.2f}" for finding in findings)
+
+    def _row(self, finding: str) -> str:
+        threshold = self.thresholds[finding]
+        cells = (
+            label(finding),
+            f"{self.probabilities[finding]:.3f}",
+            "–" if threshold is None else f"{threshold:.3f}",
+            _CALL[self.calls[finding]],
+        )
+        weight = ' style="font-weight:bold"' if self.calls[finding] else ""
+        return f"<tr{weight}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+    def _picture(self, finding: str) -> str:
+        """Give the overlay of a finding as base64 of a PNG."""
+        large = cv2.resize(self.image, (_DISPLAY, _DISPLAY), interpolation=cv2.INTER_LINEAR)
+        shown = blend(np.asarray(large, np.uint8), self.heatmaps[finding])
+        _, png = cv2.imencode(".png", shown[..., ::-1])
+        return base64.b64encode(png.tobytes()).decode()
