@@ -16,8 +16,9 @@ def report(
 
     Its figures are also written one by one, as SVG for print, into figures/ beside the page.
     """
-    from chestxray.report import page
+    from chestxray.report.page import FIGURES
+    from chestxray.report.page import report as write_report
 
-    page.write(run, out)
-    figures = out.parent / page.FIGURES
+    write_report(run, out)
+    figures = out.parent / FIGURES
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, figures for print in {figures}")
