@@ -16,31 +16,31 @@ Entry = dict[str, Any]
 _MINUS: Final = "−"
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
 
-# Metric → label and short definition.
+# Metric → label and meaning.
 _METRICS: Final = {
-    "auroc": ("AUROC", "area under the ROC curve"),
-    "auprc": ("AUPRC", "area under the precision-recall curve (average precision)"),
+    "auroc": ("AUROC", "Area under the ROC curve; 0.5 is chance."),
+    "auprc": ("AUPRC", "Average precision; the prevalence is chance."),
     "partial_auroc": (
         "Partial AUROC",
-        "area under the ROC curve at a specificity of at least 0.9, standardised",
+        "Area under the ROC curve at a specificity of at least 0.9, standardised; 0.5 is chance.",
     ),
-    "brier": ("Brier score", "mean squared error of the probability"),
-    "bce": ("Log loss", "mean negative log-likelihood of the label"),
-    "ece": ("ECE", "expected calibration error in bins of equally many images"),
-    "calibration_slope": ("Calibration slope", "1 if the spread of the probabilities is right"),
+    "brier": ("Brier score", "Mean squared error of the probability."),
+    "bce": ("Log loss", "Mean negative log-likelihood of the label."),
+    "ece": ("ECE", "Expected calibration error in bins of equally many images."),
+    "calibration_slope": ("Calibration slope", "1 if the spread of the probabilities is right."),
     "calibration_intercept": (
         "Calibration intercept",
-        "0 if the mean of the probabilities is right",
+        "0 if the mean of the probabilities is right.",
     ),
-    "recall": ("Sensitivity", "proportion of positives called"),
-    "specificity": ("Specificity", "proportion of negatives not called"),
-    "precision": ("Precision", "positive predictive value"),
-    "npv": ("NPV", "negative predictive value"),
-    "f1": ("F1", "harmonic mean of precision and sensitivity"),
-    "mcc": ("MCC", "Matthews correlation coefficient"),
-    "accuracy": ("Accuracy", "proportion of images called correctly"),
-    "alert_rate": ("Alert rate", "proportion of images called"),
-    "threshold": ("Threshold", "probability from which on a finding is called"),
+    "recall": ("Sensitivity", "Proportion of positives that are called."),
+    "specificity": ("Specificity", "Proportion of negatives that are not called."),
+    "precision": ("Precision", "Proportion of calls that are positives."),
+    "npv": ("NPV", "Negative predictive value."),
+    "f1": ("F1", "Harmonic mean of precision and sensitivity."),
+    "mcc": ("MCC", "Matthews correlation coefficient."),
+    "accuracy": ("Accuracy", "Proportion of images that are called correctly."),
+    "alert_rate": ("Alert rate", "Proportion of images that are called."),
+    "threshold": ("Threshold", "Lowest probability at which a finding is called."),
 }
 
 
@@ -50,7 +50,7 @@ def metric_label(name: str) -> str:
 
 
 def metric_description(name: str) -> str:
-    """Define a metric in a few words; empty for one that is not known here."""
+    """Explain a metric in one sentence; empty for one that is not known here."""
     return _METRICS[name][1] if name in _METRICS else ""
 
 

@@ -85,8 +85,9 @@ def history(table: pd.DataFrame, column: str, best_epoch: int) -> Drawing:
             if split == "val":
                 axes.plot(best["epoch"], best[column], "o", color=colour, markersize=4.5)
         axes.axvline(best_epoch, color=FAINT, linewidth=0.7, zorder=0)
-        axes.margins(x=0.05 if values["epoch"].max() > values["epoch"].min() else 10)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if values["epoch"].max() == values["epoch"].min():
+            axes.set_xticks([best_epoch])
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y", color=FAINT, linewidth=0.4, alpha=0.5)
         axes.set_xlabel("epoch")
