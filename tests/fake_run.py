@@ -7,6 +7,7 @@ known. Hernia has no positives in the test part, so its figures do not exist the
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,31 @@ from chestxray.evaluation import predictions, regions
 from chestxray.evaluation.comparison import COMPARISON, compare
 from chestxray.evaluation.evaluate import Evaluation, evaluate
 from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.reference import MAPPING
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
-PREVALENCE = np.linspace(0.3, 0.05, len(FINDINGS))
 RESAMPLES = 40
 SHIFT = 1.5  # of the logit of a positive: AUROC = Φ(1.5 / √2) = 0.856
 
 
-def truth(seed: int = 0) -> Labels:
-    """Labels of three parts, two images a patient, boxes around the middle of test images."""
+def truth(
+    seed: int = 0, findings: Sequence[str] = FINDINGS, source: str = "planted radiographs"
+) -> Labels:
+    """Labels of three parts, two images a patient, boxes around the middle of test images.
+
+    The boxes are of Mass, or of the first finding where there is no Mass.
+    """
+    names = list(findings)
     rng = np.random.default_rng(seed)
     count = sum(SIZES.values())
-    labels = (rng.random((count, len(FINDINGS))) < PREVALENCE).astype(float)
+    labels = (rng.random((count, len(names))) < np.linspace(0.3, 0.05, len(names))).astype(float)
     split = np.repeat(list(SIZES), list(SIZES.values()))
-    labels[split == "test", FINDINGS.index("Hernia")] = 0
-    rows = pd.DataFrame(labels, columns=list(FINDINGS))
+    if "Hernia" in names:
+        labels[split == "test", names.index("Hernia")] = 0
+    rows = pd.DataFrame(labels, columns=names)
     rows["patient"] = np.arange(count) // 2 + 1
     rows["split"] = split
     rows["width"] = rows["height"] = 1024
@@ -44,39 +53,62 @@ def truth(seed: int = 0) -> Labels:
     rows["sex"] = np.where(np.arange(count) // 2 % 2, "F", "M")
     rows["view"] = rng.choice(["PA", "AP"], count)
     rows.index = pd.Index([f"{i // 2 + 1:08d}_{i % 2:03d}.png" for i in range(count)], name="image")
-    sick = rows.index[(rows["split"] == "test") & (rows["Mass"] == 1)]
-    boxes = pd.DataFrame({"image": sick, "finding": "Mass", "x": 0.4, "y": 0.4, "w": 0.2, "h": 0.2})
-    return Labels("planted radiographs", "v2020", rows, boxes)
+    boxed = "Mass" if "Mass" in names else names[0]
+    sick = rows.index[(rows["split"] == "test") & (rows[boxed] == 1)]
+    boxes = pd.DataFrame({"image": sick, "finding": boxed, "x": 0.4, "y": 0.4, "w": 0.2, "h": 0.2})
+    return Labels(source, False, "v2020", Findings(names), rows, boxes)
 
 
-def predicted(labels: Labels, split: str, seed: int = 0) -> pd.DataFrame:
+def predicted(labels: Labels, split: str, seed: int = 0) -> Predictions:
     """A table of predictions of one part, of planted quality."""
     rng = np.random.default_rng(seed)
     rows = labels.rows[labels.rows["split"] == split]
-    y = rows[list(FINDINGS)].to_numpy()
+    y = rows[list(labels.findings)].to_numpy()
     logits = y * SHIFT + rng.normal(size=y.shape) - 2
-    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)))
+    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)), labels.findings)
 
 
-def write_run(folder: Path) -> Path:
-    """Write everything that a page can show."""
-    labels = truth()
+def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAMPLES) -> Path:
+    """Write everything that a page can show; reference labels only for NIH's findings."""
+    labels = labels or truth(source="NIH ChestX-ray14")
     write_training(folder, labels)
     test, val = folder / "predictions.csv", folder / "validation.csv"
     predictions.write(test, predicted(labels, "test"))
     predictions.write(val, predicted(labels, "val", seed=1))
-    heat = np.zeros((SIZES["test"], len(FINDINGS), 5, 5), dtype=np.float16)
+    heat = np.zeros((SIZES["test"], len(labels.findings), 5, 5), dtype=np.float16)
     heat[:, :, 2, 2] = 1
     np.save(folder / "heatmaps.npy", heat)
-    evaluation = Evaluation.of(test, labels, val, resamples=RESAMPLES)
+    evaluation = Evaluation.of(test, labels, val, resamples=resamples)
     located = folder / "heatmaps.npy", list(regions.from_boxes(labels, evaluation.pairs))
+    of_nih = labels.findings == FINDINGS
+    adjudicated = _write_adjudicated(folder / "adjudicated.csv", labels) if of_nih else None
     out = folder / "evaluation"
-    evaluate(evaluation, out, located, _write_adjudicated(folder / "adjudicated.csv", labels))
+    evaluate(evaluation, out, located, adjudicated)
+    _rename(out)
     predictions.write(folder / "other.csv", predicted(labels, "test", seed=2))
-    compared = compare(test, folder / "other.csv", labels, resamples=RESAMPLES)
+    compared = compare(test, folder / "other.csv", labels, resamples=resamples)
     write_json(out / COMPARISON, compared)
-    _write_explanations(folder / "explanations")
+    _write_explanations(folder / "explanations", labels)
     return folder
+
+
+def _rename(out: Path) -> None:
+    """Give the files of an evaluation the names that the report reads."""
+    for old, new in (("standing", "benchmarks"), ("localisation", "localization")):
+        if (out / f"{old}.json").exists():
+            (out / f"{old}.json").rename(out / f"{new}.json")
+    for name, renamed in (
+        ("benchmarks", {"localisation": "localization",
+                        "localisation_note": "localization_note"}),
+        ("subgroups", {"company": "co_occurrence"}),
+    ):  # fmt: skip
+        path = out / f"{name}.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for part in (content, content.get("axes", {}), content.get("rules", {})):
+            for old, new in renamed.items():
+                if old in part:
+                    part[new] = part.pop(old)
+        write_json(path, content)
 
 
 def _write_adjudicated(path: Path, labels: Labels) -> Path:
@@ -95,7 +127,9 @@ def write_training(folder: Path, labels: Labels) -> None:
     folder.mkdir(parents=True)
     about = {
         "source": labels.source,
-        "generation": labels.generation,
+        "release": labels.release,
+        "synthetic": labels.synthetic,
+        "findings": list(labels.findings),
         "split": {"name": "official", "sha256": "9f" * 32},
         "size": 64,
         "counts": {split: _counts(labels, split) for split in SIZES},
@@ -112,6 +146,17 @@ def write_training(folder: Path, labels: Labels) -> None:
         "package_version": "0.1.0",
     }
     (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    record = {
+        "name": "planted",
+        "title": labels.source,
+        "release": labels.release,
+        "synthetic": False,
+        "label_origin": "planted by a random generator",
+        "policies": {"uncertain": "ignore", "blank": "negative", "views": "frontal"},
+        "facts": {},
+        "images": sum(SIZES.values()),
+    }
+    (folder / "dataset.json").write_text(json.dumps({"sources": [record]}), encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: quick\nsize: 64\n", encoding="utf-8")
     (folder / "bundle").mkdir()
     card = {
@@ -137,17 +182,20 @@ def write_training(folder: Path, labels: Labels) -> None:
 
 def _counts(labels: Labels, split: str) -> dict[str, int]:
     rows = labels.rows[labels.rows["split"] == split]
-    y: npt.NDArray[np.float64] = rows[list(FINDINGS)].to_numpy()
-    present = dict(zip(FINDINGS, y.sum(axis=0).astype(int).tolist(), strict=True))
+    y: npt.NDArray[np.float64] = rows[list(labels.findings)].to_numpy()
+    present = dict(zip(labels.findings, y.sum(axis=0).astype(int).tolist(), strict=True))
     none = int((y.sum(axis=1) == 0).sum())
     patients = int(rows["patient"].nunique())
     return {"images": len(rows), "patients": patients, "No Finding": none, **present}
 
 
-def _write_explanations(folder: Path) -> None:
+def _write_explanations(folder: Path, labels: Labels) -> None:
+    """Write three examples: two of one finding and one of another, where there is another."""
     folder.mkdir()
+    nih = "Mass" in labels.findings
+    first, last = ("Mass", "Edema") if nih else (labels.findings[0], labels.findings[-1])
     shown = []
-    for finding, kind in (("Mass", "true call"), ("Mass", "false call"), ("Edema", "missed")):
+    for finding, kind in ((first, "true call"), (first, "false call"), (last, "missed")):
         file = f"{finding}_{kind.replace(' ', '_')}.png"
         Image.new("L", (16, 8), 90).save(folder / file)
         entry = {"image": "00000451_000.png", "finding": finding, "kind": kind, "file": file}

@@ -1,4 +1,4 @@
-"""Work on all cores comes back in order, stops when asked, and a dead worker is told."""
+"""Results keep the order of the items, leaving cancels the work, and a dead worker is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chestxray.parallel import on_all_cores
 
 
 def late(number: int) -> tuple[int, int]:
-    time.sleep(0.02 * (number % 3 == 0))  # so that later items are done first
+    time.sleep(0.02 * (number % 3 == 0))  # so that later items finish first
     return number, os.getpid()
 
 
@@ -34,7 +34,7 @@ def slow(number: int) -> int:
     return number
 
 
-def test_results_come_in_the_items_order_from_other_processes():
+def test_results_of_other_processes_keep_the_order_of_the_items():
     with on_all_cores(late, range(12), chunk=1, workers=2) as results:
         found = list(results)
     assert [number for number, _ in found] == list(range(12))
@@ -47,7 +47,7 @@ def test_little_work_is_done_in_this_process(count, workers):
         assert list(results) == [(number, os.getpid()) for number in range(count)]
 
 
-def test_a_worker_that_is_killed_is_told():
+def test_a_killed_worker_is_reported():
     with (
         pytest.raises(WorkerError, match=r"a worker process died.*run it again"),
         on_all_cores(fall, range(12), chunk=1, workers=2) as results,
@@ -55,14 +55,14 @@ def test_a_worker_that_is_killed_is_told():
         list(results)
 
 
-def test_an_exception_of_the_work_comes_out_in_its_place():
+def test_an_exception_is_raised_in_place_of_its_result():
     with on_all_cores(fail, range(12), chunk=1, workers=2) as results:
         assert [next(results) for _ in range(5)] == list(range(5))
         with pytest.raises(ValueError, match="five"):
             next(results)
 
 
-def test_leaving_the_block_drops_the_work_that_was_not_begun():
+def test_leaving_the_block_cancels_the_work_that_has_not_started():
     with on_all_cores(slow, range(200), chunk=1, workers=2) as results:
         assert next(results) == 0
         start = time.monotonic()

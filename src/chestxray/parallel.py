@@ -1,7 +1,8 @@
-"""The same work on many items, on all cores, in the items' order.
+"""Apply a function to many items on all cores, with results in the order of the items.
 
-Workers are spawned, not forked: NumPy, Arrow and the progress bar hold threads, whose locks a fork
-would copy locked. So the work must be a function of a module, and it and the items picklable.
+Workers are spawned, not forked: NumPy, Arrow and the progress bar have threads, and a fork would
+copy their locks in the locked state. The function must therefore be defined at module level, and
+the items must be picklable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _Result = TypeVar("_Result")
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -38,16 +39,16 @@ def on_all_cores(
     chunk: int = 16,
     workers: int | None = None,
 ) -> Iterator[Iterator[_Result]]:
-    """Give the results of the work on each item, in the items' order, as they come.
+    """Yield an iterator over the results, in the order of the items, as they become available.
 
-    Leaving the block, also by an exception, drops the work that no worker has begun.
+    Leaving the block, also by an exception, cancels the work that no worker has started.
 
     Args:
-        work: what is done with an item; its exceptions come out where its result would.
-        items: all of them.
-        chunk: items that a worker takes at a time. No more than one chunk is not worth a process
-            and is done in this one.
-        workers: processes; all cores when None.
+        work: the function; an exception is raised in place of the result.
+        items: its arguments.
+        chunk: items that a worker takes at a time. A single chunk is processed in the calling
+            process.
+        workers: number of processes; one per core when None.
 
     Raises:
         WorkerError: a worker process died.
@@ -57,7 +58,7 @@ def on_all_cores(
         yield map(work, items)
         return
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin_work)
+    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker)
     try:
         yield pool.map(work, items, chunksize=chunk)
     except BrokenProcessPool as error:
@@ -69,17 +70,17 @@ def on_all_cores(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_work() -> None:
-    """Set up a worker: one thread, deaf to Ctrl-C, and gone when its parent is."""
+def _start_worker() -> None:
+    """Set up a worker: one thread, Ctrl-C ignored, ends with its parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 def die_with_parent() -> None:
-    """Wait for the parent's end, then end this process: the work of a worker's own thread.
+    """Wait until the parent process ends, then end this one; runs in a thread of a worker.
 
-    After a kill -9 of the parent nobody would end its workers: they'd wait, or hang, for ever.
+    Without it, the workers of a parent killed by SIGKILL would never end.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere.
+"""Progress of long operations: a bar on a terminal, otherwise a line of text every ten seconds.
 
-Both go to standard error, so that standard output holds results alone.
+Both are written to standard error, so that standard output contains results only.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Tell the progress that some more units are done."""
+    """Reports that more units are done."""
 
     def __call__(self, count: int = 1) -> None:
-        """Count `count` units as done."""
+        """Add `count` units."""
         ...
 
 
@@ -40,19 +40,19 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Show units a second, averaged by rich over the last half minute."""
+        """Show units per second, averaged over the last half minute."""
         return Text(f"{task.finished_speed or task.speed or 0:.1f} {self.unit}/s")
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Advance]:
-    """Show how far work has come.
+    """Show the progress of an operation.
 
     Args:
-        label: what is being done, such as `prepare`.
-        total: units in all.
-        unit: what is counted, in the plural.
-        done: units that were done before (a resumed run); they do not count for the rate.
+        label: name of the operation, such as `prepare`.
+        total: number of units.
+        unit: name of the units, in the plural.
+        done: units of an earlier, interrupted run; the rate ignores them.
     """
     show = _bar if sys.stderr.isatty() else _lines
     with show(label, total, unit, done) as advance:

@@ -1,1 +1,5 @@
-"""Pages and figures from the files of a run. Reads artefacts, computes nothing."""
+"""One HTML page with figures about a run or an evaluation. Reads artefacts, computes nothing."""
+
+from chestxray.report.page import report
+
+__all__ = ["report"]

@@ -1,26 +1,23 @@
-"""Which figures a run has: for the page one by one, as files in plates of panels.
+"""Which figures a report has: drawn one by one for the page, as sets of panels for files.
 
-A plate is what a journal would print as one figure. It reads finished numbers and leaves drawing to
-`figures`.
+A figure set is what a journal prints as one figure, such as the ROC curves of all findings.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chestxray.report.figures import panels as confusion
-from chestxray.report.figures import panels as curves
-from chestxray.report.figures import panels as localisation
-from chestxray.report.figures import panels as reliability
-from chestxray.report.figures import style, training
-from chestxray.report.figures.forest import Row, forest
-from chestxray.report.figures.style import Drawing
-from chestxray.report.formatting import measured, spaced
-from chestxray.report.run_files import Files, Json
+from chestxray.findings import label
+from chestxray.report import plots
+from chestxray.report.forest_plot import Row, forest_plot
+from chestxray.report.formatting import counted, measured
+from chestxray.report.run_files import Json, RunFiles
+from chestxray.report.svg import Drawing, save
 
 SPLITS: Final = ("train", "val", "test")
 AXES: Final = {
@@ -28,42 +25,24 @@ AXES: Final = {
     "age": "Age",
     "view": "View position",
     "visit": "Visit",
-    "company": "Other findings",
+    "co_occurrence": "Co-occurring findings",
 }
-HISTORY: Final = {
+_HISTORY: Final = {
     "loss": "Loss",
     "accuracy": "Accuracy at probability 0.5",
     "auroc": "Mean AUROC",
 }
 
-NOTES: Final = {
-    "distribution": "Share of the images of each part; numbers are images.",
-    "training": "Dashed: training. Full: validation. Upright: the epoch that was kept.",
-    "roc": "Sensitivity (upright) against 1 − specificity. Band: 95 %, point by point. "
-    "Dot: at the threshold.",
-    "pr": "Precision (upright) against sensitivity. Band: 95 %, point by point. "
-    "Dotted: prevalence. Dot: at the threshold.",
-    "confusion": "Images. Blue: right. Orange: wrong. Darker: a larger share of its row.",
-    "forest": "Value and 95 % interval; beside a name its positives. Ticks: published on the same "
-    "split (AUROC), prevalence (AUPRC).",
-    "reliability": "Observed share (upright) against mean probability. Hollow: as given. Full: "
-    "recalibrated, 95 % intervals.",
-    "subgroups": "Value and 95 % interval.",
-    "gaps": "Value and 95 % interval; dotted: no gap.",
-    "overlap": "Boxes found (upright) against the IoU asked for. Band: 95 %. Dashed: mean box. "
-    "Diamonds: Wang 2017.",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
-class Plate:
+class FigureSet:
     """One figure of a journal.
 
     Attributes:
         title: what it shows.
-        columns: how many panels stand side by side in print.
+        columns: panels side by side in print.
         panels: key (a finding, a part, an axis) → drawing.
-        note: what the marks mean, for the file; the page says it in its own words.
+        note: what the marks mean; only files carry it, the page has keys of its own.
         captions: whether panels carry their keys.
     """
 
@@ -74,31 +53,39 @@ class Plate:
     captions: bool = True
 
 
-def plates(files: Files) -> dict[str, Plate]:
-    """Give the plates of a run by name; those that it has no numbers for are not there."""
+def figure_sets(files: RunFiles) -> dict[str, FigureSet]:
+    """Give the figure sets by name; one without numbers is left out."""
     found = {"distribution": _distribution(files), "training": _training(files)}
     if files.metrics is not None and files.curves is not None:
-        found |= _results(files.metrics, files.curves, files.standing)
+        benchmarks = files.benchmarks if files.nih else None
+        found |= _results(files.metrics, files.curves, benchmarks)
     if files.reliability is not None:
         found["reliability"] = _reliability(files.reliability)
-    if files.subgroups is not None:
-        found |= _subgroups(files.subgroups)
-    if files.localisation is not None:
-        found["overlap"] = _overlap(files.localisation, files.standing)
-    return {name: plate for name, plate in found.items() if plate is not None and plate.panels}
+    if files.axes:
+        found |= _subgroups(files.axes, len(files.findings))
+    if files.localization is not None:
+        found["overlap"] = _overlap(files.localization, files.benchmarks if files.nih else None)
+    return {name: each for name, each in found.items() if each is not None and each.panels}
 
 
-def write(drawn: dict[str, Plate], folder: Path) -> None:
-    """Write each plate into a folder, as SVG."""
-    for name, plate in drawn.items():
+def write(sets: Mapping[str, FigureSet], folder: Path) -> None:
+    """Write each figure set into a folder, as SVG."""
+    for name, figures in sets.items():
         panels = [
-            (spaced(key) if plate.captions else "", drawing)
-            for key, drawing in plate.panels.items()
+            (label(key) if figures.captions else "", drawing)
+            for key, drawing in figures.panels.items()
         ]
-        style.save(folder / f"{name}.svg", panels, plate.columns, plate.title, plate.note)
+        save(folder / f"{name}.svg", panels, figures.columns, figures.title, figures.note)
 
 
-def _distribution(files: Files) -> Plate:
+def axis_title(axis: str) -> str:
+    """Name an axis of subgroups for people."""
+    return AXES.get(axis, label(axis.capitalize()))
+
+
+def _distribution(files: RunFiles) -> FigureSet | None:
+    if files.run is None:
+        return None
     parts = {split: files.run["counts"][split] for split in SPLITS}
     parts = {split: counts for split, counts in parts.items() if counts["images"]}
     widest = max(
@@ -107,160 +94,180 @@ def _distribution(files: Files) -> Plate:
         for name, count in counts.items()
         if name not in {"images", "patients"}
     )
-    panels = {name: training.distribution(name, counts, widest) for name, counts in parts.items()}
-    return Plate("Findings in each part of the data", 2, panels, NOTES["distribution"])
+    panels = {name: plots.distribution(name, counts, widest) for name, counts in parts.items()}
+    note = "Proportion of the images of each part, with the number of images."
+    return FigureSet("Findings in each part of the data", 2, panels, note)
 
 
-def _training(files: Files) -> Plate | None:
-    if files.history is None:
+def _training(files: RunFiles) -> FigureSet | None:
+    if files.history is None or files.run is None:
         return None
     best = files.run["best_epoch"]
     panels = {
-        title: training.history(files.history, column, best) for column, title in HISTORY.items()
+        title: plots.history(files.history, column, best) for column, title in _HISTORY.items()
     }
-    return Plate("Training by epoch", 2, panels, NOTES["training"])
+    note = "Dashed: training. Solid: validation. Vertical line: selected epoch."
+    return FigureSet("Training by epoch", 2, panels, note)
 
 
-def _results(metrics: Json, drawn: Json, standing: Json | None) -> dict[str, Plate]:
+def _results(metrics: Json, drawn: Json, benchmarks: Json | None) -> dict[str, FigureSet]:
     entries = metrics["findings"]
-    measured = {finding: drawn[finding] for finding in entries if drawn[finding] is not None}
+    curves = {finding: drawn[finding] for finding in entries if drawn[finding] is not None}
     roc, pr = {}, {}
-    for finding, curve in measured.items():
-        entry, name = entries[finding], spaced(finding)
+    for finding, curve in curves.items():
+        entry, name = entries[finding], label(finding)
         recall, precision, specificity = (
             entry[metric]["value"] for metric in ("recall", "precision", "specificity")
         )
         on_roc = None if specificity is None else (1 - specificity, recall)
         on_pr = None if precision is None else (recall, precision)
-        roc[finding] = curves.roc(curve["roc"], on_roc, name)
-        pr[finding] = curves.precision_recall(curve["pr"], on_pr, entry["prevalence"], name)
+        roc[finding] = plots.roc(curve["roc"], on_roc, name)
+        pr[finding] = plots.precision_recall(curve["pr"], on_pr, entry["prevalence"], name)
     called = {
-        finding: confusion.confusion(entries[finding]["confusion"], spaced(finding))
+        finding: plots.confusion(entries[finding]["confusion"], label(finding))
         for finding in entries
         if entries[finding]["confusion"] is not None
     }
     return {
-        "forest": _forest(metrics, standing),
-        "roc": Plate("ROC curves", 5, roc, NOTES["roc"]),
-        "precision-recall": Plate("Precision-recall curves", 5, pr, NOTES["pr"]),
-        "confusion": Plate("Calls at the threshold", 5, called, NOTES["confusion"]),
-    }
+        "forest": _forest(metrics, benchmarks),
+        "roc": FigureSet("ROC curves", 5, roc,
+            "Sensitivity (y axis) against 1 − specificity (x axis). Band: pointwise 95 % interval. "
+            "Dot: threshold."),
+        "precision-recall": FigureSet("Precision-recall curves", 5, pr,
+            "Precision (y axis) against sensitivity (x axis). Band: pointwise 95 % interval. "
+            "Dotted: prevalence. Dot: threshold."),
+        "confusion": FigureSet("Confusion matrices at the threshold", 5, called,
+            "Numbers of images. Blue: correct. Orange: wrong. Shade: proportion of the row."),
+    }  # fmt: skip
 
 
-def _forest(metrics: Json, standing: Json | None) -> Plate:
-    """Draw AUROC and AUPRC by finding, the best first, the mean at the end."""
+def _forest(metrics: Json, benchmarks: Json | None) -> FigureSet:
+    """Draw AUROC and AUPRC by finding, the best first, the mean of several at the end."""
     entries = metrics["findings"]
-    rows = standing["rows"] if standing else []
-    beside = [row["findings"] for row in rows if row["comparable"] and row["findings"]]
+    rows = benchmarks["rows"] if benchmarks else []
+    published = [row["findings"] for row in rows if row["comparable"] and row["findings"]]
 
-    def ranked(metric: str) -> list[str]:
-        return sorted(entries, key=lambda f: _rank(entries[f][metric]["value"]))
+    def table(metric: str) -> list[Row]:
+        ranked = sorted(entries, key=lambda finding: _rank(entries[finding][metric]["value"]))
+        found = [
+            Row(
+                label(finding),
+                entries[finding][metric],
+                str(entries[finding]["positives"]),
+                _marks(finding, metric),
+            )
+            for finding in ranked
+        ]
+        mean = Row("Mean", metrics["mean"][metric], total=True)
+        return [*found, mean] if len(found) > 1 else found
 
-    auroc = [
-        Row(
-            spaced(finding),
-            entries[finding]["auroc"],
-            str(entries[finding]["positives"]),
-            tuple(row[finding] for row in beside if row.get(finding) is not None),
-        )
-        for finding in ranked("auroc")
-    ]
-    auprc = [
-        Row(
-            spaced(finding),
-            entries[finding]["auprc"],
-            str(entries[finding]["positives"]),
-            tuple(p for p in [entries[finding]["prevalence"]] if p is not None),
-        )
-        for finding in ranked("auprc")
-    ]
-    for metric, table in (("auroc", auroc), ("auprc", auprc)):
-        table.append(Row("Mean", metrics["mean"][metric], total=True))
+    def _marks(finding: str, metric: str) -> tuple[float, ...]:
+        if metric == "auroc":
+            return tuple(row[finding] for row in published if row.get(finding) is not None)
+        prevalence = entries[finding]["prevalence"]
+        return () if prevalence is None else (prevalence,)
+
+    auroc, auprc = table("auroc"), table("auprc")
     low = _floor([row.metric for row in auroc], 0.4)
     drawings = {
-        "AUROC": forest("AUROC by finding", auroc, 0.5, (low, 1), "AUROC"),
-        "AUPRC": forest("AUPRC by finding", auprc, None, (0, 1), "AUPRC"),
+        "AUROC": forest_plot("AUROC by finding", auroc, 0.5, (low, 1), "AUROC"),
+        "AUPRC": forest_plot("AUPRC by finding", auprc, None, (0, 1), "AUPRC"),
     }
-    return Plate("AUROC and AUPRC by finding", 2, drawings, NOTES["forest"])
+    compared = "published results on the same split (AUROC), " if published else ""
+    note = (
+        f"Value with 95 % interval; the number after a name counts its positives. "
+        f"Ticks: {compared}prevalence (AUPRC)."
+    )
+    return FigureSet("AUROC and AUPRC by finding", 2, drawings, note)
 
 
-def _reliability(entries: Json) -> Plate:
+def _reliability(entries: Json) -> FigureSet:
     panels = {
-        finding: reliability.reliability(entries[finding], spaced(finding))
+        finding: plots.reliability(entries[finding], label(finding))
         for finding in entries
         if entries[finding]["as_given"]["bins"]
     }
-    return Plate("Reliability before and after recalibration", 5, panels, NOTES["reliability"])
+    note = (
+        "Observed proportion (y axis) against mean probability (x axis). Open: as predicted. "
+        "Filled: recalibrated, with 95 % intervals."
+    )
+    return FigureSet("Reliability before and after recalibration", 5, panels, note)
 
 
-def _subgroups(subgroups: Json) -> dict[str, Plate]:
+def _subgroups(axes: dict[str, Json], findings: int) -> dict[str, FigureSet]:
     """Draw the mean AUROC of every group in one forest, and the gaps of each axis by finding."""
     rows = []
-    for axis, entry in subgroups["axes"].items():
-        rows.append(Row(f"{AXES[axis]}, {_over(entry['mean'])}", None))
+    name = "Mean AUROC" if findings > 1 else "AUROC"
+    for axis, entry in axes.items():
+        over = f", {_over(entry['mean'])}" if findings > 1 else ""
+        rows.append(Row(f"{axis_title(axis)}{over}", None))
         rows += [Row(f"  {group}", entry["mean"][group]) for group in entry["groups"]]
     low = _floor([row.metric for row in rows if row.metric], 0.5)
-    means = forest("Mean AUROC by subgroup", rows, None, (low, 1), "mean AUROC")
+    means = forest_plot(f"{name} by subgroup", rows, None, (low, 1), name)
     gaps = {
-        f"{AXES[axis]}: {' less '.join(contrast['between'])}": _gap(contrast)
-        for axis, entry in subgroups["axes"].items()
+        f"{axis_title(axis)}: {' minus '.join(contrast['between'])}": _gap(contrast)
+        for axis, entry in axes.items()
         for contrast in entry["gaps"]
         if measured(contrast)
     }
     return {
-        "subgroups": Plate(
-            "Mean AUROC by subgroup", 1, {"all": means}, NOTES["subgroups"], captions=False
-        ),
-        "gaps": Plate("AUROC gaps between groups, by finding", 2, gaps, NOTES["gaps"]),
-    }
+        "subgroups": FigureSet(f"{name} by subgroup", 1, {"all": means},
+            "Value with 95 % interval.", captions=False),
+        "gaps": FigureSet("AUROC difference between groups, by finding", 2, gaps,
+            "Difference with 95 % interval. Dotted: no difference."),
+    }  # fmt: skip
 
 
 def _over(means: Json) -> str:
-    """Say how many findings the means of an axis are over; all its groups share them."""
-    findings = max(mean["findings"] for mean in means.values())
-    return f"mean over {findings} finding{'s' * (findings != 1)}"
+    """Say over how many findings the means of an axis are; all its groups share them."""
+    return f"mean over {counted(max(mean['findings'] for mean in means.values()), 'finding')}"
 
 
 def _gap(contrast: Json) -> Drawing:
-    """Draw the AUROC gap between two groups, of the findings that are large enough in both."""
-    title = f"AUROC gap, {' less '.join(contrast['between'])}"
+    """Draw the AUROC difference of the findings that are frequent enough in both groups."""
+    title = f"AUROC difference, {' minus '.join(contrast['between'])}"
     gaps = contrast["findings"]
     rows = [
-        Row(spaced(finding), gaps[finding]["auroc"])
+        Row(label(finding), gaps[finding]["auroc"])
         for finding in gaps
         if gaps[finding]["auroc"]["value"] is not None
     ]
-    return forest(title, rows, 0, (-0.5, 0.5), "AUROC gap")
+    return forest_plot(title, rows, 0, (-0.5, 0.5), "AUROC difference")
 
 
-def _overlap(entries: Json, standing: Json | None) -> Plate:
+def _overlap(entries: Json, benchmarks: Json | None) -> FigureSet:
     panels = {
-        finding: localisation.overlap(
+        finding: plots.overlap(
             entries["findings"][finding]["iou"],
-            published(standing, finding, "IoU"),
-            spaced(finding),
+            published(benchmarks, finding, "IoU"),
+            label(finding),
         )
         for finding in entries["findings"]
         if entries["findings"][finding]["cases"]
     }
-    return Plate("Boxes found, by overlap asked for", 5, panels, NOTES["overlap"])
+    compared = " Diamonds: Wang 2017." if benchmarks else ""
+    note = (
+        f"Boxes found (y axis) against the IoU required (x axis). Band: 95 % interval. "
+        f"Dashed: mean box.{compared}"
+    )
+    return FigureSet("Boxes found, by overlap required", 5, panels, note)
 
 
-def published(standing: Json | None, finding: str, kind: str) -> dict[float, float]:
-    """Give published shares of boxes found: threshold → share.
+def published(benchmarks: Json | None, finding: str, kind: str) -> dict[float, float]:
+    """Give published proportions of boxes found: threshold → proportion.
 
     Args:
-        standing: `standing.json`, None where it was not made.
+        benchmarks: `benchmarks.json`, None where there is nothing to compare with.
         finding: its name.
         kind: `IoU` or `IoBB`.
     """
-    rows = standing["localisation"] if standing else []
+    rows = benchmarks["localization"] if benchmarks else []
     named = ((re.search(rf"T\({kind}\) ([\d.]+)", row["row"]), row) for row in rows)
     return {float(found[1]): row[finding] for found, row in named if found and finding in row}
 
 
 def _floor(metrics: list[dict[str, Any] | None], most: float) -> float:
-    """Give a limit of an axis below all values and intervals, in tenths."""
+    """Give a lower limit of an axis below all values and intervals, in tenths."""
     values = [m[part] for m in metrics if m for part in ("value", "low") if m[part] is not None]
     return float(max(0, math.floor(10 * min([most, *values])) / 10))
 

@@ -1,16 +1,60 @@
-"""How the page writes figures and names: the filters of its templates."""
+"""How the report writes metrics, intervals and findings: the filters of its templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from markupsafe import Markup
 
-MINUS: Final = "−"
+from chestxray.findings import label
+
+Entry = dict[str, Any]
+
+_MINUS: Final = "−"
+_FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
+
+# Metric → label and meaning.
+_METRICS: Final = {
+    "auroc": ("AUROC", "Area under the ROC curve; 0.5 is chance."),
+    "auprc": ("AUPRC", "Average precision; the prevalence is chance."),
+    "partial_auroc": (
+        "Partial AUROC",
+        "Area under the ROC curve at a specificity of at least 0.9, standardised; 0.5 is chance.",
+    ),
+    "brier": ("Brier score", "Mean squared error of the probability."),
+    "bce": ("Log loss", "Mean negative log-likelihood of the label."),
+    "ece": ("ECE", "Expected calibration error in bins of equally many images."),
+    "calibration_slope": ("Calibration slope", "1 if the spread of the probabilities is right."),
+    "calibration_intercept": (
+        "Calibration intercept",
+        "0 if the mean of the probabilities is right.",
+    ),
+    "recall": ("Sensitivity", "Proportion of positives that are called."),
+    "specificity": ("Specificity", "Proportion of negatives that are not called."),
+    "precision": ("Precision", "Proportion of calls that are positives."),
+    "npv": ("NPV", "Negative predictive value."),
+    "f1": ("F1", "Harmonic mean of precision and sensitivity."),
+    "mcc": ("MCC", "Matthews correlation coefficient."),
+    "accuracy": ("Accuracy", "Proportion of images that are called correctly."),
+    "alert_rate": ("Alert rate", "Proportion of images that are called."),
+    "threshold": ("Threshold", "Lowest probability at which a finding is called."),
+}
 
 
-def figure(metric: dict[str, Any], digits: int = 3) -> Markup:
+def metric_label(name: str) -> str:
+    """Give the label of a metric, such as `Sensitivity` for `recall`."""
+    return _METRICS[name][0] if name in _METRICS else name.replace("_", " ").capitalize()
+
+
+def metric_description(name: str) -> str:
+    """Explain a metric in one sentence; empty for one that is not known here."""
+    return _METRICS[name][1] if name in _METRICS else ""
+
+
+def figure(metric: Entry, digits: int = 3) -> Markup:
     """Show a metric with its interval, or a dash that carries the reason.
 
     A value without an interval carries the reason of that, too.
@@ -25,13 +69,13 @@ def figure(metric: dict[str, Any], digits: int = 3) -> Markup:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number with a true minus sign; one that rounds to nothing has no sign."""
+    """Write a number with a true minus sign; one that rounds to zero has no sign."""
     shown = f"{value:.{digits}f}"
-    return shown.replace("-", MINUS) if float(shown) else f"{0:.{digits}f}"
+    return shown.replace("-", _MINUS) if float(shown) else f"{0:.{digits}f}"
 
 
-def span(interval: dict[str, Any], digits: int = 3) -> str:
-    """Write an interval, or a dash where there is none; beside a minus sign in words."""
+def span(interval: Entry, digits: int = 3) -> str:
+    """Write an interval, or a dash where there is none; with `to` where a bound is negative."""
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
         return "–"
@@ -39,15 +83,20 @@ def span(interval: dict[str, Any], digits: int = 3) -> str:
     return f"{number(low, digits)}{between}{number(high, digits)}"
 
 
-def threshold(entry: dict[str, Any]) -> Markup:
-    """Write a threshold finely, since rare findings have small ones; a dash with the reason."""
+def with_interval(metric: Entry) -> str:
+    """Write a value with its interval as a sentence does: `0.812, 95 % CI 0.790–0.833`."""
+    return f"{number(metric['value'])}, 95\N{NO-BREAK SPACE}% CI {span(metric)}"
+
+
+def threshold(entry: Entry) -> Markup:
+    """Write a threshold, a small one with four decimals; a dash with the reason without one."""
     if entry["value"] is None:
         return _because("–", entry["reason"])
     return Markup("{}").format(number(entry["value"], 4 if entry["value"] < 0.1 else 3))
 
 
 def share(value: float | None, digits: int = 3) -> str:
-    """Write a baseline's share, or a dash where it was not computed."""
+    """Write a proportion, or a dash where it was not computed."""
     return "–" if value is None else number(value, digits)
 
 
@@ -59,23 +108,33 @@ def p_value(p: float | None) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Show a share in percent, more finely where it is small."""
+    """Write a proportion in percent, a small one with one more decimal."""
     if value is None:
         return "–"
     if 0 < value < 0.01:
         digits += 1
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def spaced(finding: str) -> str:
-    """Write a finding's name as people do."""
-    return finding.replace("_", " ")
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: `1 image`, `1,234 images`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """Write names as a sentence does: a, b and c."""
-    words = [spaced(name) for name in names]
+    """Write findings as a sentence does: a, b and c."""
+    words = [label(name) for name in names]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def listed_of(names: list[str], whole: int) -> str:
+    """Write findings as a sentence does, or that they are all of a larger number.
+
+    Args:
+        names: the findings.
+        whole: how many there are.
+    """
+    return f"all {whole} findings" if len(names) == whole >= _FEWEST_FOR_ALL else listed(names)
 
 
 def duration(seconds: int) -> str:
@@ -85,38 +144,64 @@ def duration(seconds: int) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
-def points_of(findings: dict[str, dict[str, Any]], point: str) -> dict[str, dict[str, Any]]:
+def quoted(path: Path | str) -> str:
+    """Write a path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def capitalized(sentence: str) -> str:
+    """Begin with a capital letter and leave the rest."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def points_of(findings: Mapping[str, Entry], point: str) -> dict[str, Entry]:
     """Give each finding's entry at one operating point."""
     return {finding: entry["operating_points"][point] for finding, entry in findings.items()}
 
 
-def measured(contrast: dict[str, Any]) -> bool:
+def measured(contrast: Entry) -> bool:
     """Tell whether two groups of `subgroups.json` are large enough for any finding."""
     return any(gap["auroc"]["value"] is not None for gap in contrast["findings"].values())
 
 
-def undefined(findings: dict[str, dict[str, Any]], columns: dict[str, str]) -> list[str]:
-    """Tell which figures, or intervals, do not exist, and why; the same things together.
+def metrics_in(entry: Entry) -> tuple[str, ...]:
+    """Name the metrics of an entry of `metrics.json`, in its order."""
+    return tuple(
+        name for name, metric in entry.items()
+        if isinstance(metric, dict) and {"value", "low", "high"} <= set(metric)
+    )  # fmt: skip
+
+
+def undefined(entries: Mapping[str, Entry], columns: Iterable[str]) -> list[str]:
+    """List the metrics, or intervals, that do not exist, and why; equal reasons together.
 
     Args:
-        findings: finding → metric → entry.
-        columns: metric → its word.
+        entries: finding → metric → entry.
+        columns: metrics.
     """
+    wanted = list(columns)
     lacking: dict[tuple[str, str], list[str]] = {}
-    for finding, entry in findings.items():
+    for finding, entry in entries.items():
         words: dict[str, list[str]] = {}
-        for name, word in columns.items():
-            if "reason" in entry[name]:
+        for name in wanted:
+            if "reason" in entry.get(name, ()):
+                word = _in_sentence(metric_label(name))
                 what = word if entry[name]["value"] is None else f"interval of {word}"
                 words.setdefault(entry[name]["reason"], []).append(what)
         for reason, which in words.items():
-            lacking.setdefault((reason, ", ".join(which)), []).append(spaced(finding))
-    everything = ", ".join([word for name, word in columns.items() if name != "threshold"])
+            lacking.setdefault((reason, ", ".join(which)), []).append(label(finding))
+    everything = ", ".join(_in_sentence(metric_label(name)) for name in wanted
+                           if name != "threshold")  # fmt: skip
     return [
-        f"{'All findings' if len(names) == len(findings) else ', '.join(names)} "
-        f"({'all figures' if which.startswith(everything) else which}): {reason}"
+        f"{'All findings' if len(names) == len(entries) > 1 else ', '.join(names)} "
+        f"({'all metrics' if which.startswith(everything) else which}): {reason}"
         for (reason, which), names in lacking.items()
     ]
+
+
+def _in_sentence(word: str) -> str:
+    """Begin with a small letter, but for an abbreviation."""
+    return word if word[1:2].isupper() or word[1:2].isdigit() else word[:1].lower() + word[1:]
 
 
 def _because(shown: str, reason: str) -> Markup:
@@ -126,7 +211,7 @@ def _because(shown: str, reason: str) -> Markup:
 FILTERS: Final = {
     function.__name__: function
     for function in (
-        figure, number, span, threshold, share, p_value, percent, spaced, listed, duration,
-        points_of, measured, undefined,
+        figure, number, span, threshold, share, p_value, percent, counted, label, listed, duration,
+        quoted, capitalized, points_of, measured, undefined, metric_label, metric_description,
     )
 }  # fmt: skip

@@ -1,8 +1,8 @@
-"""What the figures of a run support: sentences that follow from its intervals.
+"""Which statements the results of a run support, and which they do not.
 
-A claim is made only where an interval makes it. What the figures don't support is in `limits`.
-
-What the figures of a run don't support: what was not tested, what none can tell.
+`supported` gives sentences that follow from the intervals: a statement is made only where an
+interval excludes the alternative. `unsupported` names what was not tested, and what the available
+data cannot show.
 """
 
 from __future__ import annotations
@@ -10,212 +10,255 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from chestxray.report.formatting import listed, number, spaced, span
-from chestxray.report.run_files import FEW, Files, Json
+from chestxray.findings import label
+from chestxray.report.formatting import capitalized, counted, listed, listed_of, with_interval
+from chestxray.report.run_files import FEW, Json, RunFiles
 
-GUESSING: Final = 0.5
-ALPHA: Final = 0.05
+_CHANCE: Final = 0.5
+_ALPHA: Final = 0.05
+_MOST_WITH_VALUES: Final = 3  # findings of a sentence
+_VERDICTS: Final = {
+    "above": "Mean AUROC above published results on the same split",
+    "matches": "Mean AUROC not distinguishable from published results on the same split",
+    "below": "Mean AUROC below published results on the same split",
+}
 
 
-def supported(files: Files) -> list[str]:
-    """Give what the intervals carry; empty where nothing was evaluated."""
+def supported(files: RunFiles) -> list[str]:
+    """Give the statements that the intervals support; empty where nothing was evaluated."""
     if files.metrics is None:
         return []
-    said = [*_mean(files.metrics["mean"]["auroc"], len(files.findings)), *_findings(files)]
-    return [*said, *_calibration(files), *_pointing(files), *_beside(files), *_gaps(files)]
+    return [
+        *_mean(files.metrics["mean"]["auroc"], len(files.findings)),
+        *_findings(files),
+        *_calibration(files),
+        *_pointing(files),
+        *_published(files),
+        *_gap(files, "auroc", "AUROC"),
+        *_gap(files, "missed", "Proportion of positives missed"),
+    ]
 
 
 def _mean(mean: Json, findings: int) -> list[str]:
-    if mean["low"] is None:
+    if mean["low"] is None or findings < 2:
         return []
-    said = f"{number(mean['value'])} ({span(mean)})"
-    over = f"over {mean['findings']} of {findings} findings"
-    if mean["low"] > GUESSING:
-        return [f"On average, {over}, the model ranks better than guessing: mean AUROC {said}."]
-    return [f"Ranking on average, {over}, can't be told from guessing: mean AUROC {said}."]
+    over = f"The mean AUROC over {mean['findings']} of {findings} findings"
+    verdict = _against_chance(mean)
+    return [f"{over} is {verdict} (0.5): {with_interval(mean)}."]
 
 
-def _findings(files: Files) -> list[str]:
-    """Place each finding's interval against guessing; few positives make no claim."""
+def _against_chance(auroc: Json) -> str:
+    if auroc["low"] > _CHANCE:
+        return "above chance"
+    return "below chance" if auroc["high"] < _CHANCE else "not distinguishable from chance"
+
+
+def _findings(files: RunFiles) -> list[str]:
+    """Compare each finding's AUROC with chance; a finding with few positives is left out."""
     entries = files.metrics["findings"] if files.metrics else {}
-    measured = {
-        finding: entries[finding]["auroc"]
-        for finding in entries
-        if finding not in (*files.few, *files.unmeasured)
-    }
-    better = [f for f, entry in measured.items() if entry["low"] > GUESSING]
-    unclear = [f for f, entry in measured.items() if entry["low"] <= GUESSING <= entry["high"]]
-    worse = [f for f, entry in measured.items() if entry["high"] < GUESSING]
-    said = []
-    if better:
-        said.append(
-            f"Better than guessing, each by its own interval, uncorrected: {listed(better)}."
+    left_out = (*files.few, *files.unmeasured)
+    measured = {f: entry["auroc"] for f, entry in entries.items() if f not in left_out}
+    sentences = []
+    for verdict in ("above chance", "not distinguishable from chance", "below chance"):
+        values = {f: auroc for f, auroc in measured.items() if _against_chance(auroc) == verdict}
+        if values:
+            sentences.append(f"AUROC {verdict}: {_with_values(values, len(entries))}.")
+    if len(measured) > 1:
+        sentences[-1] += (
+            " The intervals of the findings are not corrected for multiple comparisons."
         )
-    if unclear:
-        said.append(f"Not told apart from guessing: {listed(unclear)}.")
-    if worse:
-        said.append(f"Ranked the wrong way round: {listed(worse)}.")
-    return said
+    return sentences
 
 
-def _calibration(files: Files) -> list[str]:
+def _with_values(values: dict[str, Json], whole: int) -> str:
+    """Name findings, up to three of them with their values.
+
+    Args:
+        values: finding → value with its interval.
+        whole: how many findings there are.
+    """
+    if len(values) > _MOST_WITH_VALUES:
+        return listed_of(list(values), whole)
+    return "; ".join(f"{label(name)} ({with_interval(value)})" for name, value in values.items())
+
+
+def _calibration(files: RunFiles) -> list[str]:
     if files.reliability is None:
         return []
-    off = []
+    known, off = 0, {}
     for finding in (f for f in files.findings if f not in files.few):
         entry = files.reliability[finding]
         used = entry["recalibrated"] or entry["as_given"]
         if used is not None and used["slope"]["low"] is not None:
-            low, high = used["slope"]["low"], used["slope"]["high"]
-            off += [] if low <= 1 <= high else [finding]
+            known += 1
+            if not used["slope"]["low"] <= 1 <= used["slope"]["high"]:
+                off[finding] = used["slope"]
     if off:
-        return [f"Probabilities spread too much or too little (slope apart from 1): {listed(off)}."]
-    return ["No finding's probabilities are shown to spread too much or too little (slope 1)."]
+        return [f"Calibration slope different from 1: {_with_values(off, len(files.findings))}."]
+    if not known:
+        return []
+    return [f"The calibration slope is not distinguishable from 1 for {counted(known, 'finding')}."]
 
 
-def _pointing(files: Files) -> list[str]:
-    better = [f for f in files.marked if _beats_baselines(files.localisation, f)]
+def _pointing(files: RunFiles) -> list[str]:
     if not files.marked:
         return []
+    entries = (files.localization or {})["findings"]
+    better = [finding for finding in files.marked if _beats_baselines(entries[finding])]
+    baselines = "a random point, the image centre and the mean box"
+    more = "inside the marked region more often than"
     if not better:
-        return ["No finding's heatmap is shown to beat a fixed point or box."]
-    words = "a random point, the centre and the mean box"
-    return [f"The heatmap's peak beats {words} for {listed(better)}."]
+        return [f"For no finding is the heatmap peak {more} {baselines}."]
+    which = _with_values({f: entries[f]["hit"] for f in better}, len(files.findings))
+    return [f"The heatmap peak is {more} {baselines}: {which}."]
 
 
-def _beats_baselines(localisation: Json | None, finding: str) -> bool:
-    entry = (localisation or {})["findings"][finding]
+def _beats_baselines(entry: Json) -> bool:
     low = entry["hit"]["low"]
     baselines = [entry[name] for name in ("random", "centre", "mean_box")]
     return low is not None and all(low > share for share in baselines if share is not None)
 
 
-def _beside(files: Files) -> list[str]:
-    rows = [row for row in files.standing["rows"] if row["comparable"]] if files.standing else []
-    said = []
-    for verdict, words in (
-        ("above", "Above these published figures of the same split"),
-        ("matches", "Not told apart from these published figures of the same split"),
-        ("below", "Below these published figures of the same split"),
-    ):
-        systems = [f"{row['system']} ({row['auroc']:.3f})" for row in rows
-                   if row["verdict"] == verdict]  # fmt: skip
+def _published(files: RunFiles) -> list[str]:
+    if files.benchmarks is None or not files.nih:
+        return []
+    rows = [row for row in files.benchmarks["rows"] if row["comparable"]]
+    sentences = []
+    for verdict, words in _VERDICTS.items():
+        systems = [
+            f"{row['system']} ({row['auroc']:.3f})" for row in rows if row["verdict"] == verdict
+        ]
         if systems:
-            said.append(f"{words}: {'; '.join(systems)}.")
-    return said
+            sentences.append(f"{words}: {'; '.join(systems)}.")
+    return sentences
 
 
-def _gaps(files: Files) -> list[str]:
-    return [*_gap(files, "auroc", "AUROC"), *_gap(files, "missed", "The share missed of the sick")]
-
-
-def _gap(files: Files, metric: str, word: str) -> list[str]:
-    """Name the gaps that stay below `ALPHA` after correction, with their size."""
+def _gap(files: RunFiles, metric: str, word: str) -> list[str]:
+    """Name the differences between groups that stay below `_ALPHA` after correction."""
     shown = [
-        f"{spaced(finding)} {' against '.join(contrast['between'])} ({number(gap['value'])})"
-        for entry in (files.subgroups["axes"].values() if files.subgroups else ())
+        f"{label(finding)}, {' minus '.join(contrast['between'])} ({with_interval(gap)})"
+        for entry in files.axes.values()
         for contrast in entry["gaps"]
         for finding in contrast["findings"]
         if (gap := contrast["findings"][finding][metric])["p_holm"] is not None
-        and gap["p_holm"] < ALPHA
+        and gap["p_holm"] < _ALPHA
     ]
-    differs = f"{word} differs between groups, after correction: {'; '.join(shown)}."
-    return [differs] if shown else []
+    return [f"{word} differs between groups (Holm p < {_ALPHA}): {'; '.join(shown)}."] * bool(shown)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that the figures don't support, in a few words and in a sentence."""
+    """A statement that the results do not support, in a few words, with the reason."""
 
     title: str
     sentence: str
 
 
-PHANTOMS: Final = Limit(
-    "Anything about patients",
-    "These radiographs were drawn by a program. How well a model finds what was drawn says that "
-    "the pipeline works.",
+_SYNTHETIC: Final = Limit(
+    "Performance on patients",
+    "The radiographs are synthetic. The results show that the software works, not how well a model "
+    "finds disease.",
 )
-MINED: Final = Limit(
-    "Agreement with radiologists",
-    "The labels were mined from reports by software. Some are wrong, present and absent alike, and "
-    "every figure here is agreement with such labels.",
+_ONE_SOURCE: Final = Limit(
+    "Performance on other data",
+    "The evaluated radiographs come from the same source as the training data. Other hospitals, "
+    "scanners and years were not tested.",
 )
-MINED_MOSTLY: Final = Limit(
-    "Agreement with radiologists, but for the reference labels",
-    "All other figures are agreement with labels mined from reports by software, some of them "
-    "wrong.",
+_GAPS: Final = Limit(
+    "Equal performance in all subgroups",
+    "A difference that is not significant is not evidence of equality: many subgroups are small.",
 )
-ONE_SOURCE: Final = Limit(
-    "Other hospitals, scanners, years",
-    "The evaluated radiographs come from the same source as those of training.",
-)
-GAPS: Final = Limit(
-    "Equal performance in all groups",
-    "A gap that is not shown is not shown to be absent: many groups are small.",
-)
-VIEW: Final = "That the lungs decide, not the view"
-ALWAYS: Final = (
-    Limit("Gain for patients", "Nothing was tested prospectively, nor with readers."),
+_VIEW: Final = "Independence of the view position"
+_ALWAYS: Final = (
+    Limit("Benefit for patients", "No prospective study and no reader study was done."),
     Limit(
-        "Precision elsewhere",
-        "Precision, negative predictive value and probabilities hold where findings are about as "
-        "frequent as here.",
+        "Predictive values at another prevalence",
+        "Precision, negative predictive value and probabilities apply only where the findings are "
+        "about as frequent as here.",
     ),
     Limit(
-        "Health",
-        "An image without any of the findings can show something else, such as a catheter.",
+        "Absence of disease",
+        "A radiograph without any of these findings can be abnormal in another way.",
     ),
-    Limit("Outlines", "A heatmap shows on a coarse grid where evidence was found."),
+    Limit(
+        "Borders of a finding",
+        "A heatmap shows on a coarse grid where the evidence is, not the extent of the finding.",
+    ),
 )
 
 
-def unsupported(files: Files) -> list[Limit]:
-    """Give what the figures of this run can't say, the most particular first."""
-    return [*_untested(files), *_data(files), _split(files), *ALWAYS]
+def unsupported(files: RunFiles) -> list[Limit]:
+    """Give what the results do not support, the most specific first."""
+    return [*_untested(files), *_data(files), _split(files), *_ALWAYS]
 
 
-def _untested(files: Files) -> list[Limit]:
-    said = []
+def _untested(files: RunFiles) -> list[Limit]:
+    limits = []
     if files.unmeasured:
-        said.append(Limit(listed(files.unmeasured), "No AUROC can be computed."))
+        limits.append(Limit(listed(files.unmeasured), "The AUROC cannot be computed."))
     if files.few:
         few = (
-            f"Fewer than {FEW} positives, or an AUROC without an interval. A figure there "
-            f"moves much with each of them, and so does the mean."
+            f"There are fewer than {FEW} positives, or the AUROC has no interval. A single "
+            f"image then changes the value, and the mean, considerably."
         )
-        said.append(Limit(listed(files.few), few))
-    if files.standing and not any(row["comparable"] for row in files.standing["rows"]):
-        why = files.standing["note"] or "none reports on the same test images"
-        said.append(Limit("A rank among published systems", f"{why[0].upper()}{why[1:]}."))
-    return said
+        limits.append(Limit(listed(files.few), few))
+    if files.left_out:
+        left_out = "Only the predictions or only the labels have them; see Results by finding."
+        limits.append(Limit(listed(files.left_out), left_out))
+    if (
+        files.nih
+        and files.benchmarks
+        and not any(row["comparable"] for row in files.benchmarks["rows"])
+    ):
+        why = files.benchmarks["note"] or "no published result is on the same test images"
+        limits.append(Limit("Comparison with published results", f"{capitalized(why)}."))
+    return limits
 
 
-def _data(files: Files) -> list[Limit]:
-    said = []
-    if files.phantoms:
-        said.append(PHANTOMS)
-    else:
-        said.append(MINED_MOSTLY if files.adjudicated else MINED)
-    if not files.external:
-        said.append(ONE_SOURCE)
+def _data(files: RunFiles) -> list[Limit]:
+    limits = [_SYNTHETIC] if files.synthetic else [_labels(files)]
+    if files.run is not None and not files.external:
+        limits.append(_ONE_SOURCE)
     if files.subgroups is not None:
-        said.append(GAPS)
-        if alike := _no_better_than_the_view(files.subgroups["shortcut"]):
-            said.append(Limit(VIEW, f"The view position alone may rank as well: {listed(alike)}."))
-    return said
+        limits.append(_GAPS)
+        alike = _no_better_than_the_view(files.subgroups["shortcut"])
+        if alike:
+            which = listed_of(alike, len(files.findings))
+            sentence = (
+                f"AUROC not distinguishable from that of the view alone, or below it: {which}."
+            )
+            limits.append(Limit(_VIEW, sentence))
+    return limits
+
+
+def _labels(files: RunFiles) -> Limit:
+    origins = files.label_origins.items()
+    known = " ".join(f"Labels of {title}: {origin}." for title, origin in origins)
+    known = known or "The origin of the labels is not recorded."
+    if files.adjudicated:
+        return Limit(
+            "Accuracy against a clinical reference, except for the reference labels",
+            f"{known} All other metrics measure agreement with these labels.",
+        )
+    return Limit(
+        "Accuracy against a clinical reference",
+        f"{known} All metrics measure agreement with these labels.",
+    )
 
 
 def _no_better_than_the_view(shortcut: Json) -> list[str]:
-    """Name the findings whose ranking is not shown to be better than that of the view."""
+    """Name the findings whose AUROC is not shown to be above that of the view alone."""
     lows = {finding: shortcut[finding]["difference"]["low"] for finding in shortcut}
     return [finding for finding, low in lows.items() if low is not None and low <= 0]
 
 
-def _split(files: Files) -> Limit:
-    split = files.run["split"]["name"]
-    return Limit(
-        "Comparison across splits",
-        f"These figures belong to split {split}. On NIH the same model scores about 0.03 higher on "
-        f"a random patient split than on the official one.",
-    )
+def _split(files: RunFiles) -> Limit:
+    recorded = files.run["split"]["name"] if files.run and not files.external else None
+    split = recorded or (files.metrics or {}).get("split_name")
+    sentence = f"These results apply to the split {split}." if split else "The split is not known."
+    if files.nih:
+        sentence += (
+            " On ChestX-ray14 the mean AUROC of the same model is about 0.03 higher on a random "
+            "split by patient than on the official one."
+        )
+    return Limit("Comparison across splits", sentence)

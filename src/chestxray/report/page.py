@@ -1,18 +1,18 @@
-"""Overlays as they stand in the page: the same pictures, in a fifth of the bytes.
+"""One self-contained page about a run or an evaluation, from the files in its folder.
 
-`chestxray explain` writes PNG, whole to the bit. The page holds WebP at the same size, since
-dozens of pictures are carried inside it; at this quality the text in them stays sharp.
+The page reads and formats; every number on it was computed by the command that wrote the file. A
+section of a run whose file does not exist shows the command that makes it. The figures are also
+written one by one as SVG files.
 
-One self-contained page about a run, from the files in its folder.
-
-It reads and formats; every figure on it was computed by the command that wrote the file. A part
-whose file is not there yet is shown with the command that makes it.
+`chestxray explain` writes its overlays as PNG, without loss. The page carries them as WebP of the
+same size, about a fifth of the bytes; text in them stays sharp at this quality.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,185 +23,199 @@ from PIL import Image, UnidentifiedImageError
 from chestxray.artifacts import require, write_text
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, term
-from chestxray.report import figure_set as plates
-from chestxray.report import interpretation as limits
-from chestxray.report import interpretation as support
-from chestxray.report import reporting_checklist as checklist
-from chestxray.report.figure_set import Plate
-from chestxray.report.figures.style import inline
-from chestxray.report.formatting import FILTERS
-from chestxray.report.run_files import FEW, Files
+from chestxray.report import figure_set, interpretation, reporting_checklist
+from chestxray.report.figure_set import FigureSet
+from chestxray.report.formatting import FILTERS, metrics_in
+from chestxray.report.run_files import FEW, RunFiles
+from chestxray.report.svg import inline
 from chestxray.version import __version__
 
-QUALITY: Final = 80
-PREFIX: Final = "data:image/webp;base64,"
-
-
-def shown(files: Files) -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the examples by finding and kind, each with its picture inside as `source`.
-
-    Raises:
-        ArtifactError: a picture that is gone or is no picture.
-    """
-    examples: dict[str, dict[str, dict[str, Any]]] = {}
-    for example in files.explanations["shown"] if files.explanations else ():
-        picture = example | {"source": inlined(files.folder / "explanations" / example["file"])}
-        examples.setdefault(example["finding"], {})[example["kind"]] = picture
-    return examples
-
-
-def inlined(path: Path) -> str:
-    """Give a picture as a data address."""
-    require(path, "chestxray explain")
-    file = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(file, "WEBP", quality=QUALITY)
-    except UnidentifiedImageError as error:
-        raise ArtifactError(f"{path} is no picture: run `chestxray explain` again") from error
-    return PREFIX + base64.b64encode(file.getvalue()).decode("ascii")
-
-
 FIGURES: Final = "figures"
+"""The folder beside the page that holds its figures as files."""
 
-# Sections in their order: anchor → title. The last few stand only where their file does.
+_QUALITY: Final = 80
+_PREFIX: Final = "data:image/webp;base64,"
+
+# Sections in their order: anchor → title.
 SECTIONS: Final = {
-    "support": "What the figures support",
-    "trained": "What was trained on what",
-    "data": "Data",
+    "interpretation": "Interpretation",
+    "model": "Model and training data",
+    "data": "Data partitions",
     "training": "Training",
     "results": "Results by finding",
-    "curves": "Curves",
+    "curves": "ROC and precision-recall curves",
     "calibration": "Calibration",
-    "calls": "Calls",
+    "operating_points": "Operating points",
     "subgroups": "Subgroups",
-    "localisation": "Where the model looks",
-    "examples": "Right and wrong calls",
-    "standing": "Beside published figures",
+    "localization": "Localization",
+    "examples": "Example radiographs",
+    "benchmarks": "Published results",
     "reference": "Reference labels",
-    "comparison": "Comparison",
+    "comparison": "Comparison of models",
     "card": "Model card",
-    "checklist": "Checklist",
-    "recipe": "Recipe",
+    "checklist": "Reporting checklist",
+    "recipe": "Training recipe",
 }
-OPTIONAL: Final = ("reference", "comparison")
 
-MAIN: Final = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "recall": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "f1": "F1",
-    "threshold": "threshold",
+# Metrics of the three tables; all others of `metrics.json` go into a table of further metrics.
+MAIN: Final = ("auroc", "auprc", "recall", "specificity", "precision", "f1")
+PROBABILITIES: Final = (
+    "partial_auroc", "brier", "bce", "ece", "calibration_slope", "calibration_intercept",
+)  # fmt: skip
+CALLS: Final = ("recall", "specificity", "precision", "npv", "f1", "mcc", "accuracy", "alert_rate")
+_POINTS: Final = {
+    "youden": "Maximum of Youden’s J",
+    "f1": "Maximum of F1",
+    "sensitivity": "Required sensitivity",
+    "precision": "Required precision",
+    "alert_rate": "Largest alert rate",
 }
-PROBABILITIES: Final = {
-    "partial_auroc": "partial AUROC",
-    "brier": "Brier score",
-    "bce": "log loss",
-    "ece": "calibration error",
-    "calibration_slope": "slope",
-    "calibration_intercept": "intercept",
+KINDS: Final = {
+    "true call": "True positive",
+    "false call": "False positive",
+    "missed": "False negative",
 }
-CALLS: Final = {
-    "recall": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "npv": "NPV",
-    "f1": "F1",
-    "mcc": "MCC",
-    "accuracy": "accuracy",
-    "alert_rate": "alert rate",
-}
-POINTS: Final = {
-    "youden": "Youden’s J",
-    "f1": "best F1",
-    "sensitivity": "a wanted sensitivity",
-    "precision": "a wanted precision",
-    "alert_rate": "a wanted alert rate",
-}
-KINDS: Final = ("true call", "false call", "missed")
-IOU: Final = ("0.1", "0.3", "0.5", "0.7")
-IOBB: Final = ("0.1", "0.25", "0.5", "0.75", "0.9")
+_IOU: Final = ("0.1", "0.3", "0.5", "0.7")
+_IOBB: Final = ("0.1", "0.25", "0.5", "0.75", "0.9")
 
 
-def write(run: Path, out: Path) -> None:
-    """Write the page of a run, and its figures as files into `figures/` beside it.
-
-    Raises:
-        ArtifactError: no finished run, or a file of it that is not what it should be.
-    """
-    files = Files.read(run)
-    drawn = _plates(files)
-    text = _page(files, drawn)
-    plates.write(drawn, out.parent / FIGURES)
-    write_text(out, text)
-
-
-def build(run: Path) -> str:
-    """Give the page of a run as HTML.
+def report(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of a run or of an evaluation, and its figures into `figures/` beside it.
 
     Args:
-        run: the folder of a finished run. `run.json` must be there; `history.csv`, `recipe.yaml`,
-            `bundle/`, `evaluation/` and `explanations/` are shown as far as they are.
+        folder: of a run, or of an evaluation. Of a run, `history.csv`, `recipe.yaml`, `bundle/`,
+            `evaluation/` and `explanations/` are shown as far as they exist.
+        out: the page; `report.html` in `folder` where None.
+
+    Returns:
+        The page.
 
     Raises:
-        ArtifactError: no `run.json`, or a file that is not what it should be.
+        ArtifactError: neither a run nor an evaluation, or a file that cannot be read.
     """
-    files = Files.read(run)
-    return _page(files, _plates(files))
+    out = folder / "report.html" if out is None else out
+    files = RunFiles.read(folder)
+    sets = _figure_sets(files)
+    text = _page(files, sets)
+    figure_set.write(sets, out.parent / FIGURES)
+    write_text(out, text)
+    return out
 
 
-def _plates(files: Files) -> dict[str, Plate]:
+def build(folder: Path) -> str:
+    """Give the page of a run or of an evaluation as HTML; see `report`."""
+    files = RunFiles.read(folder)
+    return _page(files, _figure_sets(files))
+
+
+def _figure_sets(files: RunFiles) -> dict[str, FigureSet]:
     try:
-        return plates.plates(files)
+        return figure_set.figure_sets(files)
     except (KeyError, TypeError, ValueError) as error:
         raise _not_understood(files, error) from error
 
 
-def _page(files: Files, drawn: dict[str, Plate]) -> str:
-    def drawing(plate: str, key: str) -> Markup | None:
+def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
+    def drawing(name: str, key: str) -> Markup | None:
         """Give a figure for the page; None where there are no numbers for it."""
-        panels = drawn[plate].panels if plate in drawn else {}
-        # `style` escapes what it is given
+        panels = sets[name].panels if name in sets else {}
+        # `svg` escapes what it is given
         return Markup(inline(panels[key])) if key in panels else None  # noqa: S704
 
-    present = [name for name in SECTIONS if name not in OPTIONAL or vars(files)[name] is not None]
     try:
         return _environment().get_template("report.html.j2").render(
             vars(files),
             files=files,
-            plates=drawn,
+            figure_sets=sets,
             drawing=drawing,
-            sections={name: SECTIONS[name] for name in present},
-            supported=support.supported(files),
-            unsupported=limits.unsupported(files),
-            guidelines=checklist.statuses(files),
-            examples=shown(files),
-            published=plates.published,
+            sections=_sections(files),
+            supported=interpretation.supported(files),
+            unsupported=interpretation.unsupported(files),
+            guidelines=reporting_checklist.statuses(files),
+            examples=_examples(files),
+            published=figure_set.published,
+            axis_title=figure_set.axis_title,
             version=__version__,
             findings=files.findings,
             descriptions={
                 name: known.description if (known := term(name)) else "" for name in files.findings
             },
-            **_WORDS,
+            **_metric_columns(files),
+            **_CONSTANTS,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, UndefinedError) as error:
         raise _not_understood(files, error) from error
 
 
-_WORDS: Final = {
+def _sections(files: RunFiles) -> dict[str, str]:
+    """Give the sections that this page has, with their titles."""
+    absent = {name for name in ("reference", "comparison") if vars(files)[name] is None}
+    if not files.nih:
+        absent.add("benchmarks")
+    if files.run is None:
+        absent |= {"model", "data", "training", "recipe"}
+        absent |= {
+            name
+            for name, file in {
+                "calibration": files.reliability,
+                "subgroups": files.subgroups,
+                "localization": files.localization,
+                "examples": files.explanations,
+                "benchmarks": files.benchmarks,
+            }.items()
+            if file is None
+        }
+    return {name: title for name, title in SECTIONS.items() if name not in absent}
+
+
+def _metric_columns(files: RunFiles) -> dict[str, tuple[str, ...]]:
+    """Give the metrics of each table, as far as the evaluation has them."""
+    entries = list(files.metrics["findings"].values()) if files.metrics else []
+    present = metrics_in(entries[0]) if entries else ()
+    points = (
+        [metrics_in(point) for point in entries[0]["operating_points"].values()] if entries else []
+    )
+    with_threshold = points[0] if points else ()
+    shown = {
+        "main": tuple(name for name in MAIN if name in present),
+        "probabilities": tuple(name for name in PROBABILITIES if name in present),
+        "calls": (
+            *(name for name in CALLS if name in present),
+            *(name for name in with_threshold if name not in CALLS),
+        ),
+    }
+    known = {name for names in shown.values() for name in names}
+    return {**shown, "further": tuple(name for name in present if name not in known)}
+
+
+def _examples(files: RunFiles) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give the examples by finding and kind, each with its image as the data URL `source`."""
+    examples: dict[str, dict[str, dict[str, Any]]] = {}
+    for example in files.explanations["shown"] if files.explanations else ():
+        image = example | {"source": _data_url(files.folder / "explanations" / example["file"])}
+        examples.setdefault(example["finding"], {})[example["kind"]] = image
+    return examples
+
+
+def _data_url(path: Path) -> str:
+    """Give an image file as a data URL."""
+    require(path, "chestxray explain")
+    file = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").save(file, "WEBP", quality=_QUALITY)
+    except UnidentifiedImageError as error:
+        raise ArtifactError(f"{path} is not an image: run `chestxray explain` again") from error
+    return _PREFIX + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+_CONSTANTS: Final = {
     "no_finding": NO_FINDING,
-    "splits": plates.SPLITS,
-    "axes": plates.AXES,
-    "main": MAIN,
-    "averaged": {name: word for name, word in MAIN.items() if name != "threshold"},
-    "probabilities": PROBABILITIES,
-    "calls": CALLS,
-    "points": POINTS,
+    "splits": figure_set.SPLITS,
+    "points": _POINTS,
     "kinds": KINDS,
-    "iou": IOU,
-    "iobb": IOBB,
+    "iou": _IOU,
+    "iobb": _IOBB,
     "few": FEW,
 }
 
@@ -218,8 +232,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _not_understood(files: Files, error: Exception) -> ArtifactError:
+def _not_understood(files: RunFiles, error: Exception) -> ArtifactError:
     return ArtifactError(
-        f"{files.folder} holds a file that this version does not understand ({error!r}): make its "
-        f"evaluation and explanations anew, or use the chestxray that made it"
+        f"{files.folder} has a file that this version cannot read ({error!r}): run `chestxray "
+        f"evaluate` and `chestxray explain` again, or use the version of chestxray that wrote it"
     )

@@ -1,7 +1,8 @@
-"""The files of a run, read once: what is there, and None for what was not made yet."""
+"""The files of a run or of an evaluation, read once; None for a file that does not exist."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,29 +11,37 @@ import pandas as pd
 
 from chestxray.artifacts import read_json
 from chestxray.errors import ArtifactError
+from chestxray.findings import NO_FINDING
 
-FEW: Final = 10  # positives; with fewer, a figure moves much with each of them
+FEW: Final = 10  # positives; with fewer, one image changes a metric much
 
 Json = dict[str, Any]
 
+_NIH: Final = re.compile(r"\bNIH\b|\bChestX-ray(?:8|14)\b")
+_OF_EVALUATION: Final = (
+    "reliability", "subgroups", "localization", "benchmarks", "reference", "comparison",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Files:
-    """A run as its files tell it.
+class RunFiles:
+    """What a folder holds: a run, or an evaluation of predictions of any origin.
 
     Attributes:
-        folder: of the run.
-        run: `run.json`.
+        folder: of the run, or of the evaluation.
+        run: `run.json`; None where only an evaluation is there.
+        manifest: `dataset.json`, the manifest of the training dataset.
         bundle: `bundle/bundle.json`.
         history: `history.csv`.
         recipe: `recipe.yaml`, as text.
         explanations: `explanations/explanations.json`.
-        metrics, curves, reliability, subgroups, localisation, standing, reference, comparison:
+        metrics, curves, reliability, subgroups, localization, benchmarks, reference, comparison:
             the files of `evaluation/`.
     """
 
     folder: Path
-    run: Json
+    run: Json | None
+    manifest: Json | None
     bundle: Json | None
     history: pd.DataFrame | None
     recipe: str | None
@@ -41,66 +50,114 @@ class Files:
     curves: Json | None
     reliability: Json | None
     subgroups: Json | None
-    localisation: Json | None
-    standing: Json | None
+    localization: Json | None
+    benchmarks: Json | None
     reference: Json | None
     comparison: Json | None
 
     @classmethod
-    def read(cls, folder: Path) -> Files:
-        """Read a run; `run.json` must be there.
+    def read(cls, folder: Path) -> RunFiles:
+        """Read a run, a folder with `evaluation/`, or the folder of an evaluation itself.
 
         Raises:
-            ArtifactError: no `run.json`, a file that cannot be read, or an evaluation without
-                intervals, as older versions made.
+            ArtifactError: neither a run nor an evaluation, a file that cannot be read, or an
+                evaluation without intervals.
         """
-        recipe = folder / "recipe.yaml"
         train, evaluate = "chestxray train", "chestxray evaluate"
-        metrics = _json(folder / "evaluation" / "metrics.json", evaluate)
+        inside = folder / "evaluation"
+        evaluation = inside if inside.is_dir() or (folder / "run.json").exists() else folder
+        run = _json(folder / "run.json", train)
+        metrics = _json(evaluation / "metrics.json", evaluate)
+        if run is None and metrics is None:
+            raise ArtifactError(
+                f"{folder} has neither run.json nor metrics.json: give the folder of a run "
+                f"(`{train}`) or of an evaluation (`{evaluate}`)"
+            )
         if metrics is not None and "intervals" not in metrics:
             raise ArtifactError(
-                f"{folder / 'evaluation' / 'metrics.json'} has no intervals: an older version made "
-                f"it, run `chestxray evaluate` again"
+                f"{evaluation / 'metrics.json'} has no intervals: run `{evaluate}` again"
             )
-        others = ("reliability", "subgroups", "localisation", "standing", "reference", "comparison")
+        recipe = folder / "recipe.yaml"
         return cls(
             folder=folder,
-            run=read_json(folder / "run.json", train),
+            run=run,
+            manifest=_json(folder / "dataset.json", train),
             bundle=_json(folder / "bundle" / "bundle.json", train),
             history=_table(folder / "history.csv"),
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
             explanations=_json(folder / "explanations" / "explanations.json", "chestxray explain"),
             metrics=metrics,
-            curves=metrics and read_json(folder / "evaluation" / "curves.json", evaluate),
-            **{name: metrics and _json(folder / "evaluation" / f"{name}.json", evaluate)
-               for name in others},
+            curves=metrics and read_json(evaluation / "curves.json", evaluate),
+            **{name: metrics and _json(evaluation / f"{name}.json", evaluate)
+               for name in _OF_EVALUATION},
         )  # fmt: skip
 
     @property
     def findings(self) -> list[str]:
         """The findings that were evaluated; those of the model before any evaluation."""
-        return list(self.metrics["findings"] if self.metrics else self.run["findings"])
+        return list(self.metrics["findings"]) if self.metrics else self.trained
+
+    @property
+    def trained(self) -> list[str]:
+        """The findings of the training dataset; empty without a run."""
+        counts = self.run["counts"]["train"] if self.run else {}
+        return [name for name in counts if name not in {"images", "patients", NO_FINDING}]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Findings that only the predictions or only the labels have, with the reason."""
+        return self.metrics.get("left_out", {}) if self.metrics else {}
 
     @property
     def identity(self) -> str:
         """The model's name as its bundle has it; the backbone alone where there is no bundle."""
+        if self.run is None:
+            return "Evaluation of predictions"
         if self.bundle is None:
             return str(self.run["backbone"])
         return f"{self.bundle['backbone']}-{self.bundle['weights_sha256'][:12]}"
 
     @property
-    def phantoms(self) -> bool:
-        """Whether the radiographs were drawn by a program."""
-        return bool(self.run["synthetic"])
+    def sources(self) -> list[Json]:
+        """The data sets of the training dataset as recorded; empty where they are not."""
+        for file in (self.run, self.manifest):
+            recorded = file.get("sources") if file else None
+            if recorded and all(isinstance(source, dict) for source in recorded):
+                return list(recorded)
+        return []
+
+    @property
+    def label_origins(self) -> dict[str, str]:
+        """Data set → how its labels were made, of the evaluated data; empty if not recorded."""
+        recorded = self.metrics.get("sources") if self.metrics else None
+        if not recorded or not all(isinstance(source, dict) for source in recorded):
+            recorded = [] if self.external else self.sources
+        return {s["title"]: s["label_origin"] for s in recorded if s.get("label_origin")}
+
+    @property
+    def evaluated_on(self) -> str:
+        """The data that it was evaluated on; that of training before any evaluation."""
+        return str((self.metrics or self.run or {})["source"])
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the evaluated radiographs are drawn by a program."""
+        file = self.metrics if self.metrics and "synthetic" in self.metrics else self.run
+        return bool(file and file["synthetic"])
+
+    @property
+    def nih(self) -> bool:
+        """Whether the evaluated radiographs are of NIH ChestX-ray14."""
+        return not self.synthetic and bool(_NIH.search(self.evaluated_on))
 
     @property
     def external(self) -> bool:
         """Whether it was evaluated on another source than it was trained on."""
-        return self.metrics is not None and self.metrics["source"] != self.run["source"]
+        return bool(self.metrics and self.run and self.metrics["source"] != self.run["source"])
 
     @property
     def adjudicated(self) -> bool:
-        """Whether it was held against labels that radiologists agreed on."""
+        """Whether it was evaluated against labels that radiologists agreed on."""
         return self.reference is not None and self.reference["images"] > 0
 
     @property
@@ -109,22 +166,31 @@ class Files:
         entries = self.metrics["findings"] if self.metrics else {}
         return [
             finding
-            for finding in self.findings
-            if finding in entries
-            and entries[finding]["auroc"]["value"] is not None
-            and (entries[finding]["positives"] < FEW or entries[finding]["auroc"]["low"] is None)
+            for finding, entry in entries.items()
+            if entry["auroc"]["value"] is not None
+            and (entry["positives"] < FEW or entry["auroc"]["low"] is None)
         ]
 
     @property
     def unmeasured(self) -> list[str]:
         """Findings without an AUROC."""
         entries = self.metrics["findings"] if self.metrics else {}
-        return [f for f in self.findings if f in entries and entries[f]["auroc"]["value"] is None]
+        return [finding for finding in entries if entries[finding]["auroc"]["value"] is None]
+
+    @property
+    def axes(self) -> dict[str, Json]:
+        """Axis of subgroups → its groups; a single finding has no co-occurring findings."""
+        axes = self.subgroups["axes"] if self.subgroups else {}
+        return {
+            axis: entry
+            for axis, entry in axes.items()
+            if axis != "co_occurrence" or len(self.findings) > 1
+        }
 
     @property
     def marked(self) -> list[str]:
         """Findings that are marked by a box or mask in the evaluated images."""
-        entries = self.localisation["findings"] if self.localisation else {}
+        entries = self.localization["findings"] if self.localization else {}
         return [f for f in self.findings if f in entries and entries[f]["cases"]]
 
 
@@ -138,4 +204,4 @@ def _table(path: Path) -> pd.DataFrame | None:
     try:
         return pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ArtifactError(f"{path} is no table ({error}): train again") from error
+        raise ArtifactError(f"{path} is not a CSV table ({error}): train again") from error

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chestxray.artifacts import write_once
-from chestxray.dataset import pixels
+from chestxray.dataset.pixels import Grey
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
-from chestxray.reading.judged_image import developed
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import logs, objects
 from chestxray.serving.gateway.config import Config, Destination, Rule
@@ -37,7 +37,7 @@ class _Read(NamedTuple):
     """An image after reading: what the result objects need of it, and what the reader said."""
 
     source: SourceImage
-    pixels: pixels.Grey
+    pixels: Grey
     outcome: Reading | RefusedError
 
 
@@ -113,14 +113,14 @@ def _read_next(config: Config, reader: Reader, store: Store, name: str) -> bool:
 
 def _read(image: Image, reader: Reader, store: Store) -> _Read:
     data = _content(image, store)
-    decoded, header = pixels.read(data)
+    radiograph = Radiograph.read(data)
     source = SourceImage.read(data, image.sha256)
     outcome: Reading | RefusedError
     try:
-        outcome = reader.read(developed(decoded, reader.size, header))
+        outcome = reader.read(radiograph)
     except RefusedError as refusal:
         outcome = refusal
-    return _Read(source, decoded, outcome)
+    return _Read(source, radiograph.pixels, outcome)
 
 
 def _content(image: Image, store: Store) -> bytes:

@@ -1,0 +1,218 @@
+"""Drawings as SVG: inside the page, or as files for print with several panels each.
+
+Colours are drawn as the light scheme has them. Inside the page each is replaced by its variable in
+the style sheet, so that figures follow the light and the dark scheme; files keep the colours. The
+two series colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish;
+line style or marker differs too. Text stays text, in the font of the page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from chestxray.artifacts import write_text
+
+INK: Final = "#1d2733"
+QUIET: Final = "#5b6875"
+FAINT: Final = "#a9b3bd"
+FIRST: Final = "#0072b2"
+SECOND: Final = "#d55e00"
+VARIABLES: Final = {
+    INK: "--ink", QUIET: "--quiet", FAINT: "--faint", FIRST: "--first", SECOND: "--second",
+}  # fmt: skip
+
+BAND: Final = 0.2  # opacity of an interval around a curve
+
+_CAPTION: Final = 0.08  # inches above a panel with a caption, in files
+_LINE: Final = 0.12  # inches of one line of a caption or a note
+_NOTE: Final = 0.1  # inches of room around a note
+_NOTE_LETTERS: Final = 23  # an inch
+_CAPTION_LETTERS: Final = 15  # an inch
+_LEAST_WIDTH: Final = 3.4  # inches of a file, so that its note has room
+_MOST_HEIGHT: Final = 9.2  # inches of a file, so that it fits on a page
+
+Margins = tuple[float, float, float, float]
+
+_STYLE: Final = {
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 7.5,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+    "ytick.major.width": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One panel.
+
+    Attributes:
+        title: what the figure shows, as its text alternative. It seeds the names inside the SVG,
+            too, so no two figures of the page may share it.
+        inches: width and height.
+        margins: left, bottom, right and top of the axes, inches. Fixed, because finding them
+            takes longer than all the drawing.
+        draw: draws on the axes.
+    """
+
+    title: str
+    inches: tuple[float, float]
+    margins: Margins
+    draw: Callable[[Axes], None]
+
+
+def inline(drawing: Drawing) -> str:
+    """Give an `<svg>` element that scales with its container and follows the page's colours."""
+    text = _svg([[("", drawing)]], drawing.title)
+    text = text[text.index("<svg") :]
+    for part in (r' (?:width|height)="[\d.]+pt"', r" font-family: [^;]*;"):
+        text = re.sub(part, "", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    label = escape(drawing.title, quote=True)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def save(
+    path: Path, panels: Sequence[tuple[str, Drawing]], columns: int, title: str, note: str
+) -> None:
+    """Write panels as an SVG file at the size of print; as several numbered files if too tall.
+
+    Args:
+        path: the file; `roc.svg` becomes `roc-1.svg`, `roc-2.svg`, … where one page is not enough.
+        panels: caption and drawing of each.
+        columns: how many are drawn side by side.
+        title: of the figure.
+        note: what its marks mean.
+    """
+    pages = _pages([panels[i : i + columns] for i in range(0, len(panels), columns)])
+    for place, rows in enumerate(pages, start=1):
+        name, label = path, title
+        if len(pages) > 1:
+            name = path.with_stem(f"{path.stem}-{place}")
+            label = f"{title} ({place} of {len(pages)})"
+        write_text(name, _document(rows, label, note))
+
+
+_Panels = Sequence[tuple[str, "Drawing"]]
+
+
+def wrapped(name: str, letters: int) -> list[str]:
+    """Break a name into lines of at most `letters` characters."""
+    return textwrap.wrap(name, letters, break_long_words=True) or [""]
+
+
+def _document(rows: Sequence[_Panels], title: str, note: str) -> str:
+    svg = _svg(rows, title, note).replace(
+        "<svg", '<svg role="img" font-family="Arial, Helvetica, Liberation Sans, sans-serif"', 1
+    )
+    end = svg.index(">", svg.index("<svg")) + 1
+    return f"{svg[:end]}\n <title>{escape(title)}</title>{svg[end:]}"
+
+
+def _pages(rows: Sequence[_Panels]) -> list[list[_Panels]]:
+    """Distribute rows of panels over pages, in their order."""
+    pages: list[list[_Panels]] = [[]]
+    height = 0.0
+    for row in rows:
+        if pages[-1] and height + _height(row) > _MOST_HEIGHT:
+            pages.append([])
+            height = 0.0
+        pages[-1].append(row)
+        height += _height(row)
+    return pages
+
+
+def _captions(row: _Panels) -> list[str]:
+    """Break the captions of a row to the width of their panels."""
+    return [
+        "\n".join(wrapped(caption, int(drawing.inches[0] * _CAPTION_LETTERS)))
+        for caption, drawing in row
+    ]
+
+
+def _above(row: _Panels) -> float:
+    """Give the inches that the captions of a row take above its panels."""
+    if not any(caption for caption, _ in row):
+        return 0.0
+    return _CAPTION + _LINE * max(caption.count("\n") + 1 for caption in _captions(row))
+
+
+def _height(row: _Panels) -> float:
+    return max(drawing.inches[1] for _, drawing in row) + _above(row)
+
+
+def _svg(rows: Sequence[_Panels], title: str, note: str = "") -> str:
+    """Give an SVG document without what only matplotlib needs."""
+    file = io.StringIO()
+    style: Any = _STYLE | {"svg.hashsalt": title}
+    with mpl.rc_context(style):
+        figure = _figure(rows, note)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    for part in (
+        r"<metadata>.*?</metadata>",
+        r"<style .*?</style>",
+        r"<!DOCTYPE.*?>",
+        r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|\w+Collection)_\d+"',
+        r' transform="rotate\(-0 [^"]*"',
+    ):
+        text = re.sub(part, "", text, flags=re.DOTALL)
+    return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+
+
+def _figure(rows: Sequence[_Panels], note: str) -> Figure:
+    """Draw rows of panels on one figure, in the style that is in force."""
+    width = max(sum(drawing.inches[0] for _, drawing in row) for row in rows)
+    width = max(width, _LEAST_WIDTH) if note else width
+    lines = wrapped(note, int(width * _NOTE_LETTERS)) if note else []
+    foot = _NOTE + _LINE * len(lines) if note else 0.0
+    size = (width, sum(map(_height, rows)) + foot)
+    figure = Figure(figsize=size)
+    figure.text(0.04 / size[0], 0.06 / size[1], "\n".join(lines), size=6.5, color=QUIET)
+    top = size[1]
+    for row in rows:
+        left, above = 0.0, _above(row)
+        for caption, (_, drawing) in zip(_captions(row), row, strict=True):
+            drawing.draw(figure.add_axes(_frame(drawing, (left, top - above), size)))
+            figure.text(
+                (left + 0.04) / size[0], (top - 0.03) / size[1], caption, weight="bold", size=7.5,
+                va="top",
+            )  # fmt: skip
+            left += drawing.inches[0]
+        top -= _height(row)
+    return figure
+
+
+def _frame(
+    drawing: Drawing, corner: tuple[float, float], size: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Give the axes' rectangle as fractions of the figure; `corner` is the panel's top left."""
+    left, bottom, right, top = drawing.margins
+    width, height = drawing.inches
+    return (
+        (corner[0] + left) / size[0],
+        (corner[1] - height + bottom) / size[1],
+        (width - left - right) / size[0],
+        (height - bottom - top) / size[1],
+    )
