@@ -303,7 +303,7 @@ def test_evaluating_and_reporting_need_no_torch(tmp_path: Path) -> None:
     write_bare_table(tmp_path / "Data_Entry.csv")
     code = (
         "import sys; from pathlib import Path; from chestxray.cli.evaluate import evaluate;"
-        "import chestxray.report.page;"
+        "import chestxray.reporting.page;"
         f"evaluate(Path({str(table_of('test', tmp_path))!r}),"
         f" labels=Path({str(tmp_path / 'Data_Entry.csv')!r}), out=Path({str(tmp_path / 'out')!r}));"
         "slow = {'torch', 'timm', 'lightning', 'sklearn', 'kornia'} & set(sys.modules);"

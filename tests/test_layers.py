@@ -11,11 +11,11 @@ import chestxray
 
 PACKAGE = Path(chestxray.__file__).parent
 LAYERS = (
-    {"findings", "errors", "artifacts", "progress", "parallel"},
+    {"findings", "errors", "artifacts", "progress", "parallel", "version"},
     {"sources"},
     {"dataset"},
     {"evaluation"},
-    {"report"},
+    {"reporting"},
     {"model"},
     {"training"},
     {"reading"},

@@ -16,7 +16,7 @@ from PIL import Image
 
 from chestxray.errors import ArtifactError
 from chestxray.findings import label
-from chestxray.report import (
+from chestxray.reporting import (
     figure_set,
     formatting,
     interpretation,
@@ -26,8 +26,8 @@ from chestxray.report import (
     reporting_checklist,
     svg,
 )
-from chestxray.report.run_files import RunFiles
-from chestxray.report.svg import VARIABLES
+from chestxray.reporting.run_files import RunFiles
+from chestxray.reporting.svg import VARIABLES
 from chestxray.sources.nih import FINDINGS
 from fake_run import truth, write_run, write_training
 
@@ -169,7 +169,7 @@ def test_null_is_a_dash_with_the_reason_and_never_zero(full: Path, html: str) ->
     )
     assert row is not None
     assert row[1].count('<abbr title="no positives">–</abbr>') == len(undefined)
-    reasons = html.split("<li>Hernia (")[1].split("</li>")[0]
+    reasons = html.split("<li>Hernia (")[1].split("</li>", maxsplit=1)[0]
     assert reasons.endswith("): no positives")
     for name in undefined:
         assert formatting.metric_label(name)[1:] in reasons

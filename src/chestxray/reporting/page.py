@@ -23,11 +23,11 @@ from PIL import Image, UnidentifiedImageError
 from chestxray.artifacts import require, write_text
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, term
-from chestxray.report import figure_set, interpretation, reporting_checklist
-from chestxray.report.figure_set import FigureSet
-from chestxray.report.formatting import FILTERS, metrics_in
-from chestxray.report.run_files import FEW, RunFiles
-from chestxray.report.svg import inline
+from chestxray.reporting import figure_set, interpretation, reporting_checklist
+from chestxray.reporting.figure_set import FigureSet
+from chestxray.reporting.formatting import FILTERS, metrics_in
+from chestxray.reporting.run_files import FEW, RunFiles
+from chestxray.reporting.svg import inline
 from chestxray.version import __version__
 
 FIGURES: Final = "figures"
@@ -222,7 +222,7 @@ _CONSTANTS: Final = {
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("chestxray.report"),
+        loader=PackageLoader("chestxray.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from chestxray.findings import label
-from chestxray.report.svg import (
+from chestxray.reporting.svg import (
     BAND,
     FAINT,
     FIRST,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from chestxray.report.run_files import RunFiles
+from chestxray.reporting.run_files import RunFiles
 
 REPORTED: Final = "reported here"
 MISSING: Final = "not available"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from chestxray.findings import label
-from chestxray.report.formatting import capitalized, counted, listed, listed_of, with_interval
-from chestxray.report.run_files import FEW, Json, RunFiles
+from chestxray.reporting.formatting import capitalized, counted, listed, listed_of, with_interval
+from chestxray.reporting.run_files import FEW, Json, RunFiles
 
 _CHANCE: Final = 0.5
 _ALPHA: Final = 0.05

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.findings import label
-from chestxray.report import plots
-from chestxray.report.forest_plot import Row, forest_plot
-from chestxray.report.formatting import counted, measured
-from chestxray.report.run_files import Json, RunFiles
-from chestxray.report.svg import Drawing, save
+from chestxray.reporting import plots
+from chestxray.reporting.forest_plot import Row, forest_plot
+from chestxray.reporting.formatting import counted, measured
+from chestxray.reporting.run_files import Json, RunFiles
+from chestxray.reporting.svg import Drawing, save
 
 SPLITS: Final = ("train", "val", "test")
 AXES: Final = {

@@ -1,5 +1,5 @@
 """One HTML page with figures about a run or an evaluation. Reads artefacts, computes nothing."""
 
-from chestxray.report.page import report
+from chestxray.reporting.page import report
 
 __all__ = ["report"]

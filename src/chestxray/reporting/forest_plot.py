@@ -9,8 +9,8 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from chestxray.report.formatting import number, span
-from chestxray.report.svg import FAINT, FIRST, INK, QUIET, Drawing, wrapped
+from chestxray.reporting.formatting import number, span
+from chestxray.reporting.svg import FAINT, FIRST, INK, QUIET, Drawing, wrapped
 
 _ROW: Final = 0.172  # inches of a row with a label of one line
 _LINE: Final = 0.75  # rows that each line of a label takes, if it has several
