@@ -97,7 +97,7 @@ def test_shares_are_kept_for_patients_and_for_every_finding():
     rows = made([int(number) for number in random.permutation(np.arange(6000) % 3000)], positives)
     parts = patients_of(rows, splits.patient(rows, FINDINGS, 3))
     for having in (set(range(3000)), *positives.values()):
-        for part, share in splits.PATIENT_SHARES.items():
+        for part, share in splits._PATIENT_SHARES.items():
             assert abs(len(parts[part] & having) - share * len(having)) <= max(3, len(having) / 50)
 
 

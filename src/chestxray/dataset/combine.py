@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from chestxray.dataset.split import Lists
 from chestxray.errors import SourceError
 from chestxray.findings import Findings, canonical, implied, key
 from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, no_boxes, problem
-
-Lists = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
