@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from chestxray.dataset.prepare import prepare
 from chestxray.dataset.split import check, split_sha256
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
+from chestxray.sources.collection import problem
 from toy_source import Toy, install, toy_collection, write_toys
 
 
@@ -126,6 +128,20 @@ def test_the_order_of_trees_changes_only_the_order_of_findings(tmp_path):
     ab, ba = of(a, b), of(b, a)
     assert ba.findings == Findings(["Hernia", "Edema", "Mass"])
     assert ab.rows.equals(ba.rows[ab.rows.columns])
+
+
+def test_problems_of_several_sources_name_the_source_and_known_overlaps_are_reported(tmp_path):
+    a = toy_collection(write_toys(tmp_path / "a", [Toy("1.png", "17", 1)]))
+    b = toy_collection(write_toys(tmp_path / "b", [Toy("1.png", "17", 2)]))
+    a = replace(
+        a,
+        card=replace(a.card, overlaps=("b", "elsewhere")),
+        problems=tuple(problem("missing-image", ["2.png"], "left out", loses=True)),
+    )
+    assert [each.sentence for each in combine([a]).problems] == ["left out"]
+    missing, overlap = combine([a, b]).problems
+    assert missing.sentence == "a: left out"
+    assert (overlap.code, overlap.examples) == ("known-overlap", ("a and b",))
 
 
 # --- the same radiograph in two sources ---------------------------------------------------------

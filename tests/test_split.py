@@ -97,7 +97,7 @@ def test_shares_are_kept_for_patients_and_for_every_finding():
     rows = made([int(number) for number in random.permutation(np.arange(6000) % 3000)], positives)
     parts = patients_of(rows, splits.patient(rows, FINDINGS, 3))
     for having in (set(range(3000)), *positives.values()):
-        for part, share in splits.PATIENT_SHARES.items():
+        for part, share in splits._PATIENT_SHARES.items():
             assert abs(len(parts[part] & having) - share * len(having)) <= max(3, len(having) / 50)
 
 
@@ -117,6 +117,25 @@ def test_the_official_lists_are_kept_and_val_is_cut_from_train_val():
     )
     assert parts["test"] == set(range(60, 80))
     assert abs(len(parts["val"]) - 60 / 8) < 1
+
+
+def test_official_lists_of_three_parts_are_used_as_they_are():
+    rows = made([number % 80 for number in range(200)])
+    wanted = {"train": {*range(50)}, "val": {*range(50, 60)}, "test": {*range(60, 80)}}
+    lists = {
+        part: frozenset(rows["image"][numbers(rows).isin(patients)])
+        for part, patients in wanted.items()
+    }
+    assert patients_of(rows, splits.official(rows, FINDINGS, lists, 0)) == wanted
+
+
+def test_val_is_cut_from_the_training_list_whatever_it_is_called():
+    rows = made([number % 80 for number in range(200)])
+    lists = lists_of(rows, {*range(60, 80)})
+    renamed = {"train": lists["train_val"], "test": lists["test"]}
+    assert splits.official(rows, FINDINGS, renamed, 0).equals(
+        splits.official(rows, FINDINGS, lists, 0)
+    )
 
 
 def test_the_official_split_needs_its_lists():
@@ -199,6 +218,22 @@ def test_a_list_by_image_and_a_list_by_patient_say_the_same(tmp_path):
         ),
     )
     assert by_patient.tolist() == by_image.tolist() == ["train", "train", "val", "test"]
+
+
+def test_a_list_names_patients_of_several_sources_by_source_and_key(tmp_path):
+    rows = pd.concat([made([1, 2]), made([1, 2], source="own")], ignore_index=True)
+    rows["patient"] = rows["source"] + "/" + rows["patient"]
+    text = "patient,split\nnih/1,train\nnih/2,val\nown/00000001,test\nown/2,train\n"
+    split = splits.from_file(rows, written(tmp_path, text))
+    assert split.tolist() == ["train", "val", "test", "train"]
+    with pytest.raises(SourceError, match=r"4 images are not in .*a key is <source>/<key>"):
+        splits.from_file(rows, written(tmp_path, "patient,split\n1,train\n2,val\n"))
+
+
+def test_patients_are_text_of_any_kind(tmp_path):
+    rows = made([1, 2, 3]).assign(patient=["P-07", "07", "Ann Other"])
+    text = 'patient,split\nP-07,train\n"Ann Other",test\n7,val\n'
+    assert splits.from_file(rows, written(tmp_path, text)).tolist() == ["train", "val", "test"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from chestxray.dataset.prepare import prepare
 from chestxray.dataset.verify import DatasetVerdict
 from chestxray.dataset.verify import verify as look
 from chestxray.errors import ArtifactError
+from dicom_files import RAMP12, dicom
 from nih_tree import write_tree
+from toy_source import TABLE, Toy, install, write_toys
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih-sample"
 HEADER = (
@@ -111,6 +113,18 @@ def test_a_file_that_is_no_image_is_named_and_fails(raw: Path, spoil, reason: st
     assert any(line[:3] == ["unreadable-image", "1", "yes"] for line in words(result))
     assert "00000002_000.png" in result.output
     assert reason in " ".join(result.output.split())
+
+
+def test_radiographs_of_mixed_formats_are_told_by_their_kind(tmp_path: Path, monkeypatch) -> None:
+    install(monkeypatch)
+    tree = write_toys(tmp_path / "own", [Toy("1.png", "17", 1), Toy("2.png", "18", 2)])
+    (tree / "2.png").unlink()
+    (tree / "2.dcm").write_bytes(dicom(RAMP12, 12))
+    (tree / TABLE).write_text((tree / TABLE).read_text().replace("2.png", "2.dcm"))
+    verdict = look(tree)
+    assert verdict.passed
+    kinds = {str(kind.format): count for kind, count in verdict.kinds}
+    assert kinds == {"PNG L": 1, "DICOM 16-bit": 1}
 
 
 def test_a_broken_table_is_one_reason_not_a_table(raw: Path) -> None:

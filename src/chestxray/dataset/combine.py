@@ -13,16 +13,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from chestxray.dataset.split import Lists
 from chestxray.errors import SourceError
 from chestxray.findings import Findings, canonical, implied, key
 from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, no_boxes, problem
-
-Lists = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Combined:
         rows: as `Collection.rows`, with `source`, and the columns of the union of findings.
         boxes: as `Collection.boxes`.
         official: lists of image keys by source; empty for a source without lists.
-        problems: of all collections.
+        problems: of all collections, with the source's name where there are several.
     """
 
     collections: tuple[Collection, ...]
@@ -66,7 +65,7 @@ def combine(collections: Sequence[Collection]) -> Combined:
         rows.reset_index(drop=True),
         _boxes(collections, findings, named=named),
         _official(collections, named=named),
-        (*(problem for each in collections for problem in each.problems), *_overlaps(collections)),
+        (*_problems(collections, named=named), *_overlaps(collections)),
     )
 
 
@@ -207,6 +206,14 @@ def _official(collections: Sequence[Collection], *, named: bool) -> dict[str, Li
             keys = {f"{collection.name}/{name}" for name in names} if named else names
             of[part] = of.get(part, frozenset()) | keys
     return dict(lists)
+
+
+def _problems(collections: Sequence[Collection], *, named: bool) -> list[Problem]:
+    return [
+        replace(found, sentence=f"{each.name}: {found.sentence}") if named else found
+        for each in collections
+        for found in each.problems
+    ]
 
 
 def _overlaps(collections: Sequence[Collection]) -> list[Problem]:

@@ -90,7 +90,7 @@ def prepare(
     if not trees:
         raise SourceError("there is no raw tree to prepare: give at least one folder")
     combined = combine([sources.read(tree, source, options) for tree in trees])
-    if not combined.rows["path"].any():
+    if (combined.rows["path"] == "").all():
         raise SourceError(
             f"{trees[0]} is a label table without images: give the folder that holds the images"
         )

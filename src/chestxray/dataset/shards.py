@@ -23,7 +23,7 @@ FOLDER: Final = "images"  # of the shards, inside the dataset
 SHARD: Final = 1024  # listed images per shard: 51 MB at 224 pixels
 HEADER_BYTES: Final = 128  # before the first pixel; NumPy pads its header to a multiple of 64
 
-Images = npt.NDArray[np.uint8]
+_Images = npt.NDArray[np.uint8]
 
 
 class Shard(BaseModel):
@@ -106,7 +106,7 @@ class Shards:
         self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self._paths = [folder / shard.name for shard in shards]
         self._rows = np.arange(total, dtype=np.int64)
-        self._mapped: dict[int, Images] = {}
+        self._mapped: dict[int, _Images] = {}
         self.shape: Final = (total, size, size)
 
     @property
@@ -117,14 +117,14 @@ class Shards:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: Any) -> Images:  # noqa: ANN401 - whatever NumPy takes for one axis
+    def __getitem__(self, key: Any) -> _Images:  # noqa: ANN401 - whatever NumPy takes for one axis
         rows = self._rows[key]
         if rows.ndim == 0:
-            image: Images = self._gathered(rows[None])[0]
+            image: _Images = self._gathered(rows[None])[0]
             return image
         return self._gathered(rows)
 
-    def __iter__(self) -> Iterator[Images]:
+    def __iter__(self) -> Iterator[_Images]:
         for row in range(len(self)):
             yield self[row]
 
@@ -136,7 +136,7 @@ class Shards:
             raise ValueError("the images of a dataset cannot become an array without a copy")
         return self[:].astype(dtype or np.uint8, copy=False)
 
-    def _gathered(self, rows: npt.NDArray[np.int64]) -> Images:
+    def _gathered(self, rows: npt.NDArray[np.int64]) -> _Images:
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         places = np.searchsorted(self._starts, rows, side="right") - 1
         within = rows - self._starts[places]
@@ -150,7 +150,7 @@ class Shards:
                 images[begin:end] = shard[first : first + end - begin]
         return images
 
-    def _map(self, place: int) -> Images:
+    def _map(self, place: int) -> _Images:
         if place not in self._mapped:
             mapped = np.load(self._paths[place], mmap_mode="r")
             # Indexing a memmap itself costs some microseconds more.

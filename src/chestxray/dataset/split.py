@@ -26,13 +26,14 @@ from chestxray.findings import Findings
 
 PARTS: Final = ("train", "val", "test")
 # CheXNet's proportions (arXiv 1711.05225), which most patient splits of NIH follow.
-PATIENT_SHARES: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
+_PATIENT_SHARES: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 # Where official lists have no val: NIH's leave 28,008 patients for train and val, an eighth of
 # which gives val about the size that CheXNet's split gives it.
-OFFICIAL_SHARES: Final[Mapping[str, float]] = {"train": 0.875, "val": 0.125}
+_OFFICIAL_SHARES: Final[Mapping[str, float]] = {"train": 0.875, "val": 0.125}
 _EXAMPLES: Final = 5
 
 Lists = Mapping[str, frozenset[str]]
+"""A data set's official lists: image keys by part."""
 
 
 def assign(
@@ -108,7 +109,7 @@ def official(rows: pd.DataFrame, findings: Findings, lists: Lists, seed: int) ->
     check(rows, split)
     if "val" not in lists:
         rest = split != "test"
-        split[rest] = _drawn(rows[rest], findings, OFFICIAL_SHARES, seed)
+        split[rest] = _drawn(rows[rest], findings, _OFFICIAL_SHARES, seed)
     return split
 
 
@@ -120,7 +121,7 @@ def patient(rows: pd.DataFrame, findings: Findings, seed: int) -> pd.Series[str]
         findings: to be distributed evenly.
         seed: of the draw.
     """
-    return _drawn(rows, findings, PATIENT_SHARES, seed)
+    return _drawn(rows, findings, _PATIENT_SHARES, seed)
 
 
 def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:

@@ -29,7 +29,7 @@ INDEX: Final = "index.parquet"
 BOXES: Final = "boxes.parquet"
 UNFINISHED: Final = ".prepare"  # the folder of an unfinished dataset
 
-LEADING_COLUMNS: Final = (
+_LEADING_COLUMNS: Final = (
     "image", "source", "patient", "study", "follow_up", "age", "sex", "view", "width", "height",
 )  # fmt: skip
 
@@ -231,7 +231,7 @@ class Dataset:
 
 def index_columns(findings: Findings) -> tuple[str, ...]:
     """Give the columns of the index, in order."""
-    return (*LEADING_COLUMNS, *findings, "split")
+    return (*_LEADING_COLUMNS, *findings, "split")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -147,11 +147,11 @@ def verify(
     """
     path = Path(path)
     if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
-        return verify_dataset(path)
-    return verify_tree(path, source, options)
+        return _verify_dataset(path)
+    return _verify_tree(path, source, options)
 
 
-def verify_dataset(folder: Path) -> DatasetVerdict:
+def _verify_dataset(folder: Path) -> DatasetVerdict:
     """Compare every file of a dataset with the manifest, by its SHA-256."""
     manifest = read_manifest(folder)
     check = partial(_shard_problem, folder=folder / shards.FOLDER, size=manifest.size)
@@ -172,7 +172,7 @@ def verify_dataset(folder: Path) -> DatasetVerdict:
     return DatasetVerdict(folder, manifest, tuple(damages))
 
 
-def verify_tree(
+def _verify_tree(
     raw: Path, source: str | None = None, options: ReadOptions | None = None
 ) -> Verdict:
     """Read a tree's tables and decode every image once."""
