@@ -91,6 +91,18 @@ def test_a_service_that_cannot_start_ends_with_the_reason(run: Path, monkeypatch
         Server(create_app(planted(run))).serve_on(address)
 
 
+def test_it_can_be_stopped_while_it_starts(run: Path, caplog):
+    server = Server(create_app(planted(run)))
+    with bind("127.0.0.1", 0) as address:
+        thread = threading.Thread(target=server.serve_on, args=(address,))
+        thread.start()
+        wait_until(lambda: server.started)
+        server.handle_exit(signal.SIGINT, None)
+        thread.join(60)
+    assert not thread.is_alive()
+    assert caplog.text == ""
+
+
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "chestxray.serving.server")
@@ -99,7 +111,7 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
 
 
 def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(run: Path):
-    call = f"from chestxray.serving import serve; serve({str(run / 'bundle')!r}, port=0)"
+    call = f"from chestxray.serving import serve; serve({str(run / 'bundle')!r}, port=0, engine='torch')"
     process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     watchdog = threading.Timer(240, process.kill)

@@ -11,7 +11,7 @@ import copy
 import logging
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -31,6 +31,7 @@ from chestxray.serving.uploads import DecoderPool, Upload
 State = Literal["starting", "ready", "stopping", "failed"]
 
 _RETRY_SECONDS: Final = 1
+_SECONDS_TO_KILL: Final = 0.2
 _FULL_SIZE_UPLOADS: Final = 8
 _log = logging.getLogger(__name__)
 
@@ -132,7 +133,9 @@ class AdmissionControl:
             self._decoders.start()
             self.reader.read_batch(np.zeros((1, self.reader.size, self.reader.size), np.uint8))
         except Exception as error:  # noqa: BLE001 (who waits for `started` raises it)
-            if self._state == "starting":
+            if self._state == "stopping":  # `close` has ended the decoders
+                self.started.set_result(None)
+            else:
                 self._state = "failed"
                 self.started.set_exception(error)
             return
@@ -145,8 +148,11 @@ class AdmissionControl:
         self._state = "stopping"
 
     def close(self) -> None:
-        """End threads and processes."""
+        """End threads and processes, also those that are still starting."""
         self.stop()
+        while not self.started.done():
+            self._decoders.kill()
+            wait([self.started], _SECONDS_TO_KILL)
         self._threads.shutdown(cancel_futures=True)
         self._engine.close()
         self._decoders.close()

@@ -106,6 +106,11 @@ class DecoderPool:
         with self._one() as decoder:
             return decoder.call(_NAME, data, display)
 
+    def kill(self) -> None:
+        """End the processes from another thread than those that start or use them."""
+        for decoder in self._all:
+            decoder.kill()
+
     def close(self) -> None:
         """End the processes, also those at work."""
         for decoder in self._all:
