@@ -169,7 +169,7 @@ def test_null_is_a_dash_with_the_reason_and_never_zero(full: Path, html: str) ->
     )
     assert row is not None
     assert row[1].count('<abbr title="no positives">–</abbr>') == len(undefined)
-    reasons = html.split("<li>Hernia (")[1].split("</li>")[0]
+    reasons = html.split("<li>Hernia (")[1].split("</li>", maxsplit=1)[0]
     assert reasons.endswith("): no positives")
     for name in undefined:
         assert formatting.metric_label(name)[1:] in reasons
