@@ -14,7 +14,7 @@ from chestxray.findings import Findings
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway import config as settings
 from chestxray.serving.gateway.store import Image
-from chestxray.serving.gateway.supervisor import check_rules
+from chestxray.serving.gateway.supervisor import _check_rules
 from chestxray.serving.gateway.worker import receives
 from chestxray.sources.nih import FINDINGS
 from gateway_parts import config
@@ -154,7 +154,7 @@ def rules_of(folder: Path, *findings: str) -> settings.Config:
 
 def test_a_rule_may_name_a_finding_of_the_model_in_any_spelling(tmp_path: Path) -> None:
     known = Findings(["Effusion", "Rib fracture", "Mediastinal widening"])
-    check_rules(rules_of(tmp_path, "Pleural Effusion", "rib_fracture", known[2]), known)
+    _check_rules(rules_of(tmp_path, "Pleural Effusion", "rib_fracture", known[2]), known)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_rule_that_names_a_finding_of_another_model_is_an_error(
 ) -> None:
     known = Findings(["Effusion", "Rib fracture"])
     with pytest.raises(ConfigError) as caught:
-        check_rules(rules_of(tmp_path, "Effusion", name), known)
+        _check_rules(rules_of(tmp_path, "Effusion", name), known)
     place = "destinations[0].rules[1].findings: the model does not have"
     assert str(caught.value) == f"{place} {name!r}{rest}"
 

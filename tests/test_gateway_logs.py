@@ -16,7 +16,7 @@ SENDER = """
 import sys
 from pathlib import Path
 from chestxray.serving.gateway import config, logs
-from chestxray.serving.gateway.sender import CStoreTransport, deliver
+from chestxray.serving.gateway.sender import _CStoreTransport, deliver
 from chestxray.serving.gateway.store import Image, Result, Store, send_queue
 
 settings = config.load(Path(sys.argv[1]))
@@ -26,7 +26,7 @@ store = Store(settings.state)
 store.add(Image("1.2", "ab", "SENDER", "DX"))
 result = Result("1.3", "sr", "cd", [to.name])
 store.finish_reading(store.claim("read", 60, 5), "model", [result])
-transport = CStoreTransport(to, "CHESTXRAY")
+transport = _CStoreTransport(to, "CHESTXRAY")
 deliver(store.claim(send_queue(to.name), 60, 5), transport, store, to)
 """
 

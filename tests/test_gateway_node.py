@@ -89,7 +89,7 @@ def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path:
     # Each result was routed to the gateway again, and stays what it is.
     def returned() -> set[str]:
         log = site.gateway.log()
-        return {line["uid"] for line in log if line.get("event") == "ours-returned"}
+        return {line["uid"] for line in log if line.get("event") == "own-result"}
 
     wait_for(lambda: len(returned()) == 6, 60)
     site.send(*files)

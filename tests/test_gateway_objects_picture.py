@@ -86,15 +86,15 @@ def test_long_sentences_stay_within_the_picture(model):
 def test_wrapped_text_loses_no_letter_and_no_line_is_too_long():
     style = drawing.Style(20)
     text = "a few words and aVeryLongWordThatFitsInNoLineOfThisWidth at the end"
-    lines = drawing.wrapped(text, 120, style, 99)
+    lines = drawing._wrapped(text, 120, style, 99)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(drawing._width(line, style) <= 120 for line in lines)
-    assert drawing.wrapped(text, 120, style, 2)[1].endswith("…")
+    assert drawing._wrapped(text, 120, style, 2)[1].endswith("…")
 
 
 def test_called_findings_come_first_by_probability_over_threshold():
     thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Mass": 0.1, "Hernia": None}
-    order = drawing.ranked(reading(), thresholds)
+    order = drawing._ranked(reading(), thresholds)
     assert order[:2] == ["Mass", "Effusion"]
     assert order[-1] == "Hernia"
     assert drawing.relevant(reading(), thresholds, 1) == ["Mass"]
@@ -132,7 +132,7 @@ def test_no_probability_is_rounded_to_certainty(value, text):
     ],
 )
 def test_a_probability_is_told_from_its_threshold(probability, threshold, written):
-    assert drawing.percentages(probability, threshold) == written
+    assert drawing._percentages(probability, threshold) == written
 
 
 def test_figures_of_more_digits_stay_in_their_columns():
@@ -170,7 +170,7 @@ def test_every_number_of_findings_has_its_layout(name, model):
 def test_findings_that_are_not_listed_are_counted_with_their_calls():
     findings = SETS["forty"]
     said = reading(findings[:20], findings=findings)
-    order = drawing.ranked(said, dict.fromkeys(findings, 0.5))
+    order = drawing._ranked(said, dict.fromkeys(findings, 0.5))
     assert set(order[:20]) == set(findings[:20])
     assert (
         drawing._hidden(order[17:], said) == "and 23 more findings in the report, 3 of them called"

@@ -14,11 +14,11 @@ from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from chestxray.serving.gateway import polling, statistics
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
 from chestxray.serving.gateway.polling import (
-    DICOMwebService,
     Instance,
     Poller,
+    _DICOMwebService,
+    _save_position,
     position,
-    save_position,
 )
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
@@ -123,7 +123,7 @@ def test_what_came_before_the_source_first_answered_is_asked_for(
 ) -> None:
     give(empty, radiograph(1, StudyDate=LONG_AGO))
     with monkeypatch.context() as patch:
-        patch.setattr(DICOMwebService, "studies", lambda *_: {}["the source is down"])
+        patch.setattr(_DICOMwebService, "studies", lambda *_: {}["the source is down"])
         with pytest.raises(LookupError):
             ask("since = 2020-01-01").poll()
     assert ask().poll() == 1, "from the day on which it was asked first, as it was then"
@@ -154,12 +154,12 @@ def test_while_something_is_left_behind_the_position_stays(
 def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get = DICOMwebService._get
+    get = _DICOMwebService._get
 
-    def one_a_page(self: DICOMwebService, path: str, query: dict, accept: str, most: int):
+    def one_a_page(self: _DICOMwebService, path: str, query: dict, accept: str, most: int):
         return get(self, path, query | {"limit": "1"}, accept, most)
 
-    monkeypatch.setattr(DICOMwebService, "_get", one_a_page)
+    monkeypatch.setattr(_DICOMwebService, "_get", one_a_page)
     study = generate_uid()
     give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
     give(empty, *(radiograph(number) for number in range(2, 4)))
@@ -171,16 +171,16 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
 ) -> None:
     images = [radiograph(number) for number in range(3)]
     give(empty, *images)
-    asking, radiographs = ask(), DICOMwebService.radiographs
+    asking, radiographs = ask(), _DICOMwebService.radiographs
     broken = min(str(image.StudyInstanceUID) for image in images)
 
-    def fail(self: DICOMwebService, study: str) -> list[Instance]:
+    def fail(self: _DICOMwebService, study: str) -> list[Instance]:
         if study == broken:
             raise LookupError(PATIENT)
         return radiographs(self, study)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DICOMwebService, "radiographs", fail)
+        patch.setattr(_DICOMwebService, "radiographs", fail)
         assert asking.poll() == 2
     asking.store.db.execute("UPDATE positions SET asked = asked - 100")
     assert 100 <= statistics.polled(asking.store.db)[asking.url] < 160
@@ -192,15 +192,15 @@ def test_a_study_that_the_source_tells_badly_keeps_no_other_back(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(empty, radiograph(1))
-    pages = DICOMwebService._search
+    pages = _DICOMwebService._search
 
-    def badly(self: DICOMwebService, path: str, query: dict[str, str]):
+    def badly(self: _DICOMwebService, path: str, query: dict[str, str]):
         yield {"00080020": {"vr": "DA"}}
         for study in pages(self, path, query):
             yield study | {"00201208": {"vr": "IS", "Value": ["n/a"]}}
 
-    monkeypatch.setattr(DICOMwebService, "_search", badly)
-    assert DICOMwebService.studies(ask().poller._service, LONG_AGO)
+    monkeypatch.setattr(_DICOMwebService, "_search", badly)
+    assert _DICOMwebService.studies(ask().poller._service, LONG_AGO)
 
 
 def test_a_poller_that_is_told_to_stop_takes_no_further_image(empty: Orthanc, ask) -> None:
@@ -228,7 +228,7 @@ def test_an_image_that_took_another_one_s_place_is_seen(
 
 def test_a_position_saved_by_a_clock_that_was_wrong_hides_nothing(empty: Orthanc, ask) -> None:
     asking = ask()
-    save_position(asking.store.db, asking.url, f"{TODAY + 1000 * DAYS:%Y%m%d}")
+    _save_position(asking.store.db, asking.url, f"{TODAY + 1000 * DAYS:%Y%m%d}")
     give(empty, radiograph(1), radiograph(2, StudyDate=f"{TODAY - DAYS:%Y%m%d}"))
     assert asking.poll() == 2
     assert asking.position() == f"{TODAY - DAYS:%Y%m%d}"
@@ -246,7 +246,7 @@ def test_a_queue_that_cannot_be_written_ends_no_poller(
 ) -> None:
     give(empty, radiograph(1))
     asking, stop = ask("seconds = 0.05"), threading.Event()
-    monkeypatch.setattr(polling, "save_position", full_once(save_position))
+    monkeypatch.setattr(polling, "_save_position", full_once(_save_position))
     thread = threading.Thread(target=asking.poller.run, args=(stop,))
     thread.start()
     wait_for(lambda: asking.held() and statistics.polled(asking.store.db), 20)
@@ -267,7 +267,7 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(
     assert "could not be taken in: the answer has more than 1000 bytes" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(polling, "_MAX_PAGE_BYTES", 100)
-        with pytest.raises(polling.InvalidAnswerError, match="more than 100 bytes"):
+        with pytest.raises(polling._InvalidAnswerError, match="more than 100 bytes"):
             asking.poll()
     assert asking.poll() == 1
 

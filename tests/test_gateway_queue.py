@@ -69,7 +69,7 @@ def test_one_that_ends_its_worker_each_time_is_dead_after_its_attempts(store: St
     for _ in range(3):
         assert store.claim(READ, 0, 3)
     assert store.claim(READ, 0, 3) is None
-    assert [row["reason"] for row in dead_letters.dead_letters(store.db)] == [queue.LEASE_EXPIRED]
+    assert [row["reason"] for row in dead_letters.dead_letters(store.db)] == [queue._LEASE_EXPIRED]
 
 
 def test_a_failure_is_tried_again_later_each_time_and_then_given_up(store: Store) -> None:

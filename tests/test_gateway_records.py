@@ -70,7 +70,7 @@ def test_what_is_discarded_is_told_of_and_goes_and_never_comes_back(store: Store
     send(store, "archive")
     assert lose(store, READ) == "1.2"
     assert lose(store, send_queue("pacs")) == "1.1.9"
-    assert retention.remove_expired(NOW, store) == 0, "dead letters keep their files"
+    assert retention._remove_expired(NOW, store) == 0, "dead letters keep their files"
     assert dead_letters.discard(store.db, ["1.2", "1.1.9"]) == 2
     assert dead_letters.discard(store.db, ["1.2"]) == 0
     assert dead_letters.dead_letters(store.db) == []
@@ -85,7 +85,7 @@ def test_what_is_discarded_is_told_of_and_goes_and_never_comes_back(store: Store
         ("discarded", "1.2", "broke"),
         ("discarded", "1.1.9", "broke"),
     }
-    assert retention.remove_expired(NOW, store) == 2
+    assert retention._remove_expired(NOW, store) == 2
     assert not [*store.images.iterdir(), *store.outbox.iterdir()]
     assert store.is_known("1.2")
 
@@ -191,9 +191,9 @@ def test_only_what_was_read_and_sent_to_all_is_removed_and_stays_known(store: St
     read(store, "1.2", "pacs")
     send(store, "pacs")
     send(store, "pacs")
-    assert retention.remove_expired(Storage(spare_mib=0, free_mib=0), store) == 0  # seven days
-    assert retention.remove_expired(NOW, store) == 1
-    assert retention.remove_expired(NOW, store) == 0
+    assert retention._remove_expired(Storage(spare_mib=0, free_mib=0), store) == 0  # seven days
+    assert retention._remove_expired(NOW, store) == 1
+    assert retention._remove_expired(NOW, store) == 0
     assert {path.stem for path in store.images.iterdir()} == {"1.1", "1.3"}
     assert {path.stem for path in store.outbox.iterdir()} == {"1.1.9"}
     assert store.is_known("1.2")
@@ -203,7 +203,7 @@ def test_only_what_was_read_and_sent_to_all_is_removed_and_stays_known(store: St
 def test_on_a_full_disk_what_has_served_goes_before_its_time(store: Store) -> None:
     add(store, "1.1", "1.2")
     read(store, "1.1")
-    assert retention.remove_expired(Storage(spare_mib=2**40), store) == 1
+    assert retention._remove_expired(Storage(spare_mib=2**40), store) == 1
     assert {path.stem for path in store.images.iterdir()} == {"1.2"}
 
 
@@ -212,7 +212,7 @@ def test_what_a_killed_process_was_writing_is_removed(store: Store) -> None:
     old.write_bytes(b"")
     new.write_bytes(b"")
     os.utime(old, (0, 0))
-    retention.remove_expired(Storage(), store)
+    retention._remove_expired(Storage(), store)
     assert not old.exists()
     assert new.exists()
 
@@ -221,8 +221,8 @@ def test_what_served_before_the_clock_was_set_back_makes_room_too(store: Store) 
     add(store, "1.1")
     read(store, "1.1")
     store.db.execute("UPDATE tasks SET finished = finished + 1e8")
-    assert retention.remove_expired(NOW, store) == 0
-    assert retention.remove_expired(Storage(spare_mib=2**40), store) == 1
+    assert retention._remove_expired(NOW, store) == 0
+    assert retention._remove_expired(Storage(spare_mib=2**40), store) == 1
 
 
 def test_retention_runs_again_after_a_failure(

@@ -20,7 +20,7 @@ from pynetdicom import AE, evt
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
 from chestxray.serving.gateway.receiver import serve
-from chestxray.serving.gateway.sender import CStoreTransport, StowTransport, deliver, run
+from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from dicom_files import written
 from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
@@ -85,7 +85,7 @@ class PACS:
         self._server.shutdown()
 
 
-def attempt(store: Store, to: Destination, transport: CStoreTransport | StowTransport) -> bool:
+def attempt(store: Store, to: Destination, transport: _CStoreTransport | _StowTransport) -> bool:
     """Deliver once; whether the destination was reached."""
     store.db.execute("UPDATE tasks SET due = 0 WHERE state = 'queued'")
     task = store.claim(QUEUE, 60, to.attempts)
@@ -110,7 +110,7 @@ def test_a_result_arrives_as_the_bytes_in_the_outbox(
     content, port = result(store), free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     pacs.status = status
-    assert attempt(store, to, CStoreTransport(to, "CHESTXRAY")) == (found == "done")
+    assert attempt(store, to, _CStoreTransport(to, "CHESTXRAY")) == (found == "done")
     assert state(store) == found
     assert len(pacs.got[0]) > 8000
     assert content.endswith(pacs.got[0])
@@ -129,7 +129,7 @@ def test_a_sender_killed_before_it_noted_a_success_sends_the_same_bytes_again(
     result(store)
     port = free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
-    transport = CStoreTransport(to, "CHESTXRAY")
+    transport = _CStoreTransport(to, "CHESTXRAY")
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish_sending", kill)
         with pytest.raises(Killed):
@@ -150,7 +150,7 @@ def test_a_result_that_is_turned_down_is_offered_some_times_and_given_up(
     port = free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     pacs.status = 0xA900
-    transport = CStoreTransport(to, "CHESTXRAY")
+    transport = _CStoreTransport(to, "CHESTXRAY")
     for number in range(3):
         assert state(store) == "queued", number
         assert attempt(store, to, transport)
@@ -167,7 +167,7 @@ def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) 
     result(store)
     port = free_port()
     to = dicom(tmp_path, port)
-    transport = CStoreTransport(to, "CHESTXRAY")
+    transport = _CStoreTransport(to, "CHESTXRAY")
     for _ in range(to.attempts + 2):
         assert not attempt(store, to, transport)
     assert state(store) == "queued"
@@ -202,7 +202,7 @@ def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -
     authority, port = trustme.CA(), free_port()
     files = certificates(tmp_path, "ours", authority)
     pacs, plain = PACS(port, files), dicom(tmp_path, port)
-    assert not attempt(store, plain, CStoreTransport(plain, "CHESTXRAY"))
+    assert not attempt(store, plain, _CStoreTransport(plain, "CHESTXRAY"))
     strange = certificates(tmp_path, "strange", trustme.CA())
     for wrong in (
         strange,  # each distrusts the other
@@ -210,9 +210,9 @@ def test_a_pacs_that_wants_tls_gets_it_both_ways(store: Store, tmp_path: Path) -
         files.model_copy(update={"certificate": tmp_path / "gone.pem"}),
     ):
         to = plain.model_copy(update={"tls": wrong})
-        assert not attempt(store, to, CStoreTransport(to, "CHESTXRAY"))
+        assert not attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
     secured = plain.model_copy(update={"tls": files})
-    assert attempt(store, secured, CStoreTransport(secured, "CHESTXRAY"))
+    assert attempt(store, secured, _CStoreTransport(secured, "CHESTXRAY"))
     assert state(store) == "done"
     pacs.stop()
 
@@ -225,7 +225,7 @@ def test_a_pacs_under_another_name_than_its_certificate_says_gets_nothing(
     pacs = PACS(port, certificates(tmp_path, "other", authority, "pacs.example"))
     ours = certificates(tmp_path, "ours", authority)
     to = dicom(tmp_path, port).model_copy(update={"tls": ours})
-    assert not attempt(store, to, CStoreTransport(to, "CHESTXRAY"))
+    assert not attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
     assert not pacs.got
     pacs.stop()
 
@@ -320,7 +320,7 @@ def test_what_stow_answers_is_believed_by_its_body(
     content = result(store)
     with web(status, body) as (url, got):
         to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-        transport = StowTransport(to)
+        transport = _StowTransport(to)
         reached = attempt(store, to, transport)
         transport.close()
     assert state(store) == found
@@ -334,7 +334,7 @@ def test_a_web_server_that_is_down_is_waited_for(store: Store, tmp_path: Path) -
     result(store)
     url = f"http://127.0.0.1:{free_port()}"
     to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-    transport = StowTransport(to)
+    transport = _StowTransport(to)
     for _ in range(3):
         assert not attempt(store, to, transport)
     transport.close()

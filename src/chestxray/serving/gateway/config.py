@@ -26,7 +26,7 @@ from pydantic import (
 from chestxray.errors import ConfigError
 from chestxray.serving.gateway import config_errors
 
-ENGINES: Final = ("auto", "torch", "openvino")
+_ENGINES: Final = ("auto", "torch", "openvino")
 
 
 def _ae_title(title: str) -> str:
@@ -54,12 +54,12 @@ def _short_name(name: str) -> str:
     return name
 
 
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
-FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
-Port = Annotated[int, Field(ge=1, le=65535)]
-ResultKind = Literal["sr", "sc", "regions"]
-Modality = Literal["CR", "DX"]
+_AETitle = Annotated[str, AfterValidator(_ae_title)]
+_ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
+_FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
+_Port = Annotated[int, Field(ge=1, le=65535)]
+_ResultKind = Literal["sr", "sc", "regions"]
+_Modality = Literal["CR", "DX"]
 
 
 class _Table(BaseModel):
@@ -77,9 +77,9 @@ class TLS(_Table):
         authority: authority that must have signed the other side's certificate, PEM.
     """
 
-    certificate: FilePath
-    key: FilePath
-    authority: FilePath
+    certificate: _FilePath
+    key: _FilePath
+    authority: _FilePath
 
     def server_context(self) -> ssl.SSLContext:
         """Make a context that requires a certificate of the authority from each client.
@@ -115,10 +115,10 @@ class Receive(_Table):
         tls: mutual TLS; plain DICOM without it.
     """
 
-    ae_title: AETitle = "CHESTXRAY"
+    ae_title: _AETitle = "CHESTXRAY"
     host: str = "127.0.0.1"
-    port: Port = 11112
-    allow: list[AETitle] = Field(min_length=1)
+    port: _Port = 11112
+    allow: list[_AETitle] = Field(min_length=1)
     associations: int = Field(default=10, ge=1)
     tls: TLS | None = None
 
@@ -135,11 +135,11 @@ class Poll(_Table):
         headers: HTTP headers of each request, such as a token.
     """
 
-    url: ServiceURL
+    url: _ServiceURL
     seconds: float = Field(default=30, gt=0)
     since: Annotated[dt.date, Field(strict=False)] | None = None
     days: int = Field(default=3, ge=1)
-    modalities: list[Modality] = Field(default=["CR", "DX"], min_length=1)
+    modalities: list[_Modality] = Field(default=["CR", "DX"], min_length=1)
     headers: dict[str, str] = {}
 
 
@@ -194,7 +194,7 @@ class Metrics(_Table):
     """
 
     host: str = "127.0.0.1"
-    port: Port
+    port: _Port
 
 
 class Rule(_Table):
@@ -211,8 +211,8 @@ class Rule(_Table):
 
     findings: list[str] = []
     called: bool | None = None
-    modalities: list[Modality] = []
-    calling: list[AETitle] = []
+    modalities: list[_Modality] = []
+    calling: list[_AETitle] = []
 
     @model_validator(mode="after")
     def _check_conditions(self) -> Self:
@@ -234,7 +234,7 @@ class _Destination(_Table):
     """
 
     name: Annotated[str, AfterValidator(_short_name)]
-    send: list[ResultKind] = Field(default=["sr", "sc"], min_length=1)
+    send: list[_ResultKind] = Field(default=["sr", "sc"], min_length=1)
     rules: list[Rule] = []
     attempts: int = Field(default=10, ge=1)
     lease: float = Field(default=120, gt=0)
@@ -244,9 +244,9 @@ class StoreSCP(_Destination):
     """A destination that receives by C-STORE."""
 
     kind: Literal["dicom"]
-    ae_title: AETitle
+    ae_title: _AETitle
     host: str
-    port: Port
+    port: _Port
     tls: TLS | None = None
 
 
@@ -259,7 +259,7 @@ class Stow(_Destination):
     """
 
     kind: Literal["stow"]
-    url: ServiceURL
+    url: _ServiceURL
     headers: dict[str, str] = {}
 
 
@@ -279,7 +279,7 @@ class Config(_Table):
         destinations: where results go.
     """
 
-    state: FilePath
+    state: _FilePath
     receive: Receive
     poll: list[Poll] = []
     read: Read = Read()
@@ -328,7 +328,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     """Make paths absolute, so that every process finds them from any working directory."""
     raw: dict[str, Any] = config.model_dump()
     raw["state"] = folder.absolute() / config.state
-    if config.read.engine not in ENGINES:
+    if config.read.engine not in _ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
     for table in (raw["receive"], *raw["destinations"]):
         if table.get("tls"):

@@ -17,7 +17,7 @@ _SILENCED: Final = ("pynetdicom.transport", "pynetdicom.acse")
 _FIELDS: Final = ("event", "uid", "source", "destination", "seconds")
 
 
-class JSONLines(logging.Formatter):
+class _JSONLines(logging.Formatter):
     """Formats a record as JSON, with the fields that are meant for the log and no others."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -43,7 +43,7 @@ def place(error: BaseException) -> str:
 def set_up() -> None:
     """Write this package's records from level INFO on, and errors of other packages."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONLines())
+    handler.setFormatter(_JSONLines())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     logging.getLogger("chestxray").setLevel(logging.INFO)
     for name in _SILENCED:

@@ -40,14 +40,14 @@ _FORGET_SECONDS: Final = 3600.0
 _log = logging.getLogger(__name__)
 
 
-class InvalidAnswerError(ChestXrayError):
+class _InvalidAnswerError(ChestXrayError):
     """A service answered something else than DICOMweb; the message does not quote the answer."""
 
 
-SERVICE_ERRORS: Final = (
+_SERVICE_ERRORS: Final = (
     httpx.HTTPError,
     httpx.InvalidURL,
-    InvalidAnswerError,
+    _InvalidAnswerError,
     AttributeError,
     LookupError,
     TypeError,
@@ -73,8 +73,8 @@ class Instance(NamedTuple):
     path: str
 
 
-class DICOMwebService:
-    """A client of one service; its methods raise one of `SERVICE_ERRORS`."""
+class _DICOMwebService:
+    """A client of one service; its methods raise one of `_SERVICE_ERRORS`."""
 
     def __init__(self, config: Poll) -> None:
         self.url = config.url.rstrip("/")
@@ -144,7 +144,7 @@ class DICOMwebService:
             for chunk in answer.iter_bytes():
                 content += chunk
                 if len(content) > max_bytes:
-                    raise InvalidAnswerError(f"the answer has more than {max_bytes} bytes")
+                    raise _InvalidAnswerError(f"the answer has more than {max_bytes} bytes")
         return answer, bytes(content)
 
 
@@ -161,7 +161,7 @@ class Poller:
         self._config = config
         self._intake = intake
         self._store = store
-        self._service = DICOMwebService(config)
+        self._service = _DICOMwebService(config)
         self._complete: set[Study] = set()
         self._forget_at = 0.0
 
@@ -170,7 +170,7 @@ class Poller:
         while not stop.is_set():
             try:
                 self.poll(stop)
-            except (*SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
+            except (*_SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
                 self._warn("the service could not be polled", error)
             stop.wait(self._config.seconds)
         self.close()
@@ -183,7 +183,7 @@ class Poller:
         """Take in new images; save the position when all are durable; give how many were new.
 
         Raises:
-            Exception: one of `SERVICE_ERRORS`, where the service cannot be asked for its studies.
+            Exception: one of `_SERVICE_ERRORS`, where the service cannot be asked for its studies.
             sqlite3.Error: the position cannot be read or saved.
         """
         today = dt.datetime.now().astimezone().date()
@@ -191,7 +191,7 @@ class Poller:
         since = position(self._store.db, self._service.url)
         if since is None:  # saved now, however long it takes until the service answers
             since = f"{self._config.since or today:%Y%m%d}"
-            save_position(self._store.db, self._service.url, since)
+            _save_position(self._store.db, self._service.url, since)
         if since > f"{today:%Y%m%d}":  # the clock was wrong when it was saved
             since = behind
         studies = self._service.studies(since)
@@ -205,7 +205,7 @@ class Poller:
             if complete:
                 self._complete.add(study)
         if studies <= self._complete:
-            save_position(self._store.db, self._service.url, max(since, behind))
+            _save_position(self._store.db, self._service.url, max(since, behind))
         return new
 
     def _forget(self, studies: set[Study]) -> None:
@@ -220,7 +220,7 @@ class Poller:
         new, complete = 0, True
         try:
             instances = self._service.radiographs(study)
-        except SERVICE_ERRORS as error:  # the other studies are still taken in
+        except _SERVICE_ERRORS as error:  # the other studies are still taken in
             self._warn("a study could not be listed", error, study)
             return 0, False
         for instance in instances:
@@ -231,7 +231,7 @@ class Poller:
                 if not self._intake.is_known(uid):
                     content = self._service.fetch(instance)
                     new += self._intake.accept(uid, content, self._service.url, modality)
-            except (*SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
+            except (*_SERVICE_ERRORS, *_LOCAL_ERRORS) as error:
                 self._warn("an image could not be taken in", error, uid)
                 complete = False
         return new, complete
@@ -247,7 +247,7 @@ def position(db: sqlite3.Connection, url: str) -> str | None:
     return None if row is None else str(row["position"])
 
 
-def save_position(db: sqlite3.Connection, url: str, date: str) -> None:
+def _save_position(db: sqlite3.Connection, url: str, date: str) -> None:
     """Save the study date from which a service is polled next, and the time of this poll."""
     db.execute(
         "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT (source) "
@@ -258,7 +258,7 @@ def save_position(db: sqlite3.Connection, url: str, date: str) -> None:
 
 def _describe(error: Exception) -> str:
     """Describe a failure without quoting an answer, which may name a patient."""
-    shown = isinstance(error, (httpx.HTTPError, InvalidAnswerError, *_LOCAL_ERRORS))
+    shown = isinstance(error, (httpx.HTTPError, _InvalidAnswerError, *_LOCAL_ERRORS))
     return str(error) if shown else type(error).__name__
 
 
@@ -274,11 +274,11 @@ def _only_part(content_type: str, content: bytes) -> bytes:
     header["Content-Type"] = content_type
     boundary = header.get_boundary()
     if boundary is None:
-        raise InvalidAnswerError("the answer is not multipart")
+        raise _InvalidAnswerError("the answer is not multipart")
     _, *parts, _ = content.split(b"--" + boundary.encode())
     if len(parts) != 1:
-        raise InvalidAnswerError(f"the answer has {len(parts)} parts, one instance has one")
+        raise _InvalidAnswerError(f"the answer has {len(parts)} parts, one instance has one")
     file = parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
     if not is_dicom(file):
-        raise InvalidAnswerError("the answer is not a DICOM file")
+        raise _InvalidAnswerError("the answer is not a DICOM file")
     return file

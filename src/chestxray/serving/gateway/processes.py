@@ -25,14 +25,14 @@ from chestxray.serving.gateway.config import Config, Destination
 _log = logging.getLogger(__name__)
 
 
-class Model(NamedTuple):
+class _LoadedModel(NamedTuple):
     """What the supervisor needs to know of the model."""
 
     identity: str
     findings: Findings
 
 
-def load_model(bundle: Path, engine: str) -> Model:
+def load_model(bundle: Path, engine: str) -> _LoadedModel:
     """Load a bundle as a worker will, to see whether that works.
 
     Raises:
@@ -47,7 +47,7 @@ def load_model(bundle: Path, engine: str) -> Model:
         raise
     except (ArtifactError, MissingExtraError) as error:
         raise ConfigError(f"read.engine: {error}") from error
-    return Model(reader.bundle.identity, Findings(reader.findings))
+    return _LoadedModel(reader.bundle.identity, Findings(reader.findings))
 
 
 def start(target: Callable[..., None], *arguments: object) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 from chestxray.serving.gateway import audit
 
 STATES: Final = ("queued", "done", "dead", "discarded")
-LEASE_EXPIRED: Final = "the process that worked on it died or exceeded the lease"
+_LEASE_EXPIRED: Final = "the process that worked on it died or exceeded the lease"
 
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 600.0
@@ -103,7 +103,7 @@ def claim(
                 (time.time() + lease, holder, queue, found["item"]),
             )
             return Task(queue, found["item"], found["attempts"] + 1)
-        mark_dead(db, Task(queue, found["item"], found["attempts"]), LEASE_EXPIRED)
+        mark_dead(db, Task(queue, found["item"], found["attempts"]), _LEASE_EXPIRED)
     return None
 
 

@@ -44,7 +44,7 @@ class Retention:
     def run_once(self) -> None:
         """Remove expired files; a failure is logged, and the next run tries again."""
         try:
-            removed = remove_expired(self._storage, self._store)
+            removed = _remove_expired(self._storage, self._store)
         except (OSError, sqlite3.Error) as error:
             extra = {"event": "retention-failed"}
             _log.error("expired files could not be removed: %s", error, extra=extra)
@@ -55,7 +55,7 @@ class Retention:
                 )
 
 
-def remove_expired(storage: Storage, store: Store) -> int:
+def _remove_expired(storage: Storage, store: Store) -> int:
     """Remove the files of delivered images; give the number of images.
 
     Those delivered more than `keep_days` ago, and further ones, the oldest first, while less than

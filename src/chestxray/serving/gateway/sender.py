@@ -49,7 +49,7 @@ class UnreachableError(DeliveryError):
     """A destination cannot be reached, or stores no result at the moment."""
 
 
-class Transport(Protocol):
+class _Transport(Protocol):
     """A way to one destination."""
 
     def send(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class Transport(Protocol):
         """Close all connections."""
 
 
-class CStoreTransport:
+class _CStoreTransport:
     """C-STORE, over one association while there are results to send."""
 
     def __init__(self, to: StoreSCP, ae_title: str) -> None:
@@ -82,7 +82,7 @@ class CStoreTransport:
         self._association: Association | None = None
 
     def send(self, path: Path) -> None:
-        """Deliver a file by C-STORE; see `Transport.send`."""
+        """Deliver a file by C-STORE; see `_Transport.send`."""
         association = self._associate()
         try:
             status = association.send_c_store(path)
@@ -123,7 +123,7 @@ class CStoreTransport:
         return self._association
 
 
-class StowTransport:
+class _StowTransport:
     """STOW-RS, one instance per request."""
 
     def __init__(self, to: Stow) -> None:
@@ -133,7 +133,7 @@ class StowTransport:
         )
 
     def send(self, path: Path) -> None:
-        """Deliver a file by STOW-RS; see `Transport.send`."""
+        """Deliver a file by STOW-RS; see `_Transport.send`."""
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
@@ -170,7 +170,9 @@ def run(config: Config, to: Destination, stop: threading.Event) -> None:
     """Deliver results to a destination until told to stop; a delivery in progress is completed."""
     store = Store(config.state)
     transport = (
-        StowTransport(to) if isinstance(to, Stow) else CStoreTransport(to, config.receive.ae_title)
+        _StowTransport(to)
+        if isinstance(to, Stow)
+        else _CStoreTransport(to, config.receive.ae_title)
     )
     failures, must_release = 0, False
     try:
@@ -195,7 +197,7 @@ def run(config: Config, to: Destination, stop: threading.Event) -> None:
         store.close()
 
 
-def _send_next(to: Destination, transport: Transport, store: Store) -> bool | None:
+def _send_next(to: Destination, transport: _Transport, store: Store) -> bool | None:
     """Send one result; give whether the destination was reached, None where no result is due."""
     task = store.claim(send_queue(to.name), to.lease, to.attempts, to.name)
     if task is None:
@@ -204,7 +206,7 @@ def _send_next(to: Destination, transport: Transport, store: Store) -> bool | No
         return deliver(task, transport, store, to)
 
 
-def deliver(task: Task, transport: Transport, store: Store, to: Destination) -> bool:
+def deliver(task: Task, transport: _Transport, store: Store, to: Destination) -> bool:
     """Send one result and record the outcome; give False where the destination is unreachable."""
     about = {"uid": task.item, "destination": to.name}
     try:

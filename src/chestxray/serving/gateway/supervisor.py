@@ -56,11 +56,11 @@ def check(config: Config, bundle: Path) -> str:
     _try(f"state: {config.state}", _check_state, config.state)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         model = pool.submit(processes.load_model, bundle, config.read.engine).result()
-    check_rules(config, model.findings)
+    _check_rules(config, model.findings)
     return model.identity
 
 
-def check_rules(config: Config, findings: Findings) -> None:
+def _check_rules(config: Config, findings: Findings) -> None:
     """Check that the model has all findings that the rules name, under any spelling.
 
     Raises:

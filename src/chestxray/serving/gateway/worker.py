@@ -33,7 +33,7 @@ _PAUSE_SECONDS: Final = 30.0  # after a failure of the machine, not of the image
 _log = logging.getLogger(__name__)
 
 
-class _Read(NamedTuple):
+class _ReadImage(NamedTuple):
     """An image after reading: what the result objects need of it, and what the reader said."""
 
     source: SourceImage
@@ -111,7 +111,7 @@ def _read_next(config: Config, reader: Reader, store: Store, name: str) -> bool:
     return True
 
 
-def _read(image: Image, reader: Reader, store: Store) -> _Read:
+def _read(image: Image, reader: Reader, store: Store) -> _ReadImage:
     data = _content(image, store)
     radiograph = Radiograph.read(data)
     source = SourceImage.read(data, image.sha256)
@@ -120,7 +120,7 @@ def _read(image: Image, reader: Reader, store: Store) -> _Read:
         outcome = reader.read(radiograph)
     except RefusedError as refusal:
         outcome = refusal
-    return _Read(source, radiograph.pixels, outcome)
+    return _ReadImage(source, radiograph.pixels, outcome)
 
 
 def _content(image: Image, store: Store) -> bytes:
@@ -135,7 +135,7 @@ def _content(image: Image, store: Store) -> bytes:
 
 
 def _write_results(
-    image: Image, read: _Read, config: Config, reader: Reader, store: Store
+    image: Image, read: _ReadImage, config: Config, reader: Reader, store: Store
 ) -> Iterator[Result]:
     """Write the result objects that a destination receives into the outbox."""
     if isinstance(read.outcome, RefusedError) and not config.read.send_refusals:

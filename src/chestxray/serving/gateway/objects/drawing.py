@@ -23,8 +23,8 @@ from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects.instance import Model
 from chestxray.version import __version__
 
-DARK: Final = "#101114"
-PANEL: Final = "#1b1d22"
+_DARK: Final = "#101114"
+_PANEL: Final = "#1b1d22"
 INK: Final = "#f2f2f2"
 DIM: Final = "#a9adb5"
 ALERT: Final = "#ffc24a"
@@ -81,7 +81,7 @@ class Canvas:
     @classmethod
     def blank(cls, width: int, height: int) -> Canvas:
         """Make an empty canvas."""
-        return cls(Image.new("RGB", (width, height), DARK))
+        return cls(Image.new("RGB", (width, height), _DARK))
 
     def copy(self) -> Canvas:
         """Make an independent copy."""
@@ -125,7 +125,7 @@ class Canvas:
             The baseline of the next line.
         """
         left, baseline = at
-        for line in wrapped(text, width, style, most):
+        for line in _wrapped(text, width, style, most):
             self.text((left, baseline), line, style)
             baseline += round(_LINE_HEIGHT * style.size)
         return baseline
@@ -147,7 +147,7 @@ class Canvas:
         baseline = column.top
         for number, (text, style) in enumerate(written):
             left_out = len(written) - number
-            rows = len(wrapped(text, column.width, style, lines)) + (left_out > 1)
+            rows = len(_wrapped(text, column.width, style, lines)) + (left_out > 1)
             if baseline + (rows - 1) * round(_LINE_HEIGHT * style.size) > column.bottom:
                 self.text((column.left, baseline), f"and {left_out} {more}", style)
                 return baseline + round(_LINE_HEIGHT * style.size)
@@ -157,7 +157,7 @@ class Canvas:
 
 
 @lru_cache(256)
-def wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
+def _wrapped(text: str, width: int, style: Style, most: int) -> list[str]:
     """Break text into at most `most` lines that fit a width, breaking words that are too long."""
     rows = [""]
     for word in text.split():
@@ -201,7 +201,7 @@ def table(canvas: Canvas, column: Column, reading: Reading, thresholds: Threshol
     Returns:
         The baseline below the table.
     """
-    order = ranked(reading, thresholds)
+    order = _ranked(reading, thresholds)
     rows = _ROOMY if len(order) <= _ROOMY.listed else _DENSE
     listed = order if len(order) == rows.listed + 1 else order[: rows.listed]  # a line says as much
     baseline = column.top
@@ -237,7 +237,7 @@ def signature(canvas: Canvas, column: Column, model: Model) -> None:
     canvas.paragraphs(foot, lines, 2, "more")
 
 
-def ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
+def _ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
     """Give all findings, the most relevant first and those without a threshold last."""
 
     def relevance(finding: str) -> tuple[bool, float]:
@@ -249,12 +249,12 @@ def ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
 
 def relevant(reading: Reading, thresholds: Thresholds, most: int) -> list[str]:
     """Give the findings whose heat is shown: at most `most` called ones, or the nearest to it."""
-    order = ranked(reading, thresholds)
+    order = _ranked(reading, thresholds)
     called = [finding for finding in order if reading.calls[finding]]
     return called[:most] or order[:1]
 
 
-def percentages(probability: float, threshold: float | None) -> tuple[str, str]:
+def _percentages(probability: float, threshold: float | None) -> tuple[str, str]:
     """Write both, with up to two more digits where it takes them to differ."""
     pairs = [(percent(probability, digits), percent(threshold, digits)) for digits in (1, 2, 3)]
     return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
@@ -284,12 +284,12 @@ def _row_of(
     called = reading.calls[finding]
     if called:
         top, high = baseline - round(0.69 * height), height - 3
-        canvas.box((column.left - 14, top), (column.width + 22, high), PANEL)
+        canvas.box((column.left - 14, top), (column.width + 22, high), _PANEL)
     smaller = 0 if height == _ROOMY.height else 3
     colour = ALERT if called else INK
     strong = Style(23 - smaller, colour, bold=bool(called))
     weak = Style(22 - smaller, DIM)
-    shown, limit = percentages(reading.probabilities[finding], thresholds[finding])
+    shown, limit = _percentages(reading.probabilities[finding], thresholds[finding])
     mark = Style(18 - smaller, ALERT if called else DIM, bold=bool(called))
     styles = [strong, _narrowed(shown, strong), _narrowed(limit, weak), mark]
     room = round(_EDGES[0] * column.width - _width(shown, styles[1])) - 14
@@ -303,7 +303,7 @@ def _name(canvas: Canvas, at: tuple[int, int], room: int, name: str, style: Styl
     while _width(name, small) > room and small.size > least:
         small = small._replace(size=small.size - 1)
     left, baseline = at
-    lines = [name] if _width(name, small) <= room else wrapped(name, room, small, 2)
+    lines = [name] if _width(name, small) <= room else _wrapped(name, room, small, 2)
     top = baseline - round(0.62 * small.size) * (len(lines) - 1)
     for number, line in enumerate(lines):
         canvas.text((left, top + number * round(1.12 * small.size)), line, small)

@@ -88,7 +88,7 @@ MODIFIER: Final = "HAS CONCEPT MOD"
 SELECTED: Final = "SELECTED FROM"
 
 
-class Instance(NamedTuple):
+class ImageReference(NamedTuple):
     """A referenced image: its SOP class UID and SOP instance UID."""
 
     sop_class: str
@@ -136,7 +136,7 @@ def number(name: Code, value: float, unit: Code) -> bytes:
     return _item(CONTAINS, "NUM", name, MeasuredValueSequence=[measured])
 
 
-def image(relation: str, name: Code, shown: Instance) -> bytes:
+def image(relation: str, name: Code, shown: ImageReference) -> bytes:
     """Make an IMAGE item."""
     reference = encode(ReferencedSOPClassUID=shown.sop_class, ReferencedSOPInstanceUID=shown.uid)
     return _item(relation, "IMAGE", name, ReferencedSOPSequence=[reference])

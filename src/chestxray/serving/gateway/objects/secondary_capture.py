@@ -54,7 +54,7 @@ from chestxray.serving.gateway.objects.instance import (
 )
 from chestxray.version import __version__
 
-SIZE: Final = (2000, 1200)
+_SIZE: Final = (2000, 1200)
 
 _MARGIN: Final = 28
 _TOP: Final = 104
@@ -100,16 +100,16 @@ def draw(
 
 
 def _column() -> Column:
-    return Column(_COLUMN, SIZE[0] - _COLUMN - _MARGIN, _TOP + 22, _BOTTOM)
+    return Column(_COLUMN, _SIZE[0] - _COLUMN - _MARGIN, _TOP + 22, _BOTTOM)
 
 
 @cache
 def _frame(model: Model) -> Canvas:
     """Draw what all pictures of a model share."""
-    canvas = Canvas.blank(*SIZE)
+    canvas = Canvas.blank(*_SIZE)
     canvas.text((_MARGIN, 52), "chestxray", Style(40, bold=True))
     canvas.text((_MARGIN, 86), UNVERIFIED, Style(24, DIM))
-    canvas.text((SIZE[0] - _MARGIN, 52), NOTE, Style(32, ALERT, bold=True), "rs")
+    canvas.text((_SIZE[0] - _MARGIN, 52), NOTE, Style(32, ALERT, bold=True), "rs")
     drawing.signature(canvas, _column(), model)
     return canvas
 
@@ -162,7 +162,7 @@ def _caption(reading: Reading, finding: str) -> tuple[str, Style]:
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
     canvas.image((_MARGIN, _TOP), _plain(square))
     canvas.text((_SIDE, _TOP + 100), "NOT READ", Style(110, ALERT, bold=True))
-    column = Column(_SIDE, SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
+    column = Column(_SIDE, _SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
     reasons = [
         (_sentence(str(notice)), Style(42, INK, bold=True) if notice.refuses else Style(28, DIM))
         for notice in sorted(refusal.notices, key=lambda notice: not notice.refuses)

@@ -39,7 +39,7 @@ from chestxray.serving.gateway.objects.encoding import (
     CONTEXT,
     MODIFIER,
     SELECTED,
-    Instance,
+    ImageReference,
     sequence,
 )
 from chestxray.serving.gateway.objects.instance import (
@@ -91,9 +91,9 @@ def _identification(kind: str, source: SourceImage, model: Model, finding: str) 
     ]
 
 
-def _reference(source: SourceImage) -> Instance:
+def _reference(source: SourceImage) -> ImageReference:
     """Reference the image."""
-    return Instance(source.sop_class, source.uid)
+    return ImageReference(source.sop_class, source.uid)
 
 
 def _evidence(source: SourceImage) -> Dataset:
