@@ -9,7 +9,6 @@ keeps the shards that have a note and repeats the others; a shard has the same b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json
 from chestxray.dataset import shards
-from chestxray.dataset.pixels import Canonical, canonical, decode
+from chestxray.dataset.pixels import Canonical
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import HEADER_BYTES, Shard
 from chestxray.errors import ArtifactError, ImageError
 from chestxray.parallel import on_all_cores
@@ -204,12 +204,10 @@ def _decode_chunk(chunk: _Chunk, size: int) -> list[File]:
 
 def _decoded(path: str, size: int) -> tuple[Canonical, Packed]:
     """Read a file once; gives its canonical image, its sides, and the hash of its pixels."""
-    pixels = decode(Path(path))
-    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    height, width = pixels.shape
-    packed = Packed(width=width, height=height, sha256=digest.hexdigest())
-    return canonical(pixels, size), packed
+    radiograph = Radiograph.read(Path(path))
+    height, width = radiograph.pixels.shape
+    packed = Packed(width=width, height=height, sha256=radiograph.pixels_sha256)
+    return radiograph.canonical(size), packed
 
 
 def _finish(temporary: Path, target: Path, size: int, files: Sequence[File]) -> _Note:

@@ -11,16 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from chestxray import sources
 from chestxray.artifacts import sha256
 from chestxray.dataset import shards
-from chestxray.dataset.pixels import Grey, decode
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import Shard
 from chestxray.dataset.store import (
     MANIFEST,
@@ -209,19 +210,18 @@ def _shard_problem(shard: Shard, folder: Path, size: int) -> str | None:
 def _look(path: str) -> Kind | str:
     """Decode a file; gives its kind, or what is wrong with it."""
     try:
-        pixels = decode(Path(path))
+        radiograph = Radiograph.read(Path(path))
     except ImageError as error:
         return error.reason
-    height, width = pixels.shape
-    return Kind(_format(path, pixels), f"{width} × {height}")
+    height, width = radiograph.pixels.shape
+    return Kind(_format(radiograph), f"{width} × {height}")
 
 
-def _format(path: str, pixels: Grey) -> str:
-    try:
-        with Image.open(path) as image:  # reads the header alone
-            return f"{image.format} {image.mode}"
-    except UnidentifiedImageError:
-        return f"DICOM {8 * pixels.itemsize}-bit"
+def _format(radiograph: Radiograph) -> str:
+    if radiograph.kind == "DICOM":
+        return f"DICOM {8 * radiograph.pixels.itemsize}-bit"
+    with Image.open(BytesIO(radiograph.data)) as image:  # parses the header alone
+        return f"{image.format} {image.mode}"
 
 
 def _without_file(rows: pd.DataFrame) -> list[Problem]:

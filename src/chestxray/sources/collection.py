@@ -26,7 +26,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 
-_MAX_EXAMPLES: Final = 5
+MAX_EXAMPLES: Final = 5
 LEADING_COLUMNS: Final = (
     "image", "path", "patient", "study", "follow_up", "age", "sex", "view",
 )  # fmt: skip
@@ -64,7 +64,7 @@ def problem(code: str, names: Iterable[object], sentence: str, *, loses: bool) -
     found = [str(name) for name in names]
     if not found:
         return []
-    return [Problem(code, sentence, len(found), tuple(found[:_MAX_EXAMPLES]), loses)]
+    return [Problem(code, sentence, len(found), tuple(found[:MAX_EXAMPLES]), loses)]
 
 
 @dataclass(frozen=True)
