@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from chestxray.artifacts import write_table, written
 from chestxray.errors import TrainingError
-from chestxray.evaluation.metrics import accuracy, auroc, mean_of_defined
+from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.progress import Advance, progress
 from chestxray.training.data import Batch
 from chestxray.training.lightning_module import Seen, Task
@@ -170,6 +170,6 @@ def _measures(seen: Seen) -> dict[str, float]:
     return {
         "loss": seen.loss,
         "bce": seen.cross_entropy,
-        "accuracy": mean_of_defined(accuracy(y, p, 0.5) for y, p in columns),
-        "auroc": mean_of_defined(auroc(y, p) for y, p in columns),
+        "accuracy": mean_of_defined(value("accuracy", y, p, 0.5) for y, p in columns),
+        "auroc": mean_of_defined(value("auroc", y, p) for y, p in columns),
     }

@@ -33,7 +33,7 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from chestxray.errors import Notice, RefusedError
-from chestxray.evaluation import regions as boxes
+from chestxray.evaluation import localization as boxes
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects import codes
 from chestxray.serving.gateway.objects import encoding as content
