@@ -13,7 +13,9 @@ import pytest
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.labels import Labels, pair
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import PROBABILITIES, table, write
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
@@ -44,11 +46,10 @@ def write_list(folder: Path, name: str, images: list[str]) -> None:
 
 
 def predict(folder: Path, images: list[str], failed: int = 0) -> Path:
-    table = predictions.table(images, np.random.default_rng(0).random((len(images), 14)))
-    table.loc[: failed - 1, [*predictions.PROBABILITIES]] = np.nan
-    table.loc[: failed - 1, ["status", "reason"]] = ["error", "truncated"]
-    path = folder / "p.csv"
-    predictions.write(path, table)
+    rows = table(images, np.random.default_rng(0).random((len(images), 14)))
+    rows.loc[: failed - 1, [*PROBABILITIES]] = np.nan
+    rows.loc[: failed - 1, ["status", "reason"]] = ["error", "truncated"]
+    path: Path = write(folder / "p.csv", rows)
     return path
 
 
@@ -107,7 +108,7 @@ def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
     assert truth.split_name == "official"
     images = truth.rows.index[truth.rows["split"] == "val"]
     path = predict(tmp_path, list(images))
-    with pytest.raises(PredictionsError, match="type --split val"):
+    with pytest.raises(PredictionsError, match="give --split val"):
         pair(path, truth)
     with pytest.raises(PredictionsError, match="part 'val', not of 'train'"):
         pair(path, truth, "train")
@@ -138,7 +139,7 @@ def test_an_image_in_neither_list_has_no_part_and_is_told(tmp_path: Path) -> Non
 def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> None:
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL)
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[:1] + TEST)
-    with pytest.raises(SourceError, match="1 images stand in both"):
+    with pytest.raises(SourceError, match="1 images are in both"):
         Labels.read(write_table(tmp_path))
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
@@ -178,7 +179,8 @@ def test_what_the_table_says_of_an_image_stands_beside_its_prediction(
 
 def test_labels_that_say_nothing_of_patients_leave_it_unknown(tmp_path: Path) -> None:
     rows = pd.DataFrame(0.0, index=pd.Index(TEST, name="image"), columns=list(FINDINGS))
-    truth = Labels("bare", "unknown", rows.assign(patient=[3, 3, 4, 4], split="test"), None)
+    rows = rows.assign(patient=["3", "3", "4", "4"], split="test")
+    truth = Labels("labels", False, "", FINDINGS, rows, None)
     about = pair(predict(tmp_path, TEST), truth).about
     assert about[["age", "follow_up"]].isna().all(axis=None)
     assert (about[["sex", "view"]] == "").all(axis=None)

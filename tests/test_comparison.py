@@ -23,7 +23,8 @@ from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.comparison import Paired, compare, sentence
 from chestxray.evaluation.delong import difference
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.metrics import resampled
+from chestxray.evaluation.weighted_counts import Column
 from chestxray.sources.nih import FINDINGS
 
 IMAGES, EACH = 600, 3  # images, and how many a patient has
@@ -129,7 +130,7 @@ def test_pairing_makes_the_interval_narrower(tmp_path: Path) -> None:
     for seed, p in enumerate((pair.a, pair.b)):
         column = Column(pair.labels[:, k], p[:, k])
         draws = Draws.of(pair.patients, seed=seed)
-        unpaired.append(draws.apply(column.ranking, column.rows)[:, 0])
+        unpaired.append(resampled(column, draws, ("auroc",))["auroc"])
     apart = draws.interval(unpaired[1] - unpaired[0])
     assert paired < 0.6 * (apart.high - apart.low)
 
