@@ -46,7 +46,7 @@ def pairs_of(
     return Pairs(**given | changes)
 
 
-def table(
+def rows_of(
     images: list[str], probabilities: np.ndarray, findings: Findings = FINDINGS
 ) -> pd.DataFrame:
     """The rows of a table of predictions, to be changed before it is written."""

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from chestxray.artifacts import write_json
-from chestxray.evaluation import predictions, regions
-from chestxray.evaluation.comparison import COMPARISON, compare
-from chestxray.evaluation.evaluate import Evaluation, evaluate
+from chestxray.evaluation import predictions
+from chestxray.evaluation.comparison import compare
+from chestxray.evaluation.evaluate import evaluate
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.reference import MAPPING
+from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.reference import FINDINGS_OF_LABEL
 from chestxray.sources.nih import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
@@ -36,7 +36,7 @@ def truth(seed: int = 0) -> Labels:
     split = np.repeat(list(SIZES), list(SIZES.values()))
     labels[split == "test", FINDINGS.index("Hernia")] = 0
     rows = pd.DataFrame(labels, columns=list(FINDINGS))
-    rows["patient"] = np.arange(count) // 2 + 1
+    rows["patient"] = (np.arange(count) // 2 + 1).astype(str)
     rows["split"] = split
     rows["width"] = rows["height"] = 1024
     rows["follow_up"] = np.arange(count) % 2
@@ -46,7 +46,7 @@ def truth(seed: int = 0) -> Labels:
     rows.index = pd.Index([f"{i // 2 + 1:08d}_{i % 2:03d}.png" for i in range(count)], name="image")
     sick = rows.index[(rows["split"] == "test") & (rows["Mass"] == 1)]
     boxes = pd.DataFrame({"image": sick, "finding": "Mass", "x": 0.4, "y": 0.4, "w": 0.2, "h": 0.2})
-    return Labels("planted radiographs", "v2020", rows, boxes)
+    return Labels("planted radiographs", False, "v2020", FINDINGS, rows, boxes)
 
 
 def predicted(labels: Labels, split: str, seed: int = 0) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def predicted(labels: Labels, split: str, seed: int = 0) -> pd.DataFrame:
     rows = labels.rows[labels.rows["split"] == split]
     y = rows[list(FINDINGS)].to_numpy()
     logits = y * SHIFT + rng.normal(size=y.shape) - 2
-    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)))
+    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)), FINDINGS).rows
 
 
 def write_run(folder: Path) -> Path:
@@ -63,18 +63,25 @@ def write_run(folder: Path) -> Path:
     labels = truth()
     write_training(folder, labels)
     test, val = folder / "predictions.csv", folder / "validation.csv"
-    predictions.write(test, predicted(labels, "test"))
-    predictions.write(val, predicted(labels, "val", seed=1))
+    predictions.write(test, Predictions(FINDINGS, predicted(labels, "test")))
+    predictions.write(val, Predictions(FINDINGS, predicted(labels, "val", seed=1)))
     heat = np.zeros((SIZES["test"], len(FINDINGS), 5, 5), dtype=np.float16)
     heat[:, :, 2, 2] = 1
     np.save(folder / "heatmaps.npy", heat)
-    evaluation = Evaluation.of(test, labels, val, resamples=RESAMPLES)
-    located = folder / "heatmaps.npy", list(regions.from_boxes(labels, evaluation.pairs))
     out = folder / "evaluation"
-    evaluate(evaluation, out, located, _write_adjudicated(folder / "adjudicated.csv", labels))
-    predictions.write(folder / "other.csv", predicted(labels, "test", seed=2))
-    compared = compare(test, folder / "other.csv", labels, resamples=RESAMPLES)
-    write_json(out / COMPARISON, compared)
+    evaluate(
+        test,
+        labels,
+        fit_on=val,
+        heatmaps=folder / "heatmaps.npy",
+        reference=_write_adjudicated(folder / "adjudicated.csv", labels),
+        resamples=RESAMPLES,
+        out=out,
+    )
+    predictions.write(
+        folder / "other.csv", Predictions(FINDINGS, predicted(labels, "test", seed=2))
+    )
+    compare(test, folder / "other.csv", labels, resamples=RESAMPLES, out=out)
     _write_explanations(folder / "explanations")
     return folder
 
@@ -83,7 +90,7 @@ def _write_adjudicated(path: Path, labels: Labels) -> Path:
     """Write reference labels that agree with the labels of the test part."""
     rows = labels.rows[labels.rows["split"] == "test"]
     table = pd.DataFrame({"Image Index": rows.index})
-    for name, findings in MAPPING.items():
+    for name, findings in FINDINGS_OF_LABEL.items():
         present = rows[list(findings)].max(axis=1) == 1
         table[name] = np.where(present, "YES", "NO")
     table.assign(Fracture="NO").to_csv(path, index=False)
@@ -95,7 +102,9 @@ def write_training(folder: Path, labels: Labels) -> None:
     folder.mkdir(parents=True)
     about = {
         "source": labels.source,
-        "generation": labels.generation,
+        "release": labels.release,
+        "synthetic": labels.synthetic,
+        "findings": list(labels.findings),
         "split": {"name": "official", "sha256": "9f" * 32},
         "size": 64,
         "counts": {split: _counts(labels, split) for split in SIZES},

@@ -47,9 +47,7 @@ def test_its_own_resamples_are_spread_as_scipys() -> None:
     for method, of in (("percentile", found.percentile), ("BCa", found)):
         theirs = stats.bootstrap((x,), np.mean, n_resamples=4000, method=method, rng=rng)
         tolerance = 0.15 * theirs.standard_error  # three Monte Carlo errors of two such ends
-        assert (of.low, of.high) == pytest.approx(
-            tuple(theirs.confidence_interval), abs=tolerance
-        )
+        assert (of.low, of.high) == pytest.approx(tuple(theirs.confidence_interval), abs=tolerance)
 
 
 def test_the_jackknife_leaves_out_patients_one_by_one() -> None:

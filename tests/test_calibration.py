@@ -121,7 +121,10 @@ def test_a_finding_of_few_patients_gets_its_offset_alone_and_says_so(label, side
     labels[few], patients[few] = label, np.repeat([1000, 1001, 1002, 1003], 2)
     calibration = fitted(logits, labels, patients)
     assert calibration.calibrators["Mass"].family == "offset"
-    assert f"fewer than 5 patients {side} the finding in validation (4)" in calibration.unfitted["Mass"]
+    assert (
+        f"fewer than 5 patients {side} the finding in validation (4)"
+        in calibration.unfitted["Mass"]
+    )
 
 
 def test_logits_that_fall_with_the_label_keep_slope_1_and_say_so():

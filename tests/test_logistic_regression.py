@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from chestxray.evaluation.logistic_regression import fit_logistic, log_odds
+from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.metrics import value
 from chestxray.evaluation.weighted_counts import equal_mass_bins
 
@@ -34,8 +34,8 @@ def test_images_of_one_probability_share_a_bin_that_the_middle_of_their_mass_lie
 ) -> None:
     p = np.array([value for _, value in table])
     bins = equal_mass_bins(p)
-    for value, of in zip(p, bins, strict=True):
-        below, upto = np.sum(p < value), np.sum(p <= value)
+    for own, of in zip(p, bins, strict=True):
+        below, upto = np.sum(p < own), np.sum(p <= own)
         assert of == (below + upto) * 10 // (2 * len(p))
     assert len(bins) == len(p)
 

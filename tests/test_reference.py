@@ -145,8 +145,11 @@ def test_a_table_without_sets_is_taken_whole(tmp_path: Path) -> None:
     ("fault", "message"),
     [
         (lambda t: t.drop(columns="Nodule or mass"), "lacks Nodule or mass"),
-        (lambda t: pd.concat([t, t.iloc[:2]]), r"2 rows repeat an image"),
-        (lambda t: t.assign(Fracture="MAYBE"), "Fracture is 'MAYBE' in a row; allowed are YES and NO"),
+        (lambda t: pd.concat([t, t.iloc[:2]]), r"2 rows with an image that an earlier row has"),
+        (
+            lambda t: t.assign(Fracture="MAYBE"),
+            "Fracture is 'MAYBE' in a row; allowed are YES and NO",
+        ),
     ],
 )
 def test_a_table_with_a_fault_is_refused(tmp_path: Path, fault, message: str) -> None:  # type: ignore[no-untyped-def]

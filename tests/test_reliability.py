@@ -11,8 +11,8 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
-from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation import curves
+from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.curves import NO_VALIDATION, recalibrated
 from chestxray.evaluation.metrics import METRICS, value
 from chestxray.sources.nih import FINDINGS

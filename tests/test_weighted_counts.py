@@ -34,7 +34,6 @@ LABELS = st.sampled_from([0.0, 0.0, 1.0, math.nan])
 ROWS = st.lists(st.tuples(LABELS, PROBABILITIES, st.integers(0, 3)), max_size=60)
 
 
-
 def of_calls(column: Column, w: np.ndarray, threshold: float) -> np.ndarray:
     return np.stack(list(rates(column.calls(w, threshold)).values()), axis=1)
 
@@ -191,8 +190,7 @@ def test_rates_of_summed_counts_are_micro_averages() -> None:
     labels, probabilities = (rng.random((2, 50, 3)) < 0.4).astype(float), rng.random((2, 50, 3))
     y, p, thresholds = labels[0], probabilities[0], (0.2, 0.5, 0.9)
     counts = [
-        Column(*of).calls(np.ones((1, 50)), t)
-        for *of, t in zip(y.T, p.T, thresholds, strict=True)
+        Column(*of).calls(np.ones((1, 50)), t) for *of, t in zip(y.T, p.T, thresholds, strict=True)
     ]
     micro = {name: of[0] for name, of in rates(np.sum(counts, axis=0)).items()}
     called = p >= thresholds

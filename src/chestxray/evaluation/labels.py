@@ -24,7 +24,7 @@ from chestxray.dataset.split import check
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
-from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.predictions import Predictions, counted
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem
 
@@ -123,7 +123,7 @@ def _parts(
         both = here & (parts != _UNKNOWN_SPLIT).to_numpy()
         if both.any():
             raise SourceError(
-                f"{int(both.sum())} images are in both official lists beside {table} "
+                f"the official lists beside {table} share {counted(int(both.sum()), 'image')} "
                 f"({predictions.examples(list(rows.index[both]))}): download the lists again"
             )
         parts[here] = part
@@ -202,7 +202,8 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
     positions = np.flatnonzero(table["status"].to_numpy() == predictions.OK)
     if not len(positions):
         raise PredictionsError(
-            f"{name}: none of {len(table)} rows has status ok, so there is nothing to evaluate: "
+            f"{name}: none of {counted(len(table), 'row')} has status ok, so there is nothing to "
+            f"evaluate: "
             f"see their reasons and predict again"
         )
     rows = truth.rows.iloc[places[positions]]
@@ -277,14 +278,14 @@ def _places(
         unclear = images[ambiguous]
         same = keys[_last_components(keys) == _last_components(unclear)[0]]
         raise PredictionsError(
-            f"{table}: {len(unclear)} of {len(images)} image names are ambiguous "
+            f"{table}: of {counted(len(images), 'image name')}, {len(unclear)} ambiguous "
             f"({unclear[0]} could be {predictions.examples(list(same))}): write the names as the "
             f"labels have them"
         )
     missing = images[places < 0]
     if len(missing):
         raise PredictionsError(
-            f"{table}: {len(missing)} of {len(images)} images have no labels "
+            f"{table}: no labels for {len(missing)} of {counted(len(images), 'image')} "
             f"({predictions.examples(list(missing))}; the labels name images like {keys[0]}): give "
             f"the labels of this data set"
         )

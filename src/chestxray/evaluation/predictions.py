@@ -265,24 +265,27 @@ def _check(path: str, predictions: Predictions) -> None:
     images = predictions.rows[IMAGE]
     if (images == "").any():
         raise PredictionsError(
-            f"{path}: {int((images == '').sum())} rows have no image name: name the image of each"
+            f"{path}: {counted(int((images == '').sum()), 'row')} without an image name: name the "
+            f"image of each row"
         )
     twice = images[images.duplicated()]
     if len(twice):
         raise PredictionsError(
-            f"{path}: {len(twice)} rows repeat an image ({examples(twice)}): keep one row per image"
+            f"{path}: {counted(len(twice), 'row')} with an image that an earlier row has "
+            f"({examples(twice)}): keep one row per image"
         )
     good = (predictions.rows["status"] == OK).to_numpy()
     ok, values = predictions.rows[good], predictions.probabilities[good]
-    for wrong, sentence in (
-        (np.isnan(values), "have no probability: predict these images, or set their rows' status"),
-        (np.isinf(values), "are infinite: correct them, or set their rows' status"),
+    for wrong, what in (
+        (np.isnan(values), "missing: predict these images, or set their rows' status"),
+        (np.isinf(values), "infinite: correct them, or set their rows' status"),
         ((values < 0) | (values > 1), _outside(values)),
     ):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
+            verb = "is" if wrong.sum() == 1 else "are"
             raise PredictionsError(
-                f"{path}: {int(wrong.sum())} of {wrong.size} values {sentence} "
+                f"{path}: {wrong.sum()} of {wrong.size} values {verb} {what} "
                 f"(first: {ok[IMAGE].iloc[row]}, "
                 f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
             )
@@ -292,12 +295,12 @@ def _outside(values: npt.NDArray[np.float64]) -> str:
     """Say what values outside [0, 1] look like, and what to do."""
     outside = (values < 0) | (values > 1)
     if outside.sum() < _FEW * outside.size:
-        return "are outside [0, 1], the others inside: correct these, or set their rows' status"
+        return "outside [0, 1], the others inside: correct these, or set their rows' status"
     if (values < 0).any():
-        return "are outside [0, 1], some below 0, which looks like logits: apply a sigmoid"
+        return "outside [0, 1], some below 0, which looks like logits: apply a sigmoid"
     if (values <= 100).all():
-        return "are between 1 and 100, none below 0, which looks like percentages: divide by 100"
-    return "are outside [0, 1]: give probabilities"
+        return "between 1 and 100, none below 0, which looks like percentages: divide by 100"
+    return "outside [0, 1]: give probabilities"
 
 
 def counted(number: int, noun: str) -> str:

@@ -25,7 +25,7 @@ from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws, Floats, Interval, Values
 from chestxray.evaluation.labels import Pairs, match_names
 from chestxray.evaluation.metrics import resampled
-from chestxray.evaluation.predictions import examples
+from chestxray.evaluation.predictions import counted, examples
 from chestxray.evaluation.result_details import Reference, ReferenceLabel
 from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
@@ -71,7 +71,8 @@ def read(path: Path) -> pd.DataFrame:
     if images.has_duplicates:
         twice = list(images[images.duplicated()])
         raise SourceError(
-            f"{path}: {len(twice)} rows repeat an image ({examples(twice)}): keep one row per image"
+            f"{path}: {counted(len(twice), 'row')} with an image that an earlier row has "
+            f"({examples(twice)}): keep one row per image"
         )
     rows = pd.DataFrame(index=images)
     for label in labels:
