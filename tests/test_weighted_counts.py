@@ -15,7 +15,6 @@ from sklearn import metrics as oracle
 import metric_oracles as oracles
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.metrics import (
-    METRICS,
     call_metrics,
     measure,
     rates,
@@ -202,7 +201,7 @@ def test_counts_of_a_million_stay_exact() -> None:
     y, p = drawn(1000)
     column, w = Column(y, p), np.full((1, 1000), 1000.0)
     assert measure(column, w, ("auroc",))[0, 0] == value("auroc", y, p)
-    mcc = METRICS["mcc"].of_calls(column.calls(w, 0.3))[0]
+    mcc = rates(column.calls(w, 0.3))["mcc"][0]
     assert mcc == pytest.approx(oracles.mcc(y, p, 0.3), abs=1e-15)
 
 

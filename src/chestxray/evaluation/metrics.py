@@ -80,11 +80,11 @@ class Metric:
             raise ValueError(f"metric {self.name} needs a threshold")
         return self.scores(weighted)
 
-    def of_calls(self, counts: Values) -> Values:
-        """Compute it from counts at a threshold, float64 [..., 4] in the order of `Calls`."""
+    def of_calls(self, calls: Calls) -> Values:
+        """Compute it from counts at a threshold, float64 [b]."""
         if self.calls is None:
             raise ValueError(f"metric {self.name} is not a metric of calls")
-        return self.calls(Calls(*np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)))
+        return self.calls(calls)
 
 
 METRICS: Final[dict[str, Metric]] = {}
@@ -129,7 +129,7 @@ def value(name: str, y: Floats, p: Floats, threshold: float | None = None) -> fl
     ones = np.ones((1, len(column.p)))
     if threshold is None:
         return float(measure(column, ones, (name,))[0, 0])
-    return float(METRICS[name].of_calls(column.calls(ones, threshold))[0])
+    return float(METRICS[name].of_calls(Calls.of(column.calls(ones, threshold)))[0])
 
 
 def measure(column: Column, w: Values, names: Sequence[str]) -> Values:
@@ -154,8 +154,9 @@ def resampled(column: Column, draws: Draws, names: Sequence[str]) -> dict[str, V
 
 
 def rates(counts: Values) -> dict[str, Values]:
-    """Compute every metric of calls from counts, float64 [..., 4] in the order of `Calls`."""
-    return {name: METRICS[name].of_calls(counts) for name in call_metrics()}
+    """Compute every metric of calls from counts, float64 [b, 4] in the order of `Calls`."""
+    calls = Calls.of(counts)
+    return {name: METRICS[name].of_calls(calls) for name in call_metrics()}
 
 
 def interval_of(name: str, values: Values, draws: Draws, reason: str = "") -> Interval:

@@ -37,7 +37,7 @@ from chestxray.evaluation.result_details import (
     Subgroups,
 )
 from chestxray.evaluation.result_details import Group as GroupResult
-from chestxray.evaluation.weighted_counts import Column
+from chestxray.evaluation.weighted_counts import Calls, Column
 
 RULES: Final = {
     "sex": "as labelled",
@@ -193,7 +193,7 @@ def _values(column: Column, draws: Draws, threshold: float | None) -> dict[str, 
         auroc = measure(column, w, ("auroc",))[:, 0]
         missed = np.full_like(auroc, np.nan)
         if threshold is not None:
-            missed = 1 - METRICS["recall"].of_calls(column.calls(w, threshold))
+            missed = 1 - METRICS["recall"].of_calls(Calls.of(column.calls(w, threshold)))
         return np.stack([auroc, missed], axis=1)
 
     return dict(zip(_FIGURES, draws.apply(statistic, column.rows).T, strict=True))

@@ -77,6 +77,11 @@ class Calls(NamedTuple):
     true_negatives: Values
     false_negatives: Values
 
+    @classmethod
+    def of(cls, counts: Values) -> Self:
+        """Take them from one array, float64 [b, 4]."""
+        return cls(*counts.T)
+
     @property
     def total(self) -> Values:
         """All of them."""
