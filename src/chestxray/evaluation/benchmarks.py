@@ -1,4 +1,4 @@
-"""Published results on NIH ChestX-ray14, and where a run stands beside them.
+"""Published results on NIH ChestX-ray14, and how a run compares with them.
 
 `published.csv` holds mean AUROCs over the 14 findings, `published_localization.csv` what was scored
 on the 984 boxes. A figure means nothing without its split: `official` is NIH's own test list, `own`

@@ -56,7 +56,7 @@ def read(path: Path) -> pd.DataFrame:
         case, empty where the table has no `Set Id`.
 
     Raises:
-        SourceError: a column is missing, an image stands twice, or a label is neither YES nor NO.
+        SourceError: a column is missing, an image is repeated, or a label is neither YES nor NO.
     """
     titles, text = [key(title) for title in header(path)], cells(path)
     labels = (*FINDINGS_OF_LABEL, *_NOT_COVERED)
