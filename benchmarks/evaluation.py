@@ -2,7 +2,7 @@
 
 The 14 findings have the prevalences of NIH ChestX-ray14, with 22,000 images of 2,800 patients. The
 loop does what is usually done: draw patients, gather their images, call `roc_auc_score`. It runs on
-`LOOPED` resamples a finding, and its time is scaled up to all of them.
+`LOOPED` resamples per finding, and its time is scaled up to all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sklearn.metrics import roc_auc_score
 
 from chestxray.evaluation.bootstrap import GROUPS, Draws
 from chestxray.evaluation.curves import bands
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.metrics import METRICS, measure, rates, resampled, score_metrics
+from chestxray.evaluation.weighted_counts import Column
 
 IMAGES, PATIENTS, RESAMPLES, LOOPED, ROUNDS = 22_000, 2_800, 1_000, 10, 3
 PREVALENCES = (0.10, 0.025, 0.12, 0.18, 0.05, 0.056, 0.013, 0.047, 0.042, 0.02, 0.022, 0.015, 0.03)
@@ -43,10 +44,10 @@ def main() -> None:
     print(f"AUROC, AUPRC, partial AUROC: {fast:.2f} s, with {GROUPS} jackknife groups for BCa")
     print(f"roc_auc_score in a loop: {slow:.0f} s (scaled from {LOOPED}), {slow / fast:.0f} x")
     draws = Draws.of(patients, RESAMPLES)
-    print(f"all 16 metrics: {seconds(lambda: everything(draws, pairs)):.2f} s")
+    print(f"all {len(METRICS)} metrics: {seconds(lambda: everything(draws, pairs)):.2f} s")
     print(f"bands of both curves: {seconds(lambda: all_bands(draws, pairs)):.2f} s")
     pooled = Column.pooled(labels, scores)
-    spent = seconds(lambda: draws.apply(lambda w: both(pooled, w), pooled.rows))
+    spent = seconds(lambda: resampled(pooled, draws, score_metrics()))
     print(f"micro averages over {14 * IMAGES} pairs: {spent:.2f} s")
 
 
@@ -54,7 +55,8 @@ def aurocs(patients: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> 
     draws = Draws.of(patients, RESAMPLES)
     for y, p in pairs:
         column = Column(y, p)
-        draws.interval(draws.apply(column.ranking, column.rows)[:, 0])
+        values = resampled(column, draws, ("auroc", "auprc", "partial_auroc"))
+        draws.interval(values["auroc"])
 
 
 def looped(patients: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -70,11 +72,12 @@ def looped(patients: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> 
 def everything(draws: Draws, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
     for y, p in pairs:
         column = Column(y, p)
-        draws.apply(lambda w, c=column: np.hstack([both(c, w), c.calling(w, 0.2)]), column.rows)
+        draws.apply(lambda w, c=column: every_metric(c, w), column.rows)
 
 
-def both(column: Column, w: np.ndarray) -> np.ndarray:
-    return np.hstack([column.ranking(w), column.scoring(w)])
+def every_metric(column: Column, w: np.ndarray) -> np.ndarray:
+    called = rates(column.calls(w, 0.2))
+    return np.hstack([measure(column, w, score_metrics()), np.stack(list(called.values()), 1)])
 
 
 def all_bands(draws: Draws, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:

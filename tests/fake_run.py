@@ -15,13 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from chestxray.artifacts import write_json
-from chestxray.evaluation import predictions, regions
-from chestxray.evaluation.comparison import COMPARISON, compare
-from chestxray.evaluation.evaluate import Evaluation, evaluate
+from chestxray.evaluation import predictions
+from chestxray.evaluation.comparison import compare
+from chestxray.evaluation.evaluate import evaluate
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.predictions import Predictions
-from chestxray.evaluation.reference import MAPPING
+from chestxray.evaluation.reference import FINDINGS_OF_LABEL
 from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
 
@@ -45,7 +44,7 @@ def truth(
     if "Hernia" in names:
         labels[split == "test", names.index("Hernia")] = 0
     rows = pd.DataFrame(labels, columns=names)
-    rows["patient"] = np.arange(count) // 2 + 1
+    rows["patient"] = (np.arange(count) // 2 + 1).astype(str)
     rows["split"] = split
     rows["width"] = rows["height"] = 1024
     rows["follow_up"] = np.arange(count) % 2
@@ -78,44 +77,29 @@ def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAM
     heat = np.zeros((SIZES["test"], len(labels.findings), 5, 5), dtype=np.float16)
     heat[:, :, 2, 2] = 1
     np.save(folder / "heatmaps.npy", heat)
-    evaluation = Evaluation.of(test, labels, val, resamples=resamples)
-    located = folder / "heatmaps.npy", list(regions.from_boxes(labels, evaluation.pairs))
     of_nih = labels.findings == FINDINGS
     adjudicated = _write_adjudicated(folder / "adjudicated.csv", labels) if of_nih else None
     out = folder / "evaluation"
-    evaluate(evaluation, out, located, adjudicated)
-    _rename(out)
+    evaluate(
+        test,
+        labels,
+        fit_on=val,
+        heatmaps=folder / "heatmaps.npy",
+        reference=adjudicated,
+        resamples=resamples,
+        out=out,
+    )
     predictions.write(folder / "other.csv", predicted(labels, "test", seed=2))
-    compared = compare(test, folder / "other.csv", labels, resamples=resamples)
-    write_json(out / COMPARISON, compared)
+    compare(test, folder / "other.csv", labels, resamples=resamples, out=out)
     _write_explanations(folder / "explanations", labels)
     return folder
-
-
-def _rename(out: Path) -> None:
-    """Give the files of an evaluation the names that the report reads."""
-    for old, new in (("standing", "benchmarks"), ("localisation", "localization")):
-        if (out / f"{old}.json").exists():
-            (out / f"{old}.json").rename(out / f"{new}.json")
-    for name, renamed in (
-        ("benchmarks", {"localisation": "localization",
-                        "localisation_note": "localization_note"}),
-        ("subgroups", {"company": "co_occurrence"}),
-    ):  # fmt: skip
-        path = out / f"{name}.json"
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part in (content, content.get("axes", {}), content.get("rules", {})):
-            for old, new in renamed.items():
-                if old in part:
-                    part[new] = part.pop(old)
-        write_json(path, content)
 
 
 def _write_adjudicated(path: Path, labels: Labels) -> Path:
     """Write reference labels that agree with the labels of the test part."""
     rows = labels.rows[labels.rows["split"] == "test"]
     table = pd.DataFrame({"Image Index": rows.index})
-    for name, findings in MAPPING.items():
+    for name, findings in FINDINGS_OF_LABEL.items():
         present = rows[list(findings)].max(axis=1) == 1
         table[name] = np.where(present, "YES", "NO")
     table.assign(Fracture="NO").to_csv(path, index=False)

@@ -17,7 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from chestxray.evaluation import calibration as fits
-from chestxray.evaluation.calibrators import (
+from chestxray.evaluation.calibration import (
     Beta,
     Calibrator,
     Isotonic,

@@ -10,7 +10,8 @@ from sklearn import metrics as oracle
 
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.curves import GRID, bands, curves, heights_at, thin
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.weighted_counts import Column
+from evaluation_parts import dumped
 
 SCORES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 ROWS = st.lists(st.tuples(st.booleans(), SCORES, st.integers(0, 3)), min_size=1, max_size=40)
@@ -70,7 +71,8 @@ def test_a_band_lies_around_its_curve_and_is_named_for_the_report() -> None:
     y, p, patients = drawn()
     found = curves(y, p, Draws.of(patients, 200))
     assert found is not None
-    for curve, x, height in ((found["roc"], "fpr", "tpr"), (found["pr"], "recall", "precision")):
+    shown = dumped(found)
+    for curve, x, height in ((shown["roc"], "fpr", "tpr"), (shown["pr"], "recall", "precision")):
         band = curve["band"]
         assert set(band) == {x, "low", "high"}
         assert band[x] == GRID.round(5).tolist()
@@ -86,8 +88,8 @@ def test_without_draws_or_resamples_there_is_no_band() -> None:
     for draws in (None, Draws.of(patients, 0)):
         found = curves(y, p, draws)
         assert found is not None
-        assert found["roc"]["band"] is None
-        assert found["pr"]["band"] is None
+        assert found.roc.band is None
+        assert found.pr.band is None
 
 
 def test_without_both_sides_there_is_no_curve() -> None:
@@ -109,10 +111,10 @@ def test_curves_are_scikit_learns_ends_and_area() -> None:
     y, p, _ = drawn(5000)
     found = curves(y, p)
     assert found is not None
-    roc, pr = found["roc"], found["pr"]
-    assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0, 0, 1, 1)
-    assert oracle.auc(roc["fpr"], roc["tpr"]) == pytest.approx(oracle.roc_auc_score(y, p), abs=1e-3)
-    assert pr["precision"][-1] == pytest.approx(y.mean(), abs=1e-5)
+    roc, pr = found.roc, found.pr
+    assert (roc.fpr[0], roc.tpr[0], roc.fpr[-1], roc.tpr[-1]) == (0, 0, 1, 1)
+    assert oracle.auc(roc.fpr, roc.tpr) == pytest.approx(oracle.roc_auc_score(y, p), abs=1e-3)
+    assert pr.precision[-1] == pytest.approx(y.mean(), abs=1e-5)
 
 
 def test_a_thinned_line_keeps_its_ends_and_corners() -> None:

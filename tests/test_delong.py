@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chestxray.evaluation import metrics
 from chestxray.evaluation.delong import covariances, delong, difference
+from chestxray.evaluation.metrics import value
 
 SCORES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]))
 LABELS = st.sampled_from([0.0, 1.0, math.nan])
@@ -60,7 +60,7 @@ def test_variances_and_covariances_are_those_of_the_definition(
     y, a, b, _ = columns(rows)
     aurocs, found = covariances(y, np.stack([a, b], axis=1))
     assert aurocs == pytest.approx(
-        [metrics.auroc(y, a), metrics.auroc(y, b)], abs=1e-12, nan_ok=True
+        [value("auroc", y, a), value("auroc", y, b)], abs=1e-12, nan_ok=True
     )
     if min((y == 1).sum(), (y == 0).sum()) < 2:
         assert np.isnan(found).all()
@@ -103,7 +103,7 @@ def test_a_thousand_copies_of_each_image_tell_no_more_than_one() -> None:
 
 def test_the_variance_is_that_of_repeated_studies() -> None:
     studies = [drawn(200, seed) for seed in range(600)]
-    aurocs = [metrics.auroc(y, a) for y, a, _ in studies]
+    aurocs = [value("auroc", y, a) for y, a, _ in studies]
     said = np.mean([delong(y, a).variance for y, a, _ in studies])
     assert said == pytest.approx(np.var(aurocs), rel=0.2)
     differences = [difference(y, a, b) for y, a, b in studies]

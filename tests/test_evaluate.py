@@ -20,14 +20,19 @@ from sklearn import metrics as oracle
 
 from chestxray.cli.evaluate import evaluate as command
 from chestxray.errors import PredictionsError
+from chestxray.evaluation import evaluate as evaluations
 from chestxray.evaluation import predictions
-from chestxray.evaluation.evaluate import FILES, Evaluation
-from chestxray.evaluation.evaluate import evaluate as write
+from chestxray.evaluation.curves import NO_VALIDATION
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.metrics import CALLING, RANKING
-from chestxray.evaluation.scores import METRICS, NO_VALIDATION
+from chestxray.evaluation.metrics import METRICS, Metric, call_metrics, register
+from chestxray.evaluation.results import Results, schema
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import PROBABILITIES, dumped, rows_of, write
 from fake_run import SHIFT, SIZES, predicted, truth
+
+RANKING = ("auroc", "auprc", "partial_auroc")
+FILES = ("metrics", "curves", "reliability", "subgroups", "localization", "reference", "benchmarks")
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
@@ -36,8 +41,7 @@ LABELS = truth()
 
 
 def table_of(split: str, folder: Path, seed: int = 0) -> Path:
-    path = folder / f"{split}.csv"
-    predictions.write(path, predicted(LABELS, split, seed))
+    path: Path = write(folder / f"{split}.csv", predicted(LABELS, split, seed))
     return path
 
 
@@ -55,8 +59,10 @@ def evaluate(
     resamples: int = 40,
 ) -> dict:
     """Evaluate and give what `metrics.json` holds."""
-    evaluation = Evaluation.of(path, labels, fit_on, split, resamples)
-    return write(evaluation, out)["metrics"]
+    found: dict = dumped(
+        evaluations.evaluate(path, labels, fit_on=fit_on, split=split, resamples=resamples, out=out)
+    )
+    return found
 
 
 def test_a_planted_auroc_is_found_and_thresholds_come_from_validation(tmp_path: Path) -> None:
@@ -77,12 +83,16 @@ def test_a_planted_auroc_is_found_and_thresholds_come_from_validation(tmp_path: 
 
 
 def test_what_is_written_is_strict_json_and_what_is_returned(tmp_path: Path) -> None:
-    evaluation = Evaluation.of(table_of("test", tmp_path), LABELS, resamples=40)
-    results = write(evaluation, tmp_path / "out")
-    for name, content in results.items():
-        text = (tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8")
-        assert json.loads(text, parse_constant=pytest.fail) == content
-    drawn = json.loads((tmp_path / "out" / "curves.json").read_text(encoding="utf-8"))
+    out = tmp_path / "out"
+    results = evaluations.evaluate(table_of("test", tmp_path), LABELS, resamples=40, out=out)
+    parts = {name: results.part(name) for name in FILES[1:]} | {"metrics": results}
+    for name, content in parts.items():
+        if content is None:
+            assert not (out / f"{name}.json").exists()
+            continue
+        text = (out / f"{name}.json").read_text(encoding="utf-8")
+        assert json.loads(text, parse_constant=pytest.fail) == dumped(content)
+    drawn = json.loads((out / "curves.json").read_text(encoding="utf-8"))
     assert list(drawn) == list(FINDINGS)
     assert drawn["Hernia"] is None
 
@@ -110,7 +120,7 @@ def test_without_validation_the_metrics_at_a_threshold_are_null_with_the_reason(
     mass = result["findings"]["Mass"]
     assert mass["auroc"]["value"] is not None
     assert mass["threshold"] == {"value": None, "reason": NO_VALIDATION}
-    assert all(mass[name]["value"] is None for name in CALLING)
+    assert all(mass[name]["value"] is None for name in call_metrics())
     assert mass["f1"]["reason"] == NO_VALIDATION
     assert result["mean"]["f1"]["reason"].startswith("no validation")
     assert result["mean"]["f1"]["findings"] == 0
@@ -140,10 +150,10 @@ def test_unknown_labels_are_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_failed_rows_and_missing_predictions_are_counted(tmp_path: Path) -> None:
-    table = predicted(LABELS, "test").iloc[:390].copy()
-    table.loc[5, list(predictions.PROBABILITIES)] = math.nan
-    table.loc[5, "status"] = "error"
-    predictions.write(tmp_path / "p.csv", table)
+    rows = predicted(LABELS, "test").iloc[:390].copy()
+    rows.loc[5, list(PROBABILITIES)] = math.nan
+    rows.loc[5, "status"] = "error"
+    write(tmp_path / "p.csv", rows)
     result = evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
     assert (result["images"], result["failed"], result["unpredicted"]) == (389, 1, 10)
 
@@ -151,7 +161,7 @@ def test_failed_rows_and_missing_predictions_are_counted(tmp_path: Path) -> None
 def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     straight = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "a")
     shuffled = predicted(LABELS, "test").sample(frac=1, random_state=0)
-    predictions.write(tmp_path / "s.csv", shuffled)
+    write(tmp_path / "s.csv", shuffled)
     other = evaluate(tmp_path / "s.csv", LABELS, tmp_path / "b")
     first, second = (of["findings"]["Mass"]["auroc"] for of in (straight, other))
     assert first.pop("delong") == pytest.approx(second.pop("delong"), abs=1e-12)
@@ -159,16 +169,16 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_images_without_labels_are_refused_by_count_and_name(tmp_path: Path) -> None:
-    table = predicted(LABELS, "test")
-    table.loc[[3, 4], "Image Index"] = ["x.png", "y.png"]
-    predictions.write(tmp_path / "p.csv", table)
-    with pytest.raises(PredictionsError, match=r"2 of 400 images have no labels \(x.png, y.png\)"):
+    rows = predicted(LABELS, "test")
+    rows.loc[[3, 4], "Image Index"] = ["x.png", "y.png"]
+    write(tmp_path / "p.csv", rows)
+    with pytest.raises(PredictionsError, match=r"no labels for 2 of 400 images \(x.png, y.png;"):
         evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
 
 
 def test_predictions_of_mixed_parts_are_refused(tmp_path: Path) -> None:
     mixed = pd.concat([predicted(LABELS, "test"), predicted(LABELS, "val")])
-    predictions.write(tmp_path / "p.csv", mixed)
+    write(tmp_path / "p.csv", mixed)
     with pytest.raises(PredictionsError, match="400 test, 300 val"):
         evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
 
@@ -190,12 +200,12 @@ def test_thresholds_fitted_on_another_part_than_validation_are_refused(
 
 def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     val = table_of("val", tmp_path)
-    with pytest.raises(PredictionsError, match="150 patients stand both"):
+    with pytest.raises(PredictionsError, match="share 150 patients"):
         evaluate(val, LABELS, tmp_path / "out", val, "val")
     half = predicted(LABELS, "test")
-    predictions.write(tmp_path / "a.csv", half[:101])
-    predictions.write(tmp_path / "b.csv", half[101:])
-    with pytest.raises(PredictionsError, match="1 patients stand both"):
+    write(tmp_path / "a.csv", half[:101])
+    write(tmp_path / "b.csv", half[101:])
+    with pytest.raises(PredictionsError, match="share 1 patient:"):
         evaluate(tmp_path / "a.csv", without_split(LABELS), tmp_path / "out", tmp_path / "b.csv")
 
 
@@ -208,8 +218,8 @@ def test_a_bare_table_leaves_the_split_unknown_unless_named(tmp_path: Path) -> N
 
 
 def test_nothing_to_evaluate_is_refused(tmp_path: Path) -> None:
-    table = predicted(LABELS, "test").assign(status="error")
-    predictions.write(tmp_path / "p.csv", table)
+    rows = predicted(LABELS, "test").assign(status="error")
+    write(tmp_path / "p.csv", rows)
     with pytest.raises(PredictionsError, match="none of 400 rows has status ok"):
         evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
 
@@ -219,7 +229,7 @@ def test_results_of_earlier_predictions_do_not_stay(tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / "out" / f"{name}.json").write_text("{}", encoding="utf-8")
     evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out")
-    assert not (tmp_path / "out" / "localisation.json").exists()
+    assert not (tmp_path / "out" / "localization.json").exists()
     assert not (tmp_path / "out" / "reference.json").exists()
 
 
@@ -240,14 +250,14 @@ def test_micro_figures_are_those_of_all_pairs(tmp_path: Path) -> None:
     val = table_of("val", tmp_path, seed=1)
     result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out", val, resamples=0)
     y = LABELS.rows.loc[LABELS.rows["split"] == "test", list(FINDINGS)].to_numpy()
-    p = predictions.probabilities(predicted(LABELS, "test"))
+    p = predicted(LABELS, "test")[list(PROBABILITIES)].to_numpy()
     called = p >= [of["threshold"]["value"] or 2 for of in result["findings"].values()]
     found = result["micro"]
     assert found["auroc"]["value"] == pytest.approx(oracle.roc_auc_score(y.ravel(), p.ravel()))
     kept = [k for k, of in enumerate(result["findings"].values()) if of["confusion"]]
     expected = oracle.recall_score(y[:, kept].ravel(), called[:, kept].ravel())
     assert found["recall"]["value"] == pytest.approx(expected, abs=1e-12)
-    assert found["auroc"]["reason"] == "no resamples were asked for"
+    assert found["auroc"]["reason"] == "no resamples were requested"
 
 
 def write_bare_table(path: Path) -> None:
@@ -287,9 +297,7 @@ def test_the_command_evaluates_others_predictions_against_a_bare_table(
 def test_a_dataset_tells_the_split_itself(dataset: Dataset, tmp_path: Path) -> None:
     names = dataset.index["image"].to_numpy()[dataset.rows("val")]
     rng = np.random.default_rng(0)
-    predictions.write(
-        tmp_path / "p.csv", predictions.table(names, rng.random((len(names), len(FINDINGS))))
-    )
+    write(tmp_path / "p.csv", rows_of(list(names), rng.random((len(names), len(FINDINGS)))))
     result = evaluate(
         tmp_path / "p.csv", Labels.read(dataset.folder), tmp_path / "out", split="val"
     )
@@ -302,10 +310,10 @@ def test_a_dataset_tells_the_split_itself(dataset: Dataset, tmp_path: Path) -> N
 def test_evaluating_and_reporting_need_no_torch(tmp_path: Path) -> None:
     write_bare_table(tmp_path / "Data_Entry.csv")
     code = (
-        "import sys; from pathlib import Path; from chestxray.cli.evaluate import evaluate;"
+        "import sys; from pathlib import Path; from chestxray.evaluation.evaluate import evaluate;"
         "import chestxray.reporting.page;"
         f"evaluate(Path({str(table_of('test', tmp_path))!r}),"
-        f" labels=Path({str(tmp_path / 'Data_Entry.csv')!r}), out=Path({str(tmp_path / 'out')!r}));"
+        f" Path({str(tmp_path / 'Data_Entry.csv')!r}), out=Path({str(tmp_path / 'out')!r}));"
         "slow = {'torch', 'timm', 'lightning', 'sklearn', 'kornia'} & set(sys.modules);"
         "assert not slow, slow"
     )
@@ -317,9 +325,7 @@ def test_the_official_test_set_is_evaluated_in_seconds(real: Path, tmp_path: Pat
     with gzip.open(real / "nih-metadata" / "test_list.txt.gz", "rt") as file:
         names = file.read().split()
     rng = np.random.default_rng(0)
-    predictions.write(
-        tmp_path / "p.csv", predictions.table(names, rng.random((len(names), len(FINDINGS))))
-    )
+    write(tmp_path / "p.csv", rows_of(list(names), rng.random((len(names), len(FINDINGS)))))
     truth_table = Labels.read(table)
     start = time.process_time()
     result = evaluate(tmp_path / "p.csv", truth_table, tmp_path / "out", resamples=0)
@@ -328,3 +334,98 @@ def test_the_official_test_set_is_evaluated_in_seconds(real: Path, tmp_path: Pat
     assert (result["split"], result["split_name"]) == ("test", "official")
     assert result["findings"]["Effusion"]["positives"] == 4658
     assert result["mean"]["auroc"]["value"] == pytest.approx(0.5, abs=0.01)
+
+
+NOT_NIH = Findings(["Pleural effusion", "Rib fracture", "pleural thickening", "mass", "Pacemaker"])
+
+
+def relabelled(labels: Labels, findings: Findings = NOT_NIH) -> Labels:
+    """The same images with five findings, three of them NIH's under other spellings."""
+    own = {name: labels.findings.place(name) for name in findings}
+    columns = {
+        name: 0.0 if place is None else labels.rows[labels.findings[place]]
+        for name, place in own.items()
+    }
+    rows = labels.rows.drop(columns=list(labels.findings)).assign(**columns)
+    return dataclasses.replace(labels, findings=findings, rows=rows)
+
+
+def test_fourteen_predicted_findings_are_scored_on_the_three_of_five_that_are_labelled(
+    tmp_path: Path,
+) -> None:
+    path, val = table_of("test", tmp_path), table_of("val", tmp_path, seed=1)
+    whole = evaluate(path, LABELS, tmp_path / "whole", val)
+    result = evaluate(path, relabelled(LABELS), tmp_path / "out", val)
+    assert list(result["findings"]) == ["Effusion", "Mass", "Pleural_Thickening"]
+    for finding, entry in result["findings"].items():
+        assert entry == whole["findings"][finding]
+    left_out = result["left_out"]
+    assert len(left_out) == 11 + 2
+    assert left_out["Edema"] == "not labelled"
+    assert left_out["Rib fracture"] == left_out["Pacemaker"] == "not predicted"
+    assert result["mean"]["auroc"]["findings"] == 3
+    standing = json.loads((tmp_path / "out" / "benchmarks.json").read_text(encoding="utf-8"))
+    assert not any(row["comparable"] for row in standing["rows"])
+
+
+def test_one_finding_is_enough(tmp_path: Path) -> None:
+    one = Findings(["Pneumothorax"])
+    rows = predicted(LABELS, "test")[["Image Index", "prob_Pneumothorax", "status", "reason"]]
+    write(tmp_path / "p.csv", rows, one)
+    labels = relabelled(LABELS, one)
+    result = evaluate(tmp_path / "p.csv", labels, tmp_path / "out")
+    assert list(result["findings"]) == ["Pneumothorax"]
+    assert result["left_out"] == {}
+    value = result["findings"]["Pneumothorax"]["auroc"]["value"]
+    assert result["mean"]["auroc"]["value"] == pytest.approx(value, abs=1e-12)
+    assert result["micro"]["auroc"]["value"] == pytest.approx(value, abs=1e-12)
+
+
+def test_predictions_and_labels_without_a_common_finding_are_refused(tmp_path: Path) -> None:
+    labels = relabelled(LABELS, Findings(["Rib fracture"]))
+    with pytest.raises(PredictionsError, match=r"labels are of Rib fracture.*no finding in common"):
+        evaluate(table_of("test", tmp_path), labels, tmp_path / "out")
+
+
+def test_a_table_in_memory_gives_what_its_file_gives(tmp_path: Path) -> None:
+    path = table_of("test", tmp_path)
+    from_file = evaluations.evaluate(path, LABELS, resamples=10)
+    from_memory = evaluations.evaluate(predictions.read(path), LABELS, resamples=10)
+    assert from_file == from_memory
+    assert dumped(from_file.subgroups) == dumped(from_memory.subgroups)
+
+
+def test_nothing_is_written_unless_a_folder_is_given(tmp_path: Path) -> None:
+    path = table_of("test", tmp_path)
+    evaluations.evaluate(path, LABELS, resamples=0)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_masks_without_heatmaps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="masks need heatmaps"):
+        evaluations.evaluate(table_of("test", tmp_path), LABELS, masks=tmp_path)
+
+
+def test_a_metric_registered_from_outside_is_in_metrics_json_and_in_its_schema(
+    tmp_path: Path,
+) -> None:
+    register(
+        Metric(
+            name="mean_score",
+            label="Mean probability",
+            meaning="Mean probability of the images.",
+            scores=lambda of: (of.w @ of.column.p) / of.w.sum(axis=1),
+        )
+    )
+    try:
+        result = evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out")
+        described = schema()["$defs"]["FindingResult"]["properties"]["mean_score"]
+    finally:
+        del METRICS["mean_score"]
+    assert described["title"] == "Mean probability"
+    mean = predicted(LABELS, "test")["prob_Mass"].mean()
+    found = result["findings"]["Mass"]["mean_score"]
+    assert found["value"] == pytest.approx(mean, abs=1e-12)
+    assert found["low"] < mean < found["high"]
+    assert result["mean"]["mean_score"]["findings"] == 14
+    assert Results.read(tmp_path / "out").mean.mean_score.findings == 14

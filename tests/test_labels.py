@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from chestxray.errors import PredictionsError, SourceError
-from chestxray.evaluation import predictions
 from chestxray.evaluation.labels import Labels, pair
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import PROBABILITIES, rows_of, write
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
@@ -44,11 +45,10 @@ def write_list(folder: Path, name: str, images: list[str]) -> None:
 
 
 def predict(folder: Path, images: list[str], failed: int = 0) -> Path:
-    table = predictions.table(images, np.random.default_rng(0).random((len(images), 14)))
-    table.loc[: failed - 1, [*predictions.PROBABILITIES]] = np.nan
-    table.loc[: failed - 1, ["status", "reason"]] = ["error", "truncated"]
-    path = folder / "p.csv"
-    predictions.write(path, table)
+    rows = rows_of(images, np.random.default_rng(0).random((len(images), 14)))
+    rows.loc[: failed - 1, [*PROBABILITIES]] = np.nan
+    rows.loc[: failed - 1, ["status", "reason"]] = ["error", "truncated"]
+    path: Path = write(folder / "p.csv", rows)
     return path
 
 
@@ -107,7 +107,7 @@ def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
     assert truth.split_name == "official"
     images = truth.rows.index[truth.rows["split"] == "val"]
     path = predict(tmp_path, list(images))
-    with pytest.raises(PredictionsError, match="type --split val"):
+    with pytest.raises(PredictionsError, match="give --split val"):
         pair(path, truth)
     with pytest.raises(PredictionsError, match="part 'val', not of 'train'"):
         pair(path, truth, "train")
@@ -138,7 +138,7 @@ def test_an_image_in_neither_list_has_no_part_and_is_told(tmp_path: Path) -> Non
 def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> None:
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL)
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[:1] + TEST)
-    with pytest.raises(SourceError, match="1 images stand in both"):
+    with pytest.raises(SourceError, match="share 1 image "):
         Labels.read(write_table(tmp_path))
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
@@ -150,9 +150,7 @@ def test_images_without_labels_are_refused_with_their_number(
     tmp_path: Path, listed: Labels
 ) -> None:
     path = predict(tmp_path, [*TEST, "00000009_000.png"])
-    with pytest.raises(
-        PredictionsError, match=r"1 of 5 images have no labels \(00000009_000.png\)"
-    ):
+    with pytest.raises(PredictionsError, match=r"no labels for 1 of 5 images \(00000009_000.png;"):
         pair(path, listed)
 
 
@@ -178,7 +176,8 @@ def test_what_the_table_says_of_an_image_stands_beside_its_prediction(
 
 def test_labels_that_say_nothing_of_patients_leave_it_unknown(tmp_path: Path) -> None:
     rows = pd.DataFrame(0.0, index=pd.Index(TEST, name="image"), columns=list(FINDINGS))
-    truth = Labels("bare", "unknown", rows.assign(patient=[3, 3, 4, 4], split="test"), None)
+    rows = rows.assign(patient=["3", "3", "4", "4"], split="test")
+    truth = Labels("labels", False, "", FINDINGS, rows, None)
     about = pair(predict(tmp_path, TEST), truth).about
     assert about[["age", "follow_up"]].isna().all(axis=None)
     assert (about[["sex", "view"]] == "").all(axis=None)
@@ -186,7 +185,7 @@ def test_labels_that_say_nothing_of_patients_leave_it_unknown(tmp_path: Path) ->
 
 def test_the_table_of_2017_with_its_ages_is_read_too(tmp_path: Path) -> None:
     truth = Labels.read(write_table(tmp_path, age="060Y"))
-    assert truth.generation == "2017"
+    assert truth.release == "2017"
     assert pair(predict(tmp_path, TEST), truth).about["age"].tolist() == [60.0] * 4
 
 
@@ -195,3 +194,65 @@ def test_the_real_table_has_the_official_parts(real: Path) -> None:
     assert truth.split_name == "official"
     assert truth.rows["split"].value_counts().to_dict() == {"train_val": 86_524, "test": 25_596}
     assert not truth.problems
+
+
+def at(*images: str, split: str = "test") -> Labels:
+    """Labels of one finding for images of these names, each its own patient."""
+    rows = pd.DataFrame({"Mass": 1.0}, index=pd.Index(images, name="image"))
+    rows["patient"] = [f"P{number}" for number in range(len(images))]
+    return Labels("own table", False, "", Findings(["Mass"]), rows.assign(split=split), None)
+
+
+def named(folder: Path, *images: str) -> Path:
+    one = Findings(["mass"])
+    rows = rows_of(list(images), np.full((len(images), 1), 0.5), one)
+    path: Path = write(folder / "named.csv", rows, one)
+    return path
+
+
+def test_a_plain_file_name_matches_the_one_path_that_ends_in_it_and_is_counted(
+    tmp_path: Path,
+) -> None:
+    labels = at("own/P1/a.png", "own/P1/b.png", "own/P2/c.png", "d.png")
+    pairs = pair(named(tmp_path, "c.png", "own/P1/a.png", "d.png"), labels)
+    assert pairs.images.tolist() == ["own/P2/c.png", "own/P1/a.png", "d.png"]
+    assert pairs.matched_by_file_name == 1
+    assert pairs.unpredicted == 1
+
+
+def test_a_predicted_path_matches_the_plain_name_of_the_labels(tmp_path: Path) -> None:
+    pairs = pair(named(tmp_path, "images_001/a.png"), at("a.png", "b.png"))
+    assert (pairs.images.tolist(), pairs.matched_by_file_name) == (["a.png"], 1)
+
+
+def test_a_whole_name_is_never_matched_by_its_file_name(tmp_path: Path) -> None:
+    pairs = pair(named(tmp_path, "a.png", "P1/a.png"), at("P1/a.png", "a.png"))
+    assert pairs.images.tolist() == ["a.png", "P1/a.png"]
+    assert pairs.matched_by_file_name == 0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labelled"),
+    [
+        (["a.png"], ["P1/a.png", "P2/a.png"]),
+        (["P1/a.png", "P2/a.png"], ["a.png"]),
+        (["P1/a.png", "a.png"], ["P1/a.png"]),
+    ],
+)
+def test_an_ambiguous_name_is_refused_with_an_example(
+    tmp_path: Path, predicted: list[str], labelled: list[str]
+) -> None:
+    with pytest.raises(PredictionsError, match=r"ambiguous \(.*a.png could be .*a.png"):
+        pair(named(tmp_path, *predicted), at(*labelled))
+
+
+def test_paths_that_differ_are_not_guessed_to_be_the_same(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match=r"no labels for 1 of 1 image \(P9/a.png"):
+        pair(named(tmp_path, "P9/a.png"), at("P1/a.png", "P1/b.png"))
+
+
+def test_findings_are_matched_under_any_spelling(tmp_path: Path) -> None:
+    pairs = pair(named(tmp_path, "a.png"), at("a.png"))
+    assert pairs.findings == ("mass",)
+    assert pairs.labels.tolist() == [[1.0]]
+    assert pairs.left_out == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ from sklearn import metrics as oracle
 from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.reference import MAPPING, agreement, any_of, read, reference
+from chestxray.evaluation.reference import FINDINGS_OF_LABEL, agreement, any_of, read, reference
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import dumped, pairs_of
 
 COLUMNS = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
 N = 240
@@ -34,23 +37,22 @@ def predicted(table: pd.DataFrame, seed: int = 0) -> Pairs:
     """Every image predicted; NIH's labels agree with the reference in four of five images."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((N, len(FINDINGS))) < 0.1).astype(float)
-    for label, findings in MAPPING.items():
+    for label, findings in FINDINGS_OF_LABEL.items():
         yes = np.append(table[label] == "YES", [False] * (N - len(table)))
         told = np.where(rng.random(N) < 0.2, ~yes, yes)
         labels[:, [FINDINGS.index(finding) for finding in findings]] = 0
         labels[:, FINDINGS.index(findings[0])] = told
     logits = labels + rng.normal(size=labels.shape)
-    return Pairs(
+    return pairs_of(
+        labels,
+        1 / (1 + np.exp(-logits)),
+        np.arange(N) // 2,
         images=np.array(IMAGES, dtype=object),
-        probabilities=1 / (1 + np.exp(-logits)),
-        labels=labels,
-        patients=np.arange(N) // 2,
-        split="test",
-        positions=np.arange(N),
-        failed=0,
-        unpredicted=0,
-        about=pd.DataFrame(index=range(N)),
     )
+
+
+def measured(path: Path, pairs: Pairs, draws: Draws, part: str = "test") -> Any:
+    return dumped(reference(path, pairs, draws, part))
 
 
 def write(folder: Path, table: pd.DataFrame) -> Path:
@@ -62,9 +64,9 @@ def write(folder: Path, table: pd.DataFrame) -> Path:
 def test_metrics_are_those_of_the_largest_probability_against_either_truth(tmp_path: Path) -> None:
     table = adjudicated()
     pairs = predicted(table)
-    result = reference(write(tmp_path, table), pairs, Draws.of(pairs.patients, 200))
+    result = measured(write(tmp_path, table), pairs, Draws.of(pairs.patients, 200))
     assert (result["images"], result["patients"]) == (150, 75)
-    for label, findings in MAPPING.items():
+    for label, findings in FINDINGS_OF_LABEL.items():
         entry = result["labels"][label]
         places = [FINDINGS.index(finding) for finding in findings]
         score = pairs.probabilities[:150, places].max(axis=1)
@@ -92,7 +94,7 @@ def test_every_image_left_out_is_counted(tmp_path: Path) -> None:
     table = adjudicated()
     pairs = predicted(table)
     table.loc[199, "Image Index"] = "00099999_000.png"
-    result = reference(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0), "val")
+    result = measured(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0), "val")
     assert result["images"] == 49
     assert result["of_other_sets"] == 150
     assert result["without_reference"] == 41
@@ -104,7 +106,7 @@ def test_without_a_common_image_there_is_no_figure_but_a_reason(tmp_path: Path) 
     table = adjudicated()
     pairs = predicted(table)
     table["Image Index"] = [f"1{name}" for name in table["Image Index"]]
-    result = reference(write(tmp_path, table), pairs, Draws.of(pairs.patients, 50))
+    result = measured(write(tmp_path, table), pairs, Draws.of(pairs.patients, 50))
     assert result["images"] == 0
     entry = result["labels"]["Pneumothorax"]
     assert entry["auroc"]["value"] is None
@@ -116,7 +118,7 @@ def test_an_image_whose_nih_label_is_unknown_is_left_out_of_both_figures(tmp_pat
     table = adjudicated()
     pairs = predicted(table)
     pairs.labels[:10, FINDINGS.index("Pneumothorax")] = np.nan
-    result = reference(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0))
+    result = measured(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0))
     assert result["labels"]["Pneumothorax"]["images"] == 140
     assert result["labels"]["Nodule or mass"]["images"] == 150
 
@@ -135,7 +137,7 @@ def test_any_copy_of_the_table_is_read_by_its_titles(tmp_path: Path) -> None:
 def test_a_table_without_sets_is_taken_whole(tmp_path: Path) -> None:
     table = adjudicated().drop(columns="Set Id")
     pairs = predicted(table)
-    result = reference(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0))
+    result = measured(write(tmp_path, table), pairs, Draws.of(pairs.patients, 0))
     assert (result["images"], result["of_other_sets"]) == (200, 0)
 
 
@@ -143,8 +145,11 @@ def test_a_table_without_sets_is_taken_whole(tmp_path: Path) -> None:
     ("fault", "message"),
     [
         (lambda t: t.drop(columns="Nodule or mass"), "lacks Nodule or mass"),
-        (lambda t: pd.concat([t, t.iloc[:2]]), r"2 rows repeat an image"),
-        (lambda t: t.assign(Fracture="MAYBE"), "Fracture is 'MAYBE' in a row, not YES or NO"),
+        (lambda t: pd.concat([t, t.iloc[:2]]), r"2 rows with an image that an earlier row has"),
+        (
+            lambda t: t.assign(Fracture="MAYBE"),
+            "Fracture is 'MAYBE' in a row; allowed are YES and NO",
+        ),
     ],
 )
 def test_a_table_with_a_fault_is_refused(tmp_path: Path, fault, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -165,7 +170,7 @@ def test_agreement_is_undefined_where_a_class_is_missing() -> None:
 
 
 def test_the_mapping_names_findings_and_no_finding_twice() -> None:
-    named = [finding for findings in MAPPING.values() for finding in findings]
+    named = [finding for findings in FINDINGS_OF_LABEL.values() for finding in findings]
     assert set(named) <= set(FINDINGS)
     assert len(set(named)) == len(named)
 
@@ -176,3 +181,31 @@ def test_the_real_table_is_read_whole(real: Path) -> None:
     positives = table.groupby("set")[list(COLUMNS)].sum().astype(int)
     assert positives.loc["test"].tolist() == [72, 195, 1135, 295]
     assert positives.loc["val"].tolist() == [114, 43, 1031, 310]
+
+
+def test_a_label_whose_findings_were_not_all_evaluated_is_not_covered(tmp_path: Path) -> None:
+    table = adjudicated()
+    pairs = predicted(table)
+    kept = Findings(["Pneumothorax", "Mass"])
+    columns = [FINDINGS.index(name) for name in kept]
+    fewer = pairs_of(
+        pairs.labels[:, columns],
+        pairs.probabilities[:, columns],
+        pairs.patients,
+        kept,
+        images=pairs.images,
+    )
+    result = measured(write(tmp_path, table), fewer, Draws.of(pairs.patients, 0))
+    assert list(result["labels"]) == ["Pneumothorax"]
+    assert result["not_covered"]["Nodule or mass"] == "not evaluated: Nodule"
+    assert "Fracture" in result["not_covered"]
+
+
+def test_images_of_a_dataset_are_found_by_their_file_name(tmp_path: Path) -> None:
+    table = adjudicated()
+    pairs = predicted(table)
+    named = np.array([f"nih/images/{name}" for name in IMAGES], dtype=object)
+    inside = pairs_of(pairs.labels, pairs.probabilities, pairs.patients, images=named)
+    draws = Draws.of(pairs.patients, 0)
+    path = write(tmp_path, table)
+    assert measured(path, inside, draws) == measured(path, pairs, draws)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +11,12 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
+from chestxray.evaluation import curves
 from chestxray.evaluation.bootstrap import Draws
-from chestxray.evaluation.calibration_error import calibration_error
-from chestxray.evaluation.reliability import NO_VALIDATION, diagram, recalibrated, reliability
-from chestxray.evaluation.scores import CHANCE
+from chestxray.evaluation.curves import NO_VALIDATION, recalibrated
+from chestxray.evaluation.metrics import METRICS, value
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import dumped, pairs_of
 
 EFFUSION = FINDINGS.index("Effusion")
 
@@ -25,12 +26,20 @@ def planted(n, seed, distort=lambda eta: eta):
     rng = np.random.default_rng(seed)
     eta = rng.normal(-1.5, 1.5, (n, len(FINDINGS)))
     labels = (rng.random(eta.shape) < expit(eta)).astype(float)
-    return SimpleNamespace(
-        probabilities=expit(distort(eta)),
-        truth=expit(eta),
-        labels=labels,
-        patients=np.arange(n) // 2,
-    )
+    return pairs_of(labels, expit(distort(eta)), np.arange(n) // 2)
+
+
+def true_probabilities(n, seed):
+    """The probabilities that `planted` draws its labels from."""
+    return expit(np.random.default_rng(seed).normal(-1.5, 1.5, (n, len(FINDINGS))))
+
+
+def diagram(y, p, draws):
+    return dumped(curves.diagram(y, p, draws))
+
+
+def reliability(pairs, validation, draws):
+    return dumped(curves.reliability(pairs, validation, draws))
 
 
 def draws_of(pairs, resamples=200):
@@ -41,7 +50,7 @@ def chance_error(p, times=300):
     """Calibration errors of labels drawn from the probabilities themselves."""
     rng = np.random.default_rng(7)
     labels = (rng.random((times, len(p))) < p).astype(float)
-    return np.array([calibration_error(y, p) for y in labels])
+    return np.array([value("ece", y, p) for y in labels])
 
 
 def sharpened(eta):
@@ -78,7 +87,7 @@ def test_what_was_sharpened_and_shifted_is_mended_to_the_truth():
     assert before["slope"]["value"] == pytest.approx(0.5, abs=0.05)
     assert before["slope"]["high"] < 1
     assert before["intercept"]["high"] < 0
-    y, truth = pairs.labels[:, EFFUSION], pairs.truth[:, EFFUSION]
+    y, truth = pairs.labels[:, EFFUSION], true_probabilities(4000, 1)[:, EFFUSION]
     best = diagram(y, truth, draws_of(pairs, 0))
     for name, within in (("slope", 0.1), ("intercept", 0.1), ("bce", 0.002), ("brier", 0.001)):
         assert after[name]["value"] == pytest.approx(best[name]["value"], abs=within)
@@ -117,7 +126,11 @@ def test_ties_stay_in_one_bin_and_empty_bins_are_left_out():
 def test_a_calibration_error_has_no_interval_and_says_why():
     pairs = planted(400, 8)
     error = diagram(pairs.labels[:, 0], pairs.probabilities[:, 0], draws_of(pairs, 50))["ece"]
-    assert (error["low"], error["high"], error["reason"]) == (None, None, CHANCE)
+    assert (error["low"], error["high"], error["reason"]) == (
+        None,
+        None,
+        METRICS["ece"].no_interval,
+    )
     assert error["percentile"]["low"] < error["percentile"]["high"]
 
 
@@ -131,7 +144,7 @@ def test_a_bin_without_positives_has_the_exact_interval_of_its_patients():
 def test_recalibration_never_sees_the_labels_it_is_judged_by():
     pairs, validation = planted(400, 5, sharpened), planted(400, 6, sharpened)
     _, before = recalibrated(pairs, validation)
-    pairs.labels = 1 - pairs.labels
+    pairs = dataclasses.replace(pairs, labels=1 - pairs.labels)
     _, after = recalibrated(pairs, validation)
     assert np.array_equal(before, after)
 

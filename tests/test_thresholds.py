@@ -9,25 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chestxray.evaluation.metrics import confusion, f1, precision, recall, specificity
 from chestxray.evaluation.thresholds import (
     OPERATING_POINTS,
     Chosen,
     fit_operating_points,
     fit_thresholds,
-    youden,
 )
+from metric_oracles import alert_rate, f1, precision, recall, specificity
 
 ROWS = st.lists(
     st.tuples(st.sampled_from([0.0, 1.0, math.nan]), st.integers(0, 8).map(lambda k: k / 8)),
     min_size=1,
     max_size=40,
 )
-
-
-def alert_rate(y, p, threshold):
-    true, false, *rest = confusion(y, p, threshold)
-    return (true + false) / (true + false + sum(rest))
 
 
 def j(y, p, threshold):
@@ -43,7 +37,7 @@ def test_an_operating_point_is_a_probability_seen_and_none_is_chosen_for_one_sid
     y, p = columns(rows)
     seen = p[~np.isnan(y)]
     for name, chosen in fit_operating_points(y, p).items():
-        assert chosen.wanted == OPERATING_POINTS[name].wanted
+        assert chosen.wanted == OPERATING_POINTS[name].target
         assert (chosen.threshold is None) == bool(chosen.reason)
         assert chosen.threshold is None or chosen.threshold in seen
         if not ((y == 1).any() and (y == 0).any()):
@@ -105,7 +99,7 @@ def test_what_cannot_be_reached_is_said():
     y, p = np.array([0.0, 0, 0, 1, 1]), np.array([0.9, 0.9, 0.9, 0.9, 0.1])
     points = fit_operating_points(y, p)
     assert points["precision"] == Chosen(
-        0.5, None, "no threshold reaches precision 0.5 in validation"
+        0.5, None, "no threshold reaches a precision of 0.5 in validation"
     )
     assert points["alert_rate"].threshold is None
     assert "more than 0.1 of the validation images" in points["alert_rate"].reason
@@ -114,7 +108,7 @@ def test_what_cannot_be_reached_is_said():
 
 def test_separated_classes_are_called_without_an_error():
     y, p = np.array([0.0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.9])
-    assert youden(y, p) == 0.6
+    assert fit_operating_points(y, p)["youden"].threshold == 0.6
     assert fit_operating_points(y, p)["f1"].threshold == 0.6
 
 

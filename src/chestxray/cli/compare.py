@@ -26,8 +26,6 @@ def compare(
     The AUROC of each finding and their mean, and the difference B - A on the same resamples of
     patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
     """
-    from chestxray.artifacts import write_json
-    from chestxray.evaluation.comparison import COMPARISON
     from chestxray.evaluation.comparison import compare as measure
     from chestxray.evaluation.labels import Labels
 
@@ -35,12 +33,10 @@ def compare(
     for problem in truth.problems:
         if problem.loses:
             typer.echo(f"{labels.name}: {problem.sentence} ({problem.count})", err=True)
-    result = measure(a, b, truth, split, resamples, seed)
+    result = measure(a, b, truth, split=split, resamples=resamples, seed=seed, out=out)
+    _show(result.model_dump(mode="json"))
     if out is not None:
-        write_json(out / COMPARISON, result)
-    _show(result)
-    if out is not None:
-        typer.echo(f"\n{out / COMPARISON}")
+        typer.echo(f"\n{out / 'comparison.json'}")
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,17 +1,15 @@
-"""What others published on ChestX-ray14, as two tables beside this file.
+"""Published results on NIH ChestX-ray14, and how a run compares with them.
 
-`published.csv` holds mean AUROCs over the 14 findings, `published_localisation.csv` what was scored
+`published.csv` holds mean AUROCs over the 14 findings, `published_localization.csv` what was scored
 on the 984 boxes. A figure means nothing without its split: `official` is NIH's own test list, `own`
 another one, drawn by patient by the authors, which is about 0.03 easier for the same model.
-*Selected on test* means that the authors' code looked at the test set while it trained and kept
-the best: take it as optimistic.
+*Selected on test* means that the authors' code evaluated on the test set during training and kept
+the best model: treat it as optimistic.
 
-Where a run stands among published figures: beside all of them, compared with few.
-
-Two mean AUROCs may be compared when they are of the same test images, so a run is compared only
-after all of the official test set, and only with figures of that. It *matches* a figure where its
-own interval by patient holds it; else it is *above* or *below*. The published figures have an
-uncertainty too, which is mostly not told: a small difference is no proof of anything.
+Two mean AUROCs are comparable when they are of the same test images. So a run is compared only if
+it covers all of the official test set and the 14 findings, and only with figures of that. It
+*matches* a figure that its own interval by patient contains; else it is *above* or *below*. The
+published figures have an uncertainty too, mostly not reported: a small difference proves nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +20,26 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
+from chestxray.evaluation.result_details import (
+    BenchmarkMean,
+    BenchmarkRow,
+    Benchmarks,
+    Localization,
+    MeanInterval,
+)
+from chestxray.evaluation.results import Results
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
 
-OFFICIAL_TEST_IMAGES: Final = 25_596
-BOXES: Final = 984
+NOT_COMPARABLE: Final = "not comparable"
+
+_OFFICIAL_TEST_IMAGES: Final = 25_596
+_BOXES: Final = 984
+_OWN_SPLIT: Final = "the authors' own split by patient: other test images, easier by about 0.03"
+_STRICTER: Final = (
+    "Wang counts a finding as located when any of several boxes overlaps enough; here a heatmap "
+    "gives one box, which is stricter"
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,13 @@ class Published:
 
     Attributes:
         system: what was evaluated.
-        source: where it stands; empty where only the figure is known.
+        source: the publication; empty where only the figure is known.
         split: `official` or `own`.
-        input: side of the images in pixels; empty where it is not told.
+        input: side of the images in pixels; empty where not reported.
         low, high: the figure, or the range of several runs.
-        selected_on_test: whether the best was picked by looking at the test set.
-        remark: what else to know.
-        findings: the AUROC of each finding; None where it is not told.
+        selected_on_test: whether the best model was selected on the test set.
+        remark: further information.
+        findings: the AUROC of each finding; None where not reported.
     """
 
     system: str
@@ -55,14 +69,14 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Located:
-    """A published localisation on the 984 boxes.
+class PublishedLocalization:
+    """A published localization result on the 984 boxes.
 
     Attributes:
         row: system and measure.
-        remark: what else to know.
-        low, high: over all boxes, the figure or the range of several runs; None where not told.
-        findings: of each finding; None where it is not told.
+        remark: further information.
+        low, high: over all boxes, the figure or the range of several runs; None where not reported.
+        findings: of each finding; None where not reported.
     """
 
     row: str
@@ -90,17 +104,17 @@ def published_classification() -> list[Published]:
     ]
 
 
-def published_localization() -> list[Located]:
-    """Give what was published on the 984 boxes."""
+def published_localization() -> list[PublishedLocalization]:
+    """Give the published results on the 984 boxes."""
     return [
-        Located(
+        PublishedLocalization(
             row=row["row"],
             remark=row["remark"],
             low=float(row["low"]) if row["low"] else None,
             high=float(row["high"]) if row["high"] else None,
             findings=_findings(row),
         )
-        for row in _table("published_localisation.csv")
+        for row in _table("published_localization.csv")
     ]
 
 
@@ -113,95 +127,97 @@ def _table(name: str) -> Iterator[dict[str, str]]:
     return csv.DictReader(text.splitlines())
 
 
-NOT_COMPARABLE: Final = "not comparable"
-OWN_SPLIT: Final = "its authors' own split by patient: other test images, easier by about 0.03"
-STRICTER: Final = (
-    "Wang counts a finding as located when any of several boxes overlaps enough; here a heatmap "
-    "gives one box, which is stricter"
-)
-
-
-def standing(metrics: dict[str, Any], localisation: dict[str, Any] | None) -> dict[str, Any]:
-    """Put a run beside the published figures; gives what `standing.json` holds.
+def benchmarks(results: Results, localization: Localization | None) -> Benchmarks:
+    """Compare a run with the published figures.
 
     Args:
-        metrics: what `metrics.json` holds.
-        localisation: what `localisation.json` holds; None without heatmaps.
-
-    Returns:
-        `split`, `split_name`, the run's `mean` AUROC, and `note`: why nothing may be compared,
-        None where something may. `rows`: each published figure with the `verdict` on the run. Of a
-        range, `auroc` is the middle, and its ends are `auroc_low` and `auroc_high`.
-        `localisation` with `localisation_note`: figures on the 984 boxes; empty without heatmaps.
+        results: the metrics of the run.
+        localization: of the run; None without heatmaps.
     """
-    mean = metrics["mean"]["auroc"]
-    note = _obstacle(metrics)
-    return {
-        "split": metrics["split"],
-        "split_name": metrics["split_name"],
-        "mean": {key: mean[key] for key in ("value", "low", "high", "reason") if key in mean},
-        "note": note,
-        "rows": [_row(row, mean, note) for row in published_classification()],
-        "localisation": [_located(row) for row in published_localization()] if localisation else [],
-        "localisation_note": _about_boxes(localisation) if localisation else None,
-    }
+    mean = _mean(results)
+    note = _obstacle(results)
+    located = published_localization() if localization else []
+    return Benchmarks(
+        split=results.split,
+        split_name=results.split_name,
+        mean=BenchmarkMean(value=mean.value, low=mean.low, high=mean.high, reason=mean.reason),
+        note=note,
+        rows=[_row(row, mean, note) for row in published_classification()],
+        localization=[_located(row) for row in located],
+        localization_note=_about_boxes(localization) if localization else None,
+    )
 
 
-def _obstacle(metrics: dict[str, Any]) -> str | None:
-    """Tell why a run may be compared with no published figure, None where it may."""
-    mean, images, name = metrics["mean"]["auroc"], metrics["images"], metrics["split_name"]
+def _mean(results: Results) -> MeanInterval:
+    mean = results.mean.auroc
+    return mean if isinstance(mean, MeanInterval) else MeanInterval(**vars(mean), findings=0)
+
+
+def _obstacle(results: Results) -> str | None:
+    """Say why a run is comparable with no published figure, None where it is."""
+    mean, images, name = _mean(results), results.images, results.split_name
+    scored = [name for name, of in results.findings.items() if of.auroc.value is not None]
+    lacking = [name for name in FINDINGS if name not in _named(scored)]
     obstacles = {
-        "phantoms are drawn: what is measured on them says nothing of patients": (
-            metrics["synthetic"]
+        "the radiographs are synthetic: results on them say nothing about patients": (
+            results.synthetic
         ),
         f"the split is {name or 'unknown'!r}: other test images than those of NIH's list": (
             name != "official"
         ),
-        f"the part is {metrics['split']!r}: the published figures are of the test part": (
-            metrics["split"] != "test"
+        f"the part is {results.split!r}: the published figures are of the test part": (
+            results.split != "test"
         ),
-        f"{images:,} images were evaluated, the official test list has {OFFICIAL_TEST_IMAGES:,}": (
-            images != OFFICIAL_TEST_IMAGES
+        f"{images:,} images were evaluated, the official test list has {_OFFICIAL_TEST_IMAGES:,}": (
+            images != _OFFICIAL_TEST_IMAGES
         ),
-        f"the mean is over {mean['findings']} findings, the published ones over {len(FINDINGS)}": (
-            mean["findings"] != len(FINDINGS)
+        f"the mean lacks {', '.join(lacking)}: the published means are over {len(FINDINGS)} "
+        "findings": bool(lacking),
+        f"the mean is over {mean.findings} findings, the published ones over {len(FINDINGS)}": (
+            mean.findings != len(FINDINGS)
         ),
-        "the mean AUROC has no interval, so nothing can be said of a difference": (
-            mean["low"] is None
+        "the mean AUROC has no interval, so nothing can be said about a difference": (
+            mean.low is None
         ),
     }
     return next((why for why, holds in obstacles.items() if holds), None)
 
 
-def _row(row: Published, mean: dict[str, Any], note: str | None) -> dict[str, Any]:
-    why = note or (OWN_SPLIT if row.split != "official" else None)
-    return {
-        "system": row.system,
-        "input": row.input,
-        "source": row.source,
-        "split": row.split,
-        "auroc": round((row.low + row.high) / 2, 4),
-        "auroc_low": row.low,
-        "auroc_high": row.high,
-        "selected_on_test": row.selected_on_test,
-        "remark": row.remark,
-        "comparable": why is None,
-        "verdict": NOT_COMPARABLE if why else _verdict(row, mean["low"], mean["high"]),
-        "why": why,
-        "findings": row.findings,
-    }
+def _named(scored: list[str]) -> list[str]:
+    """Give the published findings that are among those scored, under any spelling."""
+    return [FINDINGS[there] for _, there in Findings(scored).common(FINDINGS)] if scored else []
 
 
-def _verdict(row: Published, low: float, high: float) -> str:
-    """Place the run's interval against a figure, or a range, which matches where they meet."""
-    if low > row.high:
+def _row(row: Published, mean: MeanInterval, note: str | None) -> BenchmarkRow:
+    why = note or (_OWN_SPLIT if row.split != "official" else None)
+    comparable = why is None and mean.low is not None and mean.high is not None
+    return BenchmarkRow(
+        system=row.system,
+        input=row.input,
+        source=row.source,
+        split=row.split,
+        auroc=round((row.low + row.high) / 2, 4),
+        auroc_low=row.low,
+        auroc_high=row.high,
+        selected_on_test=row.selected_on_test,
+        remark=row.remark,
+        comparable=comparable,
+        verdict=_verdict(row, mean) if comparable else NOT_COMPARABLE,
+        why=why,
+        findings=row.findings,
+    )
+
+
+def _verdict(row: Published, mean: MeanInterval) -> str:
+    """Compare the run's interval with a figure or a range, which it matches where they overlap."""
+    if mean.low is not None and mean.low > row.high:
         return "above"
-    if high < row.low:
+    if mean.high is not None and mean.high < row.low:
         return "below"
     return "matches"
 
 
-def _located(row: Located) -> dict[str, Any]:
+def _located(row: PublishedLocalization) -> dict[str, Any]:
     return {
         "row": row.row,
         "remark": row.remark,
@@ -211,9 +227,10 @@ def _located(row: Located) -> dict[str, Any]:
     }
 
 
-def _about_boxes(localisation: dict[str, Any]) -> str:
-    """Tell how far the localisation may be held against the published one."""
-    cases = localisation["all"]["cases"]
-    if cases == BOXES:
-        return f"{STRICTER}."
-    return f"{cases} cases were located, the published figures are of {BOXES} boxes. {STRICTER}."
+def _about_boxes(localization: Localization) -> str:
+    """Say how far the localization is comparable with the published one."""
+    cases = localization.all.cases
+    if cases == _BOXES:
+        return f"{_STRICTER}."
+    located = "1 case was" if cases == 1 else f"{cases} cases were"
+    return f"{located} evaluated, the published figures are of {_BOXES} boxes. {_STRICTER}."

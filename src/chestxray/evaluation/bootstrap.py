@@ -1,43 +1,43 @@
-"""95 % intervals that respect patients: bootstrap by patient, BCa with the percentile beside it.
+"""95 % confidence intervals that respect patients: the bootstrap by patient, p-values, Holm.
 
-Images of one patient resemble each other, so patients are drawn, not images: a resample gives each
-patient a count, and each of the patient's images that weight (the cluster bootstrap, Davison and
-Hinkley 1997, section 3.8). A metric is computed once with every row of weights:
+Images of one patient resemble each other, so patients are resampled, not images. A resample gives
+each patient a count, and each of the patient's images that weight (the cluster bootstrap, Davison
+and Hinkley 1997, section 3.8). A metric is computed once for every row of weights:
 
     row 0               the data as they are, all weights 1
     rows 1 … R          bootstrap resamples
-    rows R + 1 … R + G  the data without one group of patients: the jackknife that BCa asks for
+    rows R + 1 … R + G  the data without one group of patients: the jackknife that BCa needs
 
-The result, an array [1 + R + G], stands for the metric with its uncertainty. Means over findings,
-differences of two models and gaps between groups are arithmetic on such arrays, and so have
-intervals too: the resamples are the same ones, so what is paired stays paired.
+The result, an array [1 + R + G], is the metric with its uncertainty. Means over findings,
+differences between models and gaps between groups are arithmetic on such arrays and so have
+intervals too. All use the same resamples, so what is paired stays paired.
 
 The interval shown is BCa, bias-corrected and accelerated: Efron 1987
-(doi:10.1080/01621459.1987.10478410); the percentile interval (Efron 1979) stands beside it, and in
-its place where nothing tells the acceleration. That comes from leaving out patients one by one, or,
-where there are more than `GROUPS`, as many random groups of them: the same but for noise of
+(doi:10.1080/01621459.1987.10478410). The percentile interval (Efron 1979) is given with it, and
+replaces it where the acceleration is unknown. The acceleration comes from leaving out patients one
+by one, or `GROUPS` random groups of them where there are more patients. Groups add noise of
 √(6 / `GROUPS`) / 6 = 0.02, which moves an end by less than the resampling itself does.
 
-No interval is better than one that doesn't hold. Resampling makes ties, which move the mean average
-precision of rare findings, among others. Where it moved the median by more than `MOST_BIAS`
+An interval that does not hold is worse than none. Resampling creates ties, which move the mean
+average precision of rare findings, among others. Where it moved the median by more than `MOST_BIAS`
 standard errors, BCa held the true mean in 21 of 39 simulated studies of 180 patients and 14
-findings; of all other figures it held 91 to 95 %. Nor is there one where all resamples are alike.
+findings; of all other figures it held 91 to 95 %. There is no interval either where all resamples
+are equal.
 
-Memory: 2 bytes a patient and row of weights, and a few rows at a time spread over images. For the
+Memory: 2 bytes per patient and row of weights, and a few rows at a time expanded to images. For the
 112,120 images and 30,805 patients of NIH ChestX-ray14 that is 90 MB and 20 MB.
 
-p-values of differences, and what becomes of them when many are asked for at once.
-
-A difference is held against 0 by its bootstrap standard error, two-sided (Efron and Tibshirani
+A difference is tested against 0 by its bootstrap standard error, two-sided (Efron and Tibshirani
 1993, chapter 12). The share of resamples beyond 0 would do the same, but with 1,000 resamples it
-can't fall below 0.002, which Holm's factor makes worthless. A bootstrap of few patients finds the
-error too small, by sqrt((k - 1) / k) for the mean of k, and its ratio is Student's rather than
-normal: both are put right with k − 1 degrees of freedom, k the patients of the smallest side
-(Cameron and Miller 2015, doi:10.3368/jhr.50.2.317, section VI).
+cannot fall below 0.002, which Holm's factor makes useless. A bootstrap of few patients
+underestimates the error, by sqrt((k - 1) / k) for the mean of k, and the ratio follows Student's
+distribution rather than the normal one. Both are corrected with k − 1 degrees of freedom, where k
+is the number of patients on the smallest side (Cameron and Miller 2015,
+doi:10.3368/jhr.50.2.317, section VI).
 
 Holm 1979 (Scandinavian Journal of Statistics 6:65): the smallest of k p-values times k, the next
-times k − 1, and so on, never falling. Whatever depends on whatever, the chance that any true zero
-falls below 0.05 stays below 0.05.
+times k − 1, and so on, never decreasing. Under any dependence, the chance that any true zero falls
+below 0.05 stays below 0.05.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from scipy.special import ndtr, ndtri, stdtr
 
 LEVEL: Final = 0.95
@@ -57,12 +58,15 @@ RESAMPLES: Final = 1000
 GROUPS: Final = 500
 MOST_MISSING: Final = 0.1
 MOST_BIAS: Final = 0.5  # standard errors
-MOVED: Final = "resampling moves this figure by over half its error: no interval can be trusted"
-NO_ACCELERATION: Final = (
-    "percentile in place of BCa: leaving out patients does not change the value"
+MOVED: Final = (
+    "resampling shifts this value by more than half its standard error: no interval is reliable"
 )
-MOST_UNDEFINED: Final = 0.01  # a side of 5 patients is missed by exp(-5) of the resamples
+NO_ACCELERATION: Final = (
+    "percentile interval instead of BCa: leaving out patients does not change the value"
+)
+MOST_UNDEFINED: Final = 0.01  # exp(-5) of the resamples draw none of 5 patients
 
+Floats = npt.NDArray[np.floating[Any]]
 Values = npt.NDArray[np.float64]
 Statistic = Callable[[Values], Values]
 
@@ -71,43 +75,61 @@ _WEIGHTS: Final = 350_000
 _MOST_WEIGHTS: Final = 4_000_000
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A figure and how far it may be trusted.
+def is_none(value: object) -> bool:
+    """Tell whether an optional field is left out of the JSON."""
+    return value is None
+
+
+def _defined(value: Any) -> Any:  # noqa: ANN401 - pydantic checks it next
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_defined)]
+"""A figure; None where it is not defined. NaN becomes None."""
+
+
+class Bounds(BaseModel):
+    """The two ends of an interval.
 
     Attributes:
-        value: the metric, NaN where it is not defined.
-        low, high: BCa interval, or what stands in its place; NaN where there is none.
-        percentile: percentile interval, NaN twice where there is none.
-        reason: why the value, or else the interval, does not exist or is not BCa.
+        low, high: None where there is no interval.
     """
 
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    percentile: tuple[float, float] = (math.nan, math.nan)
-    reason: str = ""
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def untrusted(self, reason: str) -> Interval:
-        """Give it without its interval; the percentile one is kept for the record."""
-        why = self.reason if math.isnan(self.value) else reason
-        return Interval(self.value, percentile=self.percentile, reason=why)
+    low: Number = None
+    high: Number = None
 
-    def entry(self) -> dict[str, Any]:
-        """Give it in the shape of `metrics.json`: null where undefined, with the reason beside."""
-        low, high = (_or_none(value) for value in self.percentile)
-        return {
-            "value": _or_none(self.value),
-            "low": _or_none(self.low),
-            "high": _or_none(self.high),
-            "percentile": {"low": low, "high": high},
-            **({"reason": self.reason} if self.reason else {}),
-        }
+
+class Interval(BaseModel):
+    """A figure with its 95 % confidence interval.
+
+    Attributes:
+        value: the figure; None where it is not defined.
+        low, high: BCa interval, or its replacement, which `reason` names; None where there is none.
+        percentile: percentile interval.
+        reason: why the value or the interval is missing, or is not BCa.
+        delong: DeLong's interval, of an AUROC only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    value: Number
+    low: Number = None
+    high: Number = None
+    percentile: Bounds = Bounds()
+    reason: str | None = Field(default=None, exclude_if=is_none)
+    delong: Bounds | None = Field(default=None, exclude_if=is_none)
+
+    def without_bounds(self, reason: str) -> Interval:
+        """Drop the interval and say why; the percentile interval is kept for the record."""
+        why = self.reason if self.value is None else reason
+        return Interval(value=self.value, percentile=self.percentile, reason=why)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each patient is drawn in each row of weights.
+    """The bootstrap weights: how often each patient is drawn in each row.
 
     Attributes:
         counts: uint16 [1 + R + G, patients].
@@ -126,7 +148,7 @@ class Draws:
         Args:
             patients: the patient of each image, [n] of any kind that sorts.
             resamples: R, 0 for the value alone.
-            seed: of the drawing.
+            seed: of the random numbers.
         """
         names, patient = np.unique(patients, return_inverse=True)
         rng = np.random.default_rng(seed)
@@ -145,16 +167,16 @@ class Draws:
 
         Args:
             statistic: weights float64 [b, m] of whole numbers → values [b] or [b, k]; NaN where
-                they leave it undefined. The weights are overwritten after the call.
-            rows: the images it is about, as bool [n], or as indices [m], which may repeat; all of
-                them where not given.
+                it is undefined. The weights are overwritten after the call.
+            rows: the images it uses, as bool [n], or as indices [m], which may repeat; all images
+                by default.
 
         Returns:
             float64 [1 + R + G] or [1 + R + G, k].
         """
         patient = self.patient if rows is None else self.patient[rows]
         rows_at_once = _rows_at_once(len(patient))
-        # Filled again and again: fresh memory for every chunk would take longer than the metric.
+        # Reused: allocating memory for every chunk would take longer than the metric.
         drawn = np.empty((rows_at_once, len(patient)), dtype=self.counts.dtype)
         weights = np.empty(drawn.shape)
         parts = []
@@ -166,10 +188,10 @@ class Draws:
         return np.concatenate(parts)
 
     def interval(self, values: Values, reason: str = "not defined for these labels") -> Interval:
-        """Sum up one statistic.
+        """Give one statistic with its interval.
 
-        Resamples in which it is undefined are left out; where they are more than `MOST_UNDEFINED`
-        there is no interval, nor where they are all alike or too far to one side of the value.
+        Resamples in which it is undefined are left out. There is no interval where they are more
+        than `MOST_UNDEFINED`, where all resamples are equal, or too far to one side of the value.
 
         Args:
             values: float64 [1 + R + G], from `apply` or by arithmetic on such arrays.
@@ -178,29 +200,32 @@ class Draws:
         value, drawn = float(values[0]), values[1 : 1 + self.resamples]
         missing = reason if math.isnan(value) else self._no_interval(drawn)
         if missing:
-            return Interval(value, reason=missing)
+            return Interval(value=value, reason=missing)
         drawn = drawn[~np.isnan(drawn)]
         low, high = (float(end) for end in np.quantile(drawn, TAILS))
         bias = float(ndtri((np.mean(drawn < value) + np.mean(drawn <= value)) / 2))
+        percentile = Bounds(low=low, high=high)
         if abs(bias) > MOST_BIAS:
-            return Interval(value, percentile=(low, high), reason=MOVED)
+            return Interval(value=value, percentile=percentile, reason=MOVED)
         levels = _levels(bias, values[1 + self.resamples :])
         if levels is None:
-            return Interval(value, low, high, (low, high), NO_ACCELERATION)
+            return Interval(
+                value=value, low=low, high=high, percentile=percentile, reason=NO_ACCELERATION
+            )
         ends = np.quantile(drawn, levels)
-        return Interval(value, float(ends[0]), float(ends[1]), (low, high))
+        return Interval(value=value, low=float(ends[0]), high=float(ends[1]), percentile=percentile)
 
     def _no_interval(self, drawn: Values) -> str:
-        """Tell why resamples make no interval, or nothing."""
+        """Say why resamples give no interval; empty where they do."""
         if not len(drawn):
-            return "no resamples were asked for"
+            return "no resamples were requested"
         if self.counts.shape[1] == 1:
-            return "a single patient: nothing tells how patients differ"
+            return "only 1 patient: the variation between patients is unknown"
         undefined = float(np.isnan(drawn).mean())
         if undefined > MOST_UNDEFINED:
-            return f"not defined in {undefined:.0%} of the resamples: too few patients to draw from"
+            return f"not defined in {undefined:.0%} of the resamples: too few patients"
         if np.nanmin(drawn) == np.nanmax(drawn):
-            return "all resamples are alike: they can't tell how far off the value may be"
+            return "all resamples give the same value: its error is unknown"
         return ""
 
 
@@ -210,10 +235,10 @@ def _rows_at_once(images: int) -> int:
 
 
 def average(values: Sequence[Values]) -> Values:
-    """Average a metric over k findings, draw by draw.
+    """Average a metric over k findings, row by row.
 
-    A draw that leaves a few findings undefined averages the others; with more than
-    `MOST_MISSING` of them gone it would be another average, and is undefined.
+    Where a row leaves a few findings undefined, the others are averaged. With more than
+    `MOST_MISSING` of them missing it would be another average, and is undefined.
 
     Args:
         values: k arrays, float64 [1 + R + G] each.
@@ -229,20 +254,20 @@ def average(values: Sequence[Values]) -> Values:
     return mean
 
 
-def all_alike(share: float, patients: int) -> Interval:
-    """Give the interval of a share of 0 or 1, which resampling cannot widen.
+def exact_share(share: float, patients: int) -> Interval:
+    """Give the interval of a share of 0 or 1, of which all resamples are equal.
 
-    Exact binomial (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404), each patient taken as
+    Exact binomial (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404); each patient counts as
     one trial.
     """
     nearest = ((1 - LEVEL) / 2) ** (1 / patients)
     low, high = (nearest, 1.0) if share else (0.0, 1 - nearest)
-    why = "all cases alike: exact binomial interval over patients, in place of resampling"
-    return Interval(float(share), low, high, reason=why)
+    why = "all cases are equal: exact binomial interval over patients instead of resampling"
+    return Interval(value=float(share), low=low, high=high, reason=why)
 
 
 def _levels(bias: float, jackknife: Values) -> tuple[float, float] | None:
-    """Give the quantiles of the resamples that BCa takes; None where nothing tells the skewness."""
+    """Give the quantiles of the resamples that BCa takes; None where the skewness is unknown."""
     jackknife = jackknife[~np.isnan(jackknife)]
     deviation = jackknife.mean() - jackknife if len(jackknife) else jackknife
     spread = float(np.sum(deviation**2))
@@ -256,10 +281,6 @@ def _levels(bias: float, jackknife: Values) -> tuple[float, float] | None:
     )
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 _ROUNDING: Final = 1e-12
 
 
@@ -269,7 +290,7 @@ def p_value(draws: Draws, difference: Values, patients: int) -> float | None:
     Args:
         draws: the resamples.
         difference: float64 [1 + R + G], by arithmetic on what `draws.apply` gave.
-        patients: k, of the smallest set of images that the difference rests on.
+        patients: k, of the smallest group of images behind the difference.
     """
     drawn = difference[1 : 1 + draws.resamples]
     drawn = drawn[~np.isnan(drawn)]

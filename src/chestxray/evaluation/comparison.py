@@ -1,27 +1,27 @@
-"""Is one model better than another: both on the same images, difference by difference.
+"""Compare two models on the same images: is one better than the other?
 
 Both are measured on the same resamples of patients, and the difference is taken within each, so
-what makes the images hard for both cancels out (the paired bootstrap). DeLong's test, with
-patients as clusters, stands beside it as a cross-check that draws nothing.
+what makes the images hard for both cancels out (the paired bootstrap). DeLong's test, with patients
+as clusters, is a cross-check without resampling.
 
 The mean over findings is the one question asked, and is not corrected. The findings are many
-questions at once: their p-values are Holm's.
+questions at once: their p-values are adjusted by Holm's method.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import delong as compare_delong
 from chestxray.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
+    Bounds,
     Draws,
     Interval,
     Values,
@@ -29,28 +29,31 @@ from chestxray.evaluation.bootstrap import (
     holm,
     p_value,
 )
+from chestxray.evaluation.delong import compare_aurocs, compare_means
 from chestxray.evaluation.labels import Labels, pair
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.metrics import resampled
+from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.evaluation.results import ComparedFinding, ComparedMean, Comparison, DeLongTest
 from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings
 from chestxray.progress import progress
-
-COMPARISON: Final = "comparison.json"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two sets of predictions of the same n images.
+    """Two tables of predictions of the same n images.
 
     Attributes:
-        findings: the K that both predict and the labels have, as the first names them.
+        findings: the K that both predict and that are labelled, as the first names them.
         left_out: each other finding, with the reason.
         labels: float64 [n, K], 1, 0, NaN = unknown.
         a, b: float64 [n, K], the probabilities of each.
         patients: int64 [n].
         split: the part all images belong to.
-        only_a, only_b: images that one alone gives probabilities for, left out here.
-        neither: labelled images of the part that none of the two gives probabilities for.
+        only_a, only_b: images that only one gives probabilities for, left out here.
+        neither: labelled images of the part that neither gives probabilities for.
     """
 
     findings: Findings
@@ -65,7 +68,13 @@ class Paired:
     neither: int
 
     @classmethod
-    def read(cls, a: Path, b: Path, truth: Labels, split: str | None = None) -> Paired:
+    def read(
+        cls,
+        a: Predictions | Path | str,
+        b: Predictions | Path | str,
+        truth: Labels,
+        split: str | None = None,
+    ) -> Paired:
         """Read two tables of predictions and keep the images that both have.
 
         Args:
@@ -75,21 +84,27 @@ class Paired:
             split: the part that both must be of.
 
         Raises:
-            PredictionsError: a table that cannot be evaluated, or no image in common.
+            PredictionsError: a table that cannot be evaluated, or no image or finding in common.
         """
-        first, second = pair(a, truth, split), pair(b, truth, split)
+        first, second = (
+            pair(of if isinstance(of, Predictions) else Path(of), truth, split) for of in (a, b)
+        )
         both, rows, other_rows = np.intersect1d(
             first.images, second.images, assume_unique=True, return_indices=True
         )
         if not len(both):
             raise PredictionsError(
-                f"{a} and {b} have no image in common: give predictions of the same images"
+                f"{_named(a)} and {_named(b)} have no image in common: give predictions of the "
+                f"same images"
             )
         only_a, only_b = len(first.images) - len(both), len(second.images) - len(both)
         of_part = len(first.images) + first.failed + first.unpredicted
         common = first.findings.common(second.findings)
         if not common:
-            raise PredictionsError(f"{a} and {b} have no finding in common that the labels have")
+            raise PredictionsError(
+                f"{_named(a)} and {_named(b)} have no labelled finding in common: give predictions "
+                f"of the same findings"
+            )
         ours, theirs = (list(places) for places in zip(*common, strict=True))
         findings = Findings(first.findings[place] for place in ours)
         return cls(
@@ -98,7 +113,7 @@ class Paired:
                 **first.left_out,
                 **second.left_out,
                 **{
-                    name: "only one of the two predicts it"
+                    name: "predicted by only one of the two"
                     for name in (*first.findings, *second.findings)
                     if findings.place(name) is None
                 },
@@ -115,32 +130,37 @@ class Paired:
 
 
 def compare(
-    a: Path,
-    b: Path,
-    truth: Labels,
+    a: Predictions | Path | str,
+    b: Predictions | Path | str,
+    labels: Labels | Dataset | Path | str,
+    *,
     split: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Compare two tables of predictions; gives what `comparison.json` holds.
+    out: Path | None = None,
+) -> Comparison:
+    """Compare two models by their predictions of the same images.
+
+    For each finding and for the mean over findings the result has the AUROC of both, the difference
+    B - A with its interval and its bootstrap p-value, and DeLong's test. The p-values of findings
+    are also given adjusted for their number (`p_holm`). `sentence` says which model is better, by
+    the interval of the mean's difference.
 
     Args:
-        a: the first table.
+        a: the first table of predictions, or its file.
         b: the second.
-        truth: the labels.
-        split: the part that both must be of.
-        resamples: of patients.
+        labels: a prepared dataset, a label table, or either opened.
+        split: the part that both must be of, `test` by default.
+        resamples: of patients, at least 1.
         seed: of the resamples.
-
-    Returns:
-        For each finding and for the mean over findings the AUROC of `a` and of `b`, the
-        `difference` b - a with its interval, its `p` by the bootstrap, and `delong`; for a finding
-        also `p_holm`, corrected for the number of findings. The `sentence` says which is better,
-        by the interval of the mean's difference.
+        out: folder to write `comparison.json` to; nothing is written by default.
 
     Raises:
-        PredictionsError: a table that cannot be evaluated, or no image in common.
+        PredictionsError: a table that cannot be evaluated, or no image or finding in common.
+        SourceError: a label table that cannot be read.
+        ArtifactError: a file that does not exist.
     """
+    truth = Labels.of(labels)
     paired = Paired.read(a, b, truth, split)
     draws = Draws.of(paired.patients, resamples, seed)
     aurocs = {}
@@ -148,103 +168,110 @@ def compare(
         for k, finding in enumerate(paired.findings):
             aurocs[finding] = _aurocs(paired, draws, k)
             advance()
-    findings = {
-        finding: _finding(paired, k, aurocs[finding], draws)
-        for k, finding in enumerate(paired.findings)
-    }
-    _adjust(findings)
-    mean = _mean(list(aurocs.values()), draws)
-    mean["delong"] = compare_delong.of_mean(paired.labels, paired.a, paired.b, paired.patients)
-    return {
-        "a": str(a),
-        "b": str(b),
-        "source": truth.source,
-        "split": paired.split,
-        "split_name": truth.split_name,
-        "images": len(paired.patients),
-        "patients": len(np.unique(paired.patients)),
-        "only_a": paired.only_a,
-        "only_b": paired.only_b,
-        "neither": paired.neither,
-        "left_out": paired.left_out,
-        "intervals": {"level": LEVEL, "resamples": resamples, "seed": seed, "by": "patient"},
-        "findings": findings,
-        "mean": mean,
-        "sentence": sentence(mean),
-    }
+    delong = compare_means(paired.labels, paired.a, paired.b, paired.patients)
+    mean = _mean(list(aurocs.values()), draws, delong)
+    comparison = Comparison(
+        a=_named(a),
+        b=_named(b),
+        source=truth.source,
+        split=paired.split,
+        split_name=truth.split_name,
+        images=len(paired.patients),
+        patients=len(np.unique(paired.patients)),
+        only_a=paired.only_a,
+        only_b=paired.only_b,
+        neither=paired.neither,
+        left_out=paired.left_out,
+        intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
+        findings=_findings(paired, aurocs, draws),
+        mean=mean,
+        sentence=sentence(mean.a, mean.b, mean.difference),
+    )
+    if out is not None:
+        comparison.write(out)
+    return comparison
+
+
+def _named(table: Predictions | Path | str) -> str:
+    return "a table in memory" if isinstance(table, Predictions) else str(table)
 
 
 def _aurocs(paired: Paired, draws: Draws, k: int) -> tuple[Values, Values]:
-    """Give the AUROCs of both for one finding, float64 [1 + R + G] each, on the same draws."""
+    """Give the AUROCs of both for one finding, float64 [1 + R + G] each, on the same resamples."""
 
     def of(probabilities: Values) -> Values:
         column = Column(paired.labels[:, k], probabilities[:, k])
-        return draws.apply(column.ranking, column.rows)[:, 0]
+        return resampled(column, draws, ("auroc",))["auroc"]
 
     first = of(paired.a)
     same = np.array_equal(paired.a[:, k], paired.b[:, k])
     return first, first if same else of(paired.b)
 
 
-def _finding(paired: Paired, k: int, aurocs: tuple[Values, Values], draws: Draws) -> dict[str, Any]:
-    y, (a, b) = paired.labels[:, k], aurocs
-    why = one_sided(y)
-    patients = min(len(np.unique(paired.patients[y == side])) for side in (0, 1))
-    return {
-        "positives": int((y == 1).sum()),
-        "a": draws.interval(a, why).entry(),
-        "b": draws.interval(b, why).entry(),
-        "difference": _difference(a, b, draws, why),
-        "p": p_value(draws, b - a, patients),
-        "delong": compare_delong.of_finding(y, paired.a[:, k], paired.b[:, k], paired.patients),
-    }
+def _findings(
+    paired: Paired, aurocs: dict[str, tuple[Values, Values]], draws: Draws
+) -> dict[str, ComparedFinding]:
+    """Compare each finding, with Holm's p-value where there is a p-value."""
+    p = {}
+    for k, (finding, (a, b)) in enumerate(aurocs.items()):
+        y = paired.labels[:, k]
+        patients = min(len(np.unique(paired.patients[y == side])) for side in (0, 1))
+        p[finding] = p_value(draws, b - a, patients)
+    tested = {finding: of for finding, of in p.items() if of is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    found = {}
+    for k, (finding, (a, b)) in enumerate(aurocs.items()):
+        y = paired.labels[:, k]
+        why = one_sided(y)
+        found[finding] = ComparedFinding(
+            positives=int((y == 1).sum()),
+            a=draws.interval(a, why),
+            b=draws.interval(b, why),
+            difference=_difference(a, b, draws, why),
+            p=p[finding],
+            delong=compare_aurocs(y, paired.a[:, k], paired.b[:, k], paired.patients),
+            p_holm=adjusted.get(finding),
+        )
+    return found
 
 
-def _adjust(findings: dict[str, dict[str, Any]]) -> None:
-    """Add Holm's p-value to each finding that has one."""
-    tested = [entry for entry in findings.values() if entry["p"] is not None]
-    adjusted = iter(holm([entry["p"] for entry in tested]))
-    for entry in findings.values():
-        entry["p_holm"] = None if entry["p"] is None else next(adjusted)
-
-
-def _mean(aurocs: list[tuple[Values, Values]], draws: Draws) -> dict[str, Any]:
+def _mean(aurocs: list[tuple[Values, Values]], draws: Draws, delong: DeLongTest) -> ComparedMean:
     """Average over the findings that have an AUROC."""
     defined = [both for both in aurocs if not np.isnan(both[0][0])]
     if not defined:
-        none = Interval(np.nan, reason="no finding has positives and negatives").entry()
-        return {"findings": 0, "a": none, "b": none, "difference": none, "p": None}
+        none = Interval(value=None, reason="no finding has positives and negatives")
+        return ComparedMean(findings=0, a=none, b=none, difference=none, p=None, delong=delong)
     a, b = (average(of) for of in zip(*defined, strict=True))
-    return {
-        "findings": len(defined),
-        "a": draws.interval(a).entry(),
-        "b": draws.interval(b).entry(),
-        "difference": _difference(a, b, draws),
-        "p": p_value(draws, b - a, draws.counts.shape[1]),
-    }
+    return ComparedMean(
+        findings=len(defined),
+        a=draws.interval(a),
+        b=draws.interval(b),
+        difference=_difference(a, b, draws),
+        p=p_value(draws, b - a, draws.counts.shape[1]),
+        delong=delong,
+    )
 
 
-def _difference(a: Values, b: Values, draws: Draws, why: str = "") -> dict[str, Any]:
-    """Give b - a; models that rank alike differ by nothing, whichever patients are drawn."""
+def _difference(a: Values, b: Values, draws: Draws, why: str = "") -> Interval:
+    """Give b - a; for models that rank equally it is 0, whichever patients are drawn."""
     if not np.isnan(a[0]) and np.array_equal(a, b, equal_nan=True):
-        return Interval(0.0, 0.0, 0.0, (0.0, 0.0)).entry()
-    return draws.interval(b - a, why).entry()
+        return Interval(value=0.0, low=0.0, high=0.0, percentile=Bounds(low=0.0, high=0.0))
+    return draws.interval(b - a, why)
 
 
-def sentence(mean: dict[str, Any]) -> str:
+def sentence(a: Interval, b: Interval, difference: Interval) -> str:
     """Say in one sentence which model is better, by the interval of the mean's difference."""
-    a, b, difference = (mean[key] for key in ("a", "b", "difference"))
-    if difference["value"] is None:
-        return f"Whether A or B is better can't be told: {difference['reason']}."
-    means = f"mean AUROC of A {a['value']:.3f}, of B {b['value']:.3f}"
-    if difference["low"] is None:
-        return f"Whether A or B is better can't be told: {means}, and {difference['reason']}."
-    low, high = difference["low"], difference["high"]
-    if difference["value"] == low == high == 0:
-        return f"A and B rank the images alike: both have a mean AUROC of {a['value']:.3f}."
-    by = f"difference {difference['value']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    if difference.value is None:
+        return f"It is not known which model is better: {difference.reason}."
+    means = f"the mean AUROC is {a.value:.3f} for A and {b.value:.3f} for B"
+    if difference.low is None or difference.high is None:
+        return f"It is not known which model is better: {means}, and {difference.reason}."
+    low, high = difference.low, difference.high
+    if difference.value == low == high == 0:
+        return f"A and B rank the images equally: both have a mean AUROC of {a.value:.3f}."
+    by = f"difference {difference.value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     if low > 0:
         return f"B is better than A: {means}, {by}."
     if high < 0:
         return f"B is worse than A: {means}, {by}."
-    return f"A and B can't be told apart: {means}, {by}."
+    return f"No difference between A and B was shown: {means}, {by}."

@@ -1,57 +1,85 @@
-"""ROC and precision-recall curves, thinned to what a figure can show, and their bands.
+"""Curves of one finding: ROC, precision-recall and reliability (calibration).
 
-A band is pointwise: at each place of a grid the 95 % percentile interval over resamples of patients
-of the curve's height there (vertical averaging; Macskassy and Provost 2004). It covers the curve at
+ROC and precision-recall curves are reduced to at most `_MOST_POINTS` points. Their bands are
+pointwise: at each place of a grid the 95 % percentile interval over resamples of patients of the
+curve's height there (vertical averaging; Macskassy and Provost 2004). A band covers the curve at
 any one place, not the whole curve at once.
+
+A reliability diagram divides the images into bins of equal mass by their probability. The observed
+frequency of the finding in a bin should equal its mean probability. The bins are those of the
+expected calibration error and stay fixed while patients are resampled. Recalibration is fitted on
+validation predictions and applied to the evaluated ones: it shows what calibration could improve,
+also for predictions without logits.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.bootstrap import TAILS, Draws
-from chestxray.evaluation.calibration_error import Floats
-from chestxray.evaluation.metrics import Column, steps
+from chestxray.evaluation.bootstrap import TAILS, Draws, Floats, Values, exact_share
+from chestxray.evaluation.calibration import CLIP, Calibration, fit_calibration
+from chestxray.evaluation.labels import Pairs
+from chestxray.evaluation.logistic_regression import log_odds
+from chestxray.evaluation.metrics import interval_of, measure
+from chestxray.evaluation.result_details import (
+    Band,
+    FindingCurves,
+    FindingReliability,
+    PrCurve,
+    ReliabilityBin,
+    ReliabilityDiagram,
+    RocCurve,
+)
+from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.weighted_counts import Column, equal_mass_bins, roc
 
-MOST_POINTS: Final = 200
 GRID: Final = np.linspace(0, 1, 51)
+NO_VALIDATION: Final = "no validation predictions: give them with --fit-on"
 
-Points = npt.NDArray[np.float64]
-Curve = dict[str, Any]
+_MOST_POINTS: Final = 200
+_FIGURES: Final = {  # in `reliability.json` → in `METRICS`
+    "brier": "brier",
+    "bce": "bce",
+    "ece": "ece",
+    "slope": "calibration_slope",
+    "intercept": "calibration_intercept",
+}
 
 
-def curves(y: Floats, p: Floats, draws: Draws | None = None) -> dict[str, Curve] | None:
-    """Give the curves of one finding, None without positives or without negatives.
+def curves(y: Floats, p: Floats, draws: Draws | None = None) -> FindingCurves | None:
+    """Give the ROC and precision-recall curves, None without positives or without negatives.
 
     Args:
         y: labels, float [n], 1, 0 or NaN (left out).
         p: probabilities, float [n].
-        draws: of the n images' patients, for the bands; none where not given.
+        draws: of the n images' patients, for the bands; no bands without.
 
     Returns:
-        `roc` with `fpr` and `tpr` from (0, 0) to (1, 1); `pr` with `recall` and `precision`, from
-        the first call on. At most `MOST_POINTS` points each, rounded to 5 decimals. Each
-        has a `band` of `fpr` or `recall` (the `GRID`), `low` and `high`; None without draws.
+        The ROC curve from (0, 0) to (1, 1), and the precision-recall curve from the first call on,
+        rounded to 5 decimals.
     """
-    _, true, false = steps(y, p)
+    _, true, false = roc(y, p)
     if not len(true) or not true[-1] or not false[-1]:
         return None
     recall = true / true[-1]
-    roc = np.stack([np.append(0.0, false / false[-1]), np.append(0.0, recall)], axis=1)
-    pr = np.stack([recall, true / (true + false)], axis=1)
+    roc_points = np.stack([np.append(0.0, false / false[-1]), np.append(0.0, recall)], axis=1)
+    pr_points = np.stack([recall, true / (true + false)], axis=1)
     on_roc, on_pr = bands(Column(y, p), draws) if draws and draws.resamples else (None, None)
-    return {
-        "roc": _named("fpr", "tpr", thin(roc)) | {"band": _band("fpr", on_roc)},
-        "pr": _named("recall", "precision", thin(pr)) | {"band": _band("recall", on_pr)},
-    }
+    (fpr, tpr), (found, precision) = (thin(of).round(5).T for of in (roc_points, pr_points))
+    return FindingCurves(
+        roc=RocCurve(fpr=fpr.tolist(), tpr=tpr.tolist(), band=_band("fpr", on_roc)),
+        pr=PrCurve(
+            recall=found.tolist(), precision=precision.tolist(), band=_band("recall", on_pr)
+        ),
+    )
 
 
-def bands(column: Column, draws: Draws) -> tuple[Points, Points] | tuple[None, None]:
-    """Give how far the curves may lie from where the data put them.
+def bands(column: Column, draws: Draws) -> tuple[Values, Values] | tuple[None, None]:
+    """Give the pointwise 95 % bands of both curves.
 
     Returns:
         Lowest and highest recall at each FPR of `GRID`, float64 [2, 51], the highest there of a
@@ -68,7 +96,7 @@ def bands(column: Column, draws: Draws) -> tuple[Points, Points] | tuple[None, N
     return low_and_high[:, : len(GRID)], low_and_high[:, len(GRID) :]
 
 
-def heights_at(column: Column, w: Points, grid: Points) -> Points:
+def heights_at(column: Column, w: Values, grid: Values) -> Values:
     """Give recall at each FPR and precision at each recall, for every row of weights.
 
     Args:
@@ -88,9 +116,9 @@ def heights_at(column: Column, w: Points, grid: Points) -> Points:
 
 
 def _heights(
-    hits: Points, above: Points, upto: Points, positives: float, negatives: float, grid: Points
-) -> Points:
-    """Do so for one row: hits and negatives at each probability of a positive, float64 [k]."""
+    hits: Values, above: Values, upto: Values, positives: float, negatives: float, grid: Values
+) -> Values:
+    """Give them for one row: hits and negatives at each probability of a positive, [k]."""
     if not positives or not negatives:
         return np.full(2 * len(grid), np.nan)
     passed = grid * negatives
@@ -98,16 +126,16 @@ def _heights(
     before, after = np.append([0, 0], hits)[begun], np.append(0, hits)[begun]
     start, end = np.append(0, above)[begun], np.append(0, upto)[begun]
     part = np.divide(passed - start, end - start, out=np.ones_like(passed), where=end > passed)
-    # Weights are whole, so the slack only makes up for the rounding of `grid * positives`.
+    # Weights are whole, so the margin only compensates the rounding of `grid * positives`.
     first = np.searchsorted(hits, np.maximum(grid * positives, 1) - 1e-6)
     precision = hits[first] / (hits[first] + upto[first])
     return np.append((before + part * (after - before)) / positives, precision)
 
 
-def thin(points: Points, most: int = MOST_POINTS) -> Points:
-    """Keep at most `most` points of a polyline, so that it looks the same.
+def thin(points: Values, most: int = _MOST_POINTS) -> Values:
+    """Keep at most `most` points of a polyline, with the least visible change.
 
-    Points are added where the kept line is farthest from the whole one (Ramer 1972, Douglas and
+    Values are added where the kept line is farthest from the whole one (Ramer 1972, Douglas and
     Peucker 1973), so the error is spread evenly and points on a straight line cost nothing.
 
     Args:
@@ -128,7 +156,7 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
     return points[sorted(kept)]
 
 
-def _farthest(points: Points, start: int, end: int) -> tuple[float, int, int, int]:
+def _farthest(points: Values, start: int, end: int) -> tuple[float, int, int, int]:
     """Give minus the distance of the point between two that is farthest from their line."""
     if end - start < 2:
         return 0.0, start, start, end
@@ -143,13 +171,101 @@ def _farthest(points: Points, start: int, end: int) -> tuple[float, int, int, in
     return -float(distance[middle]), start, start + 1 + middle, end
 
 
-def _named(x: str, y: str, points: Points) -> Curve:
-    rounded = points.round(5)
-    return {x: rounded[:, 0].tolist(), y: rounded[:, 1].tolist()}
-
-
-def _band(x: str, low_and_high: Points | None) -> dict[str, list[float]] | None:
+def _band(x: str, low_and_high: Values | None) -> Band | None:
     if low_and_high is None:
         return None
     low, high = low_and_high.round(5)
-    return {x: GRID.round(5).tolist(), "low": low.tolist(), "high": high.tolist()}
+    return Band.model_validate(
+        {x: GRID.round(5).tolist(), "low": low.tolist(), "high": high.tolist()}
+    )
+
+
+def reliability(
+    pairs: Pairs, validation: Pairs | None, draws: Draws
+) -> dict[str, FindingReliability]:
+    """Give the reliability diagrams, as given and recalibrated, by finding.
+
+    Args:
+        pairs: the evaluated predictions.
+        validation: predictions for other patients by the same model; None to leave out
+            recalibration.
+        draws: of the patients of `pairs`.
+    """
+    calibration, after = recalibrated(pairs, validation) if validation else (None, None)
+    result = {}
+    for k, finding in enumerate(pairs.findings):
+        y = pairs.labels[:, k]
+        diagram_after, method, reason = None, None, NO_VALIDATION
+        if validation and calibration and after is not None:
+            reason = calibration.reasons.get(finding) or calibration.unfitted[finding]
+            if not one_sided(validation.labels[:, k]):
+                diagram_after = diagram(y, after[:, k], draws)
+                method = calibration.calibrators[finding].family
+        result[finding] = FindingReliability(
+            as_given=diagram(y, pairs.probabilities[:, k], draws),
+            recalibrated=diagram_after,
+            method=method,
+            reason=reason,
+        )
+    return result
+
+
+def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:
+    """Fit a calibration on validation predictions and apply it to the evaluated ones.
+
+    Returns:
+        The calibration, of log-odds of probabilities, and float64 [n, K] for `pairs`.
+    """
+    logits = log_odds(validation.probabilities, CLIP)
+    calibration = fit_calibration(logits, validation.labels, validation.patients, pairs.findings)
+    return calibration, calibration.apply(log_odds(pairs.probabilities, CLIP))
+
+
+def diagram(y: Floats, p: Floats, draws: Draws) -> ReliabilityDiagram:
+    """Give the reliability diagram of one finding with its calibration metrics.
+
+    Args:
+        y: labels, float [n], 1, 0 or NaN (left out).
+        p: probabilities, float [n].
+        draws: of the n images' patients.
+    """
+    column = Column(y, p)
+    names = tuple(_FIGURES.values())
+    of = equal_mass_bins(column.p)
+    inside = (of[:, None] == np.unique(of)).astype(np.float64)
+    sums = np.concatenate([inside, inside * column.present[:, None]], axis=1)
+
+    def statistic(w: Values) -> Values:
+        images, hits = np.split(w @ sums, 2, axis=1)
+        shares = np.divide(hits, images, out=np.full_like(hits, np.nan), where=images > 0)
+        return np.concatenate([measure(column, w, names), shares], axis=1)
+
+    drawn = draws.apply(statistic, rows=column.rows).T
+    reason = one_sided(y)
+    figures = {
+        name: interval_of(metric, values, draws, reason)
+        for (name, metric), values in zip(_FIGURES.items(), drawn, strict=False)
+    }
+    shares = drawn[len(names) :]
+    return ReliabilityDiagram(
+        bins=[
+            _bin(column, inside[:, place] > 0, values, draws) for place, values in enumerate(shares)
+        ],
+        **figures,
+    )
+
+
+def _bin(
+    column: Column, inside: npt.NDArray[np.bool_], values: Values, draws: Draws
+) -> ReliabilityBin:
+    """Describe one bin, given its images, bool [m], and its share of positives in every row."""
+    patients = len(np.unique(draws.patient[column.rows[inside]]))
+    same = values[0] in {0, 1} and draws.resamples
+    share = exact_share(values[0], patients) if same else draws.interval(values)
+    return ReliabilityBin(
+        mean_probability=float(column.p[inside].mean()),
+        observed=share.value,
+        low=share.low,
+        high=share.high,
+        images=int(inside.sum()),
+    )

@@ -1,21 +1,17 @@
-"""Variance of AUROC without resampling, as a cross-check of the bootstrap (DeLong et al. 1988).
+"""AUROC variance and model comparison without resampling (DeLong et al. 1988).
 
-AUROC is a mean over pairs of a positive and a negative, so its variance follows from how much each
-positive and each negative wins on average (DeLong, DeLong and Clarke-Pearson 1988,
-doi:10.2307/2531595), and these shares from mid-ranks in O(n log n) (Sun and Xu 2014,
-doi:10.1109/LSP.2014.2337313). With patients the shares of one patient's images are summed before
-their variance is taken (Obuchowski 1997, doi:10.2307/2533958); where every patient has one image
-both are the same.
+A cross-check of the bootstrap. AUROC is a mean over pairs of a positive and a negative, so its
+variance follows from how much each positive and each negative wins on average (DeLong, DeLong and
+Clarke-Pearson 1988, doi:10.2307/2531595). These shares come from mid-ranks in O(n log n) (Sun and
+Xu 2014, doi:10.1109/LSP.2014.2337313). Images of one patient are correlated, so the shares of a
+patient's images are summed before their variance is taken (Obuchowski 1997, doi:10.2307/2533958).
+Where every patient has one image, both are the same.
 
-The interval of one AUROC is made on the logit scale, where it is nearer to symmetric and cannot
+The interval of one AUROC is computed on the logit scale, where it is nearer to symmetric and cannot
 leave [0, 1]; that of a difference is plain.
 
-DeLong's test of two models, for a finding and for the mean over findings.
-
-For one finding it is that of `delong`. The mean over findings is a mean of AUROCs on the same
-patients, so how far each patient pulls it up or down is the mean of how far they pull each AUROC
-(the structural components of DeLong 1988, summed by patient as in Obuchowski 1997,
-doi:10.2307/2533958); the sum of the squared pulls is its variance. Nothing is drawn.
+The mean over findings is a mean of AUROCs on the same patients. A patient's influence on it is the
+mean of the influences on each AUROC, and the sum of the squared influences is its variance.
 """
 
 from __future__ import annotations
@@ -29,8 +25,8 @@ import numpy.typing as npt
 from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import rankdata
 
-from chestxray.evaluation.bootstrap import LEVEL, Values
-from chestxray.evaluation.calibration_error import Floats
+from chestxray.evaluation.bootstrap import LEVEL, Floats, Values
+from chestxray.evaluation.results import DeLongTest
 
 _Z: Final = float(ndtri((1 + LEVEL) / 2))
 
@@ -49,7 +45,7 @@ class DeLong:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval on the logit scale; NaN twice where variance is unknown or 0."""
+        """95 % interval on the logit scale; NaN where the variance is unknown or 0."""
         if not self.variance > 0 or not 0 < self.auroc < 1:
             return math.nan, math.nan
         width = _Z * math.sqrt(self.variance) / (self.auroc * (1 - self.auroc))
@@ -59,7 +55,7 @@ class DeLong:
 
 @dataclass(frozen=True)
 class Difference:
-    """AUROC of one model less that of another, on the same images.
+    """AUROC of one model minus that of another, on the same images.
 
     Attributes:
         value: the difference.
@@ -71,7 +67,7 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval; NaN twice where the variance is unknown."""
+        """95 % interval; NaN where the variance is unknown."""
         width = _Z * math.sqrt(max(self.variance, 0.0))
         return self.value - width, self.value + width
 
@@ -91,7 +87,7 @@ def delong(y: Floats, p: Floats, patients: npt.NDArray[Any] | None = None) -> De
     Args:
         y: labels, float [n], 1, 0 or NaN (left out).
         p: probabilities, float [n].
-        patients: of each image, [n]; every image counts for itself where not given.
+        patients: of each image, [n]; every image is its own patient by default.
     """
     aurocs, covariance = covariances(y, p[:, None], patients)
     return DeLong(float(aurocs[0]), float(covariance[0, 0]))
@@ -100,7 +96,7 @@ def delong(y: Floats, p: Floats, patients: npt.NDArray[Any] | None = None) -> De
 def difference(
     y: Floats, a: Floats, b: Floats, patients: npt.NDArray[Any] | None = None
 ) -> Difference:
-    """Compare two models on the same images: `a` less `b`. Arguments as in `delong`."""
+    """Compare two models on the same images: `a` minus `b`. Arguments as in `delong`."""
     aurocs, covariance = covariances(y, np.stack([a, b], axis=1), patients)
     contrast = np.array([1.0, -1.0])
     return Difference(float(aurocs[0] - aurocs[1]), float(contrast @ covariance @ contrast))
@@ -114,7 +110,7 @@ def covariances(
     Args:
         y: labels, float [n], 1, 0 or NaN (left out).
         scores: float [n, k].
-        patients: of each image, [n]; every image counts for itself where not given.
+        patients: of each image, [n]; every image is its own patient by default.
 
     Returns:
         float64 [k] and [k, k], NaN where undefined.
@@ -162,47 +158,47 @@ def _shares_won(present: npt.NDArray[np.bool_], scores: Values) -> Values:
     return won
 
 
-Patients = npt.NDArray[np.int64]
+_Patients = npt.NDArray[np.int64]
 
 
-def of_finding(y: Values, a: Values, b: Values, patients: Patients) -> dict[str, float | None]:
-    """Test the AUROC of `b` less that of `a`: the value, its interval and p, None where undefined.
+def compare_aurocs(y: Values, a: Values, b: Values, patients: _Patients) -> DeLongTest:
+    """Test the AUROC of model `b` minus that of model `a`.
 
     Args:
         y: labels, float64 [n], 1, 0 or NaN.
-        a: probabilities of the one model, float64 [n].
-        b: of the other.
+        a: probabilities of the first model, float64 [n].
+        b: of the second.
         patients: int64 [n].
     """
     return _entry(difference(y, b, a, patients))
 
 
-def of_mean(labels: Values, a: Values, b: Values, patients: Patients) -> dict[str, float | None]:
+def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> DeLongTest:
     """Test the mean over the findings that have an AUROC.
 
     Args:
         labels: float64 [n, k], 1, 0 or NaN.
-        a: probabilities of the one model, float64 [n, k].
-        b: of the other.
+        a: probabilities of the first model, float64 [n, k].
+        b: of the second.
         patients: int64 [n].
     """
     names, patient = np.unique(patients, return_inverse=True)
-    values, pulls = [], []
+    values, influences = [], []
     for y, of_a, of_b in zip(labels.T, a.T, b.T, strict=True):
         if (y == 1).any() and (y == 0).any():
-            before, after = (_pulls(y, p, patient, len(names)) for p in (of_a, of_b))
+            before, after = (_influences(y, p, patient, len(names)) for p in (of_a, of_b))
             values.append(after[0] - before[0])
-            pulls.append(after[1] - before[1])
+            influences.append(after[1] - before[1])
     if not values or len(names) < 2:
         return _entry(Difference(math.nan, math.nan))
-    pull = np.mean(pulls, axis=0)
-    variance = float(pull @ pull) * len(names) / (len(names) - 1)
+    influence = np.mean(influences, axis=0)
+    variance = float(influence @ influence) * len(names) / (len(names) - 1)
     return _entry(Difference(float(np.mean(values)), variance))
 
 
-def _pulls(y: Values, p: Values, patient: Patients, patients: int) -> tuple[float, Values]:
-    """Give an AUROC, and how far each patient pulls it: float64 [patients] that sum to 0."""
-    pull = np.zeros(patients)
+def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tuple[float, Values]:
+    """Give an AUROC and each patient's influence on it, float64 [patients] that sum to 0."""
+    influence = np.zeros(patients)
     known = ~np.isnan(y)
     ranks = rankdata(p[known])
     auroc = math.nan
@@ -211,11 +207,10 @@ def _pulls(y: Values, p: Values, patient: Patients, patients: int) -> tuple[floa
         below = (ranks[mine] - rankdata(p[known][mine])) / np.count_nonzero(~mine)
         won = below if side else 1 - below
         auroc = float(won.mean())
-        np.add.at(pull, patient[known][mine], (won - auroc) / len(won))
-    return auroc, pull
+        np.add.at(influence, patient[known][mine], (won - auroc) / len(won))
+    return auroc, influence
 
 
-def _entry(test: Difference) -> dict[str, float | None]:
+def _entry(test: Difference) -> DeLongTest:
     low, high = test.interval
-    figures = {"difference": test.value, "low": low, "high": high, "p": test.p}
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+    return DeLongTest(difference=test.value, low=low, high=high, p=test.p)

@@ -1,52 +1,124 @@
-"""Predictions and labels in, a folder of results out.
+"""Evaluate predictions against labels: metrics per finding, their mean, and further results.
 
-    evaluation/
-      metrics.json        a metric is `{"value", "low", "high", "percentile"}`, or null with reason
-      curves.json         ROC and precision-recall curves with bands
-      reliability.json    observed against predicted, as given and recalibrated on validation
-      subgroups.json      by sex, age, view, visit and company, with gaps; the view as a shortcut
-      localisation.json   heatmaps against boxes or masks, where heatmaps are given
-      reference.json      against adjudicated labels, where they are given
-      standing.json       beside published figures of the same split
-
-Everything is drawn from one set of resamples by patient, so figures of one image stay together.
+`evaluate` reads the predictions, pairs them with the labels, and measures. All figures use one set
+of resamples by patient, so figures of one image stay together. A metric stays an array over the
+resamples (see `bootstrap`) until the end, so that the average over findings has an interval of its
+own. What the results hold is in `results`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from chestxray.artifacts import write_json
+from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import localization as localisation
-from chestxray.evaluation import reference
-from chestxray.evaluation.benchmarks import standing
-from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES, Draws
-from chestxray.evaluation.curves import curves
+from chestxray.evaluation.benchmarks import benchmarks
+from chestxray.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Bounds,
+    Draws,
+    Interval,
+    Values,
+    average,
+    exact_share,
+)
+from chestxray.evaluation.curves import NO_VALIDATION, curves, reliability
+from chestxray.evaluation.delong import delong
 from chestxray.evaluation.labels import Labels, Pairs, pair
-from chestxray.evaluation.predictions import examples
-from chestxray.evaluation.regions import Case
-from chestxray.evaluation.reliability import reliability
-from chestxray.evaluation.scores import MAIN, Points, macro, micro, score
+from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
+from chestxray.evaluation.metrics import (
+    METRICS,
+    call_metrics,
+    interval_of,
+    rates,
+    resampled,
+    score_metrics,
+)
+from chestxray.evaluation.predictions import Predictions, counted
+from chestxray.evaluation.reference import reference as against_reference
+from chestxray.evaluation.result_details import MeanInterval, ResampleSettings
+from chestxray.evaluation.results import (
+    Confusion,
+    FindingResult,
+    FitOn,
+    MeanResult,
+    MicroResult,
+    OperatingPoint,
+    Results,
+    Threshold,
+)
 from chestxray.evaluation.subgroups import subgroups
-from chestxray.evaluation.thresholds import fit_operating_points
+from chestxray.evaluation.thresholds import MAIN, Chosen, fit_operating_points, one_sided
+from chestxray.evaluation.weighted_counts import Column
 from chestxray.progress import progress
 from chestxray.version import __version__
 
-FILES: Final = (
-    "metrics", "curves", "reliability", "subgroups", "localisation", "reference", "standing",
-)  # fmt: skip
+_NONE_CHOSEN: Final = Chosen(None, None, NO_VALIDATION)
+
+_Points = dict[str, Chosen]
+_Called = npt.NDArray[np.bool_]
+_Patients = npt.NDArray[np.int64]
+
+
+def evaluate(  # noqa: PLR0913 - the options of one command
+    predictions: Predictions | Path | str,
+    labels: Labels | Dataset | Path | str,
+    *,
+    split: str | None = None,
+    fit_on: Predictions | Path | str | None = None,
+    heatmaps: Path | None = None,
+    masks: Path | None = None,
+    reference: Path | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Results:
+    """Evaluate predictions.
+
+    The findings that predictions and labels have in common are scored; `Results.left_out` names the
+    others.
+
+    Args:
+        predictions: a table of predictions, or its file.
+        labels: a prepared dataset, a label table, or either opened.
+        split: the part that the predictions are of, `test` by default.
+        fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
+            them there are no metrics of calls.
+        heatmaps: `heatmaps.npy` of these predictions, for localization.
+        masks: folder of masks to locate against, instead of the dataset's boxes.
+        reference: a table of labels adjudicated by radiologists (Majkowska 2020).
+        resamples: of patients, for the intervals; 0 for values alone.
+        seed: of the resamples.
+        out: folder to write the results to; nothing is written by default.
+
+    Raises:
+        PredictionsError: predictions, heatmaps or masks that cannot be evaluated with these labels.
+        SourceError: a label table or a reference that cannot be read.
+        ArtifactError: a file that does not exist.
+    """
+    if masks is not None and heatmaps is None:
+        raise PredictionsError("masks need heatmaps to compare with them: give heatmaps too")
+    if heatmaps is not None and not isinstance(predictions, Predictions):
+        check_belongs(heatmaps, Path(predictions))
+    evaluation = Evaluation.of(predictions, Labels.of(labels), fit_on, split, resamples, seed)
+    results = evaluation.results(heatmaps, masks, reference)
+    if out is not None:
+        results.write(out)
+    return results
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions beside their labels, ready to be measured.
+    """Predictions paired with their labels, ready to be measured.
 
     Attributes:
         truth: the labels.
@@ -65,33 +137,26 @@ class Evaluation:
     @classmethod
     def of(
         cls,
-        predictions: Path,
+        predictions: Predictions | Path | str,
         truth: Labels,
-        fit_on: Path | None = None,
+        fit_on: Predictions | Path | str | None = None,
         split: str | None = None,
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> Self:
-        """Read predictions and lay the labels beside them.
-
-        Args:
-            predictions: the table.
-            truth: the labels, of the validation images too where `fit_on` is given.
-            fit_on: predictions on validation.
-            split: the part that the predictions are of; `test` where the parts are known and
-                nothing is said.
-            resamples: of patients; 0 for figures without intervals.
-            seed: of the resamples.
+        """Read predictions and pair them with the labels; arguments as in `evaluate`.
 
         Raises:
-            PredictionsError: a table that cannot be evaluated, or a patient on both sides.
+            PredictionsError: predictions that cannot be evaluated, or a patient that is both
+                evaluated and fitted on.
         """
-        pairs = pair(predictions, truth, split)
-        validation = _validation(fit_on, truth, pairs) if fit_on else None
-        return cls(truth, pairs, validation, seed, Draws.of(pairs.patients, resamples, seed))
+        pairs = pair(_table(predictions), truth, split)
+        validation = None if fit_on is None else _validation(_table(fit_on), truth, pairs)
+        draws = Draws.of(pairs.patients, resamples, seed)
+        return cls(truth, pairs, validation, seed, draws)
 
     @cached_property
-    def points(self) -> dict[str, Points] | None:
+    def points(self) -> dict[str, _Points] | None:
         """Each finding's operating points, fitted on validation; None without validation."""
         if self.validation is None:
             return None
@@ -99,118 +164,223 @@ class Evaluation:
         columns = zip(self.pairs.findings, labels, probabilities, strict=True)
         return {finding: fit_operating_points(y, p) for finding, y, p in columns}
 
-    def metrics(self) -> dict[str, Any]:
-        """Give what `metrics.json` holds."""
-        points = self.points or {}
-        scores = {}
-        with progress("evaluate", len(self.pairs.findings), "findings") as advance:
-            for finding in self.pairs.findings:
-                scores[finding] = score(self.pairs, self.draws, finding, points.get(finding))
-                advance(1)
-        return {
-            "split": self.pairs.split,
-            "split_name": self.truth.split_name,
-            "split_sha256": self.truth.split_sha256,
-            "source": self.truth.source,
-            "synthetic": self.truth.synthetic,
-            "release": self.truth.release,
-            "images": len(self.pairs.images),
-            "patients": len(np.unique(self.pairs.patients)),
-            "failed": self.pairs.failed,
-            "unpredicted": self.pairs.unpredicted,
-            "left_out": self.pairs.left_out,
-            "fit_on": _fit_on(self.validation),
-            "intervals": {
-                "level": LEVEL,
-                "resamples": self.draws.resamples,
-                "seed": self.seed,
-                "by": "patient",
-            },
-            "findings": {finding: of.entry for finding, of in scores.items()},
-            "mean": macro(scores, self.draws),
-            "micro": micro(self.pairs, self.draws, scores),
-            "package_version": __version__,
-        }
-
-    def curves(self) -> dict[str, Any]:
-        """Give what `curves.json` holds."""
-        columns = zip(
-            self.pairs.findings, self.pairs.labels.T, self.pairs.probabilities.T, strict=True
+    def results(
+        self,
+        heatmaps: Path | None = None,
+        masks: Path | None = None,
+        reference: Path | None = None,
+    ) -> Results:
+        """Measure everything; arguments as in `evaluate`."""
+        pairs, draws = self.pairs, self.draws
+        localization = None
+        if heatmaps is not None:
+            cases = self._cases(masks)
+            localization = locate(heatmaps, cases, pairs, draws.resamples, self.seed)
+        columns = zip(pairs.findings, pairs.labels.T, pairs.probabilities.T, strict=True)
+        results = self.metrics()
+        return results.with_parts(
+            curves={finding: curves(y, p, draws) for finding, y, p in columns},
+            reliability=reliability(pairs, self.validation, draws),
+            subgroups=subgroups(pairs, draws, self._thresholds()),
+            localization=localization,
+            reference=against_reference(reference, pairs, draws) if reference else None,
+            benchmarks=benchmarks(results, localization),
         )
-        return {finding: curves(y, p, self.draws) for finding, y, p in columns}
 
-    def subgroups(self) -> dict[str, Any]:
-        """Give what `subgroups.json` holds."""
+    def metrics(self) -> Results:
+        """Measure the metrics alone."""
+        pairs, points = self.pairs, self.points or {}
+        scores = {}
+        with progress("evaluate", len(pairs.findings), "findings") as advance:
+            for finding in pairs.findings:
+                scores[finding] = _score(pairs, self.draws, finding, points.get(finding))
+                advance(1)
+        return Results(
+            split=pairs.split,
+            split_name=self.truth.split_name,
+            split_sha256=self.truth.split_sha256,
+            source=self.truth.source,
+            synthetic=self.truth.synthetic,
+            release=self.truth.release,
+            images=len(pairs.images),
+            patients=len(np.unique(pairs.patients)),
+            failed=pairs.failed,
+            unpredicted=pairs.unpredicted,
+            matched_by_file_name=pairs.matched_by_file_name,
+            left_out=pairs.left_out,
+            fit_on=_fit_on(self.validation),
+            intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
+            findings={finding: of.result for finding, of in scores.items()},
+            mean=_mean(scores, self.draws),
+            micro=_micro(pairs, self.draws, scores),
+            package_version=__version__,
+        )
+
+    def _cases(self, masks: Path | None) -> list[Case]:
+        found = from_masks(masks, self.pairs) if masks else from_boxes(self.truth, self.pairs)
+        return list(found)
+
+    def _thresholds(self) -> dict[str, float | None]:
         points = self.points or {}
-        thresholds = {
+        return {
             finding: points[finding][MAIN].threshold if finding in points else None
             for finding in self.pairs.findings
         }
-        return subgroups(self.pairs, self.draws, thresholds)
 
 
-def evaluate(
-    evaluation: Evaluation,
-    out: Path,
-    located: tuple[Path, Sequence[Case]] | None = None,
-    adjudicated: Path | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Measure everything and write the folder `out`.
+@dataclass(frozen=True)
+class _Scores:
+    """One finding, measured.
 
-    Args:
-        evaluation: what to measure.
-        out: the folder; results of an earlier evaluation there go first, since they may be of
-            other predictions, and `metrics.json` comes last.
-        located: heatmaps, and where findings are.
-        adjudicated: a table of reference labels.
-
-    Returns:
-        File name without suffix → content.
+    Attributes:
+        values: metric → float64 [1 + R + G], at the main operating point where it needs one.
+        counts: float64 [1 + R + G, 4], `Calls` at the main operating point; None without one.
+        result: the finding in `metrics.json`.
     """
-    results = {
-        "curves": evaluation.curves(),
-        "reliability": reliability(evaluation.pairs, evaluation.validation, evaluation.draws),
-        "subgroups": evaluation.subgroups(),
+
+    values: dict[str, Values]
+    counts: Values | None
+    result: FindingResult
+
+
+def _score(pairs: Pairs, draws: Draws, finding: str, points: _Points | None) -> _Scores:
+    """Measure one finding; without validation predictions it has no operating `points`."""
+    place = pairs.findings.index(finding)
+    y, p = pairs.labels[:, place], pairs.probabilities[:, place]
+    column = Column(y, p)
+    missing = one_sided(y)
+    plain = resampled(column, draws, score_metrics())
+    counts = {
+        name: draws.apply(partial(column.calls, threshold=at.threshold), column.rows)
+        for name, at in (points or {}).items()
+        if at.threshold is not None
     }
-    if located:
-        results["localisation"] = localisation.locate(
-            *located, evaluation.pairs, evaluation.draws.resamples, evaluation.seed
-        )
-    if adjudicated:
-        results["reference"] = reference.reference(adjudicated, evaluation.pairs, evaluation.draws)
-    metrics = evaluation.metrics()
-    results["standing"] = standing(metrics, results.get("localisation"))
-    results["metrics"] = metrics
-    for name in FILES:
-        (out / f"{name}.json").unlink(missing_ok=True)
-    for name, content in results.items():
-        write_json(out / f"{name}.json", content)
-    return results
+    called = {name: rates(of) for name, of in counts.items()}
+    intervals = {name: interval_of(name, of, draws, missing) for name, of in plain.items()}
+    if not missing:
+        low, high = delong(y, p, pairs.patients).interval
+        if not math.isnan(low):
+            bounds = Bounds(low=low, high=high)
+            intervals["auroc"] = intervals["auroc"].model_copy(update={"delong": bounds})
+    at_points = {
+        name: _at_point(pairs, draws, place, at, called.get(name))
+        for name, at in (points or {MAIN: _NONE_CHOSEN}).items()
+    }
+    main = at_points[MAIN]
+    positives, negatives = int((y == 1).sum()), int((y == 0).sum())
+    result = FindingResult(
+        positives=positives,
+        negatives=negatives,
+        unknown=len(y) - positives - negatives,
+        prevalence=positives / (positives + negatives) if positives + negatives else None,
+        threshold=main.threshold,
+        confusion=_confusion(counts.get(MAIN)),
+        operating_points=at_points if points else {},
+        **intervals,
+        **main.metrics,
+    )
+    return _Scores(plain | called.get(MAIN, {}), counts.get(MAIN), result)
 
 
-def _validation(path: Path, truth: Labels, evaluated: Pairs) -> Pairs:
-    """Read the validation predictions and keep them apart from the evaluated ones."""
-    validation = pair(path, truth, "val")
+def _at_point(
+    pairs: Pairs, draws: Draws, place: int, chosen: Chosen, values: dict[str, Values] | None
+) -> OperatingPoint:
+    """Give an operating point and the metrics there, or None with the reason."""
+    threshold = Threshold(value=chosen.threshold, reason=chosen.reason or None)
+    if values is None or chosen.threshold is None:
+        none = Interval(value=None, reason=chosen.reason)
+        metrics = dict.fromkeys(call_metrics(), none)
+    else:
+        y, called = pairs.labels[:, place], pairs.probabilities[:, place] >= chosen.threshold
+        metrics = {
+            name: _of_calls(name, of, draws, y, called, pairs.patients)
+            for name, of in values.items()
+        }
+    return OperatingPoint(wanted=chosen.wanted, threshold=threshold, **metrics)
+
+
+def _of_calls(
+    metric: str, values: Values, draws: Draws, y: Values, called: _Called, patients: _Patients
+) -> Interval:
+    """Give a metric of calls with its interval.
+
+    Where one side of the labels is missing, a metric that needs both is not defined: a precision of
+    0 among no positives says nothing.
+    """
+    about, missing = METRICS[metric], one_sided(y)
+    if missing and about.two_sided:
+        return Interval(value=None, reason=missing)
+    if values[0] in {0, 1} and about.share_of and draws.resamples:
+        of = {"positives": y == 1, "negatives": y == 0, "called": called, "not called": ~called}
+        images = of.get(about.share_of, np.ones(len(y), dtype=np.bool_)) & ~np.isnan(y)
+        return exact_share(values[0], len(np.unique(patients[images])))
+    return interval_of(metric, values, draws, missing or "nothing is called")
+
+
+def _mean(scores: dict[str, _Scores], draws: Draws) -> MeanResult:
+    """Average each metric over the findings that have it, and count them.
+
+    `bootstrap.average` says what happens where a resample leaves a rare finding undefined.
+    """
+    means = {}
+    for metric in METRICS:
+        defined = [
+            of.values[metric]
+            for of in scores.values()
+            if metric in of.values and not np.isnan(of.values[metric][0])
+        ]
+        reasons = Counter(of.result.metrics[metric].reason for of in scores.values())
+        mean = Interval(value=None, reason=reasons.most_common(1)[0][0])
+        if defined:
+            mean = interval_of(metric, average(defined), draws)
+        means[metric] = MeanInterval(**vars(mean), findings=len(defined))
+    return MeanResult(**means)
+
+
+def _micro(pairs: Pairs, draws: Draws, scores: dict[str, _Scores]) -> MicroResult:
+    """Pool all pairs of image and finding, each called at its finding's main operating point."""
+    pooled = resampled(Column.pooled(pairs.labels, pairs.probabilities), draws, score_metrics())
+    counts = [of.counts for of in scores.values() if of.counts is not None]
+    if counts:
+        pooled |= rates(np.sum(counts, axis=0))
+    none = dict.fromkeys(call_metrics(), Interval(value=None, reason=NO_VALIDATION))
+    return MicroResult(**none | {name: interval_of(name, of, draws) for name, of in pooled.items()})
+
+
+def _confusion(counts: Values | None) -> Confusion | None:
+    if counts is None:
+        return None
+    tp, fp, tn, fn = counts[0].astype(int).tolist()
+    return Confusion(tp=tp, fp=fp, tn=tn, fn=fn)
+
+
+def _table(source: Predictions | Path | str) -> Predictions | Path:
+    return source if isinstance(source, Predictions) else Path(source)
+
+
+def _validation(source: Predictions | Path, truth: Labels, evaluated: Pairs) -> Pairs:
+    """Read the validation predictions; they share no patient with the evaluated ones."""
+    validation = pair(source, truth, "val")
     both = np.intersect1d(evaluated.patients, validation.patients)
     if len(both):
         raise PredictionsError(
-            f"{len(both)} patients stand both in the evaluated predictions and in --fit-on "
-            f"({examples([str(patient) for patient in both])}): thresholds must be chosen on "
-            f"patients that are not evaluated"
+            f"the evaluated predictions and --fit-on share {counted(len(both), 'patient')}: choose "
+            f"thresholds on patients that are not evaluated"
         )
     if validation.findings != evaluated.findings:
         raise PredictionsError(
-            f"{path} has the findings {', '.join(validation.findings)}, the evaluated predictions "
-            f"have {', '.join(evaluated.findings)}: give validation predictions of the same model"
+            f"the validation predictions have the findings {', '.join(validation.findings)}, the "
+            f"evaluated ones have {', '.join(evaluated.findings)}: give validation predictions of "
+            f"the same model"
         )
     return validation
 
 
-def _fit_on(validation: Pairs | None) -> dict[str, Any] | None:
+def _fit_on(validation: Pairs | None) -> FitOn | None:
     if validation is None:
         return None
-    return {
-        "split": validation.split,
-        "images": len(validation.images),
-        "patients": len(np.unique(validation.patients)),
-    }
+    return FitOn(
+        split=validation.split,
+        images=len(validation.images),
+        patients=len(np.unique(validation.patients)),
+    )

@@ -1,8 +1,11 @@
-"""The truth that predictions are held against: a prepared dataset, or a bare NIH label table.
+"""The labels that predictions are evaluated against, and the pairing of both by name.
 
-A dataset knows which part each image belongs to, and boxes. A bare table has no boxes, and knows
-the parts where the official lists lie beside it. Where the parts are known, the test part alone is
-evaluated unless another is asked for by its name.
+Labels come from a prepared dataset or from a label table alone. A dataset knows the part that each
+image belongs to, and boxes. A label table has no boxes, and knows the parts where official lists
+are beside it. Where the parts are known, only the test part is evaluated unless another is named.
+
+Findings are matched by meaning, through the vocabulary. Images are matched by their full name; a
+plain file name also matches the one label whose path ends in it.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ from chestxray.dataset.split import check
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
+from chestxray.evaluation.predictions import Predictions, counted
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem
 
-UNKNOWN_SPLIT: Final = "unknown"
-TEST: Final = "test"
-TRAIN_VAL: Final = "train_val"
 OFFICIAL: Final = "official"
+"""The name of a split by a data set's own lists."""
+
+_UNKNOWN_SPLIT: Final = "unknown"
+_TEST: Final = "test"
+_TRAIN_VAL: Final = "train_val"
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,17 @@ class Labels:
     Attributes:
         source: where they come from, for people.
         synthetic: whether any of the radiographs are drawn.
-        release: of the data set; empty where it is not known.
-        findings: that the labels speak of.
-        rows: indexed by image name: `patient`, `follow_up`, `age`, `sex`, `view`, `split`, and a
-            float column a finding (1, 0, NaN = unknown). From a dataset also `width`, `height`.
-            `split` is `train`, `val` or `test`; from a bare table `train_val` or `test` by the
+        release: of the data set; empty where unknown.
+        findings: that are labelled.
+        rows: indexed by image name: `patient`, `follow_up`, `age`, `sex`, `view`, `split`, and one
+            float column per finding (1, 0, NaN = unknown). From a dataset also `width`, `height`.
+            `split` is `train`, `val` or `test`; from a label table `train_val` or `test` by the
             official lists beside it, `unknown` without them.
-        boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions; None from a bare table.
-        split_sha256: of the dataset's split; None from a bare table.
+        boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions; None from a label table.
+        split_sha256: of the dataset's split; None from a label table.
         split_name: `official`, `patient`, or of the user's list; None where no parts are known.
-        problems: what did not fit in a bare table; a dataset told its own when it was prepared.
+        problems: rows of a label table that could not be used; a dataset reports its own when it
+            is prepared.
     """
 
     source: str
@@ -64,22 +71,11 @@ class Labels:
         """Open a dataset folder, or read a label table and the official lists beside it.
 
         Raises:
-            ArtifactError: a folder that is no finished dataset.
-            SourceError: a file that is no label table, or lists that share an image or a patient.
+            ArtifactError: a folder that is not a finished dataset.
+            SourceError: not a label table, or lists that share an image or a patient.
         """
         if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
-            dataset = Dataset.open(path)
-            about, rows = dataset.manifest, dataset.index.set_index("image")
-            return cls(
-                source=about.title,
-                synthetic=about.synthetic,
-                release=about.release,
-                findings=about.findings,
-                rows=rows,
-                boxes=dataset.boxes,
-                split_sha256=about.split.sha256,
-                split_name=about.split.name,
-            )
+            return cls.of_dataset(Dataset.open(path))
         read = sources.read(path)
         rows = read.rows.set_index("image")
         rows = rows.assign(split=_parts(path, rows, read.official))
@@ -90,49 +86,73 @@ class Labels:
             findings=read.findings,
             rows=rows,
             boxes=None,
-            split_name=OFFICIAL if (rows["split"] != UNKNOWN_SPLIT).any() else None,
+            split_name=OFFICIAL if (rows["split"] != _UNKNOWN_SPLIT).any() else None,
             problems=read.problems,
         )
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> Labels:
+        """Take the labels of a prepared dataset."""
+        about = dataset.manifest
+        return cls(
+            source=about.title,
+            synthetic=about.synthetic,
+            release=about.release,
+            findings=about.findings,
+            rows=dataset.index.set_index("image"),
+            boxes=dataset.boxes,
+            split_sha256=about.split.sha256,
+            split_name=about.split.name,
+        )
+
+    @classmethod
+    def of(cls, labels: Labels | Dataset | Path | str) -> Labels:
+        """Take labels in any of the forms that `evaluate` accepts; see `read` for the errors."""
+        if isinstance(labels, Labels):
+            return labels
+        return cls.of_dataset(labels) if isinstance(labels, Dataset) else cls.read(Path(labels))
 
 
 def _parts(
     table: Path, rows: pd.DataFrame, official: Mapping[str, frozenset[str]]
 ) -> pd.Series[str]:
-    """Give the part of each row by the data set's own lists; without them, none is known."""
-    parts = pd.Series(UNKNOWN_SPLIT, index=rows.index, name="split")
+    """Give the part of each row by the data set's own lists; `unknown` without them."""
+    parts = pd.Series(_UNKNOWN_SPLIT, index=rows.index, name="split")
     for part, names in official.items():
         here = rows.index.isin(list(names))
-        both = here & (parts != UNKNOWN_SPLIT).to_numpy()
+        both = here & (parts != _UNKNOWN_SPLIT).to_numpy()
         if both.any():
             raise SourceError(
-                f"{int(both.sum())} images stand in both official lists beside {table} "
-                f"({predictions.examples(list(rows.index[both]))}): fetch the lists again"
+                f"the official lists beside {table} share {counted(int(both.sum()), 'image')} "
+                f"({predictions.examples(list(rows.index[both]))}): download the lists again"
             )
         parts[here] = part
-    known = parts != UNKNOWN_SPLIT
+    known = parts != _UNKNOWN_SPLIT
     check(rows[known], parts[known])
     return parts
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Predictions beside their labels, row by row; only images that were read.
+    """Predictions with their labels, row by row; only images that have probabilities.
 
     Attributes:
-        images: n names.
+        images: n names, as the labels have them.
         findings: the K that predictions and labels have in common, as the predictions name them
             and in their order.
         probabilities: float64 [n, K].
         labels: float64 [n, K], 1, 0, NaN = unknown.
         patients: int64 [n].
-        split: the part all of them belong to.
+        split: the part that all of them belong to.
         positions: int64 [n], the rows of the table of predictions.
         predicted: all findings of the table of predictions.
         left_out: each finding that only one side has, with the reason.
-        failed: rows that gave no probabilities, left out here.
+        failed: rows without probabilities, left out here.
         unpredicted: labelled images of the same part without a prediction.
         about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex` and `view`,
             empty where unknown.
+        matched_by_file_name: images whose predicted name is only the last component of the label's
+            path, or the reverse.
     """
 
     images: npt.NDArray[np.object_]
@@ -147,48 +167,54 @@ class Pairs:
     failed: int
     unpredicted: int
     about: pd.DataFrame
+    matched_by_file_name: int = 0
 
 
-def pair(path: Path, truth: Labels, split: str | None = None) -> Pairs:
-    """Read a table of predictions and lay the labels beside it.
+def pair(source: Path | Predictions, truth: Labels, split: str | None = None) -> Pairs:
+    """Read a table of predictions and pair it with the labels.
 
     Args:
-        path: the table.
+        source: the table, or its file.
         truth: the labels.
-        split: the part that the predictions must be of, `test` where None. It names the part where
-            `truth` does not know it; `train` and `val` are believed within `train_val`.
+        split: the part that the predictions must be of, `test` by default. It names the part where
+            `truth` does not know it; `train` and `val` are accepted within `train_val`.
 
     Raises:
-        PredictionsError: a table that `predictions.read` refuses, images without labels, nothing
-            to evaluate, several parts mixed, or another part than `split`.
+        PredictionsError: a table that `predictions.read` refuses, images without labels or with
+            ambiguous names, no finding in common, nothing to evaluate, several parts mixed, or
+            another part than `split`.
     """
-    read = predictions.read(path)
+    name = "the table of predictions" if isinstance(source, Predictions) else str(source)
+    read = (
+        predictions.checked(source)
+        if isinstance(source, Predictions)
+        else (predictions.read(source))
+    )
     table = read.rows
     common = read.findings.common(truth.findings)
     if not common:
         raise PredictionsError(
-            f"{path} predicts {', '.join(read.findings)}, the labels speak of "
-            f"{', '.join(truth.findings)}: no finding in common, give the labels that belong to it"
+            f"{name} predicts {', '.join(read.findings)}, but the labels are of "
+            f"{', '.join(truth.findings)}: there is no finding in common; give labels of the "
+            f"same findings"
         )
-    places = truth.rows.index.get_indexer(pd.Index(table[predictions.IMAGE]))
-    unlabelled = table[predictions.IMAGE][places < 0]
-    if len(unlabelled):
-        raise PredictionsError(
-            f"{path}: {len(unlabelled)} of {len(table)} images have no labels "
-            f"({predictions.examples(unlabelled)}): give the labels of this data set to --labels"
-        )
+    places, by_file_name = _places(name, table[predictions.IMAGE], truth.rows.index)
     positions = np.flatnonzero(table["status"].to_numpy() == predictions.OK)
     if not len(positions):
-        raise PredictionsError(f"{path}: none of {len(table)} rows has status ok")
-    ok, rows = table.iloc[positions], truth.rows.iloc[places[positions]]
-    found = _one_split(path, rows["split"], split)
+        raise PredictionsError(
+            f"{name}: none of {counted(len(table), 'row')} has status ok, so there is nothing to "
+            f"evaluate: "
+            f"see their reasons and predict again"
+        )
+    rows = truth.rows.iloc[places[positions]]
+    found = _one_split(name, rows["split"], split)
     same_part = (truth.rows["split"] == rows["split"].iloc[0]).to_numpy()
-    ours, theirs = zip(*common, strict=True)
+    ours, theirs = (list(of) for of in zip(*common, strict=True))
     labels = rows[[truth.findings[place] for place in theirs]]
     return Pairs(
-        images=ok[predictions.IMAGE].to_numpy(dtype=object),
+        images=rows.index.to_numpy(dtype=object),
         findings=Findings(read.findings[place] for place in ours),
-        probabilities=read.probabilities[positions][:, list(ours)],
+        probabilities=read.probabilities[positions][:, ours],
         labels=labels.to_numpy(dtype=np.float64),
         # Numbered over all labels, so that the patients of two tables can be compared.
         patients=np.unique(truth.rows["patient"], return_inverse=True)[1][places[positions]],
@@ -196,26 +222,86 @@ def pair(path: Path, truth: Labels, split: str | None = None) -> Pairs:
         positions=positions,
         predicted=read.findings,
         left_out=_left_out(read.findings, truth.findings),
-        failed=len(table) - len(ok),
+        failed=len(table) - len(positions),
         unpredicted=int(same_part.sum()) - int(same_part[places].sum()),
         about=_about(rows),
+        matched_by_file_name=by_file_name,
     )
+
+
+def match_names(
+    names: pd.Index[str], keys: pd.Index[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Find image names among keys by the whole name, else by file name where one has no path.
+
+    A name that no key equals matches the key with the same last component, if the name or the key
+    is that component alone and no other name or key has it.
+
+    Args:
+        names: n unique names.
+        keys: unique names.
+
+    Returns:
+        Position of each name's key, int64 [n], -1 without a match; and whether a name has none
+        because it is ambiguous, bool [n].
+    """
+    places = keys.get_indexer(names).astype(np.int64)
+    ambiguous = np.zeros(len(names), dtype=np.bool_)
+    rest = np.flatnonzero(places < 0)
+    if not len(rest):
+        return places, ambiguous
+    plain_names, plain_keys = _last_components(names[rest]), _last_components(keys)
+    order = pd.Series(np.arange(len(keys)), index=plain_keys)
+    once = order[~plain_keys.duplicated(keep=False)]
+    repeated = plain_names.duplicated(keep=False) | plain_names.isin(
+        plain_keys[plain_keys.duplicated()]
+    )
+    found = once.reindex(plain_names).fillna(-1).to_numpy().astype(np.int64)
+    plain = (plain_names == names[rest]) | plain_names.isin(keys[keys == plain_keys])
+    taken = np.isin(found, places[places >= 0])
+    ambiguous[rest] = plain & plain_names.isin(plain_keys) & (repeated | taken)
+    places[rest] = np.where(plain & ~ambiguous[rest], found, -1)
+    return places, ambiguous
+
+
+def _last_components(names: pd.Index[str]) -> pd.Index[str]:
+    return pd.Index([name.rsplit("/", 1)[-1] for name in names], dtype=object)
+
+
+def _places(
+    table: str, names: pd.Series[str], keys: pd.Index[str]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Find the labels of each image; also give how many were matched by their file name."""
+    images = pd.Index(names)
+    places, ambiguous = match_names(images, keys)
+    if ambiguous.any():
+        unclear = images[ambiguous]
+        same = keys[_last_components(keys) == _last_components(unclear)[0]]
+        raise PredictionsError(
+            f"{table}: of {counted(len(images), 'image name')}, {len(unclear)} ambiguous "
+            f"({unclear[0]} could be {predictions.examples(list(same))}): write the names as the "
+            f"labels have them"
+        )
+    missing = images[places < 0]
+    if len(missing):
+        raise PredictionsError(
+            f"{table}: no labels for {len(missing)} of {counted(len(images), 'image')} "
+            f"({predictions.examples(list(missing))}; the labels name images like {keys[0]}): give "
+            f"the labels of this data set"
+        )
+    return places, int((keys[places] != images).sum())
 
 
 def _left_out(predicted: Findings, labelled: Findings) -> dict[str, str]:
     """Say of each finding that only one side has why it is not evaluated."""
-    return {
-        **{
-            name: "the labels do not speak of it"
-            for name in predicted
-            if labelled.place(name) is None
-        },
-        **{name: "it is not predicted" for name in labelled if predicted.place(name) is None},
+    unlabelled = {name: "not labelled" for name in predicted if labelled.place(name) is None}
+    return unlabelled | {
+        name: "not predicted" for name in labelled if predicted.place(name) is None
     }
 
 
 def _about(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give what subgroups are told by; labels need not have it."""
+    """Give what subgroups are formed by; labels need not have it."""
     about = pd.DataFrame(
         {name: rows.get(name, np.nan) for name in ("age", "follow_up")}, rows.index
     )
@@ -225,22 +311,25 @@ def _about(rows: pd.DataFrame) -> pd.DataFrame:
     return about.reset_index(drop=True)
 
 
-def _one_split(path: Path, splits: pd.Series, wanted: str | None) -> str:
+def _one_split(table: str, splits: pd.Series[str], wanted: str | None) -> str:
     counts = splits.value_counts()
     if len(counts) > 1:
         mixed = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise PredictionsError(
-            f"{path} mixes the parts of the labels ({mixed}): evaluate one part at a time"
+            f"{table} mixes the parts of the labels ({mixed}): evaluate one part at a time"
         )
     found = str(counts.index[0])
-    if found == UNKNOWN_SPLIT:
-        return wanted or UNKNOWN_SPLIT
-    if wanted is None and found != TEST:
+    if found == _UNKNOWN_SPLIT:
+        return wanted or _UNKNOWN_SPLIT
+    if wanted is None and found != _TEST:
         raise PredictionsError(
-            f"{path} holds predictions of part {found!r}, not of 'test': if this is meant, "
-            f"type --split {found}"
+            f"{table} contains predictions of part {found!r}, not of 'test': if this is intended, "
+            f"give --split {found}"
         )
-    within = {found, "train", "val"} if found == TRAIN_VAL else {found}
+    within = {found, "train", "val"} if found == _TRAIN_VAL else {found}
     if wanted is not None and wanted not in within:
-        raise PredictionsError(f"{path} holds predictions of part {found!r}, not of {wanted!r}")
+        raise PredictionsError(
+            f"{table} contains predictions of part {found!r}, not of {wanted!r}: give the "
+            f"predictions of that part, or its name"
+        )
     return wanted or found

@@ -1,34 +1,39 @@
-"""The table of predictions: `Image Index`, a `prob_<Finding>` a finding, `status`, `reason`.
+"""The table of predictions: `Image Index`, one `prob_<Finding>` per finding, `status`, `reason`.
 
-It is the format that other projects on ChestX-ray14 publish, so theirs are read too: columns by
-name in any order, further columns ignored, `status` and `reason` not needed. `status` is `ok`, or
-says that the image gave no probabilities; `reason` then says why. Nothing else is left out: what
-is not a probability is refused, with what it looks like.
+It is the format that other projects on ChestX-ray14 publish, so their tables are read too: columns
+by name in any order, further columns ignored, `status` and `reason` optional. `status` is `ok`, or
+says that the image has no probabilities; `reason` then says why. No other row is left out: a value
+that is not a probability is refused, with what it looks like.
+
+The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from chestxray.artifacts import require, write_table
+from chestxray.artifacts import require, write_table, write_text
 from chestxray.errors import FindingsError, PredictionsError
-from chestxray.evaluation.calibration_error import Floats
 from chestxray.findings import Findings, probability_column
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
-FEW: Final = 0.05  # of all values: fewer outside [0, 1] are strays, more are another scale
+_FEW: Final = 0.05  # of all values: fewer outside [0, 1] are single errors, more are another scale
 _PREFIX: Final = probability_column("")
+_BROKEN: Final = (pa.ArrowException, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Predictions:
     """A table of predictions.
 
     Attributes:
-        findings: the K that it has a column of, in the order of the file.
+        findings: the K that it has a column for, in the order of the file.
         rows: `Image Index`, a `prob_<Finding>` each, `status`, `reason`; in the order of the file.
     """
 
@@ -55,11 +60,13 @@ def probability_columns(findings: Findings) -> tuple[str, ...]:
 
 
 def columns(findings: Findings) -> tuple[str, ...]:
-    """Name the columns of a table of predictions that every reader knows, in their order."""
+    """Name the columns that every table of predictions has, in their order."""
     return (IMAGE, *probability_columns(findings), "status", "reason")
 
 
-def table(images: Sequence[str], probabilities: Floats, findings: Findings) -> Predictions:
+def table(
+    images: Sequence[str], probabilities: npt.NDArray[np.floating[Any]], findings: Findings
+) -> Predictions:
     """Make a table of predictions in which every row is `ok`.
 
     Args:
@@ -74,75 +81,140 @@ def table(images: Sequence[str], probabilities: Floats, findings: Findings) -> P
 
 
 def write(path: Path, predictions: Predictions) -> None:
-    """Write a table, after the checks that `read` makes."""
-    _check(path, predictions)
-    write_table(path, predictions.rows[list(columns(predictions.findings))])
+    """Write a table in the format of its suffix, after the checks that `read` makes."""
+    _check(str(path), predictions)
+    rows = predictions.rows[list(columns(predictions.findings))]
+    if path.suffix == ".jsonl":
+        values = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in values)
+        write_text(path, "".join(f"{line}\n" for line in lines))
+    else:
+        write_table(path, rows)
 
 
 def read(path: Path) -> Predictions:
-    """Read a table of predictions, plain or gzipped.
+    """Read a table of predictions; the suffix tells its format.
 
     Raises:
-        PredictionsError: no CSV table, no rows, a row longer or shorter than the header, no finding
-            or one twice, an image twice, a probability that is missing, no number, or outside
-            [0, 1].
-        ArtifactError: no such file.
+        PredictionsError: not such a table, no rows, a row longer or shorter than the header, no
+            finding or one twice, an image twice, a probability that is missing, not a number, or
+            outside [0, 1].
+        ArtifactError: the file does not exist.
     """
     require(path, "chestxray predict")
-    header, *rows = _rows(path)
+    header, rows = _cells(path)
     findings, places = _places(path, header)
     if not rows:
         raise PredictionsError(f"{path} has a header but no rows: predict its images again")
-    text = {name: [row[place] for row in rows] for name, place in places.items()}
-    text[IMAGE] = [name.strip() for name in text[IMAGE]]
+    cells = {name: [row[place] for row in rows] for name, place in places.items()}
+    images = [_text(name) for name in cells[IMAGE]]
+    numbers = {
+        column: _numbers(path, column, cells[column], images)
+        for column in probability_columns(findings)
+    }
     blank = [""] * len(rows)
-    # A row without a status claims to be good, so that nothing missing in it goes by unseen.
-    status = [word.strip() or OK for word in text.get("status", blank)]
-    numbers = {column: _numbers(path, column, text) for column in probability_columns(findings)}
-    reason = text.get("reason", blank)
-    result = pd.DataFrame({IMAGE: text[IMAGE], **numbers, "status": status, "reason": reason})
+    # A row without a status counts as good, so that no missing value in it goes unnoticed.
+    status = [_text(word) or OK for word in cells.get("status", blank)]
+    reason = ["" if word is None else str(word) for word in cells.get("reason", blank)]
+    result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason})
     predictions = Predictions(findings, result)
-    _check(path, predictions)
+    _check(str(path), predictions)
+    return predictions
+
+
+def checked(predictions: Predictions) -> Predictions:
+    """Check a table that was made in memory as `read` checks a file.
+
+    Raises:
+        PredictionsError: as from `read`.
+    """
+    _check("the table of predictions", predictions)
     return predictions
 
 
 def is_table(path: Path) -> bool:
-    """Say whether a file's header is that of a table of predictions, whatever stands below it."""
+    """Say whether a file's header is that of a table of predictions, whatever its rows."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            _places(path, next(csv.reader(file), []))
-    except (PredictionsError, UnicodeDecodeError, csv.Error):
+        if path.suffix == ".parquet":
+            header = list(pq.read_schema(path).names)
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as file:
+                header = list(json.loads(file.readline() or "{}"))
+        else:
+            with _opened(path) as file:
+                header = next(csv.reader(file), [])
+        _places(path, header)
+    except (PredictionsError, ValueError, TypeError, OSError, EOFError, csv.Error, *_BROKEN):
         return False
     return True
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """Read the header and all rows, each as long as the header."""
-    opened = gzip.open if path.suffix == ".gz" else open
+def _cells(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    """Read the header and all rows: text, numbers, or None where there is nothing."""
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix == ".jsonl":
+        return _json_lines(path)
+    return _csv(path)
+
+
+def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise PredictionsError(f"{path} is not a Parquet table: {error}") from error
+    cells = [column.to_pylist() for column in table.columns]
+    return list(table.column_names), list(zip(*cells, strict=True))
+
+
+def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    rows: list[dict[str, Any]] = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            if line.strip():
+                rows.append(json.loads(line))
+                if not isinstance(rows[-1], dict):
+                    raise PredictionsError(
+                        f"{path}, line {number}: {line[:40]} is not a JSON object: write one "
+                        f"object per image"
+                    )
+    except ValueError as error:
+        raise PredictionsError(f"{path} is not a table of JSON lines: {error}") from error
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return header, [[row.get(name) for name in header] for row in rows]
+
+
+def _opened(path: Path) -> IO[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _csv(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    """Read a CSV table whose rows are all as long as the header."""
+    try:
+        with _opened(path) as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise PredictionsError(f"{path} is no CSV table: {error}") from error
-    width = len(rows[0][1]) if rows else 0
+        raise PredictionsError(f"{path} is not a CSV table: {error}") from error
+    header = rows[0][1] if rows else []
     for line, row in rows:
-        if len(row) < width or any(row[width:]):
+        if len(row) < len(header) or any(row[len(header) :]):
             raise PredictionsError(
-                f"{path}, line {line}: {len(row)} values under {width} titles, so the file was cut "
-                f"short or a comma is not quoted: write it again"
+                f"{path}, line {line}: {len(row)} values under {len(header)} column names. Either "
+                f"the file was cut short or a comma is not quoted: write it again"
             )
-    return [row for _, row in rows] or [[]]
+    return header, [row for _, row in rows[1:]]
 
 
 def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
-    """Tell the findings of a header, and map our names to the places of their columns."""
+    """Give the findings of a header, and the positions of the columns that are used."""
     ours = [column.strip() for column in header]
     names = [name.removeprefix(_PREFIX) for name in ours if name.startswith(_PREFIX)]
     if IMAGE not in ours or not names:
         raise PredictionsError(
-            f"{path} is no table of predictions: it has '{IMAGE}' and a column prob_<Finding> for "
-            f"each finding, this one has {', '.join(header) or 'no columns'}"
+            f"{path} is not a table of predictions: it needs '{IMAGE}' and one column "
+            f"prob_<Finding> per finding, but has {', '.join(header) or 'no columns'}"
         )
     twice = sorted(
         {name for name in ours if ours.count(name) > 1 and name in {IMAGE, "status", "reason"}}
@@ -157,65 +229,86 @@ def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
     return findings, {name: place for place, name in enumerate(ours) if name in known}
 
 
-def _numbers(path: Path, column: str, text: dict[str, list[str]]) -> npt.NDArray[np.float64]:
-    cells = text[column]
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
+def _numbers(
+    path: Path, column: str, cells: list[Any], images: list[str]
+) -> npt.NDArray[np.float64]:
     try:
         # Python's own conversion rounds correctly, so a table survives writing and reading.
-        return np.array([float(cell) if cell else np.nan for cell in cells], dtype=np.float64)
-    except ValueError:
-        row = next(row for row, cell in enumerate(cells) if cell and not _is_number(cell))
+        return np.array([_number(cell) for cell in cells], dtype=np.float64)
+    except (TypeError, ValueError):
+        row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
         raise PredictionsError(
-            f"{path}: {cells[row]!r} is no number ({text[IMAGE][row]}, {column}): write "
+            f"{path}: {cells[row]!r} is not a number ({images[row]}, {column}): write "
             f"probabilities as 0.25"
         ) from None
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: Any) -> float:  # noqa: ANN401 - what a file holds
+    if isinstance(cell, bool):
+        raise TypeError
+    return np.nan if cell is None or cell == "" else float(cell)
+
+
+def _is_number(cell: object) -> bool:
     try:
-        float(cell)
-    except ValueError:
+        _number(cell)
+    except (TypeError, ValueError):
         return False
     return True
 
 
-def _check(path: Path, predictions: Predictions) -> None:
+def _check(path: str, predictions: Predictions) -> None:
     images = predictions.rows[IMAGE]
     if (images == "").any():
-        raise PredictionsError(f"{path}: {int((images == '').sum())} rows name no image")
+        raise PredictionsError(
+            f"{path}: {counted(int((images == '').sum()), 'row')} without an image name: name the "
+            f"image of each row"
+        )
     twice = images[images.duplicated()]
     if len(twice):
         raise PredictionsError(
-            f"{path}: {len(twice)} rows repeat an image ({examples(twice)}): keep one row an image"
+            f"{path}: {counted(len(twice), 'row')} with an image that an earlier row has "
+            f"({examples(twice)}): keep one row per image"
         )
     good = (predictions.rows["status"] == OK).to_numpy()
     ok, values = predictions.rows[good], predictions.probabilities[good]
-    for wrong, sentence in (
-        (np.isnan(values), "have no probability: predict these images, or set their status"),
-        (np.isinf(values), "are infinite: correct them, or set the status of these rows"),
+    for wrong, what in (
+        (np.isnan(values), "missing: predict these images, or set their rows' status"),
+        (np.isinf(values), "infinite: correct them, or set their rows' status"),
         ((values < 0) | (values > 1), _outside(values)),
     ):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
+            verb = "is" if wrong.sum() == 1 else "are"
             raise PredictionsError(
-                f"{path}: {int(wrong.sum())} of {wrong.size} values {sentence} "
+                f"{path}: {wrong.sum()} of {wrong.size} values {verb} {what} "
                 f"(first: {ok[IMAGE].iloc[row]}, "
                 f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
             )
 
 
 def _outside(values: npt.NDArray[np.float64]) -> str:
-    """Say what values outside [0, 1] look like, and what to do about it."""
+    """Say what values outside [0, 1] look like, and what to do."""
     outside = (values < 0) | (values > 1)
-    if outside.sum() < FEW * outside.size:
-        return "lie outside [0, 1], the others inside: correct these, or set their rows' status"
+    if outside.sum() < _FEW * outside.size:
+        return "outside [0, 1], the others inside: correct these, or set their rows' status"
     if (values < 0).any():
-        return "lie outside [0, 1], some below 0, which looks like logits: apply a sigmoid"
+        return "outside [0, 1], some below 0, which looks like logits: apply a sigmoid"
     if (values <= 100).all():
-        return "lie between 1 and 100, none below 0, which looks like percentages: divide by 100"
-    return "lie outside [0, 1], which no probability does: give probabilities"
+        return "between 1 and 100, none below 0, which looks like percentages: divide by 100"
+    return "outside [0, 1]: give probabilities"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: "1 image", "2 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def examples(names: Sequence[str] | pd.Series) -> str:
-    """Name at most three, and tell that there are more."""
+    """Name at most three, and show that there are more."""
     shown = ", ".join(list(names)[:3])
     return f"{shown}, …" if len(names) > 3 else shown

@@ -1,68 +1,76 @@
-"""Which images belong to which group: the axes that NIH's label table can tell patients apart by.
+"""Subgroups: AUROC and missed findings by group, the gaps, and the view as a shortcut.
 
-An image whose table says nothing on an axis belongs to no group of it.
+Groups are by sex, age, view, first image against follow-up, and whether a finding occurs alone or
+with others. An image whose labels do not say belongs to no group of that axis. Each group has its
+AUROC, and the share of positives that are not called at the threshold, which for one finding is the
+under-diagnosis rate of Seyyed-Kalantari 2021 (doi:10.1038/s41591-021-01595-0). A group below
+`SMALLEST` is reported as too small and gets no figure.
 
-Does it work as well for everyone: AUROC and missed findings by group, gaps, and the view alone.
-
-Groups are those of `groups`: sex, age, view, first image against follow-up, and a finding alone
-against one with others beside it. In each: AUROC, and the share of the sick who are not called at
-the threshold, which for one finding is the under-diagnosis of Seyyed-Kalantari 2021
-(doi:10.1038/s41591-021-01595-0). A group below `SMALLEST` is told as too small and gets no figure.
-
-Gaps are between groups named beforehand (`CONTRASTS`): the largest minus the smallest would be a
+Gaps are between groups named in advance (`CONTRASTS`): the largest minus the smallest would show a
 gap even where there is none. All use the same resamples of patients, so a patient with images in
-both groups counts in both at once. All tests of the file are adjusted together.
+both groups counts in both. The p-values of all gaps are adjusted together.
 
-The shortcut: radiographs of the very sick are taken AP, in bed, so a model could learn the view in
-place of the lungs. How well the view alone ranks the images of each finding is what it would reach.
-The view that the finding is seen in more often here is the score, whichever it is: a model can
-learn either. As it is picked on the evaluated images, the view is given the benefit of the doubt.
+The shortcut: severely ill patients are radiographed AP, in bed, so a model could learn the view
+instead of the lungs. The AUROC of the view alone shows what it would reach. The view in which the
+finding is more frequent is the score, whichever it is: a model can learn either. It is picked on
+the evaluated images, which favours the view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.bootstrap import Draws, Interval, Values, all_alike, holm, p_value
+from chestxray.evaluation.bootstrap import Draws, Interval, Values, exact_share, holm, p_value
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import CALLING, RANKING, Column
+from chestxray.evaluation.metrics import METRICS, measure
+from chestxray.evaluation.result_details import (
+    Axis,
+    Contrast,
+    Gap,
+    MeanInterval,
+    Shortcut,
+    Subgroups,
+)
+from chestxray.evaluation.result_details import Group as GroupResult
+from chestxray.evaluation.weighted_counts import Calls, Column
 
 RULES: Final = {
-    "sex": "as the label table says",
-    "age": "years at the radiograph; each band against 40–59, which has the most images of NIH",
+    "sex": "as labelled",
+    "age": "years at the time of the radiograph; each band is compared with 40–59, which has the "
+    "most images of NIH ChestX-ray14",
     "view": "PA standing, AP mostly in bed",
-    "visit": "first: Follow-up # is 0; counted in the whole data set, not in the part evaluated",
-    "company": "images with this finding alone, or with others; the images without it "
-    "are the same in both groups",
+    "visit": "first: follow-up number 0; counted in the whole data set, not in the evaluated part",
+    "co_occurrence": "images with this finding alone, or with others; the images without it are "
+    "the same in both groups",
 }
 CONTRASTS: Final = {
     "sex": (("female", "male"),),
     "age": tuple((band, "40–59") for band in ("0–17", "18–39", "60–79", "80+")),
     "view": (("AP", "PA"),),
     "visit": (("follow-up", "first"),),
-    "company": (("alone", "with others"),),
+    "co_occurrence": (("alone", "with others"),),
 }
 
 _BANDS: Final = {"0–17": (0, 18), "18–39": (18, 40), "40–59": (40, 60), "60–79": (60, 80),
                  "80+": (80, np.inf)}  # fmt: skip
 
-Mask = npt.NDArray[np.bool_]
+_Mask = npt.NDArray[np.bool_]
 
 
-def members(axis: str, pairs: Pairs, finding: str) -> dict[str, Mask]:
-    """Tell which images belong to each group of an axis, for one finding: bool [n] each."""
+def members(axis: str, pairs: Pairs, finding: str) -> dict[str, _Mask]:
+    """Give the images of each group of an axis, for one finding: bool [n] each."""
     about = pairs.about
-    if axis == "company":
+    if axis == "co_occurrence":
         place = pairs.findings.index(finding)
         present = pairs.labels[:, place] == 1
         others = np.delete(pairs.labels, place, axis=1)
-        alone, accompanied = (others == 0).all(axis=1), (others == 1).any(axis=1)
-        return {"alone": ~present | alone, "with others": ~present | accompanied}
+        alone, together = (others == 0).all(axis=1), (others == 1).any(axis=1)
+        return {"alone": ~present | alone, "with others": ~present | together}
     if axis == "age":
         age = about["age"].to_numpy(dtype=np.float64)
         return {name: (low <= age) & (age < high) for name, (low, high) in _BANDS.items()}
@@ -70,56 +78,52 @@ def members(axis: str, pairs: Pairs, finding: str) -> dict[str, Mask]:
         follow_up = about["follow_up"].to_numpy(dtype=np.float64)
         return {"first": follow_up == 0, "follow-up": follow_up > 0}
     codes = {"female": "F", "male": "M"} if axis == "sex" else {"PA": "PA", "AP": "AP"}
-    told = about[axis].to_numpy(dtype=object)
-    return {name: told == code for name, code in codes.items()}
+    labelled = about[axis].to_numpy(dtype=object)
+    return {name: labelled == code for name, code in codes.items()}
 
 
-# With 5 patients a normal test would call a gap that is not there in 12 of 100 tables, not in 5.
+# With 5 patients, a normal test would find a gap that is not there in 12 of 100 tables, not in 5.
 SMALLEST: Final = {"positives": 10, "negatives": 10, "patients": 10}
-METRICS: Final = ("auroc", "missed")
+_FIGURES: Final = ("auroc", "missed")
 NO_THRESHOLD: Final = "no threshold was chosen on validation"
 
 
 @dataclass(frozen=True)
-class Group:
+class _Group:
     """A group, measured for one finding.
 
     Attributes:
-        entry: it in `subgroups.json`.
-        values: metric → float64 [1 + R + G]; empty where the group is too small.
-        least_patients: that its positives, or its negatives, come from.
+        result: the group in `subgroups.json`.
+        values: figure → float64 [1 + R + G]; empty where the group is too small.
+        least_patients: the smaller number of patients with positives and with negatives.
     """
 
-    entry: dict[str, Any]
+    result: GroupResult
     values: dict[str, Values]
     least_patients: int
 
 
-def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]) -> dict[str, Any]:
+def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]) -> Subgroups:
     """Measure every group, the gaps between groups, and the view as a shortcut.
 
     Args:
-        pairs: what is evaluated.
+        pairs: the evaluated predictions and labels.
         draws: of the patients of `pairs`.
-        thresholds: finding → from which probability on it is called, None where none was chosen.
-
-    Returns:
-        What `subgroups.json` holds.
+        thresholds: finding → probability from which it is called, None where none was chosen.
     """
     axes = {axis: _axis(axis, pairs, draws, thresholds) for axis in CONTRASTS}
-    return {
-        "axes": axes,
-        "rules": RULES,
-        "multiplicity": _adjust(axes),
-        "smallest": SMALLEST,
-        "shortcut": {finding: _shortcut(pairs, draws, finding) for finding in pairs.findings},
-    }
+    axes, multiplicity = _adjusted(axes)
+    return Subgroups(
+        axes=axes,
+        rules=RULES,
+        multiplicity=multiplicity,
+        smallest=SMALLEST,
+        shortcut={finding: _shortcut(pairs, draws, finding) for finding in pairs.findings},
+    )
 
 
-def _axis(
-    axis: str, pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
-) -> dict[str, Any]:
-    findings: dict[str, dict[str, Group]] = {}
+def _axis(axis: str, pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]) -> Axis:
+    findings: dict[str, dict[str, _Group]] = {}
     unknown = np.zeros(len(pairs.images), dtype=np.bool_)
     for place, finding in enumerate(pairs.findings):
         masks = members(axis, pairs, finding)
@@ -129,97 +133,103 @@ def _axis(
             name: _measure(pairs, draws, place, mask & known, thresholds.get(finding))
             for name, mask in masks.items()
         }
-    return {
-        "groups": list(next(iter(findings.values()))),
-        "unknown": int(unknown.sum()),
-        "findings": {
-            finding: {name: group.entry for name, group in groups.items()}
+    return Axis(
+        groups=list(next(iter(findings.values()))),
+        unknown=int(unknown.sum()),
+        findings={
+            finding: {name: group.result for name, group in groups.items()}
             for finding, groups in findings.items()
         },
-        "gaps": [_contrast(findings, draws, *between) for between in CONTRASTS[axis]],
-        "mean": _means(findings, draws),
-    }
+        gaps=[_contrast(findings, draws, *between) for between in CONTRASTS[axis]],
+        mean=_means(findings, draws),
+    )
 
 
-def _measure(pairs: Pairs, draws: Draws, place: int, mask: Mask, threshold: float | None) -> Group:
+def _measure(
+    pairs: Pairs, draws: Draws, place: int, mask: _Mask, threshold: float | None
+) -> _Group:
     """Count a group, and measure it where it is large enough."""
     rows = np.flatnonzero(mask)
     y, patients = pairs.labels[rows, place], pairs.patients[rows]
     small = _too_small(y, patients)
-    entry: dict[str, Any] = {
-        "images": len(rows),
-        "patients": len(np.unique(patients)),
-        "positives": int((y == 1).sum()),
-        "too_small": bool(small),
-    }
+    values: dict[str, Values] = {}
     if small:
-        nothing = Interval(np.nan, reason=small).entry()
-        return Group(entry | {"reason": small, "auroc": nothing, "missed": nothing}, {}, 0)
-    column = Column(y, pairs.probabilities[rows, place], rows)
-    values = _values(column, draws, threshold)
-    figures = {metric: draws.interval(of, NO_THRESHOLD).entry() for metric, of in values.items()}
-    if values["missed"][0] in {0, 1} and draws.resamples:
-        sick = len(np.unique(patients[y == 1]))
-        figures["missed"] = all_alike(values["missed"][0], sick).entry()
+        figures = dict.fromkeys(_FIGURES, Interval(value=None, reason=small))
+    else:
+        column = Column(y, pairs.probabilities[rows, place], rows)
+        values = _values(column, draws, threshold)
+        figures = {name: draws.interval(of, NO_THRESHOLD) for name, of in values.items()}
+        if values["missed"][0] in {0, 1} and draws.resamples:
+            patients_with = len(np.unique(patients[y == 1]))
+            figures["missed"] = exact_share(values["missed"][0], patients_with)
+    result = GroupResult(
+        images=len(rows),
+        patients=len(np.unique(patients)),
+        positives=int((y == 1).sum()),
+        too_small=bool(small),
+        reason=small or None,
+        **figures,
+    )
     least = min(len(np.unique(patients[y == label])) for label in (0, 1))
-    return Group(entry | figures, values, least)
+    return _Group(result, values, least)
 
 
 def _too_small(y: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -> str:
-    """Say of what a group has too little, or nothing."""
+    """Say why a group is too small; empty where it is not."""
     for label, word in ((1, "positives"), (0, "negatives")):
         images, of = int((y == label).sum()), len(np.unique(patients[y == label]))
         if images < SMALLEST[word] or of < SMALLEST["patients"]:
             return (
-                f"too small: {images} {word} of {of} patients; {SMALLEST[word]} are needed, of "
-                f"{SMALLEST['patients']} patients"
+                f"too small: {images} {word} of {of} patients; {SMALLEST[word]} {word} of "
+                f"{SMALLEST['patients']} patients are needed"
             )
     return ""
 
 
 def _values(column: Column, draws: Draws, threshold: float | None) -> dict[str, Values]:
-    auroc, recall = RANKING.index("auroc"), CALLING.index("recall")
+    """Compute both figures in every row of `draws`; no share is missed without a threshold."""
 
     def statistic(w: Values) -> Values:
-        ranked = column.ranking(w)[:, auroc]
-        if threshold is None:
-            return np.stack([ranked, np.full_like(ranked, np.nan)], axis=1)
-        return np.stack([ranked, 1 - column.calling(w, threshold)[:, recall]], axis=1)
+        auroc = measure(column, w, ("auroc",))[:, 0]
+        missed = np.full_like(auroc, np.nan)
+        if threshold is not None:
+            missed = 1 - METRICS["recall"].of_calls(Calls.of(column.calls(w, threshold)))
+        return np.stack([auroc, missed], axis=1)
 
-    return dict(zip(METRICS, draws.apply(statistic, column.rows).T, strict=True))
+    return dict(zip(_FIGURES, draws.apply(statistic, column.rows).T, strict=True))
 
 
 def _contrast(
-    findings: dict[str, dict[str, Group]], draws: Draws, one: str, other: str
-) -> dict[str, Any]:
+    findings: dict[str, dict[str, _Group]], draws: Draws, one: str, other: str
+) -> Contrast:
     """Give the first group minus the second, for every finding."""
-    return {
-        "between": [one, other],
-        "findings": {
-            finding: {metric: _gap(groups[one], groups[other], draws, metric) for metric in METRICS}
+    return Contrast(
+        between=(one, other),
+        findings={
+            finding: {name: _gap(groups[one], groups[other], draws, name) for name in _FIGURES}
             for finding, groups in findings.items()
         },
-    }
+    )
 
 
-def _gap(one: Group, other: Group, draws: Draws, metric: str) -> dict[str, Any]:
+def _gap(one: _Group, other: _Group, draws: Draws, figure: str) -> Gap:
     for group in (one, other):
         if not group.values:
-            return Interval(np.nan, reason=group.entry["reason"]).entry() | {"p": None}
-    first, second = one.values[metric], other.values[metric]
-    gap = draws.interval(first - second, NO_THRESHOLD).entry()
+            return Gap(value=None, reason=group.result.reason)
+    first, second = one.values[figure], other.values[figure]
+    gap = Gap(**vars(draws.interval(first - second, NO_THRESHOLD)))
     if {first[0], second[0]} & {0.0, 1.0}:
-        # In a group that is all right or all wrong every resample is the same.
-        return gap | {"p": None, "reason": "not tested: one group shows no spread"}
+        # In a group that is all right or all wrong, every resample is the same.
+        return gap.model_copy(update={"reason": "not tested: one group has no variation"})
     patients = min(one.least_patients, other.least_patients)
-    return gap | {"p": p_value(draws, first - second, patients)}
+    return gap.model_copy(update={"p": p_value(draws, first - second, patients)})
 
 
-def _means(findings: dict[str, dict[str, Group]], draws: Draws) -> dict[str, dict[str, Any]]:
-    """Average AUROC over the same findings in every group, else the averages can't be compared.
+def _means(findings: dict[str, dict[str, _Group]], draws: Draws) -> dict[str, MeanInterval]:
+    """Average AUROC over the same findings in every group, so that the averages are comparable.
 
-    These are the findings that are large enough in all groups, leaving out the groups that are too
-    small for every finding.
+    These are the findings that are large enough in all groups, apart from groups that are too small
+    for every finding.
     """
     names = list(next(iter(findings.values())))
     used = [name for name in names if any(groups[name].values for groups in findings.values())]
@@ -228,39 +238,54 @@ def _means(findings: dict[str, dict[str, Group]], draws: Draws) -> dict[str, dic
     for name in names:
         if shared and name in used:
             values = np.mean([groups[name].values["auroc"] for groups in shared], axis=0)
-            means[name] = draws.interval(values).entry() | {"findings": len(shared)}
+            means[name] = MeanInterval(**vars(draws.interval(values)), findings=len(shared))
         else:
             reason = "too small" if name not in used else "no finding is large enough in all groups"
-            means[name] = Interval(np.nan, reason=reason).entry() | {"findings": 0}
+            means[name] = MeanInterval(value=None, reason=reason, findings=0)
     return means
 
 
-def _adjust(axes: dict[str, dict[str, Any]]) -> str:
-    """Adjust the p-values of all gaps together, in place, and say how many they are."""
-    gaps = [
-        gap
-        for axis in axes.values()
-        for contrast in axis["gaps"]
-        for metrics in contrast["findings"].values()
-        for gap in metrics.values()
-    ]
-    tested = [gap for gap in gaps if gap["p"] is not None]
-    for gap in gaps:
-        gap["p_holm"] = None
-    for gap, adjusted in zip(tested, holm([gap["p"] for gap in tested]), strict=True):
-        gap["p_holm"] = adjusted
-    return (
-        f"{len(tested)} of {len(gaps)} gaps could be tested, the others are of groups too "
-        f"small, without a threshold or without spread. "
-        f"Without any true gap about {0.05 * len(tested):.0f} of them would have p below 0.05; "
-        f"the Holm p is adjusted for all {len(tested)} (Holm 1979), the intervals are not."
+def _adjusted(axes: dict[str, Axis]) -> tuple[dict[str, Axis], str]:
+    """Add Holm's p-values over the gaps of all axes, and say how many were tested."""
+    gaps = [gap for axis in axes.values() for gap in _gaps(axis)]
+    tested = [gap.p for gap in gaps if gap.p is not None]
+    adjusted = iter(holm(tested))
+    result = {
+        name: axis.model_copy(
+            update={"gaps": [_with_holm(contrast, adjusted) for contrast in axis.gaps]}
+        )
+        for name, axis in axes.items()
+    }
+    return result, (
+        f"{len(tested)} of {len(gaps)} gaps were tested; the others are between groups that are "
+        f"too small, have no threshold or have no variation. Without any true gap, about "
+        f"{0.05 * len(tested):.0f} of them would have p below 0.05. Holm's p is adjusted for all "
+        f"{len(tested)} (Holm 1979), the intervals are not."
     )
 
 
-def _shortcut(pairs: Pairs, draws: Draws, finding: str) -> dict[str, Any]:
-    """Hold the model's AUROC against that of the view, on the images whose view is known.
+def _gaps(axis: Axis) -> Iterator[Gap]:
+    for contrast in axis.gaps:
+        for figures in contrast.findings.values():
+            yield from figures.values()
 
-    `toward` is the view that the finding is seen in more often, and so the one that scores higher.
+
+def _with_holm(contrast: Contrast, adjusted: Iterator[float]) -> Contrast:
+    """Take the next adjusted p-value for each gap that was tested."""
+    findings = {
+        finding: {
+            name: gap if gap.p is None else gap.model_copy(update={"p_holm": next(adjusted)})
+            for name, gap in figures.items()
+        }
+        for finding, figures in contrast.findings.items()
+    }
+    return contrast.model_copy(update={"findings": findings})
+
+
+def _shortcut(pairs: Pairs, draws: Draws, finding: str) -> Shortcut:
+    """Compare the model's AUROC with that of the view, on the images whose view is known.
+
+    `toward` is the view in which the finding is more frequent, and so the one that scores higher.
     """
     place = pairs.findings.index(finding)
     view = pairs.about["view"].to_numpy(dtype=object)
@@ -268,19 +293,19 @@ def _shortcut(pairs: Pairs, draws: Draws, finding: str) -> dict[str, Any]:
     y = pairs.labels[rows, place]
     reason = _too_small(y, pairs.patients[rows])
     if len(set(view[rows])) < 2:
-        reason = "the images with a known view are all of one view, or none"
+        reason = "all images with a known view have the same view, or there are none"
     if reason:
-        nothing = Interval(np.nan, reason=reason).entry()
-        return {"toward": None, "view_auroc": nothing, "auroc": nothing, "difference": nothing}
+        none = Interval(value=None, reason=reason)
+        return Shortcut(toward=None, view_auroc=none, auroc=none, difference=none)
     by_view = Column(y, (view[rows] == "AP").astype(np.float64), rows)
     by_model = Column(y, pairs.probabilities[rows, place], rows)
     of_view, of_model = (_values(column, draws, None)["auroc"] for column in (by_view, by_model))
-    in_bed = of_view[0] >= 0.5
-    if not in_bed:
+    toward_ap = of_view[0] >= 0.5
+    if not toward_ap:
         of_view = 1 - of_view
-    return {
-        "toward": "AP" if in_bed else "PA",
-        "view_auroc": draws.interval(of_view).entry(),
-        "auroc": draws.interval(of_model).entry(),
-        "difference": draws.interval(of_model - of_view).entry(),
-    }
+    return Shortcut(
+        toward="AP" if toward_ap else "PA",
+        view_auroc=draws.interval(of_view),
+        auroc=draws.interval(of_model),
+        difference=draws.interval(of_model - of_view),
+    )

@@ -1,17 +1,18 @@
-"""From which probability a finding is called: chosen on validation, used everywhere else.
+"""Operating points: the threshold of a finding, chosen on validation and used everywhere else.
 
-Five rules; a finding is called where p >= threshold, and every threshold is a probability that was
-seen. Of several thresholds that serve a rule equally the lowest is taken: it finds more.
+Five rules. A finding is called where p >= threshold, and every threshold is a probability that
+occurs in validation. Where several thresholds serve a rule equally, the lowest is taken: it finds
+more.
 
     youden        greatest J = sensitivity + specificity - 1 (Youden 1950, Cancer 3:32-35), which
                   weighs a missed finding and a false alarm by their own classes, so that rare
                   findings are called at all; the main operating point
     f1            greatest F1
-    sensitivity   highest threshold that reaches the wanted sensitivity
-    precision     lowest threshold that reaches the wanted precision: the one that finds most
-    alert_rate    lowest threshold that calls at most the wanted share of images
+    sensitivity   highest threshold that reaches the target sensitivity
+    precision     lowest threshold that reaches the target precision: the one that finds most
+    alert_rate    lowest threshold that calls at most the target share of images
 
-What is wanted is reached on validation; elsewhere it is to be measured.
+The target is reached on validation; on other images it has to be measured.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.calibration_error import Floats
-from chestxray.evaluation.metrics import Steps, steps
+from chestxray.evaluation.bootstrap import Floats
+from chestxray.evaluation.weighted_counts import Roc, roc
+
+MAIN: Final = "youden"
+"""The operating point that the metrics of calls in `metrics.json` are of."""
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
-    """A rule, and what it is asked for.
+class _Rule:
+    """How an operating point is chosen.
 
     Attributes:
-        rule: steps of both sides, wanted → the step to call from, None where there is none.
-        wanted: what is to be reached, None for a rule that seeks a maximum.
-        unreached: what to say where no step reaches it, with `{wanted}`.
+        choose: calls at each threshold, target → the chosen one, None where there is none.
+        target: what is to be reached, None for a rule that seeks a maximum.
+        unreached: what to say where no threshold reaches it, with `{target}`.
     """
 
-    rule: Callable[[Steps, float], int | None]
-    wanted: float | None = None
+    choose: Callable[[Roc, float], int | None]
+    target: float | None = None
     unreached: str = ""
 
 
@@ -58,30 +62,13 @@ def fit_operating_points(y: Floats, p: Floats) -> dict[str, Chosen]:
         y: labels, float [n], 1 present, 0 absent, NaN unknown (left out).
         p: probabilities, float [n].
     """
-    return {name: fit_threshold(point, y, p) for name, point in OPERATING_POINTS.items()}
-
-
-def fit_threshold(point: OperatingPoint, y: Floats, p: Floats) -> Chosen:
-    """Fit one operating point to labels, float [n] with NaN unknown, and probabilities [n]."""
-    missing = one_sided(y)
-    if missing:
-        return Chosen(point.wanted, None, f"{missing} in validation")
-    seen = steps(y, p)
-    step = point.rule(seen, point.wanted or 0.0)
-    if step is None:
-        return Chosen(point.wanted, None, point.unreached.format(wanted=point.wanted))
-    return Chosen(point.wanted, float(seen.thresholds[step]))
-
-
-def youden(y: Floats, p: Floats) -> float | None:
-    """Give the threshold with the greatest J, None without positives or without negatives."""
-    return fit_threshold(OPERATING_POINTS["youden"], y, p).threshold
+    return {name: _fit(rule, y, p) for name, rule in OPERATING_POINTS.items()}
 
 
 def fit_thresholds(
     probabilities: Floats, labels: Floats, findings: Sequence[str]
 ) -> dict[str, float | None]:
-    """Give each finding its threshold by `youden`.
+    """Give each finding its main threshold; None without positives or without negatives.
 
     Args:
         probabilities: float [n, k], of validation images.
@@ -89,37 +76,48 @@ def fit_thresholds(
         findings: the k names, in the order of the columns.
     """
     columns = zip(findings, labels.T, probabilities.T, strict=True)
-    return {finding: youden(y, p) for finding, y, p in columns}
+    return {finding: _fit(OPERATING_POINTS[MAIN], y, p).threshold for finding, y, p in columns}
 
 
 def one_sided(y: Floats) -> str:
-    """Tell which side is missing from labels [n], such as "no positives"; empty where none is."""
+    """Name what is missing from labels [n], such as "no positives"; empty where nothing is."""
     missing = [
         word for word, label in (("positives", 1), ("negatives", 0)) if not (y == label).any()
     ]
     return f"no {' and no '.join(missing)}" if missing else ""
 
 
-def _youden(seen: Steps, _: float) -> int | None:
-    """Compare in whole numbers, so rounding decides nothing."""
+def _fit(rule: _Rule, y: Floats, p: Floats) -> Chosen:
+    missing = one_sided(y)
+    if missing:
+        return Chosen(rule.target, None, f"{missing} in validation")
+    seen = roc(y, p)
+    place = rule.choose(seen, rule.target or 0.0)
+    if place is None:
+        return Chosen(rule.target, None, rule.unreached.format(target=rule.target))
+    return Chosen(rule.target, float(seen.thresholds[place]))
+
+
+def _youden(seen: Roc, _: float) -> int | None:
+    """Compare in whole numbers, so that rounding decides nothing."""
     return _last(_is_greatest(seen.true * seen.false[-1] - seen.false * seen.true[-1]))
 
 
-def _f1(seen: Steps, _: float) -> int | None:
+def _f1(seen: Roc, _: float) -> int | None:
     return _last(_is_greatest(2 * seen.true / (seen.true + seen.false + seen.true[-1])))
 
 
-def _sensitivity(seen: Steps, wanted: float) -> int | None:
-    return int(np.argmax(seen.true / seen.true[-1] >= wanted))
+def _sensitivity(seen: Roc, target: float) -> int | None:
+    return int(np.argmax(seen.true / seen.true[-1] >= target))
 
 
-def _precision(seen: Steps, wanted: float) -> int | None:
-    return _last(seen.true / (seen.true + seen.false) >= wanted)
+def _precision(seen: Roc, target: float) -> int | None:
+    return _last(seen.true / (seen.true + seen.false) >= target)
 
 
-def _alert_rate(seen: Steps, wanted: float) -> int | None:
+def _alert_rate(seen: Roc, target: float) -> int | None:
     called = seen.true + seen.false
-    return _last(called / called[-1] <= wanted)
+    return _last(called / called[-1] <= target)
 
 
 def _is_greatest(values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -127,22 +125,22 @@ def _is_greatest(values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> npt
 
 
 def _last(serves: npt.NDArray[np.bool_]) -> int | None:
-    """Give the last step that serves, which has the lowest threshold."""
+    """Give the last place that serves, which has the lowest threshold."""
     found = np.flatnonzero(serves)
     return int(found[-1]) if len(found) else None
 
 
-# Wanted: to find nine in ten; a call more likely right than wrong; one image in ten to look at.
+# Targets: to find nine in ten; a call that is more likely right than wrong; one image in ten.
 OPERATING_POINTS: Final = {
-    "youden": OperatingPoint(_youden),
-    "f1": OperatingPoint(_f1),
-    "sensitivity": OperatingPoint(_sensitivity, 0.9),
-    "precision": OperatingPoint(
-        _precision, 0.5, "no threshold reaches precision {wanted:g} in validation"
+    MAIN: _Rule(_youden),
+    "f1": _Rule(_f1),
+    "sensitivity": _Rule(_sensitivity, 0.9),
+    "precision": _Rule(
+        _precision, 0.5, "no threshold reaches a precision of {target:g} in validation"
     ),
-    "alert_rate": OperatingPoint(
+    "alert_rate": _Rule(
         _alert_rate,
         0.1,
-        "even the highest threshold calls more than {wanted:g} of the validation images",
+        "even the highest threshold calls more than {target:g} of the validation images",
     ),
 }

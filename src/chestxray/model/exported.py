@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.evaluation.calibration import Calibration
-from chestxray.evaluation.metrics import auroc
+from chestxray.evaluation.metrics import value
 from chestxray.model.engines import (
     Arithmetic,
     Engine,
@@ -165,7 +165,8 @@ def auroc_changes(
     """
     changes: dict[str, float | None] = {}
     for k, finding in enumerate(findings):
-        change = auroc(labels[:, k], logits[:, k]) - auroc(labels[:, k], reference[:, k])
+        y = labels[:, k]
+        change = value("auroc", y, logits[:, k]) - value("auroc", y, reference[:, k])
         changes[finding] = None if np.isnan(change) else float(change)
     return changes
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from chestxray.evaluation.metrics import METRICS
 from chestxray.findings import label
 
 Entry = dict[str, Any]
@@ -16,42 +17,21 @@ Entry = dict[str, Any]
 _MINUS: Final = "−"
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
 
-# Metric → label and meaning.
-_METRICS: Final = {
-    "auroc": ("AUROC", "Area under the ROC curve; 0.5 is chance."),
-    "auprc": ("AUPRC", "Average precision; the prevalence is chance."),
-    "partial_auroc": (
-        "Partial AUROC",
-        "Area under the ROC curve at a specificity of at least 0.9, standardised; 0.5 is chance.",
-    ),
-    "brier": ("Brier score", "Mean squared error of the probability."),
-    "bce": ("Log loss", "Mean negative log-likelihood of the label."),
-    "ece": ("ECE", "Expected calibration error in bins of equally many images."),
-    "calibration_slope": ("Calibration slope", "1 if the spread of the probabilities is right."),
-    "calibration_intercept": (
-        "Calibration intercept",
-        "0 if the mean of the probabilities is right.",
-    ),
-    "recall": ("Sensitivity", "Proportion of positives that are called."),
-    "specificity": ("Specificity", "Proportion of negatives that are not called."),
-    "precision": ("Precision", "Proportion of calls that are positives."),
-    "npv": ("NPV", "Negative predictive value."),
-    "f1": ("F1", "Harmonic mean of precision and sensitivity."),
-    "mcc": ("MCC", "Matthews correlation coefficient."),
-    "accuracy": ("Accuracy", "Proportion of images that are called correctly."),
-    "alert_rate": ("Alert rate", "Proportion of images that are called."),
-    "threshold": ("Threshold", "Lowest probability at which a finding is called."),
-}
+_THRESHOLD: Final = ("Threshold", "Lowest probability at which a finding is called.")
 
 
 def metric_label(name: str) -> str:
     """Give the label of a metric, such as `Sensitivity` for `recall`."""
-    return _METRICS[name][0] if name in _METRICS else name.replace("_", " ").capitalize()
+    if name == "threshold":
+        return _THRESHOLD[0]
+    return METRICS[name].label if name in METRICS else name.replace("_", " ").capitalize()
 
 
 def metric_description(name: str) -> str:
-    """Explain a metric in one sentence; empty for one that is not known here."""
-    return _METRICS[name][1] if name in _METRICS else ""
+    """Explain a metric in one sentence; empty for one that is not registered."""
+    if name == "threshold":
+        return _THRESHOLD[1]
+    return METRICS[name].meaning if name in METRICS else ""
 
 
 def figure(metric: Entry, digits: int = 3) -> Markup:

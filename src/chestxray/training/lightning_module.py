@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from chestxray.artifacts import write_table, written
 from chestxray.errors import TrainingError
-from chestxray.evaluation.metrics import accuracy, auroc, mean_of_defined
+from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.model.network import Classifier, to_input
 from chestxray.progress import Advance, progress
 from chestxray.training.data import Batch, augmentation
@@ -64,8 +64,8 @@ class _Outputs:
         return {
             "loss": self.loss,
             "bce": float(binary_cross_entropy(logits, labels)),
-            "accuracy": mean_of_defined(accuracy(y, p, 0.5) for y, p in columns),
-            "auroc": mean_of_defined(auroc(y, p) for y, p in columns),
+            "accuracy": mean_of_defined(value("accuracy", y, p, 0.5) for y, p in columns),
+            "auroc": mean_of_defined(value("auroc", y, p) for y, p in columns),
         }
 
 

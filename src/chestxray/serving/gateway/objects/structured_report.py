@@ -29,7 +29,7 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from chestxray.errors import Notice, RefusedError
-from chestxray.evaluation.regions import detect
+from chestxray.evaluation.localization import detect
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.objects import codes

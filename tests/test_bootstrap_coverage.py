@@ -16,7 +16,8 @@ from scipy.special import ndtr
 
 from chestxray.evaluation.bootstrap import Draws
 from chestxray.evaluation.delong import delong
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.metrics import resampled, value
+from chestxray.evaluation.weighted_counts import Column
 
 PATIENTS, SHIFT, BETWEEN, WITHIN = 200, 1.2, 1.0, 0.5
 TRUTH = float(ndtr(SHIFT / math.sqrt(2 * (BETWEEN**2 + WITHIN**2))))
@@ -40,17 +41,17 @@ def coverages(studies: int, resamples: int, seed: int) -> dict[str, float]:
         y, score, patients = study(rng)
         column = Column(y, score)
         by_patient, by_image = (
-            draws.interval(draws.apply(column.ranking, column.rows)[:, 0])
+            draws.interval(resampled(column, draws, ("auroc",))["auroc"])
             for draws in (
                 Draws.of(patients, resamples, number),
                 Draws.of(np.arange(len(y)), resamples, number),
             )
         )
         ends = (
-            by_patient.percentile,
+            (by_patient.percentile.low, by_patient.percentile.high),
             (by_patient.low, by_patient.high),
             delong(y, score, patients).interval,
-            by_image.percentile,
+            (by_image.percentile.low, by_image.percentile.high),
             delong(y, score).interval,
         )
         for method, (low, high) in zip(METHODS, ends, strict=True):
@@ -61,7 +62,7 @@ def coverages(studies: int, resamples: int, seed: int) -> dict[str, float]:
 def test_the_truth_is_what_a_huge_study_finds() -> None:
     rng = np.random.default_rng(0)
     y, score, _ = (np.concatenate(of) for of in zip(*(study(rng) for _ in range(300)), strict=True))
-    assert Column(y, score).ranking(np.ones((1, len(y))))[0, 0] == pytest.approx(TRUTH, abs=0.005)
+    assert value("auroc", y, score) == pytest.approx(TRUTH, abs=0.005)
 
 
 def test_intervals_by_patient_hold_the_truth_and_those_by_image_miss_it() -> None:

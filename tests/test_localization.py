@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chestxray.errors import ArtifactError, ImageError, PredictionsError
-from chestxray.evaluation import predictions
+from chestxray.evaluation import localization, predictions
 from chestxray.evaluation.labels import Labels, Pairs, pair
-from chestxray.evaluation.localization import locate
-from chestxray.evaluation.regions import Boxes, Case, Mask, from_boxes, from_masks
+from chestxray.evaluation.localization import Boxes, Case, Mask, from_boxes, from_masks
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import PROBABILITIES, dumped, write
 from fake_run import predicted, truth
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ LABELS = truth()
 MASS = FINDINGS.index("Mass")
 
 
+def locate(heatmaps: Path, cases: Sequence[Case], pairs: Pairs) -> dict[str, Any]:
+    found: dict[str, Any] = dumped(localization.locate(heatmaps, cases, pairs))
+    return found
+
+
 @pytest.fixture
 def pairs(tmp_path: Path) -> Pairs:
-    predictions.write(tmp_path / "p.csv", predicted(LABELS, "test"))
+    write(tmp_path / "p.csv", predicted(LABELS, "test"))
     return pair(tmp_path / "p.csv", LABELS)
 
 
@@ -134,9 +140,9 @@ def test_the_last_pixel_of_a_mask_can_be_hit() -> None:
 
 def test_rows_that_failed_do_not_shift_the_heatmaps(tmp_path: Path) -> None:
     table = predicted(LABELS, "test")
-    table.loc[0, list(predictions.PROBABILITIES)] = np.nan
+    table.loc[0, list(PROBABILITIES)] = np.nan
     table.loc[0, "status"] = "error"
-    predictions.write(tmp_path / "p.csv", table)
+    write(tmp_path / "p.csv", table)
     pairs = pair(tmp_path / "p.csv", LABELS)
     heat = np.full((len(table), len(FINDINGS), 4, 4), np.nan, np.float16)
     heat[1:] = 0
@@ -148,10 +154,10 @@ def test_rows_that_failed_do_not_shift_the_heatmaps(tmp_path: Path) -> None:
 
 def test_heatmaps_of_other_predictions_are_refused(pairs: Pairs, tmp_path: Path) -> None:
     np.save(tmp_path / "h.npy", np.zeros((3, len(FINDINGS), 4, 4), np.float16))
-    with pytest.raises(PredictionsError, match=r"shape \(3, 14, 4, 4\).*\(400, 14, h, w\)"):
+    with pytest.raises(PredictionsError, match=r"shape \(3, 14, 4, 4\).*needs \(400, 14, h, w\)"):
         locate(tmp_path / "h.npy", [], pairs)
     (tmp_path / "h.npy").write_bytes(b"not an array")
-    with pytest.raises(PredictionsError, match="no NumPy array"):
+    with pytest.raises(PredictionsError, match="not a NumPy array"):
         locate(tmp_path / "h.npy", [], pairs)
     with pytest.raises(ArtifactError, match="predict --heatmaps"):
         locate(tmp_path / "none.npy", [], pairs)
@@ -159,7 +165,7 @@ def test_heatmaps_of_other_predictions_are_refused(pairs: Pairs, tmp_path: Path)
 
 def test_a_heatmap_that_is_not_finite_is_refused(pairs: Pairs, tmp_path: Path) -> None:
     np.save(tmp_path / "h.npy", np.full((400, len(FINDINGS), 2, 2), np.nan, np.float16))
-    with pytest.raises(PredictionsError, match="not finite"):
+    with pytest.raises(PredictionsError, match="NaN or infinity"):
         locate(tmp_path / "h.npy", list(from_boxes(LABELS, pairs)), pairs)
 
 
@@ -173,7 +179,7 @@ def test_a_mask_that_is_no_image_is_refused(pairs: Pairs, tmp_path: Path) -> Non
     folder = tmp_path / "masks"
     folder.mkdir()
     (folder / f"{Path(str(pairs.images[0])).stem}_Mass.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="no mask"):
+    with pytest.raises(ImageError, match="not a mask"):
         list(from_masks(folder, pairs))
 
 
@@ -182,7 +188,7 @@ def test_phantoms_drawn_findings_lie_where_their_masks_and_boxes_say(
 ) -> None:
     names = dataset.index["image"].to_numpy()[dataset.rows("test")]
     half = np.full((len(names), len(FINDINGS)), 0.5)
-    predictions.write(tmp_path / "p.csv", predictions.table(names, half))
+    predictions.write(tmp_path / "p.csv", predictions.table(names, half, FINDINGS))
     labels = Labels.read(dataset.folder)
     pairs = pair(tmp_path / "p.csv", labels)
     masks = list(from_masks(phantoms / "masks", pairs))

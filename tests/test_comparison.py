@@ -17,14 +17,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import delong as compare_delong
-from chestxray.evaluation import predictions
-from chestxray.evaluation.bootstrap import Draws
-from chestxray.evaluation.comparison import Paired, compare, sentence
-from chestxray.evaluation.delong import difference
+from chestxray.evaluation import comparison
+from chestxray.evaluation.bootstrap import Draws, Interval
+from chestxray.evaluation.comparison import Paired, sentence
+from chestxray.evaluation.delong import compare_means, difference
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.metrics import Column
+from chestxray.evaluation.metrics import resampled
+from chestxray.evaluation.results import Comparison
+from chestxray.evaluation.weighted_counts import Column
+from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from evaluation_parts import PROBABILITIES, dumped, rows_of, write
 
 IMAGES, EACH = 600, 3  # images, and how many a patient has
 NAMES = [f"{i // EACH + 1:08d}_{i % EACH:03d}.png" for i in range(IMAGES)]
@@ -36,8 +39,9 @@ def population(seed: int = 0) -> Labels:
     labels = (rng.random((IMAGES, len(FINDINGS))) < 0.25).astype(float)
     labels[:, FINDINGS.index("Hernia")] = 0
     rows = pd.DataFrame(labels, columns=list(FINDINGS), index=pd.Index(NAMES, name="image"))
-    rows["patient"] = np.arange(IMAGES) // EACH + 1
-    return Labels("planted", "v2020", rows.assign(split="test"), None, split_name="official")
+    rows["patient"] = (np.arange(IMAGES) // EACH + 1).astype(str)
+    rows = rows.assign(split="test")
+    return Labels("planted", False, "v2020", FINDINGS, rows, None, split_name="official")
 
 
 TRUTH = population()
@@ -49,13 +53,18 @@ def model(skill: float, seed: int, shared: float = 1.0) -> pd.DataFrame:
     common = np.random.default_rng(99).normal(size=y.shape)
     own = np.random.default_rng(seed).normal(size=y.shape)
     logits = skill * y + shared * common + (1 - shared**2) ** 0.5 * own
-    return predictions.table(NAMES, 1 / (1 + np.exp(-logits)))
+    return rows_of(NAMES, 1 / (1 + np.exp(-logits)))
 
 
 def written(folder: Path, **models: pd.DataFrame) -> list[Path]:
-    for name, table in models.items():
-        predictions.write(folder / f"{name}.csv", table)
+    for name, rows in models.items():
+        write(folder / f"{name}.csv", rows)
     return [folder / f"{name}.csv" for name in models]
+
+
+def compare(a: Path, b: Path, labels: Labels = TRUTH, **options: Any) -> Any:
+    """Compare and give what `comparison.json` holds."""
+    return dumped(comparison.compare(a, b, labels, **options))
 
 
 def test_the_difference_is_that_of_scikit_learn(tmp_path: Path) -> None:
@@ -77,7 +86,7 @@ def test_the_difference_is_that_of_scikit_learn(tmp_path: Path) -> None:
 def test_a_better_model_is_found_and_turned_around_it_is_worse(tmp_path: Path) -> None:
     a, b = written(tmp_path, a=model(1.0, 1, 0.7), b=model(1.5, 2, 0.7))
     better, worse = compare(a, b, TRUTH), compare(b, a, TRUTH)
-    assert better["sentence"].startswith("B is better than A: mean AUROC of A 0.7")
+    assert better["sentence"].startswith("B is better than A: the mean AUROC is 0.7")
     assert worse["sentence"].startswith("B is worse than A")
     assert better["mean"]["delong"]["p"] < 1e-6
     assert better["mean"]["p"] < 1e-6
@@ -88,7 +97,7 @@ def test_a_better_model_is_found_and_turned_around_it_is_worse(tmp_path: Path) -
 
 def test_equally_good_models_are_not_told_apart(tmp_path: Path) -> None:
     result = compare(*written(tmp_path, a=model(1.0, 1, 0.7), b=model(1.0, 2, 0.7)), TRUTH)
-    assert result["sentence"].startswith("A and B can't be told apart")
+    assert result["sentence"].startswith("No difference between A and B was shown")
     assert result["mean"]["difference"]["low"] < 0 < result["mean"]["difference"]["high"]
     assert min(result["findings"][f]["p_holm"] for f in FINDINGS[:-1]) > 0.05
 
@@ -109,14 +118,14 @@ def test_the_same_predictions_differ_by_exactly_0(tmp_path: Path) -> None:
     for entry in (result["mean"], result["findings"]["Mass"]):
         assert [entry["difference"][key] for key in ("value", "low", "high")] == [0, 0, 0]
         assert entry["delong"] == {"difference": 0, "low": 0, "high": 0, "p": 1}
-    assert result["sentence"].startswith("A and B rank the images alike")
+    assert result["sentence"].startswith("A and B rank the images equally")
 
 
 def test_another_calibration_of_the_same_model_ranks_alike(tmp_path: Path) -> None:
     a = model(1.0, 1)
-    b = a.assign(**{column: a[column] ** 2 for column in predictions.PROBABILITIES})
+    b = a.assign(**{column: a[column] ** 2 for column in PROBABILITIES})
     result = compare(*written(tmp_path, a=a, b=b), TRUTH, resamples=50)
-    assert result["sentence"].startswith("A and B rank the images alike")
+    assert result["sentence"].startswith("A and B rank the images equally")
 
 
 def test_pairing_makes_the_interval_narrower(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ def test_pairing_makes_the_interval_narrower(tmp_path: Path) -> None:
     for seed, p in enumerate((pair.a, pair.b)):
         column = Column(pair.labels[:, k], p[:, k])
         draws = Draws.of(pair.patients, seed=seed)
-        unpaired.append(draws.apply(column.ranking, column.rows)[:, 0])
+        unpaired.append(resampled(column, draws, ("auroc",))["auroc"])
     apart = draws.interval(unpaired[1] - unpaired[0])
     assert paired < 0.6 * (apart.high - apart.low)
 
@@ -172,7 +181,7 @@ def clustered(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 
 def test_the_mean_s_variance_is_that_of_leaving_out_each_patient() -> None:
     labels, a, b, patients = clustered(np.random.default_rng(0))
-    found = compare_delong.of_mean(labels, a, b, patients)
+    found = compare_means(labels, a, b, patients)
     left = []
     for patient in range(60):
         keep = patients != patient
@@ -182,15 +191,15 @@ def test_the_mean_s_variance_is_that_of_leaving_out_each_patient() -> None:
         ]
         left.append(np.mean(aurocs))
     jackknife = (59 / 60 * np.sum((np.array(left) - np.mean(left)) ** 2)) ** 0.5
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * jackknife, rel=0.05)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * jackknife, rel=0.05)
 
 
 def test_the_mean_over_one_finding_is_that_finding() -> None:
     labels, a, b, patients = clustered(np.random.default_rng(1))
-    alone = compare_delong.of_mean(labels[:, :1], a[:, :1], b[:, :1], patients)
+    alone = compare_means(labels[:, :1], a[:, :1], b[:, :1], patients)
     plain = difference(labels[:, 0], b[:, 0], a[:, 0], patients)
-    assert alone["difference"] == pytest.approx(plain.value, abs=1e-12)
-    assert alone["low"] == pytest.approx(plain.interval[0], abs=0.05 * plain.variance**0.5)
+    assert alone.difference == pytest.approx(plain.value, abs=1e-12)
+    assert alone.low == pytest.approx(plain.interval[0], abs=0.05 * plain.variance**0.5)
 
 
 def test_equal_models_are_called_different_one_time_in_twenty_and_by_image_far_more_often() -> None:
@@ -198,9 +207,9 @@ def test_equal_models_are_called_different_one_time_in_twenty_and_by_image_far_m
     by_patient, by_image = [], []
     for _ in range(300):
         labels, a, b, patients = clustered(rng)
-        by_patient.append(compare_delong.of_mean(labels, a, b, patients)["p"])
+        by_patient.append(compare_means(labels, a, b, patients).p)
         images = np.arange(len(patients))
-        by_image.append(compare_delong.of_mean(labels, a, b, images)["p"])
+        by_image.append(compare_means(labels, a, b, images).p)
     assert 0.02 < np.mean(np.array(by_patient) < 0.05) < 0.09
     assert np.mean(np.array(by_image) < 0.05) > 0.2
 
@@ -208,7 +217,7 @@ def test_equal_models_are_called_different_one_time_in_twenty_and_by_image_far_m
 def test_images_of_one_table_alone_are_counted_and_left_out_of_both(tmp_path: Path) -> None:
     a, b = model(1.0, 1, 0.8), model(1.2, 2, 0.8)
     b.loc[10:14, "status"] = "error"
-    b.loc[10:14, list(predictions.PROBABILITIES)] = np.nan
+    b.loc[10:14, list(PROBABILITIES)] = np.nan
     result = compare(*written(tmp_path, a=a[3:-1], b=b[:-1]), TRUTH, resamples=20)
     assert (result["images"], result["only_a"], result["only_b"]) == (IMAGES - 9, 5, 3)
     assert result["neither"] == 1
@@ -248,18 +257,41 @@ def test_tables_without_a_common_image_are_refused(tmp_path: Path) -> None:
     ("low", "high", "start"),
     [
         (0.01, 0.03, "B is better than A"),
-        (0.0, 0.04, "A and B can't be told apart"),
-        (-0.03, 0.0, "A and B can't be told apart"),
+        (0.0, 0.04, "No difference between A and B was shown"),
+        (-0.03, 0.0, "No difference between A and B was shown"),
         (-0.03, -0.01, "B is worse than A"),
-        (None, None, "Whether A or B is better can't be told"),
+        (None, None, "It is not known which model is better"),
     ],
 )
 def test_the_sentence_goes_by_the_interval(
     low: float | None, high: float | None, start: str
 ) -> None:
-    told: dict[str, Any] = {"value": 0.02, "low": low, "high": high, "reason": "too few patients"}
-    mean = {"a": {"value": 0.8}, "b": {"value": 0.82}, "difference": told}
-    assert sentence(mean).startswith(start)
+    difference = Interval(value=0.02, low=low, high=high, reason="too few patients")
+    told = sentence(Interval(value=0.8), Interval(value=0.82), difference)
+    assert told.startswith(start)
+
+
+def test_findings_are_matched_by_name_and_the_others_listed(tmp_path: Path) -> None:
+    a, b = model(1.0, 1, 0.8), model(1.2, 2, 0.8)
+    fewer = Findings(["mass", "Pleural effusion", "Rib fracture"])
+    renamed = b.rename(columns={"prob_Mass": "prob_mass", "prob_Effusion": "prob_Pleural effusion"})
+    renamed = renamed.assign(**{"prob_Rib fracture": 0.5})
+    columns = ["Image Index", *(f"prob_{name}" for name in fewer), "status", "reason"]
+    write(tmp_path / "fewer.csv", renamed[columns], fewer)
+    whole = compare(*written(tmp_path, a=a, b=b), resamples=20)
+    result = compare(tmp_path / "a.csv", tmp_path / "fewer.csv", resamples=20)
+    assert list(result["findings"]) == ["Effusion", "Mass"]
+    for finding, entry in result["findings"].items():
+        assert entry["difference"] == whole["findings"][finding]["difference"]
+    assert result["left_out"]["Rib fracture"] == "not labelled"
+    assert result["left_out"]["Edema"] == "predicted by only one of the two"
+
+
+def test_a_comparison_is_written_and_read_back(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.8), b=model(1.2, 2, 0.8))
+    found = comparison.compare(a, b, TRUTH, resamples=20, out=tmp_path / "out")
+    assert Comparison.read(tmp_path / "out") == found
+    assert repr(found).startswith("Comparison(600 images of 200 patients; ")
 
 
 def chestxray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -291,7 +323,7 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     assert "2 images are predicted by A alone and left out of both" in told.stdout
     assert "1 labelled images are predicted by neither" in told.stdout
     assert "Hernia: no positives" in told.stdout
-    assert "\nB is better than A: mean AUROC of A 0.7" in told.stdout
+    assert "\nB is better than A: the mean AUROC is 0.7" in told.stdout
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert kept["sentence"] in told.stdout
     assert kept["intervals"] == {"level": 0.95, "resamples": 1000, "seed": 3, "by": "patient"}

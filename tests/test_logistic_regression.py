@@ -1,4 +1,4 @@
-"""Calibration error, slope and intercept against independent formulas and statsmodels."""
+"""Calibration slope, intercept and error against independent formulas and statsmodels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from chestxray.evaluation import calibration_error as measures
-from chestxray.evaluation.calibration_error import log_odds
+from chestxray.evaluation.logistic_regression import log_odds
+from chestxray.evaluation.metrics import value
+from chestxray.evaluation.weighted_counts import equal_mass_bins
 
 PROBABILITIES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
 TABLES = st.lists(st.tuples(st.booleans(), PROBABILITIES), max_size=60)
@@ -32,17 +33,17 @@ def test_images_of_one_probability_share_a_bin_that_the_middle_of_their_mass_lie
     table: list[tuple[bool, float]],
 ) -> None:
     p = np.array([value for _, value in table])
-    bins = measures.equal_mass_bins(p)
-    for value, of in zip(p, bins, strict=True):
-        below, upto = np.sum(p < value), np.sum(p <= value)
+    bins = equal_mass_bins(p)
+    for own, of in zip(p, bins, strict=True):
+        below, upto = np.sum(p < own), np.sum(p <= own)
         assert of == (below + upto) * 10 // (2 * len(p))
     assert len(bins) == len(p)
 
 
 def test_without_ties_the_bins_hold_a_tenth_each() -> None:
     p = np.random.default_rng(0).permutation(1000) / 1000
-    assert np.bincount(measures.equal_mass_bins(p)).tolist() == [100] * 10
-    assert np.array_equal(measures.equal_mass_bins(p), (p * 10).astype(int))
+    assert np.bincount(equal_mass_bins(p)).tolist() == [100] * 10
+    assert np.array_equal(equal_mass_bins(p), (p * 10).astype(int))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -50,7 +51,7 @@ def test_the_calibration_error_is_the_weighted_gap_of_ten_equal_slices(seed: int
     y, p = drawn(1000, seed, ties=False)
     slices = np.array_split(np.argsort(p), 10)
     expected = np.mean([abs(y[part].mean() - p[part].mean()) for part in slices])
-    assert measures.calibration_error(y, p) == pytest.approx(expected, abs=1e-12)
+    assert value("ece", y, p) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -60,9 +61,9 @@ def test_the_calibration_error_is_no_less_than_the_gap_of_the_means_and_no_more_
 ) -> None:
     y, p = np.array([float(y) for y, _ in table]), np.array([p for _, p in table])
     if not table:
-        assert math.isnan(measures.calibration_error(y, p))
+        assert math.isnan(value("ece", y, p))
         return
-    error = measures.calibration_error(y, p)
+    error = value("ece", y, p)
     assert abs(y.mean() - p.mean()) - 1e-12 <= error <= np.abs(y - p).mean() + 1e-12
 
 
@@ -73,8 +74,8 @@ def test_slope_and_intercept_agree_with_statsmodels(n: int, ties: bool) -> None:
     x, binomial = logit(p), sm.families.Binomial()
     slope = sm.GLM(y, sm.add_constant(x), binomial).fit(tol=1e-15, maxiter=200).params[1]
     intercept = sm.GLM(y, np.ones(n), binomial, offset=x).fit(tol=1e-15, maxiter=200).params[0]
-    assert measures.calibration_slope(y, p) == pytest.approx(slope, abs=1e-12, rel=1e-12)
-    assert measures.calibration_intercept(y, p) == pytest.approx(intercept, abs=1e-12, rel=1e-12)
+    assert value("calibration_slope", y, p) == pytest.approx(slope, abs=1e-12, rel=1e-12)
+    assert value("calibration_intercept", y, p) == pytest.approx(intercept, abs=1e-12, rel=1e-12)
 
 
 @settings(deadline=None)
@@ -84,7 +85,7 @@ def test_slope_and_intercept_exist_where_the_likelihood_has_a_maximum_and_nowher
 ) -> None:
     y, p = np.array([float(y) for y, _ in table]), np.array([p for _, p in table])
     x = log_odds(p)
-    slope, intercept = measures.calibration_slope(y, p), measures.calibration_intercept(y, p)
+    slope, intercept = value("calibration_slope", y, p), value("calibration_intercept", y, p)
     sick, well = x[y == 1], x[y == 0]
     two_sided = len(sick) > 0 and len(well) > 0
     overlapping = two_sided and sick.min() < well.max() and well.min() < sick.max()
@@ -96,20 +97,20 @@ def test_slope_and_intercept_exist_where_the_likelihood_has_a_maximum_and_nowher
 
 def test_the_fits_do_not_run_away_from_probabilities_far_from_the_truth() -> None:
     y = np.array([1.0, 0, 1, 0, 1, 0])
-    assert measures.calibration_intercept(y, np.full(6, 1e-12)) == pytest.approx(-logit(1e-12))
-    assert measures.calibration_slope(y, np.array([0, 0, 1, 1, 0.5, 0.5])) == pytest.approx(0)
+    assert value("calibration_intercept", y, np.full(6, 1e-12)) == pytest.approx(-logit(1e-12))
+    assert value("calibration_slope", y, np.array([0, 0, 1, 1, 0.5, 0.5])) == pytest.approx(0)
     p = np.array([1e-300, 1e-9, 0.2, 0.3, 1.0, 1.0])
-    assert 0 < measures.calibration_slope(np.array([0.0, 1, 0, 1, 1, 1]), p) < 1
+    assert 0 < value("calibration_slope", np.array([0.0, 1, 0, 1, 1, 1]), p) < 1
 
 
 def test_probabilities_that_mean_what_they_say_have_slope_1_and_intercept_0() -> None:
     rng = np.random.default_rng(1)
     p = rng.uniform(0.01, 0.6, 200_000)
     y = (rng.random(len(p)) < p).astype(float)
-    assert measures.calibration_slope(y, p) == pytest.approx(1, abs=0.02)
-    assert measures.calibration_intercept(y, p) == pytest.approx(0, abs=0.02)
-    assert measures.calibration_error(y, p) < 0.006
+    assert value("calibration_slope", y, p) == pytest.approx(1, abs=0.02)
+    assert value("calibration_intercept", y, p) == pytest.approx(0, abs=0.02)
+    assert value("ece", y, p) < 0.006
     too_high = expit(logit(p) + 1)
-    assert measures.calibration_intercept(y, too_high) == pytest.approx(-1, abs=0.02)
+    assert value("calibration_intercept", y, too_high) == pytest.approx(-1, abs=0.02)
     too_bold = expit(2 * logit(p))
-    assert measures.calibration_slope(y, too_bold) == pytest.approx(0.5, abs=0.01)
+    assert value("calibration_slope", y, too_bold) == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,269 @@
+"""The typed results beside `metrics.json`: curves, subgroups, localization, benchmarks.
+
+`results` says which file holds which. Names are those of the JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from chestxray.evaluation.bootstrap import Interval, Number, is_none
+
+
+class Model(BaseModel):
+    """The base of all results: checked, immutable, without NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MeanInterval(Interval):
+    """An average over findings with its interval; `findings` counts them."""
+
+    findings: int
+
+
+class ResampleSettings(Model):
+    """How the intervals were made: confidence level, resamples, seed, and the unit drawn."""
+
+    level: float
+    resamples: int
+    seed: int
+    by: str = "patient"
+
+
+class Band(Model):
+    """A pointwise 95 % band of a curve over a fixed grid of its x axis."""
+
+    fpr: list[float] | None = Field(default=None, exclude_if=is_none)
+    recall: list[float] | None = Field(default=None, exclude_if=is_none)
+    low: list[float]
+    high: list[float]
+
+
+class RocCurve(Model):
+    """A ROC curve from (0, 0) to (1, 1)."""
+
+    fpr: list[float]
+    tpr: list[float]
+    band: Band | None
+
+
+class PrCurve(Model):
+    """A precision-recall curve, from the first call on."""
+
+    recall: list[float]
+    precision: list[float]
+    band: Band | None
+
+
+class FindingCurves(Model):
+    """The curves of one finding."""
+
+    roc: RocCurve
+    pr: PrCurve
+
+
+class ReliabilityBin(Model):
+    """One bin of a reliability diagram: mean probability, observed frequency and its interval."""
+
+    mean_probability: float
+    observed: Number
+    low: Number
+    high: Number
+    images: int
+
+
+class ReliabilityDiagram(Model):
+    """Observed against predicted frequency, with the calibration metrics."""
+
+    bins: list[ReliabilityBin]
+    brier: Interval
+    bce: Interval
+    ece: Interval
+    slope: Interval
+    intercept: Interval
+
+
+class FindingReliability(Model):
+    """The reliability of one finding.
+
+    Attributes:
+        as_given: of the evaluated probabilities.
+        recalibrated: after calibration on validation; None where it could not be fitted.
+        method: the family of calibration; None without one.
+        reason: why that family was chosen, or why there is none.
+    """
+
+    as_given: ReliabilityDiagram
+    recalibrated: ReliabilityDiagram | None
+    method: str | None
+    reason: str
+
+
+class Group(Model):
+    """A group of images, for one finding.
+
+    Attributes:
+        images, patients, positives: counts.
+        too_small: whether it is too small to be measured; `reason` says what is missing.
+        auroc: of the group.
+        missed: share of its positives that are not called.
+    """
+
+    images: int
+    patients: int
+    positives: int
+    too_small: bool
+    reason: str | None = Field(default=None, exclude_if=is_none)
+    auroc: Interval
+    missed: Interval
+
+
+class Gap(Interval):
+    """A difference between two groups, its p-value, and that adjusted for all gaps (Holm)."""
+
+    p: Number = None
+    p_holm: Number = None
+
+
+class Contrast(Model):
+    """The first group minus the second, per finding and metric."""
+
+    between: tuple[str, str]
+    findings: dict[str, dict[str, Gap]]
+
+
+class Axis(Model):
+    """A division of the images into groups.
+
+    Attributes:
+        groups: their names.
+        unknown: images that belong to no group.
+        findings: finding → group → its figures.
+        gaps: differences between groups.
+        mean: group → AUROC averaged over the findings that all groups have.
+    """
+
+    groups: list[str]
+    unknown: int
+    findings: dict[str, dict[str, Group]]
+    gaps: list[Contrast]
+    mean: dict[str, MeanInterval]
+
+
+class Shortcut(Model):
+    """How well the view position alone ranks the images of a finding, beside the model."""
+
+    toward: str | None
+    view_auroc: Interval
+    auroc: Interval
+    difference: Interval
+
+
+class Subgroups(Model):
+    """What `subgroups.json` holds: `axes` by name, the rules, and the view as a shortcut."""
+
+    axes: dict[str, Axis]
+    rules: dict[str, str]
+    multiplicity: str
+    smallest: dict[str, int]
+    shortcut: dict[str, Shortcut]
+
+
+class Met(Model):
+    """Share of located cases, beside the image's centre and the finding's mean box."""
+
+    hit: Interval
+    centre: Number
+    mean_box: Number
+
+
+class Located(Met):
+    """Localization of some cases: the pointing game, then T(IoU) and T(IoBB) by threshold."""
+
+    cases: int
+    random: Number
+    iou: dict[str, Met]
+    iobb: dict[str, Met]
+
+
+class Localization(Model):
+    """What `localization.json` holds, per finding and over all cases."""
+
+    split: str
+    heat_threshold: dict[str, Any]
+    detection: str
+    intervals: ResampleSettings
+    findings: dict[str, Located]
+    all: Located
+
+
+class ReferenceLabel(Model):
+    """One adjudicated label: the model against it and against NIH's label of the same images."""
+
+    findings: list[str]
+    rule: str
+    images: int
+    positives: int
+    nih_positives: int
+    auroc: Interval
+    auprc: Interval
+    nih_auroc: Interval
+    nih_auprc: Interval
+    difference: Interval
+    agreement: dict[str, Interval]
+
+
+class Reference(Model):
+    """What `reference.json` holds: images by what they lack, and the figures by label."""
+
+    set: str
+    images: int
+    patients: int
+    without_reference: int
+    of_other_sets: int
+    without_prediction: int
+    labels: dict[str, ReferenceLabel]
+    not_covered: dict[str, str]
+    mapping: str
+
+
+class BenchmarkRow(Model):
+    """A published mean AUROC and the verdict on the run; `why` it is not comparable."""
+
+    system: str
+    input: str
+    source: str
+    split: str
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    selected_on_test: bool
+    remark: str
+    comparable: bool
+    verdict: str
+    why: str | None
+    findings: dict[str, float] | None
+
+
+class BenchmarkMean(Model):
+    """The run's own mean AUROC."""
+
+    value: Number
+    low: Number
+    high: Number
+    reason: str | None = Field(default=None, exclude_if=is_none)
+
+
+class Benchmarks(Model):
+    """What `benchmarks.json` holds; `note` says why the run is comparable with no row."""
+
+    split: str
+    split_name: str | None
+    mean: BenchmarkMean
+    note: str | None
+    rows: list[BenchmarkRow]
+    localization: list[dict[str, Any]]
+    localization_note: str | None
