@@ -97,7 +97,7 @@ def test_resuming_where_nothing_was_begun_is_an_error(dataset, tmp_path):
     out = tmp_path / "typo"
     result = chestxray("train", str(dataset.folder), "--out", str(out), "--resume")
     assert result.returncode == 1
-    assert "no run to go on with" in result.stderr
+    assert "no run to resume" in result.stderr
     assert not out.exists()
 
 

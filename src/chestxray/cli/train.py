@@ -23,7 +23,10 @@ def train(
     ] = False,
 ) -> None:
     """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
-    from chestxray.training.fit import train as fit
+    from chestxray.training import recipe as recipes
 
-    finished = fit(dataset, recipe, out, overrides or (), resume, tensorboard)
+    chosen = recipes.for_run(out, recipe, overrides or (), resume)
+    from chestxray.training.fit import train as fit  # imports torch, after the recipe was checked
+
+    finished = fit(dataset, chosen, out, resume=resume, tensorboard=tensorboard)
     typer.echo(f"{finished.bundle}: {finished.model}")

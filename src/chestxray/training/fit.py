@@ -52,7 +52,6 @@ from chestxray.version import __version__
 
 _Precision = Literal["float32", "bfloat16"]
 
-_DEFAULT: Final = "baseline"
 _MADE_BY: Final = "chestxray train"
 
 
@@ -134,7 +133,7 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run = Path(out)
-    chosen = _recipe(run, recipe, overrides or (), resume)
+    chosen = recipes.for_run(run, recipe, overrides or (), resume)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(Path(dataset))
     _check_dataset(dataset, chosen)
@@ -167,17 +166,6 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     able = torch.cpu.get_capabilities()
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
-
-
-def _recipe(
-    run: Path, recipe: str | Path | Recipe | None, overrides: Overrides, resume: bool
-) -> Recipe:
-    own = run / "recipe.yaml"
-    if resume and not own.exists():
-        raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
-    if recipe is None:
-        recipe = own if resume and not overrides else _DEFAULT
-    return recipes.load(recipe, overrides)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chestxray.artifacts import write_text
-from chestxray.errors import RecipeError
+from chestxray.errors import ArtifactError, RecipeError
 
 Overrides = Mapping[str, Any] | Iterable[str]
 
@@ -24,6 +24,7 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _SHIPPED: Final = files("chestxray.training") / "recipes"
+_DEFAULT: Final = "baseline"
 _LINE: Final = 100  # characters
 
 
@@ -149,6 +150,23 @@ def load(recipe: str | Path | Recipe, overrides: Overrides = ()) -> Recipe:
     if found is None or faults:
         raise RecipeError(_listed(title, faults))
     return found
+
+
+def for_run(
+    run: Path, recipe: str | Path | Recipe | None, overrides: Overrides = (), resume: bool = False
+) -> Recipe:
+    """Choose the recipe of a run: the one given, or on resume the run's own, or else `baseline`.
+
+    Raises:
+        RecipeError: as `load` says.
+        ArtifactError: there is no run to resume.
+    """
+    own = run / "recipe.yaml"
+    if resume and not own.exists():
+        raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
+    if recipe is None:
+        recipe = own if resume and not overrides else _DEFAULT
+    return load(recipe, overrides)
 
 
 def save(path: Path, recipe: Recipe) -> None:
