@@ -91,15 +91,34 @@ def test_a_service_that_cannot_start_ends_with_the_reason(run: Path, monkeypatch
         Server(create_app(planted(run))).serve_on(address)
 
 
-def test_it_can_be_stopped_while_it_starts(run: Path, caplog):
+def test_stopped_while_it_starts_it_closes_no_decoder_that_is_being_started(
+    run: Path, monkeypatch, caplog
+):
+    start, close = DecoderPool.start, DecoderPool.close
+    starting, overlaps = threading.Event(), []
+
+    def watched_start(pool: DecoderPool) -> None:
+        starting.set()
+        try:
+            start(pool)
+        finally:
+            starting.clear()
+
+    def watched_close(pool: DecoderPool) -> None:
+        overlaps.append(starting.is_set())
+        close(pool)
+
+    monkeypatch.setattr(DecoderPool, "start", watched_start)
+    monkeypatch.setattr(DecoderPool, "close", watched_close)
     server = Server(create_app(planted(run)))
     with bind("127.0.0.1", 0) as address:
         thread = threading.Thread(target=server.serve_on, args=(address,))
         thread.start()
-        wait_until(lambda: server.started)
+        wait_until(lambda: server.started and starting.is_set())
         server.handle_exit(signal.SIGINT, None)
         thread.join(60)
     assert not thread.is_alive()
+    assert overlaps == [False]
     assert caplog.text == ""
 
 
@@ -111,7 +130,8 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
 
 
 def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(run: Path):
-    call = f"from chestxray.serving import serve; serve({str(run / 'bundle')!r}, port=0, engine='torch')"
+    bundle = str(run / "bundle")
+    call = f"from chestxray.serving import serve; serve({bundle!r}, port=0, engine='torch')"
     process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     watchdog = threading.Timer(240, process.kill)

@@ -28,7 +28,7 @@ from chestxray.serving.middleware import Metrics
 from chestxray.serving.responses import Heatmaps, ReadResult
 from chestxray.serving.uploads import DecoderPool, Upload
 
-State = Literal["starting", "ready", "stopping", "failed"]
+_State = Literal["starting", "ready", "stopping", "failed"]
 
 _RETRY_SECONDS: Final = 1
 _SECONDS_TO_KILL: Final = 0.2
@@ -65,7 +65,7 @@ class Limits:
         return _FULL_SIZE_UPLOADS * self.max_upload_bytes
 
 
-class Slot:
+class _Slot:
     """The right to have one upload in progress; released once, by the handler or by the work."""
 
     def __init__(self, admission: AdmissionControl) -> None:
@@ -112,13 +112,13 @@ class AdmissionControl:
         self._decoders = DecoderPool(limits.decoders, reader.size, limits.timeout)
         # A thread waits for a decoder, then for the model: enough of them to fill a batch.
         self._threads = ThreadPoolExecutor(limits.max_batch + limits.decoders, "read")
-        self._state: State = "starting"
+        self._state: _State = "starting"
         self._uploads = 0
         self._held_bytes = 0
         self._lock = threading.Lock()
 
     @property
-    def state(self) -> State:
+    def state(self) -> _State:
         """Whether requests are accepted."""
         return self._state if self._engine.alive or self._state == "stopping" else "failed"
 
@@ -158,7 +158,7 @@ class AdmissionControl:
         self._decoders.close()
 
     @contextmanager
-    def slot(self) -> Iterator[Slot]:
+    def slot(self) -> Iterator[_Slot]:
         """Take a slot; it is released here unless work has begun, which then releases it.
 
         Raises:
@@ -172,7 +172,7 @@ class AdmissionControl:
                 raise self._busy()
             self._uploads += 1
         self.metrics.uploads_in_progress.inc()
-        slot = Slot(self)
+        slot = _Slot(self)
         try:
             yield slot
         finally:
@@ -209,7 +209,7 @@ class AdmissionControl:
         )
 
     async def read(
-        self, slot: Slot, upload: Upload, heatmaps: Heatmaps, display: bool
+        self, slot: _Slot, upload: Upload, heatmaps: Heatmaps, display: bool
     ) -> ReadResult:
         """Have an upload read.
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from chestxray.errors import Notice
 
-PROBLEM_JSON: Final = "application/problem+json"
+_PROBLEM_JSON: Final = "application/problem+json"
 
 
 class NoticeModel(BaseModel):
@@ -93,7 +93,7 @@ def problem_response(
     problem: ProblemDetails, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Make the response that carries problem details."""
-    return JSONResponse(problem.model_dump(), problem.status, headers, PROBLEM_JSON)
+    return JSONResponse(problem.model_dump(), problem.status, headers, _PROBLEM_JSON)
 
 
 _MEANINGS: Final = {
@@ -128,5 +128,5 @@ def with_problem_type(schema: dict[str, Any]) -> dict[str, Any]:
             for response in operation["responses"].values():
                 content = response.get("content", {})
                 if content.get("application/json", {}).get("schema") == reference:
-                    response["content"] = {PROBLEM_JSON: {"schema": reference}}
+                    response["content"] = {_PROBLEM_JSON: {"schema": reference}}
     return schema

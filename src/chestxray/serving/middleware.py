@@ -39,7 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chestxray.errors import ConfigError
 from chestxray.serving.http_errors import problem_details, problem_response
 
-TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
+_TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
 
 _MIN_TOKEN: Final = 16  # characters
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -135,7 +135,7 @@ def read_token(file: Path | None = None) -> str | None:
         ConfigError: the file cannot be read, or see `check_token`.
     """
     if file is None:
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = os.environ.get(_TOKEN_VARIABLE)
     else:
         try:
             token = file.read_text(encoding="utf-8")
