@@ -29,7 +29,7 @@ from pathlib import Path
 import cv2
 
 from chestxray.dataset.packing import pack
-from chestxray.dataset.prepare import prepare
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.parallel import cores
 from chestxray.sources.phantom.tree import synth

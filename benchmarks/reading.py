@@ -42,7 +42,7 @@ from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import load
-from chestxray.reading.predict import predict
+from chestxray.reading.prediction import predict
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.tree import synth
 

@@ -47,7 +47,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The phantoms, prepared at 32 px."""
-    from chestxray.dataset.prepare import prepare
+    from chestxray.dataset.preparation import prepare
 
     return prepare(phantoms, tmp_path_factory.mktemp("prepared") / "dataset", size=32)
 

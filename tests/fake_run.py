@@ -17,7 +17,7 @@ from PIL import Image
 
 from chestxray.evaluation import predictions
 from chestxray.evaluation.comparison import compare
-from chestxray.evaluation.evaluate import evaluate
+from chestxray.evaluation.evaluation import evaluate
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.reference import FINDINGS_OF_LABEL

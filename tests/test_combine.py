@@ -13,7 +13,7 @@ import pytest
 from chestxray import parallel
 from chestxray.dataset import Dataset
 from chestxray.dataset.combine import Combined, combine, duplicates
-from chestxray.dataset.prepare import prepare
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import check, split_sha256
 from chestxray.errors import SourceError
 from chestxray.findings import Findings

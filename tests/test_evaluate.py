@@ -20,7 +20,7 @@ from sklearn import metrics as oracle
 
 from chestxray.cli.evaluate import evaluate as command
 from chestxray.errors import PredictionsError
-from chestxray.evaluation import evaluate as evaluations
+from chestxray.evaluation import evaluation as evaluations
 from chestxray.evaluation import predictions
 from chestxray.evaluation.curves import NO_VALIDATION
 from chestxray.evaluation.labels import Labels
@@ -310,7 +310,7 @@ def test_a_dataset_tells_the_split_itself(dataset: Dataset, tmp_path: Path) -> N
 def test_evaluating_and_reporting_need_no_torch(tmp_path: Path) -> None:
     write_bare_table(tmp_path / "Data_Entry.csv")
     code = (
-        "import sys; from pathlib import Path; from chestxray.evaluation.evaluate import evaluate;"
+        "import sys; from pathlib import Path; from chestxray import evaluate;"
         "import chestxray.reporting.page;"
         f"evaluate(Path({str(table_of('test', tmp_path))!r}),"
         f" Path({str(tmp_path / 'Data_Entry.csv')!r}), out=Path({str(tmp_path / 'out')!r}));"

@@ -279,7 +279,7 @@ def test_resuming_with_another_recipe_is_refused(run, dataset):
 
 
 def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
-    from chestxray.dataset.prepare import prepare
+    from chestxray.dataset.preparation import prepare
 
     other = prepare(phantoms, tmp_path / "other", size=32, seed=5)
     with pytest.raises(ArtifactError, match="another dataset"):

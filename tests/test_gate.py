@@ -23,12 +23,12 @@ from chestxray.errors import Notice, RefusedError
 from chestxray.model.bundle import CARD, GATE
 from chestxray.model.out_of_distribution import STATES, Detector, Template, _limit, held_out
 from chestxray.reading import gate
-from chestxray.reading.explain import explain
+from chestxray.reading.explanation import explain
 from chestxray.reading.gate import checks
 from chestxray.reading.gate.notices import NOTICES, refusal, warning
 from chestxray.reading.inputs import find
 from chestxray.reading.judged_image import JudgedImage, load
-from chestxray.reading.predict import predict, predict_inputs
+from chestxray.reading.prediction import predict, predict_inputs
 from chestxray.reading.reader import Reader
 from chestxray.training.data import Part
 from chestxray.training.finalize import fit_detector

@@ -11,7 +11,7 @@ import chestxray
 
 PACKAGE = Path(chestxray.__file__).parent
 LAYERS = (
-    {"findings", "errors", "artifacts", "progress", "parallel", "version"},
+    {"findings", "errors", "artifacts", "progress", "parallel", "version", "lazy"},
     {"sources"},
     {"dataset"},
     {"evaluation"},

@@ -26,11 +26,11 @@ from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import Calibration
 from chestxray.findings import Findings
 from chestxray.model.engines import Answer
-from chestxray.reading.explain import explain
+from chestxray.reading.explanation import explain
 from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import DatasetImages, RadiographFiles, find
 from chestxray.reading.judged_image import load
-from chestxray.reading.predict import check_out, predict, predict_inputs
+from chestxray.reading.prediction import check_out, predict, predict_inputs
 from chestxray.reading.predictions_writer import PredictionsWriter, is_table
 from chestxray.reading.reader import Reader
 from chestxray.sources.nih import FINDINGS
@@ -62,7 +62,7 @@ import sys, time
 from pathlib import Path
 import chestxray
 from chestxray.reading import predictions_writer
-from chestxray.reading.predict import predict
+from chestxray.reading.prediction import predict
 
 if __name__ == "__main__":
     predictions_writer._SECONDS_BETWEEN_SYNCS = 0

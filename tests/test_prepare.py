@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from chestxray import parallel
 from chestxray.cli.main import app
 from chestxray.dataset import Dataset, packing, shards
-from chestxray.dataset import prepare as making
+from chestxray.dataset import preparation as making
 from chestxray.dataset.pixels import PIXEL_RULE, canonical
-from chestxray.dataset.prepare import prepare
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import split_sha256
 from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED, index_columns
 from chestxray.errors import ArtifactError, SourceError

@@ -21,7 +21,7 @@ from PIL import Image
 
 import chestxray
 from chestxray.dataset import pixels
-from chestxray.dataset.prepare import prepare
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import (
     ArtifactError,
@@ -35,11 +35,11 @@ from chestxray.evaluation import localization as localisation
 from chestxray.evaluation import predictions
 from chestxray.findings import label
 from chestxray.model.engines import heatmaps
-from chestxray.reading.explain import explain, explain_inputs
+from chestxray.reading.explanation import explain, explain_inputs
 from chestxray.reading.inputs import RadiographFiles, find, leakage
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.overlay import blend
-from chestxray.reading.predict import predict, predict_inputs
+from chestxray.reading.prediction import predict, predict_inputs
 from chestxray.reading.reader import Reader, Reading
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.finalize import _heat_scale

@@ -14,7 +14,7 @@ import pytest
 import chestxray.evaluation
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Bounds, Interval
-from chestxray.evaluation.evaluate import evaluate
+from chestxray.evaluation.evaluation import evaluate
 from chestxray.evaluation.metrics import METRICS
 from chestxray.evaluation.results import Comparison, Results, schema
 from chestxray.sources.nih import FINDINGS

@@ -13,7 +13,7 @@ import pytest
 from chestxray import parallel
 from chestxray.dataset import Dataset, shards
 from chestxray.dataset.pixels import canonical
-from chestxray.dataset.prepare import prepare
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED
 from chestxray.errors import ArtifactError
 from chestxray.sources.nih import FINDINGS

@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from chestxray import parallel
 from chestxray.cli.verify import verify
 from chestxray.dataset import Dataset, shards
-from chestxray.dataset.prepare import prepare
-from chestxray.dataset.verify import DatasetVerdict
-from chestxray.dataset.verify import verify as look
+from chestxray.dataset.preparation import prepare
+from chestxray.dataset.verification import DatasetVerdict
+from chestxray.dataset.verification import verify as look
 from chestxray.errors import ArtifactError
 from dicom_files import RAMP12, dicom
 from nih_tree import write_tree

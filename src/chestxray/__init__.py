@@ -22,13 +22,15 @@ All failures derive from `ChestXrayError`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from chestxray.lazy import exports
 from chestxray.version import __version__
 
 if TYPE_CHECKING:
-    from chestxray.dataset import Dataset, Manifest, prepare, verify
+    from chestxray.dataset import Dataset, Manifest
+    from chestxray.dataset import preparation as prepare
+    from chestxray.dataset import verification as verify
     from chestxray.errors import (
         ArtifactError,
         BundleError,
@@ -46,42 +48,34 @@ if TYPE_CHECKING:
         TrainingError,
         WorkerError,
     )
-    from chestxray.evaluation import (
-        Comparison,
-        Interval,
-        Labels,
-        Predictions,
-        Results,
-        compare,
-        evaluate,
-    )
+    from chestxray.evaluation import Comparison, Interval, Labels, Predictions, Results, compare
+    from chestxray.evaluation import evaluation as evaluate
     from chestxray.findings import Findings, vocabulary
-    from chestxray.model import export
-    from chestxray.reading import Reader, Reading, explain, load, predict
+    from chestxray.reading import Reader, Reading, load
+    from chestxray.reading import explanation as explain
+    from chestxray.reading import prediction as predict
     from chestxray.reporting import report
     from chestxray.serving import serve
     from chestxray.sources import Collection, ReadOptions, Source, SourceCard, synth
     from chestxray.training import Recipe, Run, train
 
 _ROOMS: Final = {
-    "chestxray.dataset": ("Dataset", "Manifest", "prepare", "verify"),
-    "chestxray.errors": (
+    "dataset": ("Dataset", "Manifest", "prepare", "verify"),
+    "errors": (
         "ArtifactError", "BundleError", "ChestXrayError", "ConfigError", "DownloadError",
         "FindingsError", "ImageError", "MissingExtraError", "Notice", "PredictionsError",
         "RecipeError", "RefusedError", "SourceError", "TrainingError", "WorkerError",
     ),
-    "chestxray.evaluation": (
+    "evaluation": (
         "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate",
     ),
-    "chestxray.findings": ("Findings", "vocabulary"),
-    "chestxray.model": ("export",),
-    "chestxray.reading": ("Reader", "Reading", "explain", "load", "predict"),
-    "chestxray.reporting": ("report",),
-    "chestxray.serving": ("serve",),
-    "chestxray.sources": ("Collection", "ReadOptions", "Source", "SourceCard", "synth"),
-    "chestxray.training": ("Recipe", "Run", "train"),
+    "findings": ("Findings", "vocabulary"),
+    "reading": ("Reader", "Reading", "explain", "load", "predict"),
+    "reporting": ("report",),
+    "serving": ("serve",),
+    "sources": ("Collection", "ReadOptions", "Source", "SourceCard", "synth"),
+    "training": ("Recipe", "Run", "train"),
 }  # fmt: skip
-_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "ArtifactError", "BundleError", "ChestXrayError", "Collection", "Comparison", "ConfigError",
@@ -89,27 +83,12 @@ __all__ = [
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run", "Source",
     "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "compare",
-    "evaluate", "explain", "export", "load", "predict", "prepare", "report", "serve", "synth",
+    "evaluate", "explain", "load", "predict", "prepare", "report", "serve", "synth",
     "train", "verify", "vocabulary",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Load a public name from its room (PEP 562).
-
-    Raises:
-        MissingExtraError: the room needs a package of an extra that is not installed.
-    """
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'chestxray' has no attribute {name!r}")
-    from chestxray.errors import of_missing_module
-
-    try:
-        value = getattr(import_module(_ROOM_OF[name]), name)
-    except ModuleNotFoundError as error:
-        raise of_missing_module(error) from error
-    globals()[name] = value
-    return value
+__getattr__ = exports(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:

@@ -106,8 +106,8 @@ def _dataset(folder: Path) -> Check:
 
 
 def _bundle(folder: Path) -> Check:
-    from chestxray import load
     from chestxray.errors import ChestXrayError
+    from chestxray.reading.reader import load
 
     try:
         reader = load(folder)

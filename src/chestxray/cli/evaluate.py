@@ -49,7 +49,7 @@ def evaluate(
     Metrics at a threshold need --fit-on: thresholds are chosen on validation, never on the images
     that are evaluated. Intervals are 95 %, from resamples of patients.
     """
-    from chestxray.evaluation.evaluate import evaluate as evaluated
+    from chestxray.evaluation.evaluation import evaluate as evaluated
     from chestxray.evaluation.labels import Labels
 
     if masks is not None and heatmaps is None:

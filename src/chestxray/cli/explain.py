@@ -29,7 +29,7 @@ def explain(
     Each file gets one sheet with all findings. A dataset gets, for each finding, its most probable
     true call, its most probable false call and its least probable miss.
     """
-    from chestxray.reading.explain import explain
+    from chestxray.reading.explanation import explain
 
     run = explain(bundle, inputs, out, split=split, findings=finding or None, force=force)
     count = len(run.pictures)

@@ -38,7 +38,7 @@ def predict(
     An image that is refused or cannot be read keeps its row, with the reason. Images of a dataset
     are not judged, so that an evaluation does not lose any. Resumes an interrupted run.
     """
-    from chestxray.reading.predict import predict
+    from chestxray.reading.prediction import predict
 
     run = predict(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
     typer.echo(

@@ -59,7 +59,7 @@ def run(
     dataset, model = out / "dataset", out / "run"
     bundle, predictions = model / "bundle", model / "predictions.csv"
     if not (dataset / "dataset.json").exists():
-        from chestxray.dataset.prepare import check_split
+        from chestxray.dataset.preparation import check_split
         from chestxray.training import check_recipe
 
         options = read_options(columns, uncertain, blank, views, patient_per_image)

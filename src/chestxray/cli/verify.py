@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from chestxray.dataset.verify import DatasetVerdict, Kind, Verdict
+    from chestxray.dataset.verification import DatasetVerdict, Kind, Verdict
     from chestxray.sources.collection import Collection, Problem
 
 _KINDS_SHOWN = 12
@@ -33,8 +33,8 @@ def verify(
     """
     from rich.console import Console
 
-    from chestxray.dataset.verify import Verdict
-    from chestxray.dataset.verify import verify as look
+    from chestxray.dataset.verification import Verdict
+    from chestxray.dataset.verification import verify as look
 
     verdict = look(path, source)
     console = Console(markup=False, highlight=False)
@@ -82,7 +82,7 @@ def _tables(verdict: Verdict) -> tuple[Table, ...]:
 
 
 def _overview(collection: Collection) -> Table:
-    from chestxray.dataset.verify import facts
+    from chestxray.dataset.verification import facts
 
     table = _table(collection.card.title, "", "")
     for name, fact in facts(collection).items():
@@ -91,7 +91,7 @@ def _overview(collection: Collection) -> Table:
 
 
 def _findings(collection: Collection) -> Table:
-    from chestxray.dataset.verify import findings
+    from chestxray.dataset.verification import findings
 
     table = _table("Findings", "finding", "images", "%", "unknown", "boxes", numbers=True)
     for name, found in findings(collection).items():

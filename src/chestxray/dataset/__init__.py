@@ -1,24 +1,39 @@
 """Radiographs and labels as a prepared dataset: split by patient, decoded once, packed in shards.
 
-`Dataset.open` opens one. The functions `prepare`, which makes one, and `verify`, which checks one
-or a raw tree, are in the modules of the same name and offered as `chestxray.prepare` and
-`chestxray.verify`. Nothing is imported before it is used: the processes that only decode files
-start without pandas.
+`prepare` makes a dataset from raw trees, `verify` checks a raw tree or a dataset, and
+`Dataset.open` opens one. Names are loaded when they are first used: the processes that only decode
+files start without pandas.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chestxray.lazy import exports
+
 if TYPE_CHECKING:
+    from chestxray.dataset.preparation import prepare
+    from chestxray.dataset.radiograph import Radiograph
     from chestxray.dataset.store import Dataset, Manifest
+    from chestxray.dataset.verification import verify
 
-__all__ = ["Dataset", "Manifest"]
+__all__ = [
+    "Dataset",
+    "Manifest",
+    "Radiograph",
+    "prepare",
+    "verify",
+]
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from chestxray.dataset import store  # noqa: PLC0415 - imports pandas
-
-    return getattr(store, name)
+__getattr__ = exports(
+    __name__,
+    {
+        "preparation": ("prepare",),
+        "radiograph": ("Radiograph",),
+        "store": (
+            "Dataset",
+            "Manifest",
+        ),
+        "verification": ("verify",),
+    },
+)

@@ -2,7 +2,7 @@
 
 `OUT/dataset.json` is written last: where it exists, the other files are complete. Opening checks
 the hashes of the tables and the names, sizes and headers of the shards, and refuses a dataset that
-does not match its manifest. The hashes of the shards are checked by `dataset.verify`.
+does not match its manifest. The hashes of the shards are checked by `dataset.verification`.
 """
 
 from __future__ import annotations

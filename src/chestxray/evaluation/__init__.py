@@ -1,30 +1,25 @@
-"""Evaluation: predictions and labels in, typed results with confidence intervals out. No torch.
+"""Predictions and labels in, typed results with confidence intervals out. No torch.
 
-`chestxray.evaluate` and `chestxray.compare` are the two functions that most users need; they are
-defined in `evaluate` and `comparison`. The public names of this package are loaded when they are
-first used, so that importing one of its modules does not import them all.
+`evaluate` measures one table of predictions, `compare` tests the difference of two. A new metric is
+one entry in the registry `METRICS`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING
 
-_MODULES: Final = {
-    "Calibration": "calibration",
-    "Comparison": "results",
-    "Interval": "bootstrap",
-    "Labels": "labels",
-    "METRICS": "metrics",
-    "Metric": "metrics",
-    "Predictions": "predictions",
-    "Results": "results",
-    "compare": "comparison",
-    "fit_calibration": "calibration",
-    "fit_thresholds": "thresholds",
-    "register": "metrics",
-    "schema": "results",
-}
+from chestxray.lazy import exports
+
+if TYPE_CHECKING:
+    from chestxray.evaluation.bootstrap import Interval
+    from chestxray.evaluation.calibration import Calibration, fit_calibration
+    from chestxray.evaluation.comparison import compare
+    from chestxray.evaluation.evaluation import evaluate
+    from chestxray.evaluation.labels import Labels
+    from chestxray.evaluation.metrics import METRICS, Metric, register
+    from chestxray.evaluation.predictions import Predictions
+    from chestxray.evaluation.results import Comparison, Results, schema
+    from chestxray.evaluation.thresholds import fit_thresholds
 
 __all__ = [
     "METRICS",
@@ -36,15 +31,35 @@ __all__ = [
     "Predictions",
     "Results",
     "compare",
+    "evaluate",
     "fit_calibration",
     "fit_thresholds",
     "register",
     "schema",
 ]
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - each has its own type
-    """Load a public name from its module."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = exports(
+    __name__,
+    {
+        "bootstrap": ("Interval",),
+        "calibration": (
+            "Calibration",
+            "fit_calibration",
+        ),
+        "comparison": ("compare",),
+        "evaluation": ("evaluate",),
+        "labels": ("Labels",),
+        "metrics": (
+            "METRICS",
+            "Metric",
+            "register",
+        ),
+        "predictions": ("Predictions",),
+        "results": (
+            "Comparison",
+            "Results",
+            "schema",
+        ),
+        "thresholds": ("fit_thresholds",),
+    },
+)

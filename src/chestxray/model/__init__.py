@@ -1,12 +1,13 @@
 """The classifier, its class maps, and the bundle that it is saved as.
 
-Names are imported when they are first used: a model card and an export are read without torch.
+Names are loaded when they are first used: a model card and an export are read without torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.model.bundle import Bundle
@@ -14,19 +15,27 @@ if TYPE_CHECKING:
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
 
-__all__ = ["Answer", "Bundle", "Classifier", "Engine", "ModelCard", "TrainedOn"]
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Classifier",
+    "Engine",
+    "ModelCard",
+    "TrainedOn",
+]
 
-_MODULES: Final = {
-    "Answer": "engines",
-    "Bundle": "bundle",
-    "Classifier": "network",
-    "Engine": "engines",
-    "ModelCard": "model_card",
-    "TrainedOn": "model_card",
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(
+    __name__,
+    {
+        "bundle": ("Bundle",),
+        "engines": (
+            "Answer",
+            "Engine",
+        ),
+        "model_card": (
+            "ModelCard",
+            "TrainedOn",
+        ),
+        "network": ("Classifier",),
+    },
+)

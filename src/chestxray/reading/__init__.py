@@ -3,20 +3,22 @@
     radiograph ─► judged_image ─► reader ─► reading
                    gate: header, pixels      probabilities, calls, heatmaps, warnings
 
-`predict.predict` reads many radiographs into a table, `explain.explain` draws their heatmaps.
+`load` gives a reader, `predict` reads many radiographs into a table, `explain` draws heatmaps.
+Names are loaded when they are first used, since decoder processes need none of them.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from chestxray.lazy import exports
 
 if TYPE_CHECKING:
-    from chestxray.reading.explain import ExplanationRun
+    from chestxray.reading.explanation import ExplanationRun, explain
     from chestxray.reading.gate.notices import NOTICES
     from chestxray.reading.judged_image import JudgedImage
-    from chestxray.reading.predict import PredictionRun
-    from chestxray.reading.reader import Reader
+    from chestxray.reading.prediction import PredictionRun, predict
+    from chestxray.reading.reader import Reader, load
     from chestxray.reading.reading import Reading
 
 __all__ = [
@@ -26,20 +28,28 @@ __all__ = [
     "PredictionRun",
     "Reader",
     "Reading",
+    "explain",
+    "load",
+    "predict",
 ]
 
-_HOMES: Final = {
-    "NOTICES": "gate.notices",
-    "ExplanationRun": "explain",
-    "JudgedImage": "judged_image",
-    "PredictionRun": "predict",
-    "Reader": "reader",
-    "Reading": "reading",
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import a public name when it is first used, since decoder processes need none of them."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = exports(
+    __name__,
+    {
+        "explanation": (
+            "ExplanationRun",
+            "explain",
+        ),
+        "gate.notices": ("NOTICES",),
+        "judged_image": ("JudgedImage",),
+        "prediction": (
+            "PredictionRun",
+            "predict",
+        ),
+        "reader": (
+            "Reader",
+            "load",
+        ),
+        "reading": ("Reading",),
+    },
+)

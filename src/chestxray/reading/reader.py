@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,13 @@ from chestxray.model import model_card
 from chestxray.model.engines import Engine, Features, Heat, Probabilities, heatmaps
 from chestxray.model.exported import open_engine
 from chestxray.model.model_card import Facts
+from chestxray.reading import judged_image
 from chestxray.reading.gate import checks
 from chestxray.reading.gate.notices import warning
-from chestxray.reading.judged_image import JudgedImage, checked_batch, load
+from chestxray.reading.judged_image import JudgedImage, checked_batch
 from chestxray.reading.reading import Reading
 
-__all__ = ["Reader", "Reading", "Source"]
+__all__ = ["Reader", "Reading", "Source", "load"]
 
 Source = FileSource | Radiograph | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | JudgedImage
 
@@ -46,32 +46,6 @@ class Reader:
         self.size = bundle.card.size
         self._slopes = np.array(list(bundle.card.heat_slopes.values()), np.float32)
         self.warnings = tuple(_warnings(bundle))
-
-    @classmethod
-    def load(cls, bundle: str | Path, engine: str | Path = "auto") -> Self:
-        """Load a bundle folder.
-
-        Args:
-            bundle: the `bundle` folder of a run.
-            engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
-                installed, else torch. Or the folder of an export of this bundle, which loads in a
-                fraction of the time, since it does not need torch.
-
-        Raises:
-            BundleError: the folder is missing, incomplete, altered, an export, or made for another
-                network.
-            ArtifactError: the export is missing, altered, or of another model.
-            MissingExtraError: the engine asked for is not installed.
-        """
-        if engine in ("auto", "torch", "openvino"):
-            # Imported here, since an export is read without torch.
-            from chestxray.model import bundle as bundles  # noqa: PLC0415
-            from chestxray.reading.engine import choose  # noqa: PLC0415
-
-            trained = bundles.load(Path(bundle))
-            return cls(trained, choose(trained, str(engine)))
-        facts = model_card.read(Path(bundle))
-        return cls(facts, open_engine(Path(engine), facts.identity))
 
     def __repr__(self) -> str:
         return f"<Reader of {self.bundle.identity} by {self.engine.name}>"
@@ -146,7 +120,7 @@ class Reader:
         if isinstance(source, np.ndarray):
             return JudgedImage.of_array(source, self.size)
         if isinstance(source, str | Path | bytes) or _is_binary_file(source):
-            return load(source, self.size)
+            return judged_image.load(source, self.size)
         several = isinstance(source, list | tuple)
         step = "read one radiograph at a time" if several else "give one of these"
         raise ImageError(
@@ -173,6 +147,32 @@ class Reader:
             thresholds=dict(self.bundle.card.thresholds),
             placement=judged.placement,
         )
+
+
+def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
+    """Load a bundle into a reader.
+
+    Args:
+        bundle: the `bundle` folder of a run.
+        engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
+            installed, else torch. Or the folder of an export of this bundle, which loads in a
+            fraction of the time, since it does not need torch.
+
+    Raises:
+        BundleError: the folder is missing, incomplete, altered, an export, or made for another
+            network.
+        ArtifactError: the export is missing, altered, or of another model.
+        MissingExtraError: the engine asked for is not installed.
+    """
+    if engine in ("auto", "torch", "openvino"):
+        # Imported here, since an export is read without torch.
+        from chestxray.model import bundle as bundles  # noqa: PLC0415
+        from chestxray.reading.engine import choose  # noqa: PLC0415
+
+        trained = bundles.load(Path(bundle))
+        return Reader(trained, choose(trained, str(engine)))
+    facts = model_card.read(Path(bundle))
+    return Reader(facts, open_engine(Path(engine), facts.identity))
 
 
 def _warnings(bundle: Facts) -> Iterator[Notice]:

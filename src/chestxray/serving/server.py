@@ -13,8 +13,8 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from chestxray import load
 from chestxray.errors import ConfigError
+from chestxray.reading.reader import load
 from chestxray.serving.admission import AdmissionControl, Limits
 from chestxray.serving.middleware import check_address, check_token
 from chestxray.serving.web import create_app

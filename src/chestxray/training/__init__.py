@@ -1,23 +1,33 @@
-"""Training: a dataset and a recipe in, a run out.
+"""A dataset and a recipe in, a run out.
 
-`train` and what else needs torch is imported when it is first used, so that recipes can be read
-and checked without it.
+Names are loaded when they are first used: recipes are read and checked without torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chestxray.training.recipe import Recipe
+from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.training.fit import Run, check_recipe, train
+    from chestxray.training.recipe import Recipe
 
-__all__ = ["Recipe", "Run", "check_recipe", "train"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "check_recipe",
+    "train",
+]
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute
-    if name in __all__:
-        return getattr(import_module(f"{__name__}.fit"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(
+    __name__,
+    {
+        "fit": (
+            "Run",
+            "check_recipe",
+            "train",
+        ),
+        "recipe": ("Recipe",),
+    },
+)

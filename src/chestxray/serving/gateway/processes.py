@@ -39,7 +39,7 @@ def load_model(bundle: Path, engine: str) -> _LoadedModel:
         BundleError: the bundle cannot be used.
         ConfigError: the engine cannot be used; unlike the original error, it can be pickled.
     """
-    from chestxray import load
+    from chestxray.reading.reader import load
 
     try:
         reader = load(bundle, engine)
@@ -102,7 +102,7 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
     _release_predecessor(config, READ, name)
     _use_share_of_cores(number, config.read.workers)
     with _terminable():
-        from chestxray import load
+        from chestxray.reading.reader import load
         from chestxray.serving.gateway import worker
 
         reader = load(bundle, config.read.engine)

@@ -46,7 +46,7 @@ from chestxray.reading.predictions_writer import (
     columns,
     is_table,
 )
-from chestxray.reading.reader import Reader
+from chestxray.reading.reader import Reader, load
 from chestxray.version import __version__
 
 _REFUSED: Final = "refused"
@@ -107,7 +107,7 @@ def predict(
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
             the heatmaps of one table; the next one's replace them.
         force: read what the gate refuses; its reasons are kept.
-        engine: for a bundle, see `Reader.load`.
+        engine: for a bundle, see `chestxray.load`.
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
@@ -119,7 +119,7 @@ def predict(
         reader, found = model, find(inputs, split, model.bundle.card)
     else:  # wrong inputs are reported before the network is loaded, which takes seconds
         found = find(inputs, split, model_card.read(Path(model)).card)
-        reader = Reader.load(model, engine)
+        reader = load(model, engine)
     for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
         if warning:
             _log.warning("%s", warning)

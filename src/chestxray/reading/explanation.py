@@ -31,7 +31,7 @@ from chestxray.progress import progress
 from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFiles, find, leakage
 from chestxray.reading.judged_image import load_with_display
 from chestxray.reading.overlay import COLOURS, blend
-from chestxray.reading.reader import Reader, Reading
+from chestxray.reading.reader import Reader, Reading, load
 
 _Kind = Literal["true call", "false call", "missed"]
 _KINDS: Final[tuple[_Kind, ...]] = ("true call", "false call", "missed")
@@ -113,7 +113,7 @@ def explain(
         split: of a dataset, such as `test`.
         findings: to draw; all of the model's by default.
         force: also draw files that the gate refuses.
-        engine: for a bundle, see `Reader.load`.
+        engine: for a bundle, see `chestxray.load`.
 
     Raises:
         SourceError: an input is missing or not possible, or a finding is not one of the model's.
@@ -122,7 +122,7 @@ def explain(
     card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
     wanted = _wanted(findings, card.findings)
     found = find(inputs, split, card)
-    reader = model if isinstance(model, Reader) else Reader.load(model, engine)
+    reader = model if isinstance(model, Reader) else load(model, engine)
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)
