@@ -28,9 +28,7 @@ from chestxray.lazy import exports
 from chestxray.version import __version__
 
 if TYPE_CHECKING:
-    from chestxray.dataset import Dataset, Manifest
-    from chestxray.dataset import preparation as prepare
-    from chestxray.dataset import verification as verify
+    from chestxray.dataset import Dataset, Manifest, prepare, verify
     from chestxray.errors import (
         ArtifactError,
         BundleError,
@@ -48,12 +46,17 @@ if TYPE_CHECKING:
         TrainingError,
         WorkerError,
     )
-    from chestxray.evaluation import Comparison, Interval, Labels, Predictions, Results, compare
-    from chestxray.evaluation import evaluation as evaluate
+    from chestxray.evaluation import (
+        Comparison,
+        Interval,
+        Labels,
+        Predictions,
+        Results,
+        compare,
+        evaluate,
+    )
     from chestxray.findings import Findings, vocabulary
-    from chestxray.reading import Reader, Reading, load
-    from chestxray.reading import explanation as explain
-    from chestxray.reading import prediction as predict
+    from chestxray.reading import Reader, Reading, explain, load, predict
     from chestxray.reporting import report
     from chestxray.serving import serve
     from chestxray.sources import Collection, ReadOptions, Source, SourceCard, synth
