@@ -79,7 +79,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_hospitals_tree_is_recognised_and_read_to_five_findings(hospital: Path) -> None:
     collection = sources.read(hospital)
-    assert collection.name == "table"
+    assert collection.name == "tree"
     assert collection.findings == Findings(
         ["Effusion", "Pneumothorax", "Consolidation", "Rib Fracture", "Pacemaker"]
     )

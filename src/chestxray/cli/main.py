@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -83,6 +84,8 @@ _INTERRUPTED: Final = 130
 
 def main() -> None:
     """Run the command line."""
+    if logging.lastResort is not None:  # how warnings look where a verb sets up no log of its own
+        logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

@@ -233,7 +233,7 @@ def _data(files: RunFiles) -> list[Limit]:
 
 def _labels(files: RunFiles) -> Limit:
     origins = files.label_origins.items()
-    known = " ".join(f"Labels of {title}: {origin}." for title, origin in origins)
+    known = " ".join(f"Labels of {title}: {origin.rstrip('.')}." for title, origin in origins)
     known = known or "The origin of the labels is not recorded."
     if files.adjudicated:
         return Limit(

@@ -8,6 +8,7 @@ stated with `ReadOptions.columns` or in a YAML file beside the table, or guessed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from chestxray.sources.table_files import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
     is_table,
+    table_stem,
     text_table,
     titles,
 )
@@ -88,7 +90,7 @@ class _Table:
         settings = columns.settings
         card = replace(
             self.card,
-            title=settings.title or columns.table.name,
+            title=settings.title or tree.resolve().name,
             citation=settings.citation,
             licence=settings.licence or self.card.licence,
             label_origin=settings.label_origin or self.card.label_origin,
@@ -111,7 +113,7 @@ class _Table:
         rows, found = only_views(rows, applied["views"])
         problems += found
         return Collection(
-            name=settings.name,
+            name=settings.name or _short_name(tree),
             card=card,
             findings=labels.findings,
             rows=rows.sort_values("image", ignore_index=True),
@@ -133,6 +135,12 @@ def columns_of(tree: Path) -> str:
         return f" ({table.name} has the columns {', '.join(titles(table))})"
     except SourceError:
         return ""
+
+
+def _short_name(tree: Path) -> str:
+    """Name a data set after its folder or table; two of one name share their patients."""
+    plain = table_stem(tree) if tree.is_file() else tree.resolve().name
+    return re.sub(r"[^a-z0-9_-]+", "-", plain.casefold()).strip("-_")[:32] or _Table.name
 
 
 def find_columns(tree: Path, options: ReadOptions | None = None) -> TableColumns:

@@ -78,7 +78,7 @@ class _Settings(BaseModel):
 
     table: str = ""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
-    name: str = Field(default="table", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    name: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9_-]{0,31})?$")
     title: str = ""
     citation: str = ""
     licence: str = ""
