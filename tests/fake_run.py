@@ -58,13 +58,13 @@ def truth(
     return Labels(source, False, "v2020", Findings(names), rows, boxes)
 
 
-def predicted(labels: Labels, split: str, seed: int = 0) -> Predictions:
-    """A table of predictions of one part, of planted quality."""
+def predicted(labels: Labels, split: str, seed: int = 0) -> pd.DataFrame:
+    """The rows of a table of predictions of one part, of planted quality."""
     rng = np.random.default_rng(seed)
     rows = labels.rows[labels.rows["split"] == split]
     y = rows[list(labels.findings)].to_numpy()
     logits = y * SHIFT + rng.normal(size=y.shape) - 2
-    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)), labels.findings)
+    return predictions.table(list(rows.index), 1 / (1 + np.exp(-logits)), labels.findings).rows
 
 
 def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAMPLES) -> Path:
@@ -72,8 +72,8 @@ def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAM
     labels = labels or truth(source="NIH ChestX-ray14")
     write_training(folder, labels)
     test, val = folder / "predictions.csv", folder / "validation.csv"
-    predictions.write(test, predicted(labels, "test"))
-    predictions.write(val, predicted(labels, "val", seed=1))
+    predictions.write(test, Predictions(labels.findings, predicted(labels, "test")))
+    predictions.write(val, Predictions(labels.findings, predicted(labels, "val", seed=1)))
     heat = np.zeros((SIZES["test"], len(labels.findings), 5, 5), dtype=np.float16)
     heat[:, :, 2, 2] = 1
     np.save(folder / "heatmaps.npy", heat)
@@ -89,7 +89,9 @@ def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAM
         resamples=resamples,
         out=out,
     )
-    predictions.write(folder / "other.csv", predicted(labels, "test", seed=2))
+    predictions.write(
+        folder / "other.csv", Predictions(labels.findings, predicted(labels, "test", seed=2))
+    )
     compare(test, folder / "other.csv", labels, resamples=resamples, out=out)
     _write_explanations(folder / "explanations", labels)
     return folder

@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.evaluation.calibration import Calibration
-from chestxray.evaluation.calibrators import Logistic
+from chestxray.evaluation.calibration import Calibration, Logistic
 from chestxray.findings import Findings, vocabulary
 from chestxray.model import bundle as bundles
 from chestxray.model.bundle import Bundle
@@ -24,7 +23,9 @@ FIVE: Final = Findings(
 HOSTILE: Final = Findings(
     ["&ltb&gt&ampcopy alert(1) %3Cscript%3E", "__proto__", "javascript:alert(1)", "../../v1/model"]
 )
-FORTY: Final = Findings([*vocabulary(), *(f"Private finding {n}" for n in range(23, 40))])
+FORTY: Final = Findings(
+    [*list(vocabulary())[:23], *(f"Private finding {n}" for n in range(23, 40))]
+)
 
 
 def described(card: ModelCard, findings: Findings) -> ModelCard:

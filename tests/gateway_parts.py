@@ -240,7 +240,7 @@ class Gateway:
 
     def run_command(self) -> tuple[str, ...]:
         """What starts it, after `chestxray gateway`."""
-        return (str(self._bundle),)
+        return ("run", str(self._bundle))
 
     @property
     def pid(self) -> int:

@@ -4,47 +4,54 @@ import re
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from chestxray.cli.main import app
 from chestxray.training import recipe as recipes
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-FILES = (REPOSITORY / "docs/files.md").read_text(encoding="utf-8")
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *(REPOSITORY / "docs").glob("*.md"),
+]
 PACKAGE = REPOSITORY / "src/chestxray"
-VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = typer.main.get_command(app).commands
 
 
-def _tree() -> set[str]:
-    """Paths that the tree of files names, by their indentation."""
-    lines = FILES.split("```\nsrc/chestxray/\n")[1].split("```")[0].splitlines()
-    stack: list[str] = []
-    paths = set()
-    for line in lines:
-        depth = (len(line) - len(line.lstrip())) // 2
-        if not depth:
-            break
-        stack[depth - 1 :] = [line.split()[0]]
-        paths.add("".join(stack))
-    return paths
+def _options(words: list[str]) -> tuple[set[str], set[str]]:
+    """The options that a documented command uses, and those that it has."""
+    command = COMMANDS[words[0]]
+    if hasattr(command, "commands"):
+        command = command.commands[words[1]]
+    known = {name for parameter in command.params for name in parameter.opts}
+    return {word for word in words if word.startswith("--")}, known
 
 
-def test_the_list_of_files_is_the_package():
-    real = {
-        str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
-        if not path.name.startswith("__")
-    }
-    verbs = {f"cli/{verb}.py" for verb in VERBS}
-    named = {path for path in _tree() if path.endswith(".py")}
-    assert named == real - verbs
+def test_every_command_in_the_documents_exists_with_its_options():
+    found = 0
+    for page in PAGES:
+        if page.name == "log.md":  # what was typed at its date
+            continue
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(
+            r"^(?:\.venv/bin/)?chestxray ([^#\n]+)|`chestxray ([^`\n]+)`", text, re.MULTILINE
+        ):
+            words = (line[0] or line[1]).split()
+            if words[0].isupper() or words[0].startswith("-"):
+                continue
+            used, known = _options(words)
+            assert used <= known, f"{page.name}: {' '.join(words)}: {used - known}"
+            found += 1
+    assert found > 20
 
 
-def test_every_command_in_the_readme_exists_and_every_verb_has_help():
-    named = set(re.findall(r"^(?:\.venv/bin/)?chestxray (\w+)", README, flags=re.MULTILINE))
-    assert named
-    assert named <= set(VERBS)
-    assert all(command.callback.__doc__ for command in app.registered_commands)
+def test_every_verb_has_help():
+    for command in COMMANDS.values():
+        assert command.help
+        for sub in getattr(command, "commands", {}).values():
+            assert sub.help
 
 
 @pytest.mark.parametrize("model", [recipes.Recipe, recipes.Augment, recipes.Loss])
@@ -54,14 +61,31 @@ def test_every_key_of_a_recipe_is_documented(model):
 
 
 def test_every_link_in_the_documents_leads_somewhere():
-    for page in [REPOSITORY / "README.md", *Path(REPOSITORY / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_path_named_in_the_documents_exists():
-    for page in [REPOSITORY / "README.md", REPOSITORY / "docs/architecture.md"]:
+    for page in PAGES:
+        if page.name == "log.md":
+            continue
         text = page.read_text(encoding="utf-8")
-        for path in re.findall(r"`((?:src|tests|docs)/[\w./]+)`", text):
+        for path in re.findall(r"`((?:src|tests|docs|benchmarks)/[\w./]+)`", text):
             assert (REPOSITORY / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_stages_of_the_architecture_name_real_modules():
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`((?:sources|dataset|training|reading|evaluation|model|reporting|serving|cli)/[\w./]*)`",
+        text,
+    )
+    assert len(named) > 15
+    for path in named:
+        assert (PACKAGE / path).exists(), path
+
+
+def test_the_vocabulary_file_is_beside_the_module_that_reads_it():
+    assert Path(PACKAGE / "vocabulary.json").is_file()

@@ -65,7 +65,7 @@ def test_an_engine_that_is_not_installed_is_told_by_its_key(
     def missing(*_: object) -> None:
         raise MissingExtraError("openvino", "export")
 
-    monkeypatch.setattr("chestxray.load", missing)
+    monkeypatch.setattr("chestxray.reading.reader.load", missing)
     with pytest.raises(ConfigError, match=r"^read\.engine: openvino is not installed"):
         processes.load_model(run / "bundle", "openvino")
 

@@ -142,7 +142,7 @@ def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> N
         Labels.read(write_table(tmp_path))
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
-    with pytest.raises(SourceError, match="patients are in more than one part"):
+    with pytest.raises(SourceError, match="1 patient is in more than one part"):
         Labels.read(tmp_path / "Data_Entry.csv")
 
 

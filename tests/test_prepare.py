@@ -238,7 +238,7 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from chestxray import parallel
-from chestxray.dataset import packing, prepare, shards
+from chestxray.dataset import packing, preparation, shards
 
 def killed(original, calls):
     def call(*arguments, **options):
@@ -252,9 +252,9 @@ def killed(original, calls):
 if __name__ == "__main__":
     raw, out, name, function, calls = sys.argv[1:]
     shards.SHARD, packing.CHUNK, parallel.cores = 16, 5, lambda: 1
-    module = {"packing": packing, "prepare": prepare}[name]
+    module = {"packing": packing, "preparation": preparation}[name]
     setattr(module, function, killed(getattr(module, function), int(calls)))
-    prepare.prepare(Path(raw), Path(out), size=32)
+    preparation.prepare(Path(raw), Path(out), size=32)
 """
 
 
@@ -288,9 +288,9 @@ def test_killed_while_packing_and_resumed_gives_the_same_bytes(raw, whole, tmp_p
 def test_killed_while_finishing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path):
     out = tmp_path / "out"
     for point in (
-        ("prepare", "write_table", 2),
-        ("prepare", "write_json", 1),
-        *(("prepare", "sync_folder", 1) for _ in (BOXES, INDEX, "images", MANIFEST)),
+        ("preparation", "write_table", 2),
+        ("preparation", "write_json", 1),
+        *(("preparation", "sync_folder", 1) for _ in (BOXES, INDEX, "images", MANIFEST)),
     ):
         killed_at(tmp_path, raw, out, point)
         assert (out / UNFINISHED).exists()
@@ -369,7 +369,7 @@ def test_the_verb_prints_parts_and_what_could_not_be_read(raw, whole):
     counts = json.loads((whole / MANIFEST).read_text())["counts"]
     images = [str(counts[part]["images"]) for part in ("train", "val", "test")]
     assert ["images", *images] in [line.split() for line in result.stdout.splitlines()]
-    assert "2 of 60 images can't be read" in result.stdout
+    assert "2 of 60 images cannot be read" in result.stdout
     assert names(60)[BAD[0]] in result.stdout
 
 

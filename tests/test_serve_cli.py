@@ -125,6 +125,7 @@ def test_stopped_while_it_starts_it_closes_no_decoder_that_is_being_started(
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "chestxray.serving.server")
+    monkeypatch.delattr(chestxray.serving, "serve", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'chestxray\[serve\]'"):
         _ = chestxray.serving.serve
 

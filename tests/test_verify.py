@@ -100,7 +100,7 @@ def test_what_would_be_lost_is_named_and_fails(raw: Path) -> None:
     [
         (lambda data: data[: len(data) // 2], "truncated"),
         (lambda _: b"", "empty"),
-        (lambda _: b"<html>not found</html>", "no PNG, JPEG or DICOM"),
+        (lambda _: b"<html>not found</html>", "not PNG, JPEG or DICOM"),
         (lambda data: data[:60] + b"\x00\x00" + data[62:], "corrupt"),
     ],
     ids=["truncated", "empty", "web page", "flipped bytes"],
@@ -131,7 +131,7 @@ def test_a_broken_table_is_one_reason_not_a_table(raw: Path) -> None:
     from chestxray.errors import SourceError
 
     (raw / "Data_Entry_2017.csv").write_text("nothing\n", encoding="utf-8")
-    with pytest.raises(SourceError, match="no known data set"):
+    with pytest.raises(SourceError, match="not of a known data set"):
         run(raw)
 
 

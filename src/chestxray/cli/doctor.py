@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import typer
+
+from chestxray.cli.options import AsJson
 
 EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
@@ -20,7 +23,7 @@ EXTRAS = {
 
 
 class Check(NamedTuple):
-    """One line of the doctor: a verdict, what was looked at, what was found or how to mend it."""
+    """One line: a verdict, what was checked, and what was found or how to fix it."""
 
     verdict: Literal["PASS", "WARN", "FAIL"]
     subject: str
@@ -30,14 +33,18 @@ class Check(NamedTuple):
 def doctor(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Datasets and bundles to check too."),
+        typer.Argument(metavar="[FOLDER]...", help="Datasets and bundles to check as well."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check the machine, and datasets or bundles: PASS, WARN or FAIL with the fix."""
+    """Check the machine, and datasets or bundles: PASS, WARN or FAIL with what to do."""
     checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
     checks += [_folder(folder) for folder in folders or ()]
-    for check in checks:
-        typer.echo(f"{check.verdict}  {check.subject:<16} {check.finding}")
+    if as_json:
+        typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        for check in checks:
+            typer.echo(f"{check.verdict}  {check.subject:<16} {check.finding}")
     if any(check.verdict == "FAIL" for check in checks):
         raise typer.Exit(1)
 
@@ -48,7 +55,7 @@ def _torch() -> Iterator[Check]:
 
         from chestxray.training.fit import resolve
     except ImportError as error:
-        yield Check("FAIL", "torch", f"{error}: pip install chestxray")
+        yield Check("WARN", "torch", f"{error}: pip install 'chestxray[train]'")
         return
     yield Check("PASS", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
@@ -113,8 +120,8 @@ def _bundle(folder: Path) -> Check:
         reader = load(folder)
     except ChestXrayError as error:
         return Check("FAIL", "bundle", str(error))
+    count = len(reader.findings)
+    about = f"{reader.bundle.identity}, {count} finding{'s' if count != 1 else ''}"
     if reader.warnings:
-        return Check(
-            "WARN", "bundle", f"{reader.bundle.identity}: {'; '.join(map(str, reader.warnings))}"
-        )
-    return Check("PASS", "bundle", f"{reader.bundle.identity}, {len(reader.findings)} findings")
+        return Check("WARN", "bundle", f"{about}: {'; '.join(map(str, reader.warnings))}")
+    return Check("PASS", "bundle", about)
