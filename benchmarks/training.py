@@ -22,7 +22,7 @@ from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.data import EpochBatches, loader
 from chestxray.training.fit import resolve
-from chestxray.training.losses import FindingsLoss
+from chestxray.training.losses import FocalLoss
 
 SIZE, BATCH, ROUNDS = 224, 16, 4
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,7 +50,7 @@ def stepper(channels_last: bool, bfloat16: bool) -> Callable[[torch.Tensor, torc
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network: nn.Module = Classifier("densenet121", FINDINGS, SIZE, dropout=0.5).train().to(DEVICE)
     network = network.to(memory_format=layout)
-    loss = FindingsLoss(torch.ones(len(FINDINGS), 2), 2.0).to(DEVICE)
+    loss = FocalLoss(torch.ones(len(FINDINGS), 2), 2.0).to(DEVICE)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from kornia.losses import binary_focal_loss_with_logits
 from sklearn.metrics import log_loss
 
 from chestxray.training.losses import (
-    FindingsLoss,
+    FocalLoss,
     binary_cross_entropy,
     class_weights,
 )
@@ -28,7 +28,7 @@ def _batch(seed: int, unknown: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]
 @given(seeds)
 def test_gamma_zero_without_weights_is_binary_cross_entropy(seed):
     logits, labels = _batch(seed)
-    ours = FindingsLoss(torch.ones(14, 2), 0.0)(logits, labels)
+    ours = FocalLoss(torch.ones(14, 2), 0.0)(logits, labels)
     assert torch.allclose(ours, binary_cross_entropy(logits, labels), rtol=1e-4)
 
 
@@ -37,7 +37,7 @@ def test_gamma_zero_without_weights_is_binary_cross_entropy(seed):
 def test_focal_loss_equals_kornias(seed):
     logits, labels = _batch(seed)
     theirs = binary_focal_loss_with_logits(logits, labels, alpha=None, gamma=2.0, reduction="mean")
-    ours = FindingsLoss(torch.ones(14, 2), 2.0)(logits, labels)
+    ours = FocalLoss(torch.ones(14, 2), 2.0)(logits, labels)
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
@@ -57,7 +57,7 @@ def test_cross_entropy_equals_scikit_learns_over_known_labels(seed):
 def test_unknown_labels_change_neither_loss_nor_gradient(seed):
     logits, labels = _batch(seed, unknown=0.5)
     logits.requires_grad_()
-    loss = FindingsLoss(torch.rand(14, 2) + 0.5, 2.0)(logits, labels)
+    loss = FocalLoss(torch.rand(14, 2) + 0.5, 2.0)(logits, labels)
     loss.backward()
     assert torch.isfinite(loss)
     assert (logits.grad[torch.isnan(labels)] == 0).all()
@@ -65,20 +65,20 @@ def test_unknown_labels_change_neither_loss_nor_gradient(seed):
 
 def test_the_loss_of_a_certain_and_right_answer_is_finite_and_zero():
     logits = torch.tensor([[200.0, -200.0]])
-    loss = FindingsLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[1.0, 0.0]]))
+    loss = FocalLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[1.0, 0.0]]))
     assert loss.item() == 0.0
 
 
 def test_the_loss_of_a_certain_and_wrong_answer_is_finite():
     logits = torch.tensor([[200.0, -200.0]])
-    loss = FindingsLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[0.0, 1.0]]))
+    loss = FocalLoss(torch.ones(2, 2), 2.0)(logits, torch.tensor([[0.0, 1.0]]))
     assert torch.isfinite(loss)
     assert loss.item() > 100
 
 
 def test_a_batch_without_any_known_label_costs_nothing():
     logits = torch.zeros(2, 3, requires_grad=True)
-    loss = FindingsLoss(torch.ones(3, 2), 2.0)(logits, torch.full((2, 3), float("nan")))
+    loss = FocalLoss(torch.ones(3, 2), 2.0)(logits, torch.full((2, 3), float("nan")))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros(2, 3))

@@ -7,40 +7,63 @@ from typing import Annotated, Any
 
 import typer
 
+from chestxray.cli.options import (
+    AsJson,
+    Blank,
+    Columns,
+    LabelsPath,
+    PatientPerImage,
+    SourceName,
+    Uncertain,
+    Views,
+    echo_problems,
+    read_options,
+)
+
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions (CSV).")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same images.")],
-    labels: Annotated[
-        Path, typer.Option("--labels", help="A prepared dataset, or an NIH label table.")
-    ],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same images.")],
+    *,
+    labels: LabelsPath,
     split: Annotated[
-        str | None, typer.Option(help="The part that both must be of; test where not said.")
+        str | None, typer.Option(help="The split of both predictions. Default: test.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for comparison.json.")] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Of patients, for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.json.")] = None,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Resamples of patients for the intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    as_json: AsJson = False,
+    source: SourceName = None,
+    columns: Columns = None,
+    uncertain: Uncertain = None,
+    blank: Blank = None,
+    views: Views = None,
+    patient_per_image: PatientPerImage = False,
 ) -> None:
-    """Tell which of two models is better, or that it can't be told: paired, by patient.
+    """Test whether one of two models is better: paired, by patient.
 
-    The AUROC of each finding and their mean, and the difference B - A on the same resamples of
-    patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
+    Prints the AUROC of each finding and their mean, and the difference B - A on the same resamples
+    of patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
     """
-    from chestxray.evaluation.comparison import compare as measure
-    from chestxray.evaluation.labels import Labels
+    from chestxray.evaluation import Labels
+    from chestxray.evaluation import compare as measure
 
-    truth = Labels.read(labels)
-    for problem in truth.problems:
-        if problem.loses:
-            typer.echo(f"{labels.name}: {problem.sentence} ({problem.count})", err=True)
+    options = read_options(columns, uncertain, blank, views, patient_per_image)
+    truth = Labels.read(labels, source, options)
+    echo_problems(labels.name, truth.problems)
     result = measure(a, b, truth, split=split, resamples=resamples, seed=seed, out=out)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+        return
     _show(result.model_dump(mode="json"))
     if out is not None:
         typer.echo(f"\n{out / 'comparison.json'}")
 
 
 def _show(result: dict[str, Any]) -> None:
-    """Print what was compared, a line a finding, and the sentence."""
+    """Print what was compared, one line per finding, and the conclusion."""
     typer.echo(f"A: {result['a']}\nB: {result['b']}")
     typer.echo(
         f"{result['source']}, split {result['split']}: {result['images']} images of "
@@ -61,6 +84,8 @@ def _show(result: dict[str, Any]) -> None:
     for finding, entry in result["findings"].items():
         if reason := entry["difference"].get("reason"):
             typer.echo(f"{finding}: {reason}")
+    for name, reason in result["left_out"].items():
+        typer.echo(f"{name} is left out: {reason}")
     typer.echo(f"\n{result['sentence']}")
 
 

@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from chestxray.cli.options import (
+    AsJson,
+    Blank,
+    Columns,
+    LabelsPath,
+    PatientPerImage,
+    SourceName,
+    Uncertain,
+    Views,
+    echo_problems,
+    read_options,
+)
+
 if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
     from chestxray.evaluation.result_details import Localization
@@ -15,49 +28,55 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A table of predictions (CSV).")],
-    *,
-    labels: Annotated[
-        Path, typer.Option("--labels", help="A prepared dataset, or an NIH label table.")
+    predictions: Annotated[
+        Path, typer.Argument(help="A table of predictions: .csv, .csv.gz, .parquet or .jsonl.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The folder for the results.")],
+    *,
+    labels: LabelsPath,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results.")] = None,
     fit_on: Annotated[
         Path | None,
-        typer.Option(help="Predictions on validation, which the thresholds are chosen on."),
+        typer.Option(help="Predictions on validation, from which thresholds are chosen."),
     ] = None,
     heatmaps: Annotated[
-        Path | None, typer.Option(help="The heatmaps.npy of these predictions: localisation.")
+        Path | None, typer.Option(help="The heatmaps.npy of these predictions: localization.")
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Masks to locate against, in place of the dataset's boxes.")
+        Path | None, typer.Option(help="Folder of masks, used instead of the dataset's boxes.")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Labels adjudicated by radiologists (Majkowska 2020) to hold them to."),
+        typer.Option(help="Labels adjudicated by radiologists (Majkowska 2020)."),
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(help="The part that the predictions are of; test where nothing is said."),
+        str | None, typer.Option(help="The split of the predictions. Default: test.")
     ] = None,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Resamples of patients that intervals come from.")
+        int, typer.Option(min=0, help="Resamples of patients for the intervals; 0 for none.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    as_json: AsJson = False,
+    source: SourceName = None,
+    columns: Columns = None,
+    uncertain: Uncertain = None,
+    blank: Blank = None,
+    views: Views = None,
+    patient_per_image: PatientPerImage = False,
 ) -> None:
-    """Hold predictions against labels: metrics with intervals, subgroups, localisation.
+    """Compare predictions with labels: metrics with intervals, subgroups, localization.
 
-    Metrics at a threshold need --fit-on: thresholds are chosen on validation, never on the images
-    that are evaluated. Intervals are 95 %, from resamples of patients.
+    Findings that only one side has are listed and left out. Metrics at a threshold need --fit-on:
+    thresholds are chosen on validation, never on the evaluated images. Intervals are 95 %, from
+    resamples of patients.
     """
-    from chestxray.evaluation.evaluation import evaluate as evaluated
-    from chestxray.evaluation.labels import Labels
+    from chestxray.evaluation import Labels
+    from chestxray.evaluation import evaluate as evaluated
 
     if masks is not None and heatmaps is None:
         raise typer.BadParameter("--masks needs --heatmaps")
-    truth = Labels.read(labels)
-    for problem in truth.problems:
-        if problem.loses:
-            typer.echo(f"{labels.name}: {problem.sentence} ({problem.count})", err=True)
+    options = read_options(columns, uncertain, blank, views, patient_per_image)
+    truth = Labels.read(labels, source, options)
+    echo_problems(labels.name, truth.problems)
     results = evaluated(
         predictions,
         truth,
@@ -70,10 +89,14 @@ def evaluate(
         seed=seed,
         out=out,
     )
+    if as_json:
+        typer.echo(results.model_dump_json(indent=2))
+        return
     _show(results)
     if results.localization is not None:
         _show_localization(results.localization)
-    typer.echo(f"\n{out / 'metrics.json'}")
+    if out is not None:
+        typer.echo(f"\n{out / 'metrics.json'}")
 
 
 FEW_POSITIVES: Final = 10
@@ -82,7 +105,7 @@ _AT_THRESHOLD: Final = ("recall", "specificity", "precision", "f1")
 
 
 def _show(result: Results) -> None:
-    """Print what was evaluated, and a line a finding."""
+    """Print what was evaluated, and one line per finding."""
     fit_on = result.fit_on
     thresholds = "none (--fit-on)"
     if fit_on:
@@ -92,18 +115,19 @@ def _show(result: Results) -> None:
         f"{result.patients} patients; thresholds: {thresholds}"
     )
     for count, what in (
-        (result.failed, "rows without status ok left out"),
+        (result.failed, "rows without status ok were left out"),
         (result.unpredicted, "labelled images have no prediction"),
-        (result.matched_by_file_name, "images matched by their file name alone"),
+        (result.matched_by_file_name, "images were matched by their file name alone"),
     ):
         if count:
             typer.echo(f"{count} {what}")
     shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if fit_on else ()))
     heads = "".join(f"{name:>{_width(name)}}" for name in shown)
-    typer.echo(f"\n{'':20}{'positives':>10}{heads}")
+    width = max(20, *(len(finding) + 2 for finding in result.findings))
+    typer.echo(f"\n{'':{width}}{'positives':>10}{heads}")
     for finding, entry in result.findings.items():
-        typer.echo(_line(finding, str(entry.positives), entry.metrics, shown))
-    typer.echo(_line("mean", "", result.mean.metrics, shown))
+        typer.echo(_line(f"{finding:{width}}", str(entry.positives), entry.metrics, shown))
+    typer.echo(_line(f"{'mean':{width}}", "", result.mean.metrics, shown))
     for line in (
         *_few(result.findings),
         *_remarks(result.findings, bool(fit_on)),
@@ -114,7 +138,7 @@ def _show(result: Results) -> None:
 
 def _line(name: str, positives: str, entry: Mapping[str, Interval], shown: Sequence[str]) -> str:
     figures = "".join(f"{_metric(entry[metric], metric):>{_width(metric)}}" for metric in shown)
-    return f"{name:20}{positives:>10}{figures}"
+    return f"{name}{positives:>10}{figures}"
 
 
 def _width(metric: str) -> int:
@@ -129,7 +153,7 @@ def _metric(entry: Interval, metric: str) -> str:
 
 
 def _few(findings: dict[str, FindingResult]) -> Iterator[str]:
-    """Say which findings the mean rests on that have too few positives to rest on."""
+    """Name the findings in the mean that have too few positives."""
     measured = {
         finding: entry.positives
         for finding, entry in findings.items()
@@ -163,7 +187,7 @@ def _left_out(result: Results) -> Iterator[str]:
 def _show_localization(result: Localization) -> None:
     """Print the pointing game beside its baselines."""
     if not result.all.cases:
-        typer.echo("\npointing game: no boxes or masks of these images, so nothing to point at")
+        typer.echo("\npointing game: these images have no boxes or masks")
         return
     typer.echo(f"\n{'pointing game':20}{'cases':>10}{'hit':>12}{'random':>12}{'centre':>12}")
     for finding, entry in (*result.findings.items(), ("all", result.all)):

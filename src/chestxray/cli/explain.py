@@ -7,21 +7,19 @@ from typing import Annotated
 
 import typer
 
+from chestxray.cli.options import BundleFolder, DatasetSplit, Inputs
+
 
 def explain(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The folder for the pictures.")],
-    split: Annotated[
-        str | None, typer.Option(help="The part of a dataset: train, val or test.")
-    ] = None,
+    bundle: BundleFolder,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images.")],
+    split: DatasetSplit = None,
     finding: Annotated[
-        list[str] | None, typer.Option(help="Only this finding; repeatable. Default: all.")
+        list[str] | None, typer.Option(help="Only this finding. Repeatable. Default: all.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Explain also files that the gate refuses.")
+        bool, typer.Option("--force", help="Also explain what the gate refuses.")
     ] = False,
 ) -> None:
     """Draw heatmaps over radiographs.
@@ -29,9 +27,9 @@ def explain(
     Each file gets one sheet with all findings. A dataset gets, for each finding, its most probable
     true call, its most probable false call and its least probable miss.
     """
-    from chestxray.reading.explanation import explain
+    from chestxray.reading import explain as draw
 
-    run = explain(bundle, inputs, out, split=split, findings=finding or None, force=force)
+    run = draw(bundle, inputs, out, split=split, findings=finding or None, force=force)
     count = len(run.pictures)
     typer.echo(
         f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or not "

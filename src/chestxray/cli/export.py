@@ -7,35 +7,37 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from chestxray.cli.options import BundleFolder
+
 if TYPE_CHECKING:
     from chestxray.model.exported import Trial
     from chestxray.model.model_card import ModelCard
 
 
 def export(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     format: Annotated[  # noqa: A002 - the option's name
-        Literal["onnx", "openvino"], typer.Option(help="The kind of graph.")
+        Literal["onnx", "openvino"], typer.Option(help="Format of the graph.")
     ],
     precision: Annotated[
-        Literal["fp32", "bf16", "int8"], typer.Option(help="bf16 and int8: OpenVINO alone.")
+        Literal["fp32", "bf16", "int8"], typer.Option(help="bf16 and int8 need OpenVINO.")
     ] = "fp32",
     calibrate_on: Annotated[
         Path | None,
-        typer.Option(help="The dataset whose validation part to measure on; bf16, int8 need it."),
+        typer.Option(
+            help="Dataset whose validation split is used to measure; bf16 and int8 need it."
+        ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Write it even where a limit is not kept; int8 in all layers."
-        ),
+        typer.Option("--force", help="Write it even if a limit is exceeded; int8 in all layers."),
     ] = False,
 ) -> None:
     """Write the model as a graph for other programs: images in, logits and all class maps out.
 
-    Its answers are compared with torch's before it is written: float32 within 1e-4, bf16 and int8
-    by what they do to each finding's validation AUROC. int8 leaves in float32 the layers that would
+    Its outputs are compared with torch's before it is written: float32 must agree within 1e-4; bf16
+    and int8 must keep each finding's validation AUROC. int8 keeps in float32 the layers that would
     change it too much.
     """
     from chestxray.model import exported

@@ -7,25 +7,21 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import EngineName
+from chestxray.cli.options import BundleFolder, DatasetSplit, EngineName, Inputs
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
-    ],
+    bundle: BundleFolder,
+    inputs: Inputs,
     out: Annotated[
         Path, typer.Option("--out", help="The table to write: .csv, .parquet or .jsonl.")
     ],
-    split: Annotated[
-        str | None, typer.Option(help="The part of a dataset: train, val or test.")
-    ] = None,
+    split: DatasetSplit = None,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Write heatmaps.npy beside the table.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Read also what the gate refuses; reasons are kept.")
+        bool, typer.Option("--force", help="Also read what the gate refuses; the reasons are kept.")
     ] = False,
     engine: EngineName = "auto",
 ) -> None:
@@ -38,9 +34,9 @@ def predict(
     An image that is refused or cannot be read keeps its row, with the reason. Images of a dataset
     are not judged, so that an evaluation does not lose any. Resumes an interrupted run.
     """
-    from chestxray.reading.prediction import predict
+    from chestxray.reading import predict as read
 
-    run = predict(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
+    run = read(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
     typer.echo(
         f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
         f"{len(run.failed)} not readable"

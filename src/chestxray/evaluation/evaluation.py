@@ -75,12 +75,12 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     *,
     split: str | None = None,
     fit_on: Predictions | Path | str | None = None,
-    heatmaps: Path | None = None,
-    masks: Path | None = None,
-    reference: Path | None = None,
+    heatmaps: Path | str | None = None,
+    masks: Path | str | None = None,
+    reference: Path | str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> Results:
     """Evaluate predictions.
 
@@ -107,12 +107,15 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     """
     if masks is not None and heatmaps is None:
         raise PredictionsError("masks need heatmaps to compare with them: give heatmaps too")
-    if heatmaps is not None and not isinstance(predictions, Predictions):
-        check_belongs(heatmaps, Path(predictions))
+    maps, regions, adjudicated = (
+        None if path is None else Path(path) for path in (heatmaps, masks, reference)
+    )
+    if maps is not None and not isinstance(predictions, Predictions):
+        check_belongs(maps, Path(predictions))
     evaluation = Evaluation.of(predictions, Labels.of(labels), fit_on, split, resamples, seed)
-    results = evaluation.results(heatmaps, masks, reference)
+    results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
-        results.write(out)
+        results.write(Path(out))
     return results
 
 

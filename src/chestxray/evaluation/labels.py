@@ -26,7 +26,7 @@ from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.predictions import Predictions, counted
 from chestxray.findings import Findings
-from chestxray.sources.collection import Problem
+from chestxray.sources.collection import Problem, ReadOptions
 
 OFFICIAL: Final = "official"
 """The name of a split by a data set's own lists."""
@@ -67,16 +67,24 @@ class Labels:
     problems: tuple[Problem, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Labels:
+    def read(
+        cls, path: str | Path, source: str | None = None, options: ReadOptions | None = None
+    ) -> Labels:
         """Open a dataset folder, or read a label table and the official lists beside it.
+
+        Args:
+            path: a prepared dataset, a label table, or a raw tree.
+            source: name of the source of a table or tree; recognised by its content when None.
+            options: what is asked of the source.
 
         Raises:
             ArtifactError: a folder that is not a finished dataset.
             SourceError: not a label table, or lists that share an image or a patient.
         """
+        path = Path(path)
         if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
             return cls.of_dataset(Dataset.open(path))
-        read = sources.read(path)
+        read = sources.read(path, source, options)
         rows = read.rows.set_index("image")
         rows = rows.assign(split=_parts(path, rows, read.official))
         return cls(

@@ -27,7 +27,7 @@ from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.model.network import Classifier, to_input
 from chestxray.progress import Advance, progress
 from chestxray.training.data import Batch, augmentation
-from chestxray.training.losses import FindingsLoss, binary_cross_entropy
+from chestxray.training.losses import binary_cross_entropy, loss_of
 from chestxray.training.recipe import Recipe
 
 BEST: Final = "best.ckpt"
@@ -85,8 +85,7 @@ class Task(LightningModule):
         self.classifier = classifier
         self.recipe = recipe
         self.augment: nn.Module = augmentation(recipe.augment)
-        gamma = recipe.loss.gamma if recipe.loss.kind == "focal" else 0.0
-        self.loss = FindingsLoss(torch.from_numpy(loss_weights), gamma)
+        self.loss = loss_of(recipe.loss, loss_weights)
         self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
 
     def on_validation_epoch_start(self) -> None:

@@ -6,12 +6,17 @@ arXiv 1708.02002); each finding has one weight for absent and one for present la
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+from chestxray.errors import RecipeError
+from chestxray.training.recipe import Loss
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,7 +30,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logits[known], labels[known])
 
 
-class FindingsLoss(nn.Module):
+class FocalLoss(nn.Module):
     """Focal loss with class weights; `gamma` 0 and weights of 1 make it binary cross-entropy.
 
     The loss of a label y of finding k is `weights[k, y] × (1 - p)^gamma × -log p`, where p is the
@@ -50,6 +55,26 @@ class FindingsLoss(nn.Module):
         weight = torch.where(present, self.weights[:, 1], self.weights[:, 0])
         cost = -weight * (1 - log_truth.exp()) ** self.gamma * log_truth
         return cost[known].sum() / known.sum().clamp(min=1)
+
+
+def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> nn.Module:
+    """Make the loss that a recipe chooses by `loss.kind`.
+
+    Args:
+        choice: the recipe's `loss`.
+        weights: [K, 2], the weight of an absent and of a present finding.
+
+    Raises:
+        RecipeError: no loss of this kind.
+    """
+    tensor = torch.from_numpy(weights)
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "focal": lambda: FocalLoss(tensor, choice.gamma),
+        "bce": lambda: FocalLoss(tensor, 0.0),
+    }
+    if choice.kind not in makers:
+        raise RecipeError(f"there is no loss {choice.kind!r}: choose one of {', '.join(makers)}")
+    return makers[choice.kind]()
 
 
 def class_weights(

@@ -200,7 +200,7 @@ def _of_image(looks: list[float], far: float) -> Iterator[Notice]:
     if as_it_is > 1 and best < _CLEARLY:
         yield from _turned(*STATES[looks.index(best)], as_it_is=as_it_is, corrected=best)
     else:
-        yield from _unlike(as_it_is, far)
+        yield from _out_of_distribution(as_it_is, far)
 
 
 def _turned(degrees: int, negative: bool, **ratios: float) -> Iterator[Notice]:
@@ -210,7 +210,7 @@ def _turned(degrees: int, negative: bool, **ratios: float) -> Iterator[Notice]:
         yield refusal("rotated", {"degrees": float((360 - degrees) % 360), **ratios})
 
 
-def _unlike(*ratios: float) -> Iterator[Notice]:
+def _out_of_distribution(*ratios: float) -> Iterator[Notice]:
     all_beyond = min(ratios) > 1
     for (code, far), ratio in zip(_REFUSES_ALONE, ratios, strict=True):
         if ratio > 1:

@@ -36,11 +36,11 @@ _SATURATED: Final = (
     "{black:.0%} of the pixels are completely black and {white:.0%} completely white, so details "
     "are lost there: send the image with another window"
 )
-_UNLIKE: Final = (
+_UNLIKE_CHEST: Final = (
     "The image does not look like a complete, upright, frontal chest radiograph: its dissimilarity "
     "is {times} times the accepted limit"
 )
-_FAR: Final = (
+_FAR_FROM_TRAINING: Final = (
     "The network's features differ from those of all validation radiographs: their distance is "
     "{times} times the accepted limit"
 )
@@ -129,12 +129,14 @@ NOTICES: Final[dict[str, NoticeKind]] = {
         "it again",
     ),
     "unlike-chest": NoticeKind(
-        "the image does not look like a complete chest radiograph", refuses=_UNLIKE, warns=_UNLIKE
+        "the image does not look like a complete chest radiograph",
+        refuses=_UNLIKE_CHEST,
+        warns=_UNLIKE_CHEST,
     ),
     "far-from-training": NoticeKind(
         "the network's features differ from those of all validation radiographs",
-        refuses=_FAR,
-        warns=_FAR,
+        refuses=_FAR_FROM_TRAINING,
+        warns=_FAR_FROM_TRAINING,
     ),
     # the model itself
     "gate-not-fitted": NoticeKind(

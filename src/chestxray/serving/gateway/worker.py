@@ -24,8 +24,8 @@ from chestxray.findings import key
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import logs, objects
 from chestxray.serving.gateway.config import Config, Destination, Rule
-from chestxray.serving.gateway.objects import SourceImage
 from chestxray.serving.gateway.queue import Task, exit_after
+from chestxray.serving.gateway.result_objects import SourceImage
 from chestxray.serving.gateway.store import READ, Image, Result, Store
 
 _IDLE_SECONDS: Final = 0.1

@@ -43,7 +43,7 @@ from pydicom.uid import (
 from chestxray.errors import ImageError
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.objects import codes
+from chestxray.serving.gateway.result_objects import codes
 from chestxray.version import __version__
 
 MAKER: Final = "chestxray"

@@ -23,8 +23,8 @@ from pydicom import Dataset
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.objects import secondary_capture, structured_report
-from chestxray.serving.gateway.objects.instance import Model, SourceImage
+from chestxray.serving.gateway.result_objects import secondary_capture, structured_report
+from chestxray.serving.gateway.result_objects.instance import Model, SourceImage
 
 __all__ = ["ResultObject", "SourceImage", "make"]
 

@@ -32,8 +32,8 @@ from chestxray.errors import RefusedError
 from chestxray.findings import label
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.objects import codes, drawing
-from chestxray.serving.gateway.objects.drawing import (
+from chestxray.serving.gateway.result_objects import codes, drawing
+from chestxray.serving.gateway.result_objects.drawing import (
     ALERT,
     DIM,
     INK,
@@ -42,7 +42,7 @@ from chestxray.serving.gateway.objects.drawing import (
     Style,
     Thresholds,
 )
-from chestxray.serving.gateway.objects.instance import (
+from chestxray.serving.gateway.result_objects.instance import (
     LOSSY,
     MAKER,
     NOTE,

@@ -7,7 +7,7 @@ looked at them. The content is encoded here and handed to pydicom as the bytes o
   Results profile expects; in a single group nothing would tie a certainty to its finding.
 - Refusal: no groups, but comments with the reasons.
 - Regions: one TID 1410 group per called finding with a box in the image's own pixels. The box
-  surrounds the region of the heatmap that contains its peak (`evaluation.regions`). It shows where
+  surrounds the region of the heatmap that contains its peak (`evaluation.localization`). It shows where
   the model's evidence is, and does not outline the finding.
 
 References: PS3.16 TID 1500, 1004, 1410, 1501, 4019; PS3.3 C.17.2 (SR Document General), C.18.6.1.2
@@ -32,9 +32,9 @@ from chestxray.errors import Notice, RefusedError
 from chestxray.evaluation.localization import detect
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.objects import codes
-from chestxray.serving.gateway.objects import encoding as content
-from chestxray.serving.gateway.objects.encoding import (
+from chestxray.serving.gateway.result_objects import codes
+from chestxray.serving.gateway.result_objects import encoding as content
+from chestxray.serving.gateway.result_objects.encoding import (
     CONTAINS,
     CONTEXT,
     MODIFIER,
@@ -42,7 +42,7 @@ from chestxray.serving.gateway.objects.encoding import (
     ImageReference,
     sequence,
 )
-from chestxray.serving.gateway.objects.instance import (
+from chestxray.serving.gateway.result_objects.instance import (
     CHARACTERS,
     MAKER,
     NOTE,
@@ -174,7 +174,7 @@ def report(
     if isinstance(outcome, RefusedError):
         notes = [_note("Not read" if n.refuses else "Warning", n) for n in outcome.notices]
         return _document("sr", source, model, (), [*notes, NOTHING_REPORTED])
-    groups = list(_groups(source, model, outcome, thresholds))
+    groups = list(_finding_groups(source, model, outcome, thresholds))
     return _document("sr", source, model, groups, _warnings(outcome))
 
 
@@ -193,7 +193,7 @@ def _percent(name: Code, share: float) -> bytes:
     return content.number(name, 100 * float(share), codes.PERCENT)
 
 
-def _groups(
+def _finding_groups(
     source: SourceImage, model: Model, reading: Reading, thresholds: Mapping[str, float | None]
 ) -> Iterator[bytes]:
     image = content.image(CONTAINS, codes.MEASURED_IN, _reference(source))
