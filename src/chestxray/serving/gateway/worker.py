@@ -22,7 +22,7 @@ from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import logs, objects
+from chestxray.serving.gateway import logs, result_objects
 from chestxray.serving.gateway.config import Config, Destination, Rule
 from chestxray.serving.gateway.queue import Task, exit_after
 from chestxray.serving.gateway.result_objects import SourceImage
@@ -143,7 +143,7 @@ def _write_results(
     receivers = [to for to in config.destinations if receives(to, image, read.outcome)]
     kinds = {kind for to in receivers for kind in to.send}
     # All are made before one is written: a file without a row would stay in the outbox.
-    for made in list(objects.make(read.source, read.pixels, read.outcome, reader, kinds)):
+    for made in list(result_objects.make(read.source, read.pixels, read.outcome, reader, kinds)):
         path = store.result_file(made.uid)
         write_once(path, made.content)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

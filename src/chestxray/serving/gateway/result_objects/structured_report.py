@@ -7,8 +7,8 @@ looked at them. The content is encoded here and handed to pydicom as the bytes o
   Results profile expects; in a single group nothing would tie a certainty to its finding.
 - Refusal: no groups, but comments with the reasons.
 - Regions: one TID 1410 group per called finding with a box in the image's own pixels. The box
-  surrounds the region of the heatmap that contains its peak (`evaluation.localization`). It shows where
-  the model's evidence is, and does not outline the finding.
+  surrounds the region of the heatmap that contains its peak (`evaluation.localization`). It shows
+  where the model's evidence is, and does not outline the finding.
 
 References: PS3.16 TID 1500, 1004, 1410, 1501, 4019; PS3.3 C.17.2 (SR Document General), C.18.6.1.2
 (coordinates: the top left corner of the image is 0, 0).
