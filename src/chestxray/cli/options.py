@@ -55,7 +55,8 @@ SourceName = Annotated[
     typer.Option(
         "--source",
         metavar="NAME",
-        help="The source of the tree (see --list-sources). Default: recognised by its content.",
+        help="The source of the tree (see `chestxray prepare --list-sources`). Default: recognised "
+        "by its content.",
     ),
 ]
 Columns = Annotated[

@@ -1,7 +1,8 @@
 """The metrics of one finding: one registry, and their values for many rows of weights at once.
 
 A metric is an entry of `METRICS`. It then appears in `metrics.json`, in its JSON Schema and in the
-report. To add one, call `register`.
+report. To add one, call `register`, then regenerate the schemas in docs/schemas with
+`python -m chestxray.evaluation.results docs/schemas`.
 
 A weight says how often an image counts, so a row of weights is a resample, and the metric of the
 row is the metric of the images repeated that often. The plain value is that of a row of ones
