@@ -299,7 +299,7 @@ def test_the_verb_tells_what_is_left_to_do_by_hand(
     monkeypatch.setattr(package, "download_nih", lambda _: left)
     told = CliRunner().invoke(app, [str(tmp_path), "--from", "nih"])
     assert told.exit_code == 0
-    assert "by hand: BBox_List_2017.csv from https://nihcc.app.box.com" in told.output
+    assert "download BBox_List_2017.csv from https://nihcc.app.box.com" in told.output
     left["Data_Entry_2017_v2020.csv"] = "404"
     assert CliRunner().invoke(app, [str(tmp_path), "--from", "nih"]).exit_code == 1
     assert CliRunner().invoke(app, [str(tmp_path), "--from", "ftp"]).exit_code == 2

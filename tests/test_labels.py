@@ -115,7 +115,7 @@ def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
 
 
 def test_parts_are_not_mixed(tmp_path: Path, listed: Labels) -> None:
-    with pytest.raises(PredictionsError, match=r"mixes the parts .*(4 train_val, 4 test|4 test)"):
+    with pytest.raises(PredictionsError, match=r"mixes the splits .*(4 train_val, 4 test|4 test)"):
         pair(predict(tmp_path, NAMES), listed)
 
 
@@ -142,7 +142,7 @@ def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> N
         Labels.read(write_table(tmp_path))
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
-    with pytest.raises(SourceError, match="1 patient is in more than one part"):
+    with pytest.raises(SourceError, match="1 patient is in more than one split"):
         Labels.read(tmp_path / "Data_Entry.csv")
 
 

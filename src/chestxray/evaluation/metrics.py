@@ -289,8 +289,8 @@ for _metric in (
         scores=_calibration_error,
         # Of simulated studies of 180 patients, BCa held the true error of a frequent finding in
         # 75 % and of a rare one in 1 %, the percentile interval in 41 % and none.
-        no_interval="no reliable interval: chance adds to the calibration error and resampling "
-        "adds more; see calibration slope and intercept",
+        no_interval="no reliable interval: the calibration error is biased upwards by chance, and "
+        "more so by resampling; see calibration slope and intercept",
     ),
     Metric(
         name="calibration_slope",

@@ -220,11 +220,11 @@ def only_views(rows: pd.DataFrame, views: str) -> tuple[pd.DataFrame, list[Probl
     other = rows[~kept]
     if len(rows) and not kept.any():
         seen = ", ".join(sorted(set(rows["view"].replace("", "unknown"))))
-        raise SourceError(f"--views {views} takes none of {len(rows)} images (views: {seen})")
+        raise SourceError(f"--views {views} selects none of {len(rows)} images (views: {seen})")
     return rows[kept].reset_index(drop=True), problem(
         "other-view",
         other["image"] + " (" + other["view"].replace("", "view unknown") + ")",
-        f"the view is not one of those that --views {views} takes: left out",
+        f"the view is not one of those that --views {views} selects: left out",
         loses=False,
     )
 

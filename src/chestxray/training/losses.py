@@ -73,7 +73,7 @@ def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> nn.Module:
         "bce": lambda: FocalLoss(tensor, 0.0),
     }
     if choice.kind not in makers:
-        raise RecipeError(f"there is no loss {choice.kind!r}: choose one of {', '.join(makers)}")
+        raise RecipeError(f"unknown loss {choice.kind!r}: choose one of {', '.join(makers)}")
     return makers[choice.kind]()
 
 

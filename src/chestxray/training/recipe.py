@@ -188,7 +188,7 @@ def _text(name: str) -> str:
     path = Path(name)
     if not path.is_file():
         raise RecipeError(
-            f"there is no recipe {name!r}{_nearest(name, names())}; give one of "
+            f"unknown recipe {name!r}{_nearest(name, names())}; give one of "
             f"{', '.join(names())}, or a YAML file"
         )
     try:
