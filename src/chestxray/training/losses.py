@@ -86,7 +86,7 @@ def class_weights(
     need less weight. Counts of the table would balance twice, and every finding would be called.
 
     Args:
-        labels: [N, K] of 1, 0, NaN: the training part.
+        labels: [N, K] of 1, 0, NaN: the training split.
         chances: [N], relative chances of being drawn; None where all are equal.
 
     Returns:
