@@ -211,7 +211,7 @@ def test_a_table_changed_since_it_was_fetched_is_said_one_put_by_hand_is_kept(
     assert tree(tmp_path / "hand")["Data_Entry_2017_v2020.csv"] == b"mine"
     get(server, tmp_path / "net", archives)
     (tmp_path / "net" / "Data_Entry_2017_v2020.csv").write_bytes(b"changed")
-    with pytest.raises(DownloadError, match="was changed since it was fetched"):
+    with pytest.raises(DownloadError, match="was changed since it was downloaded"):
         get(server, tmp_path / "net", archives)
 
 

@@ -89,14 +89,14 @@ def test_rows_of_another_part_than_test_are_refused_unless_asked_for(
 ) -> None:
     path = predict(tmp_path, TRAIN_VAL)
     with pytest.raises(
-        PredictionsError, match=r"part 'train_val', not of 'test'.*--split train_val"
+        PredictionsError, match=r"the split 'train_val', not of 'test'.*--split train_val"
     ):
         pair(path, listed)
     assert pair(path, listed, "train_val").split == "train_val"
     assert pair(path, listed, "val").split == "val"
-    with pytest.raises(PredictionsError, match="part 'train_val', not of 'test'"):
+    with pytest.raises(PredictionsError, match="the split 'train_val', not of 'test'"):
         pair(path, listed, "test")
-    with pytest.raises(PredictionsError, match="part 'test', not of 'val'"):
+    with pytest.raises(PredictionsError, match="the split 'test', not of 'val'"):
         pair(predict(tmp_path, TEST), listed, "val")
 
 
@@ -109,7 +109,7 @@ def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
     path = predict(tmp_path, list(images))
     with pytest.raises(PredictionsError, match="give --split val"):
         pair(path, truth)
-    with pytest.raises(PredictionsError, match="part 'val', not of 'train'"):
+    with pytest.raises(PredictionsError, match="the split 'val', not of 'train'"):
         pair(path, truth, "train")
     assert pair(path, truth, "val").split == "val"
 

@@ -151,7 +151,7 @@ def test_what_is_unknown_is_refused_with_the_next_step(tmp_path: Path) -> None:
         sources.read(tmp_path / "none")
     with pytest.raises(SourceError, match=r"not a recognised data set \(nih, phantoms,.*table\)"):
         sources.read(tmp_path)
-    with pytest.raises(SourceError, match="no source 'chexpart': choose one of nih, phantoms"):
+    with pytest.raises(SourceError, match="unknown source 'chexpart': choose one of nih, phantoms"):
         sources.read(tmp_path, "chexpart")
     with pytest.raises(SourceError, match="has no table"):
         sources.read(tmp_path, "table")

@@ -330,7 +330,9 @@ def test_the_policy_decides_uncertain_labels_but_not_unknown_ones(
 
 def test_a_named_column_with_other_values_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "image,patient,Mass", "a.png,1,1", "b.png,2,2", "c.png,3,0")
-    with pytest.raises(SourceError, match=r"recognised as the label column.*with other values: Mass \(such as 2\)"):
+    with pytest.raises(
+        SourceError, match=r"recognised as the label column.*with other values: Mass \(such as 2\)"
+    ):
         read(path)
     collection = read(path, findings="Mass")
     assert values(collection, "Mass") == [1.0, None, 0.0]

@@ -104,7 +104,7 @@ class ReadOptions:
         blank: what a finding becomes that a row does not mention: `negative` (absent) or `unknown`.
         views: `frontal` (PA, AP and unknown), `all`, or names with commas such as `PA,AP`.
         columns: of the source `table`: its column by our name, such as `{"image": "file"}`.
-        patient_per_image: of the source `table`: each image is of another patient.
+        patient_per_image: of the source `table`: each image belongs to a different patient.
     """
 
     uncertain: Uncertain | None = None
