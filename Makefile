@@ -7,7 +7,7 @@ OUT ?= runs/demo
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-demo: .venv/core ## the whole main job on phantoms; prints where the report is
+demo: .venv/core ## the complete pipeline on phantoms; prints where the report is
 	$(BIN)/chestxray demo --out $(OUT)
 
 test: check ## the tests that take minutes (what CI runs), after `check`

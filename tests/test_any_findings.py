@@ -87,5 +87,5 @@ def test_a_dataset_with_no_known_label_to_validate_on_is_refused(dataset, tmp_pa
 
     data = labelled(dataset, ONE)
     data.index.loc[data.index["split"] == "val", ONE[0]] = np.nan
-    with pytest.raises(TrainingError, match="no known labels in part 'val'"):
+    with pytest.raises(TrainingError, match="no known labels in the val split"):
         train(data, recipe.load("quick", TINY), Path(tmp_path / "run"))

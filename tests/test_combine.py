@@ -278,7 +278,7 @@ def test_a_source_without_lists_is_drawn_but_its_twins_follow_the_list(tmp_path,
     assert drawn.to_dict() == {"train": pytest.approx(21, abs=2), "val": 4, "test": 5}
     assert said(dataset, "no-official-list") == (1, ("b",))
     assert said(dataset, "split-lists-disagree") == (0, ())
-    assert "b has no official list: its patients are drawn" in capsys.readouterr().err
+    assert "b has no official list: its patients are split at random" in capsys.readouterr().err
 
 
 def test_sources_without_any_list_have_no_official_split(tmp_path, halves):

@@ -82,7 +82,7 @@ def test_without_a_token_it_says_how_to_get_one(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "told"),
-    [("401", "refuses your token"), ("403", "refuses your token"), ("500", "answers 500")],
+    [("401", "refuses your token"), ("403", "refuses your token"), ("500", "returned 500")],
 )
 def test_kaggles_refusals_become_one_line(
     home: Path, monkeypatch: pytest.MonkeyPatch, status: str, told: str

@@ -211,7 +211,7 @@ def test_a_table_changed_since_it_was_fetched_is_said_one_put_by_hand_is_kept(
     assert tree(tmp_path / "hand")["Data_Entry_2017_v2020.csv"] == b"mine"
     get(server, tmp_path / "net", archives)
     (tmp_path / "net" / "Data_Entry_2017_v2020.csv").write_bytes(b"changed")
-    with pytest.raises(DownloadError, match="was changed since it was fetched"):
+    with pytest.raises(DownloadError, match="was changed since it was downloaded"):
         get(server, tmp_path / "net", archives)
 
 
@@ -299,7 +299,7 @@ def test_the_verb_tells_what_is_left_to_do_by_hand(
     monkeypatch.setattr(package, "download_nih", lambda _: left)
     told = CliRunner().invoke(app, [str(tmp_path), "--from", "nih"])
     assert told.exit_code == 0
-    assert "by hand: BBox_List_2017.csv from https://nihcc.app.box.com" in told.output
+    assert "download BBox_List_2017.csv from https://nihcc.app.box.com" in told.output
     left["Data_Entry_2017_v2020.csv"] = "404"
     assert CliRunner().invoke(app, [str(tmp_path), "--from", "nih"]).exit_code == 1
     assert CliRunner().invoke(app, [str(tmp_path), "--from", "ftp"]).exit_code == 2

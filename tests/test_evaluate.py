@@ -192,7 +192,7 @@ def test_predictions_of_another_part_than_named_are_refused(tmp_path: Path) -> N
 def test_thresholds_fitted_on_another_part_than_validation_are_refused(
     tmp_path: Path, part: str
 ) -> None:
-    with pytest.raises(PredictionsError, match=f"part '{part}'"):
+    with pytest.raises(PredictionsError, match=f"the split '{part}'"):
         evaluate(
             table_of("test", tmp_path), LABELS, tmp_path / "out", table_of(part, tmp_path, seed=1)
         )

@@ -234,7 +234,7 @@ def test_the_card_and_the_summary_name_the_data_that_was_trained_on(run, dataset
     [
         ("backbone=densnet121", "timm has no backbone"),
         ("backbone=vit_tiny_patch16_224", "takes no images of 32 px"),
-        ("weights=no-such-file", "no weights file"),
+        ("weights=no-such-file", "the weights file"),
     ],
 )
 def test_a_recipe_is_checked_without_a_dataset(change, words):
@@ -323,7 +323,7 @@ def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, m
 
 
 def test_a_recipe_that_cannot_be_started_leaves_nothing_behind(dataset, tmp_path):
-    with pytest.raises(RecipeError, match="no weights file"):
+    with pytest.raises(RecipeError, match="the weights file"):
         fit.train(dataset, tiny("weights=no-such-file"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run")

@@ -89,14 +89,14 @@ def test_rows_of_another_part_than_test_are_refused_unless_asked_for(
 ) -> None:
     path = predict(tmp_path, TRAIN_VAL)
     with pytest.raises(
-        PredictionsError, match=r"part 'train_val', not of 'test'.*--split train_val"
+        PredictionsError, match=r"the split 'train_val', not of 'test'.*--split train_val"
     ):
         pair(path, listed)
     assert pair(path, listed, "train_val").split == "train_val"
     assert pair(path, listed, "val").split == "val"
-    with pytest.raises(PredictionsError, match="part 'train_val', not of 'test'"):
+    with pytest.raises(PredictionsError, match="the split 'train_val', not of 'test'"):
         pair(path, listed, "test")
-    with pytest.raises(PredictionsError, match="part 'test', not of 'val'"):
+    with pytest.raises(PredictionsError, match="the split 'test', not of 'val'"):
         pair(predict(tmp_path, TEST), listed, "val")
 
 
@@ -109,13 +109,13 @@ def test_validation_rows_of_a_dataset_are_not_evaluated_as_test(
     path = predict(tmp_path, list(images))
     with pytest.raises(PredictionsError, match="give --split val"):
         pair(path, truth)
-    with pytest.raises(PredictionsError, match="part 'val', not of 'train'"):
+    with pytest.raises(PredictionsError, match="the split 'val', not of 'train'"):
         pair(path, truth, "train")
     assert pair(path, truth, "val").split == "val"
 
 
 def test_parts_are_not_mixed(tmp_path: Path, listed: Labels) -> None:
-    with pytest.raises(PredictionsError, match=r"mixes the parts .*(4 train_val, 4 test|4 test)"):
+    with pytest.raises(PredictionsError, match=r"mixes the splits .*(4 train_val, 4 test|4 test)"):
         pair(predict(tmp_path, NAMES), listed)
 
 
@@ -142,7 +142,7 @@ def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> N
         Labels.read(write_table(tmp_path))
     write_list(tmp_path, "train_val_list.txt", TRAIN_VAL[:3])
     write_list(tmp_path, "test_list.txt", TRAIN_VAL[3:] + TEST)
-    with pytest.raises(SourceError, match="1 patient is in more than one part"):
+    with pytest.raises(SourceError, match="1 patient is in more than one split"):
         Labels.read(tmp_path / "Data_Entry.csv")
 
 

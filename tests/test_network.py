@@ -149,5 +149,5 @@ def test_imagenet_weights_offline_say_what_to_do(monkeypatch, tmp_path):
 
 
 def test_weights_that_are_not_a_file_are_refused():
-    with pytest.raises(RecipeError, match="no weights file"):
+    with pytest.raises(RecipeError, match="the weights file"):
         Classifier("resnet18", FINDINGS, 64).load_pretrained("imagnet", "resnet18")

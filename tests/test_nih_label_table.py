@@ -270,7 +270,7 @@ def test_a_cut_gzip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
     whole = gzip.compress("\n".join([HEADERS["2017"], *[row()] * 5000]).encode())
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match="fetch it again"):
+    with pytest.raises(SourceError, match="download it again"):
         read_labels(path)
 
 

@@ -92,7 +92,7 @@ FAULTS = {
     ),
     "an image twice": (
         lambda t: pd.concat([t, t.iloc[[1]]]),
-        r"1 row with an image that an earlier row has \(00000001_001",
+        r"duplicate image name in 1 row \(00000001_001",
     ),
     "no name": (lambda t: t.assign(**{"Image Index": ""}), "3 rows without an image name"),
     "empty": (set_cell(""), r"1 of 42 values is missing.*_001.png, prob_Mass = nan"),

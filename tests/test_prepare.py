@@ -330,7 +330,7 @@ def test_killed_from_outside_leaves_no_worker_behind_and_resumes(tmp_path, monke
 
 def test_an_unfinished_dataset_is_not_resumed_with_other_inputs(raw, tmp_path):
     killed_at(tmp_path, raw, tmp_path / "out", ("packing", "_finish", 1))
-    with pytest.raises(ArtifactError, match=r"begun from other inputs.*size was 32, now 24"):
+    with pytest.raises(ArtifactError, match=r"started from other inputs.*size was 32, now 24"):
         prepare(raw, tmp_path / "out", size=24)
 
 

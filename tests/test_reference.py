@@ -145,10 +145,10 @@ def test_a_table_without_sets_is_taken_whole(tmp_path: Path) -> None:
     ("fault", "message"),
     [
         (lambda t: t.drop(columns="Nodule or mass"), "lacks Nodule or mass"),
-        (lambda t: pd.concat([t, t.iloc[:2]]), r"2 rows with an image that an earlier row has"),
+        (lambda t: pd.concat([t, t.iloc[:2]]), r"duplicate image name in 2 rows"),
         (
             lambda t: t.assign(Fracture="MAYBE"),
-            "Fracture is 'MAYBE' in a row; allowed are YES and NO",
+            "Fracture is 'MAYBE' in a row: it must be YES or NO",
         ),
     ],
 )

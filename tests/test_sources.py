@@ -135,7 +135,7 @@ def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: 
     write(tmp_path / "labels.csv", "image,Mass", "a.png,1")
     with pytest.raises(
         SourceError,
-        match=r"not of a known data set.*--source table.*labels.csv has the columns image, Mass",
+        match=r"not a recognised data set.*--source table.*labels.csv has the columns image, Mass",
     ):
         sources.read(tmp_path)
     write(tmp_path / "columns.yaml", "patient_per_image: true")
@@ -149,9 +149,9 @@ def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: 
 def test_what_is_unknown_is_refused_with_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist: give a folder of radiographs"):
         sources.read(tmp_path / "none")
-    with pytest.raises(SourceError, match=r"not of a known data set \(nih, phantoms,.*table\)"):
+    with pytest.raises(SourceError, match=r"not a recognised data set \(nih, phantoms,.*table\)"):
         sources.read(tmp_path)
-    with pytest.raises(SourceError, match="no source 'chexpart': choose one of nih, phantoms"):
+    with pytest.raises(SourceError, match="unknown source 'chexpart': choose one of nih, phantoms"):
         sources.read(tmp_path, "chexpart")
     with pytest.raises(SourceError, match="has no table"):
         sources.read(tmp_path, "table")
@@ -255,7 +255,7 @@ def test_only_the_wanted_views_are_kept_and_the_others_are_counted(
 
 def test_views_that_no_image_has_are_refused() -> None:
     rows = pd.DataFrame({"image": ["a.png", "b.png"], "view": ["LATERAL", ""]})
-    with pytest.raises(SourceError, match=r"--views PA takes none of 2 images.*LATERAL, unknown"):
+    with pytest.raises(SourceError, match=r"--views PA selects none of 2 images.*LATERAL, unknown"):
         only_views(rows, "PA")
 
 

@@ -162,7 +162,7 @@ def test_an_image_in_both_official_lists_is_refused():
 def test_official_lists_that_share_a_patient_are_refused():
     rows = made([1, 1, 2])
     lists = {"train_val": frozenset(rows["image"][:1]), "test": frozenset(rows["image"][1:])}
-    with pytest.raises(SourceError, match=r"1 patient is in more than one part.*00000001"):
+    with pytest.raises(SourceError, match=r"1 patient is in more than one split.*00000001"):
         splits.official(rows, FINDINGS, lists, 0)
 
 
@@ -250,7 +250,7 @@ def test_patients_are_text_of_any_kind(tmp_path):
                 f"{image},{part}\n"
                 for image, part in zip(ROWS["image"], ("train", "test", "val", "test"), strict=True)
             ),
-            "1 patient is in more than one part of the split, such as 00000001",
+            "1 patient is in more than one split, such as 00000001",
         ),
     ],
 )  # fmt: skip

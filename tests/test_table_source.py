@@ -228,7 +228,9 @@ def test_without_patients_it_stops_says_why_and_how_to_go_on(tmp_path: Path) -> 
     options = ReadOptions(patient_per_image=True)
     collection = sources.read(path, "table", options)
     assert collection.rows["patient"].tolist() == ["a.png", "b.png"]
-    assert collection.facts["column patient"].startswith("none: each image is of another patient")
+    assert collection.facts["column patient"].startswith(
+        "none: each image belongs to a different patient"
+    )
     write(path, "image,pid,Mass", "a.png,1,1")
     with pytest.raises(SourceError, match="has the patient column 'pid'"):
         sources.read(path, "table", options)
@@ -237,8 +239,8 @@ def test_without_patients_it_stops_says_why_and_how_to_go_on(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("a,patient,Mass", "no column that is known to name the image.*--columns image="),
-        ("image,patient,text", "no column that is known to hold labels.*--columns labels="),
+        ("a,patient,Mass", "no column was recognised as the image column.*--columns image="),
+        ("image,patient,text", "no column was recognised as the label column.*--columns labels="),
         ("image,image,patient", "several columns called image"),
     ],
 )
@@ -328,7 +330,9 @@ def test_the_policy_decides_uncertain_labels_but_not_unknown_ones(
 
 def test_a_named_column_with_other_values_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "image,patient,Mass", "a.png,1,1", "b.png,2,2", "c.png,3,0")
-    with pytest.raises(SourceError, match=r"known to hold labels.*not: Mass \(such as 2\)"):
+    with pytest.raises(
+        SourceError, match=r"recognised as the label column.*with other values: Mass \(such as 2\)"
+    ):
         read(path)
     collection = read(path, findings="Mass")
     assert values(collection, "Mass") == [1.0, None, 0.0]
@@ -640,7 +644,7 @@ def test_parts_that_cannot_be_a_split_are_not_used(tmp_path: Path) -> None:
     assert read(path).official == {}
     assert read(path).facts["columns not read"] == "set"
     assert find_columns(path).columns == {"image": "image", "patient": "patient"}
-    with pytest.raises(SourceError, match="names the part 'a': allowed are train, val and test"):
+    with pytest.raises(SourceError, match="names the split 'a': allowed are train, val and test"):
         read(path, split="set")
     write(path, "image,patient,split,Mass", "a.png,1,train,1", "b.png,2,val,0")
     assert codes(read(path)) == {"no-official-split": 1}

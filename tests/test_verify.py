@@ -131,7 +131,7 @@ def test_a_broken_table_is_one_reason_not_a_table(raw: Path) -> None:
     from chestxray.errors import SourceError
 
     (raw / "Data_Entry_2017.csv").write_text("nothing\n", encoding="utf-8")
-    with pytest.raises(SourceError, match="not of a known data set"):
+    with pytest.raises(SourceError, match="not a recognised data set"):
         run(raw)
 
 
@@ -184,7 +184,7 @@ def damages(folder: Path) -> dict[str, str]:
 
 def test_a_whole_dataset_passes(copy: Path) -> None:
     assert damages(copy) == {}
-    assert "is whole: 20 images" in " ".join(run(copy).output.split())
+    assert "is intact: 20 images" in " ".join(run(copy).output.split())
     told = json.loads(run(copy, "--json").stdout)
     assert (told["what"], told["passed"], told["images"], told["files"]) == ("dataset", True, 20, 5)
 

@@ -23,7 +23,7 @@ from chestxray.cli.options import (
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same images.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="A second table for the same images.")],
     *,
     labels: LabelsPath,
     split: Annotated[
@@ -45,7 +45,7 @@ def compare(
     """Test whether one of two models is better: paired, by patient.
 
     Prints the AUROC of each finding and their mean, and the difference B - A on the same resamples
-    of patients, with DeLong's test beside it. p-values of findings are corrected after Holm.
+    of patients, and DeLong's test. p-values are Holm-corrected.
     """
     from chestxray.evaluation import Labels
     from chestxray.evaluation import compare as measure

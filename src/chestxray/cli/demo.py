@@ -1,4 +1,4 @@
-"""`chestxray demo`: the whole job on phantoms."""
+"""`chestxray demo`: the complete pipeline on phantoms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")] = Path("demo"),
     images: Annotated[int, typer.Option(help="Number of phantoms to draw.", min=100)] = IMAGES,
 ) -> None:
-    """Run the whole job on synthetic radiographs: from an empty folder to a report."""
+    """Run the complete pipeline on synthetic radiographs: from an empty folder to a report."""
     raw = out / "raw"
     say("synth", raw, "--images", images, "--pixels", PIXELS, "--balanced")
     synth(raw, images=images, pixels=PIXELS, seed=0, balanced=True)

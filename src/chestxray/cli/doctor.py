@@ -37,7 +37,7 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the machine, and datasets or bundles: PASS, WARN or FAIL with what to do."""
+    """Check the machine, datasets and bundles; print PASS, WARN or FAIL and how to fix it."""
     checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
     checks += [_folder(folder) for folder in folders or ()]
     if as_json:

@@ -17,7 +17,7 @@ class Origin(StrEnum):
 
 
 def download(
-    out: Annotated[Path, typer.Argument(help="The folder to write; made if it is missing.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; created if missing.")],
     origin: Annotated[
         Origin,
         typer.Option("--from", help="kaggle: one file, needs your token. nih: twelve archives."),
@@ -37,6 +37,6 @@ def download(
     by_hand = download_nih(out)
     typer.echo(f"the images are in {out}; next: chestxray verify {out}")
     for name, reason in by_hand.items():
-        typer.echo(f"by hand: {name} from {FOLDER} into {out} ({reason})")
+        typer.echo(f"download {name} from {FOLDER} into {out} manually ({reason})")
     if set(by_hand) - set(BY_HAND):  # boxes are optional, labels and lists are not
         raise typer.Exit(1)

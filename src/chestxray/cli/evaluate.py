@@ -65,9 +65,9 @@ def evaluate(
 ) -> None:
     """Compare predictions with labels: metrics with intervals, subgroups, localization.
 
-    Findings that only one side has are listed and left out. Metrics at a threshold need --fit-on:
-    thresholds are chosen on validation, never on the evaluated images. Intervals are 95 %, from
-    resamples of patients.
+    Findings present in only the predictions or only the labels are listed and left out. Metrics at
+    a threshold need --fit-on: thresholds are chosen on validation, never on the evaluated images.
+    Intervals are 95 %, from resamples of patients.
     """
     from chestxray.evaluation import Labels
     from chestxray.evaluation import evaluate as evaluated

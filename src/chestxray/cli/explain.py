@@ -32,8 +32,8 @@ def explain(
     run = draw(bundle, inputs, out, split=split, findings=finding or None, force=force)
     count = len(run.pictures)
     typer.echo(
-        f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or not "
-        f"readable"
+        f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or "
+        f"unreadable"
     )
     for name, reason in run.unread.items():
         typer.echo(f"  {name}: {reason}")

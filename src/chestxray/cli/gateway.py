@@ -25,7 +25,7 @@ _NEEDED = ("prometheus_client", "pynetdicom")
 ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration, gateway.toml.")]
 Items = Annotated[
     list[str] | None,
-    typer.Option("--item", help="A UID that `gateway dead` names. Repeatable."),
+    typer.Option("--item", help="A UID listed by `gateway dead`. Repeatable."),
 ]
 
 
@@ -34,7 +34,7 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
     config: ConfigFile,
 ) -> None:
-    """Receive radiographs by DICOM, read them, and send the results, until stopped.
+    """Receive radiographs over DICOM, read them, and send the results, until stopped.
 
     Stops on Ctrl-C or SIGTERM.
     """
@@ -61,7 +61,7 @@ def run(
 
 @gateway.command()
 def status(config: ConfigFile) -> None:
-    """Show how many images and results wait, and for how long."""
+    """Show how many images and results are waiting, and for how long."""
     from chestxray.serving.gateway import statistics
 
     with _opened(config) as store:
@@ -71,7 +71,7 @@ def status(config: ConfigFile) -> None:
 
 @gateway.command()
 def dead(config: ConfigFile) -> None:
-    """List the dead letters: what was given up, and why."""
+    """List the dead letters: failed items and the reasons."""
     from chestxray.serving.gateway import dead_letters
 
     with _opened(config) as store:
@@ -113,7 +113,7 @@ def export_audit(
     config: ConfigFile,
     against: Annotated[
         Path | None,
-        typer.Option(help="An earlier export, which must be the beginning of this one."),
+        typer.Option(help="An earlier export, which this record must start with."),
     ] = None,
 ) -> None:
     """Check the audit record and print it, one JSON object per line."""

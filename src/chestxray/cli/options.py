@@ -55,7 +55,8 @@ SourceName = Annotated[
     typer.Option(
         "--source",
         metavar="NAME",
-        help="The source of the tree (see --list-sources). Default: recognised by its content.",
+        help="The source of the tree (see `chestxray prepare --list-sources`). Default: recognised "
+        "by its content.",
     ),
 ]
 Columns = Annotated[
@@ -67,11 +68,11 @@ Columns = Annotated[
 ]
 Uncertain = Annotated[
     Literal["zeros", "ones", "ignore"] | None,
-    typer.Option(help="What an uncertain label becomes: absent, present or unknown."),
+    typer.Option(help="How to read an uncertain label: as absent, present or unknown."),
 ]
 Blank = Annotated[
     Literal["negative", "unknown"] | None,
-    typer.Option(help="What a finding becomes that a row does not mention."),
+    typer.Option(help="How to label a finding that a row does not mention."),
 ]
 Views = Annotated[
     str | None,
@@ -81,7 +82,7 @@ PatientPerImage = Annotated[
     bool,
     typer.Option(
         "--patient-per-image",
-        help="State that each image is of another patient, for a table without patients.",
+        help="Treat each image as a different patient (for tables without a patient column).",
     ),
 ]
 

@@ -31,15 +31,16 @@ def predict(
     `status` (ok, refused, error), `reason` (why, and warnings), `called` (findings whose
     probability reaches the bundle's threshold, joined by |) and `model`.
 
-    An image that is refused or cannot be read keeps its row, with the reason. Images of a dataset
-    are not judged, so that an evaluation does not lose any. Resumes an interrupted run.
+    An image that is refused or cannot be read keeps its row, with the reason. The gate does not
+    refuse images of a prepared dataset, so no image is lost from the evaluation. Resumes an
+    interrupted run.
     """
     from chestxray.reading import predict as read
 
     run = read(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
     typer.echo(
         f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
-        f"{len(run.failed)} not readable"
+        f"{len(run.failed)} unreadable"
     )
     for name, reason in (run.refused | run.failed).items():
         typer.echo(f"  {name}: {reason}")

@@ -1,4 +1,4 @@
-"""`chestxray run`: the whole job, verb by verb, from raw trees to a report."""
+"""`chestxray run`: the complete pipeline, verb by verb, from raw trees to a report."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def run(
 ) -> None:
     """Prepare, train, predict, evaluate, explain and report.
 
-    Each step is a command of its own and is printed as one. What can be checked is checked before
-    anything is prepared. After an interruption the same command resumes.
+    Each step is a separate command, which is printed. Inputs are validated before preparation
+    starts. After an interruption the same command resumes.
     """
     from chestxray.training import recipe as recipes
 

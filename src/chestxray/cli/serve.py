@@ -14,7 +14,9 @@ def serve(
     bundle: BundleFolder,
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")
+    ] = 8000,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with the token that clients must send; or set CHESTXRAY_TOKEN."),
@@ -29,7 +31,7 @@ def serve(
 ) -> None:
     """Read radiographs over HTTP and show them in a browser, until stopped (Ctrl-C, SIGTERM).
 
-    Uploads are not stored, and the log names no file.
+    Uploads are never stored, and file names are not logged.
     """
     from chestxray.serving import Limits
     from chestxray.serving import serve as start

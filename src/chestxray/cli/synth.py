@@ -1,4 +1,4 @@
-"""`chestxray synth`: draw phantoms."""
+"""`chestxray synth`: generate phantoms."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import typer
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="The folder to write, absent or empty.")],
+    out: Annotated[Path, typer.Argument(help="Output folder; must be new or empty.")],
     images: Annotated[int, typer.Option(min=1, help="Number of radiographs.")],
     pixels: Annotated[int, typer.Option(min=64, help="Side of each, in pixels.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives identical files.")
+    ] = 0,
     balanced: Annotated[
         bool,
-        typer.Option("--balanced", help="Draw all findings equally often, not as often as NIH."),
+        typer.Option(
+            "--balanced", help="Generate all findings with equal frequency instead of NIH's."
+        ),
     ] = False,
 ) -> None:
-    """Draw phantoms: synthetic radiographs with exact masks, in the layout of NIH ChestX-ray14."""
+    """Generate phantoms: synthetic radiographs with exact masks, laid out as NIH ChestX-ray14."""
     from chestxray.sources import synth as draw
 
     draw(out, images, pixels, seed, balanced)

@@ -22,7 +22,7 @@ def train(
         bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")
     ] = False,
 ) -> None:
-    """Train a classifier by a recipe; the bundle lies in OUT/bundle."""
+    """Train a classifier from a recipe. The bundle is written to OUT/bundle."""
     from chestxray.training import recipe as recipes
 
     chosen = recipes.for_run(out, recipe, overrides or (), resume)

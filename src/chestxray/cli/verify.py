@@ -1,4 +1,4 @@
-"""`chestxray verify`: what a raw tree holds and would lose, or what of a dataset is damaged."""
+"""`chestxray verify`: what a raw tree holds and would lose, or which dataset files are damaged."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def verify(
 ) -> None:
     """Check a raw tree or a prepared dataset, file by file, on all cores.
 
-    Of a raw tree: images, labels, boxes, lists, and every problem. Exit status 1 if a dataset made
-    from it would lose an image, a label or a box. Of a dataset: exit status 1 if a file is damaged.
+    For a raw tree: images, labels, boxes, lists, and every problem. Exit status 1 if a dataset made
+    from it would lose an image, a label or a box. For a dataset: exit status 1 if a file is
+    damaged.
     """
     from rich.console import Console
 
@@ -54,7 +55,7 @@ def _show_tree(verdict: Verdict, console: Console) -> None:
     losing = verdict.losing
     if losing:
         counted = "1 problem leaves" if losing == 1 else f"{losing} problems leave"
-        console.print(f"{counted} something out (marked): solve them before you prepare.")
+        console.print(f"{counted} something out (marked): fix them before running prepare.")
     else:
         console.print("Nothing would be left out.")
 
@@ -69,7 +70,7 @@ def _show_dataset(verdict: DatasetVerdict, console: Console) -> None:
         console.print("1 file is damaged." if damaged == 1 else f"{damaged} files are damaged.")
     else:
         images = verdict.manifest.images
-        console.print(f"{verdict.folder} is whole: {images} images match their manifest.")
+        console.print(f"{verdict.folder} is intact: {images} images match their manifest.")
 
 
 def _tables(verdict: Verdict) -> tuple[Table, ...]:

@@ -91,7 +91,7 @@ class Duplicates:
                 "same-image-in-two-sources",
                 map(" = ".join, self.across),
                 "the same radiograph is in more than one source (equal decoded pixels): both are "
-                "kept, and their patients are kept in one part of the split",
+                "kept, and their patients are kept in one split",
                 loses=False,
             ),
             *problem(
@@ -104,7 +104,7 @@ class Duplicates:
             *problem(
                 "same-image-in-two-parts",
                 map(" = ".join, apart),
-                "the same radiograph of a source is in more than one part of the split, because "
+                "the same radiograph of a source is in more than one split, because "
                 "the source lists it for different patients: all are kept",
                 loses=False,
             ),
@@ -178,7 +178,7 @@ def _check_unique(rows: pd.DataFrame) -> None:
         raise SourceError(
             f"{len(twice)} image {'key is' if len(twice) == 1 else 'keys are'} in more than one "
             f"tree of the source {of}, such as {', '.join(twice[:MAX_EXAMPLES])}: keep each image "
-            f"in one tree; if they are different radiographs of tables of your own, give the trees "
+            f"in one tree; if they are different radiographs from your own tables, give the trees "
             f"different names, which then become different sources"
         )
 
@@ -228,6 +228,6 @@ def _overlaps(collections: Sequence[Collection]) -> list[Problem]:
             if other in names
         ),
         "these sources are known to share radiographs; only copies with equal decoded pixels are "
-        "found, so patients of one may be in another part of the split under the other's number",
+        "found, so patients of one may be in another split under a different patient number",
         loses=False,
     )

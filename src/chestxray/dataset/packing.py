@@ -113,8 +113,8 @@ def pack(
             done[number] = note
     except OSError as error:
         raise ArtifactError(
-            f"{images} cannot be written ({error}): free the disk, then run the same command "
-            f"again; it resumes"
+            f"{images} cannot be written ({error}): free some disk space, then run the same "
+            f"command again; it resumes"
         ) from error
     in_order = [done[number] for number in numbers]
     return Packing(

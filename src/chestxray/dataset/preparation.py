@@ -88,7 +88,7 @@ def prepare(
     """
     trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
     if not trees:
-        raise SourceError("there is no raw tree to prepare: give at least one folder")
+        raise SourceError("no raw tree was given: give at least one folder")
     combined = combine([sources.read(tree, source, options) for tree in trees])
     if (combined.rows["path"] == "").all():
         raise SourceError(
@@ -104,7 +104,7 @@ def prepare(
         _make_missing(job, manifest, out)
         return Dataset.open(out)
     for name in job.drawn_sources:
-        _say(f"{name} has no official list: its patients are drawn (70 / 10 / 20 %)")
+        _say(f"{name} has no official list: its patients are split at random (70 / 10 / 20 %)")
     with _working(work, plan):
         if not (work / MANIFEST).exists():
             _make(job, plan, work)
@@ -130,7 +130,7 @@ def check_split(
     empty = [part for part in PARTS if part not in counts]
     if empty:
         raise SourceError(
-            f"the split {split} gives no image to {' and '.join(empty)}: use more images, or "
+            f"the split {split!r} leaves no images for {' and '.join(empty)}: use more images, or "
             f"another --split"
         )
 
@@ -238,7 +238,8 @@ def _drawn_problem(job: _Job) -> list[Problem]:
     return problem(
         "no-official-list",
         job.drawn_sources,
-        "the source has no official list: its patients are drawn (70 % train, 10 % val, 20 % test)",
+        "the source has no official list: its patients are split at random (70 % train, 10 % val, "
+        "20 % test)",
         loses=False,
     )
 
@@ -250,8 +251,8 @@ def _moved_problem(job: _Job, rows: pd.DataFrame) -> list[Problem]:
     return problem(
         "split-lists-disagree",
         moved["image"] + " (" + before[moved.index] + " → " + moved["split"] + ")",
-        "lists put patients who share a radiograph across sources into different parts: all images "
-        "of these patients are in test if one of them is, otherwise in val",
+        "lists put patients who share a radiograph across sources into different splits: all "
+        "images of these patients are in test if one of them is, otherwise in val",
         loses=False,
     )
 
@@ -347,7 +348,7 @@ def _working(work: Path, plan: Plan) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work):
         if (work / _PLAN).exists():
-            _check_same(plan, _read_plan(work / _PLAN), out, "begun")
+            _check_same(plan, _read_plan(work / _PLAN), out, "started")
             _say(f"resuming the unfinished {out}")
         else:
             write_json(work / _PLAN, plan.model_dump(mode="json"))
@@ -371,7 +372,7 @@ def _read_plan(path: Path) -> Plan:
         return Plan.model_validate(read_json(path, "chestxray prepare"))
     except ValidationError as error:
         raise ArtifactError(
-            f"{path.parent.parent} was begun by another version of chestxray: remove it, or name "
+            f"{path.parent.parent} was started by another version of chestxray: remove it, or name "
             f"another folder"
         ) from error
 

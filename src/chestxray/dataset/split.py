@@ -155,7 +155,7 @@ def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
 def check(rows: pd.DataFrame, split: pd.Series[str]) -> None:
     """Raise `SourceError`, naming the patients, where a patient is in two parts."""
     parts = split.groupby(rows["patient"]).nunique()
-    _refuse(parts.index[parts > 1], "patient", "in more than one part of the split")
+    _refuse(parts.index[parts > 1], "patient", "in more than one split")
 
 
 def split_sha256(images: Iterable[str], split: Iterable[str]) -> str:

@@ -287,7 +287,7 @@ def renew(folder: Path, shard: str) -> str:
     """Say how to make one shard again."""
     return (
         f"remove {folder / shards.FOLDER / shard} and run the `chestxray prepare` that made the "
-        f"dataset again; it makes only what is missing"
+        f"dataset again; it rebuilds only missing files"
     )
 
 

@@ -165,7 +165,7 @@ def _obstacle(results: Results) -> str | None:
         f"the split is {name or 'unknown'!r}: other test images than those of NIH's list": (
             name != "official"
         ),
-        f"the part is {results.split!r}: the published figures are of the test part": (
+        f"the evaluated split is {results.split!r}: the published figures are of the test split": (
             results.split != "test"
         ),
         f"{images:,} images were evaluated, the official test list has {_OFFICIAL_TEST_IMAGES:,}": (

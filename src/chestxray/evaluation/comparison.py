@@ -51,9 +51,9 @@ class Paired:
         labels: float64 [n, K], 1, 0, NaN = unknown.
         a, b: float64 [n, K], the probabilities of each.
         patients: int64 [n].
-        split: the part all images belong to.
+        split: which split all images belong to.
         only_a, only_b: images that only one gives probabilities for, left out here.
-        neither: labelled images of the part that neither gives probabilities for.
+        neither: labelled images of the split that neither gives probabilities for.
     """
 
     findings: Findings
@@ -81,7 +81,7 @@ class Paired:
             a: the first table.
             b: the second.
             truth: the labels.
-            split: the part that both must be of.
+            split: which split both must be of.
 
         Raises:
             PredictionsError: a table that cannot be evaluated, or no image or finding in common.
@@ -150,7 +150,7 @@ def compare(
         a: the first table of predictions, or its file.
         b: the second.
         labels: a prepared dataset, a label table, or either opened.
-        split: the part that both must be of, `test` by default.
+        split: which split both must be of, `test` by default.
         resamples: of patients, at least 1.
         seed: of the resamples.
         out: folder to write `comparison.json` to; nothing is written by default.

@@ -90,7 +90,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     Args:
         predictions: a table of predictions, or its file.
         labels: a prepared dataset, a label table, or either opened.
-        split: the part that the predictions are of, `test` by default.
+        split: which split the predictions are of, `test` by default.
         fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
             them there are no metrics of calls.
         heatmaps: `heatmaps.npy` of these predictions, for localization.

@@ -1,8 +1,8 @@
 """The labels that predictions are evaluated against, and the pairing of both by name.
 
-Labels come from a prepared dataset or from a label table alone. A dataset knows the part that each
-image belongs to, and boxes. A label table has no boxes, and knows the parts where official lists
-are beside it. Where the parts are known, only the test part is evaluated unless another is named.
+Labels come from a prepared dataset or from a label table alone. A dataset knows the split that each
+image belongs to, and boxes. A label table has no boxes, and knows the splits where official lists
+are beside it. Where they are known, only the test split is evaluated unless another is named.
 
 Findings are matched by meaning, through the vocabulary. Images are matched by their full name; a
 plain file name also matches the one label whose path ends in it.
@@ -51,7 +51,7 @@ class Labels:
             official lists beside it, `unknown` without them.
         boxes: `image`, `finding`, and `x`, `y`, `w`, `h` as fractions; None from a label table.
         split_sha256: of the dataset's split; None from a label table.
-        split_name: `official`, `patient`, or of the user's list; None where no parts are known.
+        split_name: `official`, `patient`, or of the user's list; None where no split is known.
         problems: rows of a label table that could not be used; a dataset reports its own when it
             is prepared.
     """
@@ -124,7 +124,7 @@ class Labels:
 def _parts(
     table: Path, rows: pd.DataFrame, official: Mapping[str, frozenset[str]]
 ) -> pd.Series[str]:
-    """Give the part of each row by the data set's own lists; `unknown` without them."""
+    """Give the split of each row by the data set's own lists; `unknown` without them."""
     parts = pd.Series(_UNKNOWN_SPLIT, index=rows.index, name="split")
     for part, names in official.items():
         here = rows.index.isin(list(names))
@@ -151,12 +151,12 @@ class Pairs:
         probabilities: float64 [n, K].
         labels: float64 [n, K], 1, 0, NaN = unknown.
         patients: int64 [n].
-        split: the part that all of them belong to.
+        split: which split all of them belong to.
         positions: int64 [n], the rows of the table of predictions.
         predicted: all findings of the table of predictions.
         left_out: each finding that only one side has, with the reason.
         failed: rows without probabilities, left out here.
-        unpredicted: labelled images of the same part without a prediction.
+        unpredicted: labelled images of the same split without a prediction.
         about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex` and `view`,
             empty where unknown.
         matched_by_file_name: images whose predicted name is only the last component of the label's
@@ -184,13 +184,13 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
     Args:
         source: the table, or its file.
         truth: the labels.
-        split: the part that the predictions must be of, `test` by default. It names the part where
+        split: which split the predictions must be of, `test` by default. It names the split where
             `truth` does not know it; `train` and `val` are accepted within `train_val`.
 
     Raises:
         PredictionsError: a table that `predictions.read` refuses, images without labels or with
-            ambiguous names, no finding in common, nothing to evaluate, several parts mixed, or
-            another part than `split`.
+            ambiguous names, no finding in common, nothing to evaluate, several splits mixed, or
+            another split than `split`.
     """
     name = "the table of predictions" if isinstance(source, Predictions) else str(source)
     read = (
@@ -203,7 +203,7 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
     if not common:
         raise PredictionsError(
             f"{name} predicts {', '.join(read.findings)}, but the labels are of "
-            f"{', '.join(truth.findings)}: there is no finding in common; give labels of the "
+            f"{', '.join(truth.findings)}: they have no finding in common; give labels of the "
             f"same findings"
         )
     places, by_file_name = _places(name, table[predictions.IMAGE], truth.rows.index)
@@ -324,20 +324,20 @@ def _one_split(table: str, splits: pd.Series[str], wanted: str | None) -> str:
     if len(counts) > 1:
         mixed = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise PredictionsError(
-            f"{table} mixes the parts of the labels ({mixed}): evaluate one part at a time"
+            f"{table} mixes the splits of the labels ({mixed}): evaluate one split at a time"
         )
     found = str(counts.index[0])
     if found == _UNKNOWN_SPLIT:
         return wanted or _UNKNOWN_SPLIT
     if wanted is None and found != _TEST:
         raise PredictionsError(
-            f"{table} contains predictions of part {found!r}, not of 'test': if this is intended, "
-            f"give --split {found}"
+            f"{table} contains predictions of the split {found!r}, not of 'test': if this is "
+            f"intended, give --split {found}"
         )
     within = {found, "train", "val"} if found == _TRAIN_VAL else {found}
     if wanted is not None and wanted not in within:
         raise PredictionsError(
-            f"{table} contains predictions of part {found!r}, not of {wanted!r}: give the "
-            f"predictions of that part, or its name"
+            f"{table} contains predictions of the split {found!r}, not of {wanted!r}: give the "
+            f"predictions of {wanted!r}, or --split {found}"
         )
     return wanted or found

@@ -232,7 +232,7 @@ def from_boxes(truth: Labels, pairs: Pairs) -> Iterator[Case]:
     """
     if truth.boxes is None:
         raise PredictionsError(
-            "a label table has no boxes: give a dataset to --labels, or masks to --masks"
+            "a label table has no boxes: pass a dataset to --labels, or masks to --masks"
         )
     row_of = {name: row for row, name in enumerate(pairs.images)}
     boxes = truth.boxes[truth.boxes["image"].isin(row_of)]
@@ -388,7 +388,7 @@ def check_belongs(heatmaps: Path, predictions: Path) -> None:
     made_with = read_json(note, "chestxray predict --heatmaps")["predictions_sha256"]
     if made_with != sha256(predictions):
         raise PredictionsError(
-            f"{heatmaps} was made with other predictions than {predictions}: "
+            f"{heatmaps} was made from different predictions than {predictions}: "
             f"run `chestxray predict --heatmaps` again"
         )
 

@@ -1,7 +1,8 @@
 """The metrics of one finding: one registry, and their values for many rows of weights at once.
 
 A metric is an entry of `METRICS`. It then appears in `metrics.json`, in its JSON Schema and in the
-report. To add one, call `register`.
+report. To add one, call `register`, then regenerate the schemas in docs/schemas with
+`python -m chestxray.evaluation.results docs/schemas`.
 
 A weight says how often an image counts, so a row of weights is a resample, and the metric of the
 row is the metric of the images repeated that often. The plain value is that of a row of ones
@@ -288,8 +289,8 @@ for _metric in (
         scores=_calibration_error,
         # Of simulated studies of 180 patients, BCa held the true error of a frequent finding in
         # 75 % and of a rare one in 1 %, the percentile interval in 41 % and none.
-        no_interval="no reliable interval: chance adds to the calibration error and resampling "
-        "adds more; see calibration slope and intercept",
+        no_interval="no reliable interval: the calibration error is biased upwards by chance, and "
+        "more so by resampling; see calibration slope and intercept",
     ),
     Metric(
         name="calibration_slope",

@@ -243,7 +243,7 @@ def _numbers(
         row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
         raise PredictionsError(
             f"{path}: {cells[row]!r} is not a number ({images[row]}, {column}): write "
-            f"probabilities as 0.25"
+            f"probabilities as decimals, such as 0.25"
         ) from None
 
 
@@ -271,7 +271,7 @@ def _check(path: str, predictions: Predictions) -> None:
     twice = images[images.duplicated()]
     if len(twice):
         raise PredictionsError(
-            f"{path}: {counted(len(twice), 'row')} with an image that an earlier row has "
+            f"{path}: duplicate image name in {counted(len(twice), 'row')} "
             f"({examples(twice)}): keep one row per image"
         )
     good = (predictions.rows["status"] == OK).to_numpy()

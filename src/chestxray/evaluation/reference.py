@@ -71,7 +71,7 @@ def read(path: Path) -> pd.DataFrame:
     if images.has_duplicates:
         twice = list(images[images.duplicated()])
         raise SourceError(
-            f"{path}: {counted(len(twice), 'row')} with an image that an earlier row has "
+            f"{path}: duplicate image name in {counted(len(twice), 'row')} "
             f"({examples(twice)}): keep one row per image"
         )
     rows = pd.DataFrame(index=images)
@@ -80,7 +80,7 @@ def read(path: Path) -> pd.DataFrame:
         wrong = words[~words.isin(_WORDS)]
         if len(wrong):
             raise SourceError(
-                f"{path}: {label} is {wrong.iloc[0]!r} in a row; allowed are YES and NO"
+                f"{path}: {label} is {wrong.iloc[0]!r} in a row: it must be YES or NO"
             )
         rows[label] = words.map(_WORDS).to_numpy(dtype=np.float64)
     sets = text[titles.index("setid")].str.lower() if "setid" in titles else ""

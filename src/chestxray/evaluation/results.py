@@ -135,15 +135,15 @@ class Results(Model):
 
     Attributes:
         format: version of the file format.
-        split: the part that was evaluated, such as `test`.
-        split_name: how the parts were made, such as `official`; None where unknown.
+        split: which split was evaluated, such as `test`.
+        split_name: how the images were split, such as `official`; None where unknown.
         split_sha256: of the dataset's split; None for a label table.
         source: where the labels come from.
         synthetic: whether any of the radiographs are drawn.
         release: of the data set; empty where unknown.
         images, patients: evaluated.
         failed: rows without probabilities, left out.
-        unpredicted: labelled images of the part without a prediction.
+        unpredicted: labelled images of the split without a prediction.
         matched_by_file_name: images whose predicted name is only the file name of the label's.
         left_out: finding → why it is not evaluated.
         fit_on: the validation predictions; None without.
@@ -307,7 +307,7 @@ class Comparison(Model):
         source, split, split_name: as in `Results`.
         images, patients: that both predict.
         only_a, only_b: images that only one predicts, left out.
-        neither: labelled images of the part that neither predicts.
+        neither: labelled images of the split that neither predicts.
         left_out: finding → why it is not compared.
         intervals: how the intervals were made.
         findings: finding → its figures.

@@ -44,7 +44,7 @@ RULES: Final = {
     "age": "years at the time of the radiograph; each band is compared with 40–59, which has the "
     "most images of NIH ChestX-ray14",
     "view": "PA standing, AP mostly in bed",
-    "visit": "first: follow-up number 0; counted in the whole data set, not in the evaluated part",
+    "visit": "first: follow-up number 0; counted in the whole data set, not in the evaluated split",
     "co_occurrence": "images with this finding alone, or with others; the images without it are "
     "the same in both groups",
 }

@@ -46,9 +46,9 @@ class TrainedOn(BaseModel):
             that are not mentioned, and with views.
         split: name of the split.
         split_sha256: of the split, as in the dataset's manifest.
-        train_images: in the training part.
-        train_patients: in the training part.
-        training_list_sha256: `list_sha256` of the training part's image names.
+        train_images: in the training split.
+        train_patients: in the training split.
+        training_list_sha256: `list_sha256` of the training split's image names.
         recipe: name of the recipe.
     """
 

@@ -177,7 +177,8 @@ def _existing(weights: str) -> Path:
     path = Path(weights)
     if not path.is_file():
         raise RecipeError(
-            f"there is no weights file {weights!r}: weights must be `imagenet`, `none` or a file"
+            f"the weights file {weights!r} does not exist: weights must be `imagenet`, `none` or "
+            f"a file"
         )
     return path
 

@@ -111,7 +111,7 @@ def predict(
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
-        ArtifactError: another process writes `out`, or it was begun with another engine; or the
+        ArtifactError: another process writes `out`, or it was started with another engine; or the
             dataset or the bundle is damaged or does not fit.
     """
     check_out(Path(out))

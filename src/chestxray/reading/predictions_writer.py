@@ -77,7 +77,7 @@ class PredictionsWriter:
         done: rows that are written.
 
     Raises:
-        ArtifactError: another process writes this table, or another engine has begun it.
+        ArtifactError: another process writes this table, or another engine started it.
     """
 
     def __init__(

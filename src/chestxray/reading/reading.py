@@ -1,4 +1,4 @@
-"""What a model says of one radiograph, and how it is shown: as text, in a notebook, as JSON."""
+"""A model's output for one radiograph, and how it is shown: as text, in a notebook, as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CALL: Final = {True: "called", False: "", None: "no threshold"}
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Reading:
-    """What a model says of one radiograph.
+    """A model's output for one radiograph.
 
     Attributes:
         probabilities: finding → calibrated probability in [0, 1].

@@ -95,8 +95,8 @@ def _distribution(files: RunFiles) -> FigureSet | None:
         if name not in {"images", "patients"}
     )
     panels = {name: plots.distribution(name, counts, widest) for name, counts in parts.items()}
-    note = "Proportion of the images of each part, with the number of images."
-    return FigureSet("Findings in each part of the data", 2, panels, note)
+    note = "Proportion of the images of each split, with the number of images."
+    return FigureSet("Findings in each split", 2, panels, note)
 
 
 def _training(files: RunFiles) -> FigureSet | None:

@@ -68,7 +68,7 @@ def distribution(part: str, counts: dict[str, int], widest: float) -> Drawing:
         axes.spines["left"].set_visible(False)
 
     height = _BAR * float(heights.sum()) + 0.27
-    return Drawing(f"Findings in part {part}", (3.5, height), (1.15, 0.24, 0.05, 0.03), draw)
+    return Drawing(f"Findings in the {part} split", (3.5, height), (1.15, 0.24, 0.05, 0.03), draw)
 
 
 def history(table: pd.DataFrame, column: str, best_epoch: int) -> Drawing:
@@ -242,16 +242,16 @@ def reliability(entry: dict[str, Any], name: str) -> Drawing:
         name: of the finding.
     """
     given = entry["as_given"]["bins"]
-    mended = entry["recalibrated"]["bins"] if entry["recalibrated"] else None
-    shown = [*given, *(mended or [])]
+    recalibrated = entry["recalibrated"]["bins"] if entry["recalibrated"] else None
+    shown = [*given, *(recalibrated or [])]
     reach = max(value for row in shown for value in (row["mean_probability"], row["observed"]))
     end = next(end for end in _DIAGONAL_ENDS if reach <= end)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, end], [0, end], ":", color=FAINT, linewidth=0.9)
-        if mended is not None:
-            _bins(axes, mended, "o", whiskers=True)
-        _bins(axes, given, "s", whiskers=mended is None)
+        if recalibrated is not None:
+            _bins(axes, recalibrated, "o", whiskers=True)
+        _bins(axes, given, "s", whiskers=recalibrated is None)
         _unit_square(axes, end)
 
     return Drawing(f"Reliability diagram of {name}", _PANEL, _MARGINS, draw)

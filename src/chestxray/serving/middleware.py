@@ -169,7 +169,7 @@ def check_address(host: str, token: str | None, allow_remote: bool) -> None:
     if token is None and not allow_remote and not _is_loopback(host):
         raise ConfigError(
             f"other machines can reach {host} and no token is set: give --token-file "
-            f"(`openssl rand -hex 32 > token`), or --force where a proxy controls the access"
+            f"(`openssl rand -hex 32 > token`), or --allow-remote where a proxy controls the access"
         )
 
 

@@ -104,7 +104,7 @@ class ReadOptions:
         blank: what a finding becomes that a row does not mention: `negative` (absent) or `unknown`.
         views: `frontal` (PA, AP and unknown), `all`, or names with commas such as `PA,AP`.
         columns: of the source `table`: its column by our name, such as `{"image": "file"}`.
-        patient_per_image: of the source `table`: each image is of another patient.
+        patient_per_image: of the source `table`: each image belongs to a different patient.
     """
 
     uncertain: Uncertain | None = None
@@ -220,11 +220,11 @@ def only_views(rows: pd.DataFrame, views: str) -> tuple[pd.DataFrame, list[Probl
     other = rows[~kept]
     if len(rows) and not kept.any():
         seen = ", ".join(sorted(set(rows["view"].replace("", "unknown"))))
-        raise SourceError(f"--views {views} takes none of {len(rows)} images (views: {seen})")
+        raise SourceError(f"--views {views} selects none of {len(rows)} images (views: {seen})")
     return rows[kept].reset_index(drop=True), problem(
         "other-view",
         other["image"] + " (" + other["view"].replace("", "view unknown") + ")",
-        f"the view is not one of those that --views {views} takes: left out",
+        f"the view is not one of those that --views {views} selects: left out",
         loses=False,
     )
 

@@ -182,7 +182,7 @@ class _Journal:
         recorded = self.files.get(name, {}).get("sha256", found.sha256)
         if recorded != found.sha256:
             raise DownloadError(
-                f"{self.path.parent / name} was changed since it was fetched (SHA-256 "
+                f"{self.path.parent / name} was changed since it was downloaded (SHA-256 "
                 f"{found.sha256[:12]}…, recorded {recorded[:12]}…): delete it and run the same "
                 "command again"
             )
@@ -310,8 +310,8 @@ def download_kaggle(
     count = sum(path.suffix == ".png" for path in out.glob("images_*/images/*"))
     if count != images:
         raise DownloadError(
-            f"{count} of {images} images came from Kaggle: delete {out} and run the same command "
-            "again"
+            f"Kaggle delivered only {count} of {images} images: delete {out} and run the same "
+            "command again"
         )
     write_json(journal, {"source": _HANDLE, "images": count})
     shutil.rmtree(out / _CACHE, ignore_errors=True)
@@ -346,7 +346,9 @@ def _fetch(handle: str) -> str:
             raise DownloadError(
                 f"Kaggle refuses your token ({status}): {_HOW_TO_SIGN_IN}"
             ) from error
-        raise DownloadError(f"Kaggle answers {status}: run the same command again later") from error
+        raise DownloadError(
+            f"Kaggle returned {status}: run the same command again later"
+        ) from error
     except (exceptions.UnauthenticatedError, exceptions.CredentialError, ValueError) as error:
         raise DownloadError(
             f"your Kaggle token cannot be used ({error}): {_HOW_TO_SIGN_IN}"

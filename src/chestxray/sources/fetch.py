@@ -113,13 +113,15 @@ def fetch(
             farthest = max(farthest, _length(part))
             if fruitless == ATTEMPTS:
                 raise DownloadError(
-                    f"{target.name}: no more bytes come from {httpx.URL(url).host} ({error}); "
-                    "check the connection, then run the same command again: it resumes at "
-                    f"{_length(part)} bytes"
+                    f"{target.name}: the connection stalled: {httpx.URL(url).host} sends no more "
+                    f"bytes ({error}); check the connection, then run the same command again: it "
+                    f"resumes at {_length(part)} bytes"
                 ) from error
             pause(2.0**fruitless / 2)
         except OSError as error:
-            raise DownloadError(f"{part} cannot be written ({error}): free some space") from error
+            raise DownloadError(
+                f"{part} cannot be written ({error}): free some disk space"
+            ) from error
     part.replace(target)
     sync_folder(target.parent)
 
@@ -162,7 +164,7 @@ def _promised(
     """Read from the response where its bytes begin, and how long the whole file is."""
     status = response.status_code
     if status in _TRY_AGAIN:
-        raise _Interrupted(f"the server answers {status} {response.reason_phrase}")
+        raise _Interrupted(f"the server returned {status} {response.reason_phrase}")
     covers = re.fullmatch(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
     )
@@ -171,13 +173,13 @@ def _promised(
         raise _Interrupted("the server cannot resume the transfer")
     if status not in {200, 206}:
         raise DownloadError(
-            f"{part.name.removesuffix('.part')}: {httpx.URL(response.url).host} answers {status} "
+            f"{part.name.removesuffix('.part')}: {httpx.URL(response.url).host} returned {status} "
             f"{response.reason_phrase}; the link may have moved, see the publisher's page"
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise DownloadError(
-            f"{part.name.removesuffix('.part')}: a web page arrived instead of the file; fetch it "
-            "in a browser"
+            f"{part.name.removesuffix('.part')}: a web page arrived instead of the file; "
+            "download it in a browser"
         )
     if status == 206 and covers:
         start, total = have, None if covers[2] == "*" else int(covers[2])
@@ -187,7 +189,7 @@ def _promised(
     if size is not None and total is not None and total != size:
         raise DownloadError(
             f"{part.name.removesuffix('.part')} must have {size} bytes, the server offers {total}: "
-            "this is another file; try again later, or fetch it in a browser"
+            "this is another file; try again later, or download it in a browser"
         )
     return start, total if size is None else size
 

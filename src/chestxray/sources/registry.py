@@ -60,11 +60,11 @@ def recognise(tree: Path) -> Source:
         return found[0]
     if found:
         names = ", ".join(source.name for source in found)
-        raise SourceError(f"{tree} could be of several sources ({names}): choose with --source")
+        raise SourceError(f"{tree} matches several sources ({names}): choose with --source")
     if _LAST.recognises(tree):
         return _LAST
     raise SourceError(
-        f"{tree} is not of a known data set ({', '.join(known)}). To read your own table, name "
+        f"{tree} is not a recognised data set ({', '.join(known)}). To read your own table, name "
         f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…{columns_of(tree)}"
     )
 
@@ -85,5 +85,5 @@ def read(tree: Path, source: str | None = None, options: ReadOptions | None = No
         return recognise(tree).read(tree, options)
     known = registered()
     if source not in known:
-        raise SourceError(f"there is no source {source!r}: choose one of {', '.join(known)}")
+        raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
     return known[source].read(tree, options)

@@ -172,7 +172,7 @@ def _open(
     columns = choose_columns(table, list(text.columns), options)
     if "image" not in columns.columns:
         raise SourceError(
-            f"{table.name} has no column that is known to name the image (its columns are "
+            f"{table.name}: no column was recognised as the image column (its columns are "
             f"{', '.join(text.columns)}): name it with --columns image=…"
         )
     if columns.patient_per_image and "patient" in columns.columns:
@@ -201,16 +201,20 @@ def _with_label_columns(
     if not chosen:
         mixed = [name for found in problems for name in found.examples]
         raise SourceError(
-            f"{columns.table.name} has no column that is known to hold labels (its columns are "
+            f"{columns.table.name}: no column was recognised as the label column (its columns are "
             f"{', '.join(text.columns)}): name a column of labels with --columns labels=…, or one "
             f"column per finding with --columns 'findings=A;B;C'"
-            + (f". Labels and other values, so not: {', '.join(mixed)}" if mixed else "")
+            + (
+                f". Not used, because they mix labels with other values: {', '.join(mixed)}"
+                if mixed
+                else ""
+            )
         )
     return replace(columns, findings=tuple(chosen)), problems
 
 
 def _without_false_split(columns: TableColumns, text: pd.DataFrame) -> TableColumns:
-    """Drop a column that was guessed to hold the parts of a split where it holds other values."""
+    """Drop a column that was guessed to hold the split where it holds other values."""
     title = columns.columns.get("split")
     if title is None or columns.how["split"] != "guessed":
         return columns
@@ -224,11 +228,11 @@ def _usable(text: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, li
     image = text[columns.columns["image"]]
     if "patient" not in columns.columns and not columns.patient_per_image:
         raise SourceError(
-            f"{columns.table.name} has no column that is known to name the patient (its columns "
+            f"{columns.table.name}: no column was recognised as the patient column (its columns "
             f"are {', '.join(text.columns)}). Radiographs of one patient look alike: without "
-            f"patients, those of one patient get into training and into the test, and every result "
+            f"patients, those of one patient end up in both training and test, and every result "
             f"looks better than it is. Name the column with --columns patient=…, or, if each image "
-            f"is of another patient, state that with --patient-per-image"
+            f"belongs to a different patient, state that with --patient-per-image"
         )
     problems = problem(
         "no-image",
@@ -385,7 +389,7 @@ def _keys(paths: pd.Series) -> pd.Series:
 def _official(
     rows: pd.DataFrame, split: pd.Series, columns: TableColumns
 ) -> tuple[dict[str, frozenset[str]], list[Problem]]:
-    """Read the column of parts, which is the data set's own split."""
+    """Read the column that states the data set's own split."""
     if "split" not in columns.columns:
         return {}, []
     parts = split.map(_PARTS)
@@ -393,7 +397,7 @@ def _official(
     title = columns.columns["split"]
     if odd.any():
         raise SourceError(
-            f"the column {title!r} names the part {split[odd].iloc[0]!r}: allowed are train, val "
+            f"the column {title!r} names the split {split[odd].iloc[0]!r}: allowed are train, val "
             f"and test"
         )
     official = {part: frozenset(rows["image"][parts == part]) for part in ("train", "val", "test")}
@@ -401,7 +405,7 @@ def _official(
         return {}, problem(
             "no-official-split",
             [part for part in ("train", "test") if not official[part]],
-            f"the column {title!r} has no image of a part: the split is not used",
+            f"the column {title!r} has no images for train or for test: it is not used",
             loses=False,
         )
     if not official["val"]:
@@ -410,7 +414,7 @@ def _official(
     problems = problem(
         "patient-in-several-parts",
         shared.index[shared > 1],
-        f"the column {title!r} puts a patient into several parts, so that they are not independent",
+        f"the column {title!r} puts a patient into several splits, so they are not independent",
         loses=False,
     )
     problems += problem(
@@ -431,7 +435,7 @@ def _facts(columns: TableColumns, text: pd.DataFrame) -> dict[str, str]:
         if name in columns.columns and name != "labels":
             facts[f"column {name}"] = f"{columns.columns[name]} ({columns.how[name]})"
     if columns.patient_per_image:
-        facts["column patient"] = "none: each image is of another patient (given)"
+        facts["column patient"] = "none: each image belongs to a different patient (given)"
     if rest:
         facts["columns not read"] = ", ".join(title or "(untitled)" for title in rest)
     return facts

@@ -100,7 +100,7 @@ class TableColumns:
         findings: the titles of the columns that hold one finding each; or, where there is a column
             of labels, the findings to take from it, all where empty.
         settings: what the YAML file says, or the defaults.
-        patient_per_image: each image is of another patient.
+        patient_per_image: each image belongs to a different patient.
     """
 
     table: Path

@@ -106,7 +106,7 @@ def header(path: Path, separator: str = ",") -> list[str]:
         try:
             return next(csv.reader(file, delimiter=separator), [])
         except csv.Error as error:
-            raise SourceError(f"{path} is not a CSV table ({error}): fetch it again") from error
+            raise SourceError(f"{path} is not a CSV table ({error}): download it again") from error
 
 
 def cells(path: Path, separator: str = ",") -> pd.DataFrame:
@@ -131,7 +131,7 @@ def cells(path: Path, separator: str = ",") -> pd.DataFrame:
             return pd.DataFrame(columns=list(range(width)), dtype=str)
         except pd.errors.ParserError as error:
             raise SourceError(
-                f"{path} is not a complete CSV table ({error}): fetch it again"
+                f"{path} is not a complete CSV table ({error}): download it again"
             ) from error
     if not isinstance(found.index, pd.RangeIndex):  # pandas takes what is too much as the index
         raise _too_long(path, "a line", width)
@@ -164,7 +164,7 @@ def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
                 yield file
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SourceError(
-            f"{path} cannot be read as UTF-8 text ({error}): save or fetch it again"
+            f"{path} cannot be read as UTF-8 text ({error}): save or download it again"
         ) from error
 
 

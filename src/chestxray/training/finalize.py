@@ -1,7 +1,7 @@
 """From the best checkpoint to a bundle: calibration, thresholds, heatmap scale, detector.
 
-All are fitted on the validation part, which also chose the epoch, except for the template of the
-out-of-distribution detector: it is fitted on training images. The test part is not used.
+All are fitted on the validation split, which also chose the epoch, except for the template of the
+out-of-distribution detector: it is fitted on training images. The test split is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chestxray.training.recipe import Recipe
 _Floats = npt.NDArray[np.float64]
 
 _SCALE_PERCENTILE = 90.0
-_DETECTOR_IMAGES = 1024  # of each part at most: more make it slower and no better
+_DETECTOR_IMAGES = 1024  # of each split at most: more make it slower and no better
 
 
 def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
@@ -76,7 +76,7 @@ def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> 
     Args:
         dataset: that the model was trained on.
         seed: of the samples.
-        val: the validation part.
+        val: the validation split.
         features: float32 [N, C], pooled, of its images.
     """
     draw = np.random.default_rng(seed).permutation

@@ -5,7 +5,7 @@ run/
   dataset.json       the manifest of the dataset it was trained on
   history.csv        one row per epoch and split
   checkpoints/       best.ckpt and last.ckpt
-  validation.csv     the best epoch's predictions on the validation part
+  validation.csv     the best epoch's predictions on the validation split
   bundle/            the model, complete
   run.json           what was done, written last
 """
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def validation(self) -> Path:
-        """The table of the best epoch's predictions on the validation part."""
+        """The table of the best epoch's predictions on the validation split."""
         return self.folder / "validation.csv"
 
     @property
@@ -112,7 +112,7 @@ def train(
     sums is not fixed, and figures differ in their last digits.
 
     Args:
-        dataset: with parts `train` and `val`, or its folder; `test` is not looked at.
+        dataset: with the splits `train` and `val`, or its folder; `test` is not looked at.
         recipe: a shipped recipe's name, a YAML file or a recipe; by default `baseline`, or on
             `resume` the run's own.
         out: the folder to write; must not hold a run unless `resume`.
@@ -180,11 +180,11 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
         if np.isnan(labels).all():
             what = "known labels" if len(labels) else "images"
             raise TrainingError(
-                f"{dataset.folder} has no {what} in part {split!r}: choose another split"
+                f"{dataset.folder} has no {what} in the {split} split: prepare with another --split"
             )
         if split == "train" and all(one_sided(column) for column in labels.T):
             raise TrainingError(
-                f"{dataset.folder}: no finding is both present and absent in the training part"
+                f"{dataset.folder}: no finding is both present and absent in the training split"
             )
 
 

@@ -103,8 +103,8 @@ class Task(LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the training loss became {loss.item()} in epoch {self.current_epoch}; the last "
-                f"good checkpoint is kept: train again into another --out with a lower rate, such "
-                f"as --set learning_rate={self.recipe.learning_rate / 10:g}, or with --set "
+                f"good checkpoint is kept: train again with a new --out and a lower learning rate, "
+                f"such as --set learning_rate={self.recipe.learning_rate / 10:g}, or with --set "
                 f"precision=float32"
             )
         return loss
@@ -284,5 +284,5 @@ def _check_finite(loss: float, epoch: int) -> None:
     if not loss < float("inf"):
         raise TrainingError(
             f"the validation loss became {loss} in epoch {epoch}; the last good checkpoint is "
-            f"kept: train again into another --out with a lower learning_rate"
+            f"kept: train again with a new --out and a lower learning rate"
         )

@@ -73,7 +73,7 @@ def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> nn.Module:
         "bce": lambda: FocalLoss(tensor, 0.0),
     }
     if choice.kind not in makers:
-        raise RecipeError(f"there is no loss {choice.kind!r}: choose one of {', '.join(makers)}")
+        raise RecipeError(f"unknown loss {choice.kind!r}: choose one of {', '.join(makers)}")
     return makers[choice.kind]()
 
 
@@ -86,7 +86,7 @@ def class_weights(
     need less weight. Counts of the table would balance twice, and every finding would be called.
 
     Args:
-        labels: [N, K] of 1, 0, NaN: the training part.
+        labels: [N, K] of 1, 0, NaN: the training split.
         chances: [N], relative chances of being drawn; None where all are equal.
 
     Returns:

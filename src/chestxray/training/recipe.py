@@ -79,7 +79,7 @@ class Recipe(_Strict):
         learning_rate: of Adam, at the start.
         schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
         batch_size: images per step.
-        max_epochs: passes over the training part, at most.
+        max_epochs: passes over the training split, at most.
         patience: epochs without a better validation loss before training stops.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
@@ -188,7 +188,7 @@ def _text(name: str) -> str:
     path = Path(name)
     if not path.is_file():
         raise RecipeError(
-            f"there is no recipe {name!r}{_nearest(name, names())}; give one of "
+            f"unknown recipe {name!r}{_nearest(name, names())}; give one of "
             f"{', '.join(names())}, or a YAML file"
         )
     try:

@@ -216,9 +216,7 @@ def _aspect(elements: Elements) -> float:
 def _square_size(form: Form, aspect: float) -> tuple[int, int]:
     """Give height and width after the coarser side is enlarged until pixels are square."""
     if not 1 / _STEEPEST_ASPECT <= aspect <= _STEEPEST_ASPECT:
-        raise MalformedError(
-            f"the pixels are {aspect:.3g} times as high as wide, which no radiograph has"
-        )
+        raise MalformedError(f"pixel aspect ratio {aspect:.3g} is implausible for a radiograph")
     if abs(aspect - 1) < _SQUARE_WITHIN:
         return form.rows, form.columns
     return round(form.rows * max(aspect, 1)), round(form.columns * max(1 / aspect, 1))

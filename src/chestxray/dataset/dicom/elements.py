@@ -302,7 +302,8 @@ def _inflated(data: bytes) -> bytes:
         raise MalformedError(f"the deflated data set is damaged: {error}") from error
     if inflater.unconsumed_tail:
         raise MalformedError(
-            f"the data set inflates to more than {_INFLATED_LIMIT // 2**20} MB (a bomb?)"
+            f"the data set inflates to more than {_INFLATED_LIMIT // 2**20} MB (possible "
+            f"decompression bomb)"
         )
     if not inflater.eof:
         raise MalformedError("truncated: the deflated data set has no end")

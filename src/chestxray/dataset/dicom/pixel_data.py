@@ -121,7 +121,7 @@ def form_of(path: Path, elements: Elements) -> Form:
     check_size(path, form.columns, form.rows)
     frames = elements.numbers("NumberOfFrames")
     if frames and frames[0] != 1:
-        raise MalformedError(f"it has {frames[0]:g} frames: a radiograph has exactly one")
+        raise MalformedError(f"the file has {frames[0]:g} frames: a radiograph has exactly one")
     _check_colour(elements, form)
     if form.allocated not in {8, 16} or not 0 < form.stored <= form.high + 1 <= form.allocated:
         raise MalformedError(
@@ -281,9 +281,7 @@ def _jpeg_bits(stream: bytes, form: Form, kinds: frozenset[int]) -> int:
     """Check a JPEG stream's frame header and end, and give its precision."""
     found = jpeg_frame(stream, kinds)
     if found is None:
-        raise MalformedError(
-            "the JPEG stream has no frame header of the kind that its transfer syntax has"
-        )
+        raise MalformedError("the JPEG stream has no frame header matching its transfer syntax")
     bits, height, width, components = found
     _check_claims(form, height, width, components)
     _check_end(stream)

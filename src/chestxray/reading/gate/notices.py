@@ -53,7 +53,7 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     ),
     "modality-unknown": NoticeKind(
         "Modality is missing",
-        warns="Modality is missing, so the header does not confirm a radiograph",
+        warns="Modality is missing, so the header does not confirm that this is a radiograph",
     ),
     "body-part-other": NoticeKind(
         "BodyPartExamined names a part other than the chest",
@@ -61,7 +61,8 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     ),
     "body-part-unknown": NoticeKind(
         "BodyPartExamined is missing, or does not mean the chest only",
-        warns="BodyPartExamined is {stated}, so the header does not confirm a chest radiograph",
+        warns="BodyPartExamined is {stated}, so the header does not confirm that this is a chest "
+        "radiograph",
     ),
     "view-lateral": NoticeKind(
         "ViewPosition or PatientOrientation means a lateral view",
@@ -73,16 +74,17 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     ),
     "view-unknown": NoticeKind(
         "ViewPosition is missing or unknown",
-        warns="ViewPosition is {stated}, so the header does not confirm a frontal view (PA or AP)",
+        warns="ViewPosition is {stated}, so the header does not confirm that this is a frontal "
+        "view (PA or AP)",
     ),
     "age-under-18": NoticeKind(
         "the patient is a child",
-        warns="The patient is {years_or_months} old: few training radiographs show children",
+        warns="The patient is {years_or_months} old: the training data contain few children",
     ),
     "for-processing": NoticeKind(
         "the image holds raw detector values",
-        refuses="The image is FOR PROCESSING, so it holds raw detector values: send the image that "
-        "is FOR PRESENTATION",
+        refuses="PresentationIntentType is FOR PROCESSING, so the image holds raw detector values: "
+        "send the image that is FOR PRESENTATION",
     ),
     "burned-in": NoticeKind(
         "text, such as a name, is part of the pixels",
@@ -103,8 +105,8 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     "blank": NoticeKind(
         "the image has hardly any contrast or detail",
         refuses="The image has hardly any contrast or detail: the standard deviation of the grey "
-        "levels is {contrast:.2g} of 255 (at least {least_contrast}), and the edge strength is "
-        "{detail:.2g} of it (at least {least_detail})",
+        "levels is {contrast:.2g} of 255 (minimum {least_contrast}), and the edge strength is "
+        "{detail:.2g} of it (minimum {least_detail})",
     ),
     "saturated": NoticeKind(
         "much of the image is completely black or white",
@@ -113,10 +115,10 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     ),
     "colour": NoticeKind(
         "the image has colours",
-        refuses="The image is in colour (mean saturation {chroma:.2g}, at most {limit}): "
-        "radiographs are grey",
+        refuses="The image is in colour (mean saturation {chroma:.2g}, maximum {limit}): "
+        "radiographs must be greyscale",
         warns="Parts of the image are in colour (mean saturation {chroma:.2g}): coloured marks may "
-        "be taken for anatomy",
+        "be mistaken for anatomy",
     ),
     # out of the distribution of the training images
     "inverted": NoticeKind(
@@ -140,10 +142,9 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     ),
     # the model itself
     "gate-not-fitted": NoticeKind(
-        "the bundle has no out-of-distribution detector, so the four checks before are left out",
-        warns="The bundle has no out-of-distribution detector, so it is not checked whether the "
-        "image is an upright chest radiograph and not a negative: `chestxray train DATASET --out "
-        "RUN --resume` on the finished run fits one",
+        "the bundle has no out-of-distribution detector, so the four checks above are skipped",
+        warns="Rotated, inverted and non-chest images are not detected; to fit a detector, run "
+        "`chestxray train DATASET --out RUN --resume` on the finished run",
     ),
     "trained-on-synthetic": NoticeKind(
         "the model was trained on synthetic radiographs only",

@@ -132,7 +132,7 @@ def _columns(table: Path) -> tuple[pd.DataFrame, list[Problem]]:
         )
     text = cells(table)
     if text.empty:
-        raise SourceError(f"{table} has a header but no rows: fetch it again")
+        raise SourceError(f"{table} has a header but no rows: download it again")
     names = [*_REQUIRED, *_OPTIONAL]
     blank = pd.Series("", index=text.index, dtype=text[0].dtype)
     raw = pd.DataFrame(

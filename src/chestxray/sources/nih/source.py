@@ -216,7 +216,7 @@ def _with_files(
     problems = problem(
         "missing-image",
         rows["image"][without],
-        "the label table has a row, but the tree has no image: left out; fetch the other images",
+        "the label table has a row, but the tree has no image: left out; download the other images",
         loses=True,
     )
     problems += problem(
