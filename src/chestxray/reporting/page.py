@@ -79,7 +79,7 @@ _IOU: Final = ("0.1", "0.3", "0.5", "0.7")
 _IOBB: Final = ("0.1", "0.25", "0.5", "0.75", "0.9")
 
 
-def report(folder: Path, out: Path | None = None) -> Path:
+def report(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a run or of an evaluation, and its figures into `figures/` beside it.
 
     Args:
@@ -93,13 +93,14 @@ def report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         ArtifactError: neither a run nor an evaluation, or a file that cannot be read.
     """
-    out = folder / "report.html" if out is None else out
+    folder = Path(folder)
+    page = folder / "report.html" if out is None else Path(out)
     files = RunFiles.read(folder)
     sets = _figure_sets(files)
     text = _page(files, sets)
-    figure_set.write(sets, out.parent / FIGURES)
-    write_text(out, text)
-    return out
+    figure_set.write(sets, page.parent / FIGURES)
+    write_text(page, text)
+    return page
 
 
 def build(folder: Path) -> str:
