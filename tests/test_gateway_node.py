@@ -110,7 +110,7 @@ def test_a_corrupt_image_is_a_dead_letter_that_the_operator_sees(site: Site) -> 
     assert "1 attempt:" in told
     assert site.gateway.ask("retry") == "1 queued again\n"
     wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 60)
-    assert "name each letter with --item" in site.gateway.complaint("discard")
+    assert "name each one with --item" in site.gateway.complaint("discard")
     uid = str(image.SOPInstanceUID)
     assert site.gateway.ask("discard", "--item", uid) == "1 discarded\n"
     assert "0 given up" in site.gateway.ask("dead")

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from chestxray import sources
+from chestxray.cli.synth import synth as cli_synth
 from chestxray.errors import SourceError
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.population import population
@@ -191,7 +192,7 @@ def test_folders_fill_as_at_nih() -> None:
 
 def test_synth_writes_a_tree_and_says_what_comes_next(tmp_path: Path) -> None:
     app = typer.Typer()
-    app.command()(synth)
+    app.command()(cli_synth)
     arguments = [str(tmp_path / "out"), "--images", "3", "--pixels", "64"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

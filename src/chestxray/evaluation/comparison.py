@@ -137,7 +137,7 @@ def compare(
     split: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> Comparison:
     """Compare two models by their predictions of the same images.
 
@@ -188,7 +188,7 @@ def compare(
         sentence=sentence(mean.a, mean.b, mean.difference),
     )
     if out is not None:
-        comparison.write(out)
+        comparison.write(Path(out))
     return comparison
 
 
