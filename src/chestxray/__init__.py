@@ -14,10 +14,10 @@
     reading.heatmaps["Effusion"]                 # float32 [h, w], one scale for all images
     reading.calls["Effusion"]                    # whether it reaches the threshold of validation
     reading.warnings                             # why not to trust it, if there is a reason
-    reading.overlay("Effusion")                  # RGB [S, S, 3]; also `to_dict()` and a notebook view
+    reading.overlay("Effusion")                  # RGB [S, S, 3]; see also `to_dict()`
 
-A reading also has `image`, the canonical image that the model saw, `placement`, where the radiograph
-lies in it, the `thresholds`, and `model`, the identity of the weights.
+A reading also has `image`, the canonical image that the model saw, `placement`, where the
+radiograph lies in it, the `thresholds`, and `model`, the identity of the weights.
 
 Everything that the command line does is a function here or in a room's `__init__`. Names are loaded
 when they are first used, so that importing the package stays fast and the core works without torch.
