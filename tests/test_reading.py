@@ -518,6 +518,10 @@ def test_a_dataset_split_otherwise_than_the_models_is_warned_of(
     warning = leakage(find([other.folder], "test", card), card)
     assert warning is not None
     assert "another split" in warning
+    of_two = {**card.trained_on.policies, "own": {}}  # trained on this data set and on another
+    more = card.trained_on.model_copy(update={"source": "phantoms + own", "policies": of_two})
+    several = card.model_copy(update={"trained_on": more})
+    assert leakage(find([other.folder], "test", several), several) is not None
 
 
 def test_improbable_evidence_is_pale_and_sure_evidence_is_not():

@@ -14,10 +14,12 @@ import typer
 
 from chestxray.cli.options import AsJson
 
-EXTRAS = {
-    "serve": ("fastapi", "uvicorn"),
+_EXTRAS = {
+    "train": ("torch", "timm", "lightning", "kornia"),
+    "report": ("jinja2", "matplotlib"),
+    "serve": ("fastapi", "python_multipart", "uvicorn"),
     "pacs": ("prometheus_client", "pynetdicom"),
-    "export": ("onnx", "onnxruntime", "openvino"),
+    "export": ("nncf", "onnx", "onnxruntime", "openvino"),
     "track": ("tensorboard",),
 }
 
@@ -72,13 +74,15 @@ def _torch() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    for extra, packages in EXTRAS.items():
+    for extra, packages in _EXTRAS.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
             what = ", ".join(missing)
             yield Check("WARN", extra, f"{what} missing: pip install 'chestxray[{extra}]'")
         else:
-            found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+            found = ", ".join(
+                f"{name} {importlib.metadata.version(name.replace('_', '-'))}" for name in packages
+            )
             yield Check("PASS", extra, found)
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestxray.cli.options import AsJson, SourceName
+from chestxray.cli.options import (
+    AsJson,
+    Blank,
+    Columns,
+    PatientPerImage,
+    SourceName,
+    Uncertain,
+    Views,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +32,13 @@ _KINDS_SHOWN = 12
 
 def verify(
     path: Annotated[Path, typer.Argument(help="A raw tree, or a prepared dataset.")],
+    *,
     source: SourceName = None,
+    columns: Columns = None,
+    uncertain: Uncertain = None,
+    blank: Blank = None,
+    views: Views = None,
+    patient_per_image: PatientPerImage = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a raw tree or a prepared dataset, file by file, on all cores.
@@ -37,7 +52,8 @@ def verify(
     from chestxray.dataset.verification import Verdict
     from chestxray.dataset.verification import verify as look
 
-    verdict = look(path, source)
+    options = read_options(columns, uncertain, blank, views, patient_per_image)
+    verdict = look(path, source, options)
     console = Console(markup=False, highlight=False)
     if as_json:
         typer.echo(json.dumps(verdict.to_dict(), indent=2, ensure_ascii=False))

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
     from chestxray.dataset.store import Dataset, Manifest
-    from chestxray.dataset.verification import verify
+    from chestxray.dataset.verification import DatasetVerdict, Verdict, verify
 
 __all__ = [
     "Dataset",
+    "DatasetVerdict",
     "Manifest",
     "Radiograph",
+    "Verdict",
     "prepare",
     "verify",
 ]
@@ -34,6 +36,6 @@ __getattr__ = exports(
             "Dataset",
             "Manifest",
         ),
-        "verification": ("verify",),
+        "verification": ("DatasetVerdict", "Verdict", "verify"),
     },
 )

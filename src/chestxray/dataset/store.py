@@ -191,12 +191,13 @@ class Dataset:
     boxes: pd.DataFrame
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: str | Path) -> Self:
         """Open a dataset and check that its files match its manifest.
 
         Raises:
             ArtifactError: unfinished, missing, altered, or cut short.
         """
+        folder = Path(folder)
         manifest = read_manifest(folder)
         for name in manifest.sha256:
             require(folder / name, _MADE_BY)

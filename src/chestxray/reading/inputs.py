@@ -169,10 +169,11 @@ def leakage(inputs: Inputs, card: ModelCard) -> str | None:
     if not isinstance(inputs, DatasetImages):
         return None
     manifest, trained = inputs.dataset.manifest, card.trained_on
-    if manifest.title != trained.source or manifest.split.sha256 == trained.split_sha256:
+    shared = [source.title for source in manifest.sources if source.name in trained.policies]
+    if not shared or manifest.split.sha256 == trained.split_sha256:
         return None
     return (
-        f"the model was trained on {trained.source} with another split than that of "
+        f"the model was trained on {' + '.join(shared)} with another split than that of "
         f"{inputs.dataset.folder}, so its training patients may be among these images and metrics "
         f"would be too optimistic: use the dataset that it was trained on"
     )
