@@ -22,7 +22,7 @@ def synth(
         ),
     ] = False,
 ) -> None:
-    """Generate phantoms: synthetic radiographs with exact masks, laid out as NIH ChestX-ray14."""
+    """Generate phantoms: synthetic radiographs with exact masks, laid out like NIH ChestX-ray14."""
     from chestxray.sources import synth as draw
 
     draw(out, images, pixels, seed, balanced)

@@ -250,13 +250,13 @@ def one_file_per_image(images: dict[str, list[str]]) -> tuple[dict[str, str], li
     problems = problem(
         "same-image-twice",
         equal,
-        "an image lies in several folders, in equal copies: read once",
+        "an image is in several folders, in equal copies: read once",
         loses=False,
     )
     problems += problem(
         "several-sizes",
         larger,
-        "an image lies in the tree in several sizes: the one with the most pixels is used",
+        "an image is in the tree in several sizes: the one with the most pixels is used",
         loses=False,
     )
     problems += problem(
