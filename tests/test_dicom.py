@@ -191,7 +191,7 @@ def test_fragments_of_one_frame_are_joined():
         (dicom(RAMP12, 12, BitsStored=17), "17 stored"),
         (dicom(RAMP12, 12, BitsAllocated=32), "32 bits allocated"),
         (dicom(RAMP12, 12, Rows=None), "Rows is missing"),
-        (dicom(RAMP12, 12, PixelSpacing=[1, 100]), "0.01 times as high as wide"),
+        (dicom(RAMP12, 12, PixelSpacing=[1, 100]), "pixel aspect ratio 0.01 is implausible"),
         (dicom(RAMP12, 12, RescaleSlope=0), "RescaleSlope 0"),
         (dicom(RAMP12, 12, WindowCenter=1, WindowWidth=2, VOILUTFunction="CUBIC"), "CUBIC"),
         (encapsulated(dicom(RAMP12, 12), uid.MPEG2MPML, b"\0" * 64), "MPEG2"),
