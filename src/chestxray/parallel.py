@@ -32,6 +32,22 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def check_main_module() -> None:
+    """Stop a worker process that runs its parent's script again, with the reason.
+
+    Worker processes are spawned, so they import the script that started them; a script that does
+    its work at the top level would start the work in each of them.
+
+    Raises:
+        WorkerError: this is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise WorkerError(
+            "this script starts worker processes, which import it: put what it does under "
+            "`if __name__ == '__main__':`"
+        )
+
+
 @contextmanager
 def on_all_cores(
     work: Callable[[_Item], _Result],
@@ -53,6 +69,7 @@ def on_all_cores(
     Raises:
         WorkerError: a worker process died.
     """
+    check_main_module()
     count = min(workers or cores(), -(-len(items) // chunk))
     if count <= 1:
         yield map(work, items)

@@ -114,6 +114,8 @@ def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:
 
     if len(raws) != 1:
         raise typer.BadParameter("--write-columns takes one raw tree or table, and no OUT")
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists: name another file, or delete it first")
     write(find_columns(raws[0], options), out)
     typer.echo(f"{out}: check it, then put it beside the table as columns.yaml")
 

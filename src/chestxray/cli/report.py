@@ -10,14 +10,17 @@ import typer
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run, or of an evaluation alone.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write. Default: FOLDER/report.html.")
+    ] = None,
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.
 
     The figures are also written as SVG files for print, into figures/ beside the page.
     """
-    from chestxray.reporting import report as write
+    from chestxray.reporting.page import figures_folder
+    from chestxray.reporting.page import report as write
 
     page = write(folder, out)
-    figures = page.parent / "figures"
-    typer.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB, figures for print in {figures}")
+    size = page.stat().st_size / 1e6
+    typer.echo(f"{page}: {size:.1f} MB, figures for print in {figures_folder(page)}")

@@ -79,6 +79,11 @@ _IOU: Final = ("0.1", "0.3", "0.5", "0.7")
 _IOBB: Final = ("0.1", "0.25", "0.5", "0.75", "0.9")
 
 
+def figures_folder(page: Path) -> Path:
+    """Name the folder of a page's figures: `figures` beside `report.html`, else one per page."""
+    return page.parent / (FIGURES if page.stem == "report" else f"{page.stem}_{FIGURES}")
+
+
 def report(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a run or of an evaluation, and its figures into `figures/` beside it.
 
@@ -98,7 +103,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     files = RunFiles.read(folder)
     sets = _figure_sets(files)
     text = _page(files, sets)
-    figure_set.write(sets, page.parent / FIGURES)
+    figure_set.write(sets, figures_folder(page))
     write_text(page, text)
     return page
 
