@@ -108,8 +108,8 @@ def _columns(text: str | None) -> dict[str, str]:
     for ours, equals, _ in pairs:
         if not (ours.strip() and equals):
             raise typer.BadParameter(
-                f"--columns takes OUR=THEIRS pairs separated by commas, not {text!r}: name a column "
-                f"as image=file, and leave out THEIRS where the table has no such column"
+                f"--columns takes OUR=THEIRS pairs separated by commas, not {text!r}: name a "
+                f"column as image=file, and leave out THEIRS where the table has no such column"
             )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 

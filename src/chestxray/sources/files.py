@@ -163,8 +163,11 @@ def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series,
 
 def _shared_prefixes(names: pd.Series) -> list[str]:
     """Give the leading folders that all names share, the shortest first, each with a final `/`."""
-    shared = os.path.commonprefix([name.split("/")[:-1] for name in names])
-    return ["/".join(shared[:count]) + "/" for count in range(1, len(shared) + 1)]
+    if names.empty:
+        return []
+    folders = names.iloc[0].split("/")[:-1]
+    prefixes = ["/".join(folders[:count]) + "/" for count in range(1, len(folders) + 1)]
+    return [prefix for prefix in prefixes if names.str.startswith(prefix).all()]
 
 
 def cleaned_paths(written: pd.Series, root: Path | None = None) -> pd.Series:
