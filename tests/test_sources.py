@@ -224,7 +224,7 @@ def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path)
         ("image", ["x.png", ""], "column image must not be empty, as it is in 1 rows"),
         ("patient", [1, 2], "column patient must hold text in every row, not 1"),
         ("patient", ["1", np.nan], "column patient must hold text in every row, not nan"),
-        ("path", [None, ""], "column path must hold text in every row, not None"),
+        ("path", [None, ""], "column path must hold text in every row, not nan"),
         ("Mass", [1.0, UNCERTAIN], "Mass hold -1 .*apply the policies with `resolve`"),
         ("Mass", [1.0, 0.5], "Mass holds 0.5"),
         ("Mass", [1, 0], "Mass must be of the type float, not int64"),

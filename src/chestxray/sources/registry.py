@@ -145,8 +145,8 @@ def _wrong_rows(collection: Collection) -> str:
         return f"the columns {', '.join(missing)} are missing"
     for name in ("image", "patient", "path"):
         if not _is_text(rows[name]):
-            first = next(value for value in rows[name] if not isinstance(value, str))
-            return f"the column {name} must hold text in every row, not {first!r}"
+            odd = (value for value in rows[name] if not isinstance(value, str))
+            return f"the column {name} must hold text in every row, not {next(odd, rows[name].dtype)!r}"
     for name in ("image", "patient"):
         count = int((rows[name] == "").sum())
         if count:
