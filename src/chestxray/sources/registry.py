@@ -146,7 +146,8 @@ def _wrong_rows(collection: Collection) -> str:
     for name in ("image", "patient", "path"):
         if not _is_text(rows[name]):
             odd = (value for value in rows[name] if not isinstance(value, str))
-            return f"the column {name} must hold text in every row, not {next(odd, rows[name].dtype)!r}"
+            first = next(odd, rows[name].dtype)
+            return f"the column {name} must hold text in every row, not {first!r}"
     for name in ("image", "patient"):
         count = int((rows[name] == "").sum())
         if count:
