@@ -17,7 +17,7 @@ from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import check, split_sha256
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
-from chestxray.sources.collection import problem
+from chestxray.sources.collection import Collection, problem
 from toy_source import Toy, install, toy_collection, write_toys
 
 
@@ -288,17 +288,19 @@ def test_sources_without_any_list_have_no_official_split(tmp_path, halves):
     assert not (tmp_path / "out").exists(), "it fails before an image is decoded"
 
 
-def test_a_radiograph_twice_in_one_source_is_reported_and_changes_no_split(tmp_path):
+def test_a_radiograph_twice_in_a_drawn_source_links_its_patients(tmp_path):
     toys = population(40, 0)
     alone = prepare(write_toys(tmp_path / "1/a", toys), tmp_path / "alone", 16, "patient")
     part = alone.index.set_index("image")["split"]
     train, test = (int(part.index[part == name][0][:3]) for name in ("train", "test"))
     toys = shared(toys, test, toys[train])
     again = prepare(write_toys(tmp_path / "2/a", toys), tmp_path / "again", 16, "patient")
-    assert again.manifest.split == alone.manifest.split
+    assert len({p for n in (train, test) for p in parts_of(again, toys[n].patient)}) == 1
     pair = f"{min(train, test):03d}.png = {max(train, test):03d}.png"
     assert said(again, "same-image-twice") == (1, (pair,))
-    assert said(again, "same-image-in-two-parts") == (1, (pair,))
+    assert said(again, "same-image-in-two-parts") == (0, ())
+    (told,) = [each for each in again.manifest.problems if each.code == "same-image-twice"]
+    assert told.sentence.endswith("all are kept, and their patients are kept in one split")
     assert said(again, "same-image-in-two-sources") == (0, ())
 
 
@@ -311,3 +313,47 @@ def test_a_dataset_of_several_trees_names_them_and_packs_rows_in_order(tmp_path,
     same = [dataset.images[rows.get_loc(name)] for name in ("a/050.png", "b/004.png")]
     assert np.array_equal(*same)
     assert prepare(trees, tmp_path / "out", 16, "patient").manifest == dataset.manifest
+
+
+def test_a_radiograph_twice_in_a_source_with_lists_changes_no_split(tmp_path):
+    toys = population(40, 0)
+    given = lists(toys, train={*range(10)}, val={10, 11}, test={*range(12, 20)})
+    twice = shared(toys, 39, toys[0])
+    dataset = prepare(write_toys(tmp_path / "a", twice, lists=given), tmp_path / "out", 16)
+    assert (parts_of(dataset, "000"), parts_of(dataset, "019")) == ({"train"}, {"test"})
+    assert said(dataset, "same-image-in-two-parts") == (1, ("000.png = 039.png",))
+
+
+def test_a_drawn_source_beside_one_with_lists_keeps_its_own_twins_together(tmp_path):
+    a, b = population(40, 0), population(60, 1000)
+    for row in range(4, 60, 4):
+        b = shared(b, row, b[0])
+    given = lists(a, train={*range(10)}, val={10, 11}, test={*range(12, 20)})
+    trees = [write_toys(tmp_path / "a", a, lists=given), write_toys(tmp_path / "b", b)]
+    dataset = prepare(trees, tmp_path / "out", 16)
+    assert len({p for n in range(0, 30, 2) for p in parts_of(dataset, f"b/{n:03d}")}) == 1
+
+
+def test_lists_of_two_schemes_in_trees_of_one_source_are_refused(tmp_path):
+    toys = population(40, 0)
+    first = lists(toys[:20], train_val={*range(6)}, test={*range(6, 10)})
+    second = lists(toys[20:], train={*range(10, 16)}, val={16}, test={*range(17, 20)})
+    trees = [
+        write_toys(tmp_path / "1/site", toys[:20], lists=first),
+        write_toys(tmp_path / "2/site", toys[20:], lists=second),
+    ]
+    with pytest.raises(SourceError, match=r"source site mix .*train_val,test and train,val,test"):
+        prepare(trees, tmp_path / "out", 16)
+    assert prepare(trees, tmp_path / "out", 16, "patient").manifest.images == 40
+
+
+def test_rows_without_any_image_have_an_error_of_their_own(tmp_path, monkeypatch):
+    def empty(tree: Path) -> Collection:
+        whole = toy_collection(tree)
+        lost = problem("missing-image", ["1.png"], "the tree has no image: left out", loses=True)
+        return replace(whole, rows=whole.rows[:0], problems=tuple(lost))
+
+    tree = write_toys(tmp_path / "a", [Toy("1.png", "p", 1)])
+    monkeypatch.setattr("toy_source.toy_collection", empty)
+    with pytest.raises(SourceError, match=r"no image is left to prepare \(the tree has no image"):
+        prepare(tree, tmp_path / "out", 16)

@@ -366,3 +366,9 @@ def test_names_are_looked_up_fast() -> None:
     for _ in range(20_000):
         key("pleural effusion"), canonical("Mass"), term("nodule")
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize("name", ["images", "Patients", "bytes"])
+def test_names_of_counts_are_not_findings(name):
+    with pytest.raises(FindingsError, match="tables use it for something else"):
+        Findings([name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -118,10 +119,17 @@ def test_a_package_cannot_replace_a_source(
         sources.registered()
 
 
-def test_a_package_that_cannot_be_loaded_is_named(plugged: list[EntryPoint]) -> None:
+def test_a_package_that_cannot_be_loaded_is_named_where_it_is_needed(
+    plugged: list[EntryPoint], tmp_path: Path
+) -> None:
     plugged.append(point("no_such_module"))
-    with pytest.raises(SourceError, match=r"other of no_such_module:SOURCE cannot be loaded"):
-        sources.registered()
+    assert list(sources.registered()) == ["nih", "phantoms", "table"]
+    for named in ("other", None):
+        with pytest.raises(SourceError, match=r"other of no_such_module:SOURCE cannot be loaded"):
+            sources.read(tmp_path, named)
+    write(tmp_path / "t.csv", "image,patient,Mass", "x.png,1,1")
+    for named in ("table", None):
+        assert len(sources.read(tmp_path / "t.csv", named).rows) == 1
 
 
 def test_a_specific_source_is_asked_before_the_table(tmp_path: Path) -> None:
@@ -203,6 +211,43 @@ def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path)
     assert collection.name == "our-hospital"
     assert collection.findings == ("Effusion", "Pneumothorax", "Rib Fracture")
     assert collection.rows["image"].tolist() == ["P0001/S2/IM01.png"]
+
+
+# What a source gives is checked
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("sex", None, "the columns sex are missing"),
+        ("image", ["x.png", "x.png"], "but 'x.png' has several"),
+        ("image", ["x.png", ""], "column image must not be empty, as it is in 1 rows"),
+        ("patient", [1, 2], "column patient must hold text in every row, not 1"),
+        ("patient", ["1", np.nan], "column patient must hold text in every row, not nan"),
+        ("path", [None, ""], "column path must hold text in every row, not nan"),
+        ("Mass", [1.0, UNCERTAIN], "Mass hold -1 .*apply the policies with `resolve`"),
+        ("Mass", [1.0, 0.5], "Mass holds 0.5"),
+        ("Mass", [1, 0], "Mass must be of the type float, not int64"),
+    ],
+)
+def test_a_collection_that_breaks_a_rule_is_refused(
+    tmp_path: Path, column: str, values: list[object] | None, reason: str
+) -> None:
+    table = write(tmp_path / "t.csv", "image,patient,Mass", "x.png,1,1", "y.png,2,0")
+    good = sources.read(table)
+    rows = good.rows.drop(columns=column)
+    rows = rows if values is None else rows.assign(**{column: values})
+    with pytest.raises(SourceError, match=f"the source wards gives rows.*{reason}"):
+        registry._checked(dataclasses.replace(good, rows=rows), "wards")
+
+
+@pytest.mark.parametrize("name", ["nih", "phantoms"])
+def test_a_table_is_not_called_like_a_shipped_source(tmp_path: Path, name: str) -> None:
+    table = write(tmp_path / f"{name}.csv", "image,patient,Mass", "x.png,1,1")
+    with pytest.raises(SourceError, match=f"{name}' belongs to .*state another one with `name:`"):
+        sources.read(table)
+    write(tmp_path / "columns.yaml", "name: ours")
+    assert sources.read(table).name == "ours"
 
 
 # Policies

@@ -269,3 +269,14 @@ def test_the_hash_is_over_sorted_lines_of_image_and_part():
     expected = hashlib.sha256(lines).hexdigest()
     assert splits.split_sha256(["b.png", "a.png"], ["train", "test"]) == expected
     assert splits.split_sha256(["b.png", "a.png"], ["test", "train"]) != expected
+
+
+def test_a_row_without_a_part_is_refused():
+    rows = made([1, 2])
+    lists = {
+        "train": frozenset(rows["image"][:1]),
+        "val": frozenset(),
+        "rest": frozenset(rows["image"][1:]),
+    }
+    with pytest.raises(SourceError, match="1 image is in none of train, val, test, such as"):
+        splits.assign(rows, FINDINGS, "official", 0, {"nih": lists})

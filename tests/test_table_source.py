@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 
 import hospital_tree
 from chestxray import sources
+from chestxray.cli.options import read_options
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 from chestxray.sources import Collection, ReadOptions, find_columns, write_columns
@@ -169,7 +171,10 @@ def test_what_is_guessed_can_be_written_confirmed_and_is_then_given(tmp_path: Pa
     image(tmp_path / "a.png"), image(tmp_path / "b.png")
     before = sources.read(tmp_path)
     write_columns(find_columns(tmp_path), tmp_path / "labels.columns.yaml")
+    written = (tmp_path / "labels.columns.yaml").read_text()
+    assert "as columns.yaml, or labels.columns.yaml." in written
     after = sources.read(tmp_path)
+    assert (after.name, after.card) == (before.name, before.card)
     pd.testing.assert_frame_equal(before.rows, after.rows)
     assert after.facts["column patient"] == "pid (labels.columns.yaml)"
 
@@ -665,3 +670,42 @@ def test_a_table_of_a_hundred_thousand_rows_is_read_in_seconds(tmp_path: Path) -
     collection = sources.read(tmp_path / "t.csv")
     assert time.process_time() - start < 5
     assert len(collection.rows) == int((table["view"] != "L").sum())
+
+
+def test_only_leading_folders_that_all_rows_share_are_dropped(tmp_path: Path) -> None:
+    image(tmp_path / "x.png"), image(tmp_path / "y.png")
+    table = tmp_path / "t.csv"
+    write(table, "image,patient,Mass", "r/1/x.png,1,1", "r/1/y.png,2,0", "r/1/z.png,3,0")
+    collection = read(tmp_path)
+    assert collection.rows["image"].tolist() == ["x.png", "y.png"]
+    assert collection.facts["dropped path prefix"] == "r/1/"
+    assert codes(collection) == {"missing-image": 1}
+    write(table, "image,patient,Mass", "r/P1/x.png,1,1", "r/P2/y.png,2,0")
+    with pytest.raises(SourceError, match=r"no row of t.csv has its image"):
+        read(tmp_path)
+
+
+def test_a_patient_written_as_7_and_7_0_is_one_patient(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "image,patient,Mass", "a,7,1", "b,7.0,0", "c,7.5,0")
+    collection = read(table)
+    assert collection.rows["patient"].tolist() == ["7", "7", "7.5"]
+    assert collection.facts["patient numbers"] == "read without .0: 7.0 is patient 7"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (None, {}),
+        ("image=file,patient=", {"image": "file", "patient": ""}),
+        ("image=file, path, labels=a,", {"image": "file, path", "labels": "a"}),
+        ("findings=A;B;C , age=x=y", {"findings": "A;B;C", "age": "x=y"}),
+    ],
+)
+def test_columns_on_the_command_line(text: str | None, columns: dict[str, str]) -> None:
+    assert read_options(text).columns == columns
+
+
+@pytest.mark.parametrize("text", ["image", "=file", "file,image=a"])
+def test_columns_that_are_no_pairs_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="takes OUR=THEIRS pairs"):
+        read_options(text)

@@ -33,7 +33,7 @@ _LONGEST: Final = 64  # characters; a DICOM Code Meaning holds no more (PS3.5, V
 _RESERVED: Final = frozenset(
     {
         "image", "path", "source", "patient", "study", "follow_up", "age", "sex", "view", "width",
-        "height", "split", "status", "reason", "called", "model",
+        "height", "split", "status", "reason", "called", "model", "images", "patients", "bytes",
     }
 )  # fmt: skip
 _FORBIDDEN: Final = frozenset("|,;\"'`<>\\{}[]=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -101,11 +102,14 @@ def read_options(
 
 
 def _columns(text: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
-    for ours, equals, theirs in pairs:
-        if not (ours.strip() and equals and theirs.strip()):
+    """Read pairs; a comma ends one only where a name and `=` follow, as a title may hold commas."""
+    parts = re.split(r",(?=\s*\w+\s*=)", text or "")
+    pairs = [part.partition("=") for part in (part.strip(" ,") for part in parts) if part]
+    for ours, equals, _ in pairs:
+        if not (ours.strip() and equals):
             raise typer.BadParameter(
-                f"--columns takes OUR=THEIRS pairs separated by commas, not {text!r}"
+                f"--columns takes OUR=THEIRS pairs separated by commas, not {text!r}: name a "
+                f"column as image=file, and leave out THEIRS where the table has no such column"
             )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 

@@ -116,8 +116,9 @@ def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:
         raise typer.BadParameter("--write-columns takes one raw tree or table, and no OUT")
     if out.exists():
         raise typer.BadParameter(f"{out} exists: name another file, or delete it first")
-    write(find_columns(raws[0], options), out)
-    typer.echo(f"{out}: check it, then put it beside the table as columns.yaml")
+    columns = find_columns(raws[0], options)
+    write(columns, out)
+    typer.echo(f"{out}: check it, then keep it beside the table as {columns.settings_name}")
 
 
 def _show(manifest: Manifest) -> None:

@@ -7,7 +7,8 @@
 - With several sources, `image` and `patient` become `<source>/<key>`, so that patient 17 of one
   source is not patient 17 of another. Trees of one source share its patients.
 - The same radiograph in two sources, by the SHA-256 of the decoded pixels, links their patients:
-  `dataset.split` keeps linked patients in one part.
+  `dataset.split` keeps linked patients in one part. Twice in one source, it links its patients
+  where their parts are drawn; parts that a list states stay as they are.
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ class Duplicates:
 
     Attributes:
         across: keys of one radiograph that is in two or more sources.
-        within: keys of one radiograph that a source lists more than once.
+        within: keys of one radiograph that a source with stated parts lists more than once.
+        linked: keys of one radiograph that a source with drawn parts lists more than once.
         groups: a name for each row's patient, equal for linked patients.
     """
 
     across: tuple[tuple[str, ...], ...]
     within: tuple[tuple[str, ...], ...]
+    linked: tuple[tuple[str, ...], ...]
     groups: pd.Series[str]
 
     def problems(self, split: Mapping[str, str]) -> list[Problem]:
@@ -92,6 +95,13 @@ class Duplicates:
                 map(" = ".join, self.across),
                 "the same radiograph is in more than one source (equal decoded pixels): both are "
                 "kept, and their patients are kept in one split",
+                loses=False,
+            ),
+            *problem(
+                "same-image-twice",
+                map(" = ".join, self.linked),
+                "the same radiograph is listed more than once in a source (equal decoded pixels): "
+                "all are kept, and their patients are kept in one split",
                 loses=False,
             ),
             *problem(
@@ -111,26 +121,33 @@ class Duplicates:
         ]
 
 
-def duplicates(rows: pd.DataFrame, sha256: Sequence[str]) -> Duplicates:
-    """Find images with equal decoded pixels, and link the patients that share one across sources.
+def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] = ()) -> Duplicates:
+    """Find images with equal decoded pixels, and link the patients that share one.
 
     Args:
         rows: `image`, `source` and `patient`.
         sha256: of each row's decoded pixels; empty where it could not be read.
+        drawn: the sources whose parts are drawn. Patients of any other source are linked only
+            through a radiograph that another source has too.
     """
+    drawn = frozenset(drawn)
     hashes = pd.Series(list(sha256), index=rows.index)
     same = rows[(hashes != "") & hashes.duplicated(keep=False)]
-    across, within = [], []
+    across, within, linked = [], [], []
     links = _Links()
     for _, group in same.groupby(hashes[same.index], sort=False):
         names = tuple(group["image"])
         if len(set(group["source"])) > 1:
             across.append(names)
             links.join(group["patient"])
-        if group["source"].duplicated().any():
-            within += [tuple(of["image"]) for _, of in group.groupby("source") if len(of) > 1]
+        for source, of in group.groupby("source"):
+            if len(of) > 1 and source in drawn:
+                linked.append(tuple(of["image"]))
+                links.join(of["patient"])
+            elif len(of) > 1:
+                within.append(tuple(of["image"]))
     groups = rows["patient"].map(links.root)
-    return Duplicates(tuple(sorted(across)), tuple(sorted(within)), groups)
+    return Duplicates(*(tuple(sorted(each)) for each in (across, within, linked)), groups)
 
 
 class _Links:

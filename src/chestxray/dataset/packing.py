@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -135,17 +135,26 @@ def renew(
         wanted: the shards to make.
 
     Returns:
-        Each wanted shard beside what was made; the two differ where the files changed.
+        Each wanted shard beside what was made. The two differ where the files changed; what was
+        made is then removed again.
     """
     numbers = {int(Path(shard.name).stem): shard for shard in wanted}
-    made = _packed(paths, list(numbers), size, images, None)
+    made = _packed(paths, list(numbers), size, images, None, numbers)
     return [(numbers[number], note.shard) for number, note in made]
 
 
 def _packed(
-    paths: Sequence[str], left: Sequence[int], size: int, images: Path, workers: int | None
+    paths: Sequence[str],
+    left: Sequence[int],
+    size: int,
+    images: Path,
+    workers: int | None,
+    wanted: Mapping[int, Shard] | None = None,
 ) -> Iterator[tuple[int, _Note]]:
-    """Write the shards with these numbers one after the other, all cores at work on the next."""
+    """Write the shards with these numbers one after the other, all cores at work on the next.
+
+    Where `wanted` says what a shard is to be, another one is not put in its place.
+    """
     arrays = {number: _temporary(number, images) for number in left}
     chunks = {number: list(_chunks(number, paths, arrays[number])) for number in left}
     count = sum(len(chunk.paths) for of in chunks.values() for chunk in of)
@@ -163,7 +172,9 @@ def _packed(
             for _ in chunks[number]:
                 files += (decoded := next(results))
                 advance(len(decoded))
-            yield number, _finish(arrays[number], images / shards.shard_name(number), size, files)
+            target = images / shards.shard_name(number)
+            expected = None if wanted is None else wanted[number]
+            yield number, _finish(arrays[number], target, size, files, expected)
 
 
 def _temporary(number: int, images: Path) -> Path:
@@ -210,8 +221,13 @@ def _decoded(path: str, size: int) -> tuple[Canonical, Packed]:
     return radiograph.canonical(size), packed
 
 
-def _finish(temporary: Path, target: Path, size: int, files: Sequence[File]) -> _Note:
-    """Drop the rows of unreadable files, and put the shard in its place, whole and synced."""
+def _finish(
+    temporary: Path, target: Path, size: int, files: Sequence[File], expected: Shard | None
+) -> _Note:
+    """Drop the rows of unreadable files, and put the shard in its place, whole and synced.
+
+    A shard that is not the expected one is removed.
+    """
     kept = [row for row, file in enumerate(files) if isinstance(file, Packed)]
     if not kept:
         temporary.unlink()
@@ -228,6 +244,9 @@ def _finish(temporary: Path, target: Path, size: int, files: Sequence[File]) -> 
         bytes=temporary.stat().st_size,
         sha256=sha256(temporary),
     )
+    if expected is not None and shard != expected:
+        temporary.unlink()
+        return _Note(shard=shard, files=tuple(files))
     temporary.replace(target)
     sync_folder(target.parent)
     return _Note(shard=shard, files=tuple(files))

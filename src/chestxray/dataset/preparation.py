@@ -46,6 +46,7 @@ from chestxray.dataset.store import (
 )
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.findings import NO_FINDING, Findings
+from chestxray.parallel import check_main_module
 from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
 from chestxray.version import __version__
 
@@ -86,10 +87,13 @@ def prepare(
         ArtifactError: `out` holds something else, or cannot be written.
         WorkerError: a worker process died; the same call resumes.
     """
+    check_main_module()
     trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
     if not trees:
         raise SourceError("no raw tree was given: give at least one folder")
     combined = combine([sources.read(tree, source, options) for tree in trees])
+    if combined.rows.empty:
+        raise SourceError(_nothing_left(trees[0], combined))
     if (combined.rows["path"] == "").all():
         raise SourceError(
             f"{trees[0]} is a label table without images: give the folder that holds the images"
@@ -135,6 +139,14 @@ def check_split(
         )
 
 
+def _nothing_left(tree: Path, combined: Combined) -> str:
+    reasons = "; ".join(f"{each.sentence} ({each.count})" for each in combined.problems)
+    return (
+        f"{tree}: no image is left to prepare{f' ({reasons})' if reasons else ''}: give the folder "
+        f"that holds both the images and the rows of the label table that name them"
+    )
+
+
 @dataclass(frozen=True)
 class _Job:
     """What is to be split, and how: see `split.assign`."""
@@ -147,6 +159,11 @@ class _Job:
     def drawn_sources(self) -> list[str]:
         """Name the sources that the official split has no list for."""
         return without_lists(self.combined.official) if self.how == "official" else []
+
+    @property
+    def drawn(self) -> list[str]:
+        """Name the sources whose parts are drawn, not stated by a list."""
+        return list(self.combined.official) if self.how == "patient" else self.drawn_sources
 
     def split(self, groups: pd.Series[str] | None = None) -> pd.Series[str]:
         """Give each row its part, linked patients together."""
@@ -213,7 +230,7 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
         first = packing.files[0]
         reason = first.reason if isinstance(first, Unreadable) else ""
         raise SourceError(f"no image can be read, such as {rows['path'].iloc[0]}: {reason}")
-    found = duplicates(rows, [_sha256(file) for file in packing.files])
+    found = duplicates(rows, [_sha256(file) for file in packing.files], job.drawn)
     rows = rows.assign(split=job.split(found.groups))
     problems = [
         *job.combined.problems,

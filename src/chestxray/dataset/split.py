@@ -58,16 +58,42 @@ def assign(
         groups: a name per row, equal for linked patients; each patient alone when None.
 
     Raises:
-        SourceError: no source has official lists, or what `official` and `from_file` raise.
+        SourceError: no source has official lists, the lists of a source's trees do not fit
+            together, or what `official` and `from_file` raise.
     """
     groups = rows["patient"] if groups is None else groups
+    split = _assigned(rows, findings, how, seed, lists, groups)
+    _refuse(rows["image"][~split.isin(PARTS)], "image", f"in none of {', '.join(PARTS)}")
+    return split
+
+
+def _assigned(
+    rows: pd.DataFrame,
+    findings: Findings,
+    how: str,
+    seed: int,
+    lists: Mapping[str, Lists],
+    groups: pd.Series[str],
+) -> pd.Series[str]:
     if how == "patient":
         return patient(rows.assign(patient=groups), findings, seed)
     if how != "official":
         return _together(from_file(rows, Path(how)), groups)
+    _check_schemes(lists)
     if len(lists) == 1 or not any(lists.values()):
         return _together(official(rows, findings, next(iter(lists.values()), {}), seed), groups)
     return _official_of_several(rows, findings, lists, groups, seed)
+
+
+def _check_schemes(lists: Mapping[str, Lists]) -> None:
+    """Refuse a source of which one tree has a val of its own and another has it still to draw."""
+    for source, of in lists.items():
+        if "train_val" in of and not {"train", "val"}.isdisjoint(of):
+            raise SourceError(
+                f"the official lists of the source {source} mix two schemes, train_val,test and "
+                f"{','.join(part for part in PARTS if part in of)}: use trees whose lists name the "
+                f"same parts, give the trees different names, or draw a split with --split patient"
+            )
 
 
 def without_lists(lists: Mapping[str, Lists]) -> list[str]:

@@ -123,13 +123,13 @@ def radiographs(tree: Tree) -> list[str]:
     return sorted(Path(path).relative_to(tree.root).as_posix() for path in paths)
 
 
-def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series, pd.Series]:
+def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series, pd.Series, str]:
     """Find the radiographs that a table names.
 
     A file is found by its path from the table's folder or from the root; else by the end of its
     path, at the shortest by its name, where no other file ends in the same way; else, for DICOM, by
-    its SOP Instance UID. A suffix may be missing or another one. Leading folders that no path has,
-    such as the name of the release, are ignored for the whole table.
+    its SOP Instance UID. A suffix may be missing or another one. Where no row is found so, leading
+    folders that all rows share, such as the name of the release, are dropped from all of them.
 
     Args:
         written: a path, a file name or a UID for each row; text.
@@ -138,7 +138,7 @@ def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series,
 
     Returns:
         For each row the path from the root, empty where there is none; and whether there is none
-        because several files match.
+        because several files match; and the leading folders that were dropped, with a final `/`.
 
     Raises:
         SourceError: too many DICOM headers would have to be read.
@@ -146,18 +146,28 @@ def find_named(written: pd.Series, tree: Tree, folder: Path) -> tuple[pd.Series,
     files = radiographs(tree)
     inside = folder.relative_to(tree.root).as_posix() if folder.is_relative_to(tree.root) else "."
     names = cleaned_paths(written, tree.root)
-    deepest = int(names.str.count("/").max()) if len(names) else 0
+    dropped = ""
     found = _by_path(names, files, inside)
-    for drop in range(1, deepest + 1):
-        if (found.fillna("") != "").any():
+    for prefix in _shared_prefixes(names):
+        if found.notna().any():
             break
-        shorter = names.str.replace(rf"^(?:[^/]+/){{1,{drop}}}", "", regex=True)
-        found = _by_path(shorter, files, inside)
+        shorter = _by_path(names.str.removeprefix(prefix), files, inside)
+        if shorter.notna().any():
+            found, dropped = shorter, prefix
     lost = found.isna() & names.str.fullmatch(r"\d+(?:\.\d+)+(?:\.[dD][cC][mM])?")
     if lost.any():
         found = found.where(~lost, names.map(radiograph_stem).map(_by_uid(tree, set(found))))
     several = found == _NOT_ALONE
-    return found.fillna("").astype("str"), several
+    return found.fillna("").astype("str"), several, dropped
+
+
+def _shared_prefixes(names: pd.Series) -> list[str]:
+    """Give the leading folders that all names share, the shortest first, each with a final `/`."""
+    if names.empty:
+        return []
+    folders = names.iloc[0].split("/")[:-1]
+    prefixes = ["/".join(folders[:count]) + "/" for count in range(1, len(folders) + 1)]
+    return [prefix for prefix in prefixes if names.str.startswith(prefix).all()]
 
 
 def cleaned_paths(written: pd.Series, root: Path | None = None) -> pd.Series:

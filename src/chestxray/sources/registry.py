@@ -6,8 +6,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import pandas as pd
+
 from chestxray.errors import SourceError
-from chestxray.sources.collection import Collection, ReadOptions, Source, SourceCard
+from chestxray.sources.collection import (
+    LEADING_COLUMNS,
+    UNCERTAIN,
+    Collection,
+    ReadOptions,
+    Source,
+    SourceCard,
+)
 from chestxray.sources.nih import NIH
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.table import TABLE_SOURCE, columns_of
@@ -20,25 +30,35 @@ _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only wher
 def registered() -> dict[str, Source]:
     """Give all sources by name: those shipped, those of other packages, and last `table`.
 
+    A source that cannot be loaded is left out.
+
     Raises:
-        SourceError: the source of another package cannot be loaded, or has a name that is taken.
+        SourceError: the source of another package has a name that is taken.
     """
+    return _loaded()[0]
+
+
+def _loaded() -> tuple[dict[str, Source], dict[str, str]]:
+    """Load all sources; gives those that can be used, and what is wrong with the others."""
     known = {source.name: source for source in _SHIPPED}
+    broken: dict[str, str] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             source: Source = point.load()
-        except Exception as error:
-            raise SourceError(
+            name = source.name
+        except Exception as error:  # noqa: BLE001 - a package fails in any way
+            broken[point.name] = (
                 f"the source {point.name} of {point.value} cannot be loaded ({error}): update or "
                 f"remove its package"
-            ) from error
-        if source.name in {*known, _LAST.name}:
-            raise SourceError(
-                f"two sources are called {source.name}, one of them from {point.value}: remove "
-                f"that package"
             )
-        known[source.name] = source
-    return {**known, _LAST.name: _LAST}
+            continue
+        if name in {*known, _LAST.name}:
+            raise SourceError(
+                f"two sources are called {name}, one of them from {point.value}: remove that "
+                f"package"
+            )
+        known[name] = source
+    return {**known, _LAST.name: _LAST}, broken
 
 
 def cards() -> dict[str, SourceCard]:
@@ -50,11 +70,12 @@ def recognise(tree: Path) -> Source:
     """Give the source that recognises a tree by its content; `table` where no other does.
 
     Raises:
-        SourceError: nothing is there, or no source or several recognise it.
+        SourceError: nothing is there, or no source or several recognise it; or none does, and one
+            that might cannot be loaded.
     """
     if not tree.exists():
         raise SourceError(f"{tree} does not exist: give a folder of radiographs, or a label table")
-    known = registered()
+    known, broken = _loaded()
     found = [s for s in known.values() if s is not _LAST and s.recognises(tree)]
     if len(found) == 1:
         return found[0]
@@ -63,27 +84,102 @@ def recognise(tree: Path) -> Source:
         raise SourceError(f"{tree} matches several sources ({names}): choose with --source")
     if _LAST.recognises(tree):
         return _LAST
+    if broken:
+        raise SourceError(f"no source recognises {tree}, and {'; '.join(broken.values())}")
     raise SourceError(
         f"{tree} is not a recognised data set ({', '.join(known)}). To read your own table, name "
         f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…{columns_of(tree)}"
     )
 
 
-def read(tree: Path, source: str | None = None, options: ReadOptions | None = None) -> Collection:
+def read(
+    tree: str | Path, source: str | None = None, options: ReadOptions | None = None
+) -> Collection:
     """Read a raw tree, or a label table alone.
 
     Args:
         tree: a folder, or a label table.
-        source: name of the source; recognised by the content when None.
+        source: name of the source; recognised by the content when None, `table` where the options
+            are only a table's.
         options: what the user asks of the source.
 
     Raises:
         SourceError: no source of that name, none that recognises the tree, or what it raises.
     """
     options = options or ReadOptions()
-    if source is None:
-        return recognise(tree).read(tree, options)
-    known = registered()
-    if source not in known:
-        raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
-    return known[source].read(tree, options)
+    tree = Path(tree)
+    if source is None and (options.columns or options.patient_per_image):
+        chosen = _LAST  # only a table of one's own has these options
+    elif source is None:
+        chosen = recognise(tree)
+    else:
+        known, broken = _loaded()
+        if source in broken and source not in known:
+            raise SourceError(broken[source])
+        if source not in known:
+            raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
+        chosen = known[source]
+    return _checked(chosen.read(tree, options), chosen.name)
+
+
+def _checked(collection: Collection, source: str) -> Collection:
+    """Give a collection back if it keeps the rules of `Collection.rows`.
+
+    Raises:
+        SourceError: it breaks one, or is called like the data set of a shipped source.
+    """
+    if collection.name != source and collection.name in {each.name for each in _SHIPPED}:
+        raise SourceError(
+            f"the name {collection.name!r} belongs to a data set that is read by the source "
+            f"{collection.name}: state another one with `name:` in columns.yaml beside the table, "
+            f"or rename the folder"
+        )
+    wrong = _wrong_rows(collection) or _wrong_labels(collection)
+    if wrong:
+        raise SourceError(
+            f"the source {source} gives rows that break a rule: {wrong}; this is an error of the "
+            f"source: correct it, or update its package"
+        )
+    return collection
+
+
+def _wrong_rows(collection: Collection) -> str:
+    """State the first rule that the columns of the rows break; empty where none is broken."""
+    rows = collection.rows
+    missing = [name for name in (*LEADING_COLUMNS, *collection.findings) if name not in rows]
+    if missing:
+        return f"the columns {', '.join(missing)} are missing"
+    for name in ("image", "patient", "path"):
+        if not _is_text(rows[name]):
+            odd = (value for value in rows[name] if not isinstance(value, str))
+            first = next(odd, rows[name].dtype)
+            return f"the column {name} must hold text in every row, not {first!r}"
+    for name in ("image", "patient"):
+        count = int((rows[name] == "").sum())
+        if count:
+            return f"the column {name} must not be empty, as it is in {count} rows"
+    twice = rows["image"][rows["image"].duplicated()]
+    return f"each image has one row, but {twice.iloc[0]!r} has several" if len(twice) else ""
+
+
+def _wrong_labels(collection: Collection) -> str:
+    """State the first rule that the labels break; empty where none is broken."""
+    for finding in collection.findings:
+        column = collection.rows[finding]
+        if column.dtype.kind != "f":
+            return f"the labels of {finding} must be of the type float, not {column.dtype}"
+        values = column.to_numpy(dtype=np.float64)
+        if (values == UNCERTAIN).any():
+            return (
+                f"the labels of {finding} hold {UNCERTAIN:.0f} (left open): the source must apply "
+                f"the policies with `resolve`"
+            )
+        odd = values[~(np.isnan(values) | (values == 0) | (values == 1))]
+        if len(odd):
+            return f"a label is 0, 1 or NaN, but {finding} holds {odd[0]:g}"
+    return ""
+
+
+def _is_text(column: pd.Series) -> bool:
+    kind = pd.api.types.infer_dtype(column, skipna=False)
+    return kind in {"string", "empty"} and not column.isna().any()

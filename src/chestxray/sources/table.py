@@ -83,6 +83,7 @@ class _Table:
         columns, text, scanned, problems = _open(tree, options)
         raw, found = _usable(text, columns)
         problems += found
+        raw, told = _one_spelling_of_patients(raw, columns)
         rows, found = _described(raw, columns)
         problems += found
         labels = _labels(raw, columns)
@@ -101,7 +102,7 @@ class _Table:
         stated = options.blank or settings.blank
         blank = {} if stated else {"blank labels": f"{labels.blank}, {labels.reason}"}
         rows = pd.concat([rows, values], axis=1)
-        rows, found = _with_files(rows, raw, columns, scanned)
+        rows, found, dropped = _with_files(rows, raw, columns, scanned)
         problems += found
         if columns.patient_per_image:
             rows["patient"] = rows["image"]
@@ -121,7 +122,7 @@ class _Table:
             official=official,
             problems=tuple(problems),
             policies=applied,
-            facts={**_facts(columns, text), **labels.facts, **blank},
+            facts={**_facts(columns, text), **labels.facts, **blank, **told, **dropped},
         )
 
 
@@ -252,6 +253,21 @@ def _usable(text: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, li
     return text[kept].reset_index(drop=True), problems
 
 
+def _one_spelling_of_patients(
+    raw: pd.DataFrame, columns: TableColumns
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Write a patient's whole number without the `.0` that spreadsheets add, and say so."""
+    title = columns.columns.get("patient")
+    if title is None:
+        return raw, {}
+    patient = raw[title].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    changed = patient != raw[title]
+    if not changed.any():
+        return raw, {}
+    example = f"{raw[title][changed].iloc[0]} is patient {patient[changed].iloc[0]}"
+    return raw.assign(**{title: patient}), {"patient numbers": f"read without .0: {example}"}
+
+
 def _described(raw: pd.DataFrame, columns: TableColumns) -> tuple[pd.DataFrame, list[Problem]]:
     """Read all that is not a label; what cannot be read becomes unknown."""
     image = raw[columns.columns["image"]]
@@ -340,12 +356,12 @@ def _resolved(
 
 def _with_files(
     rows: pd.DataFrame, raw: pd.DataFrame, columns: TableColumns, tree: Tree | None
-) -> tuple[pd.DataFrame, list[Problem]]:
+) -> tuple[pd.DataFrame, list[Problem], dict[str, str]]:
     """Find the files, and name the images by file, or by path where file names repeat."""
     written = raw[columns.columns["image"]]
     if tree is None:
-        return rows.assign(image=_keys(cleaned_paths(written))), []
-    found, several = find_named(written, tree, columns.table.parent)
+        return rows.assign(image=_keys(cleaned_paths(written))), [], {}
+    found, several, dropped = find_named(written, tree, columns.table.parent)
     here = found != ""
     if not here.any():
         files = radiographs(tree)
@@ -377,7 +393,8 @@ def _with_files(
     )
     kept = rows[here]
     path = f"{tree.root.as_posix()}/" + found[here]
-    return kept.assign(image=_keys(found[here]), path=path).reset_index(drop=True), problems
+    kept = kept.assign(image=_keys(found[here]), path=path).reset_index(drop=True)
+    return kept, problems, {"dropped path prefix": dropped} if dropped else {}
 
 
 def _keys(paths: pd.Series) -> pd.Series:

@@ -110,6 +110,11 @@ class TableColumns:
     settings: _Settings
     patient_per_image: bool
 
+    @property
+    def settings_name(self) -> str:
+        """Say how the YAML file beside the table is to be called, for people."""
+        return f"columns.yaml, or {table_stem(self.table)}.columns.yaml"
+
 
 def settings_file(table: Path) -> Path | None:
     """Give the YAML file that describes a table's columns; None where there is none."""
@@ -206,6 +211,8 @@ def has_image_and_patient(titles: Sequence[str]) -> bool:
 def write_columns(columns: TableColumns, path: Path) -> None:
     """Write the YAML file that confirms which column holds what.
 
+    The name and title of the data set are written only where they were stated.
+
     Args:
         columns: as `table.find_columns` gives them.
         path: of the file. It is read beside the table, as `<table>.columns.yaml` or `columns.yaml`.
@@ -220,15 +227,13 @@ def write_columns(columns: TableColumns, path: Path) -> None:
         update={
             "table": columns.table.name,
             "columns": mapping,
-            "title": about.title or columns.table.name,
             "patient_per_image": columns.patient_per_image,
         }
     ).model_dump(exclude_defaults=True)
-    beside = f"{table_stem(columns.table)}.columns.yaml"
     write_text(
         path,
         f"# Which column of {columns.table.name} holds what. Check it, correct it, and keep it\n"
-        f"# beside the table as {beside}.\n"
+        f"# beside the table as {columns.settings_name}.\n"
         + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False),
     )
 
