@@ -18,6 +18,7 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics as oracle
 
+from chestxray.cli.evaluate import _show as show
 from chestxray.cli.evaluate import evaluate as command
 from chestxray.errors import PredictionsError
 from chestxray.evaluation import evaluation as evaluations
@@ -168,12 +169,17 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_images_without_labels_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_images_without_labels_are_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = predicted(LABELS, "test")
     rows.loc[[3, 4], "Image Index"] = ["x.png", "y.png"]
     write(tmp_path / "p.csv", rows)
-    result = evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+    results = evaluations.evaluate(tmp_path / "p.csv", LABELS, resamples=10)
+    show(results)
+    result = dumped(results)
     assert (result["images"], result["unlabelled"], result["unpredicted"]) == (398, 2, 2)
+    assert "2 predicted images have no labels" in capsys.readouterr().out
 
 
 def test_validation_findings_are_aligned_by_name(tmp_path: Path) -> None:
