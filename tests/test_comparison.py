@@ -331,3 +331,12 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     failed = chestxray("compare", a, b, "--labels", labels)
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_finding_that_is_left_out_under_two_spellings_is_listed_once(tmp_path: Path) -> None:
+    more = [Findings([*FINDINGS, name]) for name in ("Rib fracture", "rib_fracture")]
+    for name, findings in zip("ab", more, strict=True):
+        rows = model(1.0, 1, 0.8).assign(**{f"prob_{findings[-1]}": 0.5})
+        write(tmp_path / f"{name}.csv", rows, findings)
+    left_out = compare(tmp_path / "a.csv", tmp_path / "b.csv", resamples=10)["left_out"]
+    assert left_out == {"Rib fracture": "not labelled"}

@@ -18,6 +18,7 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics as oracle
 
+from chestxray.cli.evaluate import _show as show
 from chestxray.cli.evaluate import evaluate as command
 from chestxray.errors import PredictionsError
 from chestxray.evaluation import evaluation as evaluations
@@ -168,12 +169,45 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_images_without_labels_are_refused_by_count_and_name(tmp_path: Path) -> None:
+def test_images_without_labels_are_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = predicted(LABELS, "test")
     rows.loc[[3, 4], "Image Index"] = ["x.png", "y.png"]
     write(tmp_path / "p.csv", rows)
-    with pytest.raises(PredictionsError, match=r"no labels for 2 of 400 images \(x.png, y.png;"):
-        evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
+    results = evaluations.evaluate(tmp_path / "p.csv", LABELS, resamples=10)
+    show(results)
+    result = dumped(results)
+    assert (result["images"], result["unlabelled"], result["unpredicted"]) == (398, 2, 2)
+    assert "2 predicted images have no labels" in capsys.readouterr().out
+
+
+def test_validation_findings_are_aligned_by_name(tmp_path: Path) -> None:
+    test, straight = table_of("test", tmp_path), table_of("val", tmp_path)
+    rows = predicted(LABELS, "val").rename(
+        columns={"prob_Pleural_Thickening": "prob_pleural thickening"}
+    )
+    turned = Findings([*reversed(FINDINGS[:-2]), "pleural thickening", FINDINGS[-1], "Pacemaker"])
+    assert set(FINDINGS) - set(turned) == {"Pleural_Thickening"}
+    write(tmp_path / "turned.csv", rows.assign(prob_Pacemaker=0.5), turned)
+    first, second = (
+        evaluations.evaluate(test, LABELS, fit_on=fit_on, resamples=0)
+        for fit_on in (straight, tmp_path / "turned.csv")
+    )
+    assert dumped(first) == dumped(second)
+    write(tmp_path / "few.csv", predicted(LABELS, "val"), Findings(FINDINGS[1:]))
+    with pytest.raises(PredictionsError, match=f"validation predictions lack {FINDINGS[0]}, "):
+        evaluations.evaluate(test, LABELS, fit_on=tmp_path / "few.csv", resamples=0)
+
+
+def test_without_any_threshold_the_pooled_metrics_say_why(tmp_path: Path) -> None:
+    rows = LABELS.rows.copy()
+    rows.loc[rows["split"] == "val", list(FINDINGS)] = 0.0
+    labels = dataclasses.replace(LABELS, rows=rows)
+    test, val = table_of("test", tmp_path), table_of("val", tmp_path)
+    result = evaluations.evaluate(test, labels, fit_on=val, resamples=0)
+    assert result.micro.recall.reason == result.findings["Mass"].threshold.reason
+    assert "validation predictions" not in (result.micro.recall.reason or "")
 
 
 def test_predictions_of_mixed_parts_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.labels import Labels, pair
 from chestxray.findings import Findings
+from chestxray.sources.collection import ReadOptions
 from chestxray.sources.nih import FINDINGS
 from evaluation_parts import PROBABILITIES, rows_of, write
 
@@ -146,12 +147,32 @@ def test_lists_that_share_an_image_or_a_patient_are_refused(tmp_path: Path) -> N
         Labels.read(tmp_path / "Data_Entry.csv")
 
 
-def test_images_without_labels_are_refused_with_their_number(
+def test_images_without_labels_are_left_out_and_counted(tmp_path: Path, listed: Labels) -> None:
+    pairs = pair(predict(tmp_path, ["00000009_000.png", *TEST]), listed)
+    assert (pairs.images.tolist(), pairs.unlabelled, pairs.failed) == (TEST, 1, 0)
+    assert pairs.positions.tolist() == [1, 2, 3, 4]
+    assert pairs.unpredicted == 0
+
+
+def test_predictions_of_which_most_have_no_labels_are_refused(
     tmp_path: Path, listed: Labels
 ) -> None:
-    path = predict(tmp_path, [*TEST, "00000009_000.png"])
-    with pytest.raises(PredictionsError, match=r"no labels for 1 of 5 images \(00000009_000.png;"):
+    path = predict(tmp_path, ["x.png", "y.png", TEST[0]], failed=1)
+    assert pair(path, listed).unlabelled == 1
+    path = predict(tmp_path, [TEST[0], "x.png", "y.png", TEST[1]], failed=1)
+    with pytest.raises(PredictionsError, match=r"no labels for 2 of 3 images \(x.png, y.png;"):
         pair(path, listed)
+
+
+def test_a_dataset_takes_no_source_and_no_options(dataset: Dataset) -> None:
+    for given in ({"source": "nih"}, {"options": ReadOptions(uncertain="ones")}):
+        with pytest.raises(SourceError, match="not to a prepared dataset"):
+            Labels.read(dataset.folder, **given)
+    assert Labels.read(dataset.folder, None, ReadOptions()).split_name == "official"
+
+
+def test_a_label_table_is_named_by_its_source(listed: Labels) -> None:
+    assert listed.source == "NIH ChestX-ray14"
 
 
 def test_labels_without_predictions_and_failed_rows_are_counted(
@@ -236,6 +257,7 @@ def test_a_whole_name_is_never_matched_by_its_file_name(tmp_path: Path) -> None:
     [
         (["a.png"], ["P1/a.png", "P2/a.png"]),
         (["P1/a.png", "P2/a.png"], ["a.png"]),
+        (["P1/a.png"], ["own/P1/a.png", "other/P1/a.png"]),
         (["P1/a.png", "a.png"], ["P1/a.png"]),
     ],
 )
@@ -244,6 +266,25 @@ def test_an_ambiguous_name_is_refused_with_an_example(
 ) -> None:
     with pytest.raises(PredictionsError, match=r"ambiguous \(.*a.png could be .*a.png"):
         pair(named(tmp_path, *predicted), at(*labelled))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labelled"),
+    [
+        (["P0/a.png", "P1/a.png"], ["images/P0/a.png", "images/P1/a.png"]),
+        (["images/P1/a.png", "images/P0/a.png"], ["P1/a.png", "P0/a.png"]),
+        (["P1/a.png", "P0/a.png"], ["own/P1/a.png", "own/P0/a.png"]),
+        (["x/P1/a.png", "a.png"], ["P1/a.png", "a.png"]),
+    ],
+)
+def test_the_longest_end_of_a_path_tells_images_of_one_file_name_apart(
+    tmp_path: Path, predicted: list[str], labelled: list[str]
+) -> None:
+    pairs = pair(named(tmp_path, *predicted), at(*reversed(labelled)))
+    assert pairs.images.tolist() == labelled
+    assert pairs.matched_by_file_name == sum(
+        a != b for a, b in zip(predicted, labelled, strict=True)
+    )
 
 
 def test_paths_that_differ_are_not_guessed_to_be_the_same(tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_masks_are_found_by_name_and_hold_their_pixels(pairs: Pairs, tmp_path: P
     Image.fromarray(drawn).save(folder / f"{stem}_Pleural_Thickening.png")
     Image.fromarray(drawn > 0).save(folder / f"{stem}_Mass.png")  # one bit a pixel
     Image.fromarray(drawn * 0).save(folder / f"{stem}_Edema.png")
-    cases = list(from_masks(folder, pairs))
+    cases, unmatched = from_masks(folder, pairs)
+    assert unmatched == 0
     assert [(case.row, case.finding, case.size) for case in cases] == [
         (3, "Mass", (40, 40)),
         (3, "Pleural_Thickening", (40, 40)),
@@ -130,6 +131,31 @@ def test_masks_are_found_by_name_and_hold_their_pixels(pairs: Pairs, tmp_path: P
     found = result["all"]
     assert (found["cases"], found["hit"]["value"], found["centre"]) == (2, 1, 0)
     assert found["random"] == 0.0625
+
+
+def save_masks(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 255, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_masks_are_matched_by_path_and_by_meaning(pairs: Pairs, tmp_path: Path) -> None:
+    names = ["P0/IM_1.png", "P1/IM_1.png", "P1/IM2.png", *pairs.images[3:]]
+    pairs = dataclasses.replace(pairs, images=np.array(names, dtype=object))
+    folder = save_masks(
+        tmp_path / "masks", "P1/IM_1_pleural thickening.png", "IM2_Mass.png", "IM_1_Mass.png",
+        "P0/IM_1_Pacemaker.png", "P9/IM2_Mass.png",
+    )  # fmt: skip
+    cases, unmatched = from_masks(folder, pairs)
+    assert [(case.row, case.finding) for case in cases] == [(1, "Pleural_Thickening"), (2, "Mass")]
+    assert unmatched == 3
+
+
+def test_masks_of_which_none_matches_are_refused(pairs: Pairs, tmp_path: Path) -> None:
+    folder = save_masks(tmp_path / "masks", "other_Mass.png")
+    with pytest.raises(PredictionsError, match=r"none of 1 mask \(other_Mass.png\) belongs"):
+        from_masks(folder, pairs)
 
 
 def test_the_last_pixel_of_a_mask_can_be_hit() -> None:
@@ -180,7 +206,7 @@ def test_a_mask_that_is_no_image_is_refused(pairs: Pairs, tmp_path: Path) -> Non
     folder.mkdir()
     (folder / f"{Path(str(pairs.images[0])).stem}_Mass.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match="not a mask"):
-        list(from_masks(folder, pairs))
+        from_masks(folder, pairs)
 
 
 def test_phantoms_drawn_findings_lie_where_their_masks_and_boxes_say(
@@ -191,7 +217,8 @@ def test_phantoms_drawn_findings_lie_where_their_masks_and_boxes_say(
     predictions.write(tmp_path / "p.csv", predictions.table(names, half, FINDINGS))
     labels = Labels.read(dataset.folder)
     pairs = pair(tmp_path / "p.csv", labels)
-    masks = list(from_masks(phantoms / "masks", pairs))
+    masks, unmatched = from_masks(phantoms / "masks", pairs)
+    assert unmatched > 0
     heat = np.zeros((len(names), len(FINDINGS), 64, 64), np.float16)
     for case in masks:
         assert isinstance(case.region, Mask)

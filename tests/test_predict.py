@@ -31,7 +31,7 @@ from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import DatasetImages, RadiographFiles, find
 from chestxray.reading.judged_image import load
 from chestxray.reading.prediction import check_out, predict, predict_inputs
-from chestxray.reading.predictions_writer import PredictionsWriter, is_table
+from chestxray.reading.predictions_writer import PredictionsWriter
 from chestxray.reading.reader import Reader
 from chestxray.sources.nih import FINDINGS
 
@@ -456,7 +456,7 @@ def test_other_parquet_and_json_files_are_not_overwritten(tmp_path, suffix):
         with pytest.raises(SourceError, match="is not overwritten"):
             check_out(out)
     pd.DataFrame({"Image Index": ["1.png"]}).to_parquet(tmp_path / "q.parquet")
-    assert not is_table(tmp_path / "q.parquet")
+    assert not predictions.is_table(tmp_path / "q.parquet")
 
 
 def test_a_model_of_one_finding_is_predicted_and_explained(reader, dataset, many, tmp_path):

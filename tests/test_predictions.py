@@ -257,3 +257,18 @@ def test_a_faulty_file_of_another_format_is_refused(
 def test_a_table_made_in_memory_is_checked_like_a_file() -> None:
     with pytest.raises(PredictionsError, match=r"the table of predictions: .*looks like logits"):
         predictions.checked(Predictions(FINDINGS, rows_of(NAMES, np.full((3, 14), -2.0))))
+
+
+@pytest.mark.parametrize("suffix", [".CSV", ".csv.GZ", ".PARQUET", ".JSONL"])
+def test_a_suffix_in_capitals_is_the_same_format(tmp_path: Path, suffix: str) -> None:
+    plain = write(tmp_path / f"p{suffix.lower()}", made())
+    path = plain.rename(tmp_path / f"q{suffix}")
+    assert predictions.is_table(path)
+    pd.testing.assert_frame_equal(Predictions.read(str(path)).rows, made(), check_dtype=False)
+    again = write(tmp_path / f"r{suffix}", made())
+    pd.testing.assert_frame_equal(Predictions.read(again).rows, made(), check_dtype=False)
+
+
+def test_lines_that_are_no_objects_are_no_table(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("[1]\n", encoding="utf-8")
+    assert not predictions.is_table(tmp_path / "p.jsonl")

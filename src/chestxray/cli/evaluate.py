@@ -117,7 +117,8 @@ def _show(result: Results) -> None:
     for count, what in (
         (result.failed, "rows without status ok were left out"),
         (result.unpredicted, "labelled images have no prediction"),
-        (result.matched_by_file_name, "images were matched by their file name alone"),
+        (result.unlabelled, "predicted images have no labels"),
+        (result.matched_by_file_name, "images were matched by the end of their path alone"),
     ):
         if count:
             typer.echo(f"{count} {what}")
@@ -186,6 +187,8 @@ def _left_out(result: Results) -> Iterator[str]:
 
 def _show_localization(result: Localization) -> None:
     """Print the pointing game beside its baselines."""
+    if result.unmatched_masks:
+        typer.echo(f"{result.unmatched_masks} masks belong to no evaluated image and finding")
     if not result.all.cases:
         typer.echo("\npointing game: these images have no boxes or masks")
         return

@@ -91,7 +91,8 @@ def run(
     train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume)
     say("predict", bundle, dataset, "--split", "test", "--out", predictions, "--heatmaps")
     predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
-    masks = [raw / "masks" for raw in raws if (raw / "masks").is_dir()][:1]
+    # Masks of one tree would leave the images of the others without a region.
+    masks = [raw / "masks" for raw in raws if len(raws) == 1 and (raw / "masks").is_dir()]
     say(
         "evaluate", predictions, "--labels", dataset, "--out", model / "evaluation",
         "--fit-on", model / "validation.csv", "--heatmaps", model / "heatmaps.npy",

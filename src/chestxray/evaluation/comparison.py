@@ -11,6 +11,7 @@ questions at once: their p-values are adjusted by Holm's method.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,14 @@ from chestxray.evaluation.bootstrap import (
     p_value,
 )
 from chestxray.evaluation.delong import compare_aurocs, compare_means
-from chestxray.evaluation.labels import Labels, pair
+from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.evaluation.results import ComparedFinding, ComparedMean, Comparison, DeLongTest
 from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
-from chestxray.findings import Findings
+from chestxray.findings import Findings, key
 from chestxray.progress import progress
 
 
@@ -98,7 +99,8 @@ class Paired:
                 f"same images"
             )
         only_a, only_b = len(first.images) - len(both), len(second.images) - len(both)
-        of_part = len(first.images) + first.failed + first.unpredicted
+        splits = truth.rows["split"]
+        of_part = int((splits == splits[first.images[0]]).sum())
         common = first.findings.common(second.findings)
         if not common:
             raise PredictionsError(
@@ -109,15 +111,7 @@ class Paired:
         findings = Findings(first.findings[place] for place in ours)
         return cls(
             findings=findings,
-            left_out={
-                **first.left_out,
-                **second.left_out,
-                **{
-                    name: "predicted by only one of the two"
-                    for name in (*first.findings, *second.findings)
-                    if findings.place(name) is None
-                },
-            },
+            left_out=_left_out(first, second, findings),
             labels=first.labels[rows][:, ours],
             a=first.probabilities[rows][:, ours],
             b=second.probabilities[other_rows][:, theirs],
@@ -127,6 +121,20 @@ class Paired:
             only_b=only_b,
             neither=of_part - len(both) - only_a - only_b,
         )
+
+
+def _left_out(first: Pairs, second: Pairs, findings: Findings) -> dict[str, str]:
+    """Say why each finding is not compared, once under whatever spellings."""
+    only_one = {
+        name: "predicted by only one of the two"
+        for name in (*first.findings, *second.findings)
+        if findings.place(name) is None
+    }
+    names: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for name, reason in chain(*(of.items() for of in (first.left_out, second.left_out, only_one))):
+        found[names.setdefault(key(name), name)] = reason
+    return found
 
 
 def compare(

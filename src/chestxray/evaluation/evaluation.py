@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Self
@@ -177,8 +177,9 @@ class Evaluation:
         pairs, draws = self.pairs, self.draws
         localization = None
         if heatmaps is not None:
-            cases = self._cases(masks)
+            cases, unmatched = self._cases(masks)
             localization = locate(heatmaps, cases, pairs, draws.resamples, self.seed)
+            localization = localization.model_copy(update={"unmatched_masks": unmatched})
         columns = zip(pairs.findings, pairs.labels.T, pairs.probabilities.T, strict=True)
         results = self.metrics()
         return results.with_parts(
@@ -209,6 +210,7 @@ class Evaluation:
             patients=len(np.unique(pairs.patients)),
             failed=pairs.failed,
             unpredicted=pairs.unpredicted,
+            unlabelled=pairs.unlabelled,
             matched_by_file_name=pairs.matched_by_file_name,
             left_out=pairs.left_out,
             fit_on=_fit_on(self.validation),
@@ -219,9 +221,11 @@ class Evaluation:
             package_version=__version__,
         )
 
-    def _cases(self, masks: Path | None) -> list[Case]:
-        found = from_masks(masks, self.pairs) if masks else from_boxes(self.truth, self.pairs)
-        return list(found)
+    def _cases(self, masks: Path | None) -> tuple[list[Case], int]:
+        """Give the cases, and how many masks belong to none."""
+        if masks is None:
+            return list(from_boxes(self.truth, self.pairs)), 0
+        return from_masks(masks, self.pairs)
 
     def _thresholds(self) -> dict[str, float | None]:
         points = self.points or {}
@@ -346,7 +350,8 @@ def _micro(pairs: Pairs, draws: Draws, scores: dict[str, _Scores]) -> MicroResul
     counts = [of.counts for of in scores.values() if of.counts is not None]
     if counts:
         pooled |= rates(np.sum(counts, axis=0))
-    none = dict.fromkeys(call_metrics(), Interval(value=None, reason=NO_VALIDATION))
+    why = Counter(of.result.threshold.reason for of in scores.values()).most_common(1)[0][0]
+    none = dict.fromkeys(call_metrics(), Interval(value=None, reason=why))
     return MicroResult(**none | {name: interval_of(name, of, draws) for name, of in pooled.items()})
 
 
@@ -370,13 +375,20 @@ def _validation(source: Predictions | Path, truth: Labels, evaluated: Pairs) -> 
             f"the evaluated predictions and --fit-on share {counted(len(both), 'patient')}: choose "
             f"thresholds on patients that are not evaluated"
         )
-    if validation.findings != evaluated.findings:
+    common = evaluated.findings.common(validation.findings)
+    lacking = [name for name in evaluated.findings if validation.findings.place(name) is None]
+    if lacking:
         raise PredictionsError(
-            f"the validation predictions have the findings {', '.join(validation.findings)}, the "
-            f"evaluated ones have {', '.join(evaluated.findings)}: give validation predictions of "
-            f"the same model"
+            f"the validation predictions lack {', '.join(lacking)}, which the evaluated ones have: "
+            f"give validation predictions of the same model"
         )
-    return validation
+    columns = [place for _, place in common]
+    return replace(
+        validation,
+        findings=evaluated.findings,
+        probabilities=validation.probabilities[:, columns],
+        labels=validation.labels[:, columns],
+    )
 
 
 def _fit_on(validation: Pairs | None) -> FitOn | None:

@@ -4,13 +4,15 @@ Labels come from a prepared dataset or from a label table alone. A dataset knows
 image belongs to, and boxes. A label table has no boxes, and knows the splits where official lists
 are beside it. Where they are known, only the test split is evaluated unless another is named.
 
-Findings are matched by meaning, through the vocabulary. Images are matched by their full name; a
-plain file name also matches the one label whose path ends in it.
+Findings are matched by meaning, through the vocabulary. Images are matched by their full name, else
+by the end of their path where one name alone ends so (`match_names`). Predictions without labels
+are left out and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +36,8 @@ OFFICIAL: Final = "official"
 _UNKNOWN_SPLIT: Final = "unknown"
 _TEST: Final = "test"
 _TRAIN_VAL: Final = "train_val"
+_NONE: Final = -1  # no key
+_SEVERAL: Final = -2  # keys, and no way to tell which
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,22 @@ class Labels:
 
         Raises:
             ArtifactError: a folder that is not a finished dataset.
-            SourceError: not a label table, or lists that share an image or a patient.
+            SourceError: not a label table, lists that share an image or a patient, or a source or
+                options for a dataset.
         """
         path = Path(path)
         if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
+            if source is not None or (options or ReadOptions()) != ReadOptions():
+                raise SourceError(
+                    f"{path} is a prepared dataset: --source and the reading options apply to "
+                    f"label tables, not to a prepared dataset; leave them out"
+                )
             return cls.of_dataset(Dataset.open(path))
         read = sources.read(path, source, options)
         rows = read.rows.set_index("image")
         rows = rows.assign(split=_parts(path, rows, read.official))
         return cls(
-            source=path.name,
+            source=read.card.title,
             synthetic=read.card.synthetic,
             release=read.release,
             findings=read.findings,
@@ -156,11 +166,12 @@ class Pairs:
         predicted: all findings of the table of predictions.
         left_out: each finding that only one side has, with the reason.
         failed: rows without probabilities, left out here.
+        unlabelled: rows with probabilities whose image has no labels, left out here.
         unpredicted: labelled images of the same split without a prediction.
         about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex` and `view`,
             empty where unknown.
-        matched_by_file_name: images whose predicted name is only the last component of the label's
-            path, or the reverse.
+        matched_by_file_name: images whose predicted name is only the end of the label's path, or
+            the reverse.
     """
 
     images: npt.NDArray[np.object_]
@@ -176,6 +187,7 @@ class Pairs:
     unpredicted: int
     about: pd.DataFrame
     matched_by_file_name: int = 0
+    unlabelled: int = 0
 
 
 def pair(source: Path | Predictions, truth: Labels, split: str | None = None) -> Pairs:
@@ -188,9 +200,9 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
             `truth` does not know it; `train` and `val` are accepted within `train_val`.
 
     Raises:
-        PredictionsError: a table that `predictions.read` refuses, images without labels or with
-            ambiguous names, no finding in common, nothing to evaluate, several splits mixed, or
-            another split than `split`.
+        PredictionsError: a table that `predictions.read` refuses, more than half of the images
+            without labels, ambiguous names, no finding in common, nothing to evaluate, several
+            splits mixed, or another split than `split`.
     """
     name = "the table of predictions" if isinstance(source, Predictions) else str(source)
     read = (
@@ -206,14 +218,18 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
             f"{', '.join(truth.findings)}: they have no finding in common; give labels of the "
             f"same findings"
         )
-    places, by_file_name = _places(name, table[predictions.IMAGE], truth.rows.index)
-    positions = np.flatnonzero(table["status"].to_numpy() == predictions.OK)
-    if not len(positions):
+    ok = (table["status"] == predictions.OK).to_numpy()
+    if not ok.any():
         raise PredictionsError(
             f"{name}: none of {counted(len(table), 'row')} has status ok, so there is nothing to "
             f"evaluate: "
             f"see their reasons and predict again"
         )
+    images = pd.Index(table[predictions.IMAGE])
+    places = _places(name, images, truth.rows.index)
+    labelled = places >= 0
+    _check_labelled(name, images[ok], images[ok & ~labelled], truth.rows.index)
+    positions = np.flatnonzero(ok & labelled)
     rows = truth.rows.iloc[places[positions]]
     found = _one_split(name, rows["split"], split)
     same_part = (truth.rows["split"] == rows["split"].iloc[0]).to_numpy()
@@ -230,20 +246,22 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
         positions=positions,
         predicted=read.findings,
         left_out=_left_out(read.findings, truth.findings),
-        failed=len(table) - len(positions),
-        unpredicted=int(same_part.sum()) - int(same_part[places].sum()),
+        failed=int((~ok).sum()),
+        unpredicted=int(same_part.sum()) - int(same_part[places[labelled]].sum()),
         about=_about(rows),
-        matched_by_file_name=by_file_name,
+        matched_by_file_name=int((rows.index != images[positions]).sum()),
+        unlabelled=int((ok & ~labelled).sum()),
     )
 
 
 def match_names(
     names: pd.Index[str], keys: pd.Index[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Find image names among keys by the whole name, else by file name where one has no path.
+    """Find image names among keys by the whole name, else by the end of the path.
 
-    A name that no key equals matches the key with the same last component, if the name or the key
-    is that component alone and no other name or key has it.
+    A name that no key equals matches the one key that ends in it, or that it ends in itself:
+    `P0/1.png` and `images/P0/1.png` are the same image, and `P1/1.png` is another. The longest end
+    decides, and only if no second key has it and no second name matches the key.
 
     Args:
         names: n unique names.
@@ -254,50 +272,67 @@ def match_names(
         because it is ambiguous, bool [n].
     """
     places = keys.get_indexer(names).astype(np.int64)
-    ambiguous = np.zeros(len(names), dtype=np.bool_)
-    rest = np.flatnonzero(places < 0)
-    if not len(rest):
-        return places, ambiguous
-    plain_names, plain_keys = _last_components(names[rest]), _last_components(keys)
-    order = pd.Series(np.arange(len(keys)), index=plain_keys)
-    once = order[~plain_keys.duplicated(keep=False)]
-    repeated = plain_names.duplicated(keep=False) | plain_names.isin(
-        plain_keys[plain_keys.duplicated()]
-    )
-    found = once.reindex(plain_names).fillna(-1).to_numpy().astype(np.int64)
-    plain = (plain_names == names[rest]) | plain_names.isin(keys[keys == plain_keys])
-    taken = np.isin(found, places[places >= 0])
-    ambiguous[rest] = plain & plain_names.isin(plain_keys) & (repeated | taken)
-    places[rest] = np.where(plain & ~ambiguous[rest], found, -1)
+    rest = np.flatnonzero(places == _NONE)
+    if len(rest):
+        whole, by_end = set(keys), _by_end(keys)
+        places[rest] = [_ends_alike(name, by_end, whole) for name in names[rest]]
+    matches = np.bincount(places[places >= 0], minlength=len(keys))
+    found = rest[places[rest] >= 0]
+    places[found[matches[places[found]] > 1]] = _SEVERAL
+    ambiguous = places == _SEVERAL
+    places[ambiguous] = _NONE
     return places, ambiguous
 
 
-def _last_components(names: pd.Index[str]) -> pd.Index[str]:
-    return pd.Index([name.rsplit("/", 1)[-1] for name in names], dtype=object)
+def _ends(name: str) -> Iterator[str]:
+    """Give `a/b/c.png`, `b/c.png` and `c.png` of the first."""
+    while name:
+        yield name
+        name = name.partition("/")[2]
 
 
-def _places(
-    table: str, names: pd.Series[str], keys: pd.Index[str]
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Find the labels of each image; also give how many were matched by their file name."""
-    images = pd.Index(names)
+def _by_end(keys: pd.Index[str]) -> dict[str, int]:
+    """Give the position of the key with each end of a path, `_SEVERAL` where keys share it."""
+    found: dict[str, int] = {}
+    for place, name in enumerate(keys):
+        for end in _ends(name):
+            found[end] = _SEVERAL if end in found else place
+    return found
+
+
+def _ends_alike(name: str, by_end: Mapping[str, int], whole: AbstractSet[str]) -> int:
+    """Give the position of the key that ends in a name or that the name ends in."""
+    end = next((end for end in _ends(name) if end in by_end), None)
+    if end is None or (end != name and end not in whole):
+        return _NONE
+    return by_end[end]
+
+
+def _places(table: str, images: pd.Index[str], keys: pd.Index[str]) -> npt.NDArray[np.int64]:
+    """Find the labels of each image, -1 without; refuse ambiguous names."""
     places, ambiguous = match_names(images, keys)
     if ambiguous.any():
         unclear = images[ambiguous]
-        same = keys[_last_components(keys) == _last_components(unclear)[0]]
+        plain = unclear[0].rpartition("/")[2]
+        same = [key for key in keys if key.rpartition("/")[2] == plain]
         raise PredictionsError(
             f"{table}: of {counted(len(images), 'image name')}, {len(unclear)} ambiguous "
-            f"({unclear[0]} could be {predictions.examples(list(same))}): write the names as the "
+            f"({unclear[0]} could be {predictions.examples(same)}): write the names as the "
             f"labels have them"
         )
-    missing = images[places < 0]
-    if len(missing):
+    return places
+
+
+def _check_labelled(
+    table: str, images: pd.Index[str], missing: pd.Index[str], keys: pd.Index[str]
+) -> None:
+    """Refuse predictions of which more than half have no labels: they are of other images."""
+    if 2 * len(missing) > len(images):
         raise PredictionsError(
             f"{table}: no labels for {len(missing)} of {counted(len(images), 'image')} "
-            f"({predictions.examples(list(missing))}; the labels name images like {keys[0]}): give "
-            f"the labels of this data set"
+            f"({predictions.examples(list(missing))}; the labels name images like {keys[0]}), and "
+            f"at least half need them: give the labels of this data set"
         )
-    return places, int((keys[places] != images).sum())
 
 
 def _left_out(predicted: Findings, labelled: Findings) -> dict[str, str]:

@@ -22,23 +22,26 @@ Every share has its interval by patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import placement
 from chestxray.errors import ImageError, PredictionsError
 from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES, Draws, Interval, Values, exact_share
-from chestxray.evaluation.labels import Labels, Pairs
+from chestxray.evaluation.labels import Labels, Pairs, match_names
+from chestxray.evaluation.predictions import counted, examples
 from chestxray.evaluation.result_details import Localization, Located, Met, ResampleSettings
+from chestxray.findings import Findings
 
 IOU: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 IOBB: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -247,21 +250,60 @@ def from_boxes(truth: Labels, pairs: Pairs) -> Iterator[Case]:
         yield Case(row_of[image], finding, Boxes(corners), (int(size[0]), int(size[1])))
 
 
-def from_masks(folder: Path, pairs: Pairs) -> Iterator[Case]:
-    """Give a case for each `<image stem>_<Finding>.png` that is not empty.
+def from_masks(folder: Path, pairs: Pairs) -> tuple[list[Case], int]:
+    """Give a case for each `<image>_<Finding>.png` that is not empty, and count the unmatched.
+
+    The path within the folder is matched to the images as `match_names` does it, without suffixes,
+    so that `1_Mass.png` is of `P0/1.png` where no other image is named so. A finding may have any
+    of its spellings.
 
     Raises:
         ArtifactError: no such folder.
         ImageError: a file that is not an image.
+        PredictionsError: masks of which none belongs to an evaluated image and finding.
     """
     require(folder, "chestxray synth")
-    files = {path.name: path for path in folder.iterdir()}
-    for row, image in enumerate(pairs.images):
-        for finding in pairs.findings:
-            path = files.get(f"{Path(image).stem}_{finding}.png")
-            if path is not None and (inside := _read_mask(path)).any():
-                height, width = inside.shape
-                yield Case(row, finding, Mask(inside), (width, height))
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    parts = [_mask_parts(path.relative_to(folder), pairs.findings) for path in files]
+    heads = pd.Index(list(dict.fromkeys(head for each in parts for head, _ in each)), dtype=object)
+    places, _ = match_names(heads, _without_suffix(pairs.images))
+    row_of = {head: int(row) for head, row in zip(heads, places, strict=True) if row >= 0}
+    matched: dict[tuple[int, int], Path] = {}
+    for path, each in zip(files, parts, strict=True):
+        found = [(row_of[head], finding) for head, finding in each if head in row_of]
+        if found:
+            matched.setdefault(found[0], path)
+    if files and not matched:
+        names = examples([path.relative_to(folder).as_posix() for path in files])
+        raise PredictionsError(
+            f"{folder}: none of {counted(len(files), 'mask')} ({names}) belongs to an evaluated "
+            f"image and finding: name them <image>_<Finding>.png, such as "
+            f"{Path(pairs.images[0]).stem}_{pairs.findings[0]}.png"
+        )
+    return list(_mask_cases(matched, pairs)), len(files) - len(matched)
+
+
+def _mask_parts(path: Path, findings: Findings) -> list[tuple[str, int]]:
+    """Give each way to read a path as an image and the position of a finding."""
+    words = path.with_suffix("").as_posix().split("_")
+    ways = [
+        ("_".join(words[:n]), findings.place("_".join(words[n:]))) for n in range(1, len(words))
+    ]
+    return [(head, place) for head, place in ways if head and place is not None]
+
+
+def _without_suffix(images: npt.NDArray[np.object_]) -> pd.Index[str]:
+    """Give image names without their suffix; in full where two differ in it alone."""
+    short = pd.Index([str(PurePosixPath(image).with_suffix("")) for image in images], dtype=object)
+    return short.where(~short.duplicated(keep=False), pd.Index(images, dtype=object))
+
+
+def _mask_cases(matched: Mapping[tuple[int, int], Path], pairs: Pairs) -> Iterator[Case]:
+    for (row, finding), path in sorted(matched.items()):
+        inside = _read_mask(path)
+        if inside.any():
+            height, width = inside.shape
+            yield Case(row, pairs.findings[finding], Mask(inside), (width, height))
 
 
 def _read_mask(path: Path) -> npt.NDArray[np.bool_]:
@@ -353,7 +395,8 @@ def locate(
     Raises:
         PredictionsError: heatmaps that do not belong to the table.
     """
-    maps = _open(heatmaps, len(pairs.images) + pairs.failed, len(pairs.predicted))
+    rows = len(pairs.images) + pairs.failed + pairs.unlabelled
+    maps = _open(heatmaps, rows, len(pairs.predicted))
     pointed = []
     for case in cases:
         heat = maps[pairs.positions[case.row], pairs.predicted.index(case.finding)]

@@ -48,6 +48,11 @@ class Predictions:
     findings: Findings
     rows: pd.DataFrame
 
+    @classmethod
+    def read(cls, path: Path | str) -> Predictions:
+        """Read a table from its file; see `read` of this module for the errors."""
+        return read(Path(path))
+
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Give float64 [n, K] in [0, 1], NaN only where `status` is not `ok`."""
@@ -84,7 +89,7 @@ def write(path: Path, predictions: Predictions) -> None:
     """Write a table in the format of its suffix, after the checks that `read` makes."""
     _check(str(path), predictions)
     rows = predictions.rows[list(columns(predictions.findings))]
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         values = rows.astype(object).where(rows.notna(), None).to_dict("records")
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in values)
         write_text(path, "".join(f"{line}\n" for line in lines))
@@ -135,11 +140,11 @@ def checked(predictions: Predictions) -> Predictions:
 def is_table(path: Path) -> bool:
     """Say whether a file's header is that of a table of predictions, whatever its rows."""
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             header = list(pq.read_schema(path).names)
-        elif path.suffix == ".jsonl":
+        elif path.suffix.lower() == ".jsonl":
             with path.open(encoding="utf-8-sig") as file:
-                header = list(json.loads(file.readline() or "{}"))
+                header = [str(name) for name in json.loads(file.readline() or "{}")]
         else:
             with _opened(path) as file:
                 header = next(csv.reader(file), [])
@@ -151,9 +156,9 @@ def is_table(path: Path) -> bool:
 
 def _cells(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     """Read the header and all rows: text, numbers, or None where there is nothing."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return _parquet(path)
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         return _json_lines(path)
     return _csv(path)
 
@@ -185,7 +190,7 @@ def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
 
 
 def _opened(path: Path) -> IO[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
     return opened(path, "rt", encoding="utf-8-sig", newline="")
 
 

@@ -190,7 +190,10 @@ class Located(Met):
 
 
 class Localization(Model):
-    """What `localization.json` holds, per finding and over all cases."""
+    """What `localization.json` holds, per finding and over all cases.
+
+    `unmatched_masks` counts the masks that belong to no evaluated image and finding.
+    """
 
     split: str
     heat_threshold: dict[str, Any]
@@ -198,6 +201,7 @@ class Localization(Model):
     intervals: ResampleSettings
     findings: dict[str, Located]
     all: Located
+    unmatched_masks: int = 0
 
 
 class ReferenceLabel(Model):

@@ -144,7 +144,9 @@ class Results(Model):
         images, patients: evaluated.
         failed: rows without probabilities, left out.
         unpredicted: labelled images of the split without a prediction.
-        matched_by_file_name: images whose predicted name is only the file name of the label's.
+        unlabelled: predicted images without labels, left out.
+        matched_by_file_name: images whose predicted name is only the end of the label's path, or
+            the reverse.
         left_out: finding → why it is not evaluated.
         fit_on: the validation predictions; None without.
         intervals: how the intervals were made.
@@ -165,6 +167,7 @@ class Results(Model):
     patients: int
     failed: int
     unpredicted: int
+    unlabelled: int = 0
     matched_by_file_name: int
     left_out: dict[str, str]
     fit_on: FitOn | None

@@ -41,8 +41,8 @@ from chestxray.evaluation.weighted_counts import Calls, Column
 
 RULES: Final = {
     "sex": "as labelled",
-    "age": "years at the time of the radiograph; each band is compared with 40–59, which has the "
-    "most images of NIH ChestX-ray14",
+    "age": "years at the time of the radiograph; each band is compared with 40–59, the band of "
+    "reference",
     "view": "PA standing, AP mostly in bed",
     "visit": "first: follow-up number 0; counted in the whole data set, not in the evaluated split",
     "co_occurrence": "images with this finding alone, or with others; the images without it are "

@@ -44,7 +44,6 @@ from chestxray.reading.predictions_writer import (
     SUFFIXES,
     PredictionsWriter,
     columns,
-    is_table,
 )
 from chestxray.reading.reader import Reader, load
 from chestxray.version import __version__
@@ -161,7 +160,7 @@ def check_out(out: Path) -> None:
         raise SourceError(f"{out} is a folder: --out must name the table to write")
     if out.suffix.lower() not in SUFFIXES:
         raise SourceError(f"{out.name} must end in .csv, .parquet or .jsonl: choose such an --out")
-    if out.exists() and not is_table(out):
+    if out.exists() and not predictions.is_table(out):
         raise SourceError(
             f"{out} exists and is not a table of predictions, so it is not overwritten: choose "
             f"another --out, or move it away first"

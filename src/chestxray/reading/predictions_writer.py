@@ -24,7 +24,6 @@ from typing import IO, Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet
 
 from chestxray.artifacts import sha256, sync_folder, write_json
 from chestxray.errors import ArtifactError
@@ -44,21 +43,6 @@ _PROBABILITY: Final = probability_column("")
 def columns(findings: Findings) -> tuple[str, ...]:
     """Name the columns of the table that `predict` writes."""
     return (*predictions.columns(findings), CALLED, MODEL)
-
-
-def is_table(path: Path) -> bool:
-    """Say whether a file is a table of predictions, whatever its rows hold."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = pyarrow.parquet.read_schema(path).names
-        elif path.suffix.lower() == ".jsonl":
-            with path.open(encoding="utf-8") as file:
-                names = list(json.loads(file.readline()))
-        else:
-            return predictions.is_table(path)
-    except (pyarrow.ArrowInvalid, ValueError, TypeError):
-        return False
-    return predictions.IMAGE in names and any(name.startswith(_PROBABILITY) for name in names)
 
 
 class PredictionsWriter:
