@@ -71,7 +71,7 @@ def combine(collections: Sequence[Collection]) -> Combined:
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class _Duplicates:
     """Images with equal decoded pixels.
 
     Attributes:
@@ -121,7 +121,7 @@ class Duplicates:
         ]
 
 
-def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] = ()) -> Duplicates:
+def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] = ()) -> _Duplicates:
     """Find images with equal decoded pixels, and link the patients that share one.
 
     Args:
@@ -147,7 +147,7 @@ def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] =
             elif len(of) > 1:
                 within.append(tuple(of["image"]))
     groups = rows["patient"].map(links.root)
-    return Duplicates(*(tuple(sorted(each)) for each in (across, within, linked)), groups)
+    return _Duplicates(tuple(sorted(across)), tuple(sorted(within)), tuple(sorted(linked)), groups)
 
 
 class _Links:

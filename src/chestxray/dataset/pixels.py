@@ -66,7 +66,7 @@ _SIGNATURES: Final = (
 )
 
 
-class Decoded(NamedTuple):
+class _Decoded(NamedTuple):
     """What decoding a file gives.
 
     Attributes:
@@ -120,14 +120,14 @@ def name_of(source: Source) -> Path:
     return Path(name) if isinstance(name, str) else Path("<bytes>")
 
 
-def kind_of(data: bytes) -> str | None:
+def _kind_of(data: bytes) -> str | None:
     """Name the format that a file's first bytes show, such as PNG, DICOM or TIFF; else None."""
     if is_dicom(data):
         return "DICOM"
     return next((name for at, magic, name in _SIGNATURES if data.startswith(magic, at)), None)
 
 
-def decode_bytes(path: Path, data: bytes) -> Decoded:
+def decode_bytes(path: Path, data: bytes) -> _Decoded:
     """Decode the bytes of a PNG, JPEG or DICOM file.
 
     Args:
@@ -138,7 +138,7 @@ def decode_bytes(path: Path, data: bytes) -> Decoded:
         ImageError: truncated, corrupt, too large, of another format than its name says, or not a
             radiograph.
     """
-    kind, named = kind_of(data), _BY_SUFFIX.get(path.suffix.lower())
+    kind, named = _kind_of(data), _BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
         cause = "the file is damaged or not an image" if named in _SUPPORTED else "not supported"
         raise ImageError(path, f"the content is not PNG, JPEG or DICOM: {cause}")
@@ -148,13 +148,13 @@ def decode_bytes(path: Path, data: bytes) -> Decoded:
             f"the name says {named} ({path.suffix}), but the content is {kind}: rename the file",
         )
     if kind == "DICOM":
-        return Decoded("DICOM", *decode_dicom(path, data), 0.0)
+        return _Decoded("DICOM", *decode_dicom(path, data), 0.0)
     if kind not in _SUPPORTED:
         raise ImageError(
             path, f"the content is {kind}: only PNG, JPEG and DICOM files are supported"
         )
     pixels, chroma = (decode_png if kind == "PNG" else decode_jpeg)(path, data)
-    return Decoded(cast("Kind", kind), pixels, None, chroma)
+    return _Decoded(cast("Kind", kind), pixels, None, chroma)
 
 
 def decode(source: Source) -> Grey:

@@ -34,7 +34,7 @@ _SIDE_LIMIT: Final = 20_000
 # Second bytes of the frame markers of T.81, the lossless ones among them.
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
-Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+_Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _PNG_SIGNATURE_LENGTH: Final = 8
 # What colour management and text would do to the pixels is not wanted, nor libpng's complaints
@@ -61,7 +61,7 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def decode_png(path: Path, data: bytes) -> tuple[Grey, float]:
+def decode_png(path: Path, data: bytes) -> tuple[_Grey, float]:
     """Decode a PNG of 1 to 16 bits, grey, colour or palette, with or without transparency.
 
     Args:
@@ -87,7 +87,7 @@ def decode_png(path: Path, data: bytes) -> tuple[Grey, float]:
     return luminance(pixels, cv2.COLOR_BGR2GRAY), _chroma(pixels)
 
 
-def decode_jpeg(path: Path, data: bytes) -> tuple[Grey, float]:
+def decode_jpeg(path: Path, data: bytes) -> tuple[_Grey, float]:
     """Decode a JPEG of 8 bits, grey or colour, turned as its EXIF orientation says.
 
     Args:
@@ -162,7 +162,7 @@ def jpeg_frame(data: bytes, kinds: frozenset[int]) -> tuple[int, int, int, int] 
     return None
 
 
-def luminance(image: npt.NDArray[Any], to_grey: int) -> Grey:
+def luminance(image: npt.NDArray[Any], to_grey: int) -> _Grey:
     """Give the luminance over black of [h, w], [h, w, 3] or [h, w, 4], by OpenCV's conversion code.
 
     Where red, green and blue are equal, as in NIH's RGBA files, they are the luminance exactly.

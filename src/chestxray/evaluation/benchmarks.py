@@ -69,7 +69,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class PublishedLocalization:
+class _PublishedLocalization:
     """A published localization result on the 984 boxes.
 
     Attributes:
@@ -104,10 +104,10 @@ def published_classification() -> list[Published]:
     ]
 
 
-def published_localization() -> list[PublishedLocalization]:
+def _published_localization() -> list[_PublishedLocalization]:
     """Give the published results on the 984 boxes."""
     return [
-        PublishedLocalization(
+        _PublishedLocalization(
             row=row["row"],
             remark=row["remark"],
             low=float(row["low"]) if row["low"] else None,
@@ -136,7 +136,7 @@ def benchmarks(results: Results, localization: Localization | None) -> Benchmark
     """
     mean = _mean(results)
     note = _obstacle(results)
-    located = published_localization() if localization else []
+    located = _published_localization() if localization else []
     return Benchmarks(
         split=results.split,
         split_name=results.split_name,
@@ -217,7 +217,7 @@ def _verdict(row: Published, mean: MeanInterval) -> str:
     return "matches"
 
 
-def _located(row: PublishedLocalization) -> dict[str, Any]:
+def _located(row: _PublishedLocalization) -> dict[str, Any]:
     return {
         "row": row.row,
         "remark": row.remark,

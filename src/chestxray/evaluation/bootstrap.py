@@ -19,8 +19,8 @@ by one, or `GROUPS` random groups of them where there are more patients. Groups 
 √(6 / `GROUPS`) / 6 = 0.02, which moves an end by less than the resampling itself does.
 
 An interval that does not hold is worse than none. Resampling creates ties, which move the mean
-average precision of rare findings, among others. Where it moved the median by more than `MOST_BIAS`
-standard errors, BCa held the true mean in 21 of 39 simulated studies of 180 patients and 14
+average precision of rare findings, among others. Where it moved the median by more than
+`_MOST_BIAS` standard errors, BCa held the true mean in 21 of 39 simulated studies of 180 patients and 14
 findings; of all other figures it held 91 to 95 %. There is no interval either where all resamples
 are equal.
 
@@ -56,19 +56,19 @@ LEVEL: Final = 0.95
 TAILS: Final = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RESAMPLES: Final = 1000
 GROUPS: Final = 500
-MOST_MISSING: Final = 0.1
-MOST_BIAS: Final = 0.5  # standard errors
+_MOST_MISSING: Final = 0.1
+_MOST_BIAS: Final = 0.5  # standard errors
 MOVED: Final = (
     "resampling shifts this value by more than half its standard error: no interval is reliable"
 )
 NO_ACCELERATION: Final = (
     "percentile interval instead of BCa: leaving out patients does not change the value"
 )
-MOST_UNDEFINED: Final = 0.01  # exp(-5) of the resamples draw none of 5 patients
+_MOST_UNDEFINED: Final = 0.01  # exp(-5) of the resamples draw none of 5 patients
 
 Floats = npt.NDArray[np.floating[Any]]
 Values = npt.NDArray[np.float64]
-Statistic = Callable[[Values], Values]
+_Statistic = Callable[[Values], Values]
 
 _ROWS: Final = 16  # at a time, more where images are few: a call costs as much as 20,000 weights
 _WEIGHTS: Final = 350_000
@@ -162,7 +162,7 @@ class Draws:
             row[group == left_out] = 0
         return cls(counts, patient.astype(np.int64), resamples)
 
-    def apply(self, statistic: Statistic, rows: npt.NDArray[Any] | None = None) -> Values:
+    def apply(self, statistic: _Statistic, rows: npt.NDArray[Any] | None = None) -> Values:
         """Compute a statistic with every row of weights.
 
         Args:
@@ -191,7 +191,7 @@ class Draws:
         """Give one statistic with its interval.
 
         Resamples in which it is undefined are left out. There is no interval where they are more
-        than `MOST_UNDEFINED`, where all resamples are equal, or too far to one side of the value.
+        than `_MOST_UNDEFINED`, where all resamples are equal, or too far to one side of the value.
 
         Args:
             values: float64 [1 + R + G], from `apply` or by arithmetic on such arrays.
@@ -205,7 +205,7 @@ class Draws:
         low, high = (float(end) for end in np.quantile(drawn, TAILS))
         bias = float(ndtri((np.mean(drawn < value) + np.mean(drawn <= value)) / 2))
         percentile = Bounds(low=low, high=high)
-        if abs(bias) > MOST_BIAS:
+        if abs(bias) > _MOST_BIAS:
             return Interval(value=value, percentile=percentile, reason=MOVED)
         levels = _levels(bias, values[1 + self.resamples :])
         if levels is None:
@@ -222,7 +222,7 @@ class Draws:
         if self.counts.shape[1] == 1:
             return "only 1 patient: the variation between patients is unknown"
         undefined = float(np.isnan(drawn).mean())
-        if undefined > MOST_UNDEFINED:
+        if undefined > _MOST_UNDEFINED:
             return f"not defined in {undefined:.0%} of the resamples: too few patients"
         if np.nanmin(drawn) == np.nanmax(drawn):
             return "all resamples give the same value: its error is unknown"
@@ -238,7 +238,7 @@ def average(values: Sequence[Values]) -> Values:
     """Average a metric over k findings, row by row.
 
     Where a row leaves a few findings undefined, the others are averaged. With more than
-    `MOST_MISSING` of them missing it would be another average, and is undefined.
+    `_MOST_MISSING` of them missing it would be another average, and is undefined.
 
     Args:
         values: k arrays, float64 [1 + R + G] each.
@@ -248,7 +248,7 @@ def average(values: Sequence[Values]) -> Values:
     """
     stacked = np.stack(values)
     known = np.count_nonzero(~np.isnan(stacked), axis=0)
-    enough = known >= max((1 - MOST_MISSING) * len(stacked), 1)
+    enough = known >= max((1 - _MOST_MISSING) * len(stacked), 1)
     total = np.nansum(stacked, axis=0)
     mean: Values = np.divide(total, known, out=np.full(len(total), np.nan), where=enough)
     return mean

@@ -54,7 +54,7 @@ class DeLong:
 
 
 @dataclass(frozen=True)
-class Difference:
+class _Difference:
     """AUROC of one model minus that of another, on the same images.
 
     Attributes:
@@ -95,11 +95,11 @@ def delong(y: Floats, p: Floats, patients: npt.NDArray[Any] | None = None) -> De
 
 def difference(
     y: Floats, a: Floats, b: Floats, patients: npt.NDArray[Any] | None = None
-) -> Difference:
+) -> _Difference:
     """Compare two models on the same images: `a` minus `b`. Arguments as in `delong`."""
     aurocs, covariance = covariances(y, np.stack([a, b], axis=1), patients)
     contrast = np.array([1.0, -1.0])
-    return Difference(float(aurocs[0] - aurocs[1]), float(contrast @ covariance @ contrast))
+    return _Difference(float(aurocs[0] - aurocs[1]), float(contrast @ covariance @ contrast))
 
 
 def covariances(
@@ -190,10 +190,10 @@ def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> 
             values.append(after[0] - before[0])
             influences.append(after[1] - before[1])
     if not values or len(names) < 2:
-        return _entry(Difference(math.nan, math.nan))
+        return _entry(_Difference(math.nan, math.nan))
     influence = np.mean(influences, axis=0)
     variance = float(influence @ influence) * len(names) / (len(names) - 1)
-    return _entry(Difference(float(np.mean(values)), variance))
+    return _entry(_Difference(float(np.mean(values)), variance))
 
 
 def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tuple[float, Values]:
@@ -211,6 +211,6 @@ def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tupl
     return auroc, influence
 
 
-def _entry(test: Difference) -> DeLongTest:
+def _entry(test: _Difference) -> DeLongTest:
     low, high = test.interval
     return DeLongTest(difference=test.value, low=low, high=high, p=test.p)

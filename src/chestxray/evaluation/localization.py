@@ -58,11 +58,11 @@ _DETECTION: Final = (
 _MEASURES: Final = 1 + len(IOU) + len(IOBB)
 _FINE: Final = 256  # least side of the grid that boxes are measured on
 
-Heat = npt.NDArray[np.floating[Any]]
-Box = npt.NDArray[np.float64]
+_Heat = npt.NDArray[np.floating[Any]]
+_Box = npt.NDArray[np.float64]
 
 
-class Pointed(NamedTuple):
+class _Pointed(NamedTuple):
     """Where a finding is predicted to be, in fractions of the original image's sides.
 
     Attributes:
@@ -71,10 +71,10 @@ class Pointed(NamedTuple):
     """
 
     point: tuple[float, float] | None
-    box: Box | None
+    box: _Box | None
 
 
-def detect(heat: Heat, size: tuple[int, int]) -> Pointed:
+def detect(heat: _Heat, size: tuple[int, int]) -> _Pointed:
     """Give the peak of a heatmap and the box around it.
 
     Args:
@@ -86,7 +86,7 @@ def detect(heat: Heat, size: tuple[int, int]) -> Pointed:
         without heat, and where they lie in the square's padding.
     """
     if not heat.max() > 0:
-        return Pointed(None, None)
+        return _Pointed(None, None)
     peak = np.unravel_index(int(heat.argmax()), heat.shape)
     rows, columns = heat.shape
     x, y = (peak[1] + 0.5) / columns, (peak[0] + 0.5) / rows
@@ -94,13 +94,13 @@ def detect(heat: Heat, size: tuple[int, int]) -> Pointed:
     (point,) = _in_image(np.array([[x, y]]), place)
     box = _in_image(_region(heat, (x, y)), place).clip(0, 1).ravel()
     inside = bool((point >= 0).all() and (point <= 1).all())
-    return Pointed(
+    return _Pointed(
         (float(point[0]), float(point[1])) if inside else None,
         box if _area(box) > 0 else None,
     )
 
 
-def _region(heat: Heat, peak: tuple[float, float]) -> Box:
+def _region(heat: _Heat, peak: tuple[float, float]) -> _Box:
     """Give the corners [2, 2] of the region around the peak, as fractions of the heatmap."""
     rows, columns = heat.shape
     times = 2 * -(-_FINE // (2 * max(heat.shape)))  # even: no sample falls on the edge of a cell
@@ -114,13 +114,13 @@ def _region(heat: Heat, peak: tuple[float, float]) -> Box:
     return np.array([[left, top], [left + width, top + height]]) / (wide, high)
 
 
-def _in_image(points: Box, place: tuple[float, float, float, float]) -> Box:
+def _in_image(points: _Box, place: tuple[float, float, float, float]) -> _Box:
     """Move points [n, 2] from fractions of the canonical square to those of the image in it."""
     left, top, wide, high = place
     return (points - (left, top)) / (wide, high)
 
 
-def overlap(box: Box | None, true: Box) -> tuple[float, float]:
+def overlap(box: _Box | None, true: _Box) -> tuple[float, float]:
     """Give IoU and IoBB, each with the true box that gives the greatest value.
 
     IoU is the intersection over the union, IoBB the intersection over the area of `box`, the
@@ -138,7 +138,7 @@ def overlap(box: Box | None, true: Box) -> tuple[float, float]:
     return float((both / union).max()), float((both / _area(box)).max())
 
 
-def mean_box(boxes: Box, patients: npt.NDArray[np.int64], patient: int) -> Box | None:
+def mean_box(boxes: _Box, patients: npt.NDArray[np.int64], patient: int) -> _Box | None:
     """Give the mean box of all other patients; None where there is none.
 
     Args:
@@ -150,11 +150,11 @@ def mean_box(boxes: Box, patients: npt.NDArray[np.int64], patient: int) -> Box |
     return others.mean(axis=0) if len(others) else None
 
 
-def _area(box: Box) -> Box:
+def _area(box: _Box) -> _Box:
     return np.asarray((box[2] - box[0]) * (box[3] - box[1]))
 
 
-CENTRE: Final = Pointed((0.5, 0.5), np.array([0.25, 0.25, 0.75, 0.75]))
+CENTRE: Final = _Pointed((0.5, 0.5), np.array([0.25, 0.25, 0.75, 0.75]))
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ class _Played:
         return _Played(*(values[rows] for values in vars(self).values()))
 
 
-def _play(pairs: Pairs, cases: Sequence[Case], pointed: Sequence[Pointed]) -> _Played:
+def _play(pairs: Pairs, cases: Sequence[Case], pointed: Sequence[_Pointed]) -> _Played:
     """Score the heatmaps and the baselines on the same cases."""
     shape = (len(cases), _MEASURES)
     return _Played(
@@ -350,7 +350,7 @@ def _play(pairs: Pairs, cases: Sequence[Case], pointed: Sequence[Pointed]) -> _P
     )
 
 
-def _measures(place: Pointed, region: Boxes | Mask) -> list[float]:
+def _measures(place: _Pointed, region: Boxes | Mask) -> list[float]:
     """Tell whether a place hits a region, then whether it overlaps it with each T."""
     iou, iobb = overlap(place.box, region.corners)
     hit = place.point is not None and region.holds(*place.point)
@@ -371,7 +371,7 @@ def _mean_boxes(pairs: Pairs, cases: Sequence[Case]) -> Values:
             scores.append([np.nan] * _MEASURES)
         else:
             middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            scores.append(_measures(Pointed(middle, box), case.region))
+            scores.append(_measures(_Pointed(middle, box), case.region))
     return np.array(scores)
 
 

@@ -23,14 +23,14 @@ from scipy.special import expit, logit
 
 from chestxray.evaluation.bootstrap import Floats, Values
 
-Present = npt.NDArray[np.bool_]
+_Present = npt.NDArray[np.bool_]
 
 TERMS: Final = 12
-EPSILON: Final = float(np.finfo(np.float64).eps)
+_EPSILON: Final = float(np.finfo(np.float64).eps)
 """Distance that log-odds keep from probabilities 0 and 1 by default, as in `sklearn.log_loss`."""
 
 
-def log_odds(probabilities: Floats, clip: float = EPSILON) -> Values:
+def log_odds(probabilities: Floats, clip: float = _EPSILON) -> Values:
     """Give log(p / (1 - p)), of the shape given.
 
     Args:
@@ -83,7 +83,7 @@ class CalibrationLine:
             `intercepts` take.
     """
 
-    def __init__(self, present: Present, p: Values) -> None:
+    def __init__(self, present: _Present, p: Values) -> None:
         """Fit both.
 
         Args:
@@ -113,7 +113,7 @@ class CalibrationLine:
         return self.intercept + _halley(sums[:, :3], 1)[:, 0]
 
 
-def overlap(positives: Values, negatives: Values) -> Present:
+def overlap(positives: Values, negatives: Values) -> _Present:
     """Tell whether no threshold separates two classes (Albert and Anderson 1984).
 
     Args:
@@ -127,7 +127,7 @@ def _range(x: Values) -> Values:
     return np.array([x.min(), x.max()])
 
 
-def _maximum(design: Values, base: Values, present: Present) -> Values:
+def _maximum(design: Values, base: Values, present: _Present) -> Values:
     """Fit θ, and refine it by Newton steps to full precision."""
     q = design.shape[1]
     theta = fit_logistic(design, base, present.astype(np.float64))
@@ -140,7 +140,7 @@ def _maximum(design: Values, base: Values, present: Present) -> Values:
     return theta
 
 
-def _terms(design: Values, base: Values, present: Present, theta: Values) -> Values:
+def _terms(design: Values, base: Values, present: _Present, theta: Values) -> Values:
     """Give each image's part of the first, second and third derivatives of the log-likelihood.
 
     Times x to the power of 0 to q - 1, 2 q - 2 and 3 q - 3, the latter two with opposite sign.

@@ -31,7 +31,7 @@ from chestxray.evaluation.bootstrap import Draws, Floats, Interval, Values
 from chestxray.evaluation.logistic_regression import TERMS
 from chestxray.evaluation.weighted_counts import Calls, Column, Weighted
 
-PARTIAL_FPR: Final = 0.1
+_PARTIAL_FPR: Final = 0.1
 UNDEFINED: Final = "not defined for these labels"
 
 
@@ -201,15 +201,15 @@ def _partial_auroc(weighted: Weighted) -> Values:
     The positives of one probability rise on a straight line over the negatives tied with them.
     """
     steps = weighted.steps
-    limit = PARTIAL_FPR * steps.negatives
+    limit = _PARTIAL_FPR * steps.negatives
     within = int((steps.above < limit).sum(axis=1).max(initial=0))
     found, above, upto = (part[:, :within] for part in steps[:3])
     tied = upto - above
     reached = np.clip(limit - above, 0, tied)
     rise = np.divide(reached**2, 2 * tied, out=np.zeros_like(tied), where=tied > 0)
     area = _ratio(_dot(found, rise + np.maximum(limit - upto, 0)), weighted.pairs)
-    guessing = PARTIAL_FPR**2 / 2
-    return 0.5 * (1 + (area - guessing) / (PARTIAL_FPR - guessing))
+    guessing = _PARTIAL_FPR**2 / 2
+    return 0.5 * (1 + (area - guessing) / (_PARTIAL_FPR - guessing))
 
 
 def _calibration_error(weighted: Weighted) -> Values:

@@ -37,9 +37,9 @@ from chestxray.evaluation.result_details import (
     Subgroups,
 )
 
-FORMAT: Final = 1
-METRICS_FILE: Final = "metrics.json"
-COMPARISON_FILE: Final = "comparison.json"
+_FORMAT: Final = 1
+_METRICS_FILE: Final = "metrics.json"
+_COMPARISON_FILE: Final = "comparison.json"
 _MADE_BY: Final = "chestxray evaluate"
 
 
@@ -156,7 +156,7 @@ class Results(Model):
         package_version: that made the file.
     """
 
-    format: int = FORMAT
+    format: int = _FORMAT
     split: str
     split_name: str | None
     split_sha256: str | None
@@ -188,7 +188,7 @@ class Results(Model):
             ArtifactError: missing, of another format, or not such a file.
         """
         path = Path(path)
-        file = path / METRICS_FILE if path.is_dir() else path
+        file = path / _METRICS_FILE if path.is_dir() else path
         results: Self = _validated(cls, file)
         results._folder = file.parent
         return results
@@ -204,7 +204,7 @@ class Results(Model):
             part = self.part(name)
             if part is not None:
                 write_json(folder / f"{name}.json", adapter.dump_python(part, mode="json"))
-        write_json(folder / METRICS_FILE, self.model_dump(mode="json"))
+        write_json(folder / _METRICS_FILE, self.model_dump(mode="json"))
 
     def with_parts(self, **parts: Any) -> Self:  # noqa: ANN401 - each has its own type
         """Attach other results, by the name of their file."""
@@ -318,7 +318,7 @@ class Comparison(Model):
         sentence: which model is better, by the interval of the mean's difference.
     """
 
-    format: int = FORMAT
+    format: int = _FORMAT
     a: str
     b: str
     source: str
@@ -343,12 +343,12 @@ class Comparison(Model):
             ArtifactError: missing, of another format, or not such a file.
         """
         path = Path(path)
-        found: Self = _validated(cls, path / COMPARISON_FILE if path.is_dir() else path)
+        found: Self = _validated(cls, path / _COMPARISON_FILE if path.is_dir() else path)
         return found
 
     def write(self, folder: Path) -> None:
         """Write `comparison.json` to a folder."""
-        write_json(folder / COMPARISON_FILE, self.model_dump(mode="json"))
+        write_json(folder / _COMPARISON_FILE, self.model_dump(mode="json"))
 
     def __repr__(self) -> str:
         """Show the size and the sentence."""
@@ -388,7 +388,7 @@ def _described(metric: str, where: str) -> dict[str, Any]:
     }
 
 
-def write_schemas(folder: Path) -> None:
+def _write_schemas(folder: Path) -> None:
     """Write `metrics.schema.json` and `comparison.schema.json`."""
     write_json(folder / "metrics.schema.json", schema(Results))
     write_json(folder / "comparison.schema.json", schema(Comparison))
@@ -398,9 +398,9 @@ def _validated(model: Any, file: Path) -> Any:  # noqa: ANN401 - a model or a ty
     """Read a file and check it against its model."""
     made_by = "chestxray compare" if model is Comparison else _MADE_BY
     content = read_json(file, made_by)
-    if model in (Results, Comparison) and content.get("format") != FORMAT:
+    if model in (Results, Comparison) and content.get("format") != _FORMAT:
         raise ArtifactError(
-            f"{file} has format {content.get('format')!r}, this version reads format {FORMAT}: "
+            f"{file} has format {content.get('format')!r}, this version reads format {_FORMAT}: "
             f"run `{made_by}` again"
         )
     validate = model.validate_python if isinstance(model, TypeAdapter) else model.model_validate
@@ -417,4 +417,4 @@ def _validated(model: Any, file: Path) -> Any:  # noqa: ANN401 - a model or a ty
 if __name__ == "__main__":
     _parser = argparse.ArgumentParser(description="Write the JSON Schemas of the results.")
     _parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/schemas"))
-    write_schemas(_parser.parse_args().folder)
+    _write_schemas(_parser.parse_args().folder)

@@ -39,7 +39,7 @@ from chestxray.evaluation.result_details import (
 from chestxray.evaluation.result_details import Group as GroupResult
 from chestxray.evaluation.weighted_counts import Calls, Column
 
-RULES: Final = {
+_RULES: Final = {
     "sex": "as labelled",
     "age": "years at the time of the radiograph; each band is compared with 40–59, the band of "
     "reference",
@@ -115,7 +115,7 @@ def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
     axes, multiplicity = _adjusted(axes)
     return Subgroups(
         axes=axes,
-        rules=RULES,
+        rules=_RULES,
         multiplicity=multiplicity,
         smallest=SMALLEST,
         shortcut={finding: _shortcut(pairs, draws, finding) for finding in pairs.findings},

@@ -8,7 +8,7 @@ sums that metrics are made of:
     sums    one matrix product with what each image adds to a score
     calls   sums over the called and the others
 
-Only the probabilities of positives change what a ranking metric sees, so `Steps` has no others.
+Only the probabilities of positives change what a ranking metric sees, so `_Steps` has no others.
 `roc` gives all thresholds of the data as they are.
 """
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from chestxray.evaluation.bootstrap import Floats, Values
 from chestxray.evaluation.logistic_regression import CalibrationLine, log_odds, overlap
 
-BINS: Final = 10
+_BINS: Final = 10
 
 _Counts = npt.NDArray[np.int64]
 
@@ -52,7 +52,7 @@ def roc(y: Floats, p: Floats) -> Roc:
     return Roc(thresholds[::-1], true, false)
 
 
-class Steps(NamedTuple):
+class _Steps(NamedTuple):
     """The weights at and above each distinct probability of a positive, highest first.
 
     Attributes:
@@ -131,7 +131,7 @@ class Column:
         images = np.repeat(np.arange(len(labels)), labels.shape[1])
         return cls(labels.ravel(), probabilities.ravel(), images)
 
-    def steps(self, w: Values) -> Steps:
+    def steps(self, w: Values) -> _Steps:
         """Sum weights, float64 [b, m], between and at the probabilities of positives."""
         return self._order.steps(w[:, : self.positives], w[:, self.positives :])
 
@@ -159,7 +159,7 @@ class Column:
     def terms(self) -> Values:
         """What an image of weight 1 adds to `Weighted.sums`, float64 [m, 3 + TERMS + BINS]."""
         error = self.p - self.present
-        bins = equal_mass_bins(self.p)[:, None] == np.arange(BINS)
+        bins = equal_mass_bins(self.p)[:, None] == np.arange(_BINS)
         each = [np.ones_like(error), error**2, _cross_entropy(self.present, self.p)]
         return np.column_stack([*each, self.line.terms, bins * error[:, None]])
 
@@ -183,7 +183,7 @@ class Weighted:
         self.w = w
 
     @cached_property
-    def steps(self) -> Steps:
+    def steps(self) -> _Steps:
         """Weights at each distinct probability of a positive."""
         return self.column.steps(self.w)
 
@@ -212,7 +212,7 @@ class Weighted:
         return overlap(_range(x[:k], w[:, :k]), _range(x[k:], w[:, k:]))
 
 
-def equal_mass_bins(p: Values, bins: int = BINS) -> npt.NDArray[np.int64]:
+def equal_mass_bins(p: Values, bins: int = _BINS) -> npt.NDArray[np.int64]:
     """Divide probabilities into bins of numbers as equal as ties allow.
 
     Ordered by probability, image number i of n (from 0) covers the mass from i / n to (i + 1) / n.
@@ -248,7 +248,7 @@ class _Order:
         self._above, self._upto = (np.searchsorted(self._cuts, place) for place in (above, upto))
         self._beside = not np.array_equal(above, upto)
 
-    def steps(self, positive: Values, negative: Values) -> Steps:
+    def steps(self, positive: Values, negative: Values) -> _Steps:
         """Sum the weights of positives, float64 [b, k], and of negatives, [b, m - k]."""
         passed = np.zeros((len(negative), len(self._cuts) + 1))
         if negative.shape[1]:
@@ -257,7 +257,7 @@ class _Order:
         found = np.add.reduceat(positive, self._starts, axis=1) if self._tied else positive
         above = np.take(passed, self._above, axis=1)
         upto = np.take(passed, self._upto, axis=1) if self._beside else above
-        return Steps(found, above, upto, found.sum(axis=1, keepdims=True), passed[:, -1:])
+        return _Steps(found, above, upto, found.sum(axis=1, keepdims=True), passed[:, -1:])
 
 
 def _cross_entropy(present: npt.NDArray[np.bool_], p: Values) -> Values:

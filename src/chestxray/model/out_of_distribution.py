@@ -40,7 +40,7 @@ from safetensors.numpy import load_file, save_file
 
 from chestxray.artifacts import written
 
-Floats = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
 
 FILE: Final = "gate.safetensors"
@@ -72,8 +72,8 @@ class Template:
         bias: float32 [1].
     """
 
-    weights: Floats
-    bias: Floats
+    weights: _Floats
+    bias: _Floats
 
     @classmethod
     def fit(cls, images: Images) -> Self:
@@ -119,7 +119,7 @@ def held_out(images: Images) -> npt.NDArray[np.float64]:
     return np.concatenate(looks)
 
 
-def _described(images: Images) -> Floats:
+def _described(images: Images) -> _Floats:
     """Give float32 [N, cells, cells, ways], each of length 1; a blank image is all 0."""
     small = np.stack(
         [cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for image in images]
@@ -129,7 +129,7 @@ def _described(images: Images) -> Floats:
     )
 
 
-def _edges(small: Floats) -> Floats:
+def _edges(small: _Floats) -> _Floats:
     down, right = np.gradient(small, axis=(1, 2))
     way = np.arctan2(down, right) * (_WAYS / (2 * math.pi))
     whole = np.floor(way)
@@ -146,14 +146,14 @@ def _edges(small: Floats) -> Floats:
     return np.asarray(np.sqrt(cells) / np.maximum(length, 1e-3), np.float32)
 
 
-def _undone(cells: Floats, degrees: int, negative: bool) -> Floats:
+def _undone(cells: _Floats, degrees: int, negative: bool) -> _Floats:
     """Give the description of images after a state has been undone."""
     quarters = degrees // 90
     ways = quarters * _QUARTER + (_WAYS // 2 if negative else 0)
     return np.roll(np.rot90(cells, -quarters, axes=(1, 2)), ways, axis=-1)
 
 
-def _with_mirrored(cells: Floats) -> Floats:
+def _with_mirrored(cells: _Floats) -> _Floats:
     ways = (_WAYS // 2 - np.arange(_WAYS)) % _WAYS
     return np.concatenate([cells, cells[:, :, ::-1][..., ways]])
 
@@ -170,7 +170,7 @@ def _parts(images: Images) -> Images:
     return np.stack(parts)
 
 
-def _moments(cells: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _moments(cells: _Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Give mean [D] and covariance [D, D]."""
     flat = cells.reshape(len(cells), -1)
     mean = flat.mean(axis=0, dtype=np.float64)
@@ -215,7 +215,7 @@ class Detector:
 
     @classmethod
     def fit(
-        cls, train: Images, val: Images, features: Floats, patients: npt.NDArray[np.generic]
+        cls, train: Images, val: Images, features: _Floats, patients: npt.NDArray[np.generic]
     ) -> Self:
         """Fit the template on M training images, and the limits on these and N validation images.
 
@@ -240,7 +240,7 @@ class Detector:
         )
         return cls(template, references, limits)
 
-    def feature_distance(self, features: Floats) -> npt.NDArray[np.float64]:
+    def feature_distance(self, features: _Floats) -> npt.NDArray[np.float64]:
         """Give the mean cosine distance of each of float32 [N, C] to its nearest references."""
         return _of_nearest(_distances(features, self.references))
 
@@ -263,16 +263,16 @@ class Detector:
         return cls(template, found["references"], limits)
 
 
-def _unit(features: Floats) -> Floats:
+def _unit(features: _Floats) -> _Floats:
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(length, 1e-12), np.float32)
 
 
-def _distances(features: Floats, references: npt.NDArray[np.float16]) -> Floats:
+def _distances(features: _Floats, references: npt.NDArray[np.float16]) -> _Floats:
     return np.asarray(1 - _unit(features) @ references.astype(np.float32).T, np.float32)
 
 
-def _of_nearest(distances: Floats) -> npt.NDArray[np.float64]:
+def _of_nearest(distances: _Floats) -> npt.NDArray[np.float64]:
     nearest = np.sort(distances, axis=1)[:, :_NEAREST]
     return np.asarray(nearest.mean(axis=1, dtype=np.float64))
 

@@ -20,7 +20,7 @@ from chestxray.reporting.run_files import Json, RunFiles
 from chestxray.reporting.svg import Drawing, save
 
 SPLITS: Final = ("train", "val", "test")
-AXES: Final = {
+_AXES: Final = {
     "sex": "Sex",
     "age": "Age",
     "view": "View position",
@@ -80,7 +80,7 @@ def write(sets: Mapping[str, FigureSet], folder: Path) -> None:
 
 def axis_title(axis: str) -> str:
     """Name an axis of subgroups for people."""
-    return AXES.get(axis, label(axis.capitalize()))
+    return _AXES.get(axis, label(axis.capitalize()))
 
 
 def _distribution(files: RunFiles) -> FigureSet | None:

@@ -30,7 +30,7 @@ from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
 from chestxray.version import __version__
 
-FIGURES: Final = "figures"
+_FIGURES: Final = "figures"
 """The folder beside the page that holds its figures as files."""
 
 _QUALITY: Final = 80
@@ -81,7 +81,7 @@ _IOBB: Final = ("0.1", "0.25", "0.5", "0.75", "0.9")
 
 def figures_folder(page: Path) -> Path:
     """Name the folder of a page's figures: `figures` beside `report.html`, else one per page."""
-    return page.parent / (FIGURES if page.stem == "report" else f"{page.stem}_{FIGURES}")
+    return page.parent / (_FIGURES if page.stem == "report" else f"{page.stem}_{_FIGURES}")
 
 
 def report(folder: str | Path, out: str | Path | None = None) -> Path:

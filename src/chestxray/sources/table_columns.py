@@ -116,7 +116,7 @@ class TableColumns:
         return f"columns.yaml, or {table_stem(self.table)}.columns.yaml"
 
 
-def settings_file(table: Path) -> Path | None:
+def _settings_file(table: Path) -> Path | None:
     """Give the YAML file that describes a table's columns; None where there is none."""
     for path in settings_files(table):
         if _read_settings(path).table in {"", table.name}:
@@ -152,7 +152,7 @@ def choose_table(tree: Path, scanned: Tree | None, wanted: str) -> Path:
         if path not in tables:
             raise SourceError(f"{tree} has no table {wanted}: it has {_names(tables, scanned)}")
         return path
-    described = [table for table in tables if settings_file(table) is not None]
+    described = [table for table in tables if _settings_file(table) is not None]
     for found in (described, tables):
         if len(found) == 1:
             return found[0]
@@ -171,7 +171,7 @@ def choose_columns(table: Path, titles: Sequence[str], options: ReadOptions) -> 
         SourceError: a name that is not ours, a column that the table does not have, the same column
             twice, or a settings file that is not valid.
     """
-    path = settings_file(table)
+    path = _settings_file(table)
     settings = _Settings() if path is None else _read_settings(path)
     stated = _stated(settings, "" if path is None else path.name, options)
     columns: dict[str, str] = {}

@@ -58,7 +58,7 @@ _SERVICE_ERRORS: Final = (
 _LOCAL_ERRORS: Final = (OutOfSpaceError, OSError, sqlite3.Error)  # a full disk, a busy queue
 
 
-class Study(NamedTuple):
+class _Study(NamedTuple):
     """A study and its number of instances; -1 where the service does not tell."""
 
     uid: str
@@ -85,14 +85,14 @@ class _DICOMwebService:
         """Close the connection."""
         self._client.close()
 
-    def studies(self, since: str) -> set[Study]:
+    def studies(self, since: str) -> set[_Study]:
         """Find all studies from a date (YYYYMMDD) on that may have radiographs.
 
         Modalities are compared here: asked for ModalitiesInStudy, Orthanc 1.10 gives its first page
         only, and other services refuse.
         """
         return {
-            Study(uid, int(count) if (count := _value(found, "00201208", "")).isdecimal() else -1)
+            _Study(uid, int(count) if (count := _value(found, "00201208", "")).isdecimal() else -1)
             for found in self._search("/studies", {"StudyDate": f"{since}-"})
             if is_uid(uid := _value(found, "0020000D", "")) and self._may_have(found)
         }
@@ -162,7 +162,7 @@ class Poller:
         self._intake = intake
         self._store = store
         self._service = _DICOMwebService(config)
-        self._complete: set[Study] = set()
+        self._complete: set[_Study] = set()
         self._forget_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -208,7 +208,7 @@ class Poller:
             _save_position(self._store.db, self._service.url, max(since, behind))
         return new
 
-    def _forget(self, studies: set[Study]) -> None:
+    def _forget(self, studies: set[_Study]) -> None:
         """Check all studies again at times: one image removed and one added keep the number."""
         self._complete &= {study for study in studies if study.instances >= 0}
         if time.monotonic() >= self._forget_at:

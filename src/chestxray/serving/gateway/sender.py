@@ -41,11 +41,11 @@ _MAX_ANSWER_BYTES: Final = 2**20
 _log = logging.getLogger(__name__)
 
 
-class DeliveryError(ChestXrayError):
+class _DeliveryError(ChestXrayError):
     """A destination did not store a result; the message is its answer."""
 
 
-class UnreachableError(DeliveryError):
+class _UnreachableError(_DeliveryError):
     """A destination cannot be reached, or stores no result at the moment."""
 
 
@@ -88,10 +88,10 @@ class _CStoreTransport:
             status = association.send_c_store(path)
         except (RuntimeError, ValueError, AttributeError) as error:
             self.release()
-            raise DeliveryError(f"C-STORE failed: {error}") from error
+            raise _DeliveryError(f"C-STORE failed: {error}") from error
         if "Status" not in status:
             self.release()
-            raise DeliveryError("the connection was lost before an answer came")
+            raise _DeliveryError("the connection was lost before an answer came")
         code = status.Status
         if code not in (0x0000, _DUPLICATE) and code & 0xF000 != 0xB000:
             # Its error comment is not repeated: it may name the patient.
@@ -113,12 +113,12 @@ class _CStoreTransport:
             try:
                 tls = (to.tls.client_context(), to.host) if to.tls else None
             except OSError as error:  # they may be being renewed
-                raise UnreachableError(f"the TLS files cannot be used: {error}") from error
+                raise _UnreachableError(f"the TLS files cannot be used: {error}") from error
             association = self._ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
             if not association.is_established:
                 reason = "was rejected" if association.is_rejected else "could not be opened"
                 where = f"{to.ae_title} at {to.host}:{to.port}"
-                raise UnreachableError(f"the association with {where} {reason}")
+                raise _UnreachableError(f"the association with {where} {reason}")
             self._association = association
         return self._association
 
@@ -141,11 +141,11 @@ class _StowTransport:
         try:
             status, answer = self._post(body, {"Content-Type": kind})
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise UnreachableError(f"{self._url}: {error}") from error
+            raise _UnreachableError(f"{self._url}: {error}") from error
         except httpx.HTTPError as error:
-            raise DeliveryError(f"{self._url}: {error}") from error
+            raise _DeliveryError(f"{self._url}: {error}") from error
         if status in _UNAVAILABLE:
-            raise UnreachableError(f"{self._url} answered {status}")
+            raise _UnreachableError(f"{self._url} answered {status}")
         _check_stored(status, answer, path.stem)
 
     def release(self) -> None:
@@ -211,11 +211,11 @@ def deliver(task: Task, transport: _Transport, store: Store, to: Destination) ->
     about = {"uid": task.item, "destination": to.name}
     try:
         transport.send(store.result_file(task.item))
-    except UnreachableError as error:
+    except _UnreachableError as error:
         store.defer(task, str(error), 0)
         _log.warning("%s", error, extra={"event": "unreachable", **about})
         return False
-    except (DeliveryError, OSError) as error:
+    except (_DeliveryError, OSError) as error:
         dead = store.fail(task, str(error), to.attempts)
         event = "delivery-dead" if dead else "delivery-failed"
         _log.error("result not sent: %s", error, extra={"event": event, **about})
@@ -235,7 +235,7 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
         failed = [int(item.get("FailureReason", 0)) for item in said.get("FailedSOPSequence", [])]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         message = f"the server answered {status} without valid DICOM JSON"
-        raise DeliveryError(message) from error
+        raise _DeliveryError(message) from error
     known = _DUPLICATE in failed
     others = [code for code in failed if code != _DUPLICATE]
     if others or not (known or uid in stored):
@@ -244,7 +244,7 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
         raise _delivery_error(others[0] if others else 0, message)
 
 
-def _delivery_error(code: int, message: str) -> DeliveryError:
+def _delivery_error(code: int, message: str) -> _DeliveryError:
     """Distinguish a destination without resources from one that rejects this result."""
-    kind = UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else DeliveryError
+    kind = _UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else _DeliveryError
     return kind(message)

@@ -54,7 +54,7 @@ FINDINGS: Final = Findings(
 )
 ROW_COLUMNS: Final = (*LEADING_COLUMNS, *FINDINGS)
 
-Generation = Literal["2017", "v2020", "unknown"]
+_Generation = Literal["2017", "v2020", "unknown"]
 
 _TITLES: Final[dict[str, str]] = {
     "imageindex": "image",
@@ -92,7 +92,7 @@ class LabelTable:
     """
 
     rows: pd.DataFrame
-    generation: Generation
+    generation: _Generation
     problems: tuple[Problem, ...]
 
 
@@ -240,7 +240,7 @@ def _cell(cell: str) -> tuple[npt.NDArray[np.float64], set[str]]:
     return values, reasons
 
 
-def _generation(rows: pd.DataFrame, ages_of_2017: bool) -> Generation:
+def _generation(rows: pd.DataFrame, ages_of_2017: bool) -> _Generation:
     """Tell the generation of a label table.
 
     Args:

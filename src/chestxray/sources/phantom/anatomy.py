@@ -26,7 +26,7 @@ _WALL_WIDTH = np.array([0.30, 0.40, 0.48, 0.57, 0.69, 0.80, 0.89, 0.96, 0.995, 1
 
 
 @dataclass(frozen=True)
-class Measures:
+class _Measures:
     """The measures of one examination, changed by its findings. Lengths in cm.
 
     Attributes:
@@ -64,7 +64,7 @@ class Measures:
         return np.asarray(domes[0] * (1 - left) + domes[1] * left, np.float32)
 
 
-def measures(exam: Exam) -> Measures:
+def measures(exam: Exam) -> _Measures:
     """Derive the measures of an examination."""
     person, found = exam.patient, exam.findings
     half = person.width / 2
@@ -84,15 +84,15 @@ def measures(exam: Exam) -> Measures:
     if "Emphysema" in found:
         ratio = max(ratio * 0.93, 0.53) if "Cardiomegaly" in found else ratio * 0.9
     depth = person.depth * person.width * (1.08 if "Emphysema" in found else 1.0)
-    return Measures(half, height, depth, ratio, sag, (raised[0], raised[1]), pulled)
+    return _Measures(half, height, depth, ratio, sag, (raised[0], raised[1]), pulled)
 
 
-def _body(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _body(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     """Draw the body; gives the path through it in cm, the cavity of the chest included."""
     return _trunk(exam, canvas, size) + _breasts(exam, canvas, size)
 
 
-def _trunk(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _trunk(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     x, y, fat = canvas.x, canvas.y, exam.patient.fat
     unit = size.half / 14
     flank = size.wall(y) + 2.2 + 1.3 * fat
@@ -109,7 +109,7 @@ def _trunk(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     return canvas.blur(np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32), 0.25)
 
 
-def _arms(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _arms(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     rng = exam.patient.stream("arms")
     unit = size.half / 14
     spread = rng.uniform(0.35, 0.8) if exam.view == "PA" else rng.uniform(0.08, 0.3)
@@ -127,7 +127,7 @@ def _arms(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     return path
 
 
-def _breasts(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _breasts(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     person = exam.patient
     rng = person.stream("breasts")
     path = canvas.empty()
@@ -166,7 +166,7 @@ class Anatomy:
     """
 
     exam: Exam
-    measures: Measures
+    measures: _Measures
     canvas: Canvas
     body: Plane
     cavity: Plane
@@ -208,7 +208,7 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
     )
 
 
-def _cavity(canvas: Canvas, size: Measures) -> Plane:
+def _cavity(canvas: Canvas, size: _Measures) -> Plane:
     x, y = canvas.x, canvas.y
     wall = size.wall(y)
     round_wall = np.sqrt(np.maximum(1 - (np.abs(x) / wall) ** 3.6, 0))
@@ -217,7 +217,7 @@ def _cavity(canvas: Canvas, size: Measures) -> Plane:
     return np.asarray(size.depth * round_wall * over, np.float32)
 
 
-def _heart(exam: Exam, canvas: Canvas, size: Measures) -> tuple[Plane, Plane]:
+def _heart(exam: Exam, canvas: Canvas, size: _Measures) -> tuple[Plane, Plane]:
     rng = exam.patient.stream("heart")
     span = size.ratio * 2 * size.half
     share = rng.uniform(0.27, 0.34)
@@ -242,7 +242,7 @@ def _heart(exam: Exam, canvas: Canvas, size: Measures) -> tuple[Plane, Plane]:
     return coverage, canvas.blur(depth, 0.1)
 
 
-def _mediastinum(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _mediastinum(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     rng = exam.patient.stream("mediastinum")
     knob, shift = exam.patient.aorta, exam.rotation + size.pulled
     reach = 0.35 * size.half + knob + 1
@@ -268,7 +268,7 @@ def _mediastinum(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     return canvas.blur(shadow, 0.12)
 
 
-def _airway(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _airway(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     off = exam.rotation + size.pulled
     carina = 0.34 * size.height
     bend = [(0.1 * off, -9.0), (0.4 * off, 0.0), (off - 0.25, 0.8 * carina), (off - 0.2, carina)]
@@ -280,7 +280,7 @@ def _airway(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
     return canvas.blur(tube, 0.2) * np.float32(1.9 * grown)
 
 
-def _bowel(exam: Exam, canvas: Canvas, size: Measures) -> Plane:
+def _bowel(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     """Draw the gastric bubble, with a level when standing, and some gas in the bowel."""
     rng = exam.stream("bowel")
     gas = canvas.empty()
