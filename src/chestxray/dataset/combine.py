@@ -147,7 +147,7 @@ def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] =
             elif len(of) > 1:
                 within.append(tuple(of["image"]))
     groups = rows["patient"].map(links.root)
-    return Duplicates(*(tuple(sorted(each)) for each in (across, within, linked)), groups)
+    return Duplicates(tuple(sorted(across)), tuple(sorted(within)), tuple(sorted(linked)), groups)
 
 
 class _Links:
