@@ -56,7 +56,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """An entry of the vocabulary.
 
     Attributes:
@@ -176,12 +176,12 @@ def canonical(name: str) -> str:
     return stripped if term is None else term.name
 
 
-def term(name: str) -> _Term | None:
+def term(name: str) -> Term | None:
     """Give the vocabulary's entry of a finding under any spelling; None where there is none."""
     return _by_spelling().get(_fold(name))
 
 
-def vocabulary() -> Mapping[str, _Term]:
+def vocabulary() -> Mapping[str, Term]:
     """Give all terms by canonical name, in the order of the file."""
     return _terms()
 
@@ -245,10 +245,10 @@ def _implies(name: str) -> tuple[str, ...]:
 
 
 @cache
-def _terms() -> dict[str, _Term]:
+def _terms() -> dict[str, Term]:
     text = (files("chestxray") / "vocabulary.json").read_text(encoding="utf-8")
     return {
-        name: _Term(
+        name: Term(
             name=name,
             description=entry.get("description", ""),
             synonyms=tuple(entry.get("synonyms", ())),
@@ -260,11 +260,11 @@ def _terms() -> dict[str, _Term]:
 
 
 @cache
-def _by_spelling() -> dict[str, _Term]:
+def _by_spelling() -> dict[str, Term]:
     return {spelling: term for term in _terms().values() for spelling in _spellings(term)}
 
 
-def _spellings(term: _Term) -> Iterator[str]:
+def _spellings(term: Term) -> Iterator[str]:
     yield _fold(term.name)
     for synonym in term.synonyms:
         yield _fold(synonym)

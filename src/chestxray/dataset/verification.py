@@ -85,7 +85,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Damage:
+class Damage:
     """A file of a dataset that is missing or was altered.
 
     Attributes:
@@ -111,7 +111,7 @@ class DatasetVerdict:
 
     folder: Path
     manifest: Manifest
-    damages: tuple[_Damage, ...]
+    damages: tuple[Damage, ...]
 
     @property
     def passed(self) -> bool:
@@ -157,7 +157,7 @@ def _verify_dataset(folder: Path) -> DatasetVerdict:
     manifest = read_manifest(folder)
     check = partial(_shard_problem, folder=folder / shards.FOLDER, size=manifest.size)
     damages = [
-        _Damage(name, wrong, remake(folder))
+        Damage(name, wrong, remake(folder))
         for name in manifest.sha256
         if (wrong := table_problem(folder, manifest, name))
     ]
@@ -168,7 +168,7 @@ def _verify_dataset(folder: Path) -> DatasetVerdict:
         for shard, wrong in zip(manifest.shards, reasons, strict=True):
             if wrong:
                 name = f"{shards.FOLDER}/{shard.name}"
-                damages.append(_Damage(name, wrong, renew(folder, shard.name)))
+                damages.append(Damage(name, wrong, renew(folder, shard.name)))
             advance(shard.images)
     return DatasetVerdict(folder, manifest, tuple(damages))
 
@@ -275,7 +275,7 @@ def _ages(ages: pd.Series) -> str:
     return f"{ages.min():.0f} to {ages.max():.0f} years" + (f", unknown: {unknown}" * bool(unknown))
 
 
-class _Count(NamedTuple):
+class Count(NamedTuple):
     """How often a finding occurs: images, their share of all, unknown labels, boxes."""
 
     images: int
@@ -284,13 +284,13 @@ class _Count(NamedTuple):
     boxes: int
 
 
-def findings(collection: Collection) -> dict[str, _Count]:
+def findings(collection: Collection) -> dict[str, Count]:
     """Count each finding, and No Finding."""
     labels = collection.rows[list(collection.findings)]
     labels = labels.assign(**{NO_FINDING: (labels == 0).all(axis=1).astype(float)})
     boxes = Counter(collection.boxes["finding"])
     return {
-        str(name): _Count(
+        str(name): Count(
             images=int((column == 1).sum()),
             share=float((column == 1).mean()),
             unknown=int(column.isna().sum()),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from chestxray.evaluation.metrics import METRICS
 from chestxray.findings import label
 
-_Entry = dict[str, Any]
+Entry = dict[str, Any]
 
 _MINUS: Final = "−"
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
@@ -27,14 +27,14 @@ def metric_label(name: str) -> str:
     return METRICS[name].label if name in METRICS else name.replace("_", " ").capitalize()
 
 
-def _metric_description(name: str) -> str:
+def metric_description(name: str) -> str:
     """Explain a metric in one sentence; empty for one that is not registered."""
     if name == "threshold":
         return _THRESHOLD[1]
     return METRICS[name].meaning if name in METRICS else ""
 
 
-def figure(metric: _Entry, digits: int = 3) -> Markup:
+def figure(metric: Entry, digits: int = 3) -> Markup:
     """Show a metric with its interval, or a dash that carries the reason.
 
     A value without an interval carries the reason of that, too.
@@ -54,7 +54,7 @@ def number(value: float, digits: int = 3) -> str:
     return shown.replace("-", _MINUS) if float(shown) else f"{0:.{digits}f}"
 
 
-def span(interval: _Entry, digits: int = 3) -> str:
+def span(interval: Entry, digits: int = 3) -> str:
     """Write an interval, or a dash where there is none; with `to` where a bound is negative."""
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
@@ -63,12 +63,12 @@ def span(interval: _Entry, digits: int = 3) -> str:
     return f"{number(low, digits)}{between}{number(high, digits)}"
 
 
-def with_interval(metric: _Entry) -> str:
+def with_interval(metric: Entry) -> str:
     """Write a value with its interval as a sentence does: `0.812, 95 % CI 0.790–0.833`."""
     return f"{number(metric['value'])}, 95\N{NO-BREAK SPACE}% CI {span(metric)}"
 
 
-def threshold(entry: _Entry) -> Markup:
+def threshold(entry: Entry) -> Markup:
     """Write a threshold, a small one with four decimals; a dash with the reason without one."""
     if entry["value"] is None:
         return _because("–", entry["reason"])
@@ -117,14 +117,14 @@ def listed_of(names: list[str], whole: int) -> str:
     return f"all {whole} findings" if len(names) == whole >= _FEWEST_FOR_ALL else listed(names)
 
 
-def _duration(seconds: int) -> str:
+def duration(seconds: int) -> str:
     """Write a time in its two largest units."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
-def _quoted(path: Path | str) -> str:
+def quoted(path: Path | str) -> str:
     """Write a path as a shell takes it."""
     return shlex.quote(str(path))
 
@@ -134,17 +134,17 @@ def capitalized(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _points_of(findings: Mapping[str, _Entry], point: str) -> dict[str, _Entry]:
+def points_of(findings: Mapping[str, Entry], point: str) -> dict[str, Entry]:
     """Give each finding's entry at one operating point."""
     return {finding: entry["operating_points"][point] for finding, entry in findings.items()}
 
 
-def measured(contrast: _Entry) -> bool:
+def measured(contrast: Entry) -> bool:
     """Tell whether two groups of `subgroups.json` are large enough for any finding."""
     return any(gap["auroc"]["value"] is not None for gap in contrast["findings"].values())
 
 
-def metrics_in(entry: _Entry) -> tuple[str, ...]:
+def metrics_in(entry: Entry) -> tuple[str, ...]:
     """Name the metrics of an entry of `metrics.json`, in its order."""
     return tuple(
         name for name, metric in entry.items()
@@ -152,7 +152,7 @@ def metrics_in(entry: _Entry) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def undefined(entries: Mapping[str, _Entry], columns: Iterable[str]) -> list[str]:
+def undefined(entries: Mapping[str, Entry], columns: Iterable[str]) -> list[str]:
     """List the metrics, or intervals, that do not exist, and why; equal reasons together.
 
     Args:
@@ -191,7 +191,7 @@ def _because(shown: str, reason: str) -> Markup:
 FILTERS: Final = {
     function.__name__: function
     for function in (
-        figure, number, span, threshold, share, p_value, percent, counted, label, listed, _duration,
-        _quoted, capitalized, _points_of, measured, undefined, metric_label, _metric_description,
+        figure, number, span, threshold, share, p_value, percent, counted, label, listed, duration,
+        quoted, capitalized, points_of, measured, undefined, metric_label, metric_description,
     )
 }  # fmt: skip

@@ -39,7 +39,7 @@ class FindingResult(BaseModel):
     calibrated: bool
 
 
-class _ImageResult(BaseModel):
+class ImageResult(BaseModel):
     """The decoded radiograph."""
 
     kind: Literal["PNG", "JPEG", "DICOM"]
@@ -56,7 +56,7 @@ class _ImageResult(BaseModel):
     )
 
 
-class _HeatmapsResult(BaseModel):
+class HeatmapsResult(BaseModel):
     """The evidence for each finding, over the canonical square image."""
 
     maps: dict[str, list[list[float]]] = Field(
@@ -73,14 +73,14 @@ class ReadResult(BaseModel):
     """A reading of one radiograph. The service keeps neither it nor the upload."""
 
     model: str = Field(description="Identity of the weights; see `GET /v1/model`.")
-    image: _ImageResult
+    image: ImageResult
     findings: list[FindingResult] = Field(description="All findings of the model, in its order.")
     warnings: list[NoticeModel] = Field(description="Reasons not to trust the reading.")
-    heatmaps: _HeatmapsResult | None = None
+    heatmaps: HeatmapsResult | None = None
     notice: str = RESEARCH_NOTICE
 
 
-class _FindingCard(BaseModel):
+class FindingCard(BaseModel):
     """A finding of the model."""
 
     finding: str
@@ -99,7 +99,7 @@ class ModelCardResult(BaseModel):
     input_size: int = Field(description="Side of the square input image, pixels.")
     engine: str
     package_version: str = Field(description="Of the chestxray that trained the model.")
-    findings: list[_FindingCard]
+    findings: list[FindingCard]
     trained_on: TrainedOn
     heat_scale: str = _HEAT_SCALE
     heat_colours: str = COLOURS
@@ -136,7 +136,7 @@ def read_result(
     """
     return ReadResult(
         model=reading.model,
-        image=_ImageResult.model_validate(
+        image=ImageResult.model_validate(
             {
                 "kind": kind,
                 "width": decoded.width,
@@ -156,10 +156,10 @@ def base64_text(data: bytes) -> str | None:
     return base64.b64encode(data).decode() or None
 
 
-def _finding_card(reader: Reader, finding: str) -> _FindingCard:
+def _finding_card(reader: Reader, finding: str) -> FindingCard:
     card = reader.bundle.card
     known = term(finding)
-    return _FindingCard(
+    return FindingCard(
         finding=finding,
         label=label(finding),
         description=known.description if known else "",
@@ -181,7 +181,7 @@ def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingRe
     )
 
 
-def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> _HeatmapsResult:
+def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> HeatmapsResult:
     drawn = None
     if pictures:
         drawn = {
@@ -189,7 +189,7 @@ def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> _HeatmapsRe
             for finding, heat in reading.heatmaps.items()
         }
     maps = {finding: heat.round(6).tolist() for finding, heat in reading.heatmaps.items()}
-    return _HeatmapsResult(maps=maps, pictures=drawn)
+    return HeatmapsResult(maps=maps, pictures=drawn)
 
 
 def _png(picture: cv2.typing.MatLike) -> bytes:

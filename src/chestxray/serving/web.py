@@ -105,7 +105,7 @@ class Health(BaseModel):
     state: Literal["alive", "starting", "ready", "stopping", "failed"]
 
 
-class _ExampleCard(BaseModel):
+class ExampleCard(BaseModel):
     """An example radiograph: a phantom."""
 
     name: str
@@ -203,7 +203,7 @@ def _add_model(app: FastAPI, admission: AdmissionControl) -> None:
         return card
 
     @app.get("/v1/examples", summary="Example radiographs", responses=problem_responses(401, 403))
-    def examples() -> list[_ExampleCard]:
+    def examples() -> list[ExampleCard]:
         return [_example_card(name) for name in EXAMPLES]
 
     @app.get(
@@ -218,10 +218,10 @@ def _add_model(app: FastAPI, admission: AdmissionControl) -> None:
         return Response(example_png(name), media_type="image/png")
 
 
-def _example_card(name: str) -> _ExampleCard:
+def _example_card(name: str) -> ExampleCard:
     findings = EXAMPLES[name].findings
     title = ", ".join(map(label, findings)) or "No finding"
-    return _ExampleCard(name=name, title=title, findings=[*findings])
+    return ExampleCard(name=name, title=title, findings=[*findings])
 
 
 def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:

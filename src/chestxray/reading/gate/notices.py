@@ -18,7 +18,7 @@ _Values = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
-class _NoticeKind:
+class NoticeKind:
     """What a code means.
 
     Attributes:
@@ -45,75 +45,75 @@ _FAR_FROM_TRAINING: Final = (
     "{times} times the accepted limit"
 )
 
-NOTICES: Final[dict[str, _NoticeKind]] = {
+NOTICES: Final[dict[str, NoticeKind]] = {
     # headers of DICOM files
-    "modality-other": _NoticeKind(
+    "modality-other": NoticeKind(
         "Modality is not CR or DX",
         refuses="Modality is {modality}: only radiographs (CR or DX) are read",
     ),
-    "modality-unknown": _NoticeKind(
+    "modality-unknown": NoticeKind(
         "Modality is missing",
         warns="Modality is missing, so the header does not confirm that this is a radiograph",
     ),
-    "body-part-other": _NoticeKind(
+    "body-part-other": NoticeKind(
         "BodyPartExamined names a part other than the chest",
         refuses="BodyPartExamined is {body_part}: only chest radiographs are read",
     ),
-    "body-part-unknown": _NoticeKind(
+    "body-part-unknown": NoticeKind(
         "BodyPartExamined is missing, or does not mean the chest only",
         warns="BodyPartExamined is {stated}, so the header does not confirm that this is a chest "
         "radiograph",
     ),
-    "view-lateral": _NoticeKind(
+    "view-lateral": NoticeKind(
         "ViewPosition or PatientOrientation means a lateral view",
         refuses="{attribute} is {view}, a lateral view: only frontal views (PA or AP) are read",
     ),
-    "view-other": _NoticeKind(
+    "view-other": NoticeKind(
         "ViewPosition is oblique, decubitus or lordotic",
         refuses="ViewPosition is {view}: only frontal views (PA or AP) are read",
     ),
-    "view-unknown": _NoticeKind(
+    "view-unknown": NoticeKind(
         "ViewPosition is missing or unknown",
         warns="ViewPosition is {stated}, so the header does not confirm that this is a frontal "
         "view (PA or AP)",
     ),
-    "age-under-18": _NoticeKind(
+    "age-under-18": NoticeKind(
         "the patient is a child",
         warns="The patient is {years_or_months} old: the training data contain few children",
     ),
-    "for-processing": _NoticeKind(
+    "for-processing": NoticeKind(
         "the image holds raw detector values",
         refuses="PresentationIntentType is FOR PROCESSING, so the image holds raw detector values: "
         "send the image that is FOR PRESENTATION",
     ),
-    "burned-in": _NoticeKind(
+    "burned-in": NoticeKind(
         "text, such as a name, is part of the pixels",
         warns="BurnedInAnnotation is YES: text is part of the image",
     ),
-    "pixels-doubtful": _NoticeKind(
+    "pixels-doubtful": NoticeKind(
         "the decoder had to make an assumption, or a value is unusual",
         warns="The pixels may not be shown as intended: {notes}",
     ),
     # pixels
-    "too-small": _NoticeKind(
+    "too-small": NoticeKind(
         "the image has fewer pixels than the model's input",
         refuses="The image has {width:.0f} × {height:.0f} pixels, but the model needs "
         "{wanted:.0f} × {wanted:.0f}: send the original image",
         warns="The image has {width:.0f} × {height:.0f} pixels and was enlarged to the model's "
         "{wanted:.0f} × {wanted:.0f}",
     ),
-    "blank": _NoticeKind(
+    "blank": NoticeKind(
         "the image has hardly any contrast or detail",
         refuses="The image has hardly any contrast or detail: the standard deviation of the grey "
         "levels is {contrast:.2g} of 255 (minimum {least_contrast}), and the edge strength is "
         "{detail:.2g} of it (minimum {least_detail})",
     ),
-    "saturated": _NoticeKind(
+    "saturated": NoticeKind(
         "much of the image is completely black or white",
         refuses=_SATURATED,
         warns=_SATURATED,
     ),
-    "colour": _NoticeKind(
+    "colour": NoticeKind(
         "the image has colours",
         refuses="The image is in colour (mean saturation {chroma:.2g}, maximum {limit}): "
         "radiographs must be greyscale",
@@ -121,37 +121,37 @@ NOTICES: Final[dict[str, _NoticeKind]] = {
         "be mistaken for anatomy",
     ),
     # out of the distribution of the training images
-    "inverted": _NoticeKind(
+    "inverted": NoticeKind(
         "the image is a negative, with bright lungs",
         refuses="The image is a negative (the lungs are bright): invert it and send it again",
     ),
-    "rotated": _NoticeKind(
+    "rotated": NoticeKind(
         "the image is rotated by 90, 180 or 270 degrees",
         refuses="The image is rotated clockwise by {degrees:.0f} degrees: turn it upright and send "
         "it again",
     ),
-    "unlike-chest": _NoticeKind(
+    "unlike-chest": NoticeKind(
         "the image does not look like a complete chest radiograph",
         refuses=_UNLIKE_CHEST,
         warns=_UNLIKE_CHEST,
     ),
-    "far-from-training": _NoticeKind(
+    "far-from-training": NoticeKind(
         "the network's features differ from those of all validation radiographs",
         refuses=_FAR_FROM_TRAINING,
         warns=_FAR_FROM_TRAINING,
     ),
     # the model itself
-    "gate-not-fitted": _NoticeKind(
+    "gate-not-fitted": NoticeKind(
         "the bundle has no out-of-distribution detector, so the four checks above are skipped",
         warns="Rotated, inverted and non-chest images are not detected; to fit a detector, run "
         "`chestxray train DATASET --out RUN --resume` on the finished run",
     ),
-    "trained-on-synthetic": _NoticeKind(
+    "trained-on-synthetic": NoticeKind(
         "the model was trained on synthetic radiographs only",
         warns="The model was trained on synthetic radiographs only, so its results on real ones "
         "are meaningless",
     ),
-    "not-calibrated": _NoticeKind(
+    "not-calibrated": NoticeKind(
         "the probabilities of some findings are not calibrated",
         warns="The probabilities of these findings are not calibrated: {names}",
     ),
