@@ -709,3 +709,10 @@ def test_columns_on_the_command_line(text: str | None, columns: dict[str, str]) 
 def test_columns_that_are_no_pairs_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="takes OUR=THEIRS pairs"):
         read_options(text)
+
+
+def test_settings_for_a_table_that_is_not_there_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,patient,Mass\na.png,1,1\n", encoding="utf-8")
+    (tmp_path / "columns.yaml").write_text("table: lables.csv\ncolumns: {image: image}\n")
+    with pytest.raises(SourceError, match=r"'lables.csv', which is not beside it"):
+        sources.read(tmp_path / "labels.csv", "table", ReadOptions())

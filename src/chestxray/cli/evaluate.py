@@ -122,6 +122,8 @@ def _show(result: Results) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
+    if result.split == "unknown":
+        typer.echo("the split of these images is unknown: training images may be among them")
     shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if fit_on else ()))
     heads = "".join(f"{name:>{_width(name)}}" for name in shown)
     width = max(20, *(len(finding) + 2 for finding in result.findings))

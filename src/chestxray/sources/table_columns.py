@@ -117,10 +117,20 @@ class TableColumns:
 
 
 def _settings_file(table: Path) -> Path | None:
-    """Give the YAML file that describes a table's columns; None where there is none."""
+    """Give the YAML file that describes a table's columns; None where there is none.
+
+    Raises:
+        SourceError: a YAML file describes a table that is not beside it.
+    """
     for path in settings_files(table):
-        if _read_settings(path).table in {"", table.name}:
+        described = _read_settings(path).table
+        if described in {"", table.name}:
             return path
+        if not table.with_name(described).is_file():
+            raise SourceError(
+                f"{path.name} describes the table {described!r}, which is not beside it: correct "
+                f"`table:`, or leave it out"
+            )
     return None
 
 
