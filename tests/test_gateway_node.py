@@ -113,7 +113,7 @@ def test_a_corrupt_image_is_a_dead_letter_that_the_operator_sees(site: Site) -> 
     assert "name each one with --item" in site.gateway.complaint("discard")
     uid = str(image.SOPInstanceUID)
     assert site.gateway.ask("discard", "--item", uid) == "1 discarded\n"
-    assert "0 given up" in site.gateway.ask("dead")
+    assert "0 dead letters" in site.gateway.ask("dead")
     assert "1 discarded" in site.gateway.ask("status")
 
 

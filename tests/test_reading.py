@@ -505,7 +505,7 @@ def test_heatmaps_made_with_other_predictions_are_refused(reader, dataset, tmp_p
         predict_inputs(reader, chosen, tmp_path / f"{split}.csv", heatmaps=split == "test")
     heat = tmp_path / "heatmaps.npy"
     localisation.check_belongs(heat, tmp_path / "test.csv")
-    with pytest.raises(PredictionsError, match="other predictions"):
+    with pytest.raises(PredictionsError, match="different predictions"):
         localisation.check_belongs(heat, tmp_path / "val.csv")
 
 
