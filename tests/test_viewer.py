@@ -185,7 +185,10 @@ def test_what_the_viewer_shows_is_what_overlay_blends(page, width, height):
     left, top = (side - width) // 2, (side - height) // 2
     expected = blend(square, heat)[top : top + height, left : left + width].astype(int)
     difference = np.abs(rgba[..., :3] - expected)
-    assert difference.max() <= 4
+    # The viewer rounds the heat, which can choose the next colour: at most 5 of 255 away, seen at
+    # the opacity of 0.65.
+    assert difference.max() <= np.ceil(0.65 * 5)
+    assert (difference > 3).mean() < 0.001
     assert difference.mean() < 0.3
     assert (rgba[..., 3] == 255).all()
 

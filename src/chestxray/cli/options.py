@@ -114,13 +114,6 @@ def _columns(text: str | None) -> dict[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def warn(warnings: Iterable[object]) -> None:
-    """Print warnings to standard error, one per line."""
-    for warning in warnings:
-        if warning:
-            typer.echo(f"warning: {warning}", err=True)
-
-
 def echo_problems(name: str, problems: Iterable[Problem]) -> None:
     """Print what a source left out, with counts, to standard error."""
     for problem in problems:

@@ -92,11 +92,12 @@ def run(
     say("predict", bundle, dataset, "--split", "test", "--out", predictions, "--heatmaps")
     predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
     # Masks of one tree would leave the images of the others without a region.
-    masks = [raw / "masks" for raw in raws if len(raws) == 1 and (raw / "masks").is_dir()]
+    beside = raws[0] / "masks"
+    masks = beside if len(raws) == 1 and beside.is_dir() else None
     say(
         "evaluate", predictions, "--labels", dataset, "--out", model / "evaluation",
         "--fit-on", model / "validation.csv", "--heatmaps", model / "heatmaps.npy",
-        *(["--masks", masks[0]] if masks else []),
+        *(["--masks", masks] if masks else []),
     )  # fmt: skip
     evaluate(
         predictions,
@@ -104,7 +105,7 @@ def run(
         out=model / "evaluation",
         fit_on=model / "validation.csv",
         heatmaps=model / "heatmaps.npy",
-        masks=masks[0] if masks else None,
+        masks=masks,
     )
     say("explain", bundle, dataset, "--split", "test", "--out", model / "explanations")
     explain(bundle, [dataset], out=model / "explanations", split="test")
