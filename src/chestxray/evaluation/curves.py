@@ -9,12 +9,14 @@ A reliability diagram divides the images into bins of equal mass by their probab
 frequency of the finding in a bin should equal its mean probability. The bins are those of the
 expected calibration error and stay fixed while patients are resampled. Recalibration is fitted on
 validation predictions and applied to the evaluated ones: it shows what calibration could improve,
-also for predictions without logits.
+also for predictions without logits. Correction for another prevalence (`prior_shift`) needs no
+labels of the evaluated images.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -25,11 +27,13 @@ from chestxray.evaluation.calibration import CLIP, Calibration, fit_calibration
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.metrics import interval_of, measure
+from chestxray.evaluation.prior_shift import correct, estimate_prevalence
 from chestxray.evaluation.result_details import (
     Band,
     FindingCurves,
     FindingReliability,
     PrCurve,
+    PriorShift,
     ReliabilityBin,
     ReliabilityDiagram,
     RocCurve,
@@ -181,16 +185,24 @@ def _band(x: str, low_and_high: Values | None) -> Band | None:
 
 
 def reliability(
-    pairs: Pairs, validation: Pairs | None, draws: Draws
+    pairs: Pairs,
+    validation: Pairs | None,
+    draws: Draws,
+    fitted: Mapping[str, float] | None = None,
+    given: Mapping[str, float] | None = None,
 ) -> dict[str, FindingReliability]:
-    """Give the reliability diagrams, as given and recalibrated, by finding.
+    """Give the reliability diagrams by finding: as given, recalibrated, corrected for prevalence.
 
     Args:
         pairs: the evaluated predictions.
         validation: predictions for other patients by the same model; None to leave out
             recalibration.
         draws: of the patients of `pairs`.
+        fitted: finding → prevalence of the images that the model was calibrated on; a finding that
+            is not in it gets no prior correction.
+        given: finding → known prevalence of the evaluated images; the others' are estimated.
     """
+    known = given or {}
     calibration, after = recalibrated(pairs, validation) if validation else (None, None)
     result = {}
     for k, finding in enumerate(pairs.findings):
@@ -201,13 +213,40 @@ def reliability(
             if not one_sided(validation.labels[:, k]):
                 diagram_after = diagram(y, after[:, k], draws)
                 method = calibration.calibrators[finding].family
+        p = pairs.probabilities[:, k]
+        shift = _prior_shift(y, p, (fitted or {}).get(finding), known.get(finding))
         result[finding] = FindingReliability(
-            as_given=diagram(y, pairs.probabilities[:, k], draws),
+            as_given=diagram(y, p, draws),
             recalibrated=diagram_after,
             method=method,
             reason=reason,
+            prior_corrected=diagram(y, correct(p, shift.fitted, shift.here), draws)
+            if shift
+            else None,
+            prior_shift=shift,
         )
     return result
+
+
+def _prior_shift(
+    y: Floats, p: Floats, fitted: float | None, given: float | None
+) -> PriorShift | None:
+    """Give the prevalences of one finding; None where that of the calibration is unknown."""
+    if fitted is None:
+        return None
+    labelled = y[~np.isnan(y)]
+    return PriorShift(
+        fitted=fitted,
+        here=estimate_prevalence(p, fitted) if given is None else given,
+        given=given is not None,
+        observed=float(labelled.mean()) if len(labelled) else None,
+    )
+
+
+def prevalences(pairs: Pairs) -> dict[str, float]:
+    """Give the share of positives of each finding that has positives and negatives."""
+    columns = zip(pairs.findings, pairs.labels.T, strict=True)
+    return {finding: float(np.nanmean(y)) for finding, y in columns if not one_sided(y)}
 
 
 def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:

@@ -172,6 +172,8 @@ class Pairs:
             empty where unknown.
         matched_by_file_name: images whose predicted name is only the end of the label's path, or
             the reverse.
+        called: bool [n, K], the model's own calls; None where the table has none.
+        models: identities of the models that made the table; empty where it names none.
     """
 
     images: npt.NDArray[np.object_]
@@ -188,6 +190,8 @@ class Pairs:
     about: pd.DataFrame
     matched_by_file_name: int = 0
     unlabelled: int = 0
+    called: npt.NDArray[np.bool_] | None = None
+    models: tuple[str, ...] = ()
 
 
 def pair(source: Path | Predictions, truth: Labels, split: str | None = None) -> Pairs:
@@ -251,6 +255,8 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
         about=_about(rows),
         matched_by_file_name=int((rows.index != images[positions]).sum()),
         unlabelled=int((ok & ~labelled).sum()),
+        called=None if read.called is None else read.called[positions][:, ours],
+        models=read.models,
     )
 
 

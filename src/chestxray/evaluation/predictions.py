@@ -1,9 +1,10 @@
 """The table of predictions: `Image Index`, one `prob_<Finding>` per finding, `status`, `reason`.
 
 It is the format that other projects on ChestX-ray14 publish, so their tables are read too: columns
-by name in any order, further columns ignored, `status` and `reason` optional. `status` is `ok`, or
-says that the image has no probabilities; `reason` then says why. No other row is left out: a value
-that is not a probability is refused, with what it looks like.
+by name in any order, further columns ignored, all but `Image Index` and the probabilities optional.
+`status` is `ok`, or says that the image has no probabilities; `reason` then says why. No other row
+is left out: a value that is not a probability is refused, with what it looks like. `called` names
+the findings that the model called, separated by `|`; `model` is the identity of the model.
 
 The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line.
 """
@@ -31,8 +32,12 @@ from chestxray.findings import Findings, probability_column
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
+CALLED: Final = "called"
+MODEL: Final = "model"
+_OTHERS: Final = (IMAGE, "status", "reason", CALLED, MODEL)
 _FEW: Final = 0.05  # of all values: fewer outside [0, 1] are single errors, more are another scale
 _PREFIX: Final = probability_column("")
+_SEPARATOR: Final = "|"
 _BROKEN: Final = (pa.ArrowException, zlib.error)
 
 
@@ -43,6 +48,7 @@ class Predictions:
     Attributes:
         findings: the K that it has a column for, in the order of the file.
         rows: `Image Index`, a `prob_<Finding>` each, `status`, `reason`; in the order of the file.
+            `called` and `model` where the file has them.
     """
 
     findings: Findings
@@ -57,6 +63,20 @@ class Predictions:
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Give float64 [n, K] in [0, 1], NaN only where `status` is not `ok`."""
         return self.rows[list(probability_columns(self.findings))].to_numpy(dtype=np.float64)
+
+
+    @property
+    def called(self) -> npt.NDArray[np.bool_] | None:
+        """Give the model's own calls, bool [n, K]; None where the table has none."""
+        if CALLED not in self.rows:
+            return None
+        lists = [cell.split(_SEPARATOR) for cell in self.rows[CALLED]]
+        return np.array([[name in called for name in self.findings] for called in lists], dtype=bool)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Identities of the models that made the rows; empty where the table names none."""
+        return tuple(sorted(set(self.rows[MODEL]) - {""})) if MODEL in self.rows else ()
 
 
 def probability_columns(findings: Findings) -> tuple[str, ...]:
@@ -121,7 +141,8 @@ def read(path: Path) -> Predictions:
     # A row without a status counts as good, so that no missing value in it goes unnoticed.
     status = [_text(word) or OK for word in cells.get("status", blank)]
     reason = ["" if word is None else str(word) for word in cells.get("reason", blank)]
-    result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason})
+    more = {name: [_text(cell) for cell in cells[name]] for name in (CALLED, MODEL) if name in cells}
+    result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason, **more})
     predictions = Predictions(findings, result)
     _check(str(path), predictions)
     return predictions
@@ -222,7 +243,7 @@ def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
             f"prob_<Finding> per finding, but has {', '.join(header) or 'no columns'}"
         )
     twice = sorted(
-        {name for name in ours if ours.count(name) > 1 and name in {IMAGE, "status", "reason"}}
+        {name for name in ours if ours.count(name) > 1 and name in _OTHERS}
     )
     if twice:
         raise PredictionsError(f"{path} has two columns for {', '.join(twice)}: remove one of each")
@@ -230,7 +251,7 @@ def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
         findings = Findings(names)
     except FindingsError as error:
         raise PredictionsError(f"{path}: {error}") from error
-    known = {IMAGE, "status", "reason", *probability_columns(findings)}
+    known = {*_OTHERS, *probability_columns(findings)}
     return findings, {name: place for place, name in enumerate(ours) if name in known}
 
 
@@ -273,6 +294,7 @@ def _check(path: str, predictions: Predictions) -> None:
             f"{path}: {counted(int((images == '').sum()), 'row')} without an image name: name the "
             f"image of each row"
         )
+    _check_called(path, predictions)
     twice = images[images.duplicated()]
     if len(twice):
         raise PredictionsError(
@@ -294,6 +316,20 @@ def _check(path: str, predictions: Predictions) -> None:
                 f"(first: {ok[IMAGE].iloc[row]}, "
                 f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
             )
+
+
+def _check_called(path: str, predictions: Predictions) -> None:
+    """Refuse calls of findings that the table has no probabilities of."""
+    if CALLED not in predictions.rows:
+        return
+    named = {name for cell in predictions.rows[CALLED] for name in cell.split(_SEPARATOR) if name}
+    strange = sorted(named - set(predictions.findings))
+    if strange:
+        raise PredictionsError(
+            f"{path}: column {CALLED} names {examples(strange)}, without a column "
+            f"{probability_column(strange[0])}: name findings as the columns do, separated by "
+            f"{_SEPARATOR}"
+        )
 
 
 def _outside(values: npt.NDArray[np.float64]) -> str:

@@ -86,6 +86,22 @@ class ReliabilityDiagram(Model):
     intercept: Interval
 
 
+class PriorShift(Model):
+    """The prevalence of a finding where a model was calibrated, and where it is evaluated.
+
+    Attributes:
+        fitted: of the images that the model was calibrated on.
+        here: that the correction assumes for the evaluated images.
+        given: whether `here` was stated, not estimated from the probabilities.
+        observed: of the evaluated images' labels; None without labels.
+    """
+
+    fitted: float
+    here: float
+    given: bool
+    observed: float | None
+
+
 class FindingReliability(Model):
     """The reliability of one finding.
 
@@ -94,12 +110,17 @@ class FindingReliability(Model):
         recalibrated: after calibration on validation; None where it could not be fitted.
         method: the family of calibration; None without one.
         reason: why that family was chosen, or why there is none.
+        prior_corrected: after correction for another prevalence; None where the prevalence that the
+            model was calibrated on is unknown.
+        prior_shift: that was corrected.
     """
 
     as_given: ReliabilityDiagram
     recalibrated: ReliabilityDiagram | None
     method: str | None
     reason: str
+    prior_corrected: ReliabilityDiagram | None = None
+    prior_shift: PriorShift | None = None
 
 
 class Group(Model):

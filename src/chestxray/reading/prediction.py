@@ -38,9 +38,7 @@ from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import Given, Inputs, find, leakage, one_line
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.predictions_writer import (
-    CALLED,
     HEATMAPS,
-    MODEL,
     SUFFIXES,
     PredictionsWriter,
     columns,
@@ -189,8 +187,8 @@ def _read(
     table = predictions.table(names, probabilities, reader.findings).rows
     table["status"] = [status for status, _ in outcome]
     table["reason"] = [one_line(reason) for _, reason in outcome]
-    table[CALLED] = [_called(reader, row) for row in probabilities.tolist()]
-    table[MODEL] = reader.bundle.identity
+    table[predictions.CALLED] = [_called(reader, row) for row in probabilities.tolist()]
+    table[predictions.MODEL] = reader.bundle.identity
     return table, heat
 
 

@@ -34,15 +34,13 @@ _log = logging.getLogger(__name__)
 
 HEATMAPS: Final = "heatmaps.npy"
 SUFFIXES: Final = (".csv", ".parquet", ".jsonl")
-CALLED: Final = "called"
-MODEL: Final = "model"
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
 _PROBABILITY: Final = probability_column("")
 
 
 def columns(findings: Findings) -> tuple[str, ...]:
     """Name the columns of the table that `predict` writes."""
-    return (*predictions.columns(findings), CALLED, MODEL)
+    return (*predictions.columns(findings), predictions.CALLED, predictions.MODEL)
 
 
 class PredictionsWriter:
