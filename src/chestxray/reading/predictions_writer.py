@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 HEATMAPS: Final = "heatmaps.npy"
 SUFFIXES: Final = (".csv", ".parquet", ".jsonl")
 CALLED: Final = "called"
+NOT_ASSESSED: Final = "not_assessed"
+OPERATING_POINT: Final = "operating_point"
 MODEL: Final = "model"
 _SECONDS_BETWEEN_SYNCS: Final = 1.0
 _PROBABILITY: Final = probability_column("")
@@ -42,7 +44,7 @@ _PROBABILITY: Final = probability_column("")
 
 def columns(findings: Findings) -> tuple[str, ...]:
     """Name the columns of the table that `predict` writes."""
-    return (*predictions.columns(findings), CALLED, MODEL)
+    return (*predictions.columns(findings), CALLED, NOT_ASSESSED, OPERATING_POINT, MODEL)
 
 
 class PredictionsWriter:
