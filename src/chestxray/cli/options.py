@@ -39,6 +39,15 @@ EngineName = Annotated[
         help="What runs the network. DIR is an export of this bundle, which loads fastest.",
     ),
 ]
+OperatingPointName = Annotated[
+    str | None,
+    typer.Option(
+        "--operating-point",
+        metavar="NAME",
+        help="The rule whose thresholds call findings: joint (default), youden, f1, sensitivity, "
+        "precision or alert_rate.",
+    ),
+]
 BundleFolder = Annotated[Path, typer.Argument(help="The bundle folder of a run.")]
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, DatasetSplit, EngineName, Inputs
+from chestxray.cli.options import (
+    BundleFolder,
+    DatasetSplit,
+    EngineName,
+    Inputs,
+    OperatingPointName,
+)
 
 
 def predict(
@@ -24,12 +30,14 @@ def predict(
         bool, typer.Option("--force", help="Also read what the gate refuses; the reasons are kept.")
     ] = False,
     engine: EngineName = "auto",
+    operating_point: OperatingPointName = None,
 ) -> None:
     """Predict the findings of radiographs.
 
     The table has one row per image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
     `status` (ok, refused, error), `reason` (why, and warnings), `called` (findings whose
-    probability reaches the bundle's threshold, joined by |) and `model`.
+    probability reaches the bundle's threshold, joined by |), `not_assessed` (findings that are
+    never called, since validation gave no threshold), `operating_point` and `model`.
 
     An image that is refused or cannot be read keeps its row, with the reason. The gate does not
     refuse images of a prepared dataset, so no image is lost from the evaluation. Resumes an
@@ -37,7 +45,16 @@ def predict(
     """
     from chestxray.reading import predict as read
 
-    run = read(bundle, inputs, out, split=split, heatmaps=heatmaps, force=force, engine=engine)
+    run = read(
+        bundle,
+        inputs,
+        out,
+        split=split,
+        heatmaps=heatmaps,
+        force=force,
+        engine=engine,
+        operating_point=operating_point,
+    )
     typer.echo(
         f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
         f"{len(run.failed)} unreadable"

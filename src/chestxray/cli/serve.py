@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, EngineName
+from chestxray.cli.options import BundleFolder, EngineName, OperatingPointName
 
 
 def serve(
@@ -22,6 +22,7 @@ def serve(
         typer.Option(help="File with the token that clients must send; or set CHESTXRAY_TOKEN."),
     ] = None,
     engine: EngineName = "auto",
+    operating_point: OperatingPointName = None,
     upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, MB.")] = 64,
     max_uploads: Annotated[int, typer.Option(min=1, help="Uploads in progress at once.")] = 32,
     timeout: Annotated[float, typer.Option(min=1, help="Timeout per image in seconds.")] = 60,
@@ -43,6 +44,7 @@ def serve(
         host=host,
         port=port,
         engine=engine,
+        operating_point=operating_point,
         token=read_token(token_file),
         limits=limits,
         allow_remote=allow_remote,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.metrics import METRICS, Metric, register
     from chestxray.evaluation.predictions import Predictions
     from chestxray.evaluation.results import Comparison, Results, schema
-    from chestxray.evaluation.thresholds import fit_thresholds
+    from chestxray.evaluation.thresholds import OperatingPoints, fit_operating_points
 
 __all__ = [
     "METRICS",
@@ -28,12 +28,13 @@ __all__ = [
     "Interval",
     "Labels",
     "Metric",
+    "OperatingPoints",
     "Predictions",
     "Results",
     "compare",
     "evaluate",
     "fit_calibration",
-    "fit_thresholds",
+    "fit_operating_points",
     "register",
     "schema",
 ]
@@ -60,6 +61,9 @@ __getattr__ = exports(
             "Results",
             "schema",
         ),
-        "thresholds": ("fit_thresholds",),
+        "thresholds": (
+            "OperatingPoints",
+            "fit_operating_points",
+        ),
     },
 )

@@ -33,6 +33,7 @@ from chestxray.evaluation.bootstrap import (
 )
 from chestxray.evaluation.curves import NO_VALIDATION, curves, reliability
 from chestxray.evaluation.delong import delong
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
 from chestxray.evaluation.metrics import (
@@ -45,7 +46,7 @@ from chestxray.evaluation.metrics import (
 )
 from chestxray.evaluation.predictions import Predictions, counted
 from chestxray.evaluation.reference import reference as against_reference
-from chestxray.evaluation.result_details import MeanInterval, ResampleSettings
+from chestxray.evaluation.result_details import MeanInterval, PointWorkload, ResampleSettings
 from chestxray.evaluation.results import (
     Confusion,
     FindingResult,
@@ -57,14 +58,19 @@ from chestxray.evaluation.results import (
     Threshold,
 )
 from chestxray.evaluation.subgroups import subgroups
-from chestxray.evaluation.thresholds import MAIN, Chosen, fit_operating_points, one_sided
+from chestxray.evaluation.thresholds import (
+    MAIN,
+    Chosen,
+    OperatingPoints,
+    fit_operating_points,
+)
 from chestxray.evaluation.weighted_counts import Column
+from chestxray.evaluation.workload import Images, workloads
 from chestxray.progress import progress
 from chestxray.version import __version__
 
 _NONE_CHOSEN: Final = Chosen(None, None, NO_VALIDATION)
 
-_Points = dict[str, Chosen]
 _Called = npt.NDArray[np.bool_]
 _Patients = npt.NDArray[np.int64]
 
@@ -159,13 +165,19 @@ class Evaluation:
         return cls(truth, pairs, validation, seed, draws)
 
     @cached_property
-    def points(self) -> dict[str, _Points] | None:
-        """Each finding's operating points, fitted on validation; None without validation."""
-        if self.validation is None:
+    def points(self) -> OperatingPoints | None:
+        """The operating points, fitted on validation; None without validation."""
+        on = self.validation
+        if on is None:
             return None
-        labels, probabilities = self.validation.labels.T, self.validation.probabilities.T
-        columns = zip(self.pairs.findings, labels, probabilities, strict=True)
-        return {finding: fit_operating_points(y, p) for finding, y, p in columns}
+        return fit_operating_points(on.probabilities, on.labels, on.patients, on.findings)
+
+    @cached_property
+    def fitted_on(self) -> Images | None:
+        """The calls on validation; None without validation."""
+        if self.validation is None or self.points is None:
+            return None
+        return Images.of_validation(self.validation, self.points)
 
     def results(
         self,
@@ -193,11 +205,11 @@ class Evaluation:
 
     def metrics(self) -> Results:
         """Measure the metrics alone."""
-        pairs, points = self.pairs, self.points or {}
+        pairs, points = self.pairs, self.points
         scores = {}
         with progress("evaluate", len(pairs.findings), "findings") as advance:
             for finding in pairs.findings:
-                scores[finding] = _score(pairs, self.draws, finding, points.get(finding))
+                scores[finding] = _score(pairs, self.draws, finding, points, self.fitted_on)
                 advance(1)
         return Results(
             split=pairs.split,
@@ -214,12 +226,25 @@ class Evaluation:
             matched_by_file_name=pairs.matched_by_file_name,
             left_out=pairs.left_out,
             fit_on=_fit_on(self.validation),
+            not_assessed=points.not_assessed if points else {},
+            operating_point=MAIN,
+            workload=self._workload(scores),
             intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
             findings={finding: of.result for finding, of in scores.items()},
             mean=_mean(scores, self.draws),
             micro=_micro(pairs, self.draws, scores),
             package_version=__version__,
         )
+
+    def _workload(self, scores: dict[str, _Scores]) -> dict[str, PointWorkload]:
+        """Count the workload of every operating point; empty without validation."""
+        if self.points is None or self.fitted_on is None:
+            return {}
+        at = {
+            name: {finding: of.called[name] for finding, of in scores.items() if name in of.called}
+            for name in self.points.chosen
+        }
+        return workloads(self.points, self.fitted_on, Images(self.pairs, self.draws, at))
 
     def _cases(self, masks: Path | None) -> tuple[list[Case], int]:
         """Give the cases, and how many masks belong to none."""
@@ -228,11 +253,9 @@ class Evaluation:
         return from_masks(masks, self.pairs)
 
     def _thresholds(self) -> dict[str, float | None]:
-        points = self.points or {}
-        return {
-            finding: points[finding][MAIN].threshold if finding in points else None
-            for finding in self.pairs.findings
-        }
+        if self.points is None:
+            return dict.fromkeys(self.pairs.findings)
+        return self.points.thresholds()
 
 
 @dataclass(frozen=True)
@@ -241,17 +264,26 @@ class _Scores:
 
     Attributes:
         values: metric → float64 [1 + R + G], at the main operating point where it needs one.
+        called: operating point → metric of calls → float64 [1 + R + G]; none without a threshold.
         counts: float64 [1 + R + G, 4], `Calls` at the main operating point; None without one.
         result: the finding in `metrics.json`.
     """
 
     values: dict[str, Values]
+    called: dict[str, dict[str, Values]]
     counts: Values | None
     result: FindingResult
 
 
-def _score(pairs: Pairs, draws: Draws, finding: str, points: _Points | None) -> _Scores:
+def _score(
+    pairs: Pairs,
+    draws: Draws,
+    finding: str,
+    points: OperatingPoints | None,
+    fitted_on: Images | None,
+) -> _Scores:
     """Measure one finding; without validation predictions it has no operating `points`."""
+    chosen = points.of(finding) if points else {}
     place = pairs.findings.index(finding)
     y, p = pairs.labels[:, place], pairs.probabilities[:, place]
     column = Column(y, p)
@@ -259,7 +291,7 @@ def _score(pairs: Pairs, draws: Draws, finding: str, points: _Points | None) -> 
     plain = resampled(column, draws, score_metrics())
     counts = {
         name: draws.apply(partial(column.calls, threshold=at.threshold), column.rows)
-        for name, at in (points or {}).items()
+        for name, at in chosen.items()
         if at.threshold is not None
     }
     called = {name: rates(of) for name, of in counts.items()}
@@ -270,8 +302,10 @@ def _score(pairs: Pairs, draws: Draws, finding: str, points: _Points | None) -> 
             bounds = Bounds(low=low, high=high)
             intervals["auroc"] = intervals["auroc"].model_copy(update={"delong": bounds})
     at_points = {
-        name: _at_point(pairs, draws, place, at, called.get(name))
-        for name, at in (points or {MAIN: _NONE_CHOSEN}).items()
+        name: _at_point(pairs, draws, place, at, called.get(name)).model_copy(
+            update={"validation": fitted_on.plain(name, finding) if fitted_on else None}
+        )
+        for name, at in (chosen or {MAIN: _NONE_CHOSEN}).items()
     }
     main = at_points[MAIN]
     positives, negatives = int((y == 1).sum()), int((y == 0).sum())
@@ -282,11 +316,11 @@ def _score(pairs: Pairs, draws: Draws, finding: str, points: _Points | None) -> 
         prevalence=positives / (positives + negatives) if positives + negatives else None,
         threshold=main.threshold,
         confusion=_confusion(counts.get(MAIN)),
-        operating_points=at_points if points else {},
+        operating_points=at_points if chosen else {},
         **intervals,
         **main.metrics,
     )
-    return _Scores(plain | called.get(MAIN, {}), counts.get(MAIN), result)
+    return _Scores(plain | called.get(MAIN, {}), called, counts.get(MAIN), result)
 
 
 def _at_point(

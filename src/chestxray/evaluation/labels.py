@@ -173,6 +173,7 @@ class Pairs:
         matched_by_file_name: images whose predicted name is only the end of the label's path, or
             the reverse.
         called: bool [n, K], the model's own calls; None where the table has none.
+        not_assessed: findings that the model never calls, as the table says.
         models: identities of the models that made the table; empty where it names none.
     """
 
@@ -191,6 +192,7 @@ class Pairs:
     matched_by_file_name: int = 0
     unlabelled: int = 0
     called: npt.NDArray[np.bool_] | None = None
+    not_assessed: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
 
 
@@ -256,6 +258,7 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
         matched_by_file_name=int((rows.index != images[positions]).sum()),
         unlabelled=int((ok & ~labelled).sum()),
         called=None if read.called is None else read.called[positions][:, ours],
+        not_assessed=read.not_assessed,
         models=read.models,
     )
 

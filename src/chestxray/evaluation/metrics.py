@@ -91,7 +91,7 @@ class Metric:
 METRICS: Final[dict[str, Metric]] = {}
 _TAKEN: Final = frozenset(
     {"positives", "negatives", "unknown", "prevalence", "threshold", "confusion", "wanted"}
-    | {"operating_points"}
+    | {"operating_points", "validation"}
 )
 
 

@@ -4,7 +4,8 @@ It is the format that other projects on ChestX-ray14 publish, so their tables ar
 by name in any order, further columns ignored, all but `Image Index` and the probabilities optional.
 `status` is `ok`, or says that the image has no probabilities; `reason` then says why. No other row
 is left out: a value that is not a probability is refused, with what it looks like. `called` names
-the findings that the model called, separated by `|`; `model` is the identity of the model.
+the findings that the model called and `not_assessed` those that it never calls, both separated by
+`|`; `model` is the identity of the model.
 
 The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line.
 """
@@ -33,8 +34,11 @@ from chestxray.findings import Findings, probability_column
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
 CALLED: Final = "called"
+NOT_ASSESSED: Final = "not_assessed"
+OPERATING_POINT: Final = "operating_point"
 MODEL: Final = "model"
-_OTHERS: Final = (IMAGE, "status", "reason", CALLED, MODEL)
+_OF_MODEL: Final = (CALLED, NOT_ASSESSED, MODEL)
+_OTHERS: Final = (IMAGE, "status", "reason", *_OF_MODEL)
 _FEW: Final = 0.05  # of all values: fewer outside [0, 1] are single errors, more are another scale
 _PREFIX: Final = probability_column("")
 _SEPARATOR: Final = "|"
@@ -48,7 +52,7 @@ class Predictions:
     Attributes:
         findings: the K that it has a column for, in the order of the file.
         rows: `Image Index`, a `prob_<Finding>` each, `status`, `reason`; in the order of the file.
-            `called` and `model` where the file has them.
+            `called`, `not_assessed` and `model` where the file has them.
     """
 
     findings: Findings
@@ -72,6 +76,14 @@ class Predictions:
             return None
         lists = [cell.split(_SEPARATOR) for cell in self.rows[CALLED]]
         return np.array([[name in called for name in self.findings] for called in lists], dtype=bool)
+
+    @property
+    def not_assessed(self) -> frozenset[str]:
+        """Findings that some row says are never called; empty where the table does not say."""
+        if NOT_ASSESSED not in self.rows:
+            return frozenset()
+        named = {name for cell in set(self.rows[NOT_ASSESSED]) for name in cell.split(_SEPARATOR)}
+        return frozenset(named & set(self.findings))
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -141,7 +153,7 @@ def read(path: Path) -> Predictions:
     # A row without a status counts as good, so that no missing value in it goes unnoticed.
     status = [_text(word) or OK for word in cells.get("status", blank)]
     reason = ["" if word is None else str(word) for word in cells.get("reason", blank)]
-    more = {name: [_text(cell) for cell in cells[name]] for name in (CALLED, MODEL) if name in cells}
+    more = {name: [_text(cell) for cell in cells[name]] for name in _OF_MODEL if name in cells}
     result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason, **more})
     predictions = Predictions(findings, result)
     _check(str(path), predictions)

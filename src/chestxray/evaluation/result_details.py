@@ -33,6 +33,49 @@ class ResampleSettings(Model):
     by: str = "patient"
 
 
+class Workload(Model):
+    """What the calls of an operating point cost and find on some images.
+
+    Attributes:
+        images: their number.
+        finding_free: those without a positive label whose labels of all assessed findings are
+            known.
+        calls_per_image: mean number of calls.
+        flagged: share of the finding-free images with any call.
+        precision: share of all calls on known labels that are right, at `prevalence`.
+        prevalence: mean over the findings that have a threshold; None without any.
+        recall: sensitivity, mean over these findings.
+        specificity: mean over these findings.
+    """
+
+    images: int
+    finding_free: int
+    calls_per_image: Interval
+    flagged: Interval
+    precision: Interval
+    prevalence: Number
+    recall: Interval
+    specificity: Interval
+
+
+class PointWorkload(Model):
+    """One operating point, in validation and on the evaluated images.
+
+    Attributes:
+        wanted: what its rule had to reach; None for a maximum.
+        note: how it was chosen where its rule could not be applied.
+        findings: how many findings have a threshold.
+        validation: where the thresholds were chosen, so without intervals.
+        evaluated: on the evaluated images.
+    """
+
+    wanted: float | None
+    note: str | None = Field(default=None, exclude_if=is_none)
+    findings: int
+    validation: Workload
+    evaluated: Workload
+
+
 class Band(Model):
     """A pointwise 95 % band of a curve over a fixed grid of its x axis."""
 

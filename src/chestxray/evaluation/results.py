@@ -32,6 +32,7 @@ from chestxray.evaluation.result_details import (
     Localization,
     MeanInterval,
     Model,
+    PointWorkload,
     Reference,
     ResampleSettings,
     Subgroups,
@@ -83,11 +84,26 @@ class Threshold(Model):
     reason: str | None = Field(default=None, exclude_if=is_none)
 
 
+class InValidation(Model):
+    """Metrics of calls on the validation images that the threshold was chosen on."""
+
+    recall: Number
+    specificity: Number
+    precision: Number
+
+
 class OperatingPoint(_Scored):
-    """The metrics of calls at one operating point; `wanted` is what it had to reach."""
+    """The metrics of calls of one finding at one operating point.
+
+    Attributes:
+        wanted: what the rule had to reach; None for a maximum.
+        threshold: of the finding.
+        validation: the metrics in validation; None without a threshold.
+    """
 
     wanted: float | None
     threshold: Threshold
+    validation: InValidation | None = None
 
 
 class FindingResult(_Scored):
@@ -149,6 +165,10 @@ class Results(Model):
             the reverse.
         left_out: finding → why it is not evaluated.
         fit_on: the validation predictions; None without.
+        not_assessed: finding → why validation gives no evidence for it, so that it is not called.
+        operating_point: the one that metrics of calls are of, unless another is named.
+        workload: operating point → what its calls cost and find, the default first; empty without
+            validation predictions.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
         mean: each metric averaged over findings.
@@ -171,6 +191,9 @@ class Results(Model):
     matched_by_file_name: int
     left_out: dict[str, str]
     fit_on: FitOn | None
+    not_assessed: dict[str, str] = {}
+    operating_point: str = "youden"
+    workload: dict[str, PointWorkload] = {}
     intervals: ResampleSettings
     findings: dict[str, FindingResult]
     mean: MeanResult

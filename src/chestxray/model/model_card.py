@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -31,7 +31,7 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _MADE_BY: Final = "chestxray train"
 
 
@@ -82,7 +82,12 @@ class ModelCard(BaseModel):
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities, chosen and fitted on validation.
-        thresholds: probability from which a finding is called, None where validation gave none.
+        thresholds: probability from which a finding is called, at `operating_point`; None for a
+            finding that is not assessed.
+        operating_points: name → finding → its threshold there; None without one.
+        operating_point: name of the one that `thresholds` are of.
+        not_assessed: finding → why validation gives no evidence for it. Such a finding has no
+            threshold at any operating point and is never called.
         heat_slopes: calibrated log-odds per unit of each class map.
         heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
         trained_on: origin of the weights.
@@ -91,7 +96,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = _FORMAT
+    format: Literal[4] = _FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
@@ -101,11 +106,40 @@ class ModelCard(BaseModel):
     findings: Findings
     calibration: Calibration
     thresholds: dict[str, float | None]
+    operating_points: dict[str, dict[str, float | None]]
+    operating_point: str
+    not_assessed: dict[str, str] = {}
     heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     heat_scale: float = Field(gt=0, allow_inf_nan=False)
     trained_on: TrainedOn
     gate: GateCard | None = None
     weights_sha256: str
+
+    def at(self, operating_point: str) -> Self:
+        """Give the same card with the thresholds of another operating point.
+
+        Raises:
+            BundleError: the bundle does not have it.
+        """
+        if operating_point not in self.operating_points:
+            raise BundleError(
+                f"this bundle has no operating point {operating_point!r}: choose from "
+                f"{', '.join(self.operating_points)}"
+            )
+        thresholds = self.operating_points[operating_point]
+        return self.model_copy(
+            update={"thresholds": thresholds, "operating_point": operating_point}
+        )
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Give each finding without a threshold at this operating point, with the reason."""
+        none = f"no threshold serves the operating point {self.operating_point} in validation"
+        return {
+            finding: self.not_assessed.get(finding, none)
+            for finding, threshold in self.thresholds.items()
+            if threshold is None
+        }
 
 
 @dataclass(frozen=True)
@@ -185,11 +219,17 @@ def _read_card(folder: Path) -> ModelCard:
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
-    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes)
+    points = card.operating_points
+    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes, *points.values())
     if any(tuple(of) != card.findings for of in names):
         raise BundleError(
-            f"{path}: findings, thresholds, calibration and heat_slopes must each name the same "
-            f"findings in the same order: train again"
+            f"{path}: findings, thresholds, calibration, heat_slopes and operating_points must "
+            f"each name the same findings in the same order: train again"
+        )
+    if points.get(card.operating_point) != card.thresholds:
+        raise BundleError(
+            f"{path}: thresholds must be those of the operating point {card.operating_point!r} "
+            f"in operating_points: train again"
         )
     return card
 

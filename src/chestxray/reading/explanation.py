@@ -69,7 +69,7 @@ class _Panel:
     Attributes:
         finding: its name.
         probability: calibrated.
-        called: whether the probability reaches the finding's threshold; None without one.
+        called: whether the probability reaches the finding's threshold; None if not assessed.
         heat: [h, w], at least 0; 1 and more is full colour.
         boxes: true boxes x, y, w, h as fractions of the canonical square.
     """
@@ -290,14 +290,17 @@ def _write_overlay(path: Path, name: str, image: Canonical, panel: _Panel) -> No
 
 
 def _write_sheet(path: Path, name: str, image: Canonical, panels: list[_Panel]) -> None:
-    """Draw all findings of one radiograph on one sheet, the most probable first."""
+    """Draw all findings of one radiograph on one sheet, the most probable first.
+
+    Findings that are not assessed come last.
+    """
     columns = min(5, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
     size = (3 * columns, 3.2 * rows)
     figure = Figure(figsize=size, dpi=90, facecolor=_DARK, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     _show(axes[0], np.repeat(image[..., None], 3, axis=2), name, ())
-    ranked = sorted(panels, key=lambda panel: -panel.probability)
+    ranked = sorted(panels, key=lambda panel: (panel.called is None, -panel.probability))
     for axis, panel in zip(axes[1:], ranked, strict=False):
         _show(axis, blend(image, panel.heat), _title(panel), panel.boxes)
     for axis in axes[len(panels) + 1 :]:
@@ -308,7 +311,7 @@ def _write_sheet(path: Path, name: str, image: Canonical, panels: list[_Panel]) 
 
 
 def _title(panel: _Panel) -> str:
-    called = {True: " · called", False: "", None: " · no threshold"}[panel.called]
+    called = {True: " · called", False: "", None: " · not assessed"}[panel.called]
     return f"{label(panel.finding)} {panel.probability:.1%}{called}"
 
 

@@ -10,6 +10,8 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
 |                 | `warning: code: sentence`, also beside probabilities                         |
 | `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
+| `not_assessed`  | findings that are never called, since validation gave no threshold; likewise |
+| `operating_point` | name of the rule that chose the thresholds                                 |
 | `model`         | identity of the weights                                                      |
 """
 
@@ -87,6 +89,7 @@ def predict(
     heatmaps: bool = False,
     force: bool = False,
     engine: str | Path = "auto",
+    operating_point: str | None = None,
 ) -> PredictionRun:
     """Predict the findings of radiographs into a table.
 
@@ -104,7 +107,7 @@ def predict(
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
             the heatmaps of one table; the next one's replace them.
         force: read what the gate refuses; its reasons are kept.
-        engine: for a bundle, see `chestxray.load`.
+        engine: for a bundle, see `chestxray.load`; `operating_point` likewise.
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
@@ -116,7 +119,7 @@ def predict(
         reader, found = model, find(inputs, split, model.bundle.card)
     else:  # wrong inputs are reported before the network is loaded, which takes seconds
         found = find(inputs, split, model_card.read(Path(model)).card)
-        reader = load(model, engine)
+        reader = load(model, engine, operating_point)
     for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
         if warning:
             _log.warning("%s", warning)
@@ -187,7 +190,11 @@ def _read(
     table = predictions.table(names, probabilities, reader.findings).rows
     table["status"] = [status for status, _ in outcome]
     table["reason"] = [one_line(reason) for _, reason in outcome]
+    card = reader.bundle.card
+    none = "|".join(card.unavailable)
     table[predictions.CALLED] = [_called(reader, row) for row in probabilities.tolist()]
+    table[predictions.NOT_ASSESSED] = ["" if np.isnan(row).any() else none for row in probabilities]
+    table[predictions.OPERATING_POINT] = card.operating_point
     table[predictions.MODEL] = reader.bundle.identity
     return table, heat
 

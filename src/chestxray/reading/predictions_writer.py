@@ -40,7 +40,13 @@ _PROBABILITY: Final = probability_column("")
 
 def columns(findings: Findings) -> tuple[str, ...]:
     """Name the columns of the table that `predict` writes."""
-    return (*predictions.columns(findings), predictions.CALLED, predictions.MODEL)
+    return (
+        *predictions.columns(findings),
+        predictions.CALLED,
+        predictions.NOT_ASSESSED,
+        predictions.OPERATING_POINT,
+        predictions.MODEL,
+    )
 
 
 class PredictionsWriter:

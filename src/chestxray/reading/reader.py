@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ class Reader:
         return probabilities, heat
 
     def call(self, finding: str, probability: float) -> bool | None:
-        """Say whether a probability reaches the finding's threshold; None without a threshold."""
+        """Say whether a probability reaches the finding's threshold; None where not assessed."""
         threshold = self.bundle.card.thresholds[finding]
         return None if threshold is None else probability >= threshold
 
@@ -137,6 +138,7 @@ class Reader:
         notices: tuple[Notice, ...],
     ) -> Reading:
         by_name = dict(zip(self.findings, probabilities.tolist(), strict=True))
+        card = self.bundle.card
         return Reading(
             probabilities=by_name,
             calls={finding: self.call(finding, p) for finding, p in by_name.items()},
@@ -144,12 +146,16 @@ class Reader:
             warnings=notices + self.warnings,
             model=self.bundle.identity,
             image=judged.image,
-            thresholds=dict(self.bundle.card.thresholds),
+            thresholds=dict(card.thresholds),
             placement=judged.placement,
+            not_assessed=card.unavailable,
+            operating_point=card.operating_point,
         )
 
 
-def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
+def load(
+    bundle: str | Path, engine: str | Path = "auto", operating_point: str | None = None
+) -> Reader:
     """Load a bundle into a reader.
 
     Args:
@@ -157,10 +163,12 @@ def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
         engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
             installed, else torch. Or the folder of an export of this bundle, which loads in a
             fraction of the time, since it does not need torch.
+        operating_point: which of the bundle's operating points calls findings, such as `youden`;
+            the bundle's default, `joint`, where None.
 
     Raises:
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
-            network.
+            network; or it does not have the operating point.
         ArtifactError: the export is missing, altered, or of another model.
         MissingExtraError: the engine asked for is not installed.
     """
@@ -170,9 +178,15 @@ def load(bundle: str | Path, engine: str | Path = "auto") -> Reader:
         from chestxray.reading.engine import choose  # noqa: PLC0415
 
         trained = bundles.load(Path(bundle))
-        return Reader(trained, choose(trained, str(engine)))
+        return Reader(_at(trained, operating_point), choose(trained, str(engine)))
     facts = model_card.read(Path(bundle))
-    return Reader(facts, open_engine(Path(engine), facts.identity))
+    return Reader(_at(facts, operating_point), open_engine(Path(engine), facts.identity))
+
+
+def _at(bundle: Facts, operating_point: str | None) -> Facts:
+    if operating_point is None:
+        return bundle
+    return replace(bundle, card=bundle.card.at(operating_point))
 
 
 def _warnings(bundle: Facts) -> Iterator[Notice]:

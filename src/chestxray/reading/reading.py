@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from chestxray.reading.overlay import blend
 
 _SHOWN: Final = 3  # findings that are not called, in `repr`
 _DISPLAY: Final = 512  # pixels, side of the picture in a notebook
-_CALL: Final = {True: "called", False: "", None: "no threshold"}
+_CALL: Final = {True: "called", False: "", None: "not assessed"}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -28,16 +28,18 @@ class Reading:
 
     Attributes:
         probabilities: finding → calibrated probability in [0, 1].
-        calls: finding → whether the probability reaches the finding's threshold; None where
-            validation gave no threshold.
+        calls: finding → whether the probability reaches the finding's threshold; None where the
+            finding is not assessed.
         heatmaps: finding → float32 [h, w] over the canonical square image, at least 0, on one
             scale for every image and finding (1 is full colour).
         warnings: reasons not to trust the reading; refusals among them where it was forced.
         model: identity of the weights.
         image: uint8 [S, S], the canonical image that the model saw.
-        thresholds: finding → probability from which it is called; None where there is no threshold.
+        thresholds: finding → probability from which it is called; None where it is not assessed.
         placement: x, y, w, h of the radiograph in the canonical image, as fractions of its side;
             what lies outside is padding.
+        not_assessed: finding that is not called at any probability → why.
+        operating_point: name of the rule that chose the thresholds.
     """
 
     probabilities: dict[str, float]
@@ -48,6 +50,8 @@ class Reading:
     image: Canonical
     thresholds: dict[str, float | None]
     placement: Placement = WHOLE
+    not_assessed: dict[str, str] = field(default_factory=dict)
+    operating_point: str = ""
 
     @property
     def findings(self) -> Findings:
@@ -81,6 +85,7 @@ class Reading:
                 "probability": probability,
                 "threshold": self.thresholds[finding],
                 "called": self.calls[finding],
+                "not_assessed": self.not_assessed.get(finding),
             }
             | ({"heatmap": self.heatmaps[finding].tolist()} if heatmaps else {})
             for finding, probability in self.probabilities.items()
@@ -96,6 +101,7 @@ class Reading:
         ]
         return {
             "model": self.model,
+            "operating_point": self.operating_point,
             "findings": findings,
             "warnings": warnings,
             "placement": list(self.placement),
@@ -104,22 +110,31 @@ class Reading:
     def __repr__(self) -> str:
         ranked = self._ranked()
         called = [finding for finding in ranked if self.calls[finding]]
-        others = [finding for finding in ranked if not self.calls[finding]]
+        others = [finding for finding in ranked if self.calls[finding] is False]
+        none = [finding for finding in ranked if self.calls[finding] is None]
         count = len(self.warnings)
         return (
             f"<Reading by {self.model}: called {self._listed(called) or 'nothing'}; "
             f"{'next' if called else 'highest'} {self._listed(others[:_SHOWN]) or 'nothing'}; "
+            f"{f'not assessed {len(none)} of {len(ranked)} findings; ' if none else ''}"
             f"{count} warning{'' if count == 1 else 's'}>"
         )
 
     def _repr_html_(self) -> str:
-        """Show the finding with the highest probability over the radiograph, and a table of all."""
+        """Show the first finding of the table over the radiograph, and the table of all.
+
+        Findings are in the order of their probability, those that are not assessed at the end.
+        """
         ranked = self._ranked()
         top = ranked[0]
         rows = "".join(self._row(finding) for finding in ranked)
         warnings = "".join(
             f"<li><code>{escape(notice.code)}</code> {escape(str(notice))}</li>"
             for notice in self.warnings
+        )
+        unassessed = "".join(
+            f"<li>{escape(label(finding))}: {escape(reason)}</li>"
+            for finding, reason in self.not_assessed.items()
         )
         return (
             '<div style="display:flex;gap:1.5em;flex-wrap:wrap;align-items:flex-start">'
@@ -129,11 +144,17 @@ class Reading:
             "<table><thead><tr><th>Finding</th><th>Probability</th><th>Threshold</th>"
             f"<th>Call</th></tr></thead><tbody>{rows}</tbody></table></div>"
             f"{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}"
+            f"{f'<p>Not assessed</p><ul>{unassessed}</ul>' if unassessed else ''}"
             f"<p><small>{escape(self.model)}. For research, not a medical device.</small></p>"
         )
 
     def _ranked(self) -> list[str]:
-        return sorted(self.probabilities, key=lambda finding: -self.probabilities[finding])
+        """Give the findings by probability, those that are not assessed last."""
+
+        def place(finding: str) -> tuple[bool, float]:
+            return self.calls[finding] is None, -self.probabilities[finding]
+
+        return sorted(self.probabilities, key=place)
 
     def _listed(self, findings: list[str]) -> str:
         return ", ".join(f"{finding} {self.probabilities[finding]:.2f}" for finding in findings)

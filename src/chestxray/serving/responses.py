@@ -32,10 +32,14 @@ class FindingResult(BaseModel):
     label: str = Field(description="The name for people.")
     probability: float = Field(ge=0, le=1, description="Calibrated where `calibrated` is true.")
     threshold: float | None = Field(
-        description="The probability from which the finding is called; null where validation "
-        "supported none."
+        description="The probability from which the finding is called; null where it is not "
+        "assessed."
     )
-    called: bool | None = Field(description="Null without a threshold.")
+    called: bool | None = Field(description="Null where the finding is not assessed.")
+    not_assessed: str | None = Field(
+        description="Why the finding is not assessed, such as validation data without evidence "
+        "for it. Such a finding is never called."
+    )
     calibrated: bool
 
 
@@ -87,6 +91,7 @@ class FindingCard(BaseModel):
     label: str = Field(description="The name for people.")
     description: str = Field(description="Empty where the vocabulary has none.")
     threshold: float | None
+    not_assessed: str | None = Field(description="Why it is not assessed.")
     calibrated: bool
     uncalibrated: str | None = Field(description="Why it is not calibrated.")
 
@@ -99,6 +104,7 @@ class ModelCardResult(BaseModel):
     input_size: int = Field(description="Side of the square input image, pixels.")
     engine: str
     package_version: str = Field(description="Of the chestxray that trained the model.")
+    operating_point: str = Field(description="The rule that chose the thresholds.")
     findings: list[FindingCard]
     trained_on: TrainedOn
     heat_scale: str = _HEAT_SCALE
@@ -116,6 +122,7 @@ def model_card_result(reader: Reader) -> ModelCardResult:
         input_size=card.size,
         engine=reader.engine.name,
         package_version=card.package_version,
+        operating_point=card.operating_point,
         findings=[_finding_card(reader, finding) for finding in reader.findings],
         trained_on=card.trained_on,
         warnings=[NoticeModel.of(warning) for warning in reader.warnings],
@@ -164,6 +171,7 @@ def _finding_card(reader: Reader, finding: str) -> FindingCard:
         label=label(finding),
         description=known.description if known else "",
         threshold=card.thresholds[finding],
+        not_assessed=card.unavailable.get(finding),
         calibrated=finding not in card.calibration.unfitted,
         uncalibrated=card.calibration.unfitted.get(finding),
     )
@@ -177,6 +185,7 @@ def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingRe
         probability=reading.probabilities[finding],
         threshold=card.thresholds[finding],
         called=reading.calls[finding],
+        not_assessed=card.unavailable.get(finding),
         calibrated=finding not in card.calibration.unfitted,
     )
 

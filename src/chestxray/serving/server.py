@@ -29,6 +29,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     engine: str | Path = "auto",
+    operating_point: str | None = None,
     token: str | None = None,
     limits: Limits | None = None,
     allow_remote: bool = False,
@@ -42,7 +43,7 @@ def serve(
         bundle: the bundle folder of a run.
         host: name or address to listen on.
         port: 0 for a free one, which the log has.
-        engine: see `chestxray.load`.
+        engine: see `chestxray.load`; `operating_point` likewise.
         token: bearer token that clients must send; at least 16 ASCII characters.
         limits: bounds of memory and waiting; the defaults when None.
         allow_remote: serve other machines without a token.
@@ -57,7 +58,7 @@ def serve(
         check_token(token)
     check_address(host, token, allow_remote)
     with closing(bind(host, port)) as address:
-        reader = load(bundle, engine)
+        reader = load(bundle, engine, operating_point)
         _set_up_log()
         for warning in reader.warnings:
             _log.warning("%s", warning)

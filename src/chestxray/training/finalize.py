@@ -1,4 +1,4 @@
-"""From the best checkpoint to a bundle: calibration, thresholds, heatmap scale, detector.
+"""From the best checkpoint to a bundle: calibration, operating points, heatmap scale, detector.
 
 All are fitted on the validation split, which also chose the epoch, except for the template of the
 out-of-distribution detector: it is fitted on training images. The test split is not used.
@@ -15,7 +15,7 @@ import torch
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration, fit_slopes
-from chestxray.evaluation.thresholds import fit_thresholds
+from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
@@ -48,6 +48,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     findings = dataset.findings
     calibration = fit_calibration(logits, val.labels, patients, findings)
     probabilities = calibration.apply(logits)
+    points = fit_operating_points(probabilities, val.labels, patients, findings)
     slopes = fit_slopes(logits, val.labels, findings)
     table = predictions.table(about["image"].tolist(), probabilities, findings)
     predictions.write(run / "validation.csv", table)
@@ -61,7 +62,10 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         pixel_rule=dataset.manifest.pixel_rule,
         findings=findings,
         calibration=calibration,
-        thresholds=fit_thresholds(probabilities, val.labels, findings),
+        thresholds=points.thresholds(),
+        operating_points={name: points.thresholds(name) for name in points.chosen},
+        operating_point=MAIN,
+        not_assessed=points.not_assessed,
         heat_slopes=slopes,
         heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
         trained_on=_trained_on(dataset, recipe),

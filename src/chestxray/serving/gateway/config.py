@@ -150,6 +150,8 @@ class Read(_Table):
         workers: number of processes, each with its own model.
         engine: `auto`, `torch` or `openvino`, as `chestxray.load` takes it; or the folder of an
             export of the bundle, with which a worker needs no torch and a third of the memory.
+        operating_point: which of the bundle's operating points calls findings; its default, `joint`,
+            without this key.
         lease: maximum seconds of one reading; then the worker is ended and the image is read again.
         attempts: number of attempts before an image becomes a dead letter.
         send_refusals: whether a refusal by the gate is sent as a result; it is recorded either way.
@@ -157,6 +159,7 @@ class Read(_Table):
 
     workers: int = Field(default=1, ge=1)
     engine: str = Field(default="auto", min_length=1)
+    operating_point: str | None = Field(default=None, min_length=1)
     lease: float = Field(default=120, gt=0)
     attempts: int = Field(default=5, ge=1)
     send_refusals: bool = True

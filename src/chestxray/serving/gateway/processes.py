@@ -32,7 +32,7 @@ class _LoadedModel(NamedTuple):
     findings: Findings
 
 
-def load_model(bundle: Path, engine: str) -> _LoadedModel:
+def load_model(bundle: Path, engine: str, operating_point: str | None) -> _LoadedModel:
     """Load a bundle as a worker will, to see whether that works.
 
     Raises:
@@ -42,7 +42,7 @@ def load_model(bundle: Path, engine: str) -> _LoadedModel:
     from chestxray.reading.reader import load
 
     try:
-        reader = load(bundle, engine)
+        reader = load(bundle, engine, operating_point)
     except BundleError:
         raise
     except (ArtifactError, MissingExtraError) as error:
@@ -105,7 +105,7 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
         from chestxray.reading.reader import load
         from chestxray.serving.gateway import worker
 
-        reader = load(bundle, config.read.engine)
+        reader = load(bundle, config.read.engine, config.read.operating_point)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
     worker.run(config, reader, stop, name)
 

@@ -55,7 +55,10 @@ def check(config: Config, bundle: Path) -> str:
             _check_tls(f"destinations[{number}].tls", to.tls, to.tls.client_context)
     _try(f"state: {config.state}", _check_state, config.state)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        model = pool.submit(processes.load_model, bundle, config.read.engine).result()
+        read = config.read
+        model = pool.submit(
+            processes.load_model, bundle, read.engine, read.operating_point
+        ).result()
     _check_rules(config, model.findings)
     return model.identity
 

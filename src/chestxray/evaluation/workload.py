@@ -1,0 +1,167 @@
+"""What the calls of an operating point cost a reader, and what they find.
+
+Rules choose thresholds; this module counts what follows for all findings together: calls per
+radiograph, the share of finding-free radiographs with any call, and the share of calls that are
+right. The latter holds at the prevalence of these images only, which is given with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.evaluation.bootstrap import Draws, Interval, Values, average, exact_share
+from chestxray.evaluation.joint_threshold import finding_free
+from chestxray.evaluation.labels import Pairs
+from chestxray.evaluation.metrics import rates
+from chestxray.evaluation.result_details import PointWorkload, Workload
+from chestxray.evaluation.results import InValidation
+from chestxray.evaluation.thresholds import OperatingPoints
+from chestxray.evaluation.weighted_counts import Column
+
+Rates = Mapping[str, Mapping[str, Values]]
+"""Finding → metric of calls → its values [1 + R + G]; only findings that have a threshold."""
+
+@dataclass(frozen=True)
+class Images:
+    """Images whose calls are counted.
+
+    Attributes:
+        pairs: probabilities and labels.
+        draws: the resamples of their patients.
+        rates: operating point → `Rates` of these images.
+    """
+
+    pairs: Pairs
+    draws: Draws
+    rates: Mapping[str, Rates]
+
+    @classmethod
+    def of_validation(cls, pairs: Pairs, points: OperatingPoints) -> Self:
+        """Take validation images, without resamples."""
+        draws = Draws.of(pairs.patients, resamples=0)
+        at = {name: rates_at(pairs, draws, points.thresholds(name)) for name in points.chosen}
+        return cls(pairs, draws, at)
+
+    def plain(self, name: str, finding: str) -> InValidation | None:
+        """Give one finding's metrics at one operating point; None without a threshold."""
+        rates = self.rates[name].get(finding)
+        if rates is None:
+            return None
+        return InValidation(
+            recall=rates["recall"][0],
+            specificity=rates["specificity"][0],
+            precision=rates["precision"][0],
+        )
+
+
+_CHOSEN_HERE: Final = "the thresholds were chosen on these images: an interval would be too good"
+_NO_CALLS: Final = "nothing is called"
+_NO_THRESHOLD: Final = "no finding has a threshold"
+
+
+def rates_at(
+    pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
+) -> dict[str, dict[str, Values]]:
+    """Compute every metric of calls of each finding that has a threshold.
+
+    Returns:
+        `Rates`: finding → metric → float64 [1 + R + G].
+    """
+    found = {}
+    for place, finding in enumerate(pairs.findings):
+        threshold = thresholds[finding]
+        if threshold is not None:
+            column = Column(pairs.labels[:, place], pairs.probabilities[:, place])
+            counts = draws.apply(partial(column.calls, threshold=threshold), column.rows)
+            found[finding] = rates(counts)
+    return found
+
+
+def workloads(
+    points: OperatingPoints, fitted_on: Images, evaluated: Images
+) -> dict[str, PointWorkload]:
+    """Count the workload of every operating point.
+
+    Args:
+        points: the thresholds.
+        fitted_on: the validation images that they were chosen on.
+        evaluated: other images, of the same findings.
+    """
+    return {
+        name: PointWorkload(
+            wanted=next(iter(chosen.values())).wanted,
+            note=points.notes.get(name),
+            findings=sum(of.threshold is not None for of in chosen.values()),
+            validation=_without_intervals(_workload(fitted_on, points, name)),
+            evaluated=_workload(evaluated, points, name),
+        )
+        for name, chosen in points.chosen.items()
+    }
+
+
+def _workload(images: Images, points: OperatingPoints, name: str) -> Workload:
+    pairs, draws = images.pairs, images.draws
+    thresholds = points.thresholds(name)
+    assessed = np.array([finding not in points.not_assessed for finding in pairs.findings])
+    at = np.array([np.inf if (t := thresholds[f]) is None else t for f in pairs.findings])
+    has = np.isfinite(at)
+    called = pairs.probabilities >= at
+    free = finding_free(pairs.labels, assessed)
+    known = called & ~np.isnan(pairs.labels)
+    terms = np.stack(
+        [
+            np.ones(len(called)),
+            called.sum(axis=1),
+            free,
+            free & called.any(axis=1),
+            known.sum(axis=1),
+            (known & (pairs.labels == 1)).sum(axis=1),
+        ],
+        axis=1,
+    )
+    count, calls, normal, flagged, judged, right = draws.apply(lambda w: w @ terms).T
+    shares = {
+        metric: _mean_of(images.rates[name], metric, draws) for metric in ("recall", "specificity")
+    }
+    prevalence = np.nanmean(pairs.labels[:, has]) if has.any() else np.nan
+    return Workload(
+        images=len(called),
+        finding_free=int(free.sum()),
+        calls_per_image=draws.interval(calls / count),
+        flagged=_share(flagged, normal, pairs.patients[free], draws, "no finding-free images"),
+        precision=_share(right, judged, pairs.patients[known.any(axis=1)], draws, _NO_CALLS),
+        prevalence=float(prevalence),
+        **shares,
+    )
+
+
+def _share(
+    part: Values, whole: Values, patients: npt.NDArray[np.int64], draws: Draws, reason: str
+) -> Interval:
+    """Give a share with its interval, which is binomial where the share is 0 or 1."""
+    values = np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+    if values[0] in {0, 1} and draws.resamples:
+        return exact_share(float(values[0]), len(np.unique(patients)))
+    return draws.interval(values, reason)
+
+
+def _mean_of(of: Rates, metric: str, draws: Draws) -> Interval:
+    values = [rates[metric] for rates in of.values() if not np.isnan(rates[metric][0])]
+    if not values:
+        return Interval(value=None, reason=_NO_THRESHOLD)
+    return draws.interval(average(values))
+
+
+def _without_intervals(of: Workload) -> Workload:
+    shares = {
+        name: value.without_bounds(_CHOSEN_HERE)
+        for name, value in of
+        if isinstance(value, Interval)
+    }
+    return of.model_copy(update=shares)
