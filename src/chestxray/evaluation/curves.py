@@ -243,12 +243,6 @@ def _prior_shift(
     )
 
 
-def prevalences(pairs: Pairs) -> dict[str, float]:
-    """Give the share of positives of each finding that has positives and negatives."""
-    columns = zip(pairs.findings, pairs.labels.T, strict=True)
-    return {finding: float(np.nanmean(y)) for finding, y in columns if not one_sided(y)}
-
-
 def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:
     """Fit a calibration on validation predictions and apply it to the evaluated ones.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Self
@@ -31,6 +32,7 @@ from chestxray.evaluation.bootstrap import (
     average,
     exact_share,
 )
+from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.curves import NO_VALIDATION, curves, reliability
 from chestxray.evaluation.delong import delong
 from chestxray.evaluation.evidence import one_sided
@@ -45,9 +47,11 @@ from chestxray.evaluation.metrics import (
     score_metrics,
 )
 from chestxray.evaluation.predictions import Predictions, counted
+from chestxray.evaluation.prior_shift import check_prevalence, prevalences
 from chestxray.evaluation.reference import reference as against_reference
 from chestxray.evaluation.result_details import MeanInterval, PointWorkload, ResampleSettings
 from chestxray.evaluation.results import (
+    AsCalled,
     Confusion,
     FindingResult,
     FitOn,
@@ -65,10 +69,14 @@ from chestxray.evaluation.thresholds import (
     fit_operating_points,
 )
 from chestxray.evaluation.weighted_counts import Column
-from chestxray.evaluation.workload import Images, workloads
+from chestxray.evaluation.workload import Images, rates_at, workloads
+from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
 
+_AS_CALLED: Final = "as_called"
+_CALLED: Final = 0.5  # between 0, not called, and 1, called
+_STATED: Final = Threshold(value=None, reason="the table states the calls, not the threshold")
 _NONE_CHOSEN: Final = Chosen(None, None, NO_VALIDATION)
 
 _Called = npt.NDArray[np.bool_]
@@ -81,6 +89,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     *,
     split: str | None = None,
     fit_on: Predictions | Path | str | None = None,
+    bundle: Path | str | None = None,
+    prevalence: Mapping[str, float] | None = None,
     heatmaps: Path | str | None = None,
     masks: Path | str | None = None,
     reference: Path | str | None = None,
@@ -98,7 +108,11 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         labels: a prepared dataset, a label table, or either opened.
         split: which split the predictions are of, `test` by default.
         fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
-            them there are no metrics of calls.
+            them and without a bundle there are no metrics of calls at thresholds.
+        bundle: that made the predictions. Its own thresholds are evaluated, and calibration is
+            corrected for the prevalence of these images.
+        prevalence: finding → known prevalence of the evaluated images, in (0, 1). Others are
+            estimated from the probabilities.
         heatmaps: `heatmaps.npy` of these predictions, for localization.
         masks: folder of masks to locate against, instead of the dataset's boxes.
         reference: a table of labels adjudicated by radiologists (Majkowska 2020).
@@ -118,7 +132,17 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     )
     if maps is not None and not isinstance(predictions, Predictions):
         check_belongs(maps, Path(predictions))
-    evaluation = Evaluation.of(predictions, Labels.of(labels), fit_on, split, resamples, seed)
+    thresholds = None if bundle is None else BundleThresholds.read(bundle)
+    evaluation = Evaluation.of(
+        predictions,
+        Labels.of(labels),
+        fit_on,
+        split=split,
+        resamples=resamples,
+        seed=seed,
+        bundle=thresholds,
+        prevalence=prevalence,
+    )
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
         results.write(Path(out))
@@ -135,6 +159,8 @@ class Evaluation:
         validation: predictions on validation, which thresholds and recalibration are fitted on.
         seed: of the resamples.
         draws: the resamples of the evaluated patients.
+        bundle: whose thresholds are evaluated; None to choose them on validation.
+        prevalence: finding → known prevalence of the evaluated images.
     """
 
     truth: Labels
@@ -142,35 +168,57 @@ class Evaluation:
     validation: Pairs | None
     seed: int
     draws: Draws
+    bundle: BundleThresholds | None = None
+    prevalence: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - the options of `evaluate`
         cls,
         predictions: Predictions | Path | str,
         truth: Labels,
         fit_on: Predictions | Path | str | None = None,
+        *,
         split: str | None = None,
         resamples: int = RESAMPLES,
         seed: int = 0,
+        bundle: BundleThresholds | None = None,
+        prevalence: Mapping[str, float] | None = None,
     ) -> Self:
         """Read predictions and pair them with the labels; arguments as in `evaluate`.
 
         Raises:
-            PredictionsError: predictions that cannot be evaluated, or a patient that is both
-                evaluated and fitted on.
+            PredictionsError: predictions that cannot be evaluated or that the bundle did not make,
+                a patient that is both evaluated and fitted on, or a prevalence outside (0, 1).
         """
         pairs = pair(_table(predictions), truth, split)
+        if bundle is not None:
+            bundle.check_made(pairs.models, str(predictions))
         validation = None if fit_on is None else _validation(_table(fit_on), truth, pairs)
         draws = Draws.of(pairs.patients, resamples, seed)
-        return cls(truth, pairs, validation, seed, draws)
+        known = _prevalences(prevalence or {}, pairs.findings)
+        return cls(truth, pairs, validation, seed, draws, bundle, known)
 
     @cached_property
     def points(self) -> OperatingPoints | None:
-        """The operating points, fitted on validation; None without validation."""
+        """The operating points: of the bundle, or fitted on validation; None without either."""
+        if self.bundle is not None:
+            return self.bundle.points(self.pairs.findings)
         on = self.validation
         if on is None:
             return None
         return fit_operating_points(on.probabilities, on.labels, on.patients, on.findings)
+
+    @property
+    def main(self) -> str:
+        """The operating point that the metrics of calls are of."""
+        return MAIN if self.bundle is None else self.bundle.operating_point
+
+    @property
+    def fitted_prevalences(self) -> dict[str, float]:
+        """The prevalences that the probabilities contain, by finding, as far as known."""
+        if self.bundle is not None:
+            return self.bundle.fitted_prevalences(self.pairs.findings)
+        return prevalences(self.validation.labels, self.pairs.findings) if self.validation else {}
 
     @cached_property
     def fitted_on(self) -> Images | None:
@@ -196,7 +244,9 @@ class Evaluation:
         results = self.metrics()
         return results.with_parts(
             curves={finding: curves(y, p, draws) for finding, y, p in columns},
-            reliability=reliability(pairs, self.validation, draws),
+            reliability=reliability(
+                pairs, self.validation, draws, self.fitted_prevalences, self.prevalence
+            ),
             subgroups=subgroups(pairs, draws, self._thresholds()),
             localization=localization,
             reference=against_reference(reference, pairs, draws) if reference else None,
@@ -209,7 +259,9 @@ class Evaluation:
         scores = {}
         with progress("evaluate", len(pairs.findings), "findings") as advance:
             for finding in pairs.findings:
-                scores[finding] = _score(pairs, self.draws, finding, points, self.fitted_on)
+                scores[finding] = _score(
+                    pairs, self.draws, finding, points, self.fitted_on, self.main
+                )
                 advance(1)
         return Results(
             split=pairs.split,
@@ -227,7 +279,9 @@ class Evaluation:
             left_out=pairs.left_out,
             fit_on=_fit_on(self.validation),
             not_assessed=points.not_assessed if points else {},
-            operating_point=MAIN,
+            operating_point=self.main,
+            thresholds_of=self.bundle.model if self.bundle else None,
+            as_called=self._as_called(),
             workload=self._workload(scores),
             intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
             findings={finding: of.result for finding, of in scores.items()},
@@ -238,7 +292,7 @@ class Evaluation:
 
     def _workload(self, scores: dict[str, _Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""
-        if self.points is None or self.fitted_on is None:
+        if self.points is None:
             return {}
         at = {
             name: {finding: of.called[name] for finding, of in scores.items() if name in of.called}
@@ -255,7 +309,34 @@ class Evaluation:
     def _thresholds(self) -> dict[str, float | None]:
         if self.points is None:
             return dict.fromkeys(self.pairs.findings)
-        return self.points.thresholds()
+        return self.points.thresholds(self.main)
+
+    def _as_called(self) -> AsCalled | None:
+        """Measure the calls that the table of predictions states; None where it states none."""
+        pairs = self.pairs
+        if pairs.called is None:
+            return None
+        calls = replace(pairs, probabilities=pairs.called.astype(np.float64))
+        reasons = dict.fromkeys(pairs.not_assessed, "not assessed by the model")
+        chosen = {
+            finding: Chosen(None, None if finding in reasons else _CALLED, reasons.get(finding, ""))
+            for finding in pairs.findings
+        }
+        points = OperatingPoints({_AS_CALLED: chosen}, reasons, {})
+        at = {_AS_CALLED: rates_at(calls, self.draws, points.thresholds(_AS_CALLED))}
+        findings = {
+            finding: _at_point(calls, self.draws, place, of, at[_AS_CALLED].get(finding))
+            for place, (finding, of) in enumerate(chosen.items())
+        }
+        work = workloads(points, None, Images(calls, self.draws, at))[_AS_CALLED].evaluated
+        # The threshold of 0.5 lies between calls written as 0 and 1: it is not one of the model's.
+        return AsCalled(
+            findings={
+                finding: of.model_copy(update={"threshold": _STATED}) if of.threshold.value else of
+                for finding, of in findings.items()
+            },
+            workload=work,
+        )
 
 
 @dataclass(frozen=True)
@@ -281,8 +362,9 @@ def _score(
     finding: str,
     points: OperatingPoints | None,
     fitted_on: Images | None,
+    main_point: str,
 ) -> _Scores:
-    """Measure one finding; without validation predictions it has no operating `points`."""
+    """Measure one finding; without validation or a bundle it has no operating `points`."""
     chosen = points.of(finding) if points else {}
     place = pairs.findings.index(finding)
     y, p = pairs.labels[:, place], pairs.probabilities[:, place]
@@ -305,9 +387,9 @@ def _score(
         name: _at_point(pairs, draws, place, at, called.get(name)).model_copy(
             update={"validation": fitted_on.plain(name, finding) if fitted_on else None}
         )
-        for name, at in (chosen or {MAIN: _NONE_CHOSEN}).items()
+        for name, at in (chosen or {main_point: _NONE_CHOSEN}).items()
     }
-    main = at_points[MAIN]
+    main = at_points[main_point]
     positives, negatives = int((y == 1).sum()), int((y == 0).sum())
     result = FindingResult(
         positives=positives,
@@ -315,12 +397,12 @@ def _score(
         unknown=len(y) - positives - negatives,
         prevalence=positives / (positives + negatives) if positives + negatives else None,
         threshold=main.threshold,
-        confusion=_confusion(counts.get(MAIN)),
+        confusion=_confusion(counts.get(main_point)),
         operating_points=at_points if chosen else {},
         **intervals,
         **main.metrics,
     )
-    return _Scores(plain | called.get(MAIN, {}), called, counts.get(MAIN), result)
+    return _Scores(plain | called.get(main_point, {}), called, counts.get(main_point), result)
 
 
 def _at_point(
@@ -398,6 +480,25 @@ def _confusion(counts: Values | None) -> Confusion | None:
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:
     return source if isinstance(source, Predictions) else Path(source)
+
+
+def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, float]:
+    """Give known prevalences under the names that the predictions use.
+
+    Raises:
+        PredictionsError: a finding that is not evaluated, or a prevalence outside (0, 1).
+    """
+    found = {}
+    for name, value in given.items():
+        place = findings.place(name)
+        if place is None:
+            raise PredictionsError(
+                f"a prevalence is given for {name}, which is not evaluated: evaluated are "
+                f"{', '.join(findings)}"
+            )
+        check_prevalence(value)
+        found[findings[place]] = value
+    return found
 
 
 def _validation(source: Predictions | Path, truth: Labels, evaluated: Pairs) -> Pairs:

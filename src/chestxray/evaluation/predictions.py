@@ -68,14 +68,15 @@ class Predictions:
         """Give float64 [n, K] in [0, 1], NaN only where `status` is not `ok`."""
         return self.rows[list(probability_columns(self.findings))].to_numpy(dtype=np.float64)
 
-
     @property
     def called(self) -> npt.NDArray[np.bool_] | None:
         """Give the model's own calls, bool [n, K]; None where the table has none."""
         if CALLED not in self.rows:
             return None
         lists = [cell.split(_SEPARATOR) for cell in self.rows[CALLED]]
-        return np.array([[name in called for name in self.findings] for called in lists], dtype=bool)
+        return np.array(
+            [[name in called for name in self.findings] for called in lists], dtype=bool
+        )
 
     @property
     def not_assessed(self) -> frozenset[str]:
@@ -254,9 +255,7 @@ def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:
             f"{path} is not a table of predictions: it needs '{IMAGE}' and one column "
             f"prob_<Finding> per finding, but has {', '.join(header) or 'no columns'}"
         )
-    twice = sorted(
-        {name for name in ours if ours.count(name) > 1 and name in _OTHERS}
-    )
+    twice = sorted({name for name in ours if ours.count(name) > 1 and name in _OTHERS})
     if twice:
         raise PredictionsError(f"{path} has two columns for {', '.join(twice)}: remove one of each")
     try:

@@ -21,6 +21,7 @@ look different here, the estimate is wrong too, so calibration is to be compared
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,7 @@ from scipy.special import expit, logit
 
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.bootstrap import Floats, Values
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.logistic_regression import log_odds
 
 _PSEUDO: Final = 0.5
@@ -45,7 +47,7 @@ def estimate_prevalence(p: Floats, fitted: float) -> float:
     Returns:
         The prevalence, in (0, 1).
     """
-    _check(fitted)
+    check_prevalence(fitted)
     # Likelihood ratios up to a common scale that keeps both terms finite for p near 0 and 1.
     log_ratio = log_odds(p) - logit(fitted)
     with_finding, without = expit(log_ratio), expit(-log_ratio)
@@ -70,14 +72,30 @@ def correct(p: Floats, fitted: float, here: float) -> Values:
     Returns:
         float64 [n], in the same order of magnitude and ranking.
     """
-    _check(fitted)
-    _check(here)
+    check_prevalence(fitted)
+    check_prevalence(here)
     p = np.asarray(p, dtype=np.float64)
     factor = here / (1 - here) * (1 - fitted) / fitted
     return np.asarray(factor * p / (factor * p + (1 - p)))
 
 
-def _check(prevalence: float) -> None:
+def prevalences(labels: Floats, findings: Sequence[str]) -> dict[str, float]:
+    """Give the share of positives of each finding that has positives and negatives.
+
+    Args:
+        labels: float [n, K], 1, 0, NaN = unknown.
+        findings: the K names, in the order of the columns.
+    """
+    columns = zip(findings, labels.T, strict=True)
+    return {finding: float(np.nanmean(y)) for finding, y in columns if not one_sided(y)}
+
+
+def check_prevalence(prevalence: float) -> None:
+    """Refuse a prevalence outside (0, 1).
+
+    Raises:
+        PredictionsError: it is.
+    """
     if not 0 < prevalence < 1:
         raise PredictionsError(
             f"a prevalence must lie between 0 and 1, both excluded, but this is {prevalence:g}: "

@@ -65,14 +65,15 @@ class PointWorkload(Model):
         wanted: what its rule had to reach; None for a maximum.
         note: how it was chosen where its rule could not be applied.
         findings: how many findings have a threshold.
-        validation: where the thresholds were chosen, so without intervals.
+        validation: where the thresholds were chosen, so without intervals; None where those images
+            are not at hand.
         evaluated: on the evaluated images.
     """
 
     wanted: float | None
     note: str | None = Field(default=None, exclude_if=is_none)
     findings: int
-    validation: Workload
+    validation: Workload | None
     evaluated: Workload
 
 

@@ -36,6 +36,7 @@ from chestxray.evaluation.result_details import (
     Reference,
     ResampleSettings,
     Subgroups,
+    Workload,
 )
 
 _FORMAT: Final = 1
@@ -126,6 +127,18 @@ class FindingResult(_Scored):
     operating_points: dict[str, OperatingPoint]
 
 
+class AsCalled(Model):
+    """The calls that the table of predictions itself states, in its column `called`.
+
+    Attributes:
+        findings: finding → metrics of its calls; none for a finding that the model does not assess.
+        workload: what the calls cost and find.
+    """
+
+    findings: dict[str, OperatingPoint]
+    workload: Workload
+
+
 class MeanResult(_Scored):
     """Each metric averaged over the findings that have it."""
 
@@ -169,6 +182,9 @@ class Results(Model):
         operating_point: the one that metrics of calls are of, unless another is named.
         workload: operating point → what its calls cost and find, the default first; empty without
             validation predictions.
+        thresholds_of: identity of the bundle whose own thresholds these are; None where they were
+            chosen on validation predictions.
+        as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
         mean: each metric averaged over findings.
@@ -194,6 +210,8 @@ class Results(Model):
     not_assessed: dict[str, str] = {}
     operating_point: str = "youden"
     workload: dict[str, PointWorkload] = {}
+    thresholds_of: str | None = None
+    as_called: AsCalled | None = None
     intervals: ResampleSettings
     findings: dict[str, FindingResult]
     mean: MeanResult

@@ -102,8 +102,7 @@ def fit_operating_points(
     reasons = {finding: no_evidence(y, p, patients) for finding, (y, p) in columns.items()}
     joint, note = _joint(probabilities, labels, patients, reasons)
     alone = {
-        finding: {} if reasons[finding] else fit_rules(y, p)
-        for finding, (y, p) in columns.items()
+        finding: {} if reasons[finding] else fit_rules(y, p) for finding, (y, p) in columns.items()
     }
     chosen = {MAIN: joint} | {
         name: {
@@ -126,6 +125,11 @@ def fit_rules(y: Floats, p: Floats) -> dict[str, Chosen]:
     return {name: _fit(rule, y, p) for name, rule in _RULES.items()}
 
 
+def targets() -> dict[str, float | None]:
+    """Give what the rule of each operating point has to reach; None for a maximum."""
+    return {MAIN: SHARE} | {name: rule.target for name, rule in _RULES.items()}
+
+
 def _joint(
     probabilities: Floats, labels: Floats, patients: npt.NDArray[Any], reasons: dict[str, str]
 ) -> tuple[dict[str, Chosen], str]:
@@ -134,9 +138,7 @@ def _joint(
     chosen = {finding: Chosen(SHARE, None, reason) for finding, reason in reasons.items()}
     if not assessed.any():
         return chosen, ""
-    columns = [
-        (place, finding) for place, finding in enumerate(reasons) if not reasons[finding]
-    ]
+    columns = [(place, finding) for place, finding in enumerate(reasons) if not reasons[finding]]
     thresholds, why = joint_thresholds(probabilities, labels, patients, assessed)
     if thresholds is not None:
         by_level = {finding: Chosen(SHARE, float(thresholds[place])) for place, finding in columns}

@@ -27,6 +27,7 @@ from chestxray.evaluation.weighted_counts import Column
 Rates = Mapping[str, Mapping[str, Values]]
 """Finding → metric of calls → its values [1 + R + G]; only findings that have a threshold."""
 
+
 @dataclass(frozen=True)
 class Images:
     """Images whose calls are counted.
@@ -84,13 +85,13 @@ def rates_at(
 
 
 def workloads(
-    points: OperatingPoints, fitted_on: Images, evaluated: Images
+    points: OperatingPoints, fitted_on: Images | None, evaluated: Images
 ) -> dict[str, PointWorkload]:
     """Count the workload of every operating point.
 
     Args:
         points: the thresholds.
-        fitted_on: the validation images that they were chosen on.
+        fitted_on: the validation images that they were chosen on; None where not at hand.
         evaluated: other images, of the same findings.
     """
     return {
@@ -98,7 +99,9 @@ def workloads(
             wanted=next(iter(chosen.values())).wanted,
             note=points.notes.get(name),
             findings=sum(of.threshold is not None for of in chosen.values()),
-            validation=_without_intervals(_workload(fitted_on, points, name)),
+            validation=_without_intervals(_workload(fitted_on, points, name))
+            if fitted_on
+            else None,
             evaluated=_workload(evaluated, points, name),
         )
         for name, chosen in points.chosen.items()

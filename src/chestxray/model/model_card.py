@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -23,12 +24,12 @@ from safetensors import SafetensorError
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
+from chestxray.evaluation.bundle_thresholds import CARD, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
 
-CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -88,6 +89,8 @@ class ModelCard(BaseModel):
         operating_point: name of the one that `thresholds` are of.
         not_assessed: finding → why validation gives no evidence for it. Such a finding has no
             threshold at any operating point and is never called.
+        prevalences: finding → share of positives in validation, which the calibration contains;
+            none for a finding without positives or without negatives there.
         heat_slopes: calibrated log-odds per unit of each class map.
         heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
         trained_on: origin of the weights.
@@ -109,6 +112,7 @@ class ModelCard(BaseModel):
     operating_points: dict[str, dict[str, float | None]]
     operating_point: str
     not_assessed: dict[str, str] = {}
+    prevalences: dict[str, Annotated[float, Field(gt=0, lt=1)]]
     heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     heat_scale: float = Field(gt=0, allow_inf_nan=False)
     trained_on: TrainedOn
@@ -154,10 +158,10 @@ class Facts:
     card: ModelCard
     detector: Detector | None
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Short name of exactly these weights: backbone and the start of their SHA-256."""
-        return f"{self.card.backbone}-{self.card.weights_sha256[:12]}"
+        """Short name of exactly this model, see `model_identity`."""
+        return model_identity(self.card.model_dump(mode="json"))
 
 
 def read(folder: Path) -> Facts:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from chestxray.artifacts import read_json
 from chestxray.errors import ArtifactError
+from chestxray.evaluation.bundle_thresholds import model_identity
 from chestxray.findings import NO_FINDING
 
 FEW: Final = 10  # positives; with fewer, one image changes a metric much
@@ -115,7 +116,7 @@ class RunFiles:
             return "Evaluation of predictions"
         if self.bundle is None:
             return str(self.run["backbone"])
-        return f"{self.bundle['backbone']}-{self.bundle['weights_sha256'][:12]}"
+        return model_identity(self.bundle)
 
     @property
     def sources(self) -> list[Json]:

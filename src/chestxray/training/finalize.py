@@ -15,6 +15,7 @@ import torch
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration, fit_slopes
+from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
@@ -66,6 +67,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         operating_points={name: points.thresholds(name) for name in points.chosen},
         operating_point=MAIN,
         not_assessed=points.not_assessed,
+        prevalences=prevalences(val.labels, findings),
         heat_slopes=slopes,
         heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
         trained_on=_trained_on(dataset, recipe),

@@ -1,0 +1,129 @@
+"""What an evaluation elsewhere needs of a bundle: its thresholds and the prevalence behind them.
+
+It reads `bundle.json` alone: no weights, no torch. `model.model_card` describes the whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chestxray.artifacts import read_json
+from chestxray.errors import PredictionsError
+from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
+from chestxray.findings import Findings
+
+CARD: Final = "bundle.json"
+_CHOICE: Final = {"thresholds", "operating_point"}  # of the reader, not of the model
+_UNKNOWN: Final = "the bundle does not have this finding"
+_NO_THRESHOLD: Final = "the bundle has no threshold for this finding"
+
+
+def model_identity(card: Mapping[str, Any]) -> str:
+    """Give the short name of exactly one model: backbone and the start of a SHA-256.
+
+    The hash is of all that decides a reading: the hash of the weights, calibration, operating
+    points, scales. Which operating point is used does not change it.
+
+    Args:
+        card: the content of `bundle.json`.
+    """
+    fixed = {name: value for name, value in card.items() if name not in _CHOICE}
+    text = json.dumps(fixed, sort_keys=True, separators=(",", ":"))
+    return f"{card['backbone']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+class BundleThresholds(BaseModel):
+    """The thresholds of a bundle, chosen on other images than those that are evaluated.
+
+    Attributes:
+        model: identity of the model, as the column `model` of its predictions has it.
+        findings: of the bundle.
+        operating_points: name → finding → threshold, None without one.
+        operating_point: the bundle's default.
+        not_assessed: finding → why it is never called.
+        prevalences: finding → share of positives in the validation images that the bundle was
+            calibrated on.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: Literal[4]
+    model: str
+    findings: Findings
+    operating_points: dict[str, dict[str, float | None]]
+    operating_point: str
+    not_assessed: dict[str, str]
+    prevalences: dict[str, float]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Read the thresholds of a bundle.
+
+        Raises:
+            PredictionsError: not a bundle, or of another format.
+            ArtifactError: the folder has no card.
+        """
+        path = Path(folder) / CARD
+        card = read_json(path, "chestxray train")
+        try:
+            return cls.model_validate(card | {"model": model_identity(card)})
+        except (ValidationError, KeyError) as error:
+            raise PredictionsError(
+                f"{path} is not the card of a bundle that this version reads: give the `bundle` "
+                f"folder of a finished run, or train again"
+            ) from error
+
+    def points(self, findings: Sequence[str]) -> OperatingPoints:
+        """Give the operating points for findings under any of their names, the default first."""
+        names = {finding: self._named(finding) for finding in findings}
+        reasons = {
+            finding: _UNKNOWN if name is None else self.not_assessed.get(name, "")
+            for finding, name in names.items()
+        }
+        order = (self.operating_point, *self.operating_points)
+        wanted = targets()
+        chosen = {}
+        for point in dict.fromkeys(order):
+            at = self.operating_points[point]
+            chosen[point] = {
+                finding: Chosen(
+                    wanted.get(point),
+                    threshold := at.get(name or ""),
+                    "" if threshold is not None else reasons[finding] or _NO_THRESHOLD,
+                )
+                for finding, name in names.items()
+            }
+        return OperatingPoints(chosen, {f: why for f, why in reasons.items() if why}, {})
+
+    def fitted_prevalences(self, findings: Sequence[str]) -> dict[str, float]:
+        """Give the prevalences behind the calibration, for findings under any of their names."""
+        names = {finding: self._named(finding) for finding in findings}
+        return {
+            finding: self.prevalences[name]
+            for finding, name in names.items()
+            if name in self.prevalences
+        }
+
+    def check_made(self, models: Sequence[str], table: str) -> None:
+        """Refuse predictions that name another model.
+
+        Raises:
+            PredictionsError: they do.
+        """
+        others = [model for model in models if model != self.model]
+        if others:
+            raise PredictionsError(
+                f"{table} was predicted by {', '.join(others)}, the bundle is {self.model}: give "
+                f"the bundle that made the predictions, or predict again with this one"
+            )
+
+    def _named(self, finding: str) -> str | None:
+        """Give the bundle's own name of a finding; None where it does not have it."""
+        place = self.findings.place(finding)
+        return None if place is None else self.findings[place]
