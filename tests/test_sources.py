@@ -304,6 +304,13 @@ def test_views_that_no_image_has_are_refused() -> None:
         only_views(rows, "PA")
 
 
+def test_a_view_that_does_not_exist_is_refused_with_those_there_are() -> None:
+    rows = pd.DataFrame({"image": ["a.png", "b.png"], "view": ["AP", "COSTAL"]})
+    with pytest.raises(SourceError, match=r"XX is not a view of these images \(views: AP, COSTAL"):
+        only_views(rows, "AP,XX")
+    assert only_views(rows, "PA,AP")[0]["image"].tolist() == ["a.png"]  # PA exists, though not here
+
+
 def test_nih_takes_the_views_that_are_asked_for(tmp_path: Path) -> None:
     table = write(
         tmp_path / "t.csv", NIH_HEADER,
@@ -327,6 +334,7 @@ def test_nih_takes_the_views_that_are_asked_for(tmp_path: Path) -> None:
         ("PA erect", "PA"), ("AP", "AP"), ("AP_horizontal", "AP"), ("AP Supine", "AP"),
         ("ANTEROPOSTERIOR", "AP"), ("L", "LATERAL"), ("LL", "LATERAL"), ("RL", "LATERAL"),
         ("Lat", "LATERAL"), ("Left lateral", "LATERAL"), ("lateral", "LATERAL"), ("Frontal", ""),
+        ("left lateral projection", "LATERAL"), ("postero-anterior projection", "PA"),
         ("", ""), ("unknown", ""), ("COSTAL", "COSTAL"), ("oblique", "OBLIQUE"),
     ],
 )  # fmt: skip

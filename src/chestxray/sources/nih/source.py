@@ -15,6 +15,7 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.sources.collection import (
+    MISSING_IMAGE,
     Collection,
     Problem,
     ReadOptions,
@@ -214,7 +215,7 @@ def _with_files(
             f"{rows['image'].iloc[0]}, the images with {min(files)}; these are two data sets"
         )
     problems = problem(
-        "missing-image",
+        MISSING_IMAGE,
         rows["image"][without],
         "the label table has a row, but the tree has no image: left out; download the other images",
         loses=True,
