@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,12 +64,37 @@ class Tree:
     packed: list[Path] = field(default_factory=list)
 
 
+_scanned: ContextVar[dict[Path, Tree] | None] = ContextVar("scanned", default=None)
+
+
+@contextmanager
+def scanned_once() -> Iterator[None]:
+    """Let `scan` walk each tree only once inside this block, for all sources that ask."""
+    if _scanned.get() is not None:
+        yield
+        return
+    token = _scanned.set({})
+    try:
+        yield
+    finally:
+        _scanned.reset(token)
+
+
 def scan(raw: Path) -> Tree:
-    """Walk a tree once; 112,120 files take about a second.
+    """Walk a tree once; 112,120 files take about a second. The caller must not change the result.
 
     Raises:
         SourceError: one of its folders cannot be read.
     """
+    scanned = _scanned.get()
+    if scanned is None:
+        return _scan(raw)
+    if raw not in scanned:
+        scanned[raw] = _scan(raw)
+    return scanned[raw]
+
+
+def _scan(raw: Path) -> Tree:
     tree = Tree(Path(os.path.abspath(raw)))  # noqa: PTH100 - not resolved: links keep their names
     try:
         _sort_in(tree)

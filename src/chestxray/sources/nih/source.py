@@ -31,6 +31,7 @@ from chestxray.sources.nih.label_table import (
     FINDINGS,
     ROW_COLUMNS,
     LabelTable,
+    has_names_of_nih,
     is_label_table,
     read_labels,
 )
@@ -63,7 +64,10 @@ class _NIH:
     )
 
     def recognises(self, tree: Path) -> bool:
-        return any(not are_phantoms(table.parent) for table in label_tables(tree)[:1])
+        return any(
+            has_names_of_nih(table) and not are_phantoms(table.parent)
+            for table in label_tables(tree)[:1]
+        )
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         return read(tree, options, self.name, self.card)
