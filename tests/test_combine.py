@@ -284,8 +284,17 @@ def test_a_source_without_lists_is_drawn_but_its_twins_follow_the_list(tmp_path,
 def test_sources_without_any_list_have_no_official_split(tmp_path, halves):
     trees = [write_toys(tmp_path / name, of) for name, of in zip("ab", halves, strict=True)]
     with pytest.raises(SourceError, match=r"official split needs .*--split patient"):
-        prepare(trees, tmp_path / "out", 16)
+        prepare(trees, tmp_path / "out", 16, "official")
     assert not (tmp_path / "out").exists(), "it fails before an image is decoded"
+
+
+def test_without_a_list_or_a_wish_patients_are_split_and_this_is_said(tmp_path, halves, capsys):
+    trees = [write_toys(tmp_path / name, of) for name, of in zip("ab", halves, strict=True)]
+    dataset = prepare(trees, tmp_path / "out", 16)
+    assert str(dataset.manifest.split) == "patient with seed 0"
+    said = capsys.readouterr().err
+    for name in "ab":
+        assert f"{name} has no official list: its patients are split at random" in said
 
 
 def test_a_radiograph_twice_in_a_drawn_source_links_its_patients(tmp_path):

@@ -227,10 +227,96 @@ def test_a_folder_with_other_files_is_refused(raw, tmp_path):
 
 
 def test_a_tree_of_which_no_image_can_be_read_is_refused(tmp_path):
-    raw = write_tree(tmp_path / "raw", 10, tuple(range(10)))
+    raw = write_tree(tmp_path / "raw", 16, tuple(range(16)))
     with pytest.raises(SourceError, match=r"no image can be read.*truncated"):
         prepare(raw, tmp_path / "out", 16, "patient")
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+# --- files that are missing, parts that are empty ----------------------------------------------
+
+
+def without_files(raw: Path, count: int) -> Path:
+    for name in names(30)[:count]:
+        (raw / "images_001" / "images" / name).unlink()
+    return raw
+
+
+def test_a_tree_without_most_of_its_files_is_refused_unless_that_is_stated(tmp_path):
+    raw = without_files(write_tree(tmp_path / "raw", 30), 16)
+    with pytest.raises(
+        SourceError, match=r"16 of 30 rows .* no image file: check .*--allow-missing"
+    ):
+        prepare(raw, tmp_path / "out", 16, "patient")
+    assert not (tmp_path / "out").exists()
+    assert len(prepare(raw, tmp_path / "out", 16, "patient", allow_missing=True).index) == 14
+
+
+def test_half_of_the_files_are_enough(tmp_path):
+    raw = without_files(write_tree(tmp_path / "raw", 30), 15)
+    assert len(prepare(raw, tmp_path / "out", 16, "patient").index) == 15
+
+
+def all_test(path: Path) -> Path:
+    rows = pd.DataFrame({"image": names(30)})
+    rows.assign(split="test").to_csv(path, index=False)
+    return path
+
+
+def test_a_split_that_leaves_a_part_empty_is_refused_before_decoding(tmp_path):
+    raw = write_tree(tmp_path / "raw", 30)
+    split = str(all_test(tmp_path / "mine.csv"))
+    with pytest.raises(SourceError, match=r"no image for train and val: .*--allow-empty"):
+        prepare(raw, tmp_path / "out", 16, split)
+    assert not (tmp_path / "out").exists()
+    dataset = prepare(raw, tmp_path / "out", 16, split, allow_empty=True)
+    assert {part: of["images"] for part, of in dataset.manifest.counts.items()} == {
+        "train": 0, "val": 0, "test": 30,
+    }  # fmt: skip
+
+
+def test_a_part_whose_images_cannot_be_read_is_refused(tmp_path):
+    raw = write_tree(tmp_path / "raw", 30, (28, 29))
+    table = pd.DataFrame({"image": names(30), "split": ["train"] * 26 + ["val"] * 2 + ["test"] * 2})
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(SourceError, match=r"of 28 images of 14 patients leaves no image for test"):
+        prepare(raw, tmp_path / "out", 16, str(tmp_path / "mine.csv"))
+
+
+def test_findings_without_a_positive_in_val_or_test_are_said(raw, whole):
+    dataset = prepare(raw, whole, size=32)
+    (found,) = [each for each in dataset.manifest.problems if each.code == "one-sided-finding"]
+    test = dataset.index[dataset.index["split"] == "test"]
+    val = dataset.index[dataset.index["split"] == "val"]
+    lacking = (
+        [(test[name] == 1).any() for name in FINDINGS],
+        [(val[name] == 1).any() for name in FINDINGS],
+    )
+    assert found.count == sum(not has for of in lacking for has in of)
+    assert not found.loses
+
+
+# --- the split of another dataset ---------------------------------------------------------------
+
+
+def test_the_split_of_a_dataset_is_kept_and_new_patients_go_to_train(tmp_path):
+    raw = write_tree(tmp_path / "raw", 40)
+    first = without_files(shutil.copytree(raw, tmp_path / "first"), 11)  # lacks five patients
+    before = prepare(first, tmp_path / "before", 16, "patient", seed=3)
+    after = prepare(raw, tmp_path / "after", 16, str(tmp_path / "before"))
+    kept = dict(zip(before.index["image"], before.index["split"], strict=True))
+    of_patient = dict(zip(before.index["patient"], before.index["split"], strict=True))
+    for image, patient, part in after.index[["image", "patient", "split"]].itertuples(index=False):
+        assert part == kept.get(image, of_patient.get(patient, "train"))
+    assert after.index.groupby("patient")["split"].nunique().max() == 1
+    new = [each for each in after.manifest.problems if each.code == "not-in-kept-split"]
+    assert [each.count for each in new] == [10]  # the eleventh image is of a known patient
+    assert (after.manifest.split.name, after.manifest.split.seed) == ("before", None)
+
+
+def test_a_folder_without_a_dataset_is_no_split(raw, tmp_path):
+    with pytest.raises(SourceError, match=r"not a prepared dataset \(it has no index.parquet\)"):
+        prepare(raw, tmp_path / "out", 16, str(tmp_path))
 
 
 # --- killed -------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from PIL import Image
 from chestxray import sources
 from chestxray.dataset import split
 from chestxray.errors import SourceError
-from chestxray.sources import ReadOptions, SourceCard, nih, registry, table_columns
+from chestxray.sources import ReadOptions, SourceCard, files, nih, registry, table_columns
 from chestxray.sources.collection import UNCERTAIN, only_views, policies, resolve
 from chestxray.sources.demographics import sexes, views
 from conftest import REPOSITORY
+from nih_tree import write_tree
 
 THIRD_PARTY = Path(__file__).parent / "third_party_source"
 
@@ -137,6 +138,47 @@ def test_a_specific_source_is_asked_before_the_table(tmp_path: Path) -> None:
     assert sources.recognise(tmp_path / "labels.csv").name == "nih"
     write(tmp_path / "labels.csv", "Image Index,Patient ID,Mass", "00000001_000.png,1,1")
     assert sources.recognise(tmp_path / "labels.csv").name == "table"
+
+
+def test_a_tree_is_listed_once_for_all_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "raw", 4)
+    walked: list[str] = []
+    walk = files._walk
+    monkeypatch.setattr(
+        files, "_walk", lambda folder, seen: walked.append(folder) or walk(folder, seen)
+    )
+    assert sources.read(tmp_path / "raw").name == "nih"
+    assert walked.count(str(tmp_path / "raw")) == 1
+    write(tmp_path / "raw" / "later.csv", "a,b")
+    assert len(files.scan(tmp_path / "raw").tables) == 3, "the next reading lists it again"
+
+
+@pytest.mark.parametrize(
+    ("image", "patient", "name"),
+    [
+        ("{:08d}_000.png", "{}", "nih"),
+        ("images/{:08d}_000.jpg", "{}", "nih"),
+        ("IM{:04d}.png", "{}", "hospital"),
+        ("P{:03d}.png", "P{:03d}", "hospital"),
+    ],
+)
+def test_a_hospitals_table_with_the_titles_of_nih_is_not_taken_for_nih(
+    tmp_path: Path, image: str, patient: str, name: str
+) -> None:
+    rows = [f"{image.format(n)},Mass,0,{patient.format(n)},50,M,PA" for n in range(1, 5)]
+    table = write(tmp_path / "hospital.csv", NIH_HEADER, *rows)
+    collection = sources.read(table)
+    assert collection.name == name
+    assert (collection.card.title == "NIH ChestX-ray14") == (name == "nih")
+    assert len(collection.rows) == 4
+
+
+def test_patients_without_a_number_are_refused_as_nih_in_one_line(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", NIH_HEADER, "P000.png,Mass,0,P000,50,M,PA")
+    with pytest.raises(SourceError, match=r"names no patient by number.*'P000'.*--source table"):
+        sources.read(table, "nih")
 
 
 def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: Path) -> None:
@@ -304,6 +346,13 @@ def test_views_that_no_image_has_are_refused() -> None:
         only_views(rows, "PA")
 
 
+def test_a_view_that_does_not_exist_is_refused_with_those_there_are() -> None:
+    rows = pd.DataFrame({"image": ["a.png", "b.png"], "view": ["AP", "COSTAL"]})
+    with pytest.raises(SourceError, match=r"XX is not a view of these images \(views: AP, COSTAL"):
+        only_views(rows, "AP,XX")
+    assert only_views(rows, "PA,AP")[0]["image"].tolist() == ["a.png"]  # PA exists, though not here
+
+
 def test_nih_takes_the_views_that_are_asked_for(tmp_path: Path) -> None:
     table = write(
         tmp_path / "t.csv", NIH_HEADER,
@@ -327,6 +376,7 @@ def test_nih_takes_the_views_that_are_asked_for(tmp_path: Path) -> None:
         ("PA erect", "PA"), ("AP", "AP"), ("AP_horizontal", "AP"), ("AP Supine", "AP"),
         ("ANTEROPOSTERIOR", "AP"), ("L", "LATERAL"), ("LL", "LATERAL"), ("RL", "LATERAL"),
         ("Lat", "LATERAL"), ("Left lateral", "LATERAL"), ("lateral", "LATERAL"), ("Frontal", ""),
+        ("left lateral projection", "LATERAL"), ("postero-anterior projection", "PA"),
         ("", ""), ("unknown", ""), ("COSTAL", "COSTAL"), ("oblique", "OBLIQUE"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 
 import hospital_tree
 from chestxray import sources
-from chestxray.cli.options import read_options
+from chestxray.cli.options import SourceOptions
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 from chestxray.sources import Collection, ReadOptions, find_columns, write_columns
@@ -28,13 +28,23 @@ def image(path: Path, tone: int = 100) -> Path:
     return path
 
 
-def dicom(path: Path, uid: str) -> Path:
+def header(path: Path, view: str, meaning: str = "") -> Path:
+    """A DICOM file that states its view, as a code's meaning too where one is given."""
+    return dicom(path, f"1.2.{ord(path.stem)}", view=view, meaning=meaning)
+
+
+def dicom(path: Path, uid: str, view: str = "", meaning: str = "") -> Path:
     """A DICOM file of which only the header is right."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
     header = Dataset()
     header.SOPClassUID, header.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", uid
+    header.ViewPosition = view
+    if meaning:
+        code = Dataset()
+        code.CodeMeaning = meaning
+        header.ViewCodeSequence = [code]
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
@@ -588,6 +598,47 @@ def test_png_jpeg_and_dicom_may_be_mixed_and_dicom_is_found_by_uid(tmp_path: Pat
     assert collection.problems == ()
 
 
+@pytest.mark.parametrize("titles", ["image,patient,Mass", "image,patient,Mass,view"])
+def test_a_lateral_dicom_without_a_stated_view_is_not_trained_as_frontal(
+    tmp_path: Path, titles: str
+) -> None:
+    blank = "," * (titles.count(",") - 2)
+    for name, view in (("a.dcm", "LL"), ("b.dcm", "PA"), ("c.dcm", "")):
+        header(tmp_path / name, view)
+    image(tmp_path / "d.png")
+    rows = [
+        f"{name},{n},{n % 2}{blank}" for n, name in enumerate(("a.dcm", "b.dcm", "c.dcm", "d.png"))
+    ]
+    write(tmp_path / "t.csv", titles, *rows)
+    collection = read(tmp_path)
+    found = dict(zip(collection.rows["image"], collection.rows["view"], strict=True))
+    assert found == {"b.dcm": "PA", "c.dcm": "", "d.png": ""}
+    assert codes(collection) == {"view-from-header": 2, "other-view": 1}
+
+
+def test_a_stated_view_comes_before_that_of_the_header(tmp_path: Path) -> None:
+    header(tmp_path / "a.dcm", "LL"), header(tmp_path / "b.dcm", "PA")
+    write(tmp_path / "t.csv", "image,patient,Mass,view", "a.dcm,1,1,PA", "b.dcm,2,0,Lateral")
+    assert read(tmp_path).rows["image"].tolist() == ["a.dcm"]
+
+
+def test_the_view_may_be_stated_by_a_code_alone(tmp_path: Path) -> None:
+    header(tmp_path / "a.dcm", "", meaning="left lateral"), header(tmp_path / "b.dcm", "PA")
+    write(tmp_path / "t.csv", "image,patient,Mass", "a.dcm,1,1", "b.dcm,2,0")
+    assert read(tmp_path).rows["image"].tolist() == ["b.dcm"]
+
+
+def test_labels_that_a_policy_decides_are_counted_by_rule(tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", "image,patient,Mass,Edema", "a,1,1,-1", "b,2,,0", "c,3,,unknown")
+    fact = sources.read(tmp_path / "t.csv", "table", ReadOptions(uncertain="ones")).facts[
+        "neither 1 nor 0"
+    ]
+    assert fact == (
+        "1 uncertain (present), 2 blank (unknown), 1 stated as unknown, contradictory or "
+        "unreadable (unknown)"
+    )
+
+
 def test_dicom_named_by_its_uid_is_found_without_reading_it(tmp_path: Path) -> None:
     (tmp_path / "1.2.840.7").write_bytes(b"")
     (tmp_path / "1.2.840.8.dcm").write_bytes(b"")
@@ -702,13 +753,13 @@ def test_a_patient_written_as_7_and_7_0_is_one_patient(tmp_path: Path) -> None:
     ],
 )
 def test_columns_on_the_command_line(text: str | None, columns: dict[str, str]) -> None:
-    assert read_options(text).columns == columns
+    assert SourceOptions(columns=text).read_options().columns == columns
 
 
 @pytest.mark.parametrize("text", ["image", "=file", "file,image=a"])
 def test_columns_that_are_no_pairs_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="takes OUR=THEIRS pairs"):
-        read_options(text)
+        SourceOptions(columns=text).read_options()
 
 
 def test_settings_for_a_table_that_is_not_there_are_not_passed_over(tmp_path: Path) -> None:

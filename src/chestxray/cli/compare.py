@@ -9,18 +9,14 @@ import typer
 
 from chestxray.cli.options import (
     AsJson,
-    Blank,
-    Columns,
     LabelsPath,
-    PatientPerImage,
-    SourceName,
-    Uncertain,
-    Views,
+    SourceOptions,
     echo_problems,
-    read_options,
+    with_source_options,
 )
 
 
+@with_source_options
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="A second table for the same images.")],
@@ -35,12 +31,7 @@ def compare(
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
-    source: SourceName = None,
-    columns: Columns = None,
-    uncertain: Uncertain = None,
-    blank: Blank = None,
-    views: Views = None,
-    patient_per_image: PatientPerImage = False,
+    given: SourceOptions,
 ) -> None:
     """Test whether one of two models is better: paired, by patient.
 
@@ -50,8 +41,7 @@ def compare(
     from chestxray.evaluation import Labels
     from chestxray.evaluation import compare as measure
 
-    options = read_options(columns, uncertain, blank, views, patient_per_image)
-    truth = Labels.read(labels, source, options)
+    truth = Labels.read(labels, given.source, given.read_options())
     echo_problems(labels.name, truth.problems)
     result = measure(a, b, truth, split=split, resamples=resamples, seed=seed, out=out)
     if as_json:

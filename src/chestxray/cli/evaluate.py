@@ -10,15 +10,10 @@ import typer
 
 from chestxray.cli.options import (
     AsJson,
-    Blank,
-    Columns,
     LabelsPath,
-    PatientPerImage,
-    SourceName,
-    Uncertain,
-    Views,
+    SourceOptions,
     echo_problems,
-    read_options,
+    with_source_options,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.results import FindingResult, Results
 
 
+@with_source_options
 def evaluate(
     predictions: Annotated[
         Path, typer.Argument(help="A table of predictions: .csv, .csv.gz, .parquet or .jsonl.")
@@ -56,12 +52,7 @@ def evaluate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
-    source: SourceName = None,
-    columns: Columns = None,
-    uncertain: Uncertain = None,
-    blank: Blank = None,
-    views: Views = None,
-    patient_per_image: PatientPerImage = False,
+    given: SourceOptions,
 ) -> None:
     """Compare predictions with labels: metrics with intervals, subgroups, localization.
 
@@ -74,8 +65,7 @@ def evaluate(
 
     if masks is not None and heatmaps is None:
         raise typer.BadParameter("--masks needs --heatmaps")
-    options = read_options(columns, uncertain, blank, views, patient_per_image)
-    truth = Labels.read(labels, source, options)
+    truth = Labels.read(labels, given.source, given.read_options())
     echo_problems(labels.name, truth.problems)
     results = evaluated(
         predictions,

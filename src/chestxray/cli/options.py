@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,9 +29,10 @@ Overrides = Annotated[
 SplitName = Annotated[
     str,
     typer.Option(
-        metavar="official|patient|FILE",
-        help="The data set's own lists, a random split by patient, or a CSV file with the columns "
-        "image,split or patient,split.",
+        metavar="auto|official|patient|PATH",
+        help="The data set's own lists, a random split by patient, the split of a prepared dataset "
+        "(its new patients go to train), or a CSV file with the columns image,split or "
+        "patient,split. auto: official where a source has lists, else patient.",
     ),
 ]
 EngineName = Annotated[
@@ -58,56 +62,100 @@ DatasetSplit = Annotated[
 LabelsPath = Annotated[
     Path, typer.Option("--labels", help="A prepared dataset, or a label table of any source.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-SourceName = Annotated[
-    str | None,
-    typer.Option(
-        "--source",
-        metavar="NAME",
-        help="The source of the tree (see `chestxray prepare --list-sources`). Default: recognised "
-        "by its content.",
-    ),
-]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        metavar="OUR=THEIRS,…",
-        help="For a table of your own: its columns, such as image=file,patient=pid.",
-    ),
-]
-Uncertain = Annotated[
-    Literal["zeros", "ones", "ignore"] | None,
-    typer.Option(help="How to read an uncertain label: as absent, present or unknown."),
-]
-Blank = Annotated[
-    Literal["negative", "unknown"] | None,
-    typer.Option(help="How to label a finding that a row does not mention."),
-]
-Views = Annotated[
-    str | None,
-    typer.Option(metavar="frontal|all|PA,AP,…", help="The views to keep. Default: frontal."),
-]
-PatientPerImage = Annotated[
+AllowMissing = Annotated[
     bool,
     typer.Option(
-        "--patient-per-image",
-        help="Treat each image as a different patient (for tables without a patient column).",
+        "--allow-missing", help="Accept that more than half of the rows have no image file."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def read_options(
-    columns: str | None = None,
-    uncertain: Literal["zeros", "ones", "ignore"] | None = None,
-    blank: Literal["negative", "unknown"] | None = None,
-    views: str | None = None,
-    patient_per_image: bool = False,
-) -> ReadOptions:
-    """Collect the options that a source takes."""
-    from chestxray.sources import ReadOptions
+@dataclass(frozen=True)
+class SourceOptions:
+    """The options of a verb that reads raw trees or label tables; see `with_source_options`."""
 
-    return ReadOptions(uncertain, blank, views, _columns(columns), patient_per_image)
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="NAME",
+            help="The source of the tree (see `chestxray prepare --list-sources`). Default: "
+            "recognised by its content.",
+        ),
+    ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUR=THEIRS,…",
+            help="For a table of your own: its columns, such as image=file,patient=pid.",
+        ),
+    ] = None
+    uncertain: Annotated[
+        Literal["zeros", "ones", "ignore"] | None,
+        typer.Option(help="How to read an uncertain label: as absent, present or unknown."),
+    ] = None
+    blank: Annotated[
+        Literal["negative", "unknown"] | None,
+        typer.Option(help="How to label a finding that a row does not mention."),
+    ] = None
+    views: Annotated[
+        str | None,
+        typer.Option(metavar="frontal|all|PA,AP,…", help="The views to keep. Default: frontal."),
+    ] = None
+    patient_per_image: Annotated[
+        bool,
+        typer.Option(
+            "--patient-per-image",
+            help="Treat each image as a different patient (for tables without a patient column).",
+        ),
+    ] = False
+
+    def read_options(self) -> ReadOptions:
+        """Give what is asked of a source."""
+        from chestxray.sources import ReadOptions
+
+        return ReadOptions(
+            self.uncertain,
+            self.blank,
+            self.views,
+            _columns(self.columns),
+            self.patient_per_image,
+        )
+
+    def words(self) -> list[str]:
+        """Give the options as they are typed; those that are not given are left out."""
+        given = [
+            (f"--{field.name}".replace("_", "-"), getattr(self, field.name))
+            for field in fields(self)
+        ]
+        return [
+            word
+            for name, value in given
+            if value
+            for word in ((name,) if value is True else (name, value))
+        ]
+
+
+def with_source_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb one option for each field of `SourceOptions`, in place of its parameter `given`.
+
+    Typer reads the options from the signature; the verb receives them as one value.
+    """
+    options = signature(SourceOptions, eval_str=True).parameters
+    parameters: list[Parameter] = []
+    for parameter in signature(verb, eval_str=True).parameters.values():
+        own = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in options.values()]
+        parameters += own if parameter.name == "given" else [parameter]
+
+    @wraps(verb)
+    def command(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - those of the verb
+        chosen = {name: named.pop(name) for name in options if name in named}
+        verb(*arguments, **named, given=SourceOptions(**chosen))
+
+    vars(command)["__signature__"] = Signature(parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def _columns(text: str | None) -> dict[str, str]:

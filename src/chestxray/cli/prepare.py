@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestxray.cli.options import (
-    Blank,
-    Columns,
-    PatientPerImage,
-    SourceName,
+    AllowMissing,
+    SourceOptions,
     SplitName,
-    Uncertain,
-    Views,
-    read_options,
+    with_source_options,
 )
 
 if TYPE_CHECKING:
-    from chestxray.dataset import Manifest
+    from chestxray.dataset import Dataset
     from chestxray.sources import ReadOptions
 
 
@@ -52,6 +48,7 @@ def _list_sources(wanted: bool) -> None:
     raise typer.Exit
 
 
+@with_source_options
 def prepare(
     paths: Annotated[
         list[Path],
@@ -63,14 +60,14 @@ def prepare(
     ],
     *,
     size: Annotated[int, typer.Option(min=16, help="Side of the packed images, pixels.")] = 224,
-    split: SplitName = "official",
+    split: SplitName = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
-    source: SourceName = None,
-    columns: Columns = None,
-    uncertain: Uncertain = None,
-    blank: Blank = None,
-    views: Views = None,
-    patient_per_image: PatientPerImage = False,
+    given: SourceOptions,
+    allow_missing: AllowMissing = False,
+    allow_empty: Annotated[
+        bool,
+        typer.Option("--allow-empty", help="Accept that train, val or test gets no image."),
+    ] = False,
     write_columns: Annotated[
         Path | None,
         typer.Option(
@@ -96,15 +93,25 @@ def prepare(
     """
     from chestxray.dataset import prepare as make
 
-    options = read_options(columns, uncertain, blank, views, patient_per_image)
+    options = given.read_options()
     if write_columns is not None:
         _write_columns(paths, write_columns, options)
         return
     *raws, out = paths
     if not raws:
         raise typer.BadParameter("give at least one raw tree and then the folder to write")
-    dataset = make(raws, out, size=size, split=split, seed=seed, source=source, options=options)
-    _show(dataset.manifest)
+    dataset = make(
+        raws,
+        out,
+        size=size,
+        split=split,
+        seed=seed,
+        source=given.source,
+        options=options,
+        allow_missing=allow_missing,
+        allow_empty=allow_empty,
+    )
+    _show(dataset)
     typer.echo(f"\n{out}: {dataset.manifest.images} images of {size} px")
 
 
@@ -121,8 +128,9 @@ def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:
     typer.echo(f"{out}: check it, then keep it beside the table as {columns.settings_name}")
 
 
-def _show(manifest: Manifest) -> None:
+def _show(dataset: Dataset) -> None:
     """Print what was packed by split, then what was not."""
+    manifest = dataset.manifest
     typer.echo(
         f"{manifest.title}, split {manifest.split.name} (SHA-256 {manifest.split.sha256[:16]})"
     )
@@ -131,15 +139,23 @@ def _show(manifest: Manifest) -> None:
         typer.echo(f"{record.name}: {record.images} images; {policies}")
         for name, fact in record.facts.items():
             typer.echo(f"  {name}: {fact}")
-    parts = manifest.counts
-    width = max(20, *(len(name) + 2 for name in next(iter(parts.values()))))
-    typer.echo(f"\n{'':{width}}" + "".join(f"{part:>10}" for part in parts))
-    for count in next(iter(parts.values())):
-        figures = "".join(f"{parts[part][count]:>10}" for part in parts)
-        typer.echo(f"{count:{width}}{figures}")
+    _show_counts(dataset)
     for problem in manifest.problems:
         typer.echo(f"\n{problem.sentence}: {problem.count}, such as {', '.join(problem.examples)}")
     if manifest.failures:
         typer.echo(f"\n{len(manifest.failures)} of {manifest.listed} images cannot be read:")
     for failure in manifest.failures:
         typer.echo(f"  {failure.image} ({failure.split}): {failure.reason}")
+
+
+def _show_counts(dataset: Dataset) -> None:
+    """Print images, patients and positives by split, and the unknown labels of each finding."""
+    parts = dataset.manifest.counts
+    unknown = dataset.index[list(dataset.findings)].isna().sum()
+    width = max(20, *(len(name) + 2 for name in next(iter(parts.values()))))
+    typer.echo(f"\n{'':{width}}" + "".join(f"{part:>10}" for part in (*parts, "unknown")))
+    for count in next(iter(parts.values())):
+        figures = "".join(f"{parts[part][count]:>10}" for part in parts)
+        typer.echo(
+            f"{count:{width}}{figures}" + (f"{unknown[count]:>10}" if count in unknown else "")
+        )

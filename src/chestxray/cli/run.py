@@ -12,16 +12,12 @@ import typer
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.options import (
-    Blank,
-    Columns,
+    AllowMissing,
     Overrides,
-    PatientPerImage,
     RecipeName,
-    SourceName,
+    SourceOptions,
     SplitName,
-    Uncertain,
-    Views,
-    read_options,
+    with_source_options,
 )
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
@@ -29,6 +25,7 @@ from chestxray.cli.report import report
 from chestxray.cli.train import train
 
 
+@with_source_options
 def run(
     raws: Annotated[
         list[Path],
@@ -38,81 +35,76 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="The folder for everything.")],
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    split: SplitName = "official",
-    source: SourceName = None,
-    columns: Columns = None,
-    uncertain: Uncertain = None,
-    blank: Blank = None,
-    views: Views = None,
-    patient_per_image: PatientPerImage = False,
+    split: SplitName = "auto",
+    given: SourceOptions,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Prepare, train, predict, evaluate, explain and report.
 
     Each step is a separate command, which is printed. Inputs are validated before preparation
     starts. After an interruption the same command resumes.
     """
-    from chestxray.training import recipe as recipes
-
     start = time.monotonic()
     recipe = recipe or "baseline"
-    chosen = recipes.load(recipe, overrides or ())
     dataset, model = out / "dataset", out / "run"
-    bundle, predictions = model / "bundle", model / "predictions.csv"
-    if not (dataset / "dataset.json").exists():
-        from chestxray.dataset.preparation import check_split
-        from chestxray.training import check_recipe
-
-        options = read_options(columns, uncertain, blank, views, patient_per_image)
-        check_split(raws, split, source=source, options=options)
-        check_recipe(chosen)
-    resume = (model / "recipe.yaml").exists()
-    reading: dict[str, object] = {
-        "--source": source, "--columns": columns, "--uncertain": uncertain, "--blank": blank,
-        "--views": views,
-    }  # fmt: skip
-    asked = [word for name, value in reading.items() if value for word in (name, value)]
-    asked += ["--patient-per-image"] * patient_per_image
-
-    say("prepare", *raws, dataset, "--size", chosen.size, "--split", split, *asked)
-    prepare(
-        [*raws, dataset],
-        size=chosen.size,
-        split=split,
-        source=source,
-        columns=columns,
-        uncertain=uncertain,
-        blank=blank,
-        views=views,
-        patient_per_image=patient_per_image,
-    )
-    changes = [word for override in overrides or () for word in ("--set", override)]
-    more = [*changes, *(["--resume"] * resume)]
-    say("train", dataset, "--out", model, "--recipe", recipe, *more)
-    train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume)
-    say("predict", bundle, dataset, "--split", "test", "--out", predictions, "--heatmaps")
-    predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
-    # Masks of one tree would leave the images of the others without a region.
-    beside = raws[0] / "masks"
-    masks = beside if len(raws) == 1 and beside.is_dir() else None
-    say(
-        "evaluate", predictions, "--labels", dataset, "--out", model / "evaluation",
-        "--fit-on", model / "validation.csv", "--heatmaps", model / "heatmaps.npy",
-        *(["--masks", masks] if masks else []),
-    )  # fmt: skip
-    evaluate(
-        predictions,
-        labels=dataset,
-        out=model / "evaluation",
-        fit_on=model / "validation.csv",
-        heatmaps=model / "heatmaps.npy",
-        masks=masks,
-    )
-    say("explain", bundle, dataset, "--split", "test", "--out", model / "explanations")
-    explain(bundle, [dataset], out=model / "explanations", split="test")
+    size = _checked_size(recipe, overrides, dataset)
+    asked = [*given.words(), *(["--allow-missing"] * allow_missing)]
+    say("prepare", *raws, dataset, "--size", size, "--split", split, *asked)
+    prepare([*raws, dataset], size=size, split=split, allow_missing=allow_missing, **vars(given))
+    _train(dataset, model, recipe, overrides)
+    _predict_and_evaluate(dataset, model, _masks(raws))
+    say("explain", model / "bundle", dataset, "--split", "test", "--out", model / "explanations")
+    explain(model / "bundle", [dataset], out=model / "explanations", split="test")
     say("report", model, "--out", model / "report.html")
     report(model, out=model / "report.html")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     typer.echo(f"\n{minutes} min {seconds} s. Open {(model / 'report.html').resolve()}")
+
+
+def _checked_size(recipe: str, overrides: list[str] | None, dataset: Path) -> int:
+    """Give the image size of a recipe, which is checked first where nothing is prepared yet."""
+    from chestxray.training import recipe as recipes
+
+    chosen = recipes.load(recipe, overrides or ())
+    if not (dataset / "dataset.json").exists():
+        from chestxray.training import check_recipe
+
+        check_recipe(chosen)
+    return chosen.size
+
+
+def _train(dataset: Path, model: Path, recipe: str, overrides: list[str] | None) -> None:
+    resume = (model / "recipe.yaml").exists()
+    changes = [word for override in overrides or () for word in ("--set", override)]
+    more = [*changes, *(["--resume"] * resume)]
+    say("train", dataset, "--out", model, "--recipe", recipe, *more)
+    train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume)
+
+
+def _predict_and_evaluate(dataset: Path, model: Path, masks: Path | None) -> None:
+    predictions, heatmaps = model / "predictions.csv", model / "heatmaps.npy"
+    validation, evaluation = model / "validation.csv", model / "evaluation"
+    bundle = model / "bundle"
+    say("predict", bundle, dataset, "--split", "test", "--out", predictions, "--heatmaps")
+    predict(bundle, [dataset], out=predictions, split="test", heatmaps=True)
+    say(
+        "evaluate", predictions, "--labels", dataset, "--out", evaluation,
+        "--fit-on", validation, "--heatmaps", heatmaps, *(["--masks", masks] if masks else []),
+    )  # fmt: skip
+    evaluate(
+        predictions,
+        labels=dataset,
+        out=evaluation,
+        fit_on=validation,
+        heatmaps=heatmaps,
+        masks=masks,
+    )
+
+
+def _masks(raws: list[Path]) -> Path | None:
+    """Give the masks of a single tree; those of one would leave the others without a region."""
+    beside = raws[0] / "masks"
+    return beside if len(raws) == 1 and beside.is_dir() else None
 
 
 def say(*words: object) -> None:

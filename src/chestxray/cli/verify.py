@@ -11,13 +11,8 @@ import typer
 
 from chestxray.cli.options import (
     AsJson,
-    Blank,
-    Columns,
-    PatientPerImage,
-    SourceName,
-    Uncertain,
-    Views,
-    read_options,
+    SourceOptions,
+    with_source_options,
 )
 
 if TYPE_CHECKING:
@@ -30,15 +25,11 @@ if TYPE_CHECKING:
 _KINDS_SHOWN = 12
 
 
+@with_source_options
 def verify(
     path: Annotated[Path, typer.Argument(help="A raw tree, or a prepared dataset.")],
     *,
-    source: SourceName = None,
-    columns: Columns = None,
-    uncertain: Uncertain = None,
-    blank: Blank = None,
-    views: Views = None,
-    patient_per_image: PatientPerImage = False,
+    given: SourceOptions,
     as_json: AsJson = False,
 ) -> None:
     """Check a raw tree or a prepared dataset, file by file, on all cores.
@@ -52,8 +43,7 @@ def verify(
     from chestxray.dataset.verification import Verdict
     from chestxray.dataset.verification import verify as look
 
-    options = read_options(columns, uncertain, blank, views, patient_per_image)
-    verdict = look(path, source, options)
+    verdict = look(path, given.source, given.read_options())
     console = Console(markup=False, highlight=False)
     if as_json:
         typer.echo(json.dumps(verdict.to_dict(), indent=2, ensure_ascii=False))

@@ -27,7 +27,18 @@ from chestxray.dataset import shards
 from chestxray.dataset.combine import Combined, combine, duplicates
 from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, renew
 from chestxray.dataset.pixels import PIXEL_RULE
-from chestxray.dataset.split import PARTS, assign, split_sha256, stated, without_lists
+from chestxray.dataset.split import (
+    AUTO,
+    PARTS,
+    assign,
+    empty_parts,
+    in_dataset,
+    one_sided,
+    resolved,
+    split_sha256,
+    stated,
+    without_lists,
+)
 from chestxray.dataset.store import (
     BOXES,
     INDEX,
@@ -47,21 +58,31 @@ from chestxray.dataset.store import (
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.findings import NO_FINDING, Findings
 from chestxray.parallel import check_main_module
-from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
+from chestxray.sources.collection import (
+    MISSING_IMAGE,
+    OTHER_VIEW,
+    Collection,
+    Problem,
+    ReadOptions,
+    problem,
+)
 from chestxray.version import __version__
 
 _PLAN: Final = "plan.json"
 _LOCK: Final = "lock"
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - the options of one command
     raws: str | Path | Sequence[str | Path],
     out: str | Path,
     size: int = 224,
-    split: str = "official",
+    split: str = AUTO,
     seed: int = 0,
     source: str | None = None,
     options: ReadOptions | None = None,
+    *,
+    allow_missing: bool = False,
+    allow_empty: bool = False,
 ) -> Dataset:
     """Make a dataset from raw trees, or resume making it.
 
@@ -72,18 +93,22 @@ def prepare(
         raws: one tree or several, each recognised by a source.
         out: folder of the dataset: new, empty, or of a prepare with the same inputs.
         size: side of the packed images, pixels.
-        split: `official`, `patient`, or the path of a CSV file with the columns `image,split` or
-            `patient,split`. With `official`, a source without official lists gets its patients
-            drawn.
+        split: `official`, `patient`, the folder of a dataset whose split is kept, or the path of a
+            CSV file with the columns `image,split` or `patient,split`. With `official`, a source
+            without official lists gets its patients drawn. `auto` is `official` where a source has
+            lists, else `patient`.
         seed: of what the split draws.
         source: name of the source of all trees; recognised by their content when None.
-        options: what is asked of the sources.
+        options: what is asked of the sources: columns of a table, policies for labels and views.
+        allow_missing: accept that more than half of the rows of a tree have no image file.
+        allow_empty: accept that train, val or test gets no image.
 
     Returns:
         The dataset; if it is complete already, as it is.
 
     Raises:
-        SourceError: a tree or the split breaks a rule, or no image can be read.
+        SourceError: a tree or the split breaks a rule, most rows have no file, a part of the split
+            is empty, or no image can be read.
         ArtifactError: `out` holds something else, or cannot be written.
         WorkerError: a worker process died; the same call resumes.
     """
@@ -94,11 +119,13 @@ def prepare(
     combined = combine([sources.read(tree, source, options) for tree in trees])
     if combined.rows.empty:
         raise SourceError(_nothing_left(trees[0], combined))
+    if not allow_missing:
+        _check_files(combined)
     if (combined.rows["path"] == "").all():
         raise SourceError(
             f"{trees[0]} is a label table without images: give the folder that holds the images"
         )
-    job = _Job(combined, split, seed)
+    job = _Job(combined, resolved(split, combined.official), seed, allow_empty)
     out = Path(out)
     plan = _plan(job, size)
     work = out / UNFINISHED
@@ -107,7 +134,7 @@ def prepare(
         _check_same(plan, manifest, out, "made")
         _make_missing(job, manifest, out)
         return Dataset.open(out)
-    for name in job.drawn_sources:
+    for name in combined.official if (split, job.how) == (AUTO, "patient") else job.drawn_sources:
         _say(f"{name} has no official list: its patients are split at random (70 / 10 / 20 %)")
     with _working(work, plan):
         if not (work / MANIFEST).exists():
@@ -117,26 +144,22 @@ def prepare(
     return Dataset.open(out)
 
 
-def check_split(
-    raws: Sequence[Path],
-    split: str,
-    seed: int = 0,
-    source: str | None = None,
-    options: ReadOptions | None = None,
-) -> None:
-    """Check without decoding an image that raw trees can be split for training and testing.
+def _check_files(combined: Combined) -> None:
+    """Refuse a tree of which most rows have no file: mostly a wrong column or folder.
 
     Raises:
-        SourceError: a tree or the split breaks a rule, or a part gets no image.
+        SourceError: more than half of its rows have none.
     """
-    combined = combine([sources.read(Path(raw), source, options) for raw in raws])
-    counts = _Job(combined, split, seed).split().value_counts()
-    empty = [part for part in PARTS if part not in counts]
-    if empty:
-        raise SourceError(
-            f"the split {split!r} leaves no images for {' and '.join(empty)}: use more images, or "
-            f"another --split"
-        )
+    for collection in combined.collections:
+        counts = {found.code: found.count for found in collection.problems}
+        missing = counts.get(MISSING_IMAGE, 0)
+        listed = missing + counts.get(OTHER_VIEW, 0) + len(collection.rows)
+        if 2 * missing > listed:
+            raise SourceError(
+                f"{collection.card.title}: {missing} of {listed} rows of the label table have no "
+                f"image file: check the folder and the column of images (`chestxray verify` lists "
+                f"the rows), or accept it with --allow-missing"
+            )
 
 
 def _nothing_left(tree: Path, combined: Combined) -> str:
@@ -154,6 +177,7 @@ class _Job:
     combined: Combined
     how: str
     seed: int
+    allow_empty: bool
 
     @property
     def drawn_sources(self) -> list[str]:
@@ -170,10 +194,26 @@ class _Job:
         of = self.combined
         return assign(of.rows, of.findings, self.how, self.seed, of.official, groups)
 
+    def check_parts(self, split: pd.Series[str]) -> None:
+        """Refuse a split that leaves a part without images, unless that is allowed.
+
+        Raises:
+            SourceError: it does.
+        """
+        empty = empty_parts(split)
+        if empty and not self.allow_empty:
+            raise SourceError(
+                f"the split {self.how!r} of {len(split)} images of "
+                f"{self.combined.rows['patient'][split.index].nunique()} patients leaves no image "
+                f"for {' and '.join(empty)}: use more images or another --split, or accept it with "
+                f"--allow-empty (to evaluate only, for example)"
+            )
+
 
 def _plan(job: _Job, size: int) -> Plan:
     """Plan the dataset; an impossible split fails here, before an image is decoded."""
     combined, split = job.combined, job.split()
+    job.check_parts(split)
     drawn = job.how in {"official", "patient"}
     labels = combined.rows.drop(columns="path").assign(
         bytes=combined.rows["path"].map(_bytes), split=split
@@ -235,11 +275,14 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
     problems = [
         *job.combined.problems,
         *_drawn_problem(job),
+        *_new_problem(job),
         *found.problems(dict(zip(rows["image"], rows["split"], strict=True))),
         *_moved_problem(job, rows),
     ]
     readable = [isinstance(file, Packed) for file in packing.files]
+    job.check_parts(rows["split"][readable])
     index = _index(rows[readable], packing, plan.findings)
+    problems += one_sided(index, plan.findings)
     boxes = job.combined.boxes
     write_table(work / INDEX, index)
     write_table(work / BOXES, boxes[boxes["image"].isin(index["image"])].reset_index(drop=True))
@@ -257,6 +300,19 @@ def _drawn_problem(job: _Job) -> list[Problem]:
         job.drawn_sources,
         "the source has no official list: its patients are split at random (70 % train, 10 % val, "
         "20 % test)",
+        loses=False,
+    )
+
+
+def _new_problem(job: _Job) -> list[Problem]:
+    """Report the images that the dataset whose split is kept does not have."""
+    if not Path(job.how).is_dir():
+        return []
+    rows = job.combined.rows
+    return problem(
+        "not-in-kept-split",
+        rows["image"][in_dataset(rows, Path(job.how)).isna()],
+        f"neither the image nor its patient is in {Path(job.how).name}, whose split is kept: train",
         loses=False,
     )
 

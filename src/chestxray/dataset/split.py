@@ -21,10 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray.dataset.store import INDEX
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
+from chestxray.sources.collection import Problem, problem
 
 PARTS: Final = ("train", "val", "test")
+AUTO: Final = "auto"
 # CheXNet's proportions (arXiv 1711.05225), which most patient splits of NIH follow.
 _PATIENT_SHARES: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 # Where official lists have no val: NIH's leave 28,008 patients for train and val, an eighth of
@@ -52,7 +55,8 @@ def assign(
     Args:
         rows: `image`, `source`, `patient` and a column per finding.
         findings: to be distributed evenly.
-        how: `official`, `patient`, or the path of a CSV file, see `from_file`.
+        how: `official`, `patient`, or the path of a dataset or a CSV file, see `from_dataset` and
+            `from_file`.
         seed: of what is drawn.
         lists: the official lists by source; a source without lists gets its patients drawn.
         groups: a name per row, equal for linked patients; each patient alone when None.
@@ -78,7 +82,8 @@ def _assigned(
     if how == "patient":
         return patient(rows.assign(patient=groups), findings, seed)
     if how != "official":
-        return _together(from_file(rows, Path(how)), groups)
+        read = from_dataset if Path(how).is_dir() else from_file
+        return _together(read(rows, Path(how)), groups)
     _check_schemes(lists)
     if len(lists) == 1 or not any(lists.values()):
         return _together(official(rows, findings, next(iter(lists.values()), {}), seed), groups)
@@ -94,6 +99,13 @@ def _check_schemes(lists: Mapping[str, Lists]) -> None:
                 f"{','.join(part for part in PARTS if part in of)}: use trees whose lists name the "
                 f"same parts, give the trees different names, or draw a split with --split patient"
             )
+
+
+def resolved(how: str, lists: Mapping[str, Lists]) -> str:
+    """Give `official` for `auto` where a source has official lists, else `patient`."""
+    if how != AUTO:
+        return how
+    return "official" if any(lists.values()) else "patient"
 
 
 def without_lists(lists: Mapping[str, Lists]) -> list[str]:
@@ -176,6 +188,79 @@ def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
     split = split.astype(str).rename("split")
     check(rows, split)
     return split
+
+
+def from_dataset(rows: pd.DataFrame, folder: Path) -> pd.Series[str]:
+    """Keep the split of a prepared dataset, so that figures before and after compare.
+
+    An image of the dataset keeps its part, and so does a new image of one of its patients. The
+    patients that the dataset does not have go to train: val and test stay what they were.
+
+    Raises:
+        SourceError: no such dataset, or a patient is in two parts.
+    """
+    split = in_dataset(rows, folder).fillna("train").astype(str).rename("split")
+    check(rows, split)
+    return split
+
+
+def in_dataset(rows: pd.DataFrame, folder: Path) -> pd.Series:
+    """Give the part that a dataset states for each image, or else for its patient, else NaN.
+
+    Args:
+        rows: `image`, `source` and `patient`.
+        folder: of the dataset; images and patients are compared within their source.
+
+    Raises:
+        SourceError: there is no such dataset.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        raise SourceError(
+            f"{folder} is not a prepared dataset (it has no {INDEX}): --split takes official, "
+            f"patient, a dataset or a CSV file"
+        )
+    kept = pd.read_parquet(index, columns=["image", "source", "patient", "split"])
+    part = pd.Series(pd.NA, index=rows.index, dtype=object)
+    for key in ("image", "patient"):
+        stated = dict(zip(_full(kept, key), kept["split"], strict=True))
+        part = part.fillna(_full(rows, key).map(stated))
+    return part
+
+
+def _full(rows: pd.DataFrame, key: str) -> pd.Series[str]:
+    """Give keys as several sources have them, `<source>/<key>`."""
+    several = len(set(rows["source"])) > 1
+    return rows[key] if several else rows["source"] + "/" + rows[key]
+
+
+def empty_parts(split: pd.Series[str]) -> list[str]:
+    """Name the parts that have no image."""
+    return [part for part in PARTS if not (split == part).any()]
+
+
+def one_sided(index: pd.DataFrame, findings: Findings) -> list[Problem]:
+    """Report findings that have no positive or no negative in val or test.
+
+    Args:
+        index: a column per finding, and `split`.
+        findings: the columns.
+    """
+    lacking = []
+    for part in ("val", "test"):
+        labels = index.loc[index["split"] == part, list(findings)]
+        for value, word in ((1, "positive"), (0, "negative")):
+            without = ~(labels == value).any()
+            lacking += [
+                f"{name} ({part}: no {word})" for name in without.index[without] if len(labels)
+            ]
+    return problem(
+        "one-sided-finding",
+        lacking,
+        "a finding has only positives or only negatives among the known labels of val or test: "
+        "without both, val gives no threshold and test no AUROC",
+        loses=False,
+    )
 
 
 def check(rows: pd.DataFrame, split: pd.Series[str]) -> None:
@@ -265,7 +350,7 @@ def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError as error:
         raise SourceError(
-            f"{path} does not exist: --split takes official, patient or a CSV file"
+            f"{path} does not exist: --split takes official, patient, a dataset or a CSV file"
         ) from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise SourceError(f"{path} is not a CSV table: {error}") from error

@@ -33,9 +33,13 @@ LEADING_COLUMNS: Final = (
 BOX_COLUMNS: Final = ("image", "finding", "x", "y", "w", "h")
 FRONTAL: Final = frozenset({"PA", "AP", ""})  # an unknown view is taken for frontal
 LATERAL: Final = "LATERAL"
+_KNOWN_VIEWS: Final = frozenset({"PA", "AP", LATERAL})
 
 Uncertain = Literal["zeros", "ones", "ignore"]
 Blank = Literal["negative", "unknown"]
+
+MISSING_IMAGE: Final = "missing-image"  # the code of a row without a file
+OTHER_VIEW: Final = "other-view"  # the code of a row that `only_views` leaves out
 
 UNCERTAIN: Final = -1.0  # a label that the report left open, before the policy
 
@@ -211,18 +215,19 @@ def only_views(rows: pd.DataFrame, views: str) -> tuple[pd.DataFrame, list[Probl
         views: `frontal`, `all`, or names with commas.
 
     Raises:
-        SourceError: no row is left.
+        SourceError: no row is left, or a name is not a view that is known or that a row has.
     """
     if views == "all":
         return rows, []
-    wanted: Iterable[str] = FRONTAL if views == "frontal" else _names(views)
+    wanted: Iterable[str] = FRONTAL if views == "frontal" else _names(views, rows["view"])
     kept = rows["view"].isin(list(wanted))
     other = rows[~kept]
     if len(rows) and not kept.any():
-        seen = ", ".join(sorted(set(rows["view"].replace("", "unknown"))))
-        raise SourceError(f"--views {views} selects none of {len(rows)} images (views: {seen})")
+        raise SourceError(
+            f"--views {views} selects none of {len(rows)} images (views: {_seen(rows['view'])})"
+        )
     return rows[kept].reset_index(drop=True), problem(
-        "other-view",
+        OTHER_VIEW,
         other["image"] + " (" + other["view"].replace("", "view unknown") + ")",
         f"the view is not one of those that --views {views} selects: left out",
         loses=False,
@@ -246,5 +251,16 @@ def one_row_per_image(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     return rows[~conflicting], problems
 
 
-def _names(views: str) -> Sequence[str]:
-    return [name.strip().upper() for name in views.split(",") if name.strip()]
+def _names(views: str, there: pd.Series[str]) -> Sequence[str]:
+    names = [name.strip().upper() for name in views.split(",") if name.strip()]
+    unknown = sorted(set(names) - {*_KNOWN_VIEWS, *there})
+    if unknown or not names:
+        raise SourceError(
+            f"--views {views}: {', '.join(unknown) or 'nothing'} is not a view of these images "
+            f"(views: {_seen(there)}): give frontal, all, or names with commas"
+        )
+    return names
+
+
+def _seen(views: pd.Series[str]) -> str:
+    return ", ".join(sorted(set(views.replace("", "unknown"))))

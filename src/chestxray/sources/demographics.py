@@ -17,8 +17,19 @@ _SEXES: Final = {
 _NOT_STATED: Final = frozenset(
     {"", "U", "UNK", "UNKNOWN", "O", "OTHER", "N", "NA", "NAN", "NONE", "NULL", "NOT STATED"}
 )
-_POSTURES: Final = frozenset(
-    {"ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE", "HORIZONTAL", "PORTABLE", "MOBILE"}
+_NO_DIRECTION: Final = frozenset(
+    {
+        "ERECT",
+        "UPRIGHT",
+        "STANDING",
+        "SITTING",
+        "SUPINE",
+        "HORIZONTAL",
+        "PORTABLE",
+        "MOBILE",
+        "PROJECTION",
+        "VIEW",
+    }
 )
 _VIEWS: Final = {
     "PA": "PA", "POSTEROANTERIOR": "PA", "POSTEROANTERIOR PA": "PA", "POSTERO ANTERIOR": "PA",
@@ -106,5 +117,5 @@ def _words(value: object) -> str:
 def _view(words: str) -> str:
     if words in _NOT_STATED:
         return ""
-    plain = " ".join(word for word in words.split() if word not in _POSTURES)
+    plain = " ".join(word for word in words.split() if word not in _NO_DIRECTION)
     return _VIEWS.get(plain, words)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from chestxray.errors import SourceError
 from chestxray.progress import progress
 from chestxray.sources.collection import Problem, problem
+from chestxray.sources.demographics import views
 from chestxray.sources.table_files import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -25,6 +28,9 @@ from chestxray.sources.table_files import (
     radiograph_stem,
     stem,
 )
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
@@ -58,12 +64,37 @@ class Tree:
     packed: list[Path] = field(default_factory=list)
 
 
+_scanned: ContextVar[dict[Path, Tree] | None] = ContextVar("scanned", default=None)
+
+
+@contextmanager
+def scanned_once() -> Iterator[None]:
+    """Let `scan` walk each tree only once inside this block, for all sources that ask."""
+    if _scanned.get() is not None:
+        yield
+        return
+    token = _scanned.set({})
+    try:
+        yield
+    finally:
+        _scanned.reset(token)
+
+
 def scan(raw: Path) -> Tree:
-    """Walk a tree once; 112,120 files take about a second.
+    """Walk a tree once; 112,120 files take about a second. The caller must not change the result.
 
     Raises:
         SourceError: one of its folders cannot be read.
     """
+    scanned = _scanned.get()
+    if scanned is None:
+        return _scan(raw)
+    if raw not in scanned:
+        scanned[raw] = _scan(raw)
+    return scanned[raw]
+
+
+def _scan(raw: Path) -> Tree:
     tree = Tree(Path(os.path.abspath(raw)))  # noqa: PTH100 - not resolved: links keep their names
     try:
         _sort_in(tree)
@@ -227,13 +258,58 @@ def _by_uid(tree: Tree, taken: set[str]) -> dict[str, str]:
 
 def _sop_instance_uid(path: str) -> str:
     """Read a file's SOP Instance UID; empty where it is not DICOM."""
-    from pydicom import dcmread  # noqa: PLC0415 - loads in 0.2 s, for tables that name UIDs
+    return str(_header(path, "SOPInstanceUID").get("SOPInstanceUID", ""))
+
+
+def _header(path: str, *keywords: str) -> Dataset:
+    """Read some elements of a DICOM header; none where the file is not DICOM."""
+    from pydicom import Dataset, dcmread  # noqa: PLC0415 - loads in 0.2 s, for DICOM alone
 
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-        return str(header.get("SOPInstanceUID", ""))
-    except Exception:  # noqa: BLE001 - a damaged header fails in many ways; the file is not found
-        return ""
+        return dcmread(path, stop_before_pixels=True, specific_tags=[*keywords])
+    except Exception:  # noqa: BLE001 - a damaged header fails in many ways
+        return Dataset()
+
+
+def with_header_views(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Take a view that is not stated from the file's header, where the file is DICOM.
+
+    A lateral radiograph without a stated view would be trained as a frontal one.
+
+    Args:
+        rows: `image`, `path` (empty where there is no file) and `view`.
+
+    Returns:
+        The rows, and which views were read from a header.
+    """
+    asked = rows["path"][(rows["view"] == "") & ~rows["path"].map(_is_picture)]
+    asked = asked[asked != ""]
+    if asked.empty:
+        return rows, []
+    with progress("read DICOM headers", len(asked)) as advance:
+        read = []
+        for path in asked:
+            read.append(_view_position(path))
+            advance()
+    found = views(pd.Series(read, asked.index, dtype="str"))
+    found = found[found != ""]
+    return rows.assign(view=found.reindex(rows.index).fillna(rows["view"])), problem(
+        "view-from-header",
+        rows["image"][found.index] + " (" + found + ")",
+        "the table does not state the view: that of the DICOM header is used",
+        loses=False,
+    )
+
+
+def _is_picture(path: str) -> bool:
+    return path.casefold().endswith(IMAGE_SUFFIXES)
+
+
+def _view_position(path: str) -> str:
+    """Read ViewPosition, or the meaning of the view's code; empty where neither is stated."""
+    header = _header(path, "ViewPosition", "ViewCodeSequence")
+    codes = header.get("ViewCodeSequence") or [{}]
+    return str(header.get("ViewPosition") or codes[0].get("CodeMeaning") or "")
 
 
 def one_file_per_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from chestxray.sources.collection import (
     Source,
     SourceCard,
 )
+from chestxray.sources.files import scanned_once
 from chestxray.sources.nih import NIH
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.table import TABLE_SOURCE, columns_of
@@ -76,6 +78,11 @@ def recognise(tree: Path) -> Source:
     if not tree.exists():
         raise SourceError(f"{tree} does not exist: give a folder of radiographs, or a label table")
     known, broken = _loaded()
+    with scanned_once():
+        return _recognised(tree, known, broken)
+
+
+def _recognised(tree: Path, known: Mapping[str, Source], broken: Mapping[str, str]) -> Source:
     found = [s for s in known.values() if s is not _LAST and s.recognises(tree)]
     if len(found) == 1:
         return found[0]
@@ -108,18 +115,23 @@ def read(
     """
     options = options or ReadOptions()
     tree = Path(tree)
+    with scanned_once():
+        chosen = _chosen(tree, source, options)
+        return _checked(chosen.read(tree, options), chosen.name)
+
+
+def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:
+    """Give the source of this name, or the one that fits the options or the content."""
     if source is None and (options.columns or options.patient_per_image):
-        chosen = _LAST  # only a table of one's own has these options
-    elif source is None:
-        chosen = recognise(tree)
-    else:
-        known, broken = _loaded()
-        if source in broken and source not in known:
-            raise SourceError(broken[source])
-        if source not in known:
-            raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
-        chosen = known[source]
-    return _checked(chosen.read(tree, options), chosen.name)
+        return _LAST  # only a table of one's own has these options
+    if source is None:
+        return recognise(tree)
+    known, broken = _loaded()
+    if source in broken and source not in known:
+        raise SourceError(broken[source])
+    if source not in known:
+        raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
+    return known[source]
 
 
 def _checked(collection: Collection, source: str) -> Collection:

@@ -19,6 +19,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
+    MISSING_IMAGE,
     Blank,
     Collection,
     Problem,
@@ -32,7 +33,14 @@ from chestxray.sources.collection import (
     resolve,
 )
 from chestxray.sources.demographics import OLDEST, follow_ups, in_years, sexes, views
-from chestxray.sources.files import Tree, cleaned_paths, find_named, radiographs, scan
+from chestxray.sources.files import (
+    Tree,
+    cleaned_paths,
+    find_named,
+    radiographs,
+    scan,
+    with_header_views,
+)
 from chestxray.sources.table_columns import (
     OURS,
     TABLE,
@@ -100,7 +108,9 @@ class _Table:
         values, found = _resolved(rows, labels, applied, options.blank or settings.blank)
         problems += found
         stated = options.blank or settings.blank
-        blank = {} if stated else {"blank labels": f"{labels.blank}, {labels.reason}"}
+        ruled = {} if stated else {"blank labels": f"{labels.blank}, {labels.reason}"}
+        if counted := labels.counted(applied):
+            ruled["neither 1 nor 0"] = counted
         rows = pd.concat([rows, values], axis=1)
         rows, found, dropped = _with_files(rows, raw, columns, scanned)
         problems += found
@@ -110,6 +120,8 @@ class _Table:
         official, found = _official(rows, split, columns)
         problems += found
         rows, found = one_row_per_image(rows)
+        problems += found
+        rows, found = with_header_views(rows)
         problems += found
         rows, found = only_views(rows, applied["views"])
         problems += found
@@ -122,7 +134,7 @@ class _Table:
             official=official,
             problems=tuple(problems),
             policies=applied,
-            facts={**_facts(columns, text), **labels.facts, **blank, **told, **dropped},
+            facts={**_facts(columns, text), **labels.facts, **ruled, **told, **dropped},
         )
 
 
@@ -378,7 +390,7 @@ def _with_files(
         loses=True,
     )
     problems += problem(
-        "missing-image",
+        MISSING_IMAGE,
         written[~here & ~several],
         "the table has a row, but the tree has no image: left out",
         loses=True,

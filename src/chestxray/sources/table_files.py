@@ -109,8 +109,13 @@ def header(path: Path, separator: str = ",") -> list[str]:
             raise SourceError(f"{path} is not a CSV table ({error}): download it again") from error
 
 
-def cells(path: Path, separator: str = ",") -> pd.DataFrame:
+def cells(path: Path, separator: str = ",", rows: int | None = None) -> pd.DataFrame:
     """Read everything below the header of a text table, by position.
+
+    Args:
+        path: of the table.
+        separator: between its cells.
+        rows: how many to read, all when None.
 
     Returns:
         Strings without outer white space, columns 0, 1, … one for each title; empty where a row
@@ -125,7 +130,7 @@ def cells(path: Path, separator: str = ",") -> pd.DataFrame:
             found = pd.read_csv(
                 file, sep=separator, header=None, skiprows=1,
                 names=list(range(width + _SPARE_COLUMNS)), dtype=str, keep_default_na=False,
-                na_filter=False,
+                na_filter=False, nrows=rows,
             )  # fmt: skip
         except pd.errors.EmptyDataError:
             return pd.DataFrame(columns=list(range(width)), dtype=str)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,6 +49,10 @@ _SEPARATORS: Final = ("|", ";", ",")
 _MOST_FINDINGS: Final = 400  # more different words are free text, not labels
 _LONGEST_LIST: Final = 10_000  # characters
 _SAMPLE: Final = 2_000  # rows that decide whether it is worth reading a whole column
+_BECOMES: Final = {
+    "zeros": "absent", "ones": "present", "ignore": "unknown",
+    "negative": "absent", "unknown": "unknown",
+}  # fmt: skip
 _ALLOWED: Final = "1, 0, yes, no, true, false, -1 (uncertain) or blank"
 
 
@@ -76,6 +80,20 @@ class TableLabels:
     reason: str
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+
+    def counted(self, applied: Mapping[str, str]) -> str:
+        """Count the labels that are neither 1 nor 0, and say what they become; empty for none.
+
+        Args:
+            applied: the policies `uncertain` and `blank`.
+        """
+        read = ~self.unknown
+        counts = {
+            f"uncertain ({_BECOMES[applied['uncertain']]})": (self.values == UNCERTAIN) & read,
+            f"blank ({_BECOMES[applied['blank']]})": np.isnan(self.values) & read,
+            "stated as unknown, contradictory or unreadable (unknown)": self.unknown,
+        }
+        return ", ".join(f"{int(of.sum())} {name}" for name, of in counts.items() if of.any())
 
 
 def finding_columns(text: pd.DataFrame) -> tuple[list[str], list[Problem]]:

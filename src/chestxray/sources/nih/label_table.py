@@ -67,6 +67,9 @@ _TITLES: Final[dict[str, str]] = {
     "viewposition": "view",
 }
 _REQUIRED: Final = {"image": "Image Index", "labels": "Finding Labels", "patient": "Patient ID"}
+_SAMPLE: Final = 100  # rows that show how the images are called
+_NAME: Final = r"^(?:.*/)?\d{8}_\d{3}(?:\.\w+)?$"
+_LEAST_NAMED: Final = 0.5
 _OPTIONAL: Final = {
     "follow_up": "Follow-up #", "age": "Patient Age", "sex": "Patient Sex", "view": "View Position",
 }  # fmt: skip
@@ -101,6 +104,17 @@ def is_label_table(path: Path) -> bool:
     return set(_REQUIRED) <= {_TITLES.get(key(title)) for title in header(path)}
 
 
+def has_names_of_nih(path: Path) -> bool:
+    """Tell whether the first images of a label table are called as NIH calls them.
+
+    NIH's names are eight digits of the patient and three of the image, `00000013_005.png`; another
+    hospital may use NIH's titles for its own radiographs.
+    """
+    titles = [_TITLES.get(key(title)) for title in header(path)]
+    names = cells(path, rows=_SAMPLE)[titles.index("image")]
+    return len(names) == 0 or bool(names.str.contains(_NAME).mean() > _LEAST_NAMED)
+
+
 def read_labels(table: Path) -> LabelTable:
     """Read a label table: `.csv` or `.csv.gz`, 2017 or v2020, `sample_labels.csv` too.
 
@@ -108,7 +122,13 @@ def read_labels(table: Path) -> LabelTable:
         SourceError: not a table, no rows, or a column is missing that nothing can replace.
     """
     raw, problems = _columns(table)
+    numbers = raw["patient"]
     raw, found = _numbered(raw)
+    if raw.empty:
+        raise SourceError(
+            f"{table} names no patient by number, as NIH does (its Patient ID begins with "
+            f"{numbers.iloc[0]!r}): read a table of your own with --source table"
+        )
     problems += found
     rows, found = _demographics(raw)
     problems += found

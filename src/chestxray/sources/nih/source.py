@@ -15,6 +15,7 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.sources.collection import (
+    MISSING_IMAGE,
     Collection,
     Problem,
     ReadOptions,
@@ -30,6 +31,7 @@ from chestxray.sources.nih.label_table import (
     FINDINGS,
     ROW_COLUMNS,
     LabelTable,
+    has_names_of_nih,
     is_label_table,
     read_labels,
 )
@@ -62,7 +64,10 @@ class _NIH:
     )
 
     def recognises(self, tree: Path) -> bool:
-        return any(not are_phantoms(table.parent) for table in label_tables(tree)[:1])
+        return any(
+            has_names_of_nih(table) and not are_phantoms(table.parent)
+            for table in label_tables(tree)[:1]
+        )
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         return read(tree, options, self.name, self.card)
@@ -214,7 +219,7 @@ def _with_files(
             f"{rows['image'].iloc[0]}, the images with {min(files)}; these are two data sets"
         )
     problems = problem(
-        "missing-image",
+        MISSING_IMAGE,
         rows["image"][without],
         "the label table has a row, but the tree has no image: left out; download the other images",
         loses=True,
