@@ -18,8 +18,8 @@ from chestxray.cli.options import (
 
 if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
-    from chestxray.evaluation.result_details import Localization
-    from chestxray.evaluation.results import FindingResult, Results
+    from chestxray.evaluation.result_details import FindingReliability, Localization
+    from chestxray.evaluation.results import AsCalled, FindingResult, Results
 
 
 @with_source_options
@@ -33,6 +33,18 @@ def evaluate(
     fit_on: Annotated[
         Path | None,
         typer.Option(help="Predictions on validation, from which thresholds are chosen."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="The bundle that made the predictions: evaluate its own thresholds."),
+    ] = None,
+    prevalence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING=SHARE",
+            help="The known prevalence of a finding in these images. Default: estimated. "
+            "Repeatable.",
+        ),
     ] = None,
     heatmaps: Annotated[
         Path | None, typer.Option(help="The heatmaps.npy of these predictions: localization.")
@@ -57,8 +69,10 @@ def evaluate(
     """Compare predictions with labels: metrics with intervals, subgroups, localization.
 
     Findings present in only the predictions or only the labels are listed and left out. Metrics at
-    a threshold need --fit-on: thresholds are chosen on validation, never on the evaluated images.
-    Intervals are 95 %, from resamples of patients.
+    a threshold need --bundle, whose thresholds were chosen elsewhere, or --fit-on, predictions on
+    validation images of the same data set. Either also shows calibration before and after
+    correction for the prevalence of these images. Thresholds are never chosen on the evaluated
+    images. Intervals are 95 %, from resamples of patients.
     """
     from chestxray.evaluation import Labels
     from chestxray.evaluation import evaluate as evaluated
@@ -72,6 +86,8 @@ def evaluate(
         truth,
         split=split,
         fit_on=fit_on,
+        bundle=bundle,
+        prevalence=_prevalences(prevalence or ()),
         heatmaps=heatmaps,
         masks=masks,
         reference=reference,
@@ -83,10 +99,30 @@ def evaluate(
         typer.echo(results.model_dump_json(indent=2))
         return
     _show(results)
+    if results.as_called is not None:
+        _show_as_called(results.as_called)
+    _show_shift(results.reliability or {})
     if results.localization is not None:
         _show_localization(results.localization)
     if out is not None:
         typer.echo(f"\n{out / 'metrics.json'}")
+
+
+def _prevalences(pairs: Sequence[str]) -> dict[str, float]:
+    """Read FINDING=SHARE pairs."""
+    found = {}
+    for pair in pairs:
+        finding, _, share = pair.rpartition("=")
+        try:
+            found[finding] = float(share)
+        except ValueError:
+            finding = ""
+        if not finding:
+            raise typer.BadParameter(
+                f"--prevalence takes FINDING=SHARE, not {pair!r}: give a share between 0 and 1, "
+                f"such as Effusion=0.12"
+            )
+    return found
 
 
 FEW_POSITIVES: Final = 10
@@ -96,13 +132,9 @@ _AT_THRESHOLD: Final = ("recall", "specificity", "precision", "f1")
 
 def _show(result: Results) -> None:
     """Print what was evaluated, and one line per finding."""
-    fit_on = result.fit_on
-    thresholds = "none (--fit-on)"
-    if fit_on:
-        thresholds = f"chosen on {fit_on.images} images, split {fit_on.split}"
     typer.echo(
         f"{result.source}, split {result.split}: {result.images} images of "
-        f"{result.patients} patients; thresholds: {thresholds}"
+        f"{result.patients} patients; thresholds: {_thresholds(result)}"
     )
     for count, what in (
         (result.failed, "rows without status ok were left out"),
@@ -114,19 +146,62 @@ def _show(result: Results) -> None:
             typer.echo(f"{count} {what}")
     if result.split == "unknown":
         typer.echo("the split of these images is unknown: training images may be among them")
-    shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if fit_on else ()))
-    heads = "".join(f"{name:>{_width(name)}}" for name in shown)
+    with_thresholds = bool(result.fit_on or result.thresholds_of)
+    shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if with_thresholds else ()))
     width = max(20, *(len(finding) + 2 for finding in result.findings))
-    typer.echo(f"\n{'':{width}}{'positives':>10}{heads}")
+    typer.echo(f"\n{'':{width}}{'positives':>10}{_heads(shown)}")
     for finding, entry in result.findings.items():
         typer.echo(_line(f"{finding:{width}}", str(entry.positives), entry.metrics, shown))
     typer.echo(_line(f"{'mean':{width}}", "", result.mean.metrics, shown))
     for line in (
         *_few(result.findings),
-        *_remarks(result.findings, bool(fit_on)),
+        *_remarks(result.findings, with_thresholds),
         *_left_out(result),
     ):
         typer.echo(line)
+
+
+def _thresholds(result: Results) -> str:
+    """Say where the thresholds come from."""
+    if result.thresholds_of:
+        return f"those of {result.thresholds_of}, chosen on other images"
+    if result.fit_on:
+        return f"chosen on {result.fit_on.images} images, split {result.fit_on.split}"
+    return "none (give --bundle or --fit-on)"
+
+
+def _show_as_called(result: AsCalled) -> None:
+    """Print the metrics of the calls that the table itself states."""
+    width = max(20, *(len(finding) + 2 for finding in result.findings))
+    typer.echo(f"\n{'as called in the table':{width}}{_heads(_AT_THRESHOLD)}")
+    for finding, entry in result.findings.items():
+        typer.echo(_line(f"{finding:{width}}", "", entry.metrics, _AT_THRESHOLD))
+    work = result.workload
+    typer.echo(
+        f"{_figure(work.calls_per_image.value)} calls per image; "
+        f"{_figure(work.flagged.value)} of {work.finding_free} finding-free images have a call"
+    )
+
+
+def _heads(shown: Sequence[str]) -> str:
+    return "".join(f"{name:>{_width(name)}}" for name in shown)
+
+
+def _show_shift(entries: Mapping[str, FindingReliability]) -> None:
+    """Print calibration before and after correction for the prevalence of these images."""
+    shifted = {
+        finding: (entry.prior_shift, entry.as_given.ece, entry.prior_corrected.ece)
+        for finding, entry in entries.items()
+        if entry.prior_shift and entry.prior_corrected
+    }
+    if not shifted:
+        return
+    width = max(20, *(len(finding) + 2 for finding in shifted))
+    heads = ("calibrated at", "here", "labels", "ECE", "corrected")
+    typer.echo(f"\n{'prevalence':{width}}{''.join(f'{head:>14}' for head in heads)}")
+    for finding, (shift, before, after) in shifted.items():
+        figures = (shift.fitted, shift.here, shift.observed, before.value, after.value)
+        typer.echo(f"{finding:{width}}{''.join(f'{_figure(value):>14}' for value in figures)}")
 
 
 def _line(name: str, positives: str, entry: Mapping[str, Interval], shown: Sequence[str]) -> str:

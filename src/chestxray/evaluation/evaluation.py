@@ -74,6 +74,10 @@ from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
 
+_ELSEWHERE: Final = (
+    "give labels of this data set, or, where the model was trained elsewhere, --bundle instead of "
+    "--fit-on: a bundle has its thresholds with it"
+)
 _AS_CALLED: Final = "as_called"
 _CALLED: Final = 0.5  # between 0, not called, and 1, called
 _STATED: Final = Threshold(value=None, reason="the table states the calls, not the threshold")
@@ -217,8 +221,14 @@ class Evaluation:
     def fitted_prevalences(self) -> dict[str, float]:
         """The prevalences that the probabilities contain, by finding, as far as known."""
         if self.bundle is not None:
-            return self.bundle.fitted_prevalences(self.pairs.findings)
-        return prevalences(self.validation.labels, self.pairs.findings) if self.validation else {}
+            known = self.bundle.fitted_prevalences(self.pairs.findings)
+        elif self.validation is not None:
+            known = prevalences(self.validation.labels, self.pairs.findings)
+        else:
+            return {}
+        # Probabilities that do not rank a finding say nothing about its prevalence.
+        unranked = self.points.not_assessed if self.points else {}
+        return {finding: of for finding, of in known.items() if finding not in unranked}
 
     @cached_property
     def fitted_on(self) -> Images | None:
@@ -503,7 +513,7 @@ def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, fl
 
 def _validation(source: Predictions | Path, truth: Labels, evaluated: Pairs) -> Pairs:
     """Read the validation predictions; they share no patient with the evaluated ones."""
-    validation = pair(source, truth, "val")
+    validation = pair(source, truth, "val", _ELSEWHERE)
     both = np.intersect1d(evaluated.patients, validation.patients)
     if len(both):
         raise PredictionsError(

@@ -196,7 +196,12 @@ class Pairs:
     models: tuple[str, ...] = ()
 
 
-def pair(source: Path | Predictions, truth: Labels, split: str | None = None) -> Pairs:
+def pair(
+    source: Path | Predictions,
+    truth: Labels,
+    split: str | None = None,
+    unlabelled: str = "give the labels of this data set",
+) -> Pairs:
     """Read a table of predictions and pair it with the labels.
 
     Args:
@@ -204,6 +209,7 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
         truth: the labels.
         split: which split the predictions must be of, `test` by default. It names the split where
             `truth` does not know it; `train` and `val` are accepted within `train_val`.
+        unlabelled: what to do next where more than half of the images have no labels.
 
     Raises:
         PredictionsError: a table that `predictions.read` refuses, more than half of the images
@@ -234,7 +240,7 @@ def pair(source: Path | Predictions, truth: Labels, split: str | None = None) ->
     images = pd.Index(table[predictions.IMAGE])
     places = _places(name, images, truth.rows.index)
     labelled = places >= 0
-    _check_labelled(name, images[ok], images[ok & ~labelled], truth.rows.index)
+    _check_labelled(name, images[ok], images[ok & ~labelled], truth.rows.index, unlabelled)
     positions = np.flatnonzero(ok & labelled)
     rows = truth.rows.iloc[places[positions]]
     found = _one_split(name, rows["split"], split)
@@ -333,14 +339,14 @@ def _places(table: str, images: pd.Index[str], keys: pd.Index[str]) -> npt.NDArr
 
 
 def _check_labelled(
-    table: str, images: pd.Index[str], missing: pd.Index[str], keys: pd.Index[str]
+    table: str, images: pd.Index[str], missing: pd.Index[str], keys: pd.Index[str], advice: str
 ) -> None:
     """Refuse predictions of which more than half have no labels: they are of other images."""
     if 2 * len(missing) > len(images):
         raise PredictionsError(
             f"{table}: no labels for {len(missing)} of {counted(len(images), 'image')} "
             f"({predictions.examples(list(missing))}; the labels name images like {keys[0]}), and "
-            f"at least half need them: give the labels of this data set"
+            f"at least half need them: {advice}"
         )
 
 

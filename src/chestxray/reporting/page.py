@@ -143,6 +143,7 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
             axis_title=figure_set.axis_title,
             version=__version__,
             findings=files.findings,
+            corrected=_corrected(files),
             descriptions={
                 name: known.description if (known := term(name)) else "" for name in files.findings
             },
@@ -172,6 +173,12 @@ def _sections(files: RunFiles) -> dict[str, str]:
             if file is None
         }
     return {name: title for name, title in SECTIONS.items() if name not in absent}
+
+
+def _corrected(files: RunFiles) -> list[str]:
+    """Give the findings whose calibration was corrected for another prevalence."""
+    entries = files.reliability or {}
+    return [name for name in files.findings if name in entries and entries[name]["prior_corrected"]]
 
 
 def _metric_columns(files: RunFiles) -> dict[str, tuple[str, ...]]:
