@@ -31,7 +31,7 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _MADE_BY: Final = "chestxray train"
 
 
@@ -81,7 +81,8 @@ class ModelCard(BaseModel):
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
-        calibration: from logits to probabilities, chosen and fitted on validation.
+        calibration: from logits to probabilities: the link of the training loss, and a strictly
+            increasing calibrator per finding, chosen and fitted on validation.
         thresholds: probability from which a finding is called, None where validation gave none.
         heat_slopes: calibrated log-odds per unit of each class map.
         heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
@@ -91,7 +92,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = _FORMAT
+    format: Literal[4] = _FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
