@@ -36,7 +36,7 @@ def rewrite_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
 
 def test_a_loaded_bundle_answers_as_the_saved_one(folder, dataset, tmp_path):
     first = bundle.load(folder)
-    bundle.save(tmp_path / "again", first.classifier, first.card)
+    bundle.save(tmp_path / "again", first.classifier, first.card, first.detector)
     second = bundle.load(tmp_path / "again")
     images = dataset.images[:5]
     ((logits, maps, _),) = batches(first.classifier, images)
@@ -148,11 +148,11 @@ def test_half_matching_weights_are_refused(folder, fault):
         ({"backbone": "resnet18"}, "does not fit resnet18"),
         ({"backbone": "densnet"}, "timm has no backbone"),
         ({"mean": 0.5}, "normalise"),
-        ({"format": 2}, "format 2, this version reads format 3"),
-        ({"format": None}, "format None, this version reads format 3"),
+        ({"format": 3}, "format 3, this version reads format 4"),
+        ({"format": None}, "format None, this version reads format 4"),
         ({"trained_on": {"source": "NIH ChestX-ray14"}}, "trained_on"),
         ({"calibration": {"calibrators": {}}}, "in the same order"),
-        ({"calibration": {"calibrators": {"Mass": {"family": "spline"}}}}, "spline"),
+        ({"calibration": {"calibrators": {"Mass": {"family": "isotonic"}}}}, "isotonic"),
         ({"heat_slopes": dict.fromkeys(FINDINGS, -1.0)}, "heat_slopes"),
         ({"heat_slopes": {"Mass": 1.0}}, "in the same order"),
         ({"colour": "red"}, "colour"),

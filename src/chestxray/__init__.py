@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         evaluate,
     )
     from chestxray.findings import Findings, vocabulary
+    from chestxray.model import calibrate
     from chestxray.reading import Reader, Reading, explain, load, predict
     from chestxray.reporting import report
     from chestxray.serving import serve
@@ -77,6 +78,7 @@ _ROOMS: Final = {
         "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate",
     ),
     "findings": ("Findings", "vocabulary"),
+    "model": ("calibrate",),
     "reading": ("Reader", "Reading", "explain", "load", "predict"),
     "reporting": ("report",),
     "serving": ("serve",),
@@ -89,8 +91,8 @@ __all__ = [
     "Dataset", "DownloadError", "Findings", "FindingsError", "ImageError", "Interval", "Labels",
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run", "Source",
-    "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "compare",
-    "evaluate", "explain", "load", "predict", "prepare", "report", "serve", "synth",
+    "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "calibrate",
+    "compare", "evaluate", "explain", "load", "predict", "prepare", "report", "serve", "synth",
     "train", "verify", "vocabulary",
 ]  # fmt: skip
 

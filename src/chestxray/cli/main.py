@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from chestxray.cli.calibrate import calibrate
 from chestxray.cli.compare import compare
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
@@ -68,7 +69,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, export, recipe),
+    "Models": (train, calibrate, export, recipe),
     "Figures": (predict, evaluate, compare, explain, report),
     "Clinic": (serve, gateway),
 }

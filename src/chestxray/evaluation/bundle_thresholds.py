@@ -110,7 +110,7 @@ class BundleThresholds(BaseModel):
             if name in self.prevalences
         }
 
-    def check_made(self, models: Sequence[str], table: str) -> None:
+    def check_made(self, models: Sequence[str]) -> None:
         """Refuse predictions that name another model.
 
         Raises:
@@ -119,8 +119,8 @@ class BundleThresholds(BaseModel):
         others = [model for model in models if model != self.model]
         if others:
             raise PredictionsError(
-                f"{table} was predicted by {', '.join(others)}, the bundle is {self.model}: give "
-                f"the bundle that made the predictions, or predict again with this one"
+                f"the predictions were made by {', '.join(others)}, the bundle is {self.model}: "
+                f"give the bundle that made them, or predict again with this one"
             )
 
     def _named(self, finding: str) -> str | None:

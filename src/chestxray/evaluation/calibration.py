@@ -1,29 +1,28 @@
-"""Calibration: from a finding's logit to a probability that matches the observed frequency.
+"""Calibration: from a model's logits to probabilities that match the observed frequency.
 
-Five families, from the simplest to the most flexible:
+A logit first passes the link of the loss that the model was trained with (`focal_link`), which
+gives the log-odds that the model states. Then a calibrator of the finding corrects these. Both rise
+strictly, so the ranking of images by a finding never changes: AUROC and average precision of the
+probabilities are those of the logits.
 
-    offset        sigmoid(logit + offset)                             prior shift, Saerens 2002
-    temperature   sigmoid(slope × logit), slope = 1 / T               Guo 2017, arXiv 1706.04599
-    platt         sigmoid(slope × logit + offset)                     Platt 1999
-    beta          sigmoid(a log q - b log(1 - q) + c), q = sigmoid(logit)    Kull 2017
-    isotonic      steps that never fall, joined by straight lines     Zadrozny and Elkan 2002
+The calibrator is fitted on validation, in two steps.
 
-Every family rises with the logit, so the ranking of images by a finding does not change. Only the
-steps of `isotonic` create ties, which can move AUROC and AUPRC a little. A fit that would not rise
-with the logit is None.
+**Slope 1 or one slope for all findings.** A few patients tell little of one finding's slope, but
+much of a slope that all findings share, such as that of an overconfident network. Both are fitted
+and scored by cross-validated log loss, summed over the findings of an image. The shared slope is
+taken where it is better by more than one standard error. It replaces slope 1 in the next step, and
+findings of which little is known have it too.
 
-All are fitted by maximum likelihood to Platt's smoothed targets (Platt 1999; Lin, Lin and Weng
-2007, doi:10.1007/s10994-007-5018-6): with P positives and N negatives, a positive counts as
-(P + 1) / (P + 2) and a negative as 1 / (N + 2). This keeps the fit finite where the logits separate
-the classes, and isotonic steps strictly inside (0, 1), so that log loss stays finite everywhere.
-
-The family of a finding is chosen by cross-validated log loss and the one-standard-error rule.
-Validation patients are divided into `_FOLDS` folds, those with the finding and those without
-evenly. Each family is fitted on all folds but one and scored on that one. The simplest family is
-taken that the best one does not beat by more than one standard error (Breiman, Friedman, Olshen and
-Stone 1984, section 3.4.3; Hastie, Tibshirani and Friedman 2009, section 7.10). The error is that of
-the paired difference of the two, with patients as the units: most of a log loss's own spread comes
-from the labels, which both families share.
+**The family of a finding**, see `calibrators`, is chosen by cross-validated log loss and the
+one-standard-error rule. A family is tried where validation has at least `PATIENTS_PER_PARAMETER`
+patients with the finding, and as many without it, for each of its parameters; for the spline that
+is 200, as Van Calster and others ask for flexible calibration curves (2016,
+doi:10.1016/j.jclinepi.2015.12.005). Validation patients are divided into `_FOLDS` folds, those with
+the finding and those without evenly. Each family is fitted on all folds but one and scored on that
+one. The simplest family is taken that the best one does not beat by more than one standard error
+(Breiman, Friedman, Olshen and Stone 1984, section 3.4.3; Hastie, Tibshirani and Friedman 2009,
+section 7.10). The error is that of the paired difference of the two, with patients as the units:
+most of a log loss's own spread comes from the labels, which both families share.
 """
 
 from __future__ import annotations
@@ -31,205 +30,190 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.optimize import isotonic_regression
+from pydantic import BaseModel, ConfigDict, model_validator
+from scipy.special import logit as logit_of
 
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.bootstrap import Floats, Values
-from chestxray.evaluation.logistic_regression import fit_logistic
+from chestxray.evaluation.calibrators import (
+    FAMILIES,
+    Calibrator,
+    Fit,
+    Logistic,
+    offset,
+    platt,
+    pooled,
+    pooled_slope,
+    smoothed,
+    with_log_tails,
+)
+from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.thresholds import one_sided
 
-CLIP: Final = 1e-6
-"""Distance that probabilities keep from 0 and 1 before they are recalibrated.
+PATIENTS_PER_PARAMETER: Final = 20
+"""Patients with the finding, and as many without it, that a family needs for each parameter."""
 
-Tables of predictions are often rounded to a few decimals; their zeros and ones would be infinite.
-"""
-
+_ROUNDED: Final = 1e-6
 _FOLDS: Final = 5
 _SEED: Final = 0
 
 _Present = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.int64]
 
-_MODEL = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
-
-class Logistic(BaseModel):
-    """A straight line in log-odds; `offset` fixes the slope at 1, `temperature` the offset at 0."""
-
-    model_config = _MODEL
-
-    family: Literal["offset", "temperature", "platt"]
-    slope: float = Field(default=1.0, gt=0)
-    offset: float = 0.0
-
-    @model_validator(mode="after")
-    def _is_of_its_family(self) -> Self:
-        if self.family == "offset" and self.slope != 1:
-            raise ValueError(f"family offset has slope 1, not {self.slope}")
-        if self.family == "temperature" and self.offset != 0:
-            raise ValueError(f"family temperature has offset 0, not {self.offset}")
-        return self
-
-    def apply(self, logit: Values) -> Values:
-        """Turn logits, float64 [n], into probabilities, float64 [n]."""
-        return sigmoid(logit * self.slope + self.offset)
-
-
-class Beta(BaseModel):
-    """A line in log-odds whose slope may differ between low and high probabilities.
-
-    Kull, Silva Filho and Flach 2017, AISTATS, "Beta calibration". Slopes below 0 would reverse the
-    ranking and two slopes of 0 would remove it, so neither is allowed.
-    """
-
-    model_config = _MODEL
-
-    family: Literal["beta"] = "beta"
-    a: float = Field(ge=0)
-    b: float = Field(ge=0)
-    c: float
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.a == 0 and self.b == 0:
-            raise ValueError("a or b must be > 0 to keep the ranking, both are 0")
-        return self
-
-    def apply(self, logit: Values) -> Values:
-        """Turn logits, float64 [n], into probabilities, float64 [n]."""
-        low, high = beta_features(logit)
-        return sigmoid(self.a * low + self.b * high + self.c)
-
-
-class Isotonic(BaseModel):
-    """Straight lines between knots, constant beyond the outermost ones.
+class Calibration(BaseModel):
+    """One calibrator per finding, in the order of the model's logits.
 
     Attributes:
-        logit: positions of the knots, rising.
-        probability: their values, never falling, strictly inside (0, 1).
+        link: from logits to the log-odds that the calibrators take.
+        calibrators: finding → how its log-odds become a probability.
+        reasons: finding → why that family was chosen.
+        unfitted: finding → why only an offset, or nothing, could be fitted.
+        then: a further calibration, of the log-odds of these probabilities, fitted elsewhere; None
+            without one.
     """
 
-    model_config = _MODEL
+    model_config = ConfigDict(extra="forbid")
 
-    family: Literal["isotonic"] = "isotonic"
-    logit: list[float] = Field(min_length=1)
-    probability: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1)
+    link: FocalLink = FocalLink()
+    calibrators: dict[str, Calibrator]
+    reasons: dict[str, str] = {}
+    unfitted: dict[str, str] = {}
+    then: Calibration | None = None
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if len(self.logit) != len(self.probability):
-            raise ValueError("logit and probability must have the same number of knots")
-        if (np.diff(self.logit) <= 0).any() or (np.diff(self.probability) < 0).any():
-            raise ValueError("knots must rise in logit and never fall in probability")
+    def _names_its_own(self) -> Self:
+        if self.then is not None and tuple(self.then.calibrators) != tuple(self.calibrators):
+            raise ValueError("a further calibration must be of the same findings")
+        strange = (set(self.reasons) | set(self.unfitted)) - set(self.calibrators)
+        if strange:
+            raise ValueError(f"reasons or unfitted name {sorted(strange)} without a calibrator")
         return self
 
-    def apply(self, logit: Values) -> Values:
-        """Turn logits, float64 [n], into probabilities, float64 [n]."""
-        return np.asarray(np.interp(logit, self.logit, self.probability), dtype=np.float64)
+    def apply(self, logits: Floats) -> Values:
+        """Turn logits, float [n, k], into probabilities, float64 [n, k]."""
+        if logits.ndim != 2 or logits.shape[1] != len(self.calibrators):
+            raise PredictionsError(
+                f"logits must have shape [n, {len(self.calibrators)}], one column per finding, "
+                f"not {logits.shape}"
+            )
+        columns = self.link.log_odds(np.asarray(logits, dtype=np.float64)).T
+        calibrators = self.calibrators.values()
+        p = np.stack([of.apply(x) for of, x in zip(calibrators, columns, strict=True)], axis=1)
+        return p if self.then is None else self.then.apply(stated_log_odds(p))
+
+    @property
+    def uncalibrated(self) -> dict[str, str]:
+        """Findings that were fitted neither here nor further on → why only an offset, or nothing."""
+        if self.then is None:
+            return self.unfitted
+        later = self.then.uncalibrated
+        return {finding: why for finding, why in self.unfitted.items() if finding in later}
+
+    def followed_by(self, then: Calibration) -> Calibration:
+        """Give this calibration with another after it, and after those that follow already."""
+        last = then if self.then is None else self.then.followed_by(then)
+        return self.model_copy(update={"then": last})
 
 
-Calibrator = Annotated[Logistic | Beta | Isotonic, Field(discriminator="family")]
+def fit_calibration(
+    logits: Floats,
+    labels: Floats,
+    patients: npt.NDArray[Any],
+    findings: Sequence[str],
+    link: FocalLink | None = None,
+) -> Calibration:
+    """Choose and fit a calibrator for each finding, on validation.
 
+    A finding without positives or negatives keeps the log-odds that the link gives. Where the
+    logits do not rise with the label, or too few patients have the finding, only the offset is
+    fitted. `unfitted` says so.
 
-def beta_features(logit: Values) -> tuple[Values, Values]:
-    """Give log q and -log(1 - q) of q = sigmoid(logit), whose sum is the logit."""
-    return -np.logaddexp(0.0, -logit), np.logaddexp(0.0, logit)
+    Args:
+        logits: float [n, k], finite.
+        labels: float [n, k], 1, 0 or NaN (left out).
+        patients: [n], of any kind that sorts.
+        findings: the k names, in the order of the columns.
+        link: of the loss that the logits were trained with; None for cross-entropy.
 
-
-def sigmoid(x: Values) -> Values:
-    """Logistic function without overflow, precise in the far tail, where it keeps the ranking."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
-
-
-_Fit = Callable[[Values, Values], Calibrator | None]
-
-
-def smoothed(present: npt.NDArray[np.bool_]) -> Values:
-    """Give Platt's target of each label, float64 [n] strictly inside (0, 1)."""
-    positives = int(present.sum())
-    negatives = len(present) - positives
-    return np.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-
-
-def offset(logit: Values, target: Values) -> Logistic:
-    """Fit the offset alone, so that the mean probability equals the mean target."""
-    middle = float(logit.mean())
-    _, level = _regress([], logit - middle, target)
-    return Logistic(family="offset", offset=level - middle)
-
-
-def temperature(logit: Values, target: Values) -> Logistic | None:
-    """Fit the slope alone; None where probabilities would have to fall as logits rise."""
-    scale = float(np.abs(logit).max())
-    if scale == 0:
-        return None
-    (slope,) = fit_logistic((logit / scale)[:, None], np.zeros_like(logit), target)
-    return Logistic(family="temperature", slope=float(slope) / scale) if slope > 0 else None
-
-
-def platt(logit: Values, target: Values) -> Logistic | None:
-    """Fit slope and offset; None where the logits do not rise with the label."""
-    (slope,), level = _regress([logit], np.zeros_like(logit), target)
-    return Logistic(family="platt", slope=slope, offset=level) if slope > 0 else None
-
-
-def beta(logit: Values, target: Values) -> Beta | None:
-    """Fit a, b ≥ 0 and c; None where the logits do not rise with the label.
-
-    The loss is convex, so where the best slope lies below 0 the best allowed one is 0.
+    Raises:
+        PredictionsError: a logit is NaN or infinite.
     """
-    features = dict(zip("ab", beta_features(logit), strict=True))
-    while features:
-        slopes, level = _regress(list(features.values()), np.zeros_like(logit), target)
-        found = dict(zip(features, slopes, strict=True))
-        if min(slopes) >= 0:
-            a, b = found.get("a", 0.0), found.get("b", 0.0)
-            return Beta(a=a, b=b, c=level) if a + b > 0 else None
-        del features[min(found, key=lambda name: found[name])]
-    return None
+    _check_finite(logits)
+    link = link or FocalLink()
+    log_odds = link.log_odds(logits.astype(np.float64))
+    patient = np.unique(patients, return_inverse=True)[1].astype(np.int64)
+    base = _base(log_odds, labels, patient)
+    calibrators: dict[str, Calibrator] = {}
+    reasons: dict[str, str] = {}
+    unfitted: dict[str, str] = {}
+    for finding, x, y in zip(findings, log_odds.T, labels.T, strict=True):
+        missing = one_sided(y)
+        if missing:
+            calibrators[finding] = Logistic(family="offset")
+            unfitted[finding] = f"{missing} in validation: nothing is fitted"
+            continue
+        keep = ~np.isnan(y)
+        choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base)
+        calibrators[finding] = choice.calibrator
+        (unfitted if choice.forced else reasons)[finding] = choice.reason
+    return Calibration(link=link, calibrators=calibrators, reasons=reasons, unfitted=unfitted)
 
 
-def isotonic(logit: Values, target: Values) -> Isotonic | None:
-    """Fit steps by pooling adjacent violators; None where a single step is left."""
-    place, of, count = np.unique(logit, return_inverse=True, return_counts=True)
-    steps = isotonic_regression(np.bincount(of, target) / count, weights=count)
-    if len(steps.blocks) < 3:
-        return None
-    knots = np.unique(np.concatenate([steps.blocks[:-1], steps.blocks[1:] - 1]))
-    return Isotonic(logit=place[knots].tolist(), probability=steps.x[knots].tolist())
+def fit_slopes(
+    logits: Floats, labels: Floats, findings: Sequence[str], link: FocalLink | None = None
+) -> dict[str, float]:
+    """Give the calibrated log-odds per unit of each logit: Platt's slope, above 0.
 
+    A class map adds up to the logit, not to the log-odds behind the link, so its evidence is
+    counted along the straight line that is fitted to the logits themselves. The slope of the link
+    of focal loss varies by less than 12 % (gamma = 2), so the line is close.
 
-# From the simplest to the most flexible: 1, 1, 2, 3 and many parameters. The offset comes before
-# the temperature since a network trained on balanced classes has its prevalence wrong above all.
-FAMILIES: Final[dict[str, _Fit]] = {
-    "offset": offset,
-    "temperature": temperature,
-    "platt": platt,
-    "beta": beta,
-    "isotonic": isotonic,
-}
+    Where a finding is one-sided or its logits do not rise with the label, it is the link's slope.
 
-
-def _regress(columns: list[Values], base: Values, target: Values) -> tuple[list[float], float]:
-    """Fit sigmoid(base + slopes · columns + level); a column that is constant gets slope 0.
-
-    Columns are standardised while fitting, so that their units do not matter.
+    Args:
+        logits: float [n, k], finite.
+        labels: float [n, k], 1, 0 or NaN (left out).
+        findings: the k names, in the order of the columns.
+        link: of the loss that the logits were trained with; None for cross-entropy.
     """
-    spread = [float(column.std()) if np.ptp(column) > 0 else 0.0 for column in columns]
-    middle = [float(column.mean()) for column in columns]
-    standard = [
-        (column - m) / s if s > 0 else np.zeros_like(column)
-        for column, m, s in zip(columns, middle, spread, strict=True)
-    ]
-    design = np.stack([*standard, np.ones_like(base)], axis=1)
-    *steepness, level = (float(value) for value in fit_logistic(design, base, target))
-    slopes = [of / s if s > 0 else 0.0 for of, s in zip(steepness, spread, strict=True)]
-    return slopes, level - sum(of * m for of, m in zip(slopes, middle, strict=True))
+    _check_finite(logits)
+    unknown = (link or FocalLink()).slope
+    slopes = dict.fromkeys(findings, unknown)
+    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
+        keep = ~np.isnan(y)
+        if not one_sided(y):
+            line = platt(logit[keep].astype(np.float64), smoothed(y[keep] > 0.5))
+            slopes[finding] = line.slope if line else unknown
+    return slopes
+
+
+def stated_log_odds(probabilities: Floats) -> Values:
+    """Give the log-odds of probabilities from a table, finite and with the same ranking.
+
+    Tables are often rounded to a few decimals. Their zeros and ones would be infinite, so log-odds
+    of probabilities within 1e-6 of 0 or 1 go on by the logarithm of the excess.
+
+    Args:
+        probabilities: in [0, 1], of any shape.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    inside = np.clip(p, np.finfo(np.float64).tiny, np.nextafter(1.0, 0.0))
+    low, high = logit_of([_ROUNDED, 1 - _ROUNDED])
+    return with_log_tails(logit_of(inside), low, high)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The simplest family, which only fits an offset, and what its slope is called in reasons."""
+
+    name: str
+    fit: Callable[[Values, Values], Logistic]
+    slope: str
 
 
 @dataclass(frozen=True)
@@ -241,38 +225,114 @@ class _Choice:
     forced: bool = False
 
 
-def _choose(logit: Values, present: _Present, patients: npt.NDArray[Any]) -> _Choice:
+_SLOPE_1: Final = _Base("offset", offset, "slope 1")
+
+
+def _base(log_odds: Values, labels: Floats, patient: _Indices) -> _Base:
+    """Choose between slope 1 and one slope for all findings.
+
+    Args:
+        log_odds: float64 [n, k].
+        labels: float [n, k], 1, 0 or NaN.
+        patient: int64 [n], numbered from 0.
+    """
+    two_sided = [k for k, y in enumerate(labels.T) if not one_sided(y)]
+    if len(two_sided) < 2 or patient.max() + 1 < 2 * _FOLDS:
+        return _SLOPE_1
+    x, y = log_odds[:, two_sided], labels[:, two_sided]
+    fold = _deal(np.bincount(patient, (y == 1).any(axis=1)) > 0)[patient]
+    excess = np.zeros(len(x))
+    for held_out in range(_FOLDS):
+        slope = _shared_slope(x, y, fold != held_out)
+        if slope is None:
+            return _SLOPE_1
+        excess += _summed_losses(offset, x, y, fold, held_out)
+        excess -= _summed_losses(pooled(slope), x, y, fold, held_out)
+    gain, error = _gain(excess, patient)
+    slope = _shared_slope(x, y, fold >= 0)
+    if slope is None or gain <= error:
+        return _SLOPE_1
+    return _Base("pooled", pooled(slope), f"slope {slope:.3g}, shared by {len(two_sided)} findings")
+
+
+def _shared_slope(x: Values, y: Floats, rows: _Present) -> float | None:
+    """Fit the slope that the findings share on some rows; labels that are unknown are left out.
+
+    Targets are smoothed by the counts of all findings together: they make up for little data, and
+    by a finding's own counts the rare ones would flatten the slope.
+    """
+    known = ~np.isnan(y) & rows[:, None]
+    target = np.full(x.shape, np.nan)
+    target[known] = smoothed(y[known] > 0.5)
+    some = known.any(axis=0)
+    return pooled_slope(x[:, some], target[:, some])
+
+
+def _summed_losses(fit: Fit, x: Values, y: Floats, fold: _Indices, held_out: int) -> Values:
+    """Give each row's log loss summed over findings, [n]; 0 outside the fold held out."""
+    losses = np.zeros(len(x))
+    for logit, label in zip(x.T, y.T, strict=True):
+        known = ~np.isnan(label)
+        rest, out = known & (fold != held_out), known & (fold == held_out)
+        fitted = fit(logit[rest], smoothed(label[rest] > 0.5)) if rest.any() else None
+        if fitted is not None:
+            losses[out] += _log_losses(fitted, logit[out], label[out] > 0.5)
+    return losses
+
+
+def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -> _Choice:
     """Choose and fit the calibrator of one finding; the order of the rows does not matter.
 
     Args:
         logit: float64 [n], finite.
         present: bool [n], the known labels, both sides among them.
-        patients: [n], of any kind that sorts.
+        patients: int64 [n].
+        base: the simplest family.
     """
     target = smoothed(present)
-    if platt(logit, target) is None:
-        reason = (
-            "the logits do not rise with the label in validation: slope 1, only the offset is "
-            "fitted"
-        )
-        return _Choice(offset(logit, target), reason, forced=True)
+    simplest = base.fit(logit, target)
     patient = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     has = np.bincount(patient, present) > 0
     sides = {"with": int(has.sum()), "without": int((~has).sum())}
     side = min(sides, key=lambda name: sides[name])
+    only = f"{base.slope}, only the offset is fitted"
+    if platt(logit, target) is None:
+        reason = f"the logits do not rise with the label in validation: {only}"
+        return _Choice(simplest, reason, forced=True)
     if sides[side] < _FOLDS:
         reason = (
-            f"fewer than {_FOLDS} patients {side} the finding in validation ({sides[side]}): "
-            f"slope 1, only the offset is fitted"
+            f"fewer than {_FOLDS} patients {side} the finding in validation ({sides[side]}): {only}"
         )
-        return _Choice(offset(logit, target), reason, forced=True)
+        return _Choice(simplest, reason, forced=True)
+    fits = {base.name: base.fit, **_affordable(sides[side])}
     fold, losses = _deal(has)[patient], {}
-    for name, fit in FAMILIES.items():
+    for name, fit in fits.items():
         loss = _losses(fit, logit, present, fold)
         if loss is not None:
             losses[name] = loss
     name, reason = _simplest(losses, patient)
-    return _Choice(FAMILIES[name](logit, target) or offset(logit, target), reason)
+    return _Choice(fits[name](logit, target) or simplest, f"{reason}{_untried(sides, side)}")
+
+
+def _affordable(patients: int) -> dict[str, Fit]:
+    """Give the families beyond the simplest that so many patients on the smaller side allow."""
+    return {
+        name: family.fit
+        for name, family in FAMILIES.items()
+        if name != "offset" and patients >= PATIENTS_PER_PARAMETER * family.parameters
+    }
+
+
+def _untried(sides: dict[str, int], side: str) -> str:
+    needs = {
+        name: PATIENTS_PER_PARAMETER * family.parameters
+        for name, family in FAMILIES.items()
+        if name != "offset" and sides[side] < PATIENTS_PER_PARAMETER * family.parameters
+    }
+    if not needs:
+        return ""
+    listed = ", ".join(f"{name} (needs {patients})" for name, patients in needs.items())
+    return f"; not tried with {sides[side]} patients {side} the finding: {listed}"
 
 
 def _simplest(losses: dict[str, Values], patient: _Indices) -> tuple[str, str]:
@@ -297,7 +357,7 @@ def _deal(has: _Present) -> _Indices:
     return fold
 
 
-def _losses(fit: _Fit, logit: Values, present: _Present, fold: _Indices) -> Values | None:
+def _losses(fit: Fit, logit: Values, present: _Present, fold: _Indices) -> Values | None:
     """Give each row's log loss under the fit without its fold; None where a fold has no fit."""
     losses = np.empty_like(logit)
     for held_out in range(_FOLDS):
@@ -305,10 +365,14 @@ def _losses(fit: _Fit, logit: Values, present: _Present, fold: _Indices) -> Valu
         fitted = fit(logit[rest], smoothed(present[rest]))
         if fitted is None:
             return None
-        p = fitted.apply(logit[out])
-        of_truth = np.where(present[out], p, 1 - p)
-        losses[out] = -np.log(np.maximum(of_truth, np.finfo(np.float64).eps))
+        losses[out] = _log_losses(fitted, logit[out], present[out])
     return losses
+
+
+def _log_losses(fitted: Calibrator, logit: Values, present: _Present) -> Values:
+    p = fitted.apply(logit)
+    of_truth = np.where(present, p, 1 - p)
+    return -np.log(np.maximum(of_truth, np.finfo(np.float64).eps))
 
 
 def _gain(difference: Values, patient: _Indices) -> tuple[float, float]:
@@ -317,94 +381,6 @@ def _gain(difference: Values, patient: _Indices) -> tuple[float, float]:
     residual = np.bincount(patient, difference - gain)
     units = len(residual)
     return gain, math.sqrt(units / (units - 1) * float(residual @ residual)) / len(difference)
-
-
-class Calibration(BaseModel):
-    """One calibrator per finding, in the order of the model's logits.
-
-    Attributes:
-        calibrators: finding → how its logit becomes a probability.
-        reasons: finding → why that family was chosen.
-        unfitted: finding → why only an offset, or nothing, could be fitted.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    calibrators: dict[str, Calibrator]
-    reasons: dict[str, str] = {}
-    unfitted: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _names_its_own(self) -> Self:
-        strange = (set(self.reasons) | set(self.unfitted)) - set(self.calibrators)
-        if strange:
-            raise ValueError(f"reasons or unfitted name {sorted(strange)} without a calibrator")
-        return self
-
-    def apply(self, logits: Floats) -> Values:
-        """Turn logits, float [n, k], into probabilities, float64 [n, k]."""
-        if logits.ndim != 2 or logits.shape[1] != len(self.calibrators):
-            raise PredictionsError(
-                f"logits must have shape [n, {len(self.calibrators)}], one column per finding, "
-                f"not {logits.shape}"
-            )
-        columns = np.asarray(logits, dtype=np.float64).T
-        calibrators = self.calibrators.values()
-        return np.stack([of.apply(x) for of, x in zip(calibrators, columns, strict=True)], axis=1)
-
-
-def fit_calibration(
-    logits: Floats, labels: Floats, patients: npt.NDArray[Any], findings: Sequence[str]
-) -> Calibration:
-    """Choose and fit a calibrator for each finding, on validation.
-
-    A finding without positives or negatives keeps its logit. Where the logits do not rise with the
-    label, or too few patients have the finding, only the offset is fitted. `unfitted` says so.
-
-    Args:
-        logits: float [n, k], finite.
-        labels: float [n, k], 1, 0 or NaN (left out).
-        patients: [n], of any kind that sorts.
-        findings: the k names, in the order of the columns.
-
-    Raises:
-        PredictionsError: a logit is NaN or infinite.
-    """
-    _check_finite(logits)
-    calibrators: dict[str, Calibrator] = {}
-    reasons: dict[str, str] = {}
-    unfitted: dict[str, str] = {}
-    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
-        missing = one_sided(y)
-        if missing:
-            calibrators[finding] = Logistic(family="offset")
-            unfitted[finding] = f"{missing} in validation: the logit is not changed"
-            continue
-        keep = ~np.isnan(y)
-        choice = _choose(logit[keep].astype(np.float64), y[keep] > 0.5, patients[keep])
-        calibrators[finding] = choice.calibrator
-        (unfitted if choice.forced else reasons)[finding] = choice.reason
-    return Calibration(calibrators=calibrators, reasons=reasons, unfitted=unfitted)
-
-
-def fit_slopes(logits: Floats, labels: Floats, findings: Sequence[str]) -> dict[str, float]:
-    """Give the calibrated log-odds per unit of each logit: Platt's slope, above 0.
-
-    It is 1 where a finding is one-sided or its logits do not rise with the label.
-
-    Args:
-        logits: float [n, k], finite.
-        labels: float [n, k], 1, 0 or NaN (left out).
-        findings: the k names, in the order of the columns.
-    """
-    _check_finite(logits)
-    slopes = dict.fromkeys(findings, 1.0)
-    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
-        keep = ~np.isnan(y)
-        if not one_sided(y):
-            line = platt(logit[keep].astype(np.float64), smoothed(y[keep] > 0.5))
-            slopes[finding] = line.slope if line else 1.0
-    return slopes
 
 
 def _check_finite(logits: Floats) -> None:

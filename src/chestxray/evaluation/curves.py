@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import TAILS, Draws, Floats, Values, exact_share
-from chestxray.evaluation.calibration import CLIP, Calibration, fit_calibration
+from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.metrics import interval_of, measure
 from chestxray.evaluation.prior_shift import correct, estimate_prevalence
 from chestxray.evaluation.result_details import (
@@ -247,11 +246,12 @@ def recalibrated(pairs: Pairs, validation: Pairs) -> tuple[Calibration, Values]:
     """Fit a calibration on validation predictions and apply it to the evaluated ones.
 
     Returns:
-        The calibration, of log-odds of probabilities, and float64 [n, K] for `pairs`.
+        The calibration, of log-odds of probabilities, and float64 [n, K] for `pairs`, which rank
+        its images as the given probabilities do.
     """
-    logits = log_odds(validation.probabilities, CLIP)
+    logits = stated_log_odds(validation.probabilities)
     calibration = fit_calibration(logits, validation.labels, validation.patients, pairs.findings)
-    return calibration, calibration.apply(log_odds(pairs.probabilities, CLIP))
+    return calibration, calibration.apply(stated_log_odds(pairs.probabilities))
 
 
 def diagram(y: Floats, p: Floats, draws: Draws) -> ReliabilityDiagram:

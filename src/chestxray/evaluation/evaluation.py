@@ -196,7 +196,7 @@ class Evaluation:
         """
         pairs = pair(_table(predictions), truth, split)
         if bundle is not None:
-            bundle.check_made(pairs.models, str(predictions))
+            bundle.check_made(pairs.models)
         validation = None if fit_on is None else _validation(_table(fit_on), truth, pairs)
         draws = Draws.of(pairs.patients, resamples, seed)
         known = _prevalences(prevalence or {}, pairs.findings)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chestxray.model.engines import Answer, Engine
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
+    from chestxray.model.recalibration import calibrate
 
 __all__ = [
     "Answer",
@@ -22,6 +23,7 @@ __all__ = [
     "Engine",
     "ModelCard",
     "TrainedOn",
+    "calibrate",
 ]
 
 __getattr__ = exports(
@@ -37,5 +39,6 @@ __getattr__ = exports(
             "TrainedOn",
         ),
         "network": ("Classifier",),
+        "recalibration": ("calibrate",),
     },
 )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
+from chestxray.evaluation.bundle_thresholds import model_identity
 from chestxray.model.model_card import CARD, GATE, WEIGHTS, Facts, GateCard, ModelCard, read
 from chestxray.model.network import Classifier, check_finite
 from chestxray.model.out_of_distribution import Detector
@@ -58,8 +59,9 @@ def save(
             "gate": _save_detector(folder, detector),
         }
     )
-    write_json(folder / CARD, card.model_dump(mode="json"))
-    return Bundle(card, detector, classifier.eval())
+    values = card.model_dump(mode="json")
+    write_json(folder / CARD, values)
+    return Bundle(card, detector, model_identity(values), classifier.eval())
 
 
 def load(folder: Path) -> Bundle:
@@ -80,7 +82,7 @@ def load(folder: Path) -> Bundle:
     check_finite(classifier)
     _check_normalisation(folder, facts.card, classifier)
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    return Bundle(facts.card, facts.detector, classifier)
+    return Bundle(facts.card, facts.detector, facts.identity, classifier)
 
 
 def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:

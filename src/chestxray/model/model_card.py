@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -67,6 +66,23 @@ class TrainedOn(BaseModel):
     recipe: str
 
 
+class Recalibration(BaseModel):
+    """The images of a site that a bundle was calibrated on again, the latest.
+
+    Attributes:
+        source: title of the data set.
+        images, patients: that were used.
+        of: identity of the bundle before.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    images: int
+    patients: int
+    of: str
+
+
 class GateCard(Limits):
     """The limits of the out-of-distribution detector, and the SHA-256 of its file."""
 
@@ -82,7 +98,8 @@ class ModelCard(BaseModel):
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
-        calibration: from logits to probabilities, chosen and fitted on validation.
+        calibration: from logits to probabilities: the link of the training loss, and a strictly
+            increasing calibrator per finding, chosen and fitted on validation.
         thresholds: probability from which a finding is called, at `operating_point`; None for a
             finding that is not assessed.
         operating_points: name → finding → its threshold there; None without one.
@@ -94,6 +111,7 @@ class ModelCard(BaseModel):
         heat_slopes: calibrated log-odds per unit of each class map.
         heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
         trained_on: origin of the weights.
+        recalibrated_on: images of a site; None for the bundle of a run.
         gate: limits of the out-of-distribution detector, None where none was fitted.
     """
 
@@ -116,6 +134,7 @@ class ModelCard(BaseModel):
     heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     heat_scale: float = Field(gt=0, allow_inf_nan=False)
     trained_on: TrainedOn
+    recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
     weights_sha256: str
 
@@ -153,15 +172,12 @@ class Facts:
     Attributes:
         card: of the model.
         detector: of images unlike those it knows, None where none was fitted.
+        identity: short name of exactly this model, see `model_identity`.
     """
 
     card: ModelCard
     detector: Detector | None
-
-    @cached_property
-    def identity(self) -> str:
-        """Short name of exactly this model, see `model_identity`."""
-        return model_identity(self.card.model_dump(mode="json"))
+    identity: str
 
 
 def read(folder: Path) -> Facts:
@@ -172,9 +188,9 @@ def read(folder: Path) -> Facts:
             pixel rule that this version does not have.
         ArtifactError: a file is missing.
     """
-    card = _read_card(folder)
+    card, identity = _read_card(folder)
     _checked(folder / WEIGHTS, card.weights_sha256)
-    return Facts(card, _load_detector(folder, card))
+    return Facts(card, _load_detector(folder, card), identity)
 
 
 def list_sha256(images: Iterable[str]) -> str:
@@ -205,7 +221,8 @@ def _load_detector(folder: Path, card: ModelCard) -> Detector | None:
         raise BundleError(f"{path} does not hold a detector ({error}): train again") from error
 
 
-def _read_card(folder: Path) -> ModelCard:
+def _read_card(folder: Path) -> tuple[ModelCard, str]:
+    """Give the card and the model's identity."""
     path = folder / CARD
     if (folder / EXPORT).exists():
         raise BundleError(
@@ -217,7 +234,7 @@ def _read_card(folder: Path) -> ModelCard:
             f"{folder} is not a bundle, it has no {CARD}: give the `bundle` folder of a finished "
             f"run"
         )
-    card = _parsed(path)
+    card, identity = _parsed(path)
     if card.pixel_rule != PIXEL_RULE:
         raise BundleError(
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
@@ -235,10 +252,10 @@ def _read_card(folder: Path) -> ModelCard:
             f"{path}: thresholds must be those of the operating point {card.operating_point!r} "
             f"in operating_points: train again"
         )
-    return card
+    return card, identity
 
 
-def _parsed(path: Path) -> ModelCard:
+def _parsed(path: Path) -> tuple[ModelCard, str]:
     values = read_json(path, _MADE_BY)
     if values.get("format") != _FORMAT:
         raise BundleError(
@@ -246,7 +263,7 @@ def _parsed(path: Path) -> ModelCard:
             f"the chestxray that made it ({values.get('package_version')}), or train again"
         )
     try:
-        return ModelCard.model_validate(values)
+        return ModelCard.model_validate(values), model_identity(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

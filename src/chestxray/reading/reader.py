@@ -194,7 +194,7 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
         yield warning("trained-on-synthetic")
     if bundle.detector is None:
         yield warning("gate-not-fitted")
-    unfitted = bundle.card.calibration.unfitted
+    unfitted = bundle.card.calibration.uncalibrated
     if unfitted:
         yield warning("not-calibrated", dict(unfitted), names=", ".join(unfitted))
 

@@ -172,8 +172,8 @@ def _finding_card(reader: Reader, finding: str) -> FindingCard:
         description=known.description if known else "",
         threshold=card.thresholds[finding],
         not_assessed=card.unavailable.get(finding),
-        calibrated=finding not in card.calibration.unfitted,
-        uncalibrated=card.calibration.unfitted.get(finding),
+        calibrated=finding not in card.calibration.uncalibrated,
+        uncalibrated=card.calibration.uncalibrated.get(finding),
     )
 
 
@@ -186,7 +186,7 @@ def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingRe
         threshold=card.thresholds[finding],
         called=reading.calls[finding],
         not_assessed=card.unavailable.get(finding),
-        calibrated=finding not in card.calibration.unfitted,
+        calibrated=finding not in card.calibration.uncalibrated,
     )
 
 

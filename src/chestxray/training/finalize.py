@@ -24,6 +24,7 @@ from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
+from chestxray.training.losses import link_of
 from chestxray.training.recipe import Recipe
 
 _Floats = npt.NDArray[np.float64]
@@ -47,10 +48,11 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     about = dataset.index.iloc[val.rows]
     patients = np.unique(about["patient"], return_inverse=True)[1]
     findings = dataset.findings
-    calibration = fit_calibration(logits, val.labels, patients, findings)
+    link = link_of(recipe.loss)
+    calibration = fit_calibration(logits, val.labels, patients, findings, link)
     probabilities = calibration.apply(logits)
     points = fit_operating_points(probabilities, val.labels, patients, findings)
-    slopes = fit_slopes(logits, val.labels, findings)
+    slopes = fit_slopes(logits, val.labels, findings, link)
     table = predictions.table(about["image"].tolist(), probabilities, findings)
     predictions.write(run / "validation.csv", table)
     card = ModelCard(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from chestxray.errors import RecipeError
+from chestxray.evaluation.focal_link import FocalLink
 from chestxray.training.recipe import Loss
 
 
@@ -75,6 +76,14 @@ def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> nn.Module:
     if choice.kind not in makers:
         raise RecipeError(f"unknown loss {choice.kind!r}: choose one of {', '.join(makers)}")
     return makers[choice.kind]()
+
+
+def link_of(choice: Loss) -> FocalLink:
+    """Give the link from logits to log-odds of the loss that a recipe chooses.
+
+    Class weights are not part of it: they only shift the log-odds.
+    """
+    return FocalLink(gamma=choice.gamma if choice.kind == "focal" else 0.0)
 
 
 def class_weights(

@@ -1,0 +1,142 @@
+"""Calibrate a bundle again, for the patients of one site.
+
+Where a bundle is used, findings are more or less frequent than in its validation images, and look
+different on other equipment. Predictions by the bundle for labelled images of the site are enough
+to correct its probabilities: a second calibration follows the bundle's own, by the same rule and
+the same families (`evaluation.calibration`), so that its simplest form is a correction for the
+prevalence. Both rise strictly, so the ranking of images stays.
+
+Calls stay too: each threshold becomes the corrected probability of the same images. What the calls
+cost and find at the site is for `evaluate` to measure, on other images than these.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chestxray.artifacts import write_json, written
+from chestxray.dataset.store import Dataset
+from chestxray.errors import BundleError, PredictionsError
+from chestxray.evaluation.bootstrap import Values
+from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
+from chestxray.evaluation.evidence import one_sided
+from chestxray.evaluation.labels import Labels, Pairs, pair
+from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.prior_shift import prevalences
+from chestxray.findings import Findings
+from chestxray.model.model_card import CARD, GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
+from chestxray.version import __version__
+
+
+def calibrate(
+    bundle: Path | str,
+    predictions: Predictions | Path | str,
+    labels: Labels | Dataset | Path | str,
+    out: Path | str,
+    *,
+    split: str | None = None,
+) -> Facts:
+    """Write a bundle that is calibrated for a site; the given one stays as it is.
+
+    Args:
+        bundle: a bundle.
+        predictions: by this bundle, for images that it was not trained on.
+        labels: of these images: a prepared dataset, a label table, or either opened.
+        out: folder of the new bundle, which must not exist or be empty.
+        split: which split the predictions are of, `test` by default.
+
+    Returns:
+        The new bundle without its network.
+
+    Raises:
+        BundleError: not a bundle, or `out` is not empty.
+        PredictionsError: predictions that do not fit the labels, that another model made or that
+            do not name their model, or no finding to calibrate.
+        SourceError: a label table that cannot be read.
+        ArtifactError: a file that does not exist.
+    """
+    folder, out = Path(bundle), Path(out)
+    facts = read(folder)
+    if out.exists() and any(out.iterdir()):
+        raise BundleError(f"{out} is not empty: give a new folder for the calibrated bundle")
+    truth = Labels.of(labels)
+    pairs = pair(
+        predictions if isinstance(predictions, Predictions) else Path(predictions), truth, split
+    )
+    _check_made(pairs, facts.identity)
+    card = _recalibrated(facts, pairs, truth.source)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, *((GATE,) if facts.detector else ())):
+        with written(out / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+    write_json(out / CARD, card.model_dump(mode="json"))
+    return read(out)
+
+
+def _check_made(pairs: Pairs, identity: str) -> None:
+    """Refuse predictions that this bundle did not make."""
+    if pairs.models != (identity,):
+        made = ", ".join(pairs.models) or "a model that the table does not name"
+        raise PredictionsError(
+            f"the predictions were made by {made}, the bundle is {identity}: predict the images "
+            f"of the site with this bundle (chestxray predict)"
+        )
+
+
+def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
+    card = facts.card
+    probabilities, labels = _columns(pairs, card.findings)
+    if all(one_sided(y) for y in labels.T):
+        raise PredictionsError(
+            f"the labels have no finding of the bundle with positives and negatives: give more "
+            f"images; {len(labels)} were given"
+        )
+    site = fit_calibration(stated_log_odds(probabilities), labels, pairs.patients, card.findings)
+    points = {
+        name: _through(site, thresholds, card.findings)
+        for name, thresholds in card.operating_points.items()
+    }
+    return card.model_copy(
+        update={
+            "package_version": __version__,
+            "calibration": card.calibration.followed_by(site),
+            "operating_points": points,
+            "thresholds": points[card.operating_point],
+            "prevalences": card.prevalences | prevalences(labels, card.findings),
+            "recalibrated_on": Recalibration(
+                source=source,
+                images=len(labels),
+                patients=len(np.unique(pairs.patients)),
+                of=facts.identity,
+            ),
+        }
+    )
+
+
+def _columns(pairs: Pairs, findings: Findings) -> tuple[Values, npt.NDArray[Any]]:
+    """Give probabilities and labels, float64 [n, K], unknown where the site has no labels."""
+    probabilities = np.full((len(pairs.images), len(findings)), 0.5)
+    labels = np.full(probabilities.shape, np.nan)
+    for place, finding in enumerate(findings):
+        theirs = pairs.findings.place(finding)
+        if theirs is not None:
+            probabilities[:, place] = pairs.probabilities[:, theirs]
+            labels[:, place] = pairs.labels[:, theirs]
+    return probabilities, labels
+
+
+def _through(
+    site: Calibration, thresholds: dict[str, float | None], findings: Findings
+) -> dict[str, float | None]:
+    """Give the thresholds that make the same calls after calibration."""
+    before = [[0.5 if thresholds[finding] is None else thresholds[finding] for finding in findings]]
+    after = site.apply(stated_log_odds(np.array(before, dtype=np.float64)))[0]
+    return {
+        finding: None if thresholds[finding] is None else float(p)
+        for finding, p in zip(findings, after, strict=True)
+    }
