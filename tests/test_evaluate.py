@@ -103,7 +103,11 @@ def test_the_calls_of_every_operating_point_are_counted_on_both_parts(tmp_path: 
             assert of.calls_per_image.value == pytest.approx(called.sum() / len(y))
             assert of.flagged.value == pytest.approx(called[free].any(axis=1).mean())
             assert of.precision.value == pytest.approx(y[called].mean())
-            shown = [called[y[:, k] == 1, k].mean() for k in range(14) if at[k] < np.inf and y[:, k].any()]
+            shown = [
+                called[y[:, k] == 1, k].mean()
+                for k in range(14)
+                if at[k] < np.inf and y[:, k].any()
+            ]
             assert of.recall.value == pytest.approx(np.mean(shown))
         assert point.validation.flagged.low is None
         assert point.evaluated.calls_per_image.low < point.evaluated.calls_per_image.value

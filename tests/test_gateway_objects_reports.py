@@ -61,6 +61,7 @@ def test_the_report_ties_each_finding_to_its_certainty_threshold_and_call(tmp_pa
     assert items(report, "Algorithm Name")[0].TextValue == reader.bundle.identity
     parameters = [item.TextValue for item in items(report, "Algorithm Parameters")]
     assert f"weights SHA-256 {reader.bundle.card.weights_sha256}" in parameters
+    assert "operating point joint" in parameters
 
 
 @pytest.mark.parametrize("name", SETS)

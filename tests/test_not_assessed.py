@@ -147,13 +147,8 @@ def test_the_picture_lists_it_last_and_shows_no_heat_of_it(reading, reader):
     assert drawing._ranked(reading, thresholds)[-1] == USELESS
     assert USELESS not in drawing.relevant(reading, thresholds, 3)
     written = []
-
-    class Written(drawing.Canvas):
-        def text(self, at, text, style, anchor="ls"):
-            written.append(text)
-
-    canvas = Written.blank(2000, 1200)
-    canvas.__class__ = Written
+    canvas = drawing.Canvas.blank(2000, 1200)
+    canvas.text = lambda _at, text, *_: written.append(text)
     column = drawing.Column(1400, 560, 100, 1000)
     drawing.table(canvas, column, reading, thresholds)
     assert written.count("not assessed") == 1
@@ -177,5 +172,7 @@ def test_an_answer_of_the_web_service_says_so(reading, reader):
 def test_no_region_is_sent_for_it(reading, reader, tmp_path):
     path = film(tmp_path)
     source = objects.SourceImage.read(path.read_bytes(), hashlib.sha256(b"").hexdigest())
-    sent = list(objects.make(source, pixels.decode(path.read_bytes()), reading, reader, {"regions"}))
+    sent = list(
+        objects.make(source, pixels.decode(path.read_bytes()), reading, reader, {"regions"})
+    )
     assert all(USELESS.encode() not in result.content for result in sent)

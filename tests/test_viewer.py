@@ -295,7 +295,8 @@ def test_a_screen_reader_announces_the_findings(page, radiographs):
     assert "warnings." in said
     described = page.locator("[data-finding=Hernia] button").get_attribute("aria-label")
     assert re.match(
-        r"Hernia, [<>]? ?[\d.]+ %(, threshold [\d.]+ %)?, (called|not called|not assessed)", described
+        r"Hernia, [<>]? ?[\d.]+ %(, threshold [\d.]+ %)?, (called|not called|not assessed)",
+        described,
     )
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, canvas, summary")].filter(e =>

@@ -102,8 +102,7 @@ def fit_operating_points(
     reasons = {finding: no_evidence(y, p, patients) for finding, (y, p) in columns.items()}
     joint, note = _joint(probabilities, labels, patients, reasons)
     alone = {
-        finding: {} if reasons[finding] else fit_rules(y, p)
-        for finding, (y, p) in columns.items()
+        finding: {} if reasons[finding] else fit_rules(y, p) for finding, (y, p) in columns.items()
     }
     chosen = {MAIN: joint} | {
         name: {
@@ -134,9 +133,7 @@ def _joint(
     chosen = {finding: Chosen(SHARE, None, reason) for finding, reason in reasons.items()}
     if not assessed.any():
         return chosen, ""
-    columns = [
-        (place, finding) for place, finding in enumerate(reasons) if not reasons[finding]
-    ]
+    columns = [(place, finding) for place, finding in enumerate(reasons) if not reasons[finding]]
     thresholds, why = joint_thresholds(probabilities, labels, patients, assessed)
     if thresholds is not None:
         by_level = {finding: Chosen(SHARE, float(thresholds[place])) for place, finding in columns}

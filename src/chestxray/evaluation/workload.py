@@ -27,6 +27,7 @@ from chestxray.evaluation.weighted_counts import Column
 Rates = Mapping[str, Mapping[str, Values]]
 """Finding → metric of calls → its values [1 + R + G]; only findings that have a threshold."""
 
+
 @dataclass(frozen=True)
 class Images:
     """Images whose calls are counted.

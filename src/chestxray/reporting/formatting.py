@@ -201,6 +201,7 @@ FILTERS: Final = {
     function.__name__: function
     for function in (
         figure, number, span, threshold, share, p_value, percent, counted, label, listed, duration,
-        quoted, capitalized, points_of, notes_of, measured, undefined, metric_label, metric_description,
+        quoted, capitalized, points_of, notes_of, measured, undefined, metric_label,
+        metric_description,
     )
 }  # fmt: skip

@@ -2,8 +2,8 @@
 
 Text is drawn by Pillow in DejaVu Sans, the font that matplotlib ships, so a picture looks the same
 on every machine. The table lists findings by probability relative to their threshold, so the called
-ones come first; those that are not assessed come last, in words. Where not all fit, it says how many
-are missing.
+ones come first; those that are not assessed come last, in words. Where not all fit, it says how
+many are missing.
 """
 
 from __future__ import annotations

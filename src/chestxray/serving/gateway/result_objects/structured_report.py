@@ -151,6 +151,7 @@ def _algorithm(model: Model) -> tuple[bytes, ...]:
     parameters = (
         f"weights SHA-256 {model.weights}",
         f"trained on {model.data}, by chestxray {model.trained_by}",
+        f"operating point {model.operating_point}",
     )
     return (
         content.text(MODIFIER, codes.ALGORITHM, model.name),
