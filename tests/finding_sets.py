@@ -32,7 +32,8 @@ def described(card: ModelCard, findings: Findings) -> ModelCard:
     """A model's card with other findings: each fourth has no threshold, the last no calibration."""
     logits = Logistic(family="offset")
     rows = range(len(findings))
-    thresholds = [None if n % 4 == 3 else round(0.05 + 0.9 * n / 40, 3) for n in rows]
+    limits = [None if n % 4 == 3 else round(0.05 + 0.9 * n / 40, 3) for n in rows]
+    thresholds = dict(zip(findings, limits, strict=True))
     return card.model_copy(
         update={
             "findings": findings,
@@ -40,7 +41,13 @@ def described(card: ModelCard, findings: Findings) -> ModelCard:
                 calibrators=dict.fromkeys(findings, logits),
                 unfitted={findings[-1]: "1 positive in validation"} if len(findings) > 1 else {},
             ),
-            "thresholds": dict(zip(findings, thresholds, strict=True)),
+            "thresholds": thresholds,
+            "operating_points": {card.operating_point: thresholds},
+            "not_assessed": {
+                finding: "no evidence in validation"
+                for finding, threshold in thresholds.items()
+                if threshold is None
+            },
             "heat_slopes": dict.fromkeys(findings, 1.0),
         }
     )

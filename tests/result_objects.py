@@ -47,6 +47,7 @@ SETS = {
     ),
 }
 """Findings of other models: some with a public code, most with a private one."""
+NO_EVIDENCE = "the positives in validation are of 2 patients, at least 5 are needed"
 WARNING = Notice("dark", "the image is darker than any of training")
 USUAL = {
     "SOPInstanceUID": "1.2.826.0.1.3680043.8.498.11",
@@ -128,6 +129,7 @@ def reading(
         model="a model",
         image=np.zeros((7, 7), np.uint8),
         thresholds={f: None if f == "Hernia" else 0.5 for f in FINDINGS},
+        not_assessed={"Hernia": NO_EVIDENCE},
     )
 
 

@@ -25,7 +25,7 @@ from chestxray.evaluation import evaluation as evaluations
 from chestxray.evaluation import predictions
 from chestxray.evaluation.curves import NO_VALIDATION
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.metrics import METRICS, Metric, call_metrics, register
+from chestxray.evaluation.metrics import METRICS, Metric, call_metrics, register, score_metrics
 from chestxray.evaluation.results import Results, schema
 from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
@@ -78,9 +78,56 @@ def test_a_planted_auroc_is_found_and_thresholds_come_from_validation(tmp_path: 
     p = predicted(LABELS, "val", seed=1)["prob_Effusion"].to_numpy()
     y = LABELS.rows.loc[LABELS.rows["split"] == "val", "Effusion"].to_numpy()
     fpr, tpr, thresholds = oracle.roc_curve(y, p, drop_intermediate=False)
-    assert effusion["threshold"] == {"value": thresholds[(tpr - fpr).argmax()]}
-    assert effusion["operating_points"]["youden"]["recall"] == effusion["recall"]
+    points = effusion["operating_points"]
+    assert points["youden"]["threshold"] == {"value": thresholds[(tpr - fpr).argmax()]}
+    assert points["joint"]["threshold"] == effusion["threshold"]
+    assert points["joint"]["recall"] == effusion["recall"]
     assert all(effusion[name]["value"] is not None for name in METRICS)
+
+
+def test_the_calls_of_every_operating_point_are_counted_on_both_parts(tmp_path: Path) -> None:
+    paths = [table_of("test", tmp_path), table_of("val", tmp_path, seed=1)]
+    results = evaluations.evaluate(paths[0], LABELS, fit_on=paths[1], resamples=40)
+    assert results.operating_point == next(iter(results.workload)) == "joint"
+    for name, point in results.workload.items():
+        thresholds = {f: r.operating_points[name].threshold for f, r in results.findings.items()}
+        for split, path, of in (
+            ("test", paths[0], point.evaluated),
+            ("val", paths[1], point.validation),
+        ):
+            y = LABELS.rows[LABELS.rows["split"] == split][list(FINDINGS)].to_numpy()
+            p = predictions.read(path).probabilities
+            at = np.array([thresholds[f].value or np.inf for f in FINDINGS])
+            called, free = p >= at, (y == 0).all(axis=1)
+            assert of.finding_free == free.sum()
+            assert of.calls_per_image.value == pytest.approx(called.sum() / len(y))
+            assert of.flagged.value == pytest.approx(called[free].any(axis=1).mean())
+            assert of.precision.value == pytest.approx(y[called].mean())
+            shown = [
+                called[y[:, k] == 1, k].mean()
+                for k in range(14)
+                if at[k] < np.inf and y[:, k].any()
+            ]
+            assert of.recall.value == pytest.approx(np.mean(shown))
+        assert point.validation.flagged.low is None
+        assert point.evaluated.calls_per_image.low < point.evaluated.calls_per_image.value
+    joint, youden = (results.workload[name] for name in ("joint", "youden"))
+    assert joint.validation.flagged.value <= 0.25 < youden.validation.flagged.value
+    assert joint.evaluated.calls_per_image.value < youden.evaluated.calls_per_image.value
+
+
+def test_a_finding_that_validation_does_not_support_has_no_metric_of_calls(tmp_path: Path) -> None:
+    paths = [table_of("test", tmp_path), tmp_path / "useless.csv"]
+    rows = predicted(LABELS, "val", seed=1)
+    rows["prob_Mass"] = np.random.default_rng(0).random(len(rows))
+    write(paths[1], rows, FINDINGS)
+    results = evaluations.evaluate(paths[0], LABELS, fit_on=paths[1], resamples=40)
+    mass = results.findings["Mass"]
+    assert "no evidence" in results.not_assessed["Mass"]
+    assert mass.threshold.value is mass.recall.value is mass.confusion is None
+    assert mass.threshold.reason == mass.recall.reason == results.not_assessed["Mass"]
+    assert mass.auroc.value > 0.8
+    assert results.mean.recall.findings < results.mean.auroc.findings
 
 
 def test_what_is_written_is_strict_json_and_what_is_returned(tmp_path: Path) -> None:
@@ -392,7 +439,10 @@ def test_fourteen_predicted_findings_are_scored_on_the_three_of_five_that_are_la
     result = evaluate(path, relabelled(LABELS), tmp_path / "out", val)
     assert list(result["findings"]) == ["Effusion", "Mass", "Pleural_Thickening"]
     for finding, entry in result["findings"].items():
-        assert entry == whole["findings"][finding]
+        before = whole["findings"][finding]
+        assert all(entry[name] == before[name] for name in score_metrics())
+        for name, at in entry["operating_points"].items():  # the joint one is of these three
+            assert name == "joint" or at == before["operating_points"][name]
     left_out = result["left_out"]
     assert len(left_out) == 11 + 2
     assert left_out["Edema"] == "not labelled"

@@ -55,12 +55,13 @@ def test_the_report_ties_each_finding_to_its_certainty_threshold_and_call(tmp_pa
             [] if finding == "Hernia" else [20]
         )
         (call,) = items(group, "Certainty reaches the threshold")
-        expected = {True: "Yes", False: "No", None: "No threshold could be fitted"}
+        expected = {True: "Yes", False: "No", None: "Not assessed"}
         assert call.ConceptCodeSequence[0].CodeMeaning == expected[reading().calls[finding]]
     assert f"Warning (dark): {WARNING}" in comments(report)
     assert items(report, "Algorithm Name")[0].TextValue == reader.bundle.identity
     parameters = [item.TextValue for item in items(report, "Algorithm Parameters")]
     assert f"weights SHA-256 {reader.bundle.card.weights_sha256}" in parameters
+    assert "operating point joint" in parameters
 
 
 @pytest.mark.parametrize("name", SETS)

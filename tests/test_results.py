@@ -89,7 +89,7 @@ def test_results_are_reached_by_attribute(evaluation: Path) -> None:
     assert isinstance(results.mean.auroc, Interval)
     assert results.mean.auroc.low < results.mean.auroc.value < results.mean.auroc.high
     assert isinstance(results.findings["Mass"].auroc.delong, Bounds)
-    assert results.findings["Mass"].operating_points["youden"].recall == (
+    assert results.findings["Mass"].operating_points["joint"].recall == (
         results.findings["Mass"].recall
     )
     assert results.findings["Hernia"].auroc.reason == "no positives"

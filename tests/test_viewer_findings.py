@@ -73,7 +73,9 @@ def test_each_finding_has_its_row_bar_mark_and_heatmap(browser, service, reader,
         names = page.locator(".finding .name").all_text_contents()
         assert sorted(names) == sorted(label(finding) for finding in reader.findings)
         called = sum(bool(call) for call in reading.calls.values())
-        assert page.locator("#count").inner_text() == f"{called} of {len(names)} called"
+        none = sum(call is None for call in reading.calls.values())
+        words = f"{called} of {len(names)} called" + (f", {none} not assessed" if none else "")
+        assert page.locator("#count").inner_text() == words
         for finding in reader.findings:
             item = row(page, finding)
             track = item.locator(".track").bounding_box()["width"]
@@ -86,6 +88,27 @@ def test_each_finding_has_its_row_bar_mark_and_heatmap(browser, service, reader,
             if threshold is not None:
                 left = marks.evaluate("mark => mark.offsetLeft")
                 assert left == pytest.approx(math.sqrt(threshold) * track, abs=2)
+
+
+def test_findings_that_are_not_assessed_stand_apart_at_the_end(
+    browser, service, reader, radiographs
+):
+    with opened(browser, service) as page:
+        add(page, radiographs["a"])
+        reasons = reader.bundle.card.unavailable
+        heading = page.locator("#findings > .not-assessed")
+        assert heading.count() == bool(reasons)
+        if not reasons:
+            return
+        assert heading.inner_text().startswith(f"Not assessed ({len(reasons)}): ")
+        after = page.locator(".not-assessed ~ .finding .name").all_text_contents()
+        assert sorted(after) == sorted(label(finding) for finding in reasons)
+        finding, reason = next(iter(reasons.items()))
+        row(page, finding).locator("button").click()
+        assert row(page, finding).locator(".call").inner_text().startswith("not assessed")
+        assert f"never called: {reason}." in row(page, finding).locator(".meaning").inner_text()
+        page.keyboard.press("End")
+        assert page.locator(".finding").last.locator("[aria-checked=true]").count() == 1
 
 
 def test_selecting_a_finding_shows_its_heatmap_and_its_meaning(

@@ -99,7 +99,7 @@ def evaluate(
         typer.echo(results.model_dump_json(indent=2))
         return
     _show(results)
-    if results.as_called is not None:
+    if results.as_called is not None and results.thresholds_of is None:
         _show_as_called(results.as_called)
     _show_shift(results.reliability or {})
     if results.localization is not None:
@@ -154,8 +154,9 @@ def _show(result: Results) -> None:
         typer.echo(_line(f"{finding:{width}}", str(entry.positives), entry.metrics, shown))
     typer.echo(_line(f"{'mean':{width}}", "", result.mean.metrics, shown))
     for line in (
+        *_workload(result),
         *_few(result.findings),
-        *_remarks(result.findings, with_thresholds),
+        *_remarks(result),
         *_left_out(result),
     ):
         typer.echo(line)
@@ -220,6 +221,31 @@ def _metric(entry: Interval, metric: str) -> str:
     return f"{figure} ({_figure(entry.low)}–{_figure(entry.high)})"
 
 
+def _workload(result: Results) -> Iterator[str]:
+    """Say what the calls of each operating point cost, in validation and on these images."""
+    if not result.workload:
+        return
+    main = result.operating_point
+    yield f"\nmetrics of calls above are at the operating point {main}; – where not assessed"
+    heads = ("calls per image", "finding-free with a call", "PPV of all calls", "sensitivity")
+    yield f"{'':14}{'findings':>10}" + "".join(f"{head:>26}" for head in heads)
+    for name, point in result.workload.items():
+        parts = (point.validation, point.evaluated)
+        cells = (
+            " → ".join(_figure(getattr(of, part).value) for of in parts if of is not None)
+            for part in ("calls_per_image", "flagged", "precision", "recall")
+        )
+        yield f"{name:14}{point.findings:>10}{''.join(f'{cell:>26}' for cell in cells)}"
+    free = result.workload[main]
+    where, counts = "on these images", str(free.evaluated.finding_free)
+    if free.validation is not None:
+        where, counts = f"in validation → {where}", f"{free.validation.finding_free} → {counts}"
+    yield f"{where}; finding-free: {counts} images; PPV at this prevalence"
+    for name, point in result.workload.items():
+        if point.note:
+            yield f"operating point {name}: {point.note}"
+
+
 def _few(findings: dict[str, FindingResult]) -> Iterator[str]:
     """Name the findings in the mean that have too few positives."""
     measured = {
@@ -235,14 +261,15 @@ def _few(findings: dict[str, FindingResult]) -> Iterator[str]:
         )
 
 
-def _remarks(findings: dict[str, FindingResult], with_thresholds: bool) -> Iterator[str]:
+def _remarks(result: Results) -> Iterator[str]:
     """Say why a figure, an interval or a threshold is missing."""
-    for finding, entry in findings.items():
-        reason = entry.auroc.reason
-        if not reason and with_thresholds:
-            reason = entry.threshold.reason
-        if reason:
-            yield f"{finding}: {reason}"
+    for finding, entry in result.findings.items():
+        if entry.auroc.reason:
+            yield f"{finding}: {entry.auroc.reason}"
+        if finding in result.not_assessed:
+            yield f"{finding} is not assessed: {result.not_assessed[finding]}"
+        elif entry.threshold.reason and result.fit_on and not entry.auroc.reason:
+            yield f"{finding}: {entry.threshold.reason}"
 
 
 def _left_out(result: Results) -> Iterator[str]:

@@ -19,6 +19,7 @@ from chestxray.cli.options import (
 def predict(
     bundle: BundleFolder,
     inputs: Inputs,
+    *,
     out: Annotated[
         Path, typer.Option("--out", help="The table to write: .csv, .parquet or .jsonl.")
     ],

@@ -34,8 +34,12 @@ from chestxray.evaluation.bootstrap import Floats, Values
 SHARE: Final = 0.25
 """Largest share of finding-free radiographs with any call."""
 
-FEWEST_PATIENTS: Final = 10
-"""Patients with a finding-free radiograph, below which no level is fitted."""
+FEWEST_PATIENTS: Final = 5
+"""Patients with a finding-free radiograph, below which no level is fitted.
+
+With 5 finding-free radiographs the level is the highest of their values, so that on average 0.17 of
+others have a call, in 95 % of validation sets 0.01 to 0.52.
+"""
 
 _Mask = npt.NDArray[np.bool_]
 

@@ -207,9 +207,9 @@ class Results(Model):
     matched_by_file_name: int
     left_out: dict[str, str]
     fit_on: FitOn | None
-    not_assessed: dict[str, str] = {}
+    not_assessed: dict[str, str] = Field(default_factory=dict)
     operating_point: str = "youden"
-    workload: dict[str, PointWorkload] = {}
+    workload: dict[str, PointWorkload] = Field(default_factory=dict)
     thresholds_of: str | None = None
     as_called: AsCalled | None = None
     intervals: ResampleSettings

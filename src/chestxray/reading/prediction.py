@@ -80,7 +80,7 @@ class PredictionRun:
         return self.rows - len(self.refused) - len(self.failed)
 
 
-def predict(
+def predict(  # noqa: PLR0913 - the options of one command
     model: Reader | str | Path,
     inputs: Given,
     out: str | Path,
@@ -107,7 +107,8 @@ def predict(
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
             the heatmaps of one table; the next one's replace them.
         force: read what the gate refuses; its reasons are kept.
-        engine: for a bundle, see `chestxray.load`; `operating_point` likewise.
+        engine: for a bundle, see `chestxray.load`.
+        operating_point: likewise; a reader has its own.
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.

@@ -139,6 +139,15 @@ def points_of(findings: Mapping[str, Entry], point: str) -> dict[str, Entry]:
     return {finding: entry["operating_points"][point] for finding, entry in findings.items()}
 
 
+def notes_of(workload: Mapping[str, Entry]) -> list[str]:
+    """Say of each operating point how it was chosen, where its rule could not be applied."""
+    return [
+        f"Operating point {name}: {point['note']}."
+        for name, point in workload.items()
+        if "note" in point
+    ]
+
+
 def measured(contrast: Entry) -> bool:
     """Tell whether two groups of `subgroups.json` are large enough for any finding."""
     return any(gap["auroc"]["value"] is not None for gap in contrast["findings"].values())
@@ -192,6 +201,7 @@ FILTERS: Final = {
     function.__name__: function
     for function in (
         figure, number, span, threshold, share, p_value, percent, counted, label, listed, duration,
-        quoted, capitalized, points_of, measured, undefined, metric_label, metric_description,
+        quoted, capitalized, points_of, notes_of, measured, undefined, metric_label,
+        metric_description,
     )
 }  # fmt: skip

@@ -202,6 +202,14 @@ def _untested(files: RunFiles) -> list[Limit]:
             f"image then changes the value, and the mean, considerably."
         )
         limits.append(Limit(listed(files.few), few))
+    if files.not_assessed:
+        reason = (
+            "Not assessed, and never called: validation gives no evidence that the model ranks "
+            "these findings better than chance, or has too few patients with them. See Results by "
+            "finding."
+        )
+        which = listed_of(list(files.not_assessed), len(files.findings))
+        limits.append(Limit(f"Calls of {which}", reason))
     if files.left_out:
         left_out = "Only the predictions or only the labels have them; see Results by finding."
         limits.append(Limit(listed(files.left_out), left_out))

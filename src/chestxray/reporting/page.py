@@ -64,6 +64,7 @@ PROBABILITIES: Final = (
 )  # fmt: skip
 CALLS: Final = ("recall", "specificity", "precision", "npv", "f1", "mcc", "accuracy", "alert_rate")
 _POINTS: Final = {
+    "joint": "Largest share of finding-free radiographs with any call",
     "youden": "Maximum of Youden’s J",
     "f1": "Maximum of F1",
     "sensitivity": "Required sensitivity",
@@ -135,6 +136,9 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
             figure_sets=sets,
             drawing=drawing,
             sections=_sections(files),
+            main_point=(files.metrics or {}).get("operating_point", "youden"),
+            not_assessed=files.not_assessed,
+            workload=(files.metrics or {}).get("workload"),
             supported=interpretation.supported(files),
             unsupported=interpretation.unsupported(files),
             guidelines=reporting_checklist.statuses(files),

@@ -110,6 +110,11 @@ class RunFiles:
         return self.metrics.get("left_out", {}) if self.metrics else {}
 
     @property
+    def not_assessed(self) -> dict[str, str]:
+        """Findings that are never called, with the reason in validation."""
+        return self.metrics.get("not_assessed", {}) if self.metrics else {}
+
+    @property
     def identity(self) -> str:
         """The model's name as its bundle has it; the backbone alone where there is no bundle."""
         if self.run is None:

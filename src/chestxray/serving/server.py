@@ -23,7 +23,7 @@ _SECONDS_TO_STOP: Final = 30
 _log = logging.getLogger(__name__)
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the options of one command
     bundle: str | Path,
     *,
     host: str = "127.0.0.1",
@@ -43,7 +43,8 @@ def serve(
         bundle: the bundle folder of a run.
         host: name or address to listen on.
         port: 0 for a free one, which the log has.
-        engine: see `chestxray.load`; `operating_point` likewise.
+        engine: see `chestxray.load`.
+        operating_point: likewise.
         token: bearer token that clients must send; at least 16 ASCII characters.
         limits: bounds of memory and waiting; the defaults when None.
         allow_remote: serve other machines without a token.

@@ -150,8 +150,8 @@ class Read(_Table):
         workers: number of processes, each with its own model.
         engine: `auto`, `torch` or `openvino`, as `chestxray.load` takes it; or the folder of an
             export of the bundle, with which a worker needs no torch and a third of the memory.
-        operating_point: which of the bundle's operating points calls findings; its default, `joint`,
-            without this key.
+        operating_point: which of the bundle's operating points calls findings; without it the
+            bundle's default, `joint`.
         lease: maximum seconds of one reading; then the worker is ended and the image is read again.
         attempts: number of attempts before an image becomes a dead letter.
         send_refusals: whether a refusal by the gate is sent as a result; it is recorded either way.

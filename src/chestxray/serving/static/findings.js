@@ -20,9 +20,10 @@ export class FindingList {
     if (!this.selected) this.finding = this.names[0];
     const about = new Map(card.findings.map((each) => [each.finding, each]));
     const source = card.trained_on.source;
-    this.group.replaceChildren(
-      ...rows.map((row, index) => this.row(row, index, about.get(row.finding), source)),
-    );
+    const items = rows.map((row, index) => this.row(row, index, about.get(row.finding), source));
+    const assessed = rows.filter((row) => row.called !== null).length;
+    if (assessed < rows.length) items.splice(assessed, 0, notAssessed(rows.length - assessed));
+    this.group.replaceChildren(...items);
     this.mark();
   }
 
@@ -68,7 +69,7 @@ export class FindingList {
   }
 
   mark() {
-    for (const item of this.group.children) {
+    for (const item of this.items()) {
       const mine = item.dataset.finding === this.finding;
       item.firstChild.setAttribute("aria-checked", mine);
       item.firstChild.tabIndex = mine ? 0 : -1;
@@ -88,6 +89,20 @@ export class FindingList {
     if (to === undefined) return;
     event.preventDefault();
     this.select(this.names[to]);
-    this.group.children[to].firstChild.focus();
+    this.items()[to].firstChild.focus();
   }
+
+  items() {
+    return this.group.querySelectorAll(".finding");
+  }
+}
+
+// The heading of the findings that the model may not call.
+function notAssessed(count) {
+  const heading = document.createElement("p");
+  heading.className = "not-assessed";
+  heading.textContent =
+    `Not assessed (${count}): the validation data gave no evidence or no threshold, so these are ` +
+    "never called.";
+  return heading;
 }

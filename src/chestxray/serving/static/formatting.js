@@ -16,8 +16,8 @@ export function figures({ probability, threshold }) {
   return pairs.find(([figure, limit]) => figure !== limit) ?? pairs[0];
 }
 
-// Sorts by the distance of each probability above its own threshold, in log-odds; findings without
-// a threshold come last.
+// Sorts by the distance of each probability above its own threshold, in log-odds; findings that are
+// not assessed come last.
 export function sorted(findings) {
   const odds = (p) => Math.log(Math.max(p, 1e-9) / Math.max(1 - p, 1e-9));
   const rank = (row) =>
@@ -31,7 +31,7 @@ export const position = (probability) => 100 * Math.sqrt(probability);
 export const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
 export function verdict(row) {
-  if (row.called === null) return "no threshold";
+  if (row.called === null) return "not assessed";
   return row.called ? "called" : "not called";
 }
 
@@ -48,7 +48,7 @@ export function meaning(row, about, source) {
       `${share(row.probability)} with this score have this label.`;
   }
   if (row.threshold === null) {
-    return `${number} The finding has no threshold, because the validation data did not support one.`;
+    return `${number} The finding is not assessed, so it is never called: ${row.not_assessed}.`;
   }
   const side = row.called ? "reaches" : "is below";
   return `${number} It ${side} the threshold of ${figures(row)[1]}.`;
@@ -69,8 +69,10 @@ export function share(probability) {
 export function summary(name, reading, warnings) {
   const called = sorted(reading.findings.filter((row) => row.called));
   const list = called.map((row) => `${row.label} ${percent(row.probability)}`).join(", ");
+  const none = reading.findings.filter((row) => row.called === null).length;
   return (
     `${name} is read. ${called.length ? `Called: ${list}.` : "No finding is called."}` +
+    (none ? ` ${counted(none, "finding")} not assessed.` : "") +
     (warnings ? ` ${warnings}.` : "")
   );
 }

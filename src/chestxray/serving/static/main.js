@@ -98,7 +98,9 @@ function showReading(radiograph) {
   if (reading) {
     findings.show(reading, card);
     const called = reading.findings.filter((row) => row.called).length;
-    by("count").textContent = `${called} of ${reading.findings.length} called`;
+    const none = reading.findings.filter((row) => row.called === null).length;
+    by("count").textContent =
+      `${called} of ${reading.findings.length} called` + (none ? `, ${none} not assessed` : "");
   }
   if (failed) {
     const retry = () => radiographs.retry(radiograph);

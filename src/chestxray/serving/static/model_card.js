@@ -13,6 +13,7 @@ export function showModelCard(card) {
     Split: `${from.split}, ${from.split_sha256.slice(0, 12)}`,
     Recipe: from.recipe,
     Findings: String(card.findings.length),
+    "Operating point": card.operating_point,
     Engine: `${card.engine}, input ${card.input_size} × ${card.input_size} pixels`,
     Heatmaps: card.heat_scale,
     Notice: card.notice,

@@ -53,10 +53,10 @@ REGION: Final = Code("111030", "DCM", "Image Region")
 REGION_OF: Final = Code("260753009", "SCT", "Source")
 CALLED: Final = Code("CALLED", SCHEME, "Certainty reaches the threshold")
 THRESHOLD: Final = Code("THRESHOLD", SCHEME, "Certainty from which a finding is called")
-NO_THRESHOLD: Final = Code("NO-THRESHOLD", SCHEME, "No threshold could be fitted")
+NOT_ASSESSED: Final = Code("NOT-ASSESSED", SCHEME, "Not assessed")
 YES: Final = Code("373066001", "SCT", "Yes")
 NO: Final = Code("373067005", "SCT", "No")
-CALLS: Final = {True: YES, False: NO, None: NO_THRESHOLD}
+CALLS: Final = {True: YES, False: NO, None: NOT_ASSESSED}
 
 # References and equipment.
 SOURCE_IMAGE: Final = Code("121322", "DCM", "Source image for image processing operation")

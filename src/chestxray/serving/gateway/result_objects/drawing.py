@@ -2,7 +2,8 @@
 
 Text is drawn by Pillow in DejaVu Sans, the font that matplotlib ships, so a picture looks the same
 on every machine. The table lists findings by probability relative to their threshold, so the called
-ones come first; where not all fit, it says how many are missing.
+ones come first; those that are not assessed come last, in words. Where not all fit, it says how
+many are missing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
 _EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
 _SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
 _NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
-_MARKS: Final = {True: "CALLED", False: "", None: ""}
+_NOT_ASSESSED: Final = "Not assessed, for lack of evidence in validation:"
+_MARKS: Final = {True: "CALLED", False: "", None: "not assessed"}
 
 
 class Style(NamedTuple):
@@ -222,8 +224,12 @@ def head(canvas: Canvas, column: Column) -> None:
 
 
 def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
-    """Write the warnings of a reading, and that nothing is called where that is so."""
+    """Write the warnings of a reading, what is not assessed, and that nothing is called."""
     written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
+    unassessed = [label(finding) for finding, call in reading.calls.items() if call is None]
+    if unassessed:
+        which = ", ".join(unassessed)
+        written.insert(0, (f"{_NOT_ASSESSED} {which}", Style(22, INK)))
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
     canvas.paragraphs(column, written, 3, "more in the report")
@@ -290,6 +296,8 @@ def _row_of(
     strong = Style(23 - smaller, colour, bold=bool(called))
     weak = Style(22 - smaller, DIM)
     shown, limit = _percentages(reading.probabilities[finding], thresholds[finding])
+    if called is None:
+        limit = ""  # the words "not assessed" take its place
     mark = Style(18 - smaller, ALERT if called else DIM, bold=bool(called))
     styles = [strong, _narrowed(shown, strong), _narrowed(limit, weak), mark]
     room = round(_EDGES[0] * column.width - _width(shown, styles[1])) - 14

@@ -63,6 +63,7 @@ class Model:
         weights: SHA-256 of the weights, hexadecimal.
         trained_by: package version that trained it.
         data: description of its training data.
+        operating_point: the rule that chose the thresholds.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Model:
     trained_by: str
     data: str
     _card: str
+    operating_point: str = ""
 
     @classmethod
     def of(cls, reader: Reader) -> Model:
@@ -81,6 +83,7 @@ class Model:
             trained_by=card.package_version,
             data=_data(card),
             _card=card.model_dump_json(),
+            operating_point=card.operating_point,
         )
 
     def uid(self, *parts: str) -> UID:

@@ -134,7 +134,7 @@ def _radiographs(
     first, *others = shown
     canvas.image((_MARGIN, _TOP), _tinted(square, reading.heatmaps[first]))
     baseline, right = _TOP + _MAIN + 42, _MARGIN + _MAIN - _BAR[0] - 92
-    call = {True: "called", False: "not called", None: "no threshold"}[reading.calls[first]]
+    call = {True: "called", False: "not called", None: "not assessed"}[reading.calls[first]]
     style = Style(25, bold=True)
     room = right - _MARGIN - 220  # beside the peak of the heat
     caption, style = drawing.fitted(

@@ -4,7 +4,9 @@ All are TID 1500 reports by a device about one image, PRELIMINARY and UNVERIFIED
 looked at them. The content is encoded here and handed to pydicom as the bytes of one element.
 
 - Findings: one TID 1501 group per finding with its certainty, threshold and call, as IHE's AI
-  Results profile expects; in a single group nothing would tie a certainty to its finding.
+  Results profile expects; in a single group nothing would tie a certainty to its finding. A finding
+  that is not assessed has no threshold, the call "Not assessed" (a private code: the Standard's
+  baseline of yes and no has no third answer), and a comment with the reason.
 - Refusal: no groups, but comments with the reasons.
 - Regions: one TID 1410 group per called finding with a box in the image's own pixels. The box
   surrounds the region of the heatmap that contains its peak (`evaluation.localization`). It shows
@@ -149,6 +151,7 @@ def _algorithm(model: Model) -> tuple[bytes, ...]:
     parameters = (
         f"weights SHA-256 {model.weights}",
         f"trained on {model.data}, by chestxray {model.trained_by}",
+        f"operating point {model.operating_point}",
     )
     return (
         content.text(MODIFIER, codes.ALGORITHM, model.name),
@@ -175,7 +178,15 @@ def report(
         notes = [_note("Not read" if n.refuses else "Warning", n) for n in outcome.notices]
         return _document("sr", source, model, (), [*notes, NOTHING_REPORTED])
     groups = list(_finding_groups(source, model, outcome, thresholds))
-    return _document("sr", source, model, groups, _warnings(outcome))
+    return _document("sr", source, model, groups, [*_not_assessed(outcome), *_warnings(outcome)])
+
+
+def _not_assessed(reading: Reading) -> list[str]:
+    """Say which findings are never called and why; equal reasons together."""
+    reasons: dict[str, list[str]] = {}
+    for finding, reason in reading.not_assessed.items():
+        reasons.setdefault(reason, []).append(label(finding))
+    return [f"Not assessed: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def _warnings(reading: Reading) -> list[str]:
