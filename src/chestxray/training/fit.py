@@ -130,6 +130,7 @@ def train(
             trained on another dataset.
         TrainingError: nothing to learn from, or the loss is no longer finite.
         MissingExtraError: TensorBoard is not installed.
+        KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run = Path(out)
@@ -259,7 +260,9 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
                 weights_only=False,  # our own checkpoint, which holds optimiser state
             )
         except SystemExit as error:  # what Lightning makes of Ctrl-C
-            raise TrainingError("interrupted: resume with the same command and --resume") from error
+            raise KeyboardInterrupt(
+                "interrupted: resume with the same command and --resume"
+            ) from error
 
 
 def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
