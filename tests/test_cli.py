@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from chestxray.cli.main import main
+from chestxray.reading.prediction import PredictionRun
+from chestxray.training import Run
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "cv2")
 
@@ -121,6 +123,14 @@ def test_the_demo_ends_in_a_report_and_goes_on_where_it_was(tmp_path):
         report.unlink()
     assert "pointing game" in result.stdout
     assert " --resume" in result.stdout
+
+
+def test_what_python_gives_is_shown_in_one_line(dataset, run):
+    assert repr(dataset).startswith(f"Dataset('{dataset.folder}': phantoms, 160 images of ")
+    assert "14 findings; split official with seed 0: " in repr(dataset)
+    assert repr(Run.open(run)) == f"Run('{run}': {Run.open(run).model})"
+    predicted = PredictionRun(Path("p.csv"), 5, {"a": "no"}, {"b": "no"}, None, "torch")
+    assert repr(predicted) == "PredictionRun('p.csv': 3 read by torch, 1 refused, 1 unreadable)"
 
 
 def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[str]:

@@ -134,7 +134,7 @@ def benchmarks(results: Results, localization: Localization | None) -> Benchmark
         results: the metrics of the run.
         localization: of the run; None without heatmaps. It is compared only on NIH's radiographs.
     """
-    mean = _mean(results)
+    mean = results.mean.auroc
     note = _obstacle(results)
     compared = localization if _on_nih(results) else None
     located = _published_localization() if compared else []
@@ -154,14 +154,9 @@ def _on_nih(results: Results) -> bool:
     return results.source == NIH.card.title and not results.synthetic
 
 
-def _mean(results: Results) -> MeanInterval:
-    mean = results.mean.auroc
-    return mean if isinstance(mean, MeanInterval) else MeanInterval(**vars(mean), findings=0)
-
-
 def _obstacle(results: Results) -> str | None:
     """Say why a run is comparable with no published figure, None where it is."""
-    mean, images, name = _mean(results), results.images, results.split_name
+    mean, images, name = results.mean.auroc, results.images, results.split_name
     scored = [name for name, of in results.findings.items() if of.auroc.value is not None]
     lacking = [name for name in FINDINGS if name not in _named(scored)]
     obstacles = {

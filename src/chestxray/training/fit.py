@@ -81,6 +81,10 @@ class Run:
         require(folder / "history.csv", _MADE_BY)
         return cls(folder, pd.read_csv(folder / "history.csv"), summary)
 
+    def __repr__(self) -> str:
+        """Show the folder and the model."""
+        return f"Run({str(self.folder)!r}: {self.model})"
+
     @property
     def bundle(self) -> Path:
         """The folder of the trained model."""
