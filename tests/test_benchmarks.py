@@ -116,6 +116,8 @@ def test_figures_of_other_splits_are_never_compared() -> None:
     ("metrics", "why"),
     [
         (OFFICIAL | {"synthetic": True}, "synthetic"),
+        (OFFICIAL | {"source": "St Elsewhere"}, "radiographs are of St Elsewhere"),
+        (OFFICIAL | {"source": "NIH ChestX-ray14 + St Elsewhere"}, "+ St Elsewhere"),
         (OFFICIAL | {"split_name": "patient"}, "'patient'"),
         (OFFICIAL | {"split_name": None}, "'unknown'"),
         (OFFICIAL | {"split": "val"}, "'val'"),
@@ -172,6 +174,12 @@ def test_wang_stands_beside_a_localisation_and_the_difference_in_rule_is_said() 
     assert "984 boxes" not in found["localization_note"]
     assert "12 cases" in standing(OFFICIAL, located(12))["localization_note"]
     assert standing(OFFICIAL, None)["localization"] == []
+
+
+@pytest.mark.parametrize("other", [{"synthetic": True}, {"source": "St Elsewhere"}])
+def test_wang_does_not_stand_beside_phantoms_or_another_hospital(other: dict[str, Any]) -> None:
+    found = standing(OFFICIAL | other, located(984))
+    assert (found["localization"], found["localization_note"]) == ([], None)
 
 
 def test_what_is_found_is_strict_json() -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from chestxray.cli.main import main
+from chestxray.reading.prediction import PredictionRun
+from chestxray.training import Run
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "cv2")
 
@@ -117,6 +123,72 @@ def test_the_demo_ends_in_a_report_and_goes_on_where_it_was(tmp_path):
         report.unlink()
     assert "pointing game" in result.stdout
     assert " --resume" in result.stdout
+
+
+def test_what_python_gives_is_shown_in_one_line(dataset, run):
+    assert repr(dataset).startswith(f"Dataset('{dataset.folder}': phantoms, 160 images of ")
+    assert "14 findings; split official with seed 0: " in repr(dataset)
+    assert repr(Run.open(run)) == f"Run('{run}': {Run.open(run).model})"
+    predicted = PredictionRun(Path("p.csv"), 5, {"a": "no"}, {"b": "no"}, None, "torch")
+    assert repr(predicted) == "PredictionRun('p.csv': 3 read by torch, 1 refused, 1 unreadable)"
+
+
+def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[str]:
+    """Start a command, and press Ctrl-C when a line of its output holds a word."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chestxray", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    watchdog = threading.Timer(240, process.kill)
+    watchdog.start()
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if at in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said.append(process.communicate(timeout=120)[0])
+    finally:
+        watchdog.cancel()
+        process.kill()
+    return subprocess.CompletedProcess(arguments, process.returncode, "".join(said))
+
+
+def test_ctrl_c_ends_training_with_130_and_a_line_that_says_how_to_resume(dataset, tmp_path):
+    settings = ("weights=none", "max_epochs=1000", "patience=1000", "size=32", "backbone=resnet10t")
+    command = ["train", str(dataset.folder), "--out", str(tmp_path / "run"), "--recipe", "quick"]
+    command += [word for each in settings for word in ("--set", each)]
+    ended = interrupted(command, "epoch 1")
+    assert ended.returncode == 130, ended.stdout
+    assert ended.stdout.splitlines()[-1] == (
+        "chestxray: interrupted: run the same command again with --resume to resume"
+    )
+    assert "Traceback" not in ended.stdout
+
+
+def test_ctrl_c_ends_the_service_with_130_and_one_line(run):
+    ended = interrupted(["serve", str(run / "bundle"), "--port", "0"], "(Ctrl-C stops it)")
+    assert ended.returncode == 130, ended.stdout
+    assert ended.stdout.splitlines()[-1] == "chestxray: stopped"
+    assert "Traceback" not in ended.stdout
+
+
+def test_ctrl_c_ends_any_other_command_with_130(run, dataset, monkeypatch, capsys):
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chestxray.reading.predict", press)
+    command = ["chestxray", "predict", str(run / "bundle"), str(dataset.folder), "--out", "p.csv"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "chestxray: interrupted: run the same command again to resume"
 
 
 def test_predicting_nothing_but_broken_files_fails(run, tmp_path):

@@ -334,5 +334,5 @@ def test_interrupting_says_how_to_resume(dataset, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Task, "training_step", interrupted)
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
         fit.train(dataset, tiny(), tmp_path / "run")

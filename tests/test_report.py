@@ -375,6 +375,21 @@ def test_what_does_not_exist_yet_is_named_with_its_command(tmp_path: Path) -> No
     assert "It has not been evaluated yet." in html
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_of_others_predictions_has_a_report_of_its_own(
+    full: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(full / "evaluation", tmp_path / "evaluation")
+    html = report(folder).read_text(encoding="utf-8")
+    elements(html)
+    for section in ("results", "curves", "calibration", "subgroups", "localization"):
+        assert f'<section id="{section}">' in html
+    for section in ("model", "data", "training", "recipe"):
+        assert f'<section id="{section}">' not in html
+    assert "Evaluation of predictions" in html
+    assert "Not available yet" not in html
+
+
 def test_a_folder_with_neither_run_nor_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="chestxray train"):
         report(tmp_path, tmp_path / "report.html")

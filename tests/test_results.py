@@ -16,6 +16,7 @@ from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Bounds, Interval
 from chestxray.evaluation.evaluation import evaluate
 from chestxray.evaluation.metrics import METRICS
+from chestxray.evaluation.result_details import MeanInterval
 from chestxray.evaluation.results import Comparison, Results, schema
 from chestxray.sources.nih import FINDINGS
 from evaluation_parts import dumped, write
@@ -101,6 +102,13 @@ def test_results_are_reached_by_attribute(evaluation: Path) -> None:
     assert results.reliability["Mass"].as_given.bins
     with pytest.raises(AttributeError):
         _ = results.mean.no_such_metric
+
+
+def test_an_interval_is_shown_as_papers_write_it() -> None:
+    assert str(Interval(value=0.814, low=0.7981, high=0.8319)) == "0.814 (0.798–0.832)"
+    assert repr(MeanInterval(value=0.5, findings=3)) == "0.500"
+    assert repr(Interval(value=None, reason="no positive")) == "not defined (no positive)"
+    assert repr(Interval(value=None)) == "not defined"
 
 
 def test_the_repr_is_short_and_says_what_was_measured(evaluation: Path) -> None:

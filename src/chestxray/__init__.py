@@ -6,7 +6,7 @@
     run = chestxray.train(dataset, recipe="baseline", out="run")
     predictions = chestxray.predict(run.bundle, dataset, "run/predictions.csv", split="test")
     results = chestxray.evaluate(predictions.path, labels=dataset)
-    results.mean.auroc                           # Interval(value, low, high)
+    results.mean.auroc                           # value, low, high; shown as 0.814 (0.798–0.832)
 
     reader = chestxray.load("run/bundle")
     reading = reader.read("radiograph.dcm")      # DICOM, PNG, JPEG, or a grey NumPy array

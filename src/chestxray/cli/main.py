@@ -81,6 +81,13 @@ for panel, verbs in _PANELS.items():
             app.command(rich_help_panel=panel)(verb)
 
 _INTERRUPTED: Final = 130
+_SAME_AGAIN: Final = "interrupted: run the same command again"
+_RESUMES: Final = f"{_SAME_AGAIN} to resume"
+_AFTER_CTRL_C: Final = {
+    **dict.fromkeys(("download", "prepare", "predict", "run", "demo"), _RESUMES),
+    "train": f"{_SAME_AGAIN} with --resume to resume",
+    "serve": "stopped",
+}
 
 
 def main() -> None:
@@ -92,12 +99,11 @@ def main() -> None:
     try:
         app(arguments)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            typer.echo(
-                "interrupted: run the same command again to resume (`train` with --resume)",
-                err=True,
-            )
-        raise
+        if end.code != _INTERRUPTED:
+            raise
+        verb = next((word for word in arguments if not word.startswith("-")), "")
+        typer.echo(f"chestxray: {_AFTER_CTRL_C.get(verb, _SAME_AGAIN)}", err=True)
+        sys.exit(_INTERRUPTED)
     except ModuleNotFoundError as error:
         _fail(of_missing_module(error), debug)
     except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder instead of a file

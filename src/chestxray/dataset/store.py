@@ -190,6 +190,15 @@ class Dataset:
     images: Shards
     boxes: pd.DataFrame
 
+    def __repr__(self) -> str:
+        """Show the folder, the data sets, the sizes and the split."""
+        of = self.manifest
+        parts = ", ".join(f"{counts['images']:,} {part}" for part, counts in of.counts.items())
+        return (
+            f"Dataset({str(self.folder)!r}: {of.title}, {of.images:,} images of {of.patients:,} "
+            f"patients at {of.size} px, {len(of.findings)} findings; split {of.split}: {parts})"
+        )
+
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Open a dataset and check that its files match its manifest.

@@ -29,7 +29,7 @@ from chestxray.evaluation.result_details import (
 )
 from chestxray.evaluation.results import Results
 from chestxray.findings import Findings
-from chestxray.sources.nih import FINDINGS
+from chestxray.sources.nih import FINDINGS, NIH
 
 NOT_COMPARABLE: Final = "not comparable"
 
@@ -132,11 +132,12 @@ def benchmarks(results: Results, localization: Localization | None) -> Benchmark
 
     Args:
         results: the metrics of the run.
-        localization: of the run; None without heatmaps.
+        localization: of the run; None without heatmaps. It is compared only on NIH's radiographs.
     """
-    mean = _mean(results)
+    mean = results.mean.auroc
     note = _obstacle(results)
-    located = _published_localization() if localization else []
+    compared = localization if _on_nih(results) else None
+    located = _published_localization() if compared else []
     return Benchmarks(
         split=results.split,
         split_name=results.split_name,
@@ -144,23 +145,26 @@ def benchmarks(results: Results, localization: Localization | None) -> Benchmark
         note=note,
         rows=[_row(row, mean, note) for row in published_classification()],
         localization=[_located(row) for row in located],
-        localization_note=_about_boxes(localization) if localization else None,
+        localization_note=_about_boxes(compared) if compared else None,
     )
 
 
-def _mean(results: Results) -> MeanInterval:
-    mean = results.mean.auroc
-    return mean if isinstance(mean, MeanInterval) else MeanInterval(**vars(mean), findings=0)
+def _on_nih(results: Results) -> bool:
+    """Tell whether a run was evaluated on radiographs of NIH alone."""
+    return results.source == NIH.card.title and not results.synthetic
 
 
 def _obstacle(results: Results) -> str | None:
     """Say why a run is comparable with no published figure, None where it is."""
-    mean, images, name = _mean(results), results.images, results.split_name
+    mean, images, name = results.mean.auroc, results.images, results.split_name
     scored = [name for name, of in results.findings.items() if of.auroc.value is not None]
     lacking = [name for name in FINDINGS if name not in _named(scored)]
     obstacles = {
         "the radiographs are synthetic: results on them say nothing about patients": (
             results.synthetic
+        ),
+        f"the radiographs are of {results.source}: the published figures are of {NIH.card.title}": (
+            not _on_nih(results)
         ),
         f"the split is {name or 'unknown'!r}: other test images than those of NIH's list": (
             name != "official"

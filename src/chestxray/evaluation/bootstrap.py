@@ -121,6 +121,16 @@ class Interval(BaseModel):
     reason: str | None = Field(default=None, exclude_if=is_none)
     delong: Bounds | None = Field(default=None, exclude_if=is_none)
 
+    def __repr__(self) -> str:
+        """Show the figure and its interval as `0.814 (0.798–0.832)`."""
+        if self.value is None:
+            return f"not defined ({self.reason})" if self.reason else "not defined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+    __str__ = __repr__
+
     def without_bounds(self, reason: str) -> Interval:
         """Drop the interval and say why; the percentile interval is kept for the record."""
         why = self.reason if self.value is None else reason

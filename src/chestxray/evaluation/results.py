@@ -144,6 +144,10 @@ class MeanResult(_Scored):
 
     __pydantic_extra__: dict[str, MeanInterval] = Field(init=False)  # type: ignore[assignment]
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> MeanInterval: ...
+
 
 class MicroResult(_Scored):
     """Each metric over all pairs of image and finding."""
@@ -297,14 +301,10 @@ class Results(Model):
 
     def __repr__(self) -> str:
         """Show the split, the size, the mean AUROC and the findings."""
-        mean = self.mean.auroc
-        figure = "not defined" if mean.value is None else f"{mean.value:.3f}"
-        if mean.low is not None:
-            figure += f" ({mean.low:.3f}–{mean.high:.3f})"
         return (
             f"Results({self.source}, split {self.split}: {self.images:,} images of "
-            f"{self.patients:,} patients; mean AUROC {figure}; {len(self.findings)} findings: "
-            f"{', '.join(self.findings)})"
+            f"{self.patients:,} patients; mean AUROC {self.mean.auroc}; {len(self.findings)} "
+            f"findings: {', '.join(self.findings)})"
         )
 
     __str__ = __repr__

@@ -74,6 +74,13 @@ class PredictionRun:
     heatmaps: Path | None
     engine: str
 
+    def __repr__(self) -> str:
+        """Show the table, and how many images were read."""
+        return (
+            f"PredictionRun({str(self.path)!r}: {self.read} read by {self.engine}, "
+            f"{len(self.refused)} refused, {len(self.failed)} unreadable)"
+        )
+
     @property
     def read(self) -> int:
         """Rows with probabilities."""

@@ -54,6 +54,7 @@ def serve(  # noqa: PLR0913 - the options of one command
             address and there is no token.
         BundleError: see `chestxray.load`, as for the other errors of a bundle and its engine.
         WorkerError: no decoder process could be started.
+        KeyboardInterrupt: it was stopped by SIGINT, after the requests in progress were completed.
     """
     if token is not None:
         check_token(token)
@@ -64,11 +65,20 @@ def serve(  # noqa: PLR0913 - the options of one command
         for warning in reader.warnings:
             _log.warning("%s", warning)
         app = create_app(reader, limits, token, allow_remote=allow_remote)
-        Server(app).serve_on(address)
+        server = Server(app)
+        server.serve_on(address)
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 class Server(uvicorn.Server):
-    """An HTTP server that rejects new requests as soon as it is told to stop."""
+    """An HTTP server that rejects new requests as soon as it is told to stop.
+
+    Attributes:
+        interrupted: whether SIGINT (Ctrl-C) stopped it.
+    """
+
+    interrupted = False
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(
@@ -103,6 +113,7 @@ class Server(uvicorn.Server):
         like a failure.
         """
         self._admission.stop()
+        self.interrupted |= sig == signal.SIGINT
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -81,6 +81,10 @@ class Run:
         require(folder / "history.csv", _MADE_BY)
         return cls(folder, pd.read_csv(folder / "history.csv"), summary)
 
+    def __repr__(self) -> str:
+        """Show the folder and the model."""
+        return f"Run({str(self.folder)!r}: {self.model})"
+
     @property
     def bundle(self) -> Path:
         """The folder of the trained model."""
@@ -130,6 +134,7 @@ def train(
             trained on another dataset.
         TrainingError: nothing to learn from, or the loss is no longer finite.
         MissingExtraError: TensorBoard is not installed.
+        KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run = Path(out)
@@ -259,7 +264,9 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
                 weights_only=False,  # our own checkpoint, which holds optimiser state
             )
         except SystemExit as error:  # what Lightning makes of Ctrl-C
-            raise TrainingError("interrupted: resume with the same command and --resume") from error
+            raise KeyboardInterrupt(
+                "interrupted: resume with the same command and --resume"
+            ) from error
 
 
 def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:

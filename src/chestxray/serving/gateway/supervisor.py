@@ -24,8 +24,7 @@ from typing import IO, Final
 from chestxray.errors import ConfigError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import dead_letters, processes
-from chestxray.serving.gateway.config import TLS, Config, StoreSCP
-from chestxray.serving.gateway.config_errors import did_you_mean
+from chestxray.serving.gateway.config import TLS, Config, StoreSCP, did_you_mean
 from chestxray.serving.gateway.receiver import check_address
 from chestxray.serving.gateway.store import READ, Store, send_queue
 

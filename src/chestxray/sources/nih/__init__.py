@@ -7,9 +7,8 @@ Source: Wang et al., ChestX-ray8, CVPR 2017 (arXiv 1705.02315), and NIH's correc
 
 from __future__ import annotations
 
-from chestxray.sources.nih.box_table import BoxTable, read_boxes
-from chestxray.sources.nih.label_table import FINDINGS, LabelTable, read_labels
 from chestxray.sources.nih.source import NIH, PHANTOM_MARKS, are_phantoms
+from chestxray.sources.nih.tables import FINDINGS, BoxTable, LabelTable, read_boxes, read_labels
 
 __all__ = [
     "FINDINGS",

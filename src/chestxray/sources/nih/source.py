@@ -26,13 +26,14 @@ from chestxray.sources.collection import (
     problem,
 )
 from chestxray.sources.files import LISTS, Tree, one_file_per_image, scan
-from chestxray.sources.nih.box_table import is_box_table, read_boxes
-from chestxray.sources.nih.label_table import (
+from chestxray.sources.nih.tables import (
     FINDINGS,
     ROW_COLUMNS,
     LabelTable,
     has_names_of_nih,
+    is_box_table,
     is_label_table,
+    read_boxes,
     read_labels,
 )
 from chestxray.sources.table_files import lines, stem

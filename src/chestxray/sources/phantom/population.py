@@ -20,7 +20,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.sources.nih.label_table import FINDINGS
+from chestxray.sources.nih.tables import FINDINGS
 
 View = Literal["PA", "AP"]
 Sex = Literal["M", "F"]

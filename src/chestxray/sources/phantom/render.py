@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.sources.nih.label_table import FINDINGS
+from chestxray.sources.nih.tables import FINDINGS
 from chestxray.sources.phantom.anatomy import LUNG_DENSITY, Anatomy, anatomy, grain, vessels
 from chestxray.sources.phantom.canvas import Canvas, Mask, Plane
 from chestxray.sources.phantom.devices import devices, finish

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.sources.nih.label_table import FINDINGS
+from chestxray.sources.nih.tables import FINDINGS
 from chestxray.sources.phantom.anatomy import LUNG_DENSITY, Anatomy
 from chestxray.sources.phantom.canvas import Mask, Plane, bent, closed, ribbons
 

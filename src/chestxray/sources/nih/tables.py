@@ -1,15 +1,20 @@
-"""NIH's label table, of either generation and in any of its spellings → common rows.
+"""NIH's label table and box table → common rows, and boxes as fractions of the image's sides.
 
-NIH published the table in 2017 and a corrected one in 2020. The file name does not prove which one
-a copy is: files called `Data_Entry_2017.csv` with the rows of 2020 are common. The content tells.
-In 2017 `Follow-up #` was the `_NNN` of the file name. In 2020 NIH put each patient's examinations
-in order of time and kept the file names, so that the two differ in 24,106 of 112,120 rows, which
-belong to 3,154 of the 13,302 patients who have more than one image.
+The label table is read in either generation and any of its spellings. NIH published it in 2017 and
+a corrected one in 2020. The file name does not prove which one a copy is: files called
+`Data_Entry_2017.csv` with the rows of 2020 are common. The content tells. In 2017 `Follow-up #` was
+the `_NNN` of the file name. In 2020 NIH put each patient's examinations in order of time and kept
+the file names, so that the two differ in 24,106 of 112,120 rows, which belong to 3,154 of the
+13,302 patients who have more than one image.
 
-Where a row contradicts itself or is empty: a label that is not a finding makes the findings
-that the row does not name unknown, since it may mean any of them; `No Finding` beside a finding
-makes that finding unknown; an empty cell makes all 14 unknown. A patient number is never guessed,
-since the split depends on it.
+Where a row contradicts itself or is empty: a label that is not a finding makes the findings that
+the row does not name unknown, since it may mean any of them; `No Finding` beside a finding makes
+that finding unknown; an empty cell makes all 14 unknown. A patient number is never guessed, since
+the split depends on it.
+
+The rows of the box table (984 boxes on 880 images) are read by position, because the header `Bbox
+[x,y,w,h]` is itself cut at its commas. The boxes are in the 1024-pixel frame of the published
+images, with the origin at the top left. As fractions they are valid for resized copies too.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING, Findings, canonical
 from chestxray.sources.collection import (
+    BOX_COLUMNS,
     LEADING_COLUMNS,
     Problem,
     one_row_per_image,
@@ -67,9 +73,6 @@ _TITLES: Final[dict[str, str]] = {
     "viewposition": "view",
 }
 _REQUIRED: Final = {"image": "Image Index", "labels": "Finding Labels", "patient": "Patient ID"}
-_SAMPLE: Final = 100  # rows that show how the images are called
-_NAME: Final = r"^(?:.*/)?\d{8}_\d{3}(?:\.\w+)?$"
-_LEAST_NAMED: Final = 0.5
 _OPTIONAL: Final = {
     "follow_up": "Follow-up #", "age": "Patient Age", "sex": "Patient Sex", "view": "View Position",
 }  # fmt: skip
@@ -77,11 +80,16 @@ _KNOWN: Final = {
     "sex": {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"},
     "view": {"PA": "PA", "AP": "AP"},
 }
+_SAMPLE: Final = 100  # rows that show how the images are called
+_NAME: Final = r"^(?:.*/)?\d{8}_\d{3}(?:\.\w+)?$"
+_LEAST_NAMED: Final = 0.5  # share of the sample; the rest may be renamed by hand
 _LEAST_DIFFERENCES: Final = 3  # fewer may be edits by hand
 _LEAST_SHARE: Final = 0.01
 # A patient with several images differs with probability 0.24 in 2020; that 30 such patients all
 # agree happens in one table of 3,000.
 _LEAST_PATIENTS: Final = 30
+_FRAME: Final = 1024.0  # pixels, of the box table
+_SLACK: Final = 0.5  # pixels by which rounding may push a box out of the frame; cut off
 
 
 @dataclass(frozen=True)
@@ -287,3 +295,82 @@ def _are_of_2017(ages: pd.Series) -> bool:
     units = ages.str.match(r"^\d+\s*[YMWDymwd]$")
     years = pd.to_numeric(ages, errors="coerce")
     return bool(units.any() or (years > OLDEST).any())
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """The content of a box table.
+
+    Attributes:
+        rows: as `Collection.boxes`, sorted by image and finding.
+        problems: everything in it that could not be used as it is.
+    """
+
+    rows: pd.DataFrame
+    problems: tuple[Problem, ...]
+
+
+def is_box_table(path: Path) -> bool:
+    """Tell whether a CSV's header is that of a box table."""
+    titles = [key(title) for title in header(path)]
+    return titles[:2] == ["imageindex", "findinglabel"] and any("bbox" in name for name in titles)
+
+
+def read_boxes(table: Path) -> BoxTable:
+    """Read a box table, `.csv` or `.csv.gz`, with or without the spare commas.
+
+    Raises:
+        SourceError: not a box table.
+    """
+    if not is_box_table(table):
+        raise SourceError(
+            f"{table} is not an NIH box table: its header must begin with "
+            "Image Index,Finding Label,Bbox [x,y,w,h]"
+        )
+    text = cells(table)
+    if text.shape[1] < len(BOX_COLUMNS):
+        raise SourceError(f"{table}: a box needs six columns, this table has {text.shape[1]}")
+    text = text[list(range(len(BOX_COLUMNS)))].set_axis(list(BOX_COLUMNS), axis=1)
+    finding = text["finding"].map(canonical)
+    known = finding.isin(FINDINGS)
+    problems = problem(
+        "unknown-box-finding",
+        (text["image"] + " (" + text["finding"] + ")")[~known],
+        "a box names none of the 14 findings: left out",
+        loses=True,
+    )
+    text = text.assign(finding=finding)[known]
+    sides = text[["x", "y", "w", "h"]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    inside = _inside(sides)
+    problems += problem(
+        "box-out-of-frame",
+        text["image"][~inside],
+        "a box is not inside the 1024 × 1024 frame, or is empty: left out",
+        loses=True,
+    )
+    rows = pd.concat([text[["image", "finding"]], _fractions(sides)], axis=1)[inside]
+    repeated = rows.duplicated()
+    problems += problem(
+        "repeated-box",
+        rows["image"][repeated],
+        "the same box is listed twice: read once",
+        loses=False,
+    )
+    rows = rows[~repeated].sort_values(list(BOX_COLUMNS), ignore_index=True)
+    return BoxTable(rows, tuple(problems))
+
+
+def _inside(sides: pd.DataFrame) -> pd.Series:
+    low = (sides["x"] >= -_SLACK) & (sides["y"] >= -_SLACK)
+    high = (sides["x"] + sides["w"] <= _FRAME + _SLACK) & (
+        sides["y"] + sides["h"] <= _FRAME + _SLACK
+    )
+    return low & high & (sides["w"] > 0) & (sides["h"] > 0)
+
+
+def _fractions(sides: pd.DataFrame) -> pd.DataFrame:
+    left, top = sides["x"].clip(lower=0.0), sides["y"].clip(lower=0.0)
+    right = (sides["x"] + sides["w"]).clip(upper=_FRAME)
+    bottom = (sides["y"] + sides["h"]).clip(upper=_FRAME)
+    corners = {"x": left, "y": top, "w": right - left, "h": bottom - top}
+    return pd.DataFrame(corners) / _FRAME
