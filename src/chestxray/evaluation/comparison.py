@@ -46,7 +46,13 @@ from chestxray.evaluation.results import (
     DeLongTest,
     NonInferiority,
 )
-from chestxray.evaluation.significance import ALPHA, FEWEST, Significance, smaller_side
+from chestxray.evaluation.significance import (
+    ALPHA,
+    FEWEST,
+    Significance,
+    satterthwaite,
+    smaller_side,
+)
 from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
@@ -248,7 +254,7 @@ def _findings(
     for k, (finding, (a, b)) in enumerate(aurocs.items()):
         y = paired.labels[:, k]
         fewest, group = smaller_side(y, paired.patients)
-        tests[finding] = _difference(a, b, draws, fewest, group, one_sided(y))
+        tests[finding] = _difference(a, b, draws, fewest, group=group, undefined=one_sided(y))
     p = {finding: test.p for finding, test in tests.items() if test.p is not None}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     found = {}
@@ -274,26 +280,34 @@ class _Means:
     Attributes:
         findings: how many these are.
         a, b: float64 [1 + R + G], NaN without such a finding.
+        degrees: degrees of freedom of the difference's variance; None without such a finding.
     """
 
     findings: int
     a: Values
     b: Values
+    degrees: float | None
 
     @classmethod
     def of(cls, paired: Paired, aurocs: list[tuple[Values, Values]], draws: Draws) -> _Means:
         """Average over the findings with at least `FEWEST` patients with and without them."""
         sides = [smaller_side(y, paired.patients)[0] for y in paired.labels.T]
-        enough = [both for fewest, both in zip(sides, aurocs, strict=True) if fewest >= FEWEST]
+        enough = {k: aurocs[k] for k, fewest in enumerate(sides) if fewest >= FEWEST}
         if not enough:
             none = np.full(len(draws.counts), np.nan)
-            return cls(0, none, none)
-        a, b = (average(of) for of in zip(*enough, strict=True))
-        return cls(len(enough), a, b)
+            return cls(0, none, none, None)
+        a, b = (average(of) for of in zip(*enough.values(), strict=True))
+        drawn = slice(1, 1 + draws.resamples)
+        variances = [np.nanvar(of_b[drawn] - of_a[drawn]) for of_a, of_b in enough.values()]
+        degrees = np.array([sides[k] - 1.0 for k in enough])
+        return cls(len(enough), a, b, satterthwaite(np.array(variances), degrees))
 
     def test(self, draws: Draws) -> Significance:
         """Test the difference over all patients."""
-        return _difference(self.a, self.b, draws, draws.counts.shape[1], undefined=_NO_MEAN)
+        patients = draws.counts.shape[1]
+        return _difference(
+            self.a, self.b, draws, patients, degrees=self.degrees, undefined=_NO_MEAN
+        )
 
     def compared(self, draws: Draws, delong: DeLongTest) -> ComparedMean:
         """Give them with their intervals and the test."""
@@ -309,12 +323,21 @@ class _Means:
 
 
 def _difference(
-    a: Values, b: Values, draws: Draws, patients: int, group: str = "", undefined: str = ""
+    a: Values,
+    b: Values,
+    draws: Draws,
+    patients: int,
+    *,
+    degrees: float | None = None,
+    group: str = "",
+    undefined: str = "",
 ) -> Significance:
     """Test b - a; for models that rank equally it is 0, whichever patients are drawn."""
     if not np.isnan(a[0]) and np.array_equal(a, b, equal_nan=True):
         return Significance.of_equals()
-    return Significance.of(draws, b - a, patients, group, undefined)
+    return Significance.of(
+        draws, b - a, patients, degrees=degrees, group=group, undefined=undefined
+    )
 
 
 def sentence(mean: ComparedMean) -> str:

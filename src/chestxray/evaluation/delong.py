@@ -17,7 +17,7 @@ k / (k - 1), weighted by their variances.
 
 A difference is referred to Student's t. For a finding it has k - 1 degrees of freedom, where k is
 the smaller of the numbers of patients with and without it; for the mean those of a sum of variances
-(Satterthwaite 1946, doi:10.2307/3002019). The normal distribution rejected equal models in 7 to
+(`significance.satterthwaite`). The normal distribution rejected equal models in 7 to
 12 % of studies with 5 to 10 positive patients, and in 6 to 8 % for the mean. Findings with fewer
 than `significance.FEWEST` patients are not tested, and not in the mean.
 """
@@ -35,9 +35,10 @@ from scipy.stats import rankdata
 
 from chestxray.evaluation.bootstrap import TAILS, Floats, Values
 from chestxray.evaluation.results import DeLongTest
-from chestxray.evaluation.significance import FEWEST, smaller_side, too_few
+from chestxray.evaluation.significance import FEWEST, satterthwaite, smaller_side, too_few
 
 _Z: Final = float(ndtri(TAILS[1]))
+_NO_WEIGHT: Final = 1e-300  # so that weights that are all 0 still have a mean
 
 
 @dataclass(frozen=True)
@@ -213,23 +214,11 @@ def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> 
         return _untested(math.nan, f"no finding has {FEWEST} patients with it and {FEWEST} without")
     influence = np.mean(influences, axis=0)
     own = np.sum(np.square(influences), axis=1)
-    factor, together = _few_patients(own, np.array(degrees))
-    variance = float(influence @ influence) * factor
+    degrees_of_each = np.array(degrees)
+    factor = np.average((degrees_of_each + 1) / degrees_of_each, weights=own + _NO_WEIGHT)
+    variance = float(influence @ influence) * float(factor)
+    together = satterthwaite(own, degrees_of_each)
     return _entry(_Difference(float(np.mean(values)), variance, together))
-
-
-def _few_patients(variances: Values, degrees: Values) -> tuple[float, float]:
-    """Give the correction of a mean's variance for few patients, and its degrees of freedom.
-
-    Args:
-        variances: of each finding, uncorrected, float64 [k].
-        degrees: of freedom of each, patients minus 1, float64 [k].
-    """
-    whole = float(variances.sum())
-    if not whole:
-        return 1.0, float(degrees.min())
-    factor = float(variances @ ((degrees + 1) / degrees)) / whole
-    return factor, whole**2 / float(variances**2 @ (1 / degrees))
 
 
 def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tuple[float, Values]:

@@ -7,15 +7,16 @@ that the test does not reject, so `low > 0 or high < 0` is `p < 0.05`.
 
 The test is Student's t with the bootstrap standard error (Efron and Tibshirani 1993, chapter 12)
 and k - 1 degrees of freedom, where k is the number of patients on the smallest side (see
-`bootstrap`). Fewer than `FEWEST` patients are not tested: with 3 positive patients DeLong's test
-with a normal reference rejects equal models in 13 % of studies, and no test finds a difference.
+`bootstrap`). A mean over findings has those of a sum of variances (`satterthwaite`). Fewer than
+`FEWEST` patients are not tested: with 3 positive patients DeLong's test with a normal reference
+rejects equal models in 13 % of studies, and no test finds a difference.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from chestxray.evaluation.bootstrap import (
     TAILS,
     Bounds,
     Draws,
+    Floats,
     Interval,
     Values,
     standard_error,
@@ -43,20 +45,27 @@ class Significance:
     Attributes:
         value: the figure; NaN where it is not defined.
         error: its standard error; NaN where there is no test, 0 where it is 0 by its definition.
-        degrees: degrees of freedom, at least 1.
+        degrees: degrees of freedom, above 0.
         percentile: the percentile interval of the same resamples, for the record.
         reason: why there is no value or no test; empty where there is one.
     """
 
     value: float
     error: float
-    degrees: int
+    degrees: float
     percentile: Bounds
     reason: str
 
     @classmethod
     def of(
-        cls, draws: Draws, values: Values, patients: int, group: str = "", undefined: str = ""
+        cls,
+        draws: Draws,
+        values: Values,
+        patients: int,
+        *,
+        degrees: float | None = None,
+        group: str = "",
+        undefined: str = "",
     ) -> Significance:
         """Test a figure against 0.
 
@@ -64,6 +73,7 @@ class Significance:
             draws: the resamples.
             values: float64 [1 + R + G], by arithmetic on what `draws.apply` gave.
             patients: k, of the smallest group of images behind the figure.
+            degrees: of freedom; k - 1 by default.
             group: what that group is, such as `with the finding`.
             undefined: why the value is not defined, where it is not.
         """
@@ -76,9 +86,9 @@ class Significance:
         else:
             reason = _untested(drawn, error)
         if reason or error is None:
-            return cls(value, math.nan, max(patients - 1, 1), Bounds(), reason)
+            return cls(value, math.nan, 1, Bounds(), reason)
         low, high = (float(end) for end in np.nanquantile(drawn, TAILS))
-        return cls(value, error, patients - 1, Bounds(low=low, high=high), "")
+        return cls(value, error, degrees or patients - 1, Bounds(low=low, high=high), "")
 
     @classmethod
     def of_equals(cls) -> Significance:
@@ -120,18 +130,29 @@ def _untested(drawn: Values, error: float | None) -> str:
     return "all resamples give the same value: its error is unknown" if error is None else ""
 
 
+def satterthwaite(variances: Values, degrees: Values) -> float:
+    """Give the degrees of freedom of a sum of variances (Satterthwaite 1946, doi:10.2307/3002019).
+
+    Args:
+        variances: float64 [k], at least 0.
+        degrees: of freedom of each, float64 [k].
+    """
+    whole = float(variances.sum())
+    return whole**2 / float(variances**2 @ (1 / degrees)) if whole else float(degrees.min())
+
+
 def too_few(patients: int, group: str = "") -> str:
     """Say that a group has too few patients for a test."""
     noun = "patient" if patients == 1 else "patients"
     return f"only {patients} {f'{noun} {group}'.strip()}: a test needs at least {FEWEST}"
 
 
-def smaller_side(y: Values, patients: npt.NDArray[np.int64]) -> tuple[int, str]:
+def smaller_side(y: Floats, patients: npt.NDArray[Any]) -> tuple[int, str]:
     """Count the patients with and without a finding; give the smaller number, and which it is.
 
     Args:
-        y: labels, float64 [n], 1, 0, NaN = unknown.
-        patients: int64 [n].
+        y: labels, float [n], 1, 0, NaN = unknown.
+        patients: of each image, [n].
     """
     without, having = (len(np.unique(patients[y == side])) for side in (0, 1))
     return (having, "with the finding") if having <= without else (without, "without the finding")
