@@ -114,14 +114,14 @@ def test_a_better_model_is_found_in_most_studies_and_a_worse_one_is_no_non_infer
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("patients", [40, 60, 200])
-def test_equal_models_are_called_different_in_5_percent_of_1000_studies(patients: int) -> None:
-    studies = compared(1000, patients, (1.0, 1.0), resamples=300)
+def test_equal_models_are_called_different_in_5_percent_of_600_studies(patients: int) -> None:
+    studies = compared(600, patients, (1.0, 1.0), resamples=200)
     found = rejected([of.mean for of in studies])
     entries = [entry for of in studies for entry in of.findings.values()]
     few = rejected([entry for entry in entries if entry.positives < 12])
     print(patients, "mean", found, "findings", rejected(entries), "few positives", few)
-    assert 0.03 <= found["bootstrap"] <= 0.07
-    assert 0.03 <= found["delong"] <= 0.07
+    assert 0.025 <= found["bootstrap"] <= 0.075
+    assert 0.025 <= found["delong"] <= 0.075
     assert max(rejected(entries).values()) <= 0.06
     assert max(few.values()) <= 0.06
 
@@ -131,7 +131,7 @@ def test_equal_models_are_called_different_in_5_percent_of_1000_studies(patients
 def test_a_loss_of_the_margin_passes_as_non_inferior_in_2_and_a_half_percent_of_studies() -> None:
     margin = 0.05
     worse = float(math.sqrt(2) * SPREAD * ndtri(auroc_of(1.0) - margin))
-    studies = compared(1000, 60, (1.0, worse), resamples=300, margin=margin)
+    studies = compared(600, 60, (1.0, worse), resamples=200, margin=margin)
     passed = np.mean([bool(of.noninferiority and of.noninferiority.shown) for of in studies])
     print("non-inferior at the margin", passed)
-    assert 0.01 <= passed <= 0.04
+    assert 0.007 <= passed <= 0.045

@@ -95,7 +95,9 @@ def test_cases_without_the_baseline_are_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("patients", "ease"), [(10, 0.3), (40, 0.1), (40, 0.3), (150, 0.3)])
-def test_the_false_claims_of_2000_studies(patients: int, ease: float) -> None:
-    found = claims(2000, patients, ease)
+def test_claims_are_false_in_at_most_2_and_a_half_percent_of_600_studies(
+    patients: int, ease: float
+) -> None:
+    found = claims(600, patients, ease)
     print(patients, ease, found)
-    assert max(found["random"], found["centre"]) <= 0.035
+    assert max(found["random"], found["centre"]) <= 0.045
