@@ -23,7 +23,7 @@ from chestxray.evaluation.comparison import Paired, sentence
 from chestxray.evaluation.delong import compare_means, difference
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.metrics import resampled
-from chestxray.evaluation.results import Comparison
+from chestxray.evaluation.results import ComparedMean, Comparison, DeLongTest
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
@@ -117,6 +117,8 @@ def test_the_same_predictions_differ_by_exactly_0(tmp_path: Path) -> None:
     result = compare(a, b, TRUTH)
     for entry in (result["mean"], result["findings"]["Mass"]):
         assert [entry["difference"][key] for key in ("value", "low", "high")] == [0, 0, 0]
+        degrees = entry["delong"].pop("degrees_of_freedom")
+        assert degrees > 50
         assert entry["delong"] == {"difference": 0, "low": 0, "high": 0, "p": 1}
     assert result["sentence"].startswith("A and B rank the images equally")
 
@@ -243,7 +245,7 @@ def test_what_is_undefined_is_null_with_the_reason_and_not_in_the_mean(tmp_path:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     healthy = TRUTH.rows.assign(**dict.fromkeys(FINDINGS, 0.0))
     nothing = compare(*paths, dataclasses.replace(TRUTH, rows=healthy), resamples=20)
-    assert "no finding has positives" in nothing["sentence"]
+    assert "no finding has at least 5 patients with it" in nothing["sentence"]
     assert nothing["mean"]["findings"] == 0
 
 
@@ -253,22 +255,78 @@ def test_tables_without_a_common_image_are_refused(tmp_path: Path) -> None:
         compare(a, b, TRUTH)
 
 
+def told(value: float, low: float | None, high: float | None, p: float | None) -> str:
+    nothing = DeLongTest(difference=None, low=None, high=None, p=None)
+    difference = Interval(value=value, low=low, high=high, reason="too few patients")
+    a, b = Interval(value=0.8), Interval(value=0.82)
+    return sentence(ComparedMean(findings=2, a=a, b=b, difference=difference, p=p, delong=nothing))
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "start"),
+    ("value", "low", "high", "p", "start"),
     [
-        (0.01, 0.03, "B is better than A"),
-        (0.0, 0.04, "No difference between A and B was shown"),
-        (-0.03, 0.0, "No difference between A and B was shown"),
-        (-0.03, -0.01, "B is worse than A"),
-        (None, None, "It is not known which model is better"),
+        (0.02, 0.01, 0.03, 0.001, "B is better than A"),
+        (0.02, -0.001, 0.041, 0.06, "No difference between A and B was shown"),
+        (-0.02, -0.03, -0.01, 0.0004, "B is worse than A"),
+        (0.0, 0.0, 0.0, None, "A and B rank the images equally"),
+        (0.02, None, None, None, "It is not known which model is better"),
     ],
 )
-def test_the_sentence_goes_by_the_interval(
-    low: float | None, high: float | None, start: str
+def test_the_sentence_goes_by_the_p_value_and_names_it(
+    value: float, low: float | None, high: float | None, p: float | None, start: str
 ) -> None:
-    difference = Interval(value=0.02, low=low, high=high, reason="too few patients")
-    told = sentence(Interval(value=0.8), Interval(value=0.82), difference)
-    assert told.startswith(start)
+    text = told(value, low, high, p)
+    assert text.startswith(start)
+    if p is not None:
+        assert f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})" in text
+
+
+def test_a_finding_of_3_patients_is_not_tested_and_not_in_the_mean(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.0, 1, 0.8), b=model(1.2, 2, 0.8))
+    rows = TRUTH.rows.copy()
+    rows["Mass"] = 0.0
+    rows.iloc[[0, 1, 30, 60], rows.columns.get_loc("Mass")] = 1.0  # images of 3 patients
+    result = compare(a, b, dataclasses.replace(TRUTH, rows=rows), resamples=50)
+    mass = result["findings"]["Mass"]
+    assert mass["difference"]["value"] is not None
+    assert mass["difference"]["low"] is mass["p"] is mass["p_holm"] is mass["delong"]["p"] is None
+    for entry in (mass["difference"], mass["delong"]):
+        assert entry["reason"] == "only 3 patients with the finding: a test needs at least 5"
+    others = [e["difference"]["value"] for f, e in result["findings"].items() if f != "Mass"]
+    expected = np.mean([value for value in others if value is not None])
+    assert result["mean"]["findings"] == 12
+    assert result["mean"]["difference"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert result["mean"]["delong"]["difference"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("margin", "shown", "start"),
+    [
+        (0.1, True, "B is not inferior to A with a margin of 0.1 in mean AUROC"),
+        (0.01, False, "That B is not inferior to A was not shown with a margin of 0.01"),
+    ],
+)
+def test_non_inferiority_is_the_lower_limit_above_the_margin(
+    tmp_path: Path, margin: float, shown: bool, start: str
+) -> None:
+    tables = written(tmp_path, a=model(1.0, 1, 0.8), b=model(0.9, 2, 0.8))
+    result = compare(*tables, resamples=200, margin=margin)
+    found, low = result["noninferiority"], result["mean"]["difference"]["low"]
+    assert found["shown"] is shown is (low > -margin) is (found["p"] < 0.025)
+    assert found["sentence"].startswith(start)
+    assert f"{low:+.3f}" in found["sentence"]
+
+
+def test_a_model_is_not_inferior_to_itself(tmp_path: Path) -> None:
+    tables = written(tmp_path, a=model(1.0, 1), b=model(1.0, 1))
+    found = compare(*tables, resamples=20, margin=0.001)["noninferiority"]
+    assert (found["shown"], found["p"]) == (True, 0)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.02, 1.0, float("nan")])
+def test_a_margin_outside_0_to_1_is_refused(tmp_path: Path, margin: float) -> None:
+    with pytest.raises(PredictionsError, match="between 0 and 1, not"):
+        compare(*written(tmp_path, a=model(1.0, 1), b=model(1.0, 2)), margin=margin)
 
 
 def test_findings_are_matched_by_name_and_the_others_listed(tmp_path: Path) -> None:
@@ -331,6 +389,21 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     failed = chestxray("compare", a, b, "--labels", labels)
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_the_command_takes_run_folders_and_a_margin(tmp_path: Path) -> None:
+    for name, skill in (("one", 1.0), ("two", 1.5)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "predictions.csv", model(skill, 1, 0.7))
+    labels = write_label_table(tmp_path / "Data_Entry_2017.csv")
+    runs = [tmp_path / name for name in ("one", "two")]
+    told = chestxray("compare", *runs, "--labels", labels, "--resamples", "50", "--margin", "0.05")
+    assert told.returncode == 0, told.stderr
+    assert "B is not inferior to A with a margin of 0.05 in mean AUROC" in told.stdout
+    empty = chestxray("compare", runs[0], tmp_path, "--labels", labels)
+    assert empty.returncode == 1
+    assert "is a folder without predictions.csv" in empty.stderr
+    assert "Errno" not in empty.stderr
 
 
 def test_a_finding_that_is_left_out_under_two_spellings_is_listed_once(tmp_path: Path) -> None:

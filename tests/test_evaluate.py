@@ -305,6 +305,30 @@ def test_nothing_to_evaluate_is_refused(tmp_path: Path) -> None:
         evaluate(tmp_path / "p.csv", LABELS, tmp_path / "out")
 
 
+def test_a_run_folder_stands_for_its_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write(folder / "predictions.csv", predicted(LABELS, "test"))
+    write(folder / "validation.csv", predicted(LABELS, "val", 1))
+    files = [folder / name for name in ("predictions.csv", "validation.csv")]
+    by_file = evaluate(files[0], LABELS, tmp_path / "a", files[1], resamples=5)
+    assert evaluate(folder, LABELS, tmp_path / "b", folder, resamples=5) == by_file
+    assert evaluate(tmp_path, LABELS, tmp_path / "c", tmp_path, resamples=5) == by_file
+
+
+def test_another_folder_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match=r"a folder without predictions.csv: give a run fol"):
+        evaluate(tmp_path, LABELS, tmp_path / "out")
+    path = table_of("test", tmp_path)
+    with pytest.raises(PredictionsError, match=r"is a folder without validation.csv"):
+        evaluate(path, LABELS, tmp_path / "out", tmp_path)
+
+
+def test_progress_counts_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(table_of("test", tmp_path), LABELS, tmp_path / "out", resamples=5)
+    assert "evaluate: 14/14 findings" in capsys.readouterr().err
+
+
 def test_results_of_earlier_predictions_do_not_stay(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for name in FILES:

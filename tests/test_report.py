@@ -244,6 +244,28 @@ def test_only_intervals_support_statements(full: Path, tmp_path: Path, point: fl
         assert (f"AUROC {verdict}: Atelectasis" in statements) == (point == expected)
 
 
+@pytest.mark.parametrize(
+    ("low", "told"),
+    [
+        (0.01, "The heatmap peak is inside the marked region more often than a random point"),
+        (-0.01, "For no finding is the heatmap peak shown to be inside the marked region"),
+        (None, "For no finding is the heatmap peak shown to be inside the marked region"),
+    ],
+)
+def test_a_heatmap_is_called_better_by_the_paired_interval_alone(
+    full: Path, tmp_path: Path, low: float | None, told: str
+) -> None:
+    def move(localization: dict[str, Any]) -> None:
+        for entry in localization["findings"].values():
+            entry["hit"] |= {"low": 0.99}  # above every baseline's value, and of no account
+            for name, above in entry["above"].items():
+                worst = low if name == "centre" else 0.2
+                above |= {"value": 0.3, "low": worst, "high": 0.4}
+
+    run = changed(full, tmp_path / "run", "evaluation/localization.json", move)
+    assert told in " ".join(interpretation.supported(RunFiles.read(run)))
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_published_results_are_matched_only_where_they_are_comparable(
     full: Path, tmp_path: Path, html: str

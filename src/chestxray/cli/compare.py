@@ -18,8 +18,10 @@ from chestxray.cli.options import (
 
 @with_source_options
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A table of predictions.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="A second table for the same images.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="A table of predictions, or a run folder.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="A second one for the same images.")],
     *,
     labels: LabelsPath,
     split: Annotated[
@@ -30,20 +32,27 @@ def compare(
         int, typer.Option(min=1, help="Resamples of patients for the intervals.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Also test that B loses less mean AUROC than this, such as 0.02."),
+    ] = None,
     as_json: AsJson = False,
     given: SourceOptions,
 ) -> None:
     """Test whether one of two models is better: paired, by patient.
 
-    Prints the AUROC of each finding and their mean, and the difference B - A on the same resamples
-    of patients, and DeLong's test. p-values are Holm-corrected.
+    Prints the AUROC of each finding and their mean, the difference B - A on the same resamples of
+    patients, and DeLong's test beside it. p-values of findings are Holm-corrected. With --margin it
+    also tests that B is not inferior to A.
     """
     from chestxray.evaluation import Labels
     from chestxray.evaluation import compare as measure
 
     truth = Labels.read(labels, given.source, given.read_options())
     echo_problems(labels.name, truth.problems)
-    result = measure(a, b, truth, split=split, resamples=resamples, seed=seed, out=out)
+    result = measure(
+        a, b, truth, split=split, resamples=resamples, seed=seed, margin=margin, out=out
+    )
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
         return
@@ -77,6 +86,8 @@ def _show(result: dict[str, Any]) -> None:
     for name, reason in result["left_out"].items():
         typer.echo(f"{name} is left out: {reason}")
     typer.echo(f"\n{result['sentence']}")
+    if result["noninferiority"]:
+        typer.echo(result["noninferiority"]["sentence"])
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:

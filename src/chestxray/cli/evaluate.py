@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 @with_source_options
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(help="A table of predictions: .csv, .csv.gz, .parquet or .jsonl.")
+        Path,
+        typer.Argument(
+            help="A table of predictions (.csv, .csv.gz, .parquet or .jsonl), or a run folder."
+        ),
     ],
     *,
     labels: LabelsPath,

@@ -22,6 +22,7 @@ from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
 from chestxray.cli.gateway import gateway
+from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.recipe import recipe
@@ -70,7 +71,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
     "Models": (train, calibrate, export, recipe),
-    "Figures": (predict, evaluate, compare, explain, report),
+    "Figures": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
 for panel, verbs in _PANELS.items():

@@ -1,7 +1,8 @@
 """Predictions and labels in, typed results with confidence intervals out. No torch.
 
-`evaluate` measures one table of predictions, `compare` tests the difference of two. A new metric is
-one entry in the registry `METRICS`.
+`evaluate` measures one table of predictions, `compare` tests the difference of two, and `plan`
+gives the number of patients that a study needs. A new metric is one entry in the registry
+`METRICS`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.metrics import METRICS, Metric, register
     from chestxray.evaluation.predictions import Predictions
     from chestxray.evaluation.results import Comparison, Results, schema
+    from chestxray.evaluation.sample_size import SampleSize, plan
     from chestxray.evaluation.thresholds import OperatingPoints, fit_operating_points
 
 __all__ = [
@@ -31,10 +33,12 @@ __all__ = [
     "OperatingPoints",
     "Predictions",
     "Results",
+    "SampleSize",
     "compare",
     "evaluate",
     "fit_calibration",
     "fit_operating_points",
+    "plan",
     "register",
     "schema",
 ]
@@ -60,6 +64,10 @@ __getattr__ = exports(
             "Comparison",
             "Results",
             "schema",
+        ),
+        "sample_size": (
+            "SampleSize",
+            "plan",
         ),
         "thresholds": (
             "OperatingPoints",

@@ -33,7 +33,7 @@ cannot fall below 0.002, which Holm's factor makes useless. A bootstrap of few p
 underestimates the error, by sqrt((k - 1) / k) for the mean of k, and the ratio follows Student's
 distribution rather than the normal one. Both are corrected with k − 1 degrees of freedom, where k
 is the number of patients on the smallest side (Cameron and Miller 2015,
-doi:10.3368/jhr.50.2.317, section VI).
+doi:10.3368/jhr.50.2.317, section VI). `significance` adds the interval that belongs to this test.
 
 Holm 1979 (Scandinavian Journal of Statistics 6:65): the smallest of k p-values times k, the next
 times k − 1, and so on, never decreasing. Under any dependence, the chance that any true zero falls
@@ -302,13 +302,23 @@ def p_value(draws: Draws, difference: Values, patients: int) -> float | None:
         difference: float64 [1 + R + G], by arithmetic on what `draws.apply` gave.
         patients: k, of the smallest group of images behind the difference.
     """
-    drawn = difference[1 : 1 + draws.resamples]
+    error = standard_error(draws, difference, patients)
+    if math.isnan(difference[0]) or error is None:
+        return None
+    return float(2 * stdtr(patients - 1, -abs(difference[0]) / error))
+
+
+def standard_error(draws: Draws, values: Values, patients: int) -> float | None:
+    """Give the bootstrap standard error, corrected for few patients; None where there is none.
+
+    Resamples in which the figure is undefined are left out. Arguments as in `p_value`.
+    """
+    drawn = values[1 : 1 + draws.resamples]
     drawn = drawn[~np.isnan(drawn)]
     spread = float(np.std(drawn)) if len(drawn) else 0.0
-    if math.isnan(difference[0]) or spread < _ROUNDING or patients < 2:
+    if spread < _ROUNDING or patients < 2:
         return None
-    error = spread * math.sqrt(patients / (patients - 1))
-    return float(2 * stdtr(patients - 1, -abs(difference[0]) / error))
+    return spread * math.sqrt(patients / (patients - 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:

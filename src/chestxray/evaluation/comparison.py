@@ -1,11 +1,17 @@
 """Compare two models on the same images: is one better than the other?
 
 Both are measured on the same resamples of patients, and the difference is taken within each, so
-what makes the images hard for both cancels out (the paired bootstrap). DeLong's test, with patients
-as clusters, is a cross-check without resampling.
+what makes the images hard for both cancels out (the paired bootstrap). Interval, p-value and
+sentence come from one test (see `significance`). DeLong's test, with patients as clusters, is a
+cross-check without resampling.
 
 The mean over findings is the one question asked, and is not corrected. The findings are many
-questions at once: their p-values are adjusted by Holm's method.
+questions at once: their p-values are adjusted by Holm's method. A finding with fewer than `FEWEST`
+patients with it, or without it, is not tested and not in the mean, whose error it would hide.
+
+Whether B is no worse than A by more than a margin is asked one-sided at 2.5 %: of the mean's
+difference, the lower limit of the 95 % interval must lie above minus the margin (Piaggio 2012,
+doi:10.1001/jama.2012.87802).
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,24 +29,36 @@ from chestxray.errors import PredictionsError
 from chestxray.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
-    Bounds,
     Draws,
-    Interval,
     Values,
     average,
     holm,
-    p_value,
 )
 from chestxray.evaluation.delong import compare_aurocs, compare_means
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
-from chestxray.evaluation.results import ComparedFinding, ComparedMean, Comparison, DeLongTest
+from chestxray.evaluation.results import (
+    ComparedFinding,
+    ComparedMean,
+    Comparison,
+    DeLongTest,
+    NonInferiority,
+)
+from chestxray.evaluation.significance import (
+    ALPHA,
+    FEWEST,
+    Significance,
+    satterthwaite,
+    smaller_side,
+)
 from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
 from chestxray.progress import progress
+
+_NO_MEAN: Final = f"no finding has at least {FEWEST} patients with it and {FEWEST} without it"
 
 
 @dataclass(frozen=True)
@@ -137,7 +156,7 @@ def _left_out(first: Pairs, second: Pairs, findings: Findings) -> dict[str, str]
     return found
 
 
-def compare(
+def compare(  # noqa: PLR0913 - the options of one command
     a: Predictions | Path | str,
     b: Predictions | Path | str,
     labels: Labels | Dataset | Path | str,
@@ -145,6 +164,7 @@ def compare(
     split: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    margin: float | None = None,
     out: Path | str | None = None,
 ) -> Comparison:
     """Compare two models by their predictions of the same images.
@@ -152,22 +172,30 @@ def compare(
     For each finding and for the mean over findings the result has the AUROC of both, the difference
     B - A with its interval and its bootstrap p-value, and DeLong's test. The p-values of findings
     are also given adjusted for their number (`p_holm`). `sentence` says which model is better, by
-    the interval of the mean's difference.
+    the p-value of the mean's difference.
 
     Args:
-        a: the first table of predictions, or its file.
+        a: the first table of predictions, its file, or a run folder with one.
         b: the second.
         labels: a prepared dataset, a label table, or either opened.
         split: which split both must be of, `test` by default.
         resamples: of patients, at least 1.
         seed: of the resamples.
+        margin: greatest loss of mean AUROC, between 0 and 1, with which B counts as not inferior to
+            A; not tested by default.
         out: folder to write `comparison.json` to; nothing is written by default.
 
     Raises:
-        PredictionsError: a table that cannot be evaluated, or no image or finding in common.
+        PredictionsError: a table that cannot be evaluated, no image or finding in common, or a
+            margin outside 0 to 1.
         SourceError: a label table that cannot be read.
         ArtifactError: a file that does not exist.
     """
+    if margin is not None and not 0 < margin < 1:
+        raise PredictionsError(
+            f"the margin is a loss of mean AUROC between 0 and 1, not {margin:g}: give one such as "
+            f"0.02"
+        )
     truth = Labels.of(labels)
     paired = Paired.read(a, b, truth, split)
     draws = Draws.of(paired.patients, resamples, seed)
@@ -177,7 +205,8 @@ def compare(
             aurocs[finding] = _aurocs(paired, draws, k)
             advance()
     delong = compare_means(paired.labels, paired.a, paired.b, paired.patients)
-    mean = _mean(list(aurocs.values()), draws, delong)
+    means = _Means.of(paired, list(aurocs.values()), draws)
+    mean = means.compared(draws, delong)
     comparison = Comparison(
         a=_named(a),
         b=_named(b),
@@ -193,7 +222,8 @@ def compare(
         intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
         findings=_findings(paired, aurocs, draws),
         mean=mean,
-        sentence=sentence(mean.a, mean.b, mean.difference),
+        sentence=sentence(mean),
+        noninferiority=None if margin is None else noninferiority(means.test(draws), margin),
     )
     if out is not None:
         comparison.write(Path(out))
@@ -220,13 +250,13 @@ def _findings(
     paired: Paired, aurocs: dict[str, tuple[Values, Values]], draws: Draws
 ) -> dict[str, ComparedFinding]:
     """Compare each finding, with Holm's p-value where there is a p-value."""
-    p = {}
+    tests = {}
     for k, (finding, (a, b)) in enumerate(aurocs.items()):
         y = paired.labels[:, k]
-        patients = min(len(np.unique(paired.patients[y == side])) for side in (0, 1))
-        p[finding] = p_value(draws, b - a, patients)
-    tested = {finding: of for finding, of in p.items() if of is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+        fewest, group = smaller_side(y, paired.patients)
+        tests[finding] = _difference(a, b, draws, fewest, group=group, undefined=one_sided(y))
+    p = {finding: test.p for finding, test in tests.items() if test.p is not None}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     found = {}
     for k, (finding, (a, b)) in enumerate(aurocs.items()):
         y = paired.labels[:, k]
@@ -235,51 +265,121 @@ def _findings(
             positives=int((y == 1).sum()),
             a=draws.interval(a, why),
             b=draws.interval(b, why),
-            difference=_difference(a, b, draws, why),
-            p=p[finding],
+            difference=tests[finding].interval,
+            p=p.get(finding),
             delong=compare_aurocs(y, paired.a[:, k], paired.b[:, k], paired.patients),
             p_holm=adjusted.get(finding),
         )
     return found
 
 
-def _mean(aurocs: list[tuple[Values, Values]], draws: Draws, delong: DeLongTest) -> ComparedMean:
-    """Average over the findings that have an AUROC."""
-    defined = [both for both in aurocs if not np.isnan(both[0][0])]
-    if not defined:
-        none = Interval(value=None, reason="no finding has positives and negatives")
-        return ComparedMean(findings=0, a=none, b=none, difference=none, p=None, delong=delong)
-    a, b = (average(of) for of in zip(*defined, strict=True))
-    return ComparedMean(
-        findings=len(defined),
-        a=draws.interval(a),
-        b=draws.interval(b),
-        difference=_difference(a, b, draws),
-        p=p_value(draws, b - a, draws.counts.shape[1]),
-        delong=delong,
+@dataclass(frozen=True)
+class _Means:
+    """The mean AUROCs over the findings that have enough patients.
+
+    Attributes:
+        findings: how many these are.
+        a, b: float64 [1 + R + G], NaN without such a finding.
+        degrees: degrees of freedom of the difference's variance; None without such a finding.
+    """
+
+    findings: int
+    a: Values
+    b: Values
+    degrees: float | None
+
+    @classmethod
+    def of(cls, paired: Paired, aurocs: list[tuple[Values, Values]], draws: Draws) -> _Means:
+        """Average over the findings with at least `FEWEST` patients with and without them."""
+        sides = [smaller_side(y, paired.patients)[0] for y in paired.labels.T]
+        enough = {k: aurocs[k] for k, fewest in enumerate(sides) if fewest >= FEWEST}
+        if not enough:
+            none = np.full(len(draws.counts), np.nan)
+            return cls(0, none, none, None)
+        a, b = (average(of) for of in zip(*enough.values(), strict=True))
+        drawn = slice(1, 1 + draws.resamples)
+        variances = [np.nanvar(of_b[drawn] - of_a[drawn]) for of_a, of_b in enough.values()]
+        degrees = np.array([sides[k] - 1.0 for k in enough])
+        return cls(len(enough), a, b, satterthwaite(np.array(variances), degrees))
+
+    def test(self, draws: Draws) -> Significance:
+        """Test the difference over all patients."""
+        patients = draws.counts.shape[1]
+        return _difference(
+            self.a, self.b, draws, patients, degrees=self.degrees, undefined=_NO_MEAN
+        )
+
+    def compared(self, draws: Draws, delong: DeLongTest) -> ComparedMean:
+        """Give them with their intervals and the test."""
+        test = self.test(draws)
+        return ComparedMean(
+            findings=self.findings,
+            a=draws.interval(self.a, _NO_MEAN),
+            b=draws.interval(self.b, _NO_MEAN),
+            difference=test.interval,
+            p=test.p,
+            delong=delong,
+        )
+
+
+def _difference(
+    a: Values,
+    b: Values,
+    draws: Draws,
+    patients: int,
+    *,
+    degrees: float | None = None,
+    group: str = "",
+    undefined: str = "",
+) -> Significance:
+    """Test b - a; for models that rank equally it is 0, whichever patients are drawn."""
+    if not np.isnan(a[0]) and np.array_equal(a, b, equal_nan=True):
+        return Significance.of_equals()
+    return Significance.of(
+        draws, b - a, patients, degrees=degrees, group=group, undefined=undefined
     )
 
 
-def _difference(a: Values, b: Values, draws: Draws, why: str = "") -> Interval:
-    """Give b - a; for models that rank equally it is 0, whichever patients are drawn."""
-    if not np.isnan(a[0]) and np.array_equal(a, b, equal_nan=True):
-        return Interval(value=0.0, low=0.0, high=0.0, percentile=Bounds(low=0.0, high=0.0))
-    return draws.interval(b - a, why)
-
-
-def sentence(a: Interval, b: Interval, difference: Interval) -> str:
-    """Say in one sentence which model is better, by the interval of the mean's difference."""
+def sentence(mean: ComparedMean) -> str:
+    """Say in one sentence which model is better, by the p-value of the mean's difference."""
+    difference = mean.difference
     if difference.value is None:
         return f"It is not known which model is better: {difference.reason}."
-    means = f"the mean AUROC is {a.value:.3f} for A and {b.value:.3f} for B"
+    means = f"the mean AUROC is {mean.a.value:.3f} for A and {mean.b.value:.3f} for B"
     if difference.low is None or difference.high is None:
         return f"It is not known which model is better: {means}, and {difference.reason}."
-    low, high = difference.low, difference.high
-    if difference.value == low == high == 0:
-        return f"A and B rank the images equally: both have a mean AUROC of {a.value:.3f}."
-    by = f"difference {difference.value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-    if low > 0:
-        return f"B is better than A: {means}, {by}."
-    if high < 0:
-        return f"B is worse than A: {means}, {by}."
-    return f"No difference between A and B was shown: {means}, {by}."
+    if mean.p is None:
+        return f"A and B rank the images equally: both have a mean AUROC of {mean.a.value:.3f}."
+    by = (
+        f"difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
+        f"{difference.high:+.3f}, p {_p(mean.p)})"
+    )
+    if mean.p >= ALPHA:
+        return f"No difference between A and B was shown: {means}, {by}."
+    better = "better" if difference.value > 0 else "worse"
+    return f"B is {better} than A: {means}, {by}."
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def noninferiority(test: Significance, margin: float) -> NonInferiority:
+    """Say whether B is no worse than A by `margin` or more.
+
+    Args:
+        test: of the mean AUROC of B minus that of A.
+        margin: greatest accepted loss, above 0.
+    """
+    p = test.p_above(-margin)
+    if p is None:
+        unknown = f"It is not known whether B is inferior to A: {test.reason}."
+        return NonInferiority(margin=margin, p=None, shown=None, sentence=unknown)
+    shown = p < ALPHA / 2
+    which = "B is not inferior to A" if shown else "That B is not inferior to A was not shown"
+    is_above = "above" if shown else "not above"
+    told = (
+        f"{which} with a margin of {margin:g} in mean AUROC: the lower limit of the difference, "
+        f"{test.interval.low:+.3f}, is {is_above} {-margin:g} (one-sided p {_p(p)})."
+    )
+    return NonInferiority(margin=margin, p=p, shown=shown, sentence=told)

@@ -11,7 +11,15 @@ The interval of one AUROC is computed on the logit scale, where it is nearer to 
 leave [0, 1]; that of a difference is plain.
 
 The mean over findings is a mean of AUROCs on the same patients. A patient's influence on it is the
-mean of the influences on each AUROC, and the sum of the squared influences is its variance.
+mean of the influences on each AUROC, and the sum of the squared influences is its variance. That is
+too small by (k - 1) / k for a finding of k patients, so it is multiplied by the findings' mean of
+k / (k - 1), weighted by their variances.
+
+A difference is referred to Student's t. For a finding it has k - 1 degrees of freedom, where k is
+the smaller of the numbers of patients with and without it; for the mean those of a sum of variances
+(`significance.satterthwaite`). The normal distribution rejected equal models in 7 to
+12 % of studies with 5 to 10 positive patients, and in 6 to 8 % for the mean. Findings with fewer
+than `significance.FEWEST` patients are not tested, and not in the mean.
 """
 
 from __future__ import annotations
@@ -22,13 +30,15 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 from scipy.stats import rankdata
 
-from chestxray.evaluation.bootstrap import LEVEL, Floats, Values
+from chestxray.evaluation.bootstrap import TAILS, Floats, Values
 from chestxray.evaluation.results import DeLongTest
+from chestxray.evaluation.significance import FEWEST, satterthwaite, smaller_side, too_few
 
-_Z: Final = float(ndtri((1 + LEVEL) / 2))
+_Z: Final = float(ndtri(TAILS[1]))
+_NO_WEIGHT: Final = 1e-300  # so that weights that are all 0 still have a mean
 
 
 @dataclass(frozen=True)
@@ -60,15 +70,17 @@ class _Difference:
     Attributes:
         value: the difference.
         variance: of it.
+        degrees: degrees of freedom of the variance, greater than 0; NaN where it is unknown.
     """
 
     value: float
     variance: float
+    degrees: float
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval; NaN where the variance is unknown."""
-        width = _Z * math.sqrt(max(self.variance, 0.0))
+        width = float(stdtrit(self.degrees, TAILS[1])) * math.sqrt(max(self.variance, 0.0))
         return self.value - width, self.value + width
 
     @property
@@ -78,7 +90,7 @@ class _Difference:
             return 1.0
         if not self.variance > 0:
             return math.nan
-        return 2 * float(ndtr(-abs(self.value) / math.sqrt(self.variance)))
+        return 2 * float(stdtr(self.degrees, -abs(self.value) / math.sqrt(self.variance)))
 
 
 def delong(y: Floats, p: Floats, patients: npt.NDArray[Any] | None = None) -> DeLong:
@@ -99,7 +111,11 @@ def difference(
     """Compare two models on the same images: `a` minus `b`. Arguments as in `delong`."""
     aurocs, covariance = covariances(y, np.stack([a, b], axis=1), patients)
     contrast = np.array([1.0, -1.0])
-    return _Difference(float(aurocs[0] - aurocs[1]), float(contrast @ covariance @ contrast))
+    of = np.arange(len(y)) if patients is None else patients
+    fewest, _ = smaller_side(y, of)
+    degrees = fewest - 1.0 if fewest > 1 else math.nan
+    variance = float(contrast @ covariance @ contrast)
+    return _Difference(float(aurocs[0] - aurocs[1]), variance, degrees)
 
 
 def covariances(
@@ -162,7 +178,7 @@ _Patients = npt.NDArray[np.int64]
 
 
 def compare_aurocs(y: Values, a: Values, b: Values, patients: _Patients) -> DeLongTest:
-    """Test the AUROC of model `b` minus that of model `a`.
+    """Test the AUROC of model `b` minus that of model `a`; fewer than `FEWEST` are not tested.
 
     Args:
         y: labels, float64 [n], 1, 0 or NaN.
@@ -170,11 +186,14 @@ def compare_aurocs(y: Values, a: Values, b: Values, patients: _Patients) -> DeLo
         b: of the second.
         patients: int64 [n].
     """
-    return _entry(difference(y, b, a, patients))
+    tested, (fewest, group) = difference(y, b, a, patients), smaller_side(y, patients)
+    if fewest < FEWEST and not math.isnan(tested.value):
+        return _untested(tested.value, too_few(fewest, group))
+    return _entry(tested)
 
 
 def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> DeLongTest:
-    """Test the mean over the findings that have an AUROC.
+    """Test the mean over the findings that have at least `FEWEST` patients with and without them.
 
     Args:
         labels: float64 [n, k], 1, 0 or NaN.
@@ -183,17 +202,23 @@ def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> 
         patients: int64 [n].
     """
     names, patient = np.unique(patients, return_inverse=True)
-    values, influences = [], []
+    values, influences, degrees = [], [], []
     for y, of_a, of_b in zip(labels.T, a.T, b.T, strict=True):
-        if (y == 1).any() and (y == 0).any():
+        fewest, _ = smaller_side(y, patients)
+        if fewest >= FEWEST:
             before, after = (_influences(y, p, patient, len(names)) for p in (of_a, of_b))
             values.append(after[0] - before[0])
             influences.append(after[1] - before[1])
-    if not values or len(names) < 2:
-        return _entry(_Difference(math.nan, math.nan))
+            degrees.append(fewest - 1.0)
+    if not values:
+        return _untested(math.nan, f"no finding has {FEWEST} patients with it and {FEWEST} without")
     influence = np.mean(influences, axis=0)
-    variance = float(influence @ influence) * len(names) / (len(names) - 1)
-    return _entry(_Difference(float(np.mean(values)), variance))
+    own = np.sum(np.square(influences), axis=1)
+    degrees_of_each = np.array(degrees)
+    factor = np.average((degrees_of_each + 1) / degrees_of_each, weights=own + _NO_WEIGHT)
+    variance = float(influence @ influence) * float(factor)
+    together = satterthwaite(own, degrees_of_each)
+    return _entry(_Difference(float(np.mean(values)), variance, together))
 
 
 def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tuple[float, Values]:
@@ -213,4 +238,12 @@ def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tupl
 
 def _entry(test: _Difference) -> DeLongTest:
     low, high = test.interval
-    return DeLongTest(difference=test.value, low=low, high=high, p=test.p)
+    return DeLongTest(
+        difference=test.value, low=low, high=high, p=test.p, degrees_of_freedom=test.degrees
+    )
+
+
+def _untested(value: float, reason: str) -> DeLongTest:
+    return DeLongTest(
+        difference=value, low=None, high=None, p=None, degrees_of_freedom=None, reason=reason
+    )

@@ -46,7 +46,7 @@ from chestxray.evaluation.metrics import (
     resampled,
     score_metrics,
 )
-from chestxray.evaluation.predictions import Predictions, counted
+from chestxray.evaluation.predictions import Predictions, counted, file_of
 from chestxray.evaluation.prior_shift import check_prevalence, prevalences
 from chestxray.evaluation.reference import reference as against_reference
 from chestxray.evaluation.result_details import MeanInterval, PointWorkload, ResampleSettings
@@ -108,7 +108,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     others.
 
     Args:
-        predictions: a table of predictions, or its file.
+        predictions: a table of predictions, its file, or a run folder with one.
         labels: a prepared dataset, a label table, or either opened.
         split: which split the predictions are of, `test` by default.
         fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
@@ -135,7 +135,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         None if path is None else Path(path) for path in (heatmaps, masks, reference)
     )
     if maps is not None and not isinstance(predictions, Predictions):
-        check_belongs(maps, Path(predictions))
+        check_belongs(maps, file_of(Path(predictions)))
     thresholds = None if bundle is None else BundleThresholds.read(bundle)
     evaluation = Evaluation.of(
         predictions,
@@ -197,7 +197,7 @@ class Evaluation:
         pairs = pair(_table(predictions), truth, split)
         if bundle is not None:
             bundle.check_made(pairs.models)
-        validation = None if fit_on is None else _validation(_table(fit_on), truth, pairs)
+        validation = None if fit_on is None else _validation(fit_on, truth, pairs)
         draws = Draws.of(pairs.patients, resamples, seed)
         known = _prevalences(prevalence or {}, pairs.findings)
         return cls(truth, pairs, validation, seed, draws, bundle, known)
@@ -511,8 +511,10 @@ def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, fl
     return found
 
 
-def _validation(source: Predictions | Path, truth: Labels, evaluated: Pairs) -> Pairs:
+def _validation(source: Predictions | Path | str, truth: Labels, evaluated: Pairs) -> Pairs:
     """Read the validation predictions; they share no patient with the evaluated ones."""
+    if not isinstance(source, Predictions):
+        source = file_of(Path(source), "validation.csv")
     validation = pair(source, truth, "val", _ELSEWHERE)
     both = np.intersect1d(evaluated.patients, validation.patients)
     if len(both):

@@ -18,6 +18,11 @@ It is fixed in advance, between Wang's two, and fitted to no box.
 Some findings are easy to hit, so every figure has baselines that need no heatmap: a random point,
 the image's centre with a box of half its sides, and the finding's mean box over all other patients.
 Every share has its interval by patient.
+
+A baseline's share varies with the cases as the heatmaps' does. So whether the peak hits more often
+is asked of the difference on the same cases, resampled by patient (see `significance`). A limit of
+the share beside the baseline's value claims it too often: in 4 to 7 % of simulated studies in which
+both hit equally often, instead of 2.5 %.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES, Draws, Interval, Va
 from chestxray.evaluation.labels import Labels, Pairs, match_names
 from chestxray.evaluation.predictions import counted, examples
 from chestxray.evaluation.result_details import Localization, Located, Met, ResampleSettings
+from chestxray.evaluation.significance import FEWEST, Significance
 from chestxray.findings import Findings
 
 IOU: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -460,6 +466,7 @@ def _summary(played: _Played, resamples: int, seed: int) -> Located:
     return Located(
         cases=len(played.patients),
         random=_mean(played.random),
+        above=_above(played, resamples, seed),
         **vars(met[0]),
         iou=dict(zip(map(str, IOU), met[1:], strict=False)),
         iobb=dict(zip(map(str, IOBB), met[1 + len(IOU) :], strict=True)),
@@ -478,6 +485,65 @@ def _intervals(played: _Played, resamples: int, seed: int) -> list[Interval]:
         exact_share(value, patients) if value in {0, 1} else draws.interval(values)
         for value, values in zip(shares[0], shares.T, strict=True)
     ]
+
+
+def _above(played: _Played, resamples: int, seed: int) -> dict[str, Interval]:
+    """Compare the heatmaps' hits with those of each baseline on the same cases."""
+    baselines = {
+        "random": played.random,
+        "centre": played.centre[:, 0],
+        "mean_box": played.mean_box[:, 0],
+    }
+    hit = played.hit[:, 0]
+    return {
+        name: hits_above(hit, baseline, played.patients, resamples, seed)
+        for name, baseline in baselines.items()
+    }
+
+
+def hits_above(
+    hit: Values,
+    baseline: Values,
+    patients: npt.NDArray[np.int64],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Give the mean of hit minus baseline over cases, with its interval by patient.
+
+    Resamples say nothing where all cases are hit or none is. Then the interval is exact: that of
+    the share of hits (see `exact_share`) minus the mean chance, or, where a baseline also misses or
+    hits all, that of the sign test.
+
+    Args:
+        hit: 1 or 0, float64 [m].
+        baseline: 1, 0, or a chance between; NaN where it is not defined, float64 [m].
+        patients: int64 [m].
+        resamples: of patients.
+        seed: of the resamples.
+    """
+    known = ~np.isnan(baseline)
+    hit, baseline, patients = hit[known], baseline[known], patients[known]
+    if not len(hit):
+        return Interval(value=np.nan, reason="no case has this baseline")
+    many, gain = len(np.unique(patients)), hit - baseline
+    if many >= FEWEST and np.ptp(hit) == 0 and np.ptp(baseline) < 1:
+        return _exactly_above(float(hit[0]), baseline, many)
+    draws = Draws.of(patients, resamples if many > 1 else 0, seed)
+    shares = draws.apply(lambda w: (w @ gain) / w.sum(axis=1))
+    return Significance.of(draws, shares, many).interval
+
+
+def _exactly_above(hit: float, baseline: Values, patients: int) -> Interval:
+    """Give the difference where all cases are hit or none is, as `hits_above` says."""
+    share, mean = exact_share(hit, patients), float(baseline.mean())
+    low, high = share.low or 0.0, share.high or 0.0
+    if mean in {0, 1}:  # both are certain: of the signs of n differences, all are equal
+        if mean == hit:
+            return Interval(value=0.0, reason="the baseline hits the same cases")
+        low, high = (2 * low - 1, 1.0) if hit else (-1.0, 2 * high - 1)
+    else:
+        low, high = low - mean, high - mean
+    return Interval(value=hit - mean, low=low, high=high, reason=share.reason)
 
 
 def _mean(values: Values) -> float | None:

@@ -130,15 +130,37 @@ def write(path: Path, predictions: Predictions) -> None:
         write_table(path, rows)
 
 
-def read(path: Path) -> Predictions:
-    """Read a table of predictions; the suffix tells its format.
+def file_of(path: Path, name: str = "predictions.csv") -> Path:
+    """Give the file of a table: the path itself, or the table of the run folder that it is.
+
+    Args:
+        path: a table, a run folder, or the folder that `chestxray run` writes one to.
+        name: of the table in a run folder.
 
     Raises:
-        PredictionsError: not such a table, no rows, a row longer or shorter than the header, no
-            finding or one twice, an image twice, a probability that is missing, not a number, or
-            outside [0, 1].
+        PredictionsError: another folder.
+    """
+    if not path.is_dir():
+        return path
+    for file in (path / name, path / "run" / name):
+        if file.is_file():
+            return file
+    raise PredictionsError(
+        f"{path} is a folder without {name}: give a run folder or a table of predictions (.csv, "
+        f".csv.gz, .parquet or .jsonl)"
+    )
+
+
+def read(path: Path) -> Predictions:
+    """Read a table of predictions, or that of a run folder; the suffix tells its format.
+
+    Raises:
+        PredictionsError: a folder without `predictions.csv`, not such a table, no rows, a row
+            longer or shorter than the header, no finding or one twice, an image twice, a
+            probability that is missing, not a number, or outside [0, 1].
         ArtifactError: the file does not exist.
     """
+    path = file_of(path)
     require(path, "chestxray predict")
     header, rows = _cells(path)
     findings, places = _places(path, header)

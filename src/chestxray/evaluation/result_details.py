@@ -246,10 +246,19 @@ class Met(Model):
 
 
 class Located(Met):
-    """Localization of some cases: the pointing game, then T(IoU) and T(IoBB) by threshold."""
+    """Localization of some cases: the pointing game, then T(IoU) and T(IoBB) by threshold.
+
+    Attributes:
+        cases: of a finding in an image.
+        random: chance that a random point hits.
+        above: baseline of the pointing game (`random`, `centre`, `mean_box`) → the heatmaps' hits
+            minus the baseline's on the same cases; empty in files of older versions.
+        iou, iobb: threshold → shares.
+    """
 
     cases: int
     random: Number
+    above: dict[str, Interval] = Field(default_factory=dict)
     iou: dict[str, Met]
     iobb: dict[str, Met]
 

@@ -311,16 +311,32 @@ class Results(Model):
 
 
 class DeLongTest(Model):
-    """DeLong's test of a difference in AUROC."""
+    """DeLong's test of a difference in AUROC, a cross-check; `reason` says why there is none.
+
+    It refers to Student's t with `degrees_of_freedom`.
+    """
 
     difference: Number
     low: Number
     high: Number
     p: Number
+    degrees_of_freedom: Number = None
+    reason: str | None = Field(default=None, exclude_if=is_none)
 
 
 class ComparedMean(Model):
-    """The mean AUROC of two models and their difference B - A; `findings` counts them."""
+    """The mean AUROC of two models and their difference B - A.
+
+    The interval of `difference` holds what the test of `p` does not reject, so it excludes 0
+    exactly where p < 0.05.
+
+    Attributes:
+        findings: how many have enough patients to be compared, and are in the mean.
+        a, b: the mean of each model.
+        difference: B - A.
+        p: two-sided, of no difference, from the bootstrap.
+        delong: the same by DeLong's method.
+    """
 
     findings: int
     a: Interval
@@ -331,7 +347,10 @@ class ComparedMean(Model):
 
 
 class ComparedFinding(Model):
-    """The AUROC of two models for one finding; `p_holm` is adjusted for all findings."""
+    """The AUROC of two models for one finding, as in `ComparedMean`.
+
+    `p_holm` is adjusted for all findings; the interval is not.
+    """
 
     positives: int
     a: Interval
@@ -340,6 +359,23 @@ class ComparedFinding(Model):
     p: Number
     delong: DeLongTest
     p_holm: Number
+
+
+class NonInferiority(Model):
+    """Whether B is worse than A by no more than a margin, for the mean AUROC.
+
+    Attributes:
+        margin: the greatest loss of mean AUROC that is accepted, chosen in advance.
+        p: one-sided, of a loss of the margin or more; None without a test.
+        shown: whether p < 0.025, so that the 95 % interval lies above the loss; None without a
+            test.
+        sentence: the same in words.
+    """
+
+    margin: float
+    p: Number
+    shown: bool | None
+    sentence: str
 
 
 class Comparison(Model):
@@ -355,8 +391,9 @@ class Comparison(Model):
         left_out: finding → why it is not compared.
         intervals: how the intervals were made.
         findings: finding → its figures.
-        mean: over the findings that have an AUROC.
-        sentence: which model is better, by the interval of the mean's difference.
+        mean: over the findings that have enough patients.
+        sentence: which model is better, by the p-value of the mean's difference.
+        noninferiority: of B, where a margin was given.
     """
 
     format: int = _FORMAT
@@ -375,6 +412,7 @@ class Comparison(Model):
     findings: dict[str, ComparedFinding]
     mean: ComparedMean
     sentence: str
+    noninferiority: NonInferiority | None = None
 
     @classmethod
     def read(cls, path: Path | str) -> Self:

@@ -101,22 +101,25 @@ def _calibration(files: RunFiles) -> list[str]:
 
 
 def _pointing(files: RunFiles) -> list[str]:
-    if not files.marked:
+    """Name the findings whose heatmap peaks hit more often than every baseline, case by case."""
+    entries = (files.localization or {}).get("findings", {})
+    compared = [finding for finding in files.marked if entries[finding].get("above")]
+    if not compared:
         return []
-    entries = (files.localization or {})["findings"]
-    better = [finding for finding in files.marked if _beats_baselines(entries[finding])]
+    better = [finding for finding in compared if _beats_baselines(entries[finding]["above"])]
     baselines = "a random point, the image centre and the mean box"
     more = "inside the marked region more often than"
     if not better:
-        return [f"For no finding is the heatmap peak {more} {baselines}."]
+        return [f"For no finding is the heatmap peak shown to be {more} {baselines}."]
     which = _with_values({f: entries[f]["hit"] for f in better}, len(files.findings))
-    return [f"The heatmap peak is {more} {baselines}: {which}."]
+    by = "each by the interval of the difference on the same images"
+    return [f"The heatmap peak is {more} {baselines}, {by}: {which}."]
 
 
-def _beats_baselines(entry: Json) -> bool:
-    low = entry["hit"]["low"]
-    baselines = [entry[name] for name in ("random", "centre", "mean_box")]
-    return low is not None and all(low > share for share in baselines if share is not None)
+def _beats_baselines(above: Json) -> bool:
+    """Tell whether the difference from every baseline that is defined lies above 0."""
+    defined = [entry for entry in above.values() if entry["value"] is not None]
+    return all(entry["low"] is not None and entry["low"] > 0 for entry in defined)
 
 
 def _published(files: RunFiles) -> list[str]:
