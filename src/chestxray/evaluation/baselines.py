@@ -48,6 +48,11 @@ TITLES: Final = {
     "demographics": "View and demographics",
     "thumbnail": f"{THUMBNAIL} × {THUMBNAIL} thumbnail",
 }
+_THAN: Final = {
+    "prevalence": "the prevalence alone",
+    "demographics": "view and demographics alone",
+    "thumbnail": f"a {THUMBNAIL} × {THUMBNAIL} thumbnail",
+}
 _ABOUT: Final = {
     "prevalence": "Gives every image the share of training images that have the finding.",
     "demographics": "Logistic regression on what is known without the radiograph.",
@@ -201,11 +206,7 @@ def thumbnail(
     p = np.full_like(scores, np.nan)
     for k in np.flatnonzero(_two_sided(labels)):
         known = ~np.isnan(labels[:, k])
-        held_out = ridge.held_out[known, k]
-        spread = held_out.std() or 1.0
-        level, slope = _logistic(held_out[:, None] / spread, labels[known, k])
-        # Scores that fell with the label in training say nothing: only the level is kept.
-        p[:, k] = expit(level + max(slope, 0.0) * scores[:, k] / spread)
+        p[:, k] = _platt(ridge.held_out[known, k], labels[known, k], scores[:, k])
     return Fitted(scores, p, (f"{THUMBNAIL} × {THUMBNAIL} pixels",))
 
 
@@ -232,6 +233,18 @@ def _of_images(truth: Labels, training: Training, pairs: Pairs) -> Fitted | str:
     small = thumbnails(truth.images, np.concatenate([training.rows, rows]))
     of_training, evaluated = np.split(small, [len(training.rows)])
     return thumbnail(training.labels, training.patients, of_training, evaluated)
+
+
+def _platt(held_out: Values, y: Values, scores: Values) -> Values:
+    """Turn scores [m] into probabilities by held-out scores [n] and their labels.
+
+    Held-out scores that do not rise with the label say nothing: the prevalence takes their place.
+    """
+    middle, spread = held_out.mean(), held_out.std() or 1.0
+    level, slope = _logistic((held_out - middle)[:, None] / spread, y)
+    if slope <= 0:
+        return np.full(len(scores), y.mean())
+    return np.asarray(expit(level + slope * (scores - middle) / spread))
 
 
 def _two_sided(labels: Values) -> npt.NDArray[np.bool_]:
@@ -302,7 +315,7 @@ def _compared(
         not_fitted=not_fitted,
         findings=figures,
         mean=mean,
-        sentence=sentence(TITLES[name], mean["auroc"]),
+        sentence=sentence(name, mean["auroc"]),
     )
 
 
@@ -357,20 +370,23 @@ def _none(name: str, reason: str) -> Baseline:
     )
 
 
-def sentence(title: str, mean: BaselineMean) -> str:
+def sentence(name: str, mean: BaselineMean) -> str:
     """Say in one sentence whether the model ranks the images better than a baseline."""
     difference, ours, theirs = mean.difference, mean.model.value, mean.baseline.value
     if ours is None or theirs is None or difference.value is None:
-        return f"{title}: not compared, because {difference.reason}."
+        return f"{TITLES[name]}: not compared, because {difference.reason}."
     means = f"mean AUROC {ours:.3f} against {theirs:.3f}"
     if difference.low is None or difference.high is None:
-        return f"{title}: {means}; whether this is chance is not known: {difference.reason}."
+        return (
+            f"It is not known whether the model ranks the images better than {_THAN[name]}: "
+            f"{means}, and {difference.reason}."
+        )
     means += (
         f", difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f})"
     ).replace("-", "−")
     shown = difference.low > 0 or difference.high < 0
     if not shown or mean.p is None or mean.p >= _SIGNIFICANT:
-        return f"The model was not shown to rank better than {title.lower()}: {means}."
+        return f"The model was not shown to rank the images better than {_THAN[name]}: {means}."
     verdict = "better" if difference.value > 0 else "worse"
-    return f"The model ranks the images {verdict} than {title.lower()}: {means}."
+    return f"The model ranks the images {verdict} than {_THAN[name]}: {means}."

@@ -40,7 +40,9 @@ class Ridge:
         intercepts: float64 [K].
         strengths: float64 [K], as chosen.
         held_out: float64 [n, K], the score of each training image from the folds without its
-            patient; NaN where the label is unknown.
+            patient; NaN where the label is unknown. Each fold's share of positives is replaced by
+            that of all images: a fold with many leaves the others few, so the fold's own level
+            would fall as its labels rise.
     """
 
     mean: Values
@@ -152,7 +154,9 @@ def _by_folds(x: Values, y: Values, fold: _Ints) -> tuple[Values, Values]:
     scores = np.empty(y.shape)
     own = np.arange(y.shape[1])
     for f, (weights, intercepts) in enumerate(solutions):
-        scores[fold == f] = x[fold == f] @ weights[:, best, own] + intercepts[best, own]
+        rest = whole.without(parts[f])
+        level = intercepts[best, own] - rest.y / max(rest.n, 1) + whole.y / whole.n
+        scores[fold == f] = x[fold == f] @ weights[:, best, own] + level
     return np.array(STRENGTHS)[best], scores
 
 
