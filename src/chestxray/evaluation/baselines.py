@@ -207,7 +207,7 @@ def thumbnail(
     for k in np.flatnonzero(_two_sided(labels)):
         known = ~np.isnan(labels[:, k])
         p[:, k] = _platt(ridge.held_out[known, k], labels[known, k], scores[:, k])
-    return Fitted(scores, p, (f"{THUMBNAIL} × {THUMBNAIL} pixels",))
+    return Fitted(scores, p)
 
 
 def thumbnails(images: Shards, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -375,7 +375,7 @@ def sentence(name: str, mean: BaselineMean) -> str:
     difference, ours, theirs = mean.difference, mean.model.value, mean.baseline.value
     if ours is None or theirs is None or difference.value is None:
         return f"{TITLES[name]}: not compared, because {difference.reason}."
-    means = f"mean AUROC {ours:.3f} against {theirs:.3f}"
+    means = f"{'mean ' * (mean.findings > 1)}AUROC {ours:.3f} against {theirs:.3f}"
     if difference.low is None or difference.high is None:
         return (
             f"It is not known whether the model ranks the images better than {_THAN[name]}: "
