@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from chestxray.cli.compare import compare
+from chestxray.cli.crossval import crossval
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
 from chestxray.cli.download import download
@@ -68,7 +69,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, export, recipe),
+    "Models": (train, crossval, export, recipe),
     "Figures": (predict, evaluate, compare, explain, report),
     "Clinic": (serve, gateway),
 }

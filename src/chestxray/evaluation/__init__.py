@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
     from chestxray.evaluation.calibration import Calibration, fit_calibration
     from chestxray.evaluation.comparison import compare
+    from chestxray.evaluation.cross_validation import CrossValidation
     from chestxray.evaluation.evaluation import evaluate
     from chestxray.evaluation.labels import Labels
     from chestxray.evaluation.metrics import METRICS, Metric, register
@@ -25,6 +26,7 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Comparison",
+    "CrossValidation",
     "Interval",
     "Labels",
     "Metric",
@@ -47,6 +49,7 @@ __getattr__ = exports(
             "fit_calibration",
         ),
         "comparison": ("compare",),
+        "cross_validation": ("CrossValidation",),
         "evaluation": ("evaluate",),
         "labels": ("Labels",),
         "metrics": (
