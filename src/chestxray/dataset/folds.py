@@ -40,7 +40,7 @@ def folds(dataset: Dataset, count: int, seed: int = 0) -> pd.DataFrame:
         TrainingError: fewer than 2 folds, or fewer groups of patients than folds.
     """
     rows = dataset.index
-    hashes = [hashlib.sha256(image).hexdigest() for image in dataset.images]
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in dataset.images]
     groups = duplicates(rows, hashes, rows["source"].unique()).groups
     if not 2 <= count <= groups.nunique():
         raise TrainingError(

@@ -31,7 +31,7 @@ import pandas as pd
 from scipy.special import expit
 
 from chestxray.dataset.shards import Shards
-from chestxray.evaluation.bootstrap import Bounds, Draws, Interval, Values, average, p_value
+from chestxray.evaluation.bootstrap import Bounds, Draws, Floats, Interval, Values, average, p_value
 from chestxray.evaluation.labels import Labels, Pairs, about_images
 from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.metrics import resampled
@@ -191,7 +191,7 @@ def demographics(labels: Values, about: pd.DataFrame, evaluated: pd.DataFrame) -
 
 
 def thumbnail(
-    labels: Values, patients: npt.NDArray[np.int64], small: Values, evaluated: Values
+    labels: Values, patients: npt.NDArray[np.int64], small: Floats, evaluated: Floats
 ) -> Fitted:
     """Fit ridge regression on thumbnails.
 
@@ -275,9 +275,9 @@ def _design_of(about: pd.DataFrame, evaluated: pd.DataFrame) -> dict[str, tuple[
     ours, theirs = (of["age"].to_numpy(dtype=np.float64) for of in (about, evaluated))
     if not np.isnan(ours).all():
         middle = float(np.nanmean(ours))
-        years = tuple(np.nan_to_num(of - middle) for of in (ours, theirs))
-        raw["age in years"] = years
-        raw["age squared"] = (years[0] ** 2, years[1] ** 2)
+        years, others = np.nan_to_num(ours - middle), np.nan_to_num(theirs - middle)
+        raw["age in years"] = (years, others)
+        raw["age squared"] = (years**2, others**2)
         raw["age unknown"] = (np.isnan(ours) * 1.0, np.isnan(theirs) * 1.0)
     found = {}
     for name, (x, z) in raw.items():

@@ -59,7 +59,7 @@ def fit_logistic(
         θ, float64 [q].
     """
     start = np.zeros(design.shape[1])
-    ridge = start + penalty
+    ridge = np.broadcast_to(np.asarray(penalty, dtype=np.float64), start.shape)
 
     def loss(theta: Values) -> float:
         eta = base + design @ theta
