@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from chestxray.reporting import report
     from chestxray.serving import serve
     from chestxray.sources import Collection, ReadOptions, Source, SourceCard, synth
-    from chestxray.training import Recipe, Run, train
+    from chestxray.training import Recipe, Run, crossval, train
 
 _ROOMS: Final = {
     "dataset": ("Dataset", "Manifest", "prepare", "verify"),
@@ -83,7 +83,7 @@ _ROOMS: Final = {
     "reporting": ("report",),
     "serving": ("serve",),
     "sources": ("Collection", "ReadOptions", "Source", "SourceCard", "synth"),
-    "training": ("Recipe", "Run", "train"),
+    "training": ("Recipe", "Run", "crossval", "train"),
 }  # fmt: skip
 
 __all__ = [
@@ -92,8 +92,8 @@ __all__ = [
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run", "Source",
     "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "calibrate",
-    "compare", "evaluate", "explain", "load", "predict", "prepare", "report", "serve", "synth",
-    "train", "verify", "vocabulary",
+    "compare", "crossval", "evaluate", "explain", "load", "predict", "prepare", "report", "serve",
+    "synth", "train", "verify", "vocabulary",
 ]  # fmt: skip
 
 

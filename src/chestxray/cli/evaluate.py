@@ -161,6 +161,7 @@ def _show(result: Results) -> None:
         *_few(result.findings),
         *_remarks(result),
         *_left_out(result),
+        *_baselines(result),
     ):
         typer.echo(line)
 
@@ -280,6 +281,27 @@ def _left_out(result: Results) -> Iterator[str]:
     for reason in dict.fromkeys(result.left_out.values()):
         names = [name for name, why in result.left_out.items() if why == reason]
         yield f"not evaluated, {reason}: {', '.join(names)}"
+
+
+def _baselines(result: Results) -> Iterator[str]:
+    """Name the mean AUROC of each simple baseline, and compare the model with the best of them."""
+    if result.baselines is None:
+        return
+    scored = {
+        of.title: of
+        for of in result.baselines.of.values()
+        if of.mean and of.mean["auroc"].baseline.value is not None
+    }
+    if scored:
+        shown = (
+            f"{title[0].lower()}{title[1:]} {_metric(of.mean['auroc'].baseline, 'auroc')}"
+            for title, of in scored.items()
+        )
+        yield f"simple baselines (mean AUROC): {', '.join(shown)}"
+        yield max(scored.values(), key=lambda of: of.mean["auroc"].baseline.value or 0.0).sentence
+    for of in result.baselines.of.values():
+        if of.title not in scored and scored:
+            yield of.sentence
 
 
 def _show_localization(result: Localization) -> None:

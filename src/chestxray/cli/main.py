@@ -15,6 +15,7 @@ import typer
 
 from chestxray.cli.calibrate import calibrate
 from chestxray.cli.compare import compare
+from chestxray.cli.crossval import crossval
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
 from chestxray.cli.download import download
@@ -70,7 +71,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, calibrate, export, recipe),
+    "Models": (train, crossval, calibrate, export, recipe),
     "Figures": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }

@@ -51,12 +51,13 @@ from chestxray.dataset.store import (
     SourceProblem,
     SourceRecord,
     Split,
+    counts_by_part,
     index_columns,
     read_manifest,
     remake,
 )
 from chestxray.errors import ArtifactError, SourceError
-from chestxray.findings import NO_FINDING, Findings
+from chestxray.findings import Findings
 from chestxray.parallel import check_main_module
 from chestxray.sources.collection import (
     MISSING_IMAGE,
@@ -351,7 +352,7 @@ def _manifest(
         split=split,
         images=len(index),
         patients=int(index["patient"].nunique()),
-        counts={part: _counts(index[index["split"] == part], plan.findings) for part in PARTS},
+        counts=counts_by_part(index, plan.findings),
         failures=tuple(
             Failure(image=image, split=part, reason=file.reason)
             for image, part, file in files
@@ -361,17 +362,6 @@ def _manifest(
         sha256={name: sha256(work / name) for name in (INDEX, BOXES)},
         shards=packing.shards,
     )
-
-
-def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
-    present = part[list(findings)] == 1
-    absent = part[list(findings)] == 0  # an unknown label is neither
-    return {
-        "images": len(part),
-        "patients": int(part["patient"].nunique()),
-        NO_FINDING: int(absent.all(axis=1).sum()),
-        **{finding: int(present[finding].sum()) for finding in findings},
-    }
 
 
 def _publish(work: Path, out: Path) -> None:

@@ -147,7 +147,7 @@ def official(rows: pd.DataFrame, findings: Findings, lists: Lists, seed: int) ->
     check(rows, split)
     if "val" not in lists:
         rest = split != "test"
-        split[rest] = _drawn(rows[rest], findings, _OFFICIAL_SHARES, seed)
+        split[rest] = draw(rows[rest], findings, _OFFICIAL_SHARES, seed)
     return split
 
 
@@ -159,7 +159,7 @@ def patient(rows: pd.DataFrame, findings: Findings, seed: int) -> pd.Series[str]
         findings: to be distributed evenly.
         seed: of the draw.
     """
-    return _drawn(rows, findings, _PATIENT_SHARES, seed)
+    return draw(rows, findings, _PATIENT_SHARES, seed)
 
 
 def from_file(rows: pd.DataFrame, path: Path) -> pd.Series[str]:
@@ -306,9 +306,17 @@ def _together(split: pd.Series[str], groups: pd.Series[str]) -> pd.Series[str]:
     return last.map(dict(enumerate(PARTS))).rename("split")
 
 
-def _drawn(
+def draw(
     rows: pd.DataFrame, findings: Findings, shares: Mapping[str, float], seed: int
 ) -> pd.Series[str]:
+    """Draw patients for parts, so that every finding is distributed as the patients are.
+
+    Args:
+        rows: `patient` and a column per finding.
+        findings: to be distributed evenly.
+        shares: part → its share of the patients, summing to 1.
+        seed: of the draw.
+    """
     has = (rows[list(findings)] == 1).groupby(rows["patient"]).any().sort_index()
     order = np.random.default_rng(seed).permutation(len(has))
     part = np.empty(len(has), dtype=np.int64)

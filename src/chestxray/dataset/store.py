@@ -8,7 +8,7 @@ does not match its manifest. The hashes of the shards are checked by `dataset.ve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset import shards
 from chestxray.dataset.shards import Shard, Shards
+from chestxray.dataset.split import PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
-from chestxray.findings import Findings
+from chestxray.findings import NO_FINDING, Findings
 
 MANIFEST: Final = "dataset.json"
 INDEX: Final = "index.parquet"
@@ -237,6 +238,47 @@ class Dataset:
         """Give the labels of rows as float32 [n, K]: 1, 0, NaN where unknown."""
         table = self.index[list(self.findings)].to_numpy(dtype=np.float32)
         return np.asarray(table[np.asarray(rows, dtype=np.int64)])
+
+    def with_split(self, parts: pd.Series[str], name: str, seed: int | None = None) -> Self:
+        """Give the same images and labels with other parts, such as those of a fold.
+
+        No file is written or copied. The manifest of the result has the new split and its counts;
+        its `failures` keep the parts that they were given when the dataset was prepared.
+
+        Args:
+            parts: `train`, `val` or `test` for each row, over the index of `index`.
+            name: of the split.
+            seed: of what was drawn, None where nothing was.
+
+        Raises:
+            SourceError: a patient is in two parts.
+        """
+        index = self.index.assign(split=parts)
+        check(index, index["split"])
+        sha = split_sha256(index["image"], index["split"])
+        manifest = self.manifest.model_copy(
+            update={
+                "split": Split(name=name, seed=seed, sha256=sha),
+                "counts": counts_by_part(index, self.findings),
+            }
+        )
+        return replace(self, manifest=manifest, index=index)
+
+
+def counts_by_part(index: pd.DataFrame, findings: Findings) -> dict[str, dict[str, int]]:
+    """Count images, patients, `No Finding` and each finding in every part of an index."""
+    return {part: _counts(index[index["split"] == part], findings) for part in PARTS}
+
+
+def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
+    present = part[list(findings)] == 1
+    absent = part[list(findings)] == 0  # an unknown label is neither
+    return {
+        "images": len(part),
+        "patients": int(part["patient"].nunique()),
+        NO_FINDING: int(absent.all(axis=1).sum()),
+        **{finding: int(present[finding].sum()) for finding in findings},
+    }
 
 
 def index_columns(findings: Findings) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
     from chestxray.evaluation.calibration import Calibration, fit_calibration
     from chestxray.evaluation.comparison import compare
+    from chestxray.evaluation.cross_validation import CrossValidation
     from chestxray.evaluation.evaluation import evaluate
     from chestxray.evaluation.labels import Labels
     from chestxray.evaluation.metrics import METRICS, Metric, register
@@ -27,6 +28,7 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Comparison",
+    "CrossValidation",
     "Interval",
     "Labels",
     "Metric",
@@ -52,6 +54,7 @@ __getattr__ = exports(
             "fit_calibration",
         ),
         "comparison": ("compare",),
+        "cross_validation": ("CrossValidation",),
         "evaluation": ("evaluate",),
         "labels": ("Labels",),
         "metrics": (

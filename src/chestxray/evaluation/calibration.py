@@ -108,7 +108,7 @@ class Calibration(BaseModel):
 
     @property
     def uncalibrated(self) -> dict[str, str]:
-        """Findings that were fitted neither here nor further on → why only an offset, or nothing."""
+        """Findings that no stage could fit, with the reason of the first."""
         if self.then is None:
             return self.unfitted
         later = self.then.uncalibrated

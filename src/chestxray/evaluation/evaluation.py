@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError
+from chestxray.evaluation.baselines import baselines
 from chestxray.evaluation.benchmarks import benchmarks
 from chestxray.evaluation.bootstrap import (
     LEVEL,
@@ -297,6 +298,9 @@ class Evaluation:
             findings={finding: of.result for finding, of in scores.items()},
             mean=_mean(scores, self.draws),
             micro=_micro(pairs, self.draws, scores),
+            baselines=baselines(
+                self.truth, pairs, self.draws, {name: of.values for name, of in scores.items()}
+            ),
             package_version=__version__,
         )
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray import sources
+from chestxray.dataset.shards import Shards
 from chestxray.dataset.split import check
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import PredictionsError, SourceError
@@ -58,6 +59,7 @@ class Labels:
         split_name: `official`, `patient`, or of the user's list; None where no split is known.
         problems: rows of a label table that could not be used; a dataset reports its own when it
             is prepared.
+        images: packed, image i of row i; None from a label table.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Labels:
     split_sha256: str | None = None
     split_name: str | None = None
     problems: tuple[Problem, ...] = ()
+    images: Shards | None = None
 
     @classmethod
     def read(
@@ -121,6 +124,7 @@ class Labels:
             boxes=dataset.boxes,
             split_sha256=about.split.sha256,
             split_name=about.split.name,
+            images=dataset.images,
         )
 
     @classmethod
@@ -260,7 +264,7 @@ def pair(
         left_out=_left_out(read.findings, truth.findings),
         failed=int((~ok).sum()),
         unpredicted=int(same_part.sum()) - int(same_part[places[labelled]].sum()),
-        about=_about(rows),
+        about=about_images(rows),
         matched_by_file_name=int((rows.index != images[positions]).sum()),
         unlabelled=int((ok & ~labelled).sum()),
         called=None if read.called is None else read.called[positions][:, ours],
@@ -358,8 +362,8 @@ def _left_out(predicted: Findings, labelled: Findings) -> dict[str, str]:
     }
 
 
-def _about(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give what subgroups are formed by; labels need not have it."""
+def about_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give age, follow-up number, sex and view, see `Pairs.about`; labels need not have them."""
     about = pd.DataFrame(
         {name: rows.get(name, np.nan) for name in ("age", "follow_up")}, rows.index
     )

@@ -41,7 +41,9 @@ def log_odds(probabilities: Floats, clip: float = _EPSILON) -> Values:
     return np.asarray(logit(np.clip(p, clip, 1 - clip)), dtype=np.float64)
 
 
-def fit_logistic(design: Values, base: Values, target: Values) -> Values:
+def fit_logistic(
+    design: Values, base: Values, target: Values, penalty: npt.ArrayLike = 0.0
+) -> Values:
     """Minimise the mean cross-entropy of sigmoid(base + design · θ) against soft targets.
 
     The loss is convex and smooth. Newton steps within a trust region cannot diverge where the
@@ -51,23 +53,27 @@ def fit_logistic(design: Values, base: Values, target: Values) -> Values:
         design: float64 [n, q].
         base: float64 [n], added to the linear predictor.
         target: float64 [n] in [0, 1].
+        penalty: float64 [q], λ of the term λ θ² / 2 that each parameter adds to the loss.
 
     Returns:
         θ, float64 [q].
     """
+    start = np.zeros(design.shape[1])
+    ridge = np.broadcast_to(np.asarray(penalty, dtype=np.float64), start.shape)
 
     def loss(theta: Values) -> float:
         eta = base + design @ theta
-        return float(np.mean(np.logaddexp(0, eta) - target * eta))
+        return float(np.mean(np.logaddexp(0, eta) - target * eta) + ridge @ theta**2 / 2)
 
     def gradient(theta: Values) -> Values:
-        return np.asarray(design.T @ (expit(base + design @ theta) - target) / len(design))
+        error = expit(base + design @ theta) - target
+        return np.asarray(design.T @ error / len(design) + ridge * theta)
 
     def curvature(theta: Values) -> Values:
         p = expit(base + design @ theta)
-        return np.asarray((design * (p * (1 - p))[:, None]).T @ design / len(design))
+        fisher = (design * (p * (1 - p))[:, None]).T @ design / len(design)
+        return np.asarray(fisher + np.diag(ridge))
 
-    start = np.zeros(design.shape[1])
     found = minimize(
         loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
     )

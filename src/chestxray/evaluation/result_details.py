@@ -237,6 +237,63 @@ class Subgroups(Model):
     shortcut: dict[str, Shortcut]
 
 
+class BaselineFigure(Model):
+    """One metric of a baseline, and the model's minus it on the same resamples of patients."""
+
+    baseline: Interval
+    difference: Interval
+
+
+class BaselineMean(BaselineFigure):
+    """The same averaged over the `findings` that both have, with the model's own average.
+
+    `p` tests the difference against 0, two-sided; None where it cannot be tested.
+    """
+
+    findings: int
+    model: Interval
+    p: Number
+
+
+class Baseline(Model):
+    """A simple way to score the images, fitted on the training images, beside the model.
+
+    Attributes:
+        title: for people.
+        about: one sentence on what it knows.
+        reason: why it has no figures; None where it has.
+        inputs: what it was given, such as `view`.
+        not_fitted: finding → why it has no figures.
+        findings: finding → metric → its figure.
+        mean: metric → its average over findings.
+        sentence: whether the model ranks the images better.
+    """
+
+    title: str
+    about: str
+    reason: str | None = Field(default=None, exclude_if=is_none)
+    inputs: list[str] = Field(default_factory=list)
+    not_fitted: dict[str, str] = Field(default_factory=dict)
+    findings: dict[str, dict[str, BaselineFigure]] = Field(default_factory=dict)
+    mean: dict[str, BaselineMean] = Field(default_factory=dict)
+    sentence: str
+
+
+class Baselines(Model):
+    """Simple baselines beside the model, in `metrics.json`.
+
+    Attributes:
+        images, patients: that the baselines were fitted on.
+        split: that these belong to; None without training labels.
+        of: `prevalence`, `demographics` and `thumbnail`.
+    """
+
+    images: int
+    patients: int
+    split: str | None
+    of: dict[str, Baseline]
+
+
 class Met(Model):
     """Share of located cases, beside the image's centre and the finding's mean box."""
 

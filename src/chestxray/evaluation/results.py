@@ -26,6 +26,7 @@ from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Interval, Number, is_none
 from chestxray.evaluation.metrics import METRICS
 from chestxray.evaluation.result_details import (
+    Baselines,
     Benchmarks,
     FindingCurves,
     FindingReliability,
@@ -193,6 +194,7 @@ class Results(Model):
         findings: finding → its metrics, in the order of the predictions.
         mean: each metric averaged over findings.
         micro: each metric over all pairs of image and finding.
+        baselines: simple baselines beside the model; None in files of earlier versions.
         package_version: that made the file.
     """
 
@@ -220,6 +222,7 @@ class Results(Model):
     findings: dict[str, FindingResult]
     mean: MeanResult
     micro: MicroResult
+    baselines: Baselines | None = None
     package_version: str
 
     _parts: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -31,6 +31,7 @@ def supported(files: RunFiles) -> list[str]:
     return [
         *_mean(files.metrics["mean"]["auroc"], len(files.findings)),
         *_findings(files),
+        *_baselines(files),
         *_calibration(files),
         *_pointing(files),
         *_published(files),
@@ -68,6 +69,12 @@ def _findings(files: RunFiles) -> list[str]:
             " The intervals of the findings are not corrected for multiple comparisons."
         )
     return sentences
+
+
+def _baselines(files: RunFiles) -> list[str]:
+    """Say of each baseline that has figures whether the model ranks better."""
+    entries = files.baselines["of"] if files.baselines else {}
+    return [entry["sentence"] for entry in entries.values() if entry["mean"]]
 
 
 def _with_values(values: dict[str, Json], whole: int) -> str:

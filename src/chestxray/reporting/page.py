@@ -43,6 +43,7 @@ SECTIONS: Final = {
     "data": "Data partitions",
     "training": "Training",
     "results": "Results by finding",
+    "baselines": "Comparison with simple baselines",
     "curves": "ROC and precision-recall curves",
     "calibration": "Calibration",
     "operating_points": "Operating points",
@@ -161,6 +162,8 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
 def _sections(files: RunFiles) -> dict[str, str]:
     """Give the sections that this page has, with their titles."""
     absent = {name for name in ("reference", "comparison") if vars(files)[name] is None}
+    if files.baselines is None:
+        absent.add("baselines")
     if not files.nih:
         absent.add("benchmarks")
     if files.run is None:

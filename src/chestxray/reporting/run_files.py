@@ -141,6 +141,11 @@ class RunFiles:
         return {s["title"]: s["label_origin"] for s in recorded if s.get("label_origin")}
 
     @property
+    def baselines(self) -> Json | None:
+        """Simple baselines beside the model; None before any evaluation and in older ones."""
+        return self.metrics.get("baselines") if self.metrics else None
+
+    @property
     def evaluated_on(self) -> str:
         """The data that it was evaluated on; that of training before any evaluation."""
         return str((self.metrics or self.run or {})["source"])

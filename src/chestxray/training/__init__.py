@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.training.cross_validation import crossval
     from chestxray.training.fit import Run, check_recipe, train
     from chestxray.training.recipe import Recipe
 
@@ -17,12 +18,14 @@ __all__ = [
     "Recipe",
     "Run",
     "check_recipe",
+    "crossval",
     "train",
 ]
 
 __getattr__ = exports(
     __name__,
     {
+        "cross_validation": ("crossval",),
         "fit": (
             "Run",
             "check_recipe",

@@ -1,0 +1,217 @@
+"""Cross-validation: a dataset and a recipe in, K × S runs and one pooled figure out.
+
+out/
+  recipe.yaml         as run, with every key
+  folds.csv           the fold of each image
+  runs/fold1-seed0/   an ordinary run folder each, with predictions.csv of its fold
+  predictions.csv     all predictions, with columns fold and seed
+  crossval.json       the figures, written last
+
+A seed changes all that is drawn after the folds: the validation patients, weights, order,
+augmentation and dropout. An interrupted cross-validation resumes with the runs that are missing,
+and one with more seeds keeps the runs of the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from chestxray.artifacts import write_table
+from chestxray.dataset.folds import fold_of
+from chestxray.dataset.folds import folds as folds_of
+from chestxray.dataset.store import Dataset
+from chestxray.errors import ArtifactError, RecipeError, TrainingError
+from chestxray.evaluation import predictions as tables
+from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES
+from chestxray.evaluation.cross_validation import (
+    CrossValidation,
+    Folded,
+    method,
+    pool,
+    runs,
+)
+from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.model import bundle as bundles
+from chestxray.model.torch_engine import batches, device
+from chestxray.training import recipe as recipes
+from chestxray.training.data import Part
+from chestxray.training.fit import Run, train
+from chestxray.training.recipe import Overrides, Recipe
+from chestxray.version import __version__
+
+_FOLDS: Final = 5
+_PREDICTIONS: Final = "predictions.csv"
+
+
+def crossval(
+    dataset: Dataset | str | Path,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path = "crossval",
+    *,
+    folds: int = _FOLDS,
+    seeds: int = 1,
+    overrides: Overrides | None = None,
+    resamples: int = RESAMPLES,
+) -> CrossValidation:
+    """Train and test a recipe on every fold of a dataset, or finish what was interrupted.
+
+    Args:
+        dataset: or its folder; its own split is not used, and its images are not copied.
+        recipe: a shipped recipe's name, a YAML file or a recipe; by default `baseline`.
+        out: the folder to write; may hold an unfinished cross-validation of the same kind.
+        folds: K, at least 2; dealt by patient with the recipe's seed.
+        seeds: S, repetitions with the recipe's seed and the next S - 1.
+        overrides: as for `train`.
+        resamples: of patients, for the intervals.
+
+    Returns:
+        The figures of each run and of all together.
+
+    Raises:
+        RecipeError: the recipe has errors or does not fit the dataset, or `out` has another one.
+        ArtifactError: no such dataset, or `out` holds other folds or something else.
+        TrainingError: too few patients, fewer than 1 seed, or what `train` raises.
+    """
+    if seeds < 1:
+        raise TrainingError(f"{seeds} seeds: give at least 1")
+    chosen = recipes.load("baseline" if recipe is None else recipe, overrides or ())
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.open(Path(dataset))
+    study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
+    return study.finish(resamples)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A cross-validation in its folder.
+
+    Attributes:
+        dataset: all images.
+        recipe: of the first seed.
+        out: the folder.
+        dealt: the folds, see `dataset.folds.folds`.
+        repetitions: S.
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    out: Path
+    dealt: pd.DataFrame
+    repetitions: int
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each repetition."""
+        return range(self.recipe.seed, self.recipe.seed + self.repetitions)
+
+    @property
+    def folds(self) -> int:
+        """How many folds there are."""
+        return int(self.dealt["fold"].max())
+
+    def finish(self, resamples: int) -> CrossValidation:
+        """Train and predict what is missing, and measure everything."""
+        models = np.empty((self.folds, self.repetitions), dtype=object)
+        parts = []
+        for s, seed in enumerate(self.seeds):
+            for fold in range(1, self.folds + 1):
+                models[fold - 1, s], table = self._run(fold, seed)
+                parts.append(table.rows.assign(fold=fold, seed=seed))
+        columns = [tables.IMAGE, "fold", "seed"]
+        columns += tables.probability_columns(self.dataset.findings)
+        whole = pd.concat(parts, ignore_index=True)[columns]
+        write_table(self.out / _PREDICTIONS, whole)
+        result = self._measured(self._folded(whole), models, resamples)
+        result.write(self.out)
+        return result
+
+    def _run(self, fold: int, seed: int) -> tuple[str, Predictions]:
+        """Give a run's model and its predictions of the fold; train and predict where missing."""
+        folder = self.out / "runs" / f"fold{fold}-seed{seed}"
+        table = folder / _PREDICTIONS
+        if not table.exists():
+            data = fold_of(self.dataset, self.dealt, fold, seed)
+            if not (folder / "run.json").exists():
+                print(f"crossval: fold {fold} of {self.folds}, seed {seed}", file=sys.stderr)
+                recipe = self.recipe.model_copy(update={"seed": seed})
+                train(data, recipe, folder, resume=(folder / "recipe.yaml").exists())
+            tables.write(table, _predicted(Run.open(folder), data))
+        return Run.open(folder).model, tables.read(table)
+
+    def _folded(self, whole: pd.DataFrame) -> Folded:
+        """Order all predictions as the dataset is."""
+        images = self.dataset.index["image"]
+        columns = list(tables.probability_columns(self.dataset.findings))
+        of_seed = {seed: rows.set_index(tables.IMAGE) for seed, rows in whole.groupby("seed")}
+        return Folded(
+            findings=self.dataset.findings,
+            labels=self.dataset.labels(np.arange(len(images))),
+            patients=self.dealt["group"].to_numpy(dtype=object),
+            fold=self.dealt["fold"].to_numpy(dtype=np.int64),
+            probabilities=np.stack(
+                [of_seed[seed].loc[images, columns].to_numpy() for seed in self.seeds]
+            ),
+        )
+
+    def _measured(
+        self, folded: Folded, models: npt.NDArray[np.object_], resamples: int
+    ) -> CrossValidation:
+        pooled = pool(folded, resamples)
+        return CrossValidation(
+            source=self.dataset.manifest.title,
+            recipe=self.recipe.name,
+            folds=self.folds,
+            seeds=list(self.seeds),
+            images=len(self.dealt),
+            patients=int(self.dealt["patient"].nunique()),
+            intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=0),
+            method=method(self.repetitions),
+            runs=runs(folded, pooled, self.seeds, models),
+            findings=pooled.findings,
+            mean=pooled.mean,
+            package_version=__version__,
+        )
+
+
+def _dealt(dataset: Dataset, recipe: Recipe, out: Path, count: int) -> pd.DataFrame:
+    """Deal the folds, and check that the folder is free or was started with the same ones."""
+    dealt = folds_of(dataset, count, recipe.seed)
+    own, listed = out / "recipe.yaml", out / "folds.csv"
+    if not own.exists():
+        write_table(listed, dealt)
+        recipes.save(own, recipe)
+        return dealt
+    if not listed.exists():
+        raise ArtifactError(f"{out} holds a run, not a cross-validation: choose another --out")
+    if recipes.load(own) != recipe:
+        raise RecipeError(
+            f"{out} was started with another recipe, see {own}: give the same --recipe and --set, "
+            f"or choose another --out"
+        )
+    text = dict.fromkeys(("image", "patient", "group"), str)
+    there = pd.read_csv(listed, dtype=text, keep_default_na=False)
+    if not there.equals(dealt.reset_index(drop=True)):
+        raise ArtifactError(
+            f"{out} was started with other folds or on another dataset: give the same --folds and "
+            f"dataset, or choose another --out"
+        )
+    return dealt
+
+
+def _predicted(run: Run, data: Dataset) -> Predictions:
+    """Predict the test part of a fold with the model of its run."""
+    bundle = bundles.load(run.bundle)
+    test = Part(data, "test")
+    answers = batches(bundle.classifier.to(device()), test.images)
+    logits = np.concatenate([answer[0] for answer in answers])
+    probabilities = bundle.card.calibration.apply(logits)
+    names = data.index["image"].iloc[test.rows].tolist()
+    return tables.table(names, probabilities, data.findings)
