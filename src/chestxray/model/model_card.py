@@ -31,7 +31,7 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 CARD: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _MADE_BY: Final = "chestxray train"
 
 
@@ -83,15 +83,15 @@ class ModelCard(BaseModel):
         findings: in the order of the logits.
         calibration: from logits to probabilities, chosen and fitted on validation.
         thresholds: probability from which a finding is called, None where validation gave none.
-        heat_slopes: calibrated log-odds per unit of each class map.
-        heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
+        heat_references: value of the finding's class map that its heatmap shows as 0, in logits.
+        heat_scales: logits above the reference that its heatmap shows as 1.
         trained_on: origin of the weights.
         gate: limits of the out-of-distribution detector, None where none was fitted.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = _FORMAT
+    format: Literal[4] = _FORMAT
     package_version: str
     backbone: str
     size: int = Field(ge=16)
@@ -101,8 +101,8 @@ class ModelCard(BaseModel):
     findings: Findings
     calibration: Calibration
     thresholds: dict[str, float | None]
-    heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    heat_scale: float = Field(gt=0, allow_inf_nan=False)
+    heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
     gate: GateCard | None = None
     weights_sha256: str
@@ -185,11 +185,12 @@ def _read_card(folder: Path) -> ModelCard:
             f"{path} was trained on pixels made by rule {card.pixel_rule!r}, this version makes "
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
-    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes)
+    heat = (card.heat_references, card.heat_scales)
+    names = (card.thresholds, card.calibration.calibrators, *heat)
     if any(tuple(of) != card.findings for of in names):
         raise BundleError(
-            f"{path}: findings, thresholds, calibration and heat_slopes must each name the same "
-            f"findings in the same order: train again"
+            f"{path}: findings, thresholds, calibration, heat_references and heat_scales must each "
+            f"name the same findings in the same order: train again"
         )
     return card
 
