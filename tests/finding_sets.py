@@ -41,7 +41,8 @@ def described(card: ModelCard, findings: Findings) -> ModelCard:
                 unfitted={findings[-1]: "1 positive in validation"} if len(findings) > 1 else {},
             ),
             "thresholds": dict(zip(findings, thresholds, strict=True)),
-            "heat_slopes": dict.fromkeys(findings, 1.0),
+            "heat_references": dict.fromkeys(findings, 0.0),
+            "heat_scales": dict.fromkeys(findings, 1.0),
         }
     )
 

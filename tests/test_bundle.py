@@ -59,7 +59,7 @@ def test_a_complete_bundle_says_what_it_is(folder, dataset):
     assert set(card.thresholds) == set(FINDINGS)
     assert set(card.calibration.calibrators) == set(FINDINGS)
     assert set(card.calibration.reasons) | set(card.calibration.unfitted) == set(FINDINGS)
-    assert set(card.heat_slopes) == set(FINDINGS)
+    assert set(card.heat_references) == set(card.heat_scales) == set(FINDINGS)
 
 
 def test_an_altered_byte_of_the_weights_is_refused(folder):
@@ -148,15 +148,17 @@ def test_half_matching_weights_are_refused(folder, fault):
         ({"backbone": "resnet18"}, "does not fit resnet18"),
         ({"backbone": "densnet"}, "timm has no backbone"),
         ({"mean": 0.5}, "normalise"),
-        ({"format": 2}, "format 2, this version reads format 3"),
-        ({"format": None}, "format None, this version reads format 3"),
+        ({"format": 2}, "format 2, this version reads format 4"),
+        ({"format": None}, "format None, this version reads format 4"),
         ({"trained_on": {"source": "NIH ChestX-ray14"}}, "trained_on"),
         ({"calibration": {"calibrators": {}}}, "in the same order"),
         ({"calibration": {"calibrators": {"Mass": {"family": "spline"}}}}, "spline"),
-        ({"heat_slopes": dict.fromkeys(FINDINGS, -1.0)}, "heat_slopes"),
-        ({"heat_slopes": {"Mass": 1.0}}, "in the same order"),
+        ({"heat_scales": dict.fromkeys(FINDINGS, -1.0)}, "heat_scales"),
+        ({"heat_scales": {"Mass": 1.0}}, "in the same order"),
+        ({"heat_references": {"Mass": 1.0}}, "in the same order"),
         ({"colour": "red"}, "colour"),
-        ({"heat_scale": 0}, "heat_scale"),
+        ({"heat_scales": dict.fromkeys(FINDINGS, 0)}, "heat_scales"),
+        ({"heat_references": dict.fromkeys(FINDINGS, float("nan"))}, "heat_references"),
     ],
 )
 def test_a_card_that_does_not_match_is_refused(folder, changes, words):

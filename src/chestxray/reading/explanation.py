@@ -318,7 +318,8 @@ def _write_overlay(path: Path, name: str, image: Canonical, panel: _Panel) -> No
     _show(plain, np.repeat(large[..., None], 3, axis=2), _lines(name, 42, 2), panel.boxes)
     shown = blend(large, panel.heat, per_image=panel.per_image)
     _show(hot, shown, _title(panel, 42), panel.boxes)
-    _note(figure, "blue box: labelled region · " if panel.boxes else "")
+    legend = "blue box: labelled region · " if panel.boxes else ""
+    _note(figure, legend, panel.per_image)
     _save(figure, path)
 
 
@@ -326,14 +327,15 @@ def _write_sheet(path: Path, name: str, image: Canonical, panels: list[_Panel]) 
     """Draw all findings of one radiograph on one sheet, the most probable first."""
     columns = min(5, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
-    figure, axes = _grid(columns, rows, 2.9, any(panel.per_image for panel in panels))
+    per_image = any(panel.per_image for panel in panels)
+    figure, axes = _grid(columns, rows, 2.9, per_image)
     large = _enlarged(image)
     _show(axes[0], np.repeat(large[..., None], 3, axis=2), _lines(name, 28, 3), ())
     ranked = sorted(panels, key=lambda panel: -panel.probability)
     for axis, panel in zip(axes[1:], ranked, strict=False):
         shown = blend(large, panel.heat, per_image=panel.per_image)
         _show(axis, shown, _title(panel, 28), panel.boxes)
-    _note(figure, "")
+    _note(figure, "", per_image)
     _save(figure, path)
 
 
@@ -405,9 +407,10 @@ def _colour_bar(figure: Figure, axis: Axes, per_image: bool) -> None:
     bar.outline.set_visible(False)
 
 
-def _note(figure: Figure, legend: str) -> None:
-    contours = ", ".join(f"{level:g}" for level in LEVELS)
-    text = f"{legend}contours at {contours} · for research, not a medical device"
+def _note(figure: Figure, legend: str, per_image: bool) -> None:
+    contours = f"contours at {', '.join(f'{level:g}' for level in LEVELS)}"
+    own = ", each heatmap scaled to its own peak" if per_image else ""
+    text = f"{legend}{contours}{own} · for research, not a medical device"
     at = _PAD / figure.get_figwidth(), 0.12 / figure.get_figheight()
     figure.text(*at, text, color=_INK, fontsize=9)
 
