@@ -30,7 +30,9 @@ def planted(rng: np.random.Generator, n: int = 800):
     images, findings = np.nonzero(labels)
     at = images, findings, row[images, findings], column[images, findings]
     maps[at] += np.array(SIGNAL)[findings] * strength[images, findings]
-    probabilities = np.where(labels == 1, 0.05 + 0.3 * rng.random((n, 3)), 0.04 * rng.random((n, 3)))
+    probabilities = np.where(
+        labels == 1, 0.05 + 0.3 * rng.random((n, 3)), 0.04 * rng.random((n, 3))
+    )
     return maps.astype(np.float32), labels, probabilities
 
 

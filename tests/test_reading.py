@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import chestxray

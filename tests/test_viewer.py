@@ -130,7 +130,9 @@ def test_the_scale_of_this_image_makes_weak_heat_bright_and_is_labelled_so(page,
     assert page.locator("#per-image").get_attribute("aria-pressed") == "true"
     assert (np.ptp(picture(page), axis=2) > 40).sum() > 100 + 2 * weak
     assert "Scaled to this image" in page.locator("#heat-note").inner_text()
-    assert "Peak 0.20" in page.locator("#heat-note").inner_text(), "the peak stays that of the scale"
+    assert "Peak 0.20" in page.locator("#heat-note").inner_text(), (
+        "the peak stays that of the scale"
+    )
     assert page.locator("#no-place").is_visible()
     page.locator("#per-image").click()
     assert "same for all radiographs" in page.locator("#heat-note").inner_text()

@@ -99,7 +99,7 @@ class _Example(NamedTuple):
     kind: _Kind
 
 
-def explain(
+def explain(  # noqa: PLR0913 - the options of one command
     model: Reader | str | Path,
     inputs: Given,
     out: str | Path,

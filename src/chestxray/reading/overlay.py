@@ -25,9 +25,9 @@ _Floats = npt.NDArray[np.float32]
 _RGB = npt.NDArray[np.uint8]
 
 # The colours of heat 0 to 1, uint8 [256, 3] RGB.
-_PALETTE: Final = cv2.applyColorMap(
-    np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO
-)[:, 0, ::-1]
+_PALETTE: Final = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
+    :, 0, ::-1
+]
 _BETWEEN: Final = (0.625, 0.875)  # halfway from level to level
 _STEPS: Final = 256  # of heat from 0 to 1
 _VEIL: Final = 0.3  # opacity at the middle of the scale, the highest

@@ -103,7 +103,9 @@ def forest_plot(
 def width_of_labels(rows: Sequence[Row]) -> float:
     """Give the inches that the longest label needs with its note."""
     needed = (
-        _LEFT + _LETTER * max(map(len, row.lines)) + (0.05 * len(row.note) + 0.17 if row.note else 0.04)
+        _LEFT
+        + _LETTER * max(map(len, row.lines))
+        + (0.05 * len(row.note) + 0.17 if row.note else 0.04)
         for row in rows
         if row.metric is not None
     )
@@ -122,17 +124,18 @@ def _label(axes: Axes, place: float, row: Row, labels: float) -> None:
     frame: Any = ("axes fraction", "data")
     weight = "bold" if row.total or row.metric is None else "normal"
     axes.annotate(
-        "\n".join(row.lines), (0, place), ((_LEFT - labels) * 72, 0), weight=weight, annotation_clip=False,
-        xycoords=frame, textcoords="offset points", va="center", linespacing=1.1,
+        "\n".join(row.lines), (0, place), ((_LEFT - labels) * 72, 0), weight=weight,
+        annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
+        linespacing=1.1,
     )  # fmt: skip
     axes.annotate(
         row.note, (0, place), (-7, 0), size=6.5, color=QUIET, annotation_clip=False,
-        xycoords=frame, textcoords="offset points", va="center", ha="right",
+        xycoords=frame, textcoords="offset points", va="center_baseline", ha="right",
     )  # fmt: skip
     if row.metric is not None:
         axes.annotate(
             _value(row.metric), (1, place), (_VALUES * 72, 0), weight=weight, size=7,
-            annotation_clip=False, xycoords=frame, textcoords="offset points", va="center",
+            annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
             ha="right",
         )  # fmt: skip
 
