@@ -48,7 +48,8 @@ def described(card: ModelCard, findings: Findings) -> ModelCard:
                 for finding, threshold in thresholds.items()
                 if threshold is None
             },
-            "heat_slopes": dict.fromkeys(findings, 1.0),
+            "heat_references": dict.fromkeys(findings, 0.0),
+            "heat_scales": dict.fromkeys(findings, 1.0),
         }
     )
 

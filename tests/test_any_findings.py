@@ -49,7 +49,7 @@ def test_a_run_and_its_bundle_carry_the_findings_of_the_dataset(trained):
     assert predictions.read(run.validation).findings == data.findings
     card = bundles.load(run.bundle).card
     assert card.findings == data.findings
-    for of in (card.thresholds, card.calibration.calibrators, card.heat_slopes):
+    for of in (card.thresholds, card.calibration.calibrators, card.heat_scales):
         assert tuple(of) == data.findings
 
 

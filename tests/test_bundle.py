@@ -59,7 +59,7 @@ def test_a_complete_bundle_says_what_it_is(folder, dataset):
     assert set(card.thresholds) == set(FINDINGS)
     assert set(card.calibration.calibrators) == set(FINDINGS)
     assert set(card.calibration.reasons) | set(card.calibration.unfitted) == set(FINDINGS)
-    assert set(card.heat_slopes) == set(FINDINGS)
+    assert set(card.heat_references) == set(card.heat_scales) == set(FINDINGS)
 
 
 def test_an_altered_byte_of_the_weights_is_refused(folder):
@@ -153,10 +153,12 @@ def test_half_matching_weights_are_refused(folder, fault):
         ({"trained_on": {"source": "NIH ChestX-ray14"}}, "trained_on"),
         ({"calibration": {"calibrators": {}}}, "in the same order"),
         ({"calibration": {"calibrators": {"Mass": {"family": "isotonic"}}}}, "isotonic"),
-        ({"heat_slopes": dict.fromkeys(FINDINGS, -1.0)}, "heat_slopes"),
-        ({"heat_slopes": {"Mass": 1.0}}, "in the same order"),
+        ({"heat_scales": dict.fromkeys(FINDINGS, -1.0)}, "heat_scales"),
+        ({"heat_scales": {"Mass": 1.0}}, "in the same order"),
+        ({"heat_references": {"Mass": 1.0}}, "in the same order"),
         ({"colour": "red"}, "colour"),
-        ({"heat_scale": 0}, "heat_scale"),
+        ({"heat_scales": dict.fromkeys(FINDINGS, 0)}, "heat_scales"),
+        ({"heat_references": dict.fromkeys(FINDINGS, float("nan"))}, "heat_references"),
     ],
 )
 def test_a_card_that_does_not_match_is_refused(folder, changes, words):

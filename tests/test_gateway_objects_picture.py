@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -42,11 +43,41 @@ def test_heat_lies_where_the_heatmap_is_hot_and_nowhere_else(model):
     heat[6, 1] = 1
     image = np.full((400, 400), 90, np.uint8)
     drawn = picture.draw(image, model, reading(heat=heat), THRESHOLDS)
-    side = picture._MAIN
-    main = drawn[picture._TOP :, picture._MARGIN :][:side, :side].astype(int)
+    side = picture._PAIR
+    plain, main = pair(drawn)
     rows, columns = np.nonzero(np.ptp(main, axis=2))
-    assert (rows.min(), rows.max()) == pytest.approx((5.5 / 8 * side, 7.5 / 8 * side), abs=3)
-    assert (columns.min(), columns.max()) == pytest.approx((0.5 / 8 * side, 2.5 / 8 * side), abs=3)
+    assert (rows.min(), rows.max()) == pytest.approx((5.5 / 8 * side, 7.5 / 8 * side), abs=11)
+    assert (columns.min(), columns.max()) == pytest.approx((0.5 / 8 * side, 2.5 / 8 * side), abs=11)
+    assert (plain == 90).all()
+
+
+def pair(drawn):
+    """The radiograph and the overlay beside it, of the same size."""
+    side = picture._PAIR
+    lefts = (picture._MARGIN, picture._MARGIN + side + picture._BETWEEN)
+    return [drawn[picture._TOP :, left:][:side, :side].astype(int) for left in lefts]
+
+
+def test_a_call_without_localised_evidence_says_so_in_the_picture(model):
+    """In the warning's colour, below the overlay and nowhere else in the foot."""
+    image = np.full((64, 64), 90, np.uint8)
+    inked = []
+    for heat in (np.eye(7), np.full((7, 7), 0.9), 0.1 * np.eye(7)):
+        drawn = picture.draw(image, model, reading(heat=heat.astype(np.float32)), THRESHOLDS)
+        foot = drawn[picture._TOP + picture._PAIR :, : picture._COLUMN - 20]
+        inked.append(int(np.all(foot == (255, 194, 74), axis=2).sum()))
+    assert inked[0] == 0
+    assert min(inked[1:]) > 200
+
+
+def test_the_lung_stays_visible_under_the_hottest_place_of_the_picture(model):
+    """Contrast of a texture under full heat, against that of the radiograph beside it."""
+    image = np.random.default_rng(0).integers(60, 180, (picture._PAIR,) * 2, dtype=np.uint8)
+    heat = np.zeros((5, 5), np.float32)
+    heat[1:4, 1:4] = 1.3
+    shown = pair(picture.draw(image, model, reading(heat=heat), THRESHOLDS))
+    plain, hot = (each[250:420, 250:420].mean(axis=2).std() for each in shown)
+    assert hot > 0.85 * plain
 
 
 def test_called_findings_stand_out_in_the_table(model):
@@ -201,16 +232,14 @@ def test_a_caption_is_shortened_by_its_name_and_keeps_its_figure():
     assert drawing.fitted("Mass", " 90.0 %", 500, style, 17) == ("Mass 90.0 %", style)
 
 
-@pytest.mark.parametrize("side", [64, 306, 1024])
-def test_heat_is_laid_on_as_everywhere_else(side):
-    chance = np.random.default_rng(side)
+def test_heat_is_laid_on_as_everywhere_else(model):
+    side, chance = picture._PAIR, np.random.default_rng(0)
     image = chance.integers(0, 256, (side, side), dtype=np.uint8)
     heat = 1.4 * chance.random((7, 7), dtype=np.float32)
-    heat[:, :3] = 0
-    laid = picture._tinted(image, heat)
-    assert np.abs(laid.astype(int) - blend(image, heat)).max() <= 4
-    cold = 2 * side // 7
-    assert np.array_equal(laid[:, :cold], np.repeat(image[:, :cold, None], 3, axis=2))
+    main = pair(picture.draw(image, model, reading(heat=heat), THRESHOLDS))[1]
+    large = pixels.canonical(image, picture._MAIN)
+    reduced = cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(main, blend(reduced, heat))
 
 
 def test_a_film_of_the_picture_s_size_is_shown_pixel_by_pixel(model, tmp_path):
@@ -241,7 +270,7 @@ def test_what_refuses_stands_above_what_warns(model):
 
 
 @pytest.mark.parametrize("probability", [0.9999, 0.5, 1.0])
-def test_the_longest_caption_does_not_touch_the_scale_of_heat(probability, model):
+def test_the_longest_caption_stays_below_its_overlay(probability, model):
     finding = "Pleural_Thickening"
     said = dataclasses.replace(
         reading(),
@@ -250,8 +279,8 @@ def test_the_longest_caption_does_not_touch_the_scale_of_heat(probability, model
     )
     thresholds = dict.fromkeys(FINDINGS) | {finding: 0.9}
     drawn = picture.draw(np.zeros((64, 64), np.uint8), model, said, thresholds)
-    foot = drawn[picture._TOP + picture._MAIN :, : picture._SIDE]
+    foot = drawn[picture._TOP + picture._PAIR : picture._BELOW, : picture._COLUMN - 20]
     inked = np.flatnonzero((foot != foot[0, 0]).any(axis=(0, 2)))
-    gaps = [int(gap) for gap in np.diff(inked) if gap > 16]
-    assert len(gaps) >= 2  # caption, heat's peak, scale
-    assert gaps[0] > 40
+    gaps = [int(gap) for gap in np.diff(inked) if gap > 40]
+    assert len(gaps) == 1  # between the two captions
+    assert inked[-1] < picture._MARGIN + 2 * picture._PAIR + picture._BETWEEN

@@ -468,7 +468,8 @@ def test_a_model_of_one_finding_is_predicted_and_explained(reader, dataset, many
             "findings": alone,
             "calibration": Calibration(calibrators={"Mass": card.calibration.calibrators["Mass"]}),
             "thresholds": {"Mass": card.thresholds["Mass"]},
-            "heat_slopes": {"Mass": card.heat_slopes["Mass"]},
+            "heat_references": {"Mass": card.heat_references["Mass"]},
+            "heat_scales": {"Mass": card.heat_scales["Mass"]},
         }
     )
 

@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import chestxray
@@ -34,15 +32,12 @@ from chestxray.errors import (
 from chestxray.evaluation import localization as localisation
 from chestxray.evaluation import predictions
 from chestxray.findings import label
-from chestxray.model.engines import heatmaps
 from chestxray.reading.explanation import explain, explain_inputs
 from chestxray.reading.inputs import RadiographFiles, find, leakage
 from chestxray.reading.judged_image import JudgedImage
-from chestxray.reading.overlay import blend
 from chestxray.reading.prediction import predict, predict_inputs
 from chestxray.reading.reader import Reader, Reading
 from chestxray.sources.nih import FINDINGS
-from chestxray.training.finalize import _heat_scale
 
 
 @pytest.fixture(scope="module")
@@ -91,31 +86,6 @@ def test_a_radiograph_reads_the_same_from_its_file_its_array_and_the_dataset(
     assert from_file.probabilities == from_array.probabilities
     assert list(from_file.probabilities.values()) == probabilities[0].tolist()
     assert np.array_equal(np.stack(list(from_file.heatmaps.values())), heat[0])
-
-
-def test_a_heatmap_is_calibrated_evidence_times_probability_over_the_scale(reader, dataset):
-    images = dataset.images[:4]
-    logits, maps, _ = reader.engine.run(images)
-    probabilities, heat = reader.read_batch(images)
-    slopes = np.array([reader.bundle.card.heat_slopes[finding] for finding in FINDINGS])
-    weights = slopes * probabilities / reader.bundle.card.heat_scale
-    assert np.allclose(heat, maps.clip(0) * weights[:, :, None, None], rtol=1e-4, atol=1e-6)
-    assert np.array_equal(probabilities, reader.bundle.card.calibration.apply(logits))
-
-
-@settings(max_examples=50)
-@given(st.floats(0, 0.01), st.floats(0.01, 100))
-def test_a_finding_at_one_percent_does_not_glow(probability, scale):
-    maps = np.full((1, 1, 2, 2), scale, np.float32)
-    heat = heatmaps(maps, np.ones(1, np.float32), np.array([[probability]]), scale)
-    assert heat.max() <= 0.0101
-
-
-def test_heatmaps_of_negative_evidence_are_zero_not_stretched():
-    maps = -np.random.default_rng(0).random((2, 14, 3, 3), np.float32)
-    heat = heatmaps(maps, np.ones(14, np.float32), np.ones((2, 14)), 1.0)
-    assert heat.dtype == np.float32
-    assert not heat.any()
 
 
 def test_findings_without_calibration_are_warned_of_in_one_notice(reader):
@@ -269,22 +239,6 @@ def test_a_broken_radiograph_is_an_error_that_names_it(reader, folder):
         reader.read(folder / "words.png")
 
 
-def test_no_heat_leaves_the_radiograph_as_it_is():
-    image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    shown = blend(image, np.zeros((2, 2), np.float32))
-    assert np.array_equal(shown, np.repeat(image[..., None], 3, axis=2))
-
-
-def test_equal_heat_looks_equal_in_every_image():
-    """No map is stretched to its own maximum: half the heat is another colour, not the same."""
-    image = np.full((64, 64), 90, np.uint8)
-    full, half = (blend(image, np.full((2, 2), heat, np.float32)) for heat in (1.0, 0.5))
-    lonely = np.zeros((2, 2), np.float32)
-    lonely[0, 0] = 0.5
-    assert np.abs(full.astype(int) - half).max() > 30
-    assert np.array_equal(blend(image, lonely)[0, 0], half[0, 0])
-
-
 def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
     chosen = find([dataset.folder], "test", reader.bundle.card)
     run = explain_inputs(reader, chosen, tmp_path, reader.findings)
@@ -396,6 +350,22 @@ def test_an_overlay_is_the_radiograph_where_there_is_no_heat(reading):
     assert np.array_equal(shown, np.repeat(reading.image[..., None], 3, axis=2))
     with pytest.raises(KeyError, match="'Elbow' is not a finding of this model"):
         reading.overlay("Elbow")
+
+
+def test_an_overlay_takes_a_finding_under_any_of_its_spellings(reading):
+    of = reading.overlay("Pleural_Thickening")
+    for spelling in ("pleural thickening", "Pleural Thickening"):
+        assert np.array_equal(reading.overlay(spelling), of)
+
+
+def test_an_overlay_on_the_scale_of_its_own_peak_is_the_same_for_any_strength_of_evidence(reading):
+    heat = np.eye(3, dtype=np.float32)
+    weak, strong = (
+        replace(reading, heatmaps=reading.heatmaps | {"Mass": scale * heat}) for scale in (0.1, 2)
+    )
+    own = weak.overlay("Mass", per_image=True)
+    assert np.array_equal(own, strong.overlay("Mass", per_image=True))
+    assert not np.array_equal(own, weak.overlay("Mass"))
 
 
 RAMP = np.arange(32 * 32).reshape(32, 32)
@@ -523,13 +493,3 @@ def test_a_dataset_split_otherwise_than_the_models_is_warned_of(
     more = card.trained_on.model_copy(update={"source": "phantoms + own", "policies": of_two})
     several = card.model_copy(update={"trained_on": more})
     assert leakage(find([other.folder], "test", several), several) is not None
-
-
-def test_improbable_evidence_is_pale_and_sure_evidence_is_not():
-    """The scale is of evidence alone, so low probabilities everywhere do not stretch it."""
-    generator = np.random.default_rng(0)
-    labels = (generator.random((400, 14)) < 0.03).astype(np.float32)
-    evidence = generator.gamma(2.0, 0.8, (400, 14)) + labels
-    scale = _heat_scale(evidence, labels)
-    assert (evidence * 0.01 / scale).max() < 0.05
-    assert np.median((evidence * 0.95 / scale)[labels == 1]) > 0.3

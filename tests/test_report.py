@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from chestxray.errors import ArtifactError
@@ -322,7 +325,7 @@ def test_the_checklist_follows_what_the_run_contains(full: Path, tmp_path: Path)
 @pytest.mark.usefixtures("undrawn")
 def test_figures_are_written_beside_the_page_as_vector_files(full: Path, tmp_path: Path) -> None:
     assert report(full, tmp_path / "report.html") == tmp_path / "report.html"
-    files = sorted((tmp_path / "figures").iterdir())
+    files = sorted((tmp_path / "figures").glob("*.svg"))
     assert {path.stem for path in files} == set(figure_set.figure_sets(RunFiles.read(full)))
     for path in files:
         root = ET.parse(path).getroot()  # noqa: S314 - our own file
@@ -334,6 +337,66 @@ def test_figures_are_written_beside_the_page_as_vector_files(full: Path, tmp_pat
         assert "<image" not in text
         assert "var(--" not in text
         assert "http" not in re.sub(r"http://www\.w3\.org/[\w/]+", "", text)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_figure_is_a_pdf_and_a_png_of_the_size_of_its_svg(full: Path, tmp_path: Path) -> None:
+    sets = figure_set.figure_sets(RunFiles.read(full))
+    figure_set.write({name: sets[name] for name in ("confusion", "forest")}, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
+    for path in tmp_path.glob("*.svg"):
+        root = ET.parse(path).getroot()  # noqa: S314 - our own file
+        inches = [float(root.get(side, "0pt")[:-2]) / 72 for side in ("width", "height")]
+        with Image.open(path.with_suffix(".png")) as image:
+            assert [side / 300 for side in image.size] == pytest.approx(inches, abs=0.01)
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        pdf = path.with_suffix(".pdf").read_bytes()
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", pdf)
+        assert box is not None
+        assert [float(side) / 72 for side in box.groups()] == pytest.approx(inches, abs=0.01)
+        assert b"/Type3" not in pdf, "journals refuse Type 3 fonts"
+        again = tmp_path / "again"
+        figure_set.write({path.stem: sets[path.stem]}, again)
+        assert (again / path.with_suffix(".pdf").name).read_bytes() == pdf
+
+
+def marks(files: RunFiles) -> dict[str, str]:
+    return {name: each.note for name, each in figure_set.figure_sets(files).items()}
+
+
+def test_a_figure_explains_the_marks_that_it_has_and_no_others(full: Path) -> None:
+    """The prevalence is always there; the rest only where something was computed."""
+    files = RunFiles.read(full)
+    notes = marks(files)
+    assert "Dot: threshold." in notes["roc"]
+    assert "Band: pointwise 95 % interval." in notes["roc"]
+    assert "prevalence (AUPRC)" in notes["forest"]
+    metrics, curves = copy.deepcopy(files.metrics), copy.deepcopy(files.curves)
+    for entry in metrics["findings"].values():
+        entry["prevalence"] = None
+        for metric in ("recall", "precision", "specificity"):
+            entry[metric]["value"] = None
+    for curve in curves.values():
+        for kind in ("roc", "pr"):
+            if curve is not None:
+                curve[kind]["band"] = None
+    bare = marks(dataclasses.replace(files, metrics=metrics, curves=curves, benchmarks=None))
+    for name in ("roc", "precision-recall"):
+        assert "Dot:" not in bare[name]
+        assert "Band" not in bare[name]
+    assert "Ticks" not in bare["forest"]
+
+
+def test_panels_of_a_forest_have_their_axes_and_labels_in_line(full: Path) -> None:
+    """Whatever their longest label; a label begins where the caption does, not at the edge."""
+    for name in ("forest", "gaps"):
+        panels = figure_set.figure_sets(RunFiles.read(full))[name].panels.values()
+        assert len({panel.margins for panel in panels}) == 1
+        for panel in panels:
+            axes = Figure(figsize=panel.inches).add_axes((0.3, 0.1, 0.4, 0.8))
+            panel.draw(axes)
+            offsets = {round(text.xyann[0] / 72 + panel.margins[0], 6) for text in axes.texts}
+            assert min(offsets) == 0.04
 
 
 def test_figures_on_the_page_follow_its_colours_and_have_text_alternatives(html: str) -> None:
@@ -536,7 +599,7 @@ def test_forty_findings_are_drawn_on_pages_that_can_be_printed(
     assert {path.stem for path in tmp_path.iterdir()} == {
         "confusion", "distribution-1", "distribution-2", "forest",
     }  # fmt: skip
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*.svg"):
         root = ET.parse(path).getroot()  # noqa: S314 - our own file
         assert float(root.get("width", "0pt")[:-2]) <= 7.3 * 72
         assert float(root.get("height", "0pt")[:-2]) <= 10 * 72
@@ -546,8 +609,9 @@ def test_a_figure_that_is_too_tall_becomes_numbered_pages_with_every_panel(tmp_p
     counts = {"tp": 5, "fn": 1, "fp": 2, "tn": 9}
     panels = [(f"Sign {i}", plots.confusion(counts, f"sign {i}")) for i in range(60)]
     svg.save(tmp_path / "confusion.svg", panels, 5, "Confusion", "Numbers of images.")
-    pages = sorted(tmp_path.iterdir())
+    pages = sorted(tmp_path.glob("*.svg"))
     assert [path.name for path in pages] == ["confusion-1.svg", "confusion-2.svg"]
+    assert len(list(tmp_path.iterdir())) == 6, "each as SVG, PDF and PNG"
     texts = [path.read_text(encoding="utf-8") for path in pages]
     assert "<title>Confusion (1 of 2)</title>" in texts[0]
     shown = [int(number) for text in texts for number in re.findall(r">Sign (\d+)<", text)]

@@ -37,7 +37,7 @@ class PlantedEngine:
 
     def run(self, images) -> Answer:
         count, findings = len(images), len(self._logits)
-        maps = np.zeros((count, findings, self._side**2), np.float32)
+        maps = np.full((count, findings, self._side**2), -1e6, np.float32)
         for finding in range(findings):
             maps[:, finding, finding] = 1e6
         maps = maps.reshape(count, findings, self._side, self._side)
@@ -45,10 +45,15 @@ class PlantedEngine:
 
 
 class PlantedReader(Reader):
-    """Has a warning for every radiograph, and a refusal where the left edge is white."""
+    """Has a warning for every radiograph, and a refusal where the left edge is white.
+
+    Heat ends at 0.6, where a heatmap has a veil and a contour; that of the last finding at 0.2.
+    """
 
     def read_judged(self, films):
         probabilities, heat, _ = super().read_judged(films)
+        heat = np.minimum(heat, 0.6)
+        heat[:, -1] = np.minimum(heat[:, -1], 0.2)
         notices = [
             (Notice("rotated", "the radiograph is rotated", refuses=bool(film.image[8, 0] > 250)),)
             for film in films

@@ -21,6 +21,12 @@ def explain(
     force: Annotated[
         bool, typer.Option("--force", help="Also explain what the gate refuses.")
     ] = False,
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            "--per-image", help="Scale each heatmap to its own peak. The images are labelled so."
+        ),
+    ] = False,
 ) -> None:
     """Draw heatmaps over radiographs.
 
@@ -29,7 +35,15 @@ def explain(
     """
     from chestxray.reading import explain as draw
 
-    run = draw(bundle, inputs, out, split=split, findings=finding or None, force=force)
+    run = draw(
+        bundle,
+        inputs,
+        out,
+        split=split,
+        findings=finding or None,
+        force=force,
+        per_image=per_image,
+    )
     count = len(run.pictures)
     typer.echo(
         f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or "

@@ -16,7 +16,7 @@ def report(
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.
 
-    The figures are also written as SVG files for print, into figures/ beside the page.
+    The figures are also written for print into figures/ beside the page, as SVG, PDF and PNG files.
     """
     from chestxray.reporting.page import figures_folder
     from chestxray.reporting.page import report as write

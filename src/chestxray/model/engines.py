@@ -67,27 +67,6 @@ def run_all(engine: Engine, images: Images, batch_size: int = 32) -> Iterator[An
         yield engine.run(images[start : start + batch_size])
 
 
-def heatmaps(maps: Maps, slopes: Logits, probabilities: Probabilities, scale: float) -> Heat:
-    """Turn class maps into heatmaps on one absolute scale.
-
-    A heatmap is the positive part of the class map in calibrated log-odds, times the finding's
-    probability, so that an improbable finding stays pale, divided by one constant of the model: 1
-    means the same evidence in every image and for every finding.
-
-    Args:
-        maps: float32 [B, K, h, w] in logits.
-        slopes: float32 [K], calibrated log-odds per logit, above 0.
-        probabilities: [B, K] in [0, 1], calibrated.
-        scale: the bundle's `heat_scale`, in log-odds.
-
-    Returns:
-        float32 [B, K, h, w], at least 0.
-    """
-    weights = slopes * probabilities.astype(np.float32) / np.float32(scale)
-    heat: Heat = np.maximum(maps, 0) * weights[:, :, None, None]
-    return heat
-
-
 class OpenVinoEngine:
     """A graph compiled by OpenVINO for this machine's processor.
 

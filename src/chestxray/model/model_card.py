@@ -108,8 +108,8 @@ class ModelCard(BaseModel):
             threshold at any operating point and is never called.
         prevalences: finding → share of positives in validation, which the calibration contains;
             none for a finding without positives or without negatives there.
-        heat_slopes: calibrated log-odds per unit of each class map.
-        heat_scale: calibrated log-odds × probability that a heatmap shows as 1.
+        heat_references: value of the finding's class map that its heatmap shows as 0, in logits.
+        heat_scales: logits above the reference that its heatmap shows as 1.
         trained_on: origin of the weights.
         recalibrated_on: images of a site; None for the bundle of a run.
         gate: limits of the out-of-distribution detector, None where none was fitted.
@@ -131,8 +131,8 @@ class ModelCard(BaseModel):
     operating_point: str
     not_assessed: dict[str, str] = {}
     prevalences: dict[str, Annotated[float, Field(gt=0, lt=1)]]
-    heat_slopes: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    heat_scale: float = Field(gt=0, allow_inf_nan=False)
+    heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
     recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
@@ -241,11 +241,12 @@ def _read_card(folder: Path) -> tuple[ModelCard, str]:
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
     points = card.operating_points
-    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes, *points.values())
+    heat = (card.heat_references, card.heat_scales)
+    names = (card.thresholds, card.calibration.calibrators, *heat, *points.values())
     if any(tuple(of) != card.findings for of in names):
         raise BundleError(
-            f"{path}: findings, thresholds, calibration, heat_slopes and operating_points must "
-            f"each name the same findings in the same order: train again"
+            f"{path}: findings, thresholds, calibration, heat_references, heat_scales and "
+            f"operating_points must each name the same findings in the same order: train again"
         )
     if points.get(card.operating_point) != card.thresholds:
         raise BundleError(

@@ -7,6 +7,7 @@ true call, the most probable false call, and the least probable miss.
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -28,9 +30,10 @@ from chestxray.errors import ImageError, SourceError
 from chestxray.findings import Findings, label
 from chestxray.model import model_card
 from chestxray.progress import progress
+from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFiles, find, leakage
 from chestxray.reading.judged_image import load_with_display
-from chestxray.reading.overlay import COLOURS, blend
+from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reader, Reading, load
 
 _Kind = Literal["true call", "false call", "missed"]
@@ -42,6 +45,11 @@ _BATCH: Final = 32
 _AHEAD: Final = 8
 _INK: Final = "#e8e8e8"
 _DARK: Final = "#101114"
+_DPI: Final = 100
+_TITLE: Final = 0.82  # inches above an image, for four lines
+_PAD: Final = 0.12  # inches between images
+_BAR: Final = 0.8  # inches for the colour bar
+_FOOT: Final = 0.36  # inches below the images
 _log = logging.getLogger(__name__)
 
 
@@ -70,8 +78,9 @@ class _Panel:
         finding: its name.
         probability: calibrated.
         called: whether the probability reaches the finding's threshold; None if not assessed.
-        heat: [h, w], at least 0; 1 and more is full colour.
+        heat: [h, w], at least 0; 1 is the end of the finding's scale.
         boxes: true boxes x, y, w, h as fractions of the canonical square.
+        per_image: the heat is drawn on the scale of its own peak.
     """
 
     finding: str
@@ -79,6 +88,7 @@ class _Panel:
     called: bool | None
     heat: npt.NDArray[np.float32]
     boxes: tuple[_Box, ...] = ()
+    per_image: bool = False
 
 
 class _Example(NamedTuple):
@@ -89,7 +99,7 @@ class _Example(NamedTuple):
     kind: _Kind
 
 
-def explain(
+def explain(  # noqa: PLR0913 - the options of one command
     model: Reader | str | Path,
     inputs: Given,
     out: str | Path,
@@ -97,6 +107,7 @@ def explain(
     split: str | None = None,
     findings: Sequence[str] | None = None,
     force: bool = False,
+    per_image: bool = False,
     engine: str | Path = "auto",
 ) -> ExplanationRun:
     """Draw heatmaps over radiographs.
@@ -113,6 +124,8 @@ def explain(
         split: of a dataset, such as `test`.
         findings: to draw; all of the model's by default.
         force: also draw files that the gate refuses.
+        per_image: scale each heatmap to its own peak, and label the pictures so; by default all
+            images share one scale per finding.
         engine: for a bundle, see `chestxray.load`.
 
     Raises:
@@ -126,16 +139,21 @@ def explain(
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)
-    return explain_inputs(reader, found, Path(out), wanted, force)
+    return explain_inputs(reader, found, Path(out), wanted, force, per_image)
 
 
 def explain_inputs(
-    reader: Reader, inputs: Inputs, out: Path, findings: Findings, force: bool = False
+    reader: Reader,
+    inputs: Inputs,
+    out: Path,
+    findings: Findings,
+    force: bool = False,
+    per_image: bool = False,
 ) -> ExplanationRun:
     """Draw heatmaps over what `inputs.find` found; see `explain`."""
     if isinstance(inputs, RadiographFiles):
-        return _explain_files(reader, inputs, out, findings, force)
-    return _explain_dataset(reader, inputs, out, findings)
+        return _explain_files(reader, inputs, out, findings, force, per_image)
+    return _explain_dataset(reader, inputs, out, findings, per_image)
 
 
 def _wanted(names: Sequence[str] | None, findings: Findings) -> Findings:
@@ -151,7 +169,12 @@ def _wanted(names: Sequence[str] | None, findings: Findings) -> Findings:
 
 
 def _explain_files(
-    reader: Reader, files: RadiographFiles, out: Path, findings: Findings, force: bool
+    reader: Reader,
+    files: RadiographFiles,
+    out: Path,
+    findings: Findings,
+    force: bool,
+    per_image: bool,
 ) -> ExplanationRun:
     pictures, unread = [], {}
     decode = partial(load_with_display, size=reader.size, display=_DISPLAY)
@@ -169,55 +192,66 @@ def _explain_files(
                 unread[name] = error.reason
             else:
                 sheet = out / f"{name.lstrip('/')}.findings.png"  # never a radiograph's own name
-                _write_sheet(sheet, name, display, _panels(reading, findings))
+                _write_sheet(sheet, name, display, _panels(reading, findings, per_image))
                 pictures.append(sheet)
             advance()
     return ExplanationRun(out, tuple(pictures), unread, findings)
 
 
-def _panels(reading: Reading, findings: Findings) -> list[_Panel]:
+def _panels(reading: Reading, findings: Findings, per_image: bool) -> list[_Panel]:
     return [
-        _Panel(f, reading.probabilities[f], reading.calls[f], reading.heatmaps[f]) for f in findings
+        _Panel(
+            finding,
+            reading.probabilities[finding],
+            reading.calls[finding],
+            reading.heatmaps[finding],
+            per_image=per_image,
+        )
+        for finding in findings
     ]
 
 
 def _explain_dataset(
-    reader: Reader, images: DatasetImages, out: Path, findings: Findings
+    reader: Reader, images: DatasetImages, out: Path, findings: Findings, per_image: bool
 ) -> ExplanationRun:
+    """Read all images for their probabilities, then the chosen ones again for their heatmaps."""
     read = []
     with progress("read", len(images.rows)) as advance:
         for batch in images.batches(_BATCH):
-            read.append(reader.read_batch(np.stack(batch)))
+            read.append(reader.read_batch(np.stack(batch))[0])
             advance(len(batch))
-    probabilities = np.concatenate([p for p, _ in read])
-    heat = np.concatenate([h for _, h in read])
-    examples = list(_examples(reader, images, probabilities, findings))
+    examples = list(_examples(reader, images, np.concatenate(read), findings))
     shown = []
     with progress("explain", len(examples), "pictures") as advance:
         for example in examples:
-            k = reader.findings.index(example.finding)
-            row, p = int(images.rows[example.position]), float(probabilities[example.position, k])
-            name = str(images.dataset.index["image"].iloc[row])
-            panel = _Panel(
-                example.finding,
-                p,
-                reader.call(example.finding, p),
-                heat[example.position, k],
-                tuple(_boxes(images, row, example.finding)),
-            )
-            stem = Path(name).with_suffix("").as_posix().replace("/", "_")
-            file = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}.png"
-            _write_overlay(out / file, name, images.dataset.images[row], panel)
-            shown.append(_entry(reader, example, name, p, file))
+            shown.append(_explain_example(reader, images, out, example, per_image))
             advance()
     manifest = images.dataset.manifest
     listed = {
         "model": reader.bundle.identity,
         "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
+        "per_image": per_image,
         "shown": shown,
     }
     write_json(out / "explanations.json", listed)
     return ExplanationRun(out, tuple(out / entry["file"] for entry in shown), {}, findings)
+
+
+def _explain_example(
+    reader: Reader, images: DatasetImages, out: Path, example: _Example, per_image: bool
+) -> dict[str, Any]:
+    """Draw one example and give its entry in `explanations.json`."""
+    row, k = int(images.rows[example.position]), reader.findings.index(example.finding)
+    image = images.dataset.images[row]
+    probabilities, heat = reader.read_batch(image[None])
+    p, name = float(probabilities[0, k]), str(images.dataset.index["image"].iloc[row])
+    boxes = tuple(_boxes(images, row, example.finding))
+    called = reader.call(example.finding, p)
+    panel = _Panel(example.finding, p, called, heat[0, k], boxes, per_image)
+    stem = Path(name).with_suffix("").as_posix().replace("/", "_")
+    file = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}.png"
+    _write_overlay(out / file, name, image, panel)
+    return _entry(reader, example, name, p, file) | {"not_localised": no_place(panel.heat)}
 
 
 def _examples(
@@ -278,14 +312,14 @@ def _file_name(finding: str) -> str:
 
 
 def _write_overlay(path: Path, name: str, image: Canonical, panel: _Panel) -> None:
-    """Draw one finding: the radiograph, the same with its heatmap, the colour bar."""
-    figure = Figure(figsize=(9.2, 4.45), dpi=100, facecolor=_DARK, layout="constrained")
-    plain, hot = figure.subplots(1, 2)
-    _show(plain, np.repeat(image[..., None], 3, axis=2), name, panel.boxes)
-    _show(hot, blend(image, panel.heat), _title(panel), panel.boxes)
-    _colour_bar(figure, [plain, hot])
+    """Draw one finding: the radiograph, and beside it, at the same size, with its heatmap."""
+    large = _enlarged(image)
+    figure, (plain, hot) = _grid(2, 1, 4.3, panel.per_image)
+    _show(plain, np.repeat(large[..., None], 3, axis=2), _lines(name, 42, 2), panel.boxes)
+    shown = blend(large, panel.heat, per_image=panel.per_image)
+    _show(hot, shown, _title(panel, 42), panel.boxes)
     legend = "blue box: labelled region · " if panel.boxes else ""
-    figure.supxlabel(f"{legend}for research, not a medical device", color=_INK, fontsize=9)
+    _note(figure, legend, panel.per_image)
     _save(figure, path)
 
 
@@ -296,42 +330,92 @@ def _write_sheet(path: Path, name: str, image: Canonical, panels: list[_Panel]) 
     """
     columns = min(5, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
-    size = (3 * columns, 3.2 * rows)
-    figure = Figure(figsize=size, dpi=90, facecolor=_DARK, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    _show(axes[0], np.repeat(image[..., None], 3, axis=2), name, ())
+    per_image = any(panel.per_image for panel in panels)
+    figure, axes = _grid(columns, rows, 2.9, per_image)
+    large = _enlarged(image)
+    _show(axes[0], np.repeat(large[..., None], 3, axis=2), _lines(name, 28, 3), ())
     ranked = sorted(panels, key=lambda panel: (panel.called is None, -panel.probability))
     for axis, panel in zip(axes[1:], ranked, strict=False):
-        _show(axis, blend(image, panel.heat), _title(panel), panel.boxes)
-    for axis in axes[len(panels) + 1 :]:
-        axis.set_axis_off()
-    _colour_bar(figure, axes)
-    figure.supxlabel("for research, not a medical device", color=_INK, fontsize=9)
+        shown = blend(large, panel.heat, per_image=panel.per_image)
+        _show(axis, shown, _title(panel, 28), panel.boxes)
+    _note(figure, "", per_image)
     _save(figure, path)
 
 
-def _title(panel: _Panel) -> str:
-    called = {True: " · called", False: "", None: " · not assessed"}[panel.called]
-    return f"{label(panel.finding)} {panel.probability:.1%}{called}"
+def _grid(columns: int, rows: int, side: float, per_image: bool) -> tuple[Figure, list[Axes]]:
+    """Make a figure of squares of equal size, with room for titles, and its colour bar.
+
+    Fixed places take a fraction of the time of an automatic layout.
+
+    Args:
+        columns: of squares.
+        rows: of squares.
+        side: of a square, inches.
+        per_image: what the colour bar is about.
+    """
+    width = _PAD + columns * (side + _PAD) + _BAR
+    height = rows * (side + _TITLE) + _FOOT
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_DARK)
+    axes = []
+    for row in range(rows):
+        for column in range(columns):
+            left, bottom = _PAD + column * (side + _PAD), height - (row + 1) * (side + _TITLE)
+            place = (left / width, bottom / height, side / width, side / height)
+            axes.append(figure.add_axes(place))
+            axes[-1].set_axis_off()
+    place = ((width - _BAR + 0.1) / width, _FOOT / height, 0.12 / width, side / height)
+    _colour_bar(figure, figure.add_axes(place), per_image)
+    return figure, axes
+
+
+def _enlarged(image: Canonical) -> Canonical:
+    """Enlarge a small image, so that contours are fine lines on it."""
+    side = max(_DISPLAY, image.shape[0])
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _title(panel: _Panel, letters: int) -> str:
+    """Name a finding, then its probability and call, then that no place stands out, if so."""
+    called = {True: ", called", False: ", not called", None: ", not assessed"}[panel.called]
+    lines = [_lines(label(panel.finding), letters, 2), f"{panel.probability:.1%}{called}"]
+    if no_place(panel.heat):
+        lines.append(NO_PLACE)
+    return "\n".join(lines)
+
+
+def _lines(text: str, letters: int, most: int) -> str:
+    """Break a text into lines that are no wider than their image."""
+    lines = textwrap.wrap(text, letters, max_lines=most, placeholder=" …", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _show(axis: Axes, image: npt.NDArray[np.uint8], title: str, boxes: tuple[_Box, ...]) -> None:
     side = image.shape[0]
     axis.imshow(image, interpolation="bilinear")
-    axis.set_title(title, color=_INK, fontsize=12, loc="left", parse_math=False)
-    axis.set_axis_off()
+    axis.set_title(title, color=_INK, fontsize=11, loc="left", parse_math=False)
     for x, y, w, h in boxes:
         outline = Rectangle((x * side, y * side), w * side, h * side, fill=False)
         outline.set(edgecolor="#4fd1ff", linewidth=1.4)
         axis.add_patch(outline)
 
 
-def _colour_bar(figure: Figure, axes: list[Axes]) -> None:
+def _colour_bar(figure: Figure, axis: Axes, per_image: bool) -> None:
     scale = ScalarMappable(Normalize(0, 1), COLOURS)
-    bar = figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, extend="max")
-    bar.set_label("evidence × probability (same scale for all images)", color=_INK, fontsize=9)
+    end: Literal["neither", "max"] = "neither" if per_image else "max"
+    bar = figure.colorbar(scale, cax=axis, extend=end)
+    of = "this image's own peak" if per_image else "the finding's scale"
+    bar.set_label(f"evidence, in parts of {of}", color=_INK, fontsize=9)
+    bar.set_ticks([0, 0.25, *LEVELS])
     bar.ax.tick_params(colors=_INK, labelsize=8)
     bar.outline.set_visible(False)
+
+
+def _note(figure: Figure, legend: str, per_image: bool) -> None:
+    contours = f"contours at {', '.join(f'{level:g}' for level in LEVELS)}"
+    own = ", each heatmap scaled to its own peak" if per_image else ""
+    text = f"{legend}{contours}{own} · for research, not a medical device"
+    at = _PAD / figure.get_figwidth(), 0.12 / figure.get_figheight()
+    figure.text(*at, text, color=_INK, fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> None:

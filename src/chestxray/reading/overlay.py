@@ -1,8 +1,15 @@
-"""A heatmap laid over its radiograph, on the one absolute scale of all heatmaps."""
+"""A heatmap laid over its radiograph: a faint veil below the middle of the scale, contours above.
+
+The lung must stay visible where the evidence is: the veil takes at most 0.3 of the radiograph's
+contrast, and it fades above the middle of the scale, where contours at 0.5, 0.75 and 1 show the
+heat instead. The viewer draws the same in `serving/static/blend.js`; a test compares the two pixel
+by pixel.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,36 +18,118 @@ import numpy.typing as npt
 COLOURS: Final = "inferno"
 """The colour map, by its name in matplotlib."""
 
-# The colours of heat 0 to 1, float32 [256, 3] RGB in [0, 1].
-_PALETTE: Final = (
-    cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
-        :, 0, ::-1
-    ].astype(np.float32)
-    / 255
-)
-_OPACITY: Final = 0.65
+LEVELS: Final = (0.5, 0.75, 1.0)
+"""The heat of the contours."""
+
+_Floats = npt.NDArray[np.float32]
+_RGB = npt.NDArray[np.uint8]
+
+# The colours of heat 0 to 1, uint8 [256, 3] RGB.
+_PALETTE: Final = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
+    :, 0, ::-1
+]
+_BETWEEN: Final = (0.625, 0.875)  # halfway from level to level
+_STEPS: Final = 256  # of heat from 0 to 1
+_VEIL: Final = 0.3  # opacity at the middle of the scale, the highest
+_INSIDE: Final = 0.1  # opacity from the second contour on
+_CASING: Final = 0.6  # opacity of the dark edges of a contour
+_LINE: Final = 1 / 280  # width of a contour, in sides of the image
+_THINNEST: Final = 1.2  # pixels
+_EDGE: Final = 0.5  # width of each dark edge, in that of the contour
+_FLAT: Final = 1e-5  # heat a pixel: a flat map has no contours
+_NO_FRACTIONS: Final = np.empty(0, dtype=np.uint16)  # positions in the table are whole numbers
 
 
-def blend(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = False) -> _RGB:
     """Lay a heatmap over a radiograph.
 
-    Colour and opacity both grow with the heat, so that the radiograph is unchanged where there is
-    none.
+    The radiograph is unchanged where there is no heat.
 
     Args:
-        image: [S, S].
-        heat: [h, w], at least 0; 1 and more is full colour.
+        image: uint8 [S, S].
+        heat: [h, w], at least 0; 1 is the end of the scale.
+        per_image: scale the heat to its own peak, so that every map has a bright place, however
+            weak its evidence. Such a picture must be labelled so.
 
     Returns:
         RGB uint8 [S, S, 3].
     """
-    side = image.shape[0]
-    smooth = cv2.resize(heat.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    smooth = np.clip(smooth, 0, 1)
-    colour = _PALETTE[np.minimum(smooth * 256, 255).astype(np.intp)]
-    opacity = _OPACITY * np.sqrt(smooth)[..., None]
-    grey = np.repeat(image[..., None] / 255, 3, axis=2)
-    blended: npt.NDArray[np.uint8] = np.rint(
-        255 * ((1 - opacity) * grey + opacity * colour)
-    ).astype(np.uint8)
-    return blended
+    shown = (scaled_to_peak(heat) if per_image else heat).astype(np.float32)
+    across, down = _weights(heat.shape[1], image.shape[1]), _weights(heat.shape[0], image.shape[0])
+    smooth = down.values @ shown @ across.values.T
+    step = np.clip(smooth * _STEPS, 0, _STEPS - 1).astype(np.uint8)
+    place = cv2.merge((image, step)).astype(np.int16)
+    drawn = np.asarray(cv2.remap(_table(), place, _NO_FRACTIONS, cv2.INTER_NEAREST), np.uint8)
+    _draw_contours(drawn, shown, smooth, across, down)
+    return drawn
+
+
+def scaled_to_peak(heat: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Scale a heatmap to its own peak; one without heat stays so."""
+    peak = heat.max()
+    return heat / peak if peak > 0 else heat
+
+
+class _Weights(NamedTuple):
+    """How cells become pixels along one side: weights and their slopes, float32 [pixels, cells]."""
+
+    values: _Floats
+    slopes: _Floats
+
+
+@cache
+def _weights(cells: int, pixels: int) -> _Weights:
+    """Interpolate between the centres of cells; edges are repeated.
+
+    The weight of the nearer cell follows 3 s² - 2 s³, which keeps the values at the centres, never
+    exceeds them, and has no creases, so that contours are round.
+    """
+    place = (np.arange(pixels) + 0.5) * cells / pixels - 0.5
+    first = np.floor(place).astype(np.intp)
+    share = place - first
+    share, slope = share**2 * (3 - 2 * share), 6 * share * (1 - share) * cells / pixels
+    found = _Weights(np.zeros((pixels, cells), np.float32), np.zeros((pixels, cells), np.float32))
+    rows = np.arange(pixels)
+    for cell, weight, change in (
+        (first.clip(0), 1 - share, -slope),
+        ((first + 1).clip(max=cells - 1), share, slope),
+    ):
+        found.values[rows, cell] += weight.astype(np.float32)
+        found.slopes[rows, cell] += change.astype(np.float32)
+    return found
+
+
+def _opacity(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give the opacity of the veil."""
+    return np.interp(heat, (0, LEVELS[0], LEVELS[1], 1), (0, _VEIL, _INSIDE, _INSIDE))
+
+
+@cache
+def _table() -> _RGB:
+    """Give the veil over each grey value, RGB uint8 [256, 256, 3]: step of heat × grey value."""
+    steps = np.arange(_STEPS)
+    opacity = _opacity(steps / _STEPS)[:, None, None]
+    grey = np.arange(256.0)[None, :, None]
+    return np.rint((1 - opacity) * grey + opacity * _PALETTE[:, None]).astype(np.uint8)
+
+
+def _draw_contours(
+    drawn: _RGB, heat: _Floats, smooth: _Floats, across: _Weights, down: _Weights
+) -> None:
+    """Draw the contours into the picture, bright lines with dark edges.
+
+    The distance of a pixel from a contour is taken as the difference in heat over its slope.
+    """
+    width = max(_THINNEST, _LINE * max(drawn.shape[:2]))
+    reach = width / 2 + _EDGE * width + 0.5
+    slope_x = down.values @ heat @ across.slopes.T
+    slope_y = down.slopes @ heat @ across.values.T
+    slope = cv2.magnitude(slope_x, slope_y)
+    nearest = np.float32(LEVELS)[np.digitize(smooth, _BETWEEN)]
+    off = np.abs(smooth - nearest)
+    near = np.nonzero((slope > _FLAT) & (off <= reach * slope))
+    distance = (off[near] / slope[near])[:, None]
+    casing = _CASING * np.clip(reach - distance, 0, 1)
+    line = np.clip(width / 2 + 0.5 - distance, 0, 1)
+    colour = _PALETTE[np.minimum(nearest[near] * _STEPS, _STEPS - 1).astype(np.intp)]
+    drawn[near] = np.rint(drawn[near] * (1 - casing) * (1 - line) + colour * line).astype(np.uint8)

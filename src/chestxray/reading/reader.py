@@ -15,8 +15,9 @@ from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError, Notice, RefusedError
 from chestxray.findings import Findings
 from chestxray.model import model_card
-from chestxray.model.engines import Engine, Features, Heat, Probabilities, heatmaps
+from chestxray.model.engines import Engine, Features, Heat, Probabilities
 from chestxray.model.exported import open_engine
+from chestxray.model.heatmaps import HeatScale
 from chestxray.model.model_card import Facts
 from chestxray.reading import judged_image
 from chestxray.reading.gate import checks
@@ -45,7 +46,7 @@ class Reader:
         self.engine = engine
         self.findings: Findings = bundle.card.findings
         self.size = bundle.card.size
-        self._slopes = np.array(list(bundle.card.heat_slopes.values()), np.float32)
+        self._heat_scale = HeatScale.of(bundle.card)
         self.warnings = tuple(_warnings(bundle))
 
     def __repr__(self) -> str:
@@ -110,8 +111,7 @@ class Reader:
     def _answer(self, images: Canonical) -> tuple[Probabilities, Heat, Features]:
         logits, maps, features = self.engine.run(images)
         probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
-        heat = heatmaps(maps, self._slopes, probabilities, self.bundle.card.heat_scale)
-        return probabilities, heat, features
+        return probabilities, self._heat_scale.heatmaps(maps, probabilities), features
 
     def _judged(self, source: Source) -> JudgedImage:
         if isinstance(source, JudgedImage):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from chestxray.dataset.pixels import Canonical, Placement
 from chestxray.errors import Notice
 from chestxray.findings import Findings, label
+from chestxray.reading.evidence import no_place
 from chestxray.reading.judged_image import WHOLE
 from chestxray.reading.overlay import blend
 
@@ -31,7 +32,7 @@ class Reading:
         calls: finding → whether the probability reaches the finding's threshold; None where the
             finding is not assessed.
         heatmaps: finding → float32 [h, w] over the canonical square image, at least 0, on one
-            scale for every image and finding (1 is full colour).
+            scale per finding, the same for every image: a typical true call peaks at 0.8.
         warnings: reasons not to trust the reading; refusals among them where it was forced.
         model: identity of the weights.
         image: uint8 [S, S], the canonical image that the model saw.
@@ -58,8 +59,19 @@ class Reading:
         """The model's findings, in its order."""
         return Findings(self.probabilities)
 
-    def overlay(self, finding: str) -> npt.NDArray[np.uint8]:
+    @property
+    def not_localised(self) -> dict[str, str]:
+        """Finding → why its heatmap points to no place; localised findings are absent."""
+        reasons = {finding: no_place(heat) for finding, heat in self.heatmaps.items()}
+        return {finding: reason for finding, reason in reasons.items() if reason}
+
+    def overlay(self, finding: str, *, per_image: bool = False) -> npt.NDArray[np.uint8]:
         """Lay a finding's heatmap over the canonical image.
+
+        Args:
+            finding: under any of its spellings in the vocabulary.
+            per_image: scale the heatmap to its own peak; label such a picture so, since it has a
+                bright place even where there is hardly any evidence.
 
         Returns:
             RGB uint8 [S, S, 3].
@@ -67,11 +79,12 @@ class Reading:
         Raises:
             KeyError: the model does not have this finding.
         """
-        if finding not in self.heatmaps:
+        place = self.findings.place(finding)
+        if place is None:
             raise KeyError(
                 f"{finding!r} is not a finding of this model: {', '.join(self.findings)}"
             )
-        return blend(self.image, self.heatmaps[finding])
+        return blend(self.image, self.heatmaps[self.findings[place]], per_image=per_image)
 
     def to_dict(self, heatmaps: bool = False) -> dict[str, Any]:
         """Give the reading as values that JSON can hold.
@@ -79,6 +92,7 @@ class Reading:
         Args:
             heatmaps: include the heatmaps, as lists of rows.
         """
+        not_localised = self.not_localised
         findings = [
             {
                 "finding": finding,
@@ -86,6 +100,7 @@ class Reading:
                 "threshold": self.thresholds[finding],
                 "called": self.calls[finding],
                 "not_assessed": self.not_assessed.get(finding),
+                "not_localised": not_localised.get(finding),
             }
             | ({"heatmap": self.heatmaps[finding].tolist()} if heatmaps else {})
             for finding, probability in self.probabilities.items()
@@ -121,7 +136,7 @@ class Reading:
         )
 
     def _repr_html_(self) -> str:
-        """Show the first finding of the table over the radiograph, and the table of all.
+        """Show the radiograph, the first finding of the table over it, and the table of all.
 
         Findings are in the order of their probability, those that are not assessed at the end.
         """
@@ -138,9 +153,8 @@ class Reading:
         )
         return (
             '<div style="display:flex;gap:1.5em;flex-wrap:wrap;align-items:flex-start">'
-            f'<figure style="margin:0"><img alt="Heatmap of {escape(label(top))}" width="320" '
-            f'src="data:image/png;base64,{self._picture(top)}">'
-            f"<figcaption>{escape(label(top))}</figcaption></figure>"
+            f"{_figure('Radiograph', 'radiograph', self._enlarged())}"
+            f"{_figure(f'Heatmap of {label(top)}', self._caption(top), self._picture(top))}"
             "<table><thead><tr><th>Finding</th><th>Probability</th><th>Threshold</th>"
             f"<th>Call</th></tr></thead><tbody>{rows}</tbody></table></div>"
             f"{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}"
@@ -170,9 +184,23 @@ class Reading:
         weight = ' style="font-weight:bold"' if self.calls[finding] else ""
         return f"<tr{weight}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
-    def _picture(self, finding: str) -> str:
-        """Give the overlay of a finding as base64 of a PNG."""
+    def _caption(self, finding: str) -> str:
+        reason = self.not_localised.get(finding)
+        return f"{label(finding)}: {reason}" if reason else label(finding)
+
+    def _enlarged(self) -> npt.NDArray[np.uint8]:
         large = cv2.resize(self.image, (_DISPLAY, _DISPLAY), interpolation=cv2.INTER_LINEAR)
-        shown = blend(np.asarray(large, np.uint8), self.heatmaps[finding])
-        _, png = cv2.imencode(".png", shown[..., ::-1])
-        return base64.b64encode(png.tobytes()).decode()
+        return np.asarray(large, np.uint8)
+
+    def _picture(self, finding: str) -> npt.NDArray[np.uint8]:
+        return blend(self._enlarged(), self.heatmaps[finding])
+
+
+def _figure(alternative: str, caption: str, image: npt.NDArray[np.uint8]) -> str:
+    """Give an image, grey or RGB, as a figure of a notebook."""
+    _, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    data = base64.b64encode(png.tobytes()).decode()
+    return (
+        f'<figure style="margin:0;width:320px"><img alt="{escape(alternative)}" width="320" '
+        f'src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )

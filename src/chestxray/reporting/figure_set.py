@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chestxray.findings import label
 from chestxray.reporting import plots
-from chestxray.reporting.forest_plot import Row, forest_plot
+from chestxray.reporting.forest_plot import Row, forest_plot, width_of_labels
 from chestxray.reporting.formatting import counted, measured
 from chestxray.reporting.run_files import Json, RunFiles
 from chestxray.reporting.svg import Drawing, save
@@ -69,7 +69,7 @@ def figure_sets(files: RunFiles) -> dict[str, FigureSet]:
 
 
 def write(sets: Mapping[str, FigureSet], folder: Path) -> None:
-    """Write each figure set into a folder, as SVG."""
+    """Write each figure set into a folder, as SVG, PDF and PNG at the size of print."""
     for name, figures in sets.items():
         panels = [
             (label(key) if figures.captions else "", drawing)
@@ -106,14 +106,18 @@ def _training(files: RunFiles) -> FigureSet | None:
     panels = {
         title: plots.history(files.history, column, best) for column, title in _HISTORY.items()
     }
-    note = "Dashed: training. Solid: validation. Vertical line: selected epoch."
+    several = files.history["epoch"].nunique() > 1
+    styles = (", dashed", ", solid") if several else ("", "")
+    note = (
+        f"Blue{styles[0]}: training. Orange{styles[1]}: validation. Vertical line: selected epoch."
+    )
     return FigureSet("Training by epoch", 2, panels, note)
 
 
 def _results(metrics: Json, drawn: Json, benchmarks: Json | None) -> dict[str, FigureSet]:
     entries = metrics["findings"]
     curves = {finding: drawn[finding] for finding in entries if drawn[finding] is not None}
-    roc, pr = {}, {}
+    roc, pr, dots = {}, {}, {"roc": False, "pr": False}
     for finding, curve in curves.items():
         entry, name = entries[finding], label(finding)
         recall, precision, specificity = (
@@ -121,6 +125,7 @@ def _results(metrics: Json, drawn: Json, benchmarks: Json | None) -> dict[str, F
         )
         on_roc = None if specificity is None else (1 - specificity, recall)
         on_pr = None if precision is None else (recall, precision)
+        dots = {"roc": dots["roc"] or on_roc is not None, "pr": dots["pr"] or on_pr is not None}
         roc[finding] = plots.roc(curve["roc"], on_roc, name)
         pr[finding] = plots.precision_recall(curve["pr"], on_pr, entry["prevalence"], name)
     called = {
@@ -131,14 +136,21 @@ def _results(metrics: Json, drawn: Json, benchmarks: Json | None) -> dict[str, F
     return {
         "forest": _forest(metrics, benchmarks),
         "roc": FigureSet("ROC curves", 5, roc,
-            "Sensitivity (y axis) against 1 − specificity (x axis). Band: pointwise 95 % interval. "
-            "Dot: threshold."),
+            "Sensitivity (y axis) against 1 − specificity (x axis). Dotted: chance."
+            + _marks_of(curves, "roc", dots["roc"])),
         "precision-recall": FigureSet("Precision-recall curves", 5, pr,
-            "Precision (y axis) against sensitivity (x axis). Band: pointwise 95 % interval. "
-            "Dotted: prevalence. Dot: threshold."),
+            "Precision (y axis) against sensitivity (x axis). Dotted: prevalence."
+            + _marks_of(curves, "pr", dots["pr"])),
         "confusion": FigureSet("Confusion matrices at the threshold", 5, called,
             "Numbers of images. Blue: correct. Orange: wrong. Shade: proportion of the row."),
     }  # fmt: skip
+
+
+def _marks_of(curves: dict[str, Json], kind: str, dots: bool) -> str:
+    """Say what bands and dots mean, as far as a panel has them."""
+    bands = any(curve[kind]["band"] is not None for curve in curves.values())
+    band = " Band: pointwise 95 % interval." if bands else ""
+    return band + (" Dot: threshold." if dots else "")
 
 
 def _forest(metrics: Json, benchmarks: Json | None) -> FigureSet:
@@ -169,14 +181,16 @@ def _forest(metrics: Json, benchmarks: Json | None) -> FigureSet:
 
     auroc, auprc = table("auroc"), table("auprc")
     low = _floor([row.metric for row in auroc], 0.4)
+    room = width_of_labels([*auroc, *auprc])
     drawings = {
-        "AUROC": forest_plot("AUROC by finding", auroc, 0.5, (low, 1), "AUROC"),
-        "AUPRC": forest_plot("AUPRC by finding", auprc, None, (0, 1), "AUPRC"),
+        "AUROC": forest_plot("AUROC by finding", auroc, 0.5, (low, 1), "AUROC", room),
+        "AUPRC": forest_plot("AUPRC by finding", auprc, None, (0, 1), "AUPRC", room),
     }
-    compared = "published results on the same split (AUROC), " if published else ""
+    kinds = {"published results on the same split (AUROC)": auroc, "prevalence (AUPRC)": auprc}
+    ticks = ", ".join(kind for kind, rows in kinds.items() if any(row.marks for row in rows))
     note = (
-        f"Value with 95 % interval; the number after a name counts its positives. "
-        f"Ticks: {compared}prevalence (AUPRC)."
+        f"Value with 95 % interval; hollow: no interval. The number after a name counts its "
+        f"positives. Dotted: chance (AUROC).{f' Ticks: {ticks}.' if ticks else ''}"
     )
     return FigureSet("AUROC and AUPRC by finding", 2, drawings, note)
 
@@ -187,9 +201,12 @@ def _reliability(entries: Json) -> FigureSet:
         for finding in entries
         if entries[finding]["as_given"]["bins"]
     }
+    axes = "Observed proportion (y axis) against mean probability (x axis). Dotted: equal."
+    refitted = any(entries[finding]["recalibrated"] for finding in panels)
     note = (
-        "Observed proportion (y axis) against mean probability (x axis). Open: as predicted. "
-        "Filled: recalibrated, with 95 % intervals."
+        f"{axes} Open: as predicted. Filled: recalibrated, with 95 % intervals."
+        if refitted
+        else f"{axes} Open: as predicted, with 95 % intervals."
     )
     return FigureSet("Reliability before and after recalibration", 5, panels, note)
 
@@ -204,12 +221,14 @@ def _subgroups(axes: dict[str, Json], findings: int) -> dict[str, FigureSet]:
         rows += [Row(f"  {group}", entry["mean"][group]) for group in entry["groups"]]
     low = _floor([row.metric for row in rows if row.metric], 0.5)
     means = forest_plot(f"{name} by subgroup", rows, None, (low, 1), name)
-    gaps = {
-        f"{axis_title(axis)}: {' minus '.join(contrast['between'])}": _gap(contrast)
+    contrasts = {
+        f"{axis_title(axis)}: {' minus '.join(contrast['between'])}": contrast
         for axis, entry in axes.items()
         for contrast in entry["gaps"]
         if measured(contrast)
     }
+    room = width_of_labels([row for contrast in contrasts.values() for row in _rows_of(contrast)])
+    gaps = {title: _gap(contrast, room) for title, contrast in contrasts.items()}
     return {
         "subgroups": FigureSet(f"{name} by subgroup", 1, {"all": means},
             "Value with 95 % interval.", captions=False),
@@ -223,16 +242,20 @@ def _over(means: Json) -> str:
     return f"mean over {counted(max(mean['findings'] for mean in means.values()), 'finding')}"
 
 
-def _gap(contrast: Json) -> Drawing:
+def _gap(contrast: Json, labels: float) -> Drawing:
     """Draw the AUROC difference of the findings that are frequent enough in both groups."""
     title = f"AUROC difference, {' minus '.join(contrast['between'])}"
+    rows = _rows_of(contrast)
+    return forest_plot(title, rows, 0, (-0.5, 0.5), "AUROC difference", labels)
+
+
+def _rows_of(contrast: Json) -> list[Row]:
     gaps = contrast["findings"]
-    rows = [
+    return [
         Row(label(finding), gaps[finding]["auroc"])
         for finding in gaps
         if gaps[finding]["auroc"]["value"] is not None
     ]
-    return forest_plot(title, rows, 0, (-0.5, 0.5), "AUROC difference")
 
 
 def _overlap(entries: Json, benchmarks: Json | None) -> FigureSet:
@@ -245,11 +268,14 @@ def _overlap(entries: Json, benchmarks: Json | None) -> FigureSet:
         for finding in entries["findings"]
         if entries["findings"][finding]["cases"]
     }
-    compared = " Diamonds: Wang 2017." if benchmarks else ""
-    note = (
-        f"Boxes found (y axis) against the IoU required (x axis). Band: 95 % interval. "
-        f"Dashed: mean box.{compared}"
-    )
+    rows = [row for key in panels for row in entries["findings"][key]["iou"].values()]
+    marks = {
+        "Band: 95 % interval": any(row["hit"]["low"] is not None for row in rows),
+        "Dashed: mean box": any(row["mean_box"] is not None for row in rows),
+        "Diamonds: Wang 2017": any(published(benchmarks, finding, "IoU") for finding in panels),
+    }
+    drawn = "".join(f" {mark}." for mark, there in marks.items() if there)
+    note = f"Boxes found (y axis) against the IoU required (x axis).{drawn}"
     return FigureSet("Boxes found, by overlap required", 5, panels, note)
 
 

@@ -15,7 +15,8 @@ from chestxray.reporting.svg import FAINT, FIRST, INK, QUIET, Drawing, wrapped
 _ROW: Final = 0.172  # inches of a row with a label of one line
 _LINE: Final = 0.75  # rows that each line of a label takes, if it has several
 _WIDTH: Final = 3.6  # inches
-_RIGHT: Final = 0.1  # inches to the next panel
+_LEFT: Final = 0.04  # inches before a label, as before a caption
+_RIGHT: Final = 0.14  # inches to the next panel
 _LABELS: Final = 1.2  # inches
 _VALUES: Final = 1.22  # inches
 _LETTERS: Final = 20  # characters of a line of a label
@@ -55,7 +56,12 @@ class Row:
 
 
 def forest_plot(
-    title: str, rows: Sequence[Row], reference: float | None, limits: tuple[float, float], axis: str
+    title: str,
+    rows: Sequence[Row],
+    reference: float | None,
+    limits: tuple[float, float],
+    axis: str,
+    labels: float | None = None,
 ) -> Drawing:
     """Draw rows from top to bottom.
 
@@ -67,34 +73,39 @@ def forest_plot(
         reference: position of the dotted line, such as 0.5 for chance.
         limits: of the axis; an interval that extends beyond them ends with an arrow.
         axis: label of the axis.
+        labels: inches for the labels, so that panels of one figure have their axes below each
+            other; by default what these rows need, see `width_of_labels`.
     """
     tops = [sum(row.height for row in rows[:place]) for place in range(len(rows) + 1)]
-    labels = _width_of_labels(rows)
+    room = width_of_labels(rows) if labels is None else labels
 
     def draw(axes: Axes) -> None:
         if reference is not None:
             axes.axvline(reference, color=FAINT, linestyle=":", linewidth=0.9, zorder=0)
         for top, row in zip(tops, rows, strict=False):
             place = top + row.height / 2
-            _label(axes, place, row, labels)
+            _label(axes, place, row, room)
             if row.metric is not None:
                 _interval(axes, place, row.metric, limits, row.total)
                 axes.plot(
-                    row.marks, [place] * len(row.marks), "|", color=QUIET, markersize=6.5, zorder=1
-                )
+                    row.marks, [place] * len(row.marks), "|", color=INK, markersize=8.5,
+                    markeredgewidth=0.8, zorder=4,
+                )  # fmt: skip
         axes.set(xlim=limits, ylim=(tops[-1] + 0.1, -0.1), yticks=[], xlabel=axis)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         axes.spines["left"].set_visible(False)
 
     height = _ROW * tops[-1] + 0.42
-    return Drawing(title, (_WIDTH, height), (labels, 0.37, _VALUES + _RIGHT, 0.05), draw)
+    return Drawing(title, (_WIDTH, height), (room, 0.37, _VALUES + _RIGHT, 0.05), draw)
 
 
-def _width_of_labels(rows: Sequence[Row]) -> float:
+def width_of_labels(rows: Sequence[Row]) -> float:
     """Give the inches that the longest label needs with its note."""
     needed = (
-        _LETTER * max(map(len, row.lines)) + (0.05 * len(row.note) + 0.13 if row.note else 0.04)
+        _LEFT
+        + _LETTER * max(map(len, row.lines))
+        + (0.05 * len(row.note) + 0.17 if row.note else 0.04)
         for row in rows
         if row.metric is not None
     )
@@ -102,21 +113,29 @@ def _width_of_labels(rows: Sequence[Row]) -> float:
 
 
 def _label(axes: Axes, place: float, row: Row, labels: float) -> None:
-    """Write what a row is about on the left and its value on the right."""
+    """Write what a row is about on the left and its value on the right.
+
+    Args:
+        axes: of the plot.
+        place: of the row.
+        row: to write about.
+        labels: inches from the left edge to the axes.
+    """
     frame: Any = ("axes fraction", "data")
     weight = "bold" if row.total or row.metric is None else "normal"
     axes.annotate(
-        "\n".join(row.lines), (0, place), (-labels * 72, 0), weight=weight, annotation_clip=False,
-        xycoords=frame, textcoords="offset points", va="center", linespacing=1.1,
+        "\n".join(row.lines), (0, place), ((_LEFT - labels) * 72, 0), weight=weight,
+        annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
+        linespacing=1.1,
     )  # fmt: skip
     axes.annotate(
-        row.note, (0, place), (-4, 0), size=6.5, color=QUIET, annotation_clip=False,
-        xycoords=frame, textcoords="offset points", va="center", ha="right",
+        row.note, (0, place), (-7, 0), size=6.5, color=QUIET, annotation_clip=False,
+        xycoords=frame, textcoords="offset points", va="center_baseline", ha="right",
     )  # fmt: skip
     if row.metric is not None:
         axes.annotate(
             _value(row.metric), (1, place), (_VALUES * 72, 0), weight=weight, size=7,
-            annotation_clip=False, xycoords=frame, textcoords="offset points", va="center",
+            annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
             ha="right",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Drawings as SVG: inside the page, or as files for print with several panels each.
+"""Drawings as SVG inside the page, or as SVG, PDF and PNG files with several panels for print.
 
 Colours are drawn as the light scheme has them. Inside the page each is replaced by its variable in
 the style sheet, so that figures follow the light and the dark scheme; files keep the colours. The
@@ -21,7 +21,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chestxray.artifacts import write_text
+from chestxray.artifacts import write_text, written
 
 INK: Final = "#1d2733"
 QUIET: Final = "#5b6875"
@@ -41,6 +41,7 @@ _NOTE_LETTERS: Final = 23  # an inch
 _CAPTION_LETTERS: Final = 15  # an inch
 _LEAST_WIDTH: Final = 3.4  # inches of a file, so that its note has room
 _MOST_HEIGHT: Final = 9.2  # inches of a file, so that it fits on a page
+_DPI: Final = 300  # of PNG files, which is what journals ask for
 
 Margins = tuple[float, float, float, float]
 
@@ -51,6 +52,7 @@ _STYLE: Final = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 7.5,
+    "pdf.fonttype": 42,  # text that stays text: journals refuse Type 3 fonts
     "svg.fonttype": "none",
     "text.color": INK,
     "xtick.color": FAINT,
@@ -96,10 +98,11 @@ def inline(drawing: Drawing) -> str:
 def save(
     path: Path, panels: Sequence[tuple[str, Drawing]], columns: int, title: str, note: str
 ) -> None:
-    """Write panels as an SVG file at the size of print; as several numbered files if too tall.
+    """Write panels as SVG, PDF and PNG files at the size of print; numbered ones if too tall.
 
     Args:
-        path: the file; `roc.svg` becomes `roc-1.svg`, `roc-2.svg`, … where one page is not enough.
+        path: of the SVG file; `roc.svg` becomes `roc-1.svg`, `roc-2.svg`, … where one page is not
+            enough. The PDF and the PNG file, 300 dpi on white, have the same name.
         panels: caption and drawing of each.
         columns: how many are drawn side by side.
         title: of the figure.
@@ -112,6 +115,18 @@ def save(
             name = path.with_stem(f"{path.stem}-{place}")
             label = f"{title} ({place} of {len(pages)})"
         write_text(name, _document(rows, label, note))
+        _save_print(name, rows, label, note)
+
+
+def _save_print(path: Path, rows: Sequence[_Panels], title: str, note: str) -> None:
+    """Write the PDF and the PNG file beside an SVG file."""
+    style: Any = _STYLE
+    with mpl.rc_context(style):
+        figure = _figure(rows, note)
+        about = {"pdf": {"Title": title, "CreationDate": None}, "png": {"Title": title}}
+        for kind, metadata in about.items():
+            with written(path.with_suffix(f".{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
 
 
 _Panels = Sequence[tuple[str, "Drawing"]]

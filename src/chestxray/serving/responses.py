@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
 from chestxray.findings import label, term
+from chestxray.model.heatmaps import TYPICAL_PEAK
 from chestxray.model.model_card import TrainedOn
+from chestxray.reading.evidence import no_place
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.http_errors import NoticeModel
@@ -18,8 +20,9 @@ from chestxray.serving.uploads import SQUARE_SIDE, Decoded
 
 RESEARCH_NOTICE: Final = "For research use, not a medical device."
 _HEAT_SCALE: Final = (
-    "Evidence in calibrated log-odds, weighted by the probability and divided by one constant of "
-    "the model. 1 is full colour, in every radiograph and for every finding."
+    "One scale per finding, the same in every radiograph: 0 is what a radiograph without the "
+    f"finding has, a typical true call peaks at {TYPICAL_PEAK}. Below the threshold heat fades "
+    "with the probability."
 )
 
 Heatmaps = Literal["none", "maps", "inline"]
@@ -41,6 +44,9 @@ class FindingResult(BaseModel):
         "for it. Such a finding is never called."
     )
     calibrated: bool
+    not_localised: str | None = Field(
+        description="Why the heatmap points to no place in the radiograph; null where it does."
+    )
 
 
 class ImageResult(BaseModel):
@@ -187,6 +193,7 @@ def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingRe
         called=reading.calls[finding],
         not_assessed=card.unavailable.get(finding),
         calibrated=finding not in card.calibration.uncalibrated,
+        not_localised=no_place(reading.heatmaps[finding]),
     )
 
 

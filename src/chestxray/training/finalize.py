@@ -1,4 +1,4 @@
-"""From the best checkpoint to a bundle: calibration, operating points, heatmap scale, detector.
+"""From the best checkpoint to a bundle: calibration, operating points, heatmap scales, detector.
 
 All are fitted on the validation split, which also chose the epoch, except for the template of the
 out-of-distribution detector: it is fitted on training images. The test split is not used.
@@ -14,11 +14,12 @@ import torch
 
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
-from chestxray.evaluation.calibration import fit_calibration, fit_slopes
+from chestxray.evaluation.calibration import fit_calibration
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
+from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
 from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
 from chestxray.model.out_of_distribution import Detector
@@ -29,7 +30,6 @@ from chestxray.training.recipe import Recipe
 
 _Floats = npt.NDArray[np.float64]
 
-_SCALE_PERCENTILE = 90.0
 _DETECTOR_IMAGES = 1024  # of each split at most: more make it slower and no better
 
 
@@ -44,7 +44,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     """
     val = Part(dataset, "val")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    logits, peaks, features = _predict(classifier, val.images)
+    logits, maps, features = _predict(classifier, val.images)
     about = dataset.index.iloc[val.rows]
     patients = np.unique(about["patient"], return_inverse=True)[1]
     findings = dataset.findings
@@ -52,7 +52,8 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
     calibration = fit_calibration(logits, val.labels, patients, findings, link)
     probabilities = calibration.apply(logits)
     points = fit_operating_points(probabilities, val.labels, patients, findings)
-    slopes = fit_slopes(logits, val.labels, findings, link)
+    thresholds = points.thresholds()
+    references, scales = fit_heat_scales(maps, probabilities, val.labels, thresholds)
     table = predictions.table(about["image"].tolist(), probabilities, findings)
     predictions.write(run / "validation.csv", table)
     card = ModelCard(
@@ -65,13 +66,13 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         pixel_rule=dataset.manifest.pixel_rule,
         findings=findings,
         calibration=calibration,
-        thresholds=points.thresholds(),
+        thresholds=thresholds,
         operating_points={name: points.thresholds(name) for name in points.chosen},
         operating_point=MAIN,
         not_assessed=points.not_assessed,
         prevalences=prevalences(val.labels, findings),
-        heat_slopes=slopes,
-        heat_scale=_heat_scale(peaks * np.array(list(slopes.values())), val.labels),
+        heat_references=references,
+        heat_scales=scales,
         trained_on=_trained_on(dataset, recipe),
     )
     detector = fit_detector(dataset, recipe.seed, val, features)
@@ -95,31 +96,14 @@ def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> 
     return Detector.fit(dataset.images[train], dataset.images[rows], features[kept], patients)
 
 
-def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, _Floats, Features]:
-    """Give logits and the highest value of each class map, both [N, K], and features [N, C]."""
+def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, MapSummary, Features]:
+    """Give logits [N, K], the summary of the class maps, and features [N, C]."""
     found = [
-        (logits, maps.clip(min=0).max(axis=(2, 3)), features)
+        (logits, *MapSummary.of(maps), features)
         for logits, maps, features in batches(classifier, images)
     ]
-    logits, peaks, features = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return logits.astype(np.float64), peaks.astype(np.float64), features
-
-
-def _heat_scale(evidence: _Floats, labels: npt.NDArray[np.float32]) -> float:
-    """Give the evidence that a heatmap shows as 1, where the probability is 1.
-
-    The 90th percentile, over the images that show a finding, of the evidence for it; then the
-    median over findings, so that one that is easy to see does not make all others pale. The
-    probability is not part of it: where all probabilities are low, heatmaps are pale.
-
-    Args:
-        evidence: [N, K], the highest value of each class map in calibrated log-odds.
-        labels: [N, K].
-    """
-    present = [evidence[labels[:, k] == 1, k] for k in range(evidence.shape[1])]
-    hottest = [np.percentile(of, _SCALE_PERCENTILE) for of in present if of.size]
-    scale = float(np.median(hottest)) if hottest else 0.0
-    return scale if scale > 0 else 1.0
+    logits, *summary, features = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return logits.astype(np.float64), MapSummary(*summary), features
 
 
 def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:

@@ -1,7 +1,8 @@
 // Connects the viewer's parts: radiographs, viewport, findings, heatmap, keyboard.
 
 import * as api from "./api.js";
-import { by, element } from "./dom.js";
+import { peakOf, scaledToPeak } from "./blend.js";
+import { by, element, sentence } from "./dom.js";
 import { FindingList } from "./findings.js";
 import { counted, position, summary } from "./formatting.js";
 import { INFERNO } from "./inferno.js";
@@ -14,6 +15,7 @@ import { Viewport } from "./viewport.js";
 let card = null;
 let cardRequest = null;
 let heatOn = true;
+let perImage = false; // whether a heatmap is scaled to its own peak
 let shown = null; // the radiograph whose image and findings are on the page
 let shownImage = null;
 
@@ -119,13 +121,18 @@ function showHeat() {
   const reading = shown?.reading;
   const map = reading?.heatmaps.maps[findings.finding];
   const row = reading?.findings.find((each) => each.finding === findings.finding);
-  viewport.heat(heatOn && map ? map : null);
+  viewport.heat(heatOn && map ? (perImage ? scaledToPeak(map) : map) : null);
   by("heat").inert = !map;
   by("heat-of").textContent = map ? `Heatmap: ${row.label}` : "Heatmap";
-  const peak = map ? Math.max(...map.flat()) : 0;
-  by("heat-note").textContent =
-    (map ? `Peak ${peak.toFixed(2)}${peak < 0.05 ? ", too low to be visible" : ""}. ` : "") +
-    "Evidence × probability, on one scale for all radiographs and findings.";
+  by("scale-end").textContent = perImage ? "peak" : "≥ 1";
+  by("no-place").textContent = row?.not_localised ? sentence(row.not_localised) : "";
+  by("heat-note").textContent = (map ? `Peak ${peakOf(map).toFixed(2)}. ` : "") + scaleNote();
+}
+
+function scaleNote() {
+  return perImage
+    ? "Scaled to this image: its peak is always bright, however weak the evidence. Not comparable with other radiographs."
+    : "On the finding’s own scale, the same for all radiographs: a typical true call peaks at 0.8.";
 }
 
 function announce(radiograph) {
@@ -146,6 +153,12 @@ function press(id, on) {
 function setHeat(on) {
   heatOn = on;
   press("heat-on", on);
+  showHeat();
+}
+
+function setPerImage(on) {
+  perImage = on;
+  press("per-image", on);
   showHeat();
 }
 
@@ -188,6 +201,7 @@ const ACTIONS = {
   "[": () => radiographs.step(-1),
   "]": () => radiographs.step(1),
   h: () => setHeat(!heatOn),
+  s: () => setPerImage(!perImage),
   ",": () => setOpacity(Number(by("opacity").value) - 5),
   ".": () => setOpacity(Number(by("opacity").value) + 5),
   w: () => setTool("window"),
@@ -202,7 +216,7 @@ const ACTIONS = {
   "?": () => by("help").showModal(),
 };
 const BUTTONS = {
-  open: "o", "heat-on": "h", "tool-window": "w", "tool-pan": "p", "zoom-in": "+", "zoom-out": "-",
+  open: "o", "heat-on": "h", "per-image": "s", "tool-window": "w", "tool-pan": "p", "zoom-in": "+", "zoom-out": "-",
   fit: "f", actual: "1", invert: "i", reset: "r", shortcuts: "?",
 };
 

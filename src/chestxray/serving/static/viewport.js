@@ -1,6 +1,6 @@
 // The image area: a radiograph with window and level, zoom, pan, inversion, and a heatmap over it.
 
-import { OPACITY, paint, smooth } from "./blend.js";
+import { paint, smooth } from "./blend.js";
 
 const PLAIN = { width: 255, level: 127.5, invert: false };
 const MAX_ZOOM = 16; // CSS pixels per pixel of the image
@@ -12,9 +12,9 @@ export class Viewport {
     this.canvas = canvas;
     this.onChange = onChange;
     this.tool = "window";
-    this.look = { ...PLAIN, opacity: OPACITY };
+    this.look = { ...PLAIN, opacity: 1 };
     this.image = null;
-    this.steps = null;
+    this.smoothed = null;
     this.pointers = new Map();
     this.buffer = document.createElement("canvas");
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -33,7 +33,7 @@ export class Viewport {
   // by the file's.
   show(image) {
     this.image = image;
-    this.steps = null;
+    this.smoothed = null;
     Object.assign(this.look, PLAIN);
     if (image) {
       this.buffer.width = image.width;
@@ -46,7 +46,7 @@ export class Viewport {
 
   // map: rows of heat over the square that the image lies in, or null for none.
   heat(map) {
-    this.steps = map && this.image ? smooth(map, this.image.width, this.image.height) : null;
+    this.smoothed = map && this.image ? smooth(map, this.image.width, this.image.height) : null;
     this.paint();
   }
 
@@ -115,7 +115,7 @@ export class Viewport {
       this.painting = requestAnimationFrame(() => {
         this.painting = 0;
         if (!this.image) return;
-        paint(this.pixels.data, this.image.grey, this.steps, this.look);
+        paint(this.pixels.data, this.image.grey, this.smoothed, this.look);
         this.buffer.getContext("2d").putImageData(this.pixels, 0, 0);
         this.draw();
       });

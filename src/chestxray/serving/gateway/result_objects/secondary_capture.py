@@ -2,11 +2,12 @@
 
     ┌────────────────────────────────────────────────────────────┐
     │ title                                         for research │
-    ├──────────────────────────┬────────┬────────────────────────┤
-    │ most relevant finding    │ second │ finding  prob.  thresh │
-    │ over the radiograph      │ third  │ …                      │
-    │                          │ plain  │ warnings, model        │
-    └──────────────────────────┴────────┴────────────────────────┘
+    ├─────────────────┬─────────────────┬────────────────────────┤
+    │ the radiograph  │ most relevant   │ finding  prob.  thresh │
+    │                 │ finding over it │ …                      │
+    ├─────────────────┴─────────────────┤ warnings               │
+    │ second, third finding   the scale │ model                  │
+    └───────────────────────────────────┴────────────────────────┘
 
 Heatmaps are shown of at most three called findings; where none is called, of the one nearest to its
 threshold, marked as not called. A refusal shows the plain radiograph and the reason in large
@@ -30,7 +31,9 @@ from pydicom import Dataset
 from chestxray.dataset.pixels import Grey, canonical
 from chestxray.errors import RefusedError
 from chestxray.findings import label
-from chestxray.reading.overlay import COLOURS, blend
+from chestxray.model.heatmaps import TYPICAL_PEAK
+from chestxray.reading.evidence import NO_PLACE, no_place
+from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.result_objects import codes, drawing
 from chestxray.serving.gateway.result_objects.drawing import (
@@ -59,17 +62,18 @@ _SIZE: Final = (2000, 1200)
 _MARGIN: Final = 28
 _TOP: Final = 104
 _BOTTOM: Final = 1046
-_MAIN: Final = 1024  # the size of many radiographs: those are shown pixel by pixel
-_SMALL: Final = 306
-_PITCH: Final = 356
+_MAIN: Final = 1024  # side of a refused radiograph, that of many files: shown pixel by pixel
+_PAIR: Final = 670  # side of the radiograph and of the overlay beside it
+_SMALL: Final = 236  # side of the overlays of further findings
+_BETWEEN: Final = 16
 _SIDE: Final = _MARGIN + _MAIN + 26
-_COLUMN: Final = _SIDE + _SMALL + 36
+_COLUMN: Final = _MARGIN + 2 * _PAIR + _BETWEEN + 36
+_BELOW: Final = _TOP + _PAIR + 96  # top of the overlays of further findings
 _HEATMAPS: Final = 3
 _GAP: Final = 54
-_BAR: Final = (120, 18)
-
-_STEPS: Final = 256
-_NO_FRACTIONS: Final = np.empty(0, dtype=np.uint16)  # positions in the table are whole numbers
+_BAR: Final = (420, 18)
+_TITLE: Final = Style(25, bold=True)
+_TYPICAL: Final = f"a typical true call peaks at {TYPICAL_PEAK}"
 
 
 def draw(
@@ -119,44 +123,57 @@ def _frame_of_reading(model: Model) -> Canvas:
     """Draw what all its readings share besides: table heads and the scale of heat."""
     canvas = _frame(model).copy()
     drawing.head(canvas, _column())
-    (width, height), right, baseline = _BAR, _MARGIN + _MAIN, _TOP + _MAIN + 42
+    (width, height), right, top = _BAR, _COLUMN - 36, _BELOW + 60
+    left = right - width
     ramp = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[:, :3]
     bar = np.rint(255 * np.tile(ramp, (height, 1, 1))).astype(np.uint8)
-    canvas.image((right - width - 34, baseline - height), bar)
-    canvas.text((right - width - 44, baseline - 2), "0", Style(20, DIM), "rs")
-    canvas.text((right, baseline - 2), "≥1", Style(20, DIM), "rs")
+    canvas.image((left, top), bar)
+    for heat in (0.0, *LEVELS):
+        anchor = "ls" if heat == 0 else "ms" if heat < 1 else "rs"
+        text = f"{heat:g}" if heat < 1 else "≥ 1"
+        canvas.text((left + round(heat * width), top + height + 26), text, Style(20, DIM), anchor)
+    canvas.text((left, top - 14), "evidence on each finding’s own scale", Style(20, DIM))
+    contours = f"contours at {', '.join(f'{level:g}' for level in LEVELS)}"
+    canvas.text((left, top + height + 60), contours, Style(20, DIM))
+    canvas.text((left, top + height + 90), _TYPICAL, Style(20, DIM))
     return canvas
 
 
 def _radiographs(
     canvas: Canvas, square: npt.NDArray[np.uint8], reading: Reading, shown: list[str]
 ) -> None:
+    """Draw the radiograph, the overlay of the first finding beside it, the others below."""
     first, *others = shown
-    canvas.image((_MARGIN, _TOP), _tinted(square, reading.heatmaps[first]))
-    baseline, right = _TOP + _MAIN + 42, _MARGIN + _MAIN - _BAR[0] - 92
+    large = _reduced(square, _PAIR)
+    left, baseline = _MARGIN + _PAIR + _BETWEEN, _TOP + _PAIR + 34
+    canvas.image((_MARGIN, _TOP), _plain(large))
+    canvas.text((_MARGIN, baseline), "radiograph", Style(20, DIM))
+    canvas.image((left, _TOP), blend(large, reading.heatmaps[first]))
     call = {True: "called", False: "not called", None: "not assessed"}[reading.calls[first]]
-    style = Style(25, bold=True)
-    room = right - _MARGIN - 220  # beside the peak of the heat
-    caption, style = drawing.fitted(
-        label(first), f" {drawing.percent(reading.probabilities[first])}, {call}", room, style, 17
-    )
-    canvas.text((_MARGIN, baseline), caption, style)
-    peak = f"heat up to {reading.heatmaps[first].max():.2f}"
-    canvas.text((right, baseline - 2), peak, Style(20, DIM), "rs")
-    small = cv2.resize(square, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA).astype(np.uint8)
-    tiles = [
-        (_tinted(small, reading.heatmaps[other]), *_caption(reading, other)) for other in others
-    ]
-    tiles.append((_plain(small), "without heat", Style(20, DIM)))
-    for number, (tile, text, tile_style) in enumerate(tiles):
-        top = _TOP + number * _PITCH
-        canvas.image((_SIDE, top), tile)
-        canvas.text((_SIDE, top + _SMALL + 28), text, tile_style)
+    share = f" {drawing.percent(reading.probabilities[first])}, {call}"
+    canvas.text((left, baseline), *drawing.fitted(label(first), share, _PAIR, _TITLE, 17))
+    heat = reading.heatmaps[first]
+    note = f"heat up to {heat.max():.2f}", Style(20, DIM)
+    if no_place(heat):
+        note = f"{NO_PLACE}, heat up to {heat.max():.2f}", Style(20, ALERT)
+    canvas.text((left, baseline + 32), *note)
+    small = _reduced(square, _SMALL)
+    for number, other in enumerate(others):
+        left = _MARGIN + number * (_SMALL + 60)
+        canvas.image((left, _BELOW), blend(small, reading.heatmaps[other]))
+        _caption(canvas, (left, _BELOW + _SMALL + 28), reading, other)
 
 
-def _caption(reading: Reading, finding: str) -> tuple[str, Style]:
+def _caption(canvas: Canvas, at: tuple[int, int], reading: Reading, finding: str) -> None:
+    """Write a further finding's name and probability, and whether no place stands out."""
     share = f" {drawing.percent(reading.probabilities[finding])}"
-    return drawing.fitted(label(finding), share, _SMALL, Style(20, DIM), 15)
+    canvas.text(at, *drawing.fitted(label(finding), share, _SMALL + 44, Style(20, DIM), 15))
+    if no_place(reading.heatmaps[finding]):
+        canvas.text((at[0], at[1] + 28), NO_PLACE, Style(20, ALERT))
+
+
+def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
@@ -173,38 +190,6 @@ def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedErro
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _tinted(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Lay a heatmap over a radiograph as `reading.overlay.blend` does, by a lookup table.
-
-    Looking up each of a million pixels takes a tenth of the time of blending it. No pixel differs
-    by more than four grey levels.
-
-    Args:
-        image: [S, S].
-        heat: [h, w], at least 0; 1 and more is full colour.
-
-    Returns:
-        RGB uint8 [S, S, 3].
-    """
-    smooth = cv2.resize(heat, image.shape, interpolation=cv2.INTER_LINEAR)
-    step = cv2.convertScaleAbs(cv2.sqrt(smooth), alpha=_STEPS - 1)  # saturates at the last
-    place = cv2.merge((image, step)).astype(np.int16)
-    colours = cv2.remap(_colours(), place, _NO_FRACTIONS, cv2.INTER_NEAREST)
-    return np.asarray(colours, dtype=np.uint8)
-
-
-@cache
-def _colours() -> npt.NDArray[np.uint8]:
-    """Give the lookup table, RGB uint8 [256, 256, 3]: step of heat × grey value.
-
-    The square root makes the steps even in opacity.
-    """
-    steps = np.arange(_STEPS)
-    grey = np.tile(steps.astype(np.uint8), (_STEPS, 1))
-    heat = np.repeat(((steps / (_STEPS - 1)) ** 2).astype(np.float32)[:, None], _STEPS, axis=1)
-    return blend(grey, heat)
 
 
 def _plain(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

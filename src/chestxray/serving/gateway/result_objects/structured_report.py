@@ -33,6 +33,7 @@ from pydicom.tag import Tag
 from chestxray.errors import Notice, RefusedError
 from chestxray.evaluation.localization import detect
 from chestxray.findings import label
+from chestxray.reading.evidence import no_place
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.result_objects import codes
 from chestxray.serving.gateway.result_objects import encoding as content
@@ -228,7 +229,7 @@ _SIDE: Final = 100_000  # of the square, in the whole numbers that `detect` take
 
 
 def regions(source: SourceImage, model: Model, reading: Reading) -> Dataset | None:
-    """Make the report of regions; None where no called finding has a region.
+    """Make the report of regions; None where no called finding has localised evidence.
 
     Args:
         source: the image.
@@ -248,7 +249,8 @@ def _region_groups(source: SourceImage, model: Model, reading: Reading) -> Itera
     shape = round(_SIDE * wide), round(_SIDE * high)
     image = content.image(SELECTED, codes.REGION_OF, _reference(source))
     for finding, heat in reading.heatmaps.items():
-        box = detect(heat, shape).box if reading.calls[finding] else None
+        pointed = reading.calls[finding] and no_place(heat) is None
+        box = detect(heat, shape).box if pointed else None
         if box is not None:
             corners = _corners(box * (width, height, width, height))
             items = [
