@@ -13,6 +13,7 @@ from chestxray.lazy import exports
 if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
     from chestxray.evaluation.calibration import Calibration, fit_calibration
+    from chestxray.evaluation.causal import CausalEffects, PairedAnswers, causal_effects
     from chestxray.evaluation.comparison import compare
     from chestxray.evaluation.evaluation import evaluate
     from chestxray.evaluation.labels import Labels
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "Calibration",
+    "CausalEffects",
     "Comparison",
     "Interval",
     "Labels",
     "Metric",
+    "PairedAnswers",
     "Predictions",
     "Results",
+    "causal_effects",
     "compare",
     "evaluate",
     "fit_calibration",
@@ -45,6 +49,11 @@ __getattr__ = exports(
         "calibration": (
             "Calibration",
             "fit_calibration",
+        ),
+        "causal": (
+            "CausalEffects",
+            "PairedAnswers",
+            "causal_effects",
         ),
         "comparison": ("compare",),
         "evaluation": ("evaluate",),
