@@ -109,10 +109,22 @@ def run(
     )
     say("explain", bundle, dataset, "--split", "test", "--out", model / "explanations")
     explain(bundle, [dataset], out=model / "explanations", split="test")
+    _explain_pairs(dataset, model)
     say("report", model, "--out", model / "report.html")
     report(model, out=model / "report.html")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     typer.echo(f"\n{minutes} min {seconds} s. Open {(model / 'report.html').resolve()}")
+
+
+def _explain_pairs(dataset: Path, model: Path) -> None:
+    """Test the model on pairs of phantoms, where it was trained on phantoms."""
+    from chestxray.dataset import Dataset
+    from chestxray.reading.phantom_pairs import PATIENTS
+
+    if all(source.name == "phantoms" for source in Dataset.open(dataset).manifest.sources):
+        bundle = model / "bundle"
+        say("explain", bundle, "--phantom-pairs", PATIENTS, "--out", model)
+        explain(bundle, out=model, phantom_pairs=PATIENTS)
 
 
 def say(*words: object) -> None:

@@ -277,9 +277,7 @@ def _effect(
     )
 
 
-def _scores(
-    placed: MaskScores, means: _Means, rows: npt.NDArray[np.bool_]
-) -> dict[str, Score]:
+def _scores(placed: MaskScores, means: _Means, rows: npt.NDArray[np.bool_]) -> dict[str, Score]:
     """Give hit and IoU, with their controls and the differences to them."""
     found = {}
     for column, name in enumerate(SCORES):
@@ -339,9 +337,7 @@ def _of_any_map(placed: MaskScores, maps: int) -> Values:
     return (placed.value + (maps - 1) * placed.other_maps) / maps
 
 
-def rank_correlation(
-    first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]
-) -> Values:
+def rank_correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Values:
     """Give Spearman's rank correlation [n] of maps [n, h, w]; 0 where a map is constant."""
     ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
     one, other = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)

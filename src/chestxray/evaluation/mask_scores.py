@@ -71,9 +71,7 @@ def mask_scores(
         several = [_Enlarged.of(one, mask.shape) for one in maps[row]]
         mine = several.pop(own[row])
         others = masks[seen & (own == own[row]) & (patients != patients[row])]
-        ideal = cv2.resize(
-            mask.astype(np.float32), maps.shape[:1:-1], interpolation=cv2.INTER_AREA
-        )
+        ideal = cv2.resize(mask.astype(np.float32), maps.shape[:1:-1], interpolation=cv2.INTER_AREA)
         scores[row] = (
             mine.score(mask),
             _Enlarged.of(ideal, mask.shape).score(mask),
@@ -122,7 +120,7 @@ class _Enlarged:
         """Give hit and IoU with a mask [H, W] that is not empty."""
         if not self.values.size:
             return np.zeros(2)
-        area = np.count_nonzero(mask)
+        area = int(np.count_nonzero(mask))
         region = self.region(area)
         both = np.count_nonzero(region & mask)
         return np.array([mask[self.peak], both / (np.count_nonzero(region) + area - both)])
@@ -131,7 +129,7 @@ class _Enlarged:
         """Average hit and IoU over all positions of the mask, whose edges are joined."""
         if not self.values.size:
             return np.zeros(2)
-        area = np.count_nonzero(mask)
+        area = int(np.count_nonzero(mask))
         region = self.region(area)
         # By the correlation theorem: the intersections at all positions at once.
         spectrum = np.fft.rfft2(region) * np.conj(np.fft.rfft2(mask))

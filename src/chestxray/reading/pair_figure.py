@@ -22,7 +22,7 @@ from chestxray.findings import label
 _INK: Final = "#e8e8e8"
 _DARK: Final = "#101114"
 _OUTLINE: Final = "#ffd84d"
-_COLOURS: Final = "PuOr_r"  # orange: more evidence; purple: less
+_COLOURS: Final = "bwr"  # red: more evidence; blue: less
 _SIDE: Final = 2.35  # inches of a panel
 
 
@@ -32,7 +32,6 @@ class PairPanel:
 
     Attributes:
         finding: that differs.
-        patient: number of the phantom.
         without, with_finding: uint8 [S, S].
         mask: bool [S, S], where the finding was drawn.
         change: float [h, w], class map with − without, in logits.
@@ -40,7 +39,6 @@ class PairPanel:
     """
 
     finding: str
-    patient: int
     without: Canonical
     with_finding: Canonical
     mask: npt.NDArray[np.bool_]
@@ -72,7 +70,7 @@ def _row(figure: Figure, axes: list[Axes], panel: PairPanel) -> None:
         (0, panel.without, f"without: {without:.1%}"),
         (1, panel.with_finding, f"with {name}: {with_finding:.1%}"),
         (2, panel.with_finding, "drawn mask"),
-        (3, panel.with_finding, "change of the map"),
+        (3, panel.with_finding, "change of the map, logits"),
     ):
         axes[place].imshow(image, **grey)
         axes[place].set_title(title, color=_INK, fontsize=10, loc="left", parse_math=False)

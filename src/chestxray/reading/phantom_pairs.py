@@ -117,7 +117,7 @@ def explain_pairs(
     )
     left_out = tuple(name for k, name in enumerate(model.card.findings)
                      if k not in drawable.values())  # fmt: skip
-    shown = list(_shown(trained, drawn))
+    shown = list(_shown(trained))
     panels = [_panel(trained, row, drawn[row], model.card.size) for row in shown]
     write_pairs(out / "causal.png", panels)
     write_json(out / "causal.json", {
@@ -184,10 +184,10 @@ def _answers(
     )
 
 
-def _shown(answers: PairedAnswers, drawn: Sequence[_Drawn]) -> Iterator[int]:
-    """Choose pairs by a rule: findings evenly from the greatest mean rise of the logit to the least.
+def _shown(answers: PairedAnswers) -> Iterator[int]:
+    """Choose pairs by a rule: findings from the greatest mean rise of the logit to the least.
 
-    Of each finding, the pair with the median rise.
+    They are evenly spaced in that order. Of each, the pair with the median rise is shown.
     """
     rise = answers.moved(answers.logits)
     rows = {k: np.flatnonzero(answers.drawn == k) for k in np.unique(answers.drawn)}
@@ -204,7 +204,6 @@ def _panel(answers: PairedAnswers, row: int, drawn: _Drawn, pixels: int) -> Pair
     without, with_finding = (float(p) for p in answers.probabilities[row, :, k])
     return PairPanel(
         finding=answers.findings[k],
-        patient=drawn.exam.patient.number,
         without=pair.without,
         with_finding=pair.with_finding,
         mask=pair.mask,
