@@ -44,6 +44,7 @@ from chestxray.evaluation.mask_scores import SCORES, MaskScores, mask_scores
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.findings import Findings
 
+_ONE: Final = "only 1 patient: the variation between patients is unknown"
 _NO_MASK: Final = "no mask, no other patient or no other finding to compare with"
 
 
@@ -250,12 +251,14 @@ class _Means:
         if not kept.any():
             return [Interval(value=None, reason=_NO_MASK)] * values.shape[1]
         columns, patients = values[kept], self.patients[kept]
+        many = len(np.unique(patients))
+        if many == 1:
+            means = columns.mean(axis=0)
+            return [Interval(value=of, reason=_NO_MASK if np.isnan(of) else _ONE) for of in means]
         draws = Draws.of(patients, self.resamples, self.seed)
         means = draws.apply(lambda w: (w @ columns) / w.sum(axis=1, keepdims=True))
         return [
-            exact_share(of[0], len(np.unique(patients)))
-            if share and of[0] in {0, 1}
-            else draws.interval(of, _NO_MASK)
+            exact_share(of[0], many) if share and of[0] in {0, 1} else draws.interval(of, _NO_MASK)
             for of in means.T
         ]
 
