@@ -116,6 +116,7 @@ def test_an_untrained_model_scores_as_the_maps_of_other_findings(run: Path, tmp_
     bundle.save(tmp_path / "bundle", untrained, card, trained.detector)
     every = explain_pairs(tmp_path / "bundle", tmp_path, patients=8).effects.all
     for score in (every.hit, every.iou):
+        assert score.over_random.value > 0
         assert score.over_other_maps.low < 0.02
         assert score.over_other_maps.high > -0.02
         assert abs(score.over_other_maps.value) < 0.25 * score.value.value + 0.02
