@@ -162,6 +162,8 @@ def test_changes_and_crosstalk_are_plain_means() -> None:
             (other for other in FINDINGS if other != name),
             key=lambda other: abs(effect.crosstalk[other].value or 0),
         )
+        largest = max(FINDINGS, key=lambda other: abs(effect.crosstalk[other].value or 0))
+        assert effect.own_first == (largest == name)
         assert effect.logit.value == pytest.approx(given.change[rows, k].mean())
     assert effects.all.logit.value == pytest.approx(
         np.mean([effect.logit.value for effect in effects.findings.values()])

@@ -166,4 +166,7 @@ def test_the_page_of_a_run_shows_its_pairs(
     section = re.sub(r"data:image/\S+", "", section[: section.index("</section>")])
     assert section.count("<table") == 3
     assert "random weights" in section
+    confused = [f for f, e in explained.effects.findings.items() if not e.own_first]
+    sentence = "moves the probability of another finding more than its own"
+    assert (sentence in section) == bool(confused)
     assert "4 × 4 cells" in section or "1 × 1 cells" in section

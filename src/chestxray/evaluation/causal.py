@@ -144,10 +144,12 @@ class FindingEffect(Effect):
     Attributes:
         crosstalk: change of each finding's probability, its own too.
         most_moved: the other finding whose probability changes most; None without others.
+        own_first: whether no other finding's probability changes more than its own.
     """
 
     crosstalk: dict[str, Interval]
     most_moved: str | None
+    own_first: bool
 
 
 class RandomizedScore(_Result):
@@ -301,11 +303,13 @@ def _of_finding(
     rows = answers.drawn == k
     change = (answers.probabilities[:, 1] - answers.probabilities[:, 0]).astype(np.float64)
     moved = dict(zip(answers.findings, means.of(change, rows), strict=True))
-    others = {other: abs(moved[other].value or 0.0) for other in moved if other != name}
+    size = {each: abs(moved[each].value or 0.0) for each in moved}
+    own = size.pop(name)
     return FindingEffect(
         **vars(_effect(answers, placed, means, rows)),
         crosstalk=moved,
-        most_moved=max(others, key=lambda other: others[other], default=None),
+        most_moved=max(size, key=lambda other: size[other], default=None),
+        own_first=own >= max(size.values(), default=0.0),
     )
 
 

@@ -37,4 +37,4 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
     )
     fresh.mean.copy_(trained.mean)
     fresh.std.copy_(trained.std)
-    return fresh.eval().to(trained.mean.device, memory_format=torch.channels_last)
+    return fresh.eval().to(trained.mean.device).to(memory_format=torch.channels_last)
