@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from chestxray.evaluation import predictions
+from chestxray.evaluation.causal import PairedAnswers, causal_effects
 from chestxray.evaluation.comparison import compare
 from chestxray.evaluation.evaluation import evaluate
 from chestxray.evaluation.labels import Labels
@@ -94,6 +95,7 @@ def write_run(folder: Path, labels: Labels | None = None, resamples: int = RESAM
     )
     compare(test, folder / "other.csv", labels, resamples=resamples, out=out)
     _write_explanations(folder / "explanations", labels)
+    write_causal(folder, labels.findings)
     return folder
 
 
@@ -188,3 +190,31 @@ def _write_explanations(folder: Path, labels: Labels) -> None:
         shown.append(entry | {"probability": 0.81, "threshold": 0.2, "label": 1})
     listed = {"model": "densenet121-3c1f0a9b77e4", "shown": shown}
     (folder / "explanations.json").write_text(json.dumps(listed), encoding="utf-8")
+
+
+def write_causal(folder: Path, findings: Sequence[str]) -> None:
+    """Write what pairs of phantoms show: of two patients, each with each finding."""
+    rng = np.random.default_rng(3)
+    k, n = len(findings), 2 * len(findings)
+    drawn, masks = np.tile(np.arange(k), 2), np.zeros((n, 12, 12), bool)
+    masks[:, 3:7, 4:9] = True
+    change = rng.normal(size=(n, k, 3, 3))
+    logits = rng.normal(size=(n, 2, k))
+    answers = PairedAnswers(
+        Findings(findings), np.repeat([1, 2], k), drawn, masks, logits, 1 / (1 + np.exp(-logits)),
+        change, change[np.arange(n), drawn],
+    )  # fmt: skip
+    effects = causal_effects(answers, {"head": [answers]}, resamples=20)
+    Image.new("RGB", (40, 30), "navy").save(folder / "causal.png")
+    about = {
+        "model": "densenet121-3c1f0a9b77e4",
+        "trained_on": "planted radiographs",
+        "synthetic": False,
+        "pairs": {"patients": 2, "pixels": 12, "seed": 1},
+        "cells": [3, 3],
+        "left_out": [],
+        "picture": "causal.png",
+        "shown": list(findings)[:4],
+    }
+    text = json.dumps(about | effects.model_dump(mode="json"))
+    (folder / "causal.json").write_text(text, encoding="utf-8")

@@ -14,7 +14,6 @@ from chestxray.evaluation import calibrators as fits
 from chestxray.evaluation.calibration import (
     Calibration,
     fit_calibration,
-    fit_slopes,
     stated_log_odds,
 )
 from chestxray.evaluation.calibrators import Beta, Logistic, Spline
@@ -198,8 +197,6 @@ def test_a_one_sided_finding_stays_as_it_is_with_the_reason():
     assert "no positives" in calibration.unfitted["Mass"]
     assert "no negatives" in calibration.unfitted["Edema"]
     assert "no positives and no negatives" in calibration.unfitted["Hernia"]
-    slopes = fit_slopes(np.ones((2, 3)), labels, findings)
-    assert slopes == dict.fromkeys(findings, 1.0)
 
 
 def test_unknown_labels_are_left_out():
@@ -207,13 +204,6 @@ def test_unknown_labels_are_left_out():
     labels[600:] = math.nan
     known = fitted(logits[:600], labels[:600], patients[:600])
     assert fitted(logits, labels, patients) == known
-
-
-def test_heat_is_worth_platts_slope_whatever_family_was_chosen():
-    logits, labels, _ = planted(steps, 5000)
-    (slope,) = fit_slopes(logits, labels, ["Mass"]).values()
-    assert slope == fits.platt(logits[:, 0], fits.smoothed(labels[:, 0] > 0.5)).slope
-    assert fit_slopes(-logits, labels, ["Mass"]) == {"Mass": 1.0}
 
 
 def test_every_family_and_the_link_survive_json_to_the_bit():
@@ -246,12 +236,11 @@ def test_stated_log_odds_undo_a_sigmoid_and_stay_finite_and_apart_at_0_and_1():
     assert x[-1] < 18
 
 
-@pytest.mark.parametrize(
-    "fit", [lambda *a: fit_calibration(*a[:2], np.arange(2), a[2]), fit_slopes]
-)
-def test_logits_that_are_not_finite_are_refused(fit):
+def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(PredictionsError, match="finite"):
-        fit(np.array([[math.nan], [0.0]]), np.array([[0.0], [1.0]]), ["Mass"])
+        fit_calibration(
+            np.array([[math.nan], [0.0]]), np.array([[0.0], [1.0]]), np.arange(2), ["Mass"]
+        )
 
 
 def test_reasons_for_a_finding_without_a_calibrator_are_refused():

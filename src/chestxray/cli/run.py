@@ -55,6 +55,7 @@ def run(
     _predict_and_evaluate(dataset, model, _masks(raws))
     say("explain", model / "bundle", dataset, "--split", "test", "--out", model / "explanations")
     explain(model / "bundle", [dataset], out=model / "explanations", split="test")
+    _explain_pairs(dataset, model)
     say("report", model, "--out", model / "report.html")
     report(model, out=model / "report.html")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
@@ -105,6 +106,17 @@ def _masks(raws: list[Path]) -> Path | None:
     """Give the masks of a single tree; those of one would leave the others without a region."""
     beside = raws[0] / "masks"
     return beside if len(raws) == 1 and beside.is_dir() else None
+
+
+def _explain_pairs(dataset: Path, model: Path) -> None:
+    """Test the model on pairs of phantoms, where it was trained on phantoms."""
+    from chestxray.dataset import Dataset
+    from chestxray.reading.phantom_pairs import PATIENTS
+
+    if all(source.name == "phantoms" for source in Dataset.open(dataset).manifest.sources):
+        bundle = model / "bundle"
+        say("explain", bundle, "--phantom-pairs", PATIENTS, "--out", model)
+        explain(bundle, out=model, phantom_pairs=PATIENTS)
 
 
 def say(*words: object) -> None:

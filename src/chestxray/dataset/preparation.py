@@ -29,7 +29,6 @@ from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, r
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.dataset.split import (
     AUTO,
-    PARTS,
     assign,
     empty_parts,
     in_dataset,

@@ -14,6 +14,7 @@ from chestxray.lazy import exports
 if TYPE_CHECKING:
     from chestxray.evaluation.bootstrap import Interval
     from chestxray.evaluation.calibration import Calibration, fit_calibration
+    from chestxray.evaluation.causal import CausalEffects, PairedAnswers, causal_effects
     from chestxray.evaluation.comparison import compare
     from chestxray.evaluation.cross_validation import CrossValidation
     from chestxray.evaluation.evaluation import evaluate
@@ -27,15 +28,18 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "Calibration",
+    "CausalEffects",
     "Comparison",
     "CrossValidation",
     "Interval",
     "Labels",
     "Metric",
     "OperatingPoints",
+    "PairedAnswers",
     "Predictions",
     "Results",
     "SampleSize",
+    "causal_effects",
     "compare",
     "evaluate",
     "fit_calibration",
@@ -52,6 +56,11 @@ __getattr__ = exports(
         "calibration": (
             "Calibration",
             "fit_calibration",
+        ),
+        "causal": (
+            "CausalEffects",
+            "PairedAnswers",
+            "causal_effects",
         ),
         "comparison": ("compare",),
         "cross_validation": ("CrossValidation",),

@@ -164,34 +164,6 @@ def fit_calibration(
     return Calibration(link=link, calibrators=calibrators, reasons=reasons, unfitted=unfitted)
 
 
-def fit_slopes(
-    logits: Floats, labels: Floats, findings: Sequence[str], link: FocalLink | None = None
-) -> dict[str, float]:
-    """Give the calibrated log-odds per unit of each logit: Platt's slope, above 0.
-
-    A class map adds up to the logit, not to the log-odds behind the link, so its evidence is
-    counted along the straight line that is fitted to the logits themselves. The slope of the link
-    of focal loss varies by less than 12 % (gamma = 2), so the line is close.
-
-    Where a finding is one-sided or its logits do not rise with the label, it is the link's slope.
-
-    Args:
-        logits: float [n, k], finite.
-        labels: float [n, k], 1, 0 or NaN (left out).
-        findings: the k names, in the order of the columns.
-        link: of the loss that the logits were trained with; None for cross-entropy.
-    """
-    _check_finite(logits)
-    unknown = (link or FocalLink()).slope
-    slopes = dict.fromkeys(findings, unknown)
-    for finding, logit, y in zip(findings, logits.T, labels.T, strict=True):
-        keep = ~np.isnan(y)
-        if not one_sided(y):
-            line = platt(logit[keep].astype(np.float64), smoothed(y[keep] > 0.5))
-            slopes[finding] = line.slope if line else unknown
-    return slopes
-
-
 def stated_log_odds(probabilities: Floats) -> Values:
     """Give the log-odds of probabilities from a table, finite and with the same ranking.
 

@@ -3,7 +3,8 @@
     radiograph ─► judged_image ─► reader ─► reading
                    gate: header, pixels      probabilities, calls, heatmaps, warnings
 
-`load` gives a reader, `predict` reads many radiographs into a table, `explain` draws heatmaps.
+`load` gives a reader, `predict` reads many radiographs into a table, `explain` draws heatmaps,
+`explain_pairs` tests them on phantoms drawn without and with a finding.
 Names are loaded when they are first used, since decoder processes need none of them.
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from chestxray.reading.explanation import ExplanationRun, explain
     from chestxray.reading.gate.notices import NOTICES
     from chestxray.reading.judged_image import JudgedImage
+    from chestxray.reading.phantom_pairs import PairExplanation, explain_pairs
     from chestxray.reading.prediction import PredictionRun, predict
     from chestxray.reading.reader import Reader, load
     from chestxray.reading.reading import Reading
@@ -25,10 +27,12 @@ __all__ = [
     "NOTICES",
     "ExplanationRun",
     "JudgedImage",
+    "PairExplanation",
     "PredictionRun",
     "Reader",
     "Reading",
     "explain",
+    "explain_pairs",
     "load",
     "predict",
 ]
@@ -42,6 +46,10 @@ __getattr__ = exports(
         ),
         "gate.notices": ("NOTICES",),
         "judged_image": ("JudgedImage",),
+        "phantom_pairs": (
+            "PairExplanation",
+            "explain_pairs",
+        ),
         "prediction": (
             "PredictionRun",
             "predict",

@@ -153,6 +153,11 @@ def measured(contrast: Entry) -> bool:
     return any(gap["auroc"]["value"] is not None for gap in contrast["findings"].values())
 
 
+def outranked(effects: Mapping[str, Entry]) -> list[str]:
+    """Name the drawn findings that move another finding's probability more than their own."""
+    return [finding for finding, effect in effects.items() if not effect["own_first"]]
+
+
 def metrics_in(entry: Entry) -> tuple[str, ...]:
     """Name the metrics of an entry of `metrics.json`, in its order."""
     return tuple(
@@ -201,7 +206,7 @@ FILTERS: Final = {
     function.__name__: function
     for function in (
         figure, number, span, threshold, share, p_value, percent, counted, label, listed, duration,
-        quoted, capitalized, points_of, notes_of, measured, undefined, metric_label,
+        quoted, capitalized, points_of, notes_of, measured, outranked, undefined, metric_label,
         metric_description,
     )
 }  # fmt: skip

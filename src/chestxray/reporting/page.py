@@ -49,6 +49,7 @@ SECTIONS: Final = {
     "operating_points": "Operating points",
     "subgroups": "Subgroups",
     "localization": "Localization",
+    "causal": "Do the heatmaps follow the cause?",
     "examples": "Example radiographs",
     "benchmarks": "Published results",
     "reference": "Reference labels",
@@ -144,6 +145,7 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
             unsupported=interpretation.unsupported(files),
             guidelines=reporting_checklist.statuses(files),
             examples=_examples(files),
+            pairs_picture=_pairs_picture(files),
             published=figure_set.published,
             axis_title=figure_set.axis_title,
             version=__version__,
@@ -161,7 +163,7 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
 
 def _sections(files: RunFiles) -> dict[str, str]:
     """Give the sections that this page has, with their titles."""
-    absent = {name for name in ("reference", "comparison") if vars(files)[name] is None}
+    absent = {name for name in ("reference", "comparison", "causal") if vars(files)[name] is None}
     if files.baselines is None:
         absent.add("baselines")
     if not files.nih:
@@ -215,6 +217,11 @@ def _examples(files: RunFiles) -> dict[str, dict[str, dict[str, Any]]]:
         image = example | {"source": _data_url(files.folder / "explanations" / example["file"])}
         examples.setdefault(example["finding"], {})[example["kind"]] = image
     return examples
+
+
+def _pairs_picture(files: RunFiles) -> str | None:
+    """Give the figure of the pairs of phantoms as a data URL; None where there are none."""
+    return _data_url(files.folder / files.causal["picture"]) if files.causal else None
 
 
 def _data_url(path: Path) -> str:

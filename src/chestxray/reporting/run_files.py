@@ -36,6 +36,7 @@ class RunFiles:
         history: `history.csv`.
         recipe: `recipe.yaml`, as text.
         explanations: `explanations/explanations.json`.
+        causal: `causal.json`.
         metrics, curves, reliability, subgroups, localization, benchmarks, reference, comparison:
             the files of `evaluation/`.
     """
@@ -47,6 +48,7 @@ class RunFiles:
     history: pd.DataFrame | None
     recipe: str | None
     explanations: Json | None
+    causal: Json | None
     metrics: Json | None
     curves: Json | None
     reliability: Json | None
@@ -87,6 +89,7 @@ class RunFiles:
             history=_table(folder / "history.csv"),
             recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
             explanations=_json(folder / "explanations" / "explanations.json", "chestxray explain"),
+            causal=_json(folder / "causal.json", "chestxray explain --phantom-pairs"),
             metrics=metrics,
             curves=metrics and read_json(evaluation / "curves.json", evaluate),
             **{name: metrics and _json(evaluation / f"{name}.json", evaluate)

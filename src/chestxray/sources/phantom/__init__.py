@@ -5,6 +5,12 @@
 `population` draws who is radiographed and what they have. `anatomy` derives the measures of the
 chest and draws the organs and vessels as path lengths, `skeleton`, `signs` and `devices` add to
 them. `render` turns attenuation into grey values, and `tree` writes it all in NIH's own layout and
-reads it as the source `phantoms`. Phantoms teach and test a pipeline; they prove nothing about
-patients.
+reads it as the source `phantoms`. `intervention` draws pairs, the same radiograph without and with
+one finding. Phantoms teach and test a pipeline; they prove nothing about patients.
 """
+
+from __future__ import annotations
+
+from chestxray.sources.phantom.intervention import Pair, pairs
+
+__all__ = ["Pair", "pairs"]

@@ -12,8 +12,9 @@ more than the water that it displaces.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,14 +61,79 @@ def render(exam: Exam, pixels: int = 256) -> Phantom:
         exam: who, how, and with which findings (see `population`).
         pixels: side of the image, at least 32.
     """
-    scale = pixels / exam.field
+    scene = anatomy(exam, canvas_of(exam, pixels))
+    signs = {finding: sign(scene, finding) for finding in FINDINGS if finding in exam.findings}
+    primary = np.exp(-attenuation(tissues(scene), list(signs.values())))
+    return develop(scene, signs, primary + scatter(scene, primary), pixels)
+
+
+def canvas_of(exam: Exam, pixels: int) -> Canvas:
+    """Give the canvas that an examination is drawn on for a radiograph of `pixels` a side."""
     above = 0.085 if exam.view == "AP" else 0.11  # of the field lies above the apices
     top = -(above + (_MARGIN - 1) / 2) * exam.field
-    canvas = Canvas(round(pixels * _MARGIN), scale, top)
-    scene = anatomy(exam, canvas)
-    signs = {finding: sign(scene, finding) for finding in FINDINGS if finding in exam.findings}
-    plane = _sharpened(_grey(scene, _attenuation(scene, list(signs.values()))), 0.12 * scale)
-    way = _laid(exam, canvas, pixels)
+    return Canvas(round(pixels * _MARGIN), pixels / exam.field, top)
+
+
+class Tissues(NamedTuple):
+    """What the rays cross before any sign is drawn.
+
+    Attributes:
+        blood: vessels and grain of the lungs, cm of water.
+        water: all other soft tissue, cm of water.
+        bone: attenuation of the skeleton, a line integral without unit.
+        devices: attenuation of lines, tubes and pacemakers.
+    """
+
+    blood: Plane
+    water: Plane
+    bone: Plane
+    devices: Plane
+
+
+def tissues(scene: Anatomy) -> Tissues:
+    """Draw what does not depend on the signs."""
+    seen = np.minimum(scene.lung / 3, 1)  # vessels end where the lung does
+    return Tissues(
+        blood=(vessels(scene) * np.float32(1 - LUNG_DENSITY) + grain(scene)) * seen,
+        water=scene.body - scene.lung * np.float32(1 - LUNG_DENSITY) - scene.airway,
+        bone=skeleton(scene) * np.float32(_BONE),
+        devices=devices(scene),
+    )
+
+
+def attenuation(crossed: Tissues, signs: Sequence[Sign]) -> Plane:
+    """Give the line integrals of attenuation with some signs drawn."""
+    blood, water = crossed.blood, crossed.water
+    for drawn in signs:
+        blood = blood * drawn.vessels
+        water = water + drawn.water
+    tissue = np.maximum(water + blood, 0) * np.float32(_WATER)
+    return np.asarray(tissue + crossed.bone + crossed.devices, np.float32)
+
+
+def scatter(scene: Anatomy, primary: Plane) -> Plane:
+    """Give the scattered radiation: a wide blur of what passes through the body.
+
+    Args:
+        scene: the anatomy.
+        primary: the share of the radiation that passes straight through, 0 to 1.
+    """
+    share = np.float32(_GRID_LETS_THROUGH[scene.exam.view])
+    return np.asarray(share * scene.canvas.blur(np.minimum(primary, 0.4), 4.0), np.float32)
+
+
+def develop(scene: Anatomy, signs: Mapping[str, Sign], signal: Plane, pixels: int) -> Phantom:
+    """Turn the radiation behind the body into a radiograph with its truth.
+
+    Args:
+        scene: the anatomy.
+        signs: finding → sign that was drawn.
+        signal: radiation on the canvas, over that without a body.
+        pixels: side of the image.
+    """
+    exam = scene.exam
+    plane = _sharpened(_grey(exam, signal), _sharpness(scene.canvas))
+    way = _laid(exam, scene.canvas, pixels)
     grey_values = np.round(np.clip(_moved(plane, way, pixels), 0, 1) * 255).astype(np.uint8)
     return Phantom(
         image=finish(exam, grey_values),
@@ -78,15 +144,21 @@ def render(exam: Exam, pixels: int = 256) -> Phantom:
     )
 
 
-def _attenuation(scene: Anatomy, signs: list[Sign]) -> Plane:
-    seen = np.minimum(scene.lung / 3, 1)  # vessels end where the lung does
-    blood = (vessels(scene) * np.float32(1 - LUNG_DENSITY) + grain(scene)) * seen
-    water = scene.body - scene.lung * np.float32(1 - LUNG_DENSITY) - scene.airway
-    for drawn in signs:
-        blood = blood * drawn.vessels
-        water = water + drawn.water
-    tissue = np.maximum(water + blood, 0) * np.float32(_WATER)
-    return np.asarray(tissue + skeleton(scene) * np.float32(_BONE) + devices(scene), np.float32)
+def spread(scene: Anatomy, changed: Mask, pixels: int) -> Mask:
+    """Give the pixels of the radiograph that a change of some pixels of the canvas can alter.
+
+    Sharpening carries a change as far as its kernel reaches, the pose by one pixel more.
+
+    Args:
+        scene: the anatomy.
+        changed: bool, the size of the canvas.
+        pixels: side of the radiograph.
+    """
+    reach = math.ceil(4 * _sharpness(scene.canvas)) + 1  # OpenCV ends a Gaussian at 4 deviations
+    kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
+    wider = cv2.dilate(changed.astype(np.float32), kernel)
+    way = _laid(scene.exam, scene.canvas, pixels)
+    return np.asarray(_moved(np.asarray(wider, np.float32), way, pixels) > 0, bool)
 
 
 def _laid(exam: Exam, canvas: Canvas, pixels: int) -> npt.NDArray[np.float64]:
@@ -111,21 +183,12 @@ def _moved_mask(mask: Mask, way: npt.NDArray[np.float64], pixels: int) -> Mask:
     return np.asarray(_moved(mask.astype(np.float32), way, pixels) > 0.5, bool)
 
 
-def _scattered(scene: Anatomy, primary: Plane) -> Plane:
-    """Add scattered radiation: a wide blur of what passes through the body."""
-    canvas = scene.canvas
-    share = np.float32(_GRID_LETS_THROUGH[scene.exam.view])
-    return np.asarray(primary + share * canvas.blur(np.minimum(primary, 0.4), 4.0), np.float32)
-
-
-def _grey(scene: Anatomy, attenuation: Plane) -> Plane:
-    """Turn line integrals of attenuation into grey values from 0 (black) to 1.
+def _grey(exam: Exam, signal: Plane) -> Plane:
+    """Turn the radiation behind the body into grey values from 0 (black) to 1.
 
     The grey scale is anchored on the patient's own thickness and not on the histogram: a finding
     changes the image where it is and nowhere else.
     """
-    exam = scene.exam
-    signal = _scattered(scene, np.exp(-attenuation))
     quanta = exam.stream("quanta").standard_normal(signal.shape, np.float32)
     density = -np.log(signal) + np.float32(_QUANTA * exam.noise) / np.sqrt(signal) * quanta
     wall = 2 * (1.2 + 0.8 * exam.patient.fat)
@@ -147,7 +210,12 @@ def _characteristic_curve(place: Plane) -> Plane:
     return np.asarray(table[index.astype(np.int32)], np.float32)
 
 
+def _sharpness(canvas: Canvas) -> float:
+    """Give the standard deviation of the sharpening in pixels of the canvas."""
+    return max(0.12 * canvas.scale, 0.5)
+
+
 def _sharpened(plane: Plane, pixels: float) -> Plane:
     """Sharpen edges a little, as every digital system does."""
-    soft = cv2.GaussianBlur(plane, (0, 0), max(pixels, 0.5))
+    soft = cv2.GaussianBlur(plane, (0, 0), pixels)
     return np.asarray(plane + np.float32(0.35) * (plane - soft), np.float32)

@@ -1,0 +1,40 @@
+"""Classifiers with random weights: the cascading randomisation of Adebayo et al. (NeurIPS 2018).
+
+Weights are drawn anew as for a new network, from the head downwards, so that what a map still shows
+was not learnt by the layers above (arXiv 1810.03292, section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from chestxray.model.model_card import ModelCard
+from chestxray.model.network import Classifier
+
+
+def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) -> Classifier:
+    """Give a classifier whose head and topmost backbone layers have random weights.
+
+    Args:
+        card: of the model.
+        trained: its classifier; is not changed.
+        share: of the backbone's layers, from its end, 0 (the head alone) to 1 (all).
+        seed: of the random weights.
+
+    Returns:
+        In evaluation mode, on the device of `trained`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Classifier(card.backbone, card.findings, card.size)
+    state = trained.backbone.state_dict()
+    # A layer is a module with tensors of its own; they are listed in the order of their definition.
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    kept = set(layers[: round((1 - share) * len(layers))])
+    fresh.backbone.load_state_dict(
+        {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] in kept},
+        strict=False,
+    )
+    fresh.mean.copy_(trained.mean)
+    fresh.std.copy_(trained.std)
+    return fresh.eval().to(trained.mean.device).to(memory_format=torch.channels_last)
