@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.calibration import Calibration, fit_calibration
     from chestxray.evaluation.comparison import compare
     from chestxray.evaluation.evaluation import evaluate
+    from chestxray.evaluation.focal_link import FocalLink
     from chestxray.evaluation.labels import Labels
     from chestxray.evaluation.metrics import METRICS, Metric, register
     from chestxray.evaluation.predictions import Predictions
@@ -25,6 +26,7 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Comparison",
+    "FocalLink",
     "Interval",
     "Labels",
     "Metric",
@@ -48,6 +50,7 @@ __getattr__ = exports(
         ),
         "comparison": ("compare",),
         "evaluation": ("evaluate",),
+        "focal_link": ("FocalLink",),
         "labels": ("Labels",),
         "metrics": (
             "METRICS",

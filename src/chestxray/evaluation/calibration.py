@@ -136,7 +136,7 @@ def fit_calibration(
         missing = one_sided(y)
         if missing:
             calibrators[finding] = Logistic(family="offset")
-            unfitted[finding] = f"{missing} in validation: nothing is fitted"
+            unfitted[finding] = f"{missing} in validation: nothing was fitted"
             continue
         keep = ~np.isnan(y)
         choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base)
@@ -276,9 +276,9 @@ def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -
     has = np.bincount(patient, present) > 0
     sides = {"with": int(has.sum()), "without": int((~has).sum())}
     side = min(sides, key=lambda name: sides[name])
-    only = f"{base.slope}, only the offset is fitted"
+    only = f"only the mean was adjusted ({base.slope})"
     if platt(logit, target) is None:
-        reason = f"the logits do not rise with the label in validation: {only}"
+        reason = f"the scores do not rise with the label in validation: {only}"
         return _Choice(simplest, reason, forced=True)
     if sides[side] < _FOLDS:
         reason = (
