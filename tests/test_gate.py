@@ -20,7 +20,8 @@ from chestxray.dataset.dicom import Header
 from chestxray.dataset.pixels import canonical, decode
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import Notice, RefusedError
-from chestxray.model.bundle import CARD, GATE
+from chestxray.evaluation.bundle_thresholds import CARD
+from chestxray.model.bundle import GATE
 from chestxray.model.out_of_distribution import STATES, Detector, Template, _limit, held_out
 from chestxray.reading import gate
 from chestxray.reading.explanation import explain

@@ -89,7 +89,7 @@ def _extras() -> Iterator[Check]:
 def _folder(folder: Path) -> Check:
     """Check a folder as what its files say it is."""
     from chestxray.dataset.store import MANIFEST, UNFINISHED
-    from chestxray.model.model_card import CARD
+    from chestxray.evaluation.bundle_thresholds import CARD
 
     if (folder / CARD).exists():
         return _bundle(folder)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.comparison import compare
     from chestxray.evaluation.cross_validation import CrossValidation
     from chestxray.evaluation.evaluation import evaluate
+    from chestxray.evaluation.focal_link import FocalLink
     from chestxray.evaluation.labels import Labels
     from chestxray.evaluation.metrics import METRICS, Metric, register
     from chestxray.evaluation.predictions import Predictions
@@ -31,6 +32,7 @@ __all__ = [
     "CausalEffects",
     "Comparison",
     "CrossValidation",
+    "FocalLink",
     "Interval",
     "Labels",
     "Metric",
@@ -65,6 +67,7 @@ __getattr__ = exports(
         "comparison": ("compare",),
         "cross_validation": ("CrossValidation",),
         "evaluation": ("evaluate",),
+        "focal_link": ("FocalLink",),
         "labels": ("Labels",),
         "metrics": (
             "METRICS",

@@ -37,7 +37,7 @@ from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.result_details import Baseline, BaselineFigure, BaselineMean, Baselines
 from chestxray.evaluation.ridge import Ridge
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.progress import progress
 

@@ -52,7 +52,7 @@ from chestxray.evaluation.calibrators import (
     with_log_tails,
 )
 from chestxray.evaluation.focal_link import FocalLink
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 
 PATIENTS_PER_PARAMETER: Final = 20
 """Patients with the finding, and as many without it, that a family needs for each parameter."""
@@ -155,7 +155,7 @@ def fit_calibration(
         missing = one_sided(y)
         if missing:
             calibrators[finding] = Logistic(family="offset")
-            unfitted[finding] = f"{missing} in validation: nothing is fitted"
+            unfitted[finding] = f"{missing} in validation: nothing was fitted"
             continue
         keep = ~np.isnan(y)
         choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base)
@@ -267,9 +267,9 @@ def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -
     has = np.bincount(patient, present) > 0
     sides = {"with": int(has.sum()), "without": int((~has).sum())}
     side = min(sides, key=lambda name: sides[name])
-    only = f"{base.slope}, only the offset is fitted"
+    only = f"only the mean was adjusted ({base.slope})"
     if platt(logit, target) is None:
-        reason = f"the logits do not rise with the label in validation: {only}"
+        reason = f"the scores do not rise with the label in validation: {only}"
         return _Choice(simplest, reason, forced=True)
     if sides[side] < _FOLDS:
         reason = (

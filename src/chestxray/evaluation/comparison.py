@@ -53,7 +53,7 @@ from chestxray.evaluation.significance import (
     satterthwaite,
     smaller_side,
 )
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
 from chestxray.progress import progress

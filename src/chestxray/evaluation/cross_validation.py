@@ -48,7 +48,7 @@ from chestxray.evaluation.bootstrap import (
 )
 from chestxray.evaluation.metrics import METRICS, mean_of_defined
 from chestxray.evaluation.result_details import Model, ResampleSettings
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column, Weighted
 from chestxray.findings import Findings
 from chestxray.progress import progress

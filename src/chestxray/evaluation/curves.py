@@ -37,7 +37,7 @@ from chestxray.evaluation.result_details import (
     ReliabilityDiagram,
     RocCurve,
 )
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column, equal_mass_bins, roc
 
 GRID: Final = np.linspace(0, 1, 51)

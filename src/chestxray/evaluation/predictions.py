@@ -176,8 +176,9 @@ def read(path: Path) -> Predictions:
     # A row without a status counts as good, so that no missing value in it goes unnoticed.
     status = [_text(word) or OK for word in cells.get("status", blank)]
     reason = ["" if word is None else str(word) for word in cells.get("reason", blank)]
-    more = {name: [_text(cell) for cell in cells[name]] for name in _OF_MODEL if name in cells}
-    result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason, **more})
+    result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason})
+    for name in (name for name in _OF_MODEL if name in cells):
+        result[name] = [_text(cell) for cell in cells[name]]
     predictions = Predictions(findings, result)
     _check(str(path), predictions)
     return predictions

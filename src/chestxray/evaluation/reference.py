@@ -27,7 +27,7 @@ from chestxray.evaluation.labels import Pairs, match_names
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import counted, examples
 from chestxray.evaluation.result_details import Reference, ReferenceLabel
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.sources.table_files import cells, header, key
 

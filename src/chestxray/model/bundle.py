@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
-from chestxray.evaluation.bundle_thresholds import model_identity
-from chestxray.model.model_card import CARD, GATE, WEIGHTS, Facts, GateCard, ModelCard, read
+from chestxray.evaluation.bundle_thresholds import CARD, model_identity
+from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, ModelCard, read
 from chestxray.model.network import Classifier, check_finite
 from chestxray.model.out_of_distribution import Detector
 from chestxray.version import __version__

@@ -61,7 +61,7 @@ from chestxray.model.exported import (
     measure,
     outputs,
 )
-from chestxray.model.model_card import CARD
+from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.version import __version__

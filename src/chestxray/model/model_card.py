@@ -241,9 +241,17 @@ def _read_card(folder: Path) -> tuple[ModelCard, str]:
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
     points = card.operating_points
-    heat = (card.heat_references, card.heat_scales)
-    names = (card.thresholds, card.calibration.calibrators, *heat, *points.values())
-    if any(tuple(of) != card.findings for of in names):
+    named: list[tuple[str, ...]] = [
+        tuple(of)
+        for of in (
+            card.thresholds,
+            card.calibration.calibrators,
+            card.heat_references,
+            card.heat_scales,
+            *points.values(),
+        )
+    ]
+    if any(names != card.findings for names in named):
         raise BundleError(
             f"{path}: findings, thresholds, calibration, heat_references, heat_scales and "
             f"operating_points must each name the same findings in the same order: train again"

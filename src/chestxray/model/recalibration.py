@@ -23,13 +23,14 @@ from chestxray.artifacts import write_json, written
 from chestxray.dataset.store import Dataset
 from chestxray.errors import BundleError, PredictionsError
 from chestxray.evaluation.bootstrap import Values
+from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.findings import Findings
-from chestxray.model.model_card import CARD, GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
+from chestxray.model.model_card import GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
 from chestxray.version import __version__
 
 
