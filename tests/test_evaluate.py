@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -116,7 +117,9 @@ def test_the_calls_of_every_operating_point_are_counted_on_both_parts(tmp_path: 
     assert joint.evaluated.calls_per_image.value < youden.evaluated.calls_per_image.value
 
 
-def test_a_finding_that_validation_does_not_support_has_no_metric_of_calls(tmp_path: Path) -> None:
+def test_a_finding_that_validation_does_not_support_has_no_metric_of_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [table_of("test", tmp_path), tmp_path / "useless.csv"]
     rows = predicted(LABELS, "val", seed=1)
     rows["prob_Mass"] = np.random.default_rng(0).random(len(rows))
@@ -128,6 +131,12 @@ def test_a_finding_that_validation_does_not_support_has_no_metric_of_calls(tmp_p
     assert mass.threshold.reason == mass.recall.reason == results.not_assessed["Mass"]
     assert mass.auroc.value > 0.8
     assert results.mean.recall.findings < results.mean.auroc.findings
+    show(results)
+    shown = capsys.readouterr().out
+    assert re.search(r"^Mass .* not assessed$", shown, re.MULTILINE)
+    assert f"Mass is not assessed: {results.not_assessed['Mass']}" in shown
+    flagged = [results.workload["joint"].validation, results.workload["joint"].evaluated]
+    assert " → ".join(f"{of.flagged.value:.3f}" for of in flagged) in shown
 
 
 def test_what_is_written_is_strict_json_and_what_is_returned(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_everything_has_a_careful_default(tmp_path: Path) -> None:
         ),
         ("[receive]", "[receive]\ntls = {}", "receive.tls.certificate: is missing"),
         ("[receive]", "[reed]\n[receive]", "reed: unknown key, did you mean read?"),
+        ("[receive]", '[read]\noperating_point = ""\n[receive]', "read.operating_point: "),
         (
             '"stow"',
             '"dicomweb"',

@@ -154,7 +154,12 @@ def _show(result: Results) -> None:
     width = max(20, *(len(finding) + 2 for finding in result.findings))
     typer.echo(f"\n{'':{width}}{'positives':>10}{_heads(shown)}")
     for finding, entry in result.findings.items():
-        typer.echo(_line(f"{finding:{width}}", str(entry.positives), entry.metrics, shown))
+        name, positives = f"{finding:{width}}", str(entry.positives)
+        if finding in result.not_assessed:
+            line = _line(name, positives, entry.metrics, _WITH_INTERVAL)
+            typer.echo(line + "not assessed".rjust(sum(map(_width, _AT_THRESHOLD))))
+        else:
+            typer.echo(_line(name, positives, entry.metrics, shown))
     typer.echo(_line(f"{'mean':{width}}", "", result.mean.metrics, shown))
     for line in (
         *_workload(result),
@@ -230,7 +235,7 @@ def _workload(result: Results) -> Iterator[str]:
     if not result.workload:
         return
     main = result.operating_point
-    yield f"\nmetrics of calls above are at the operating point {main}; – where not assessed"
+    yield f"\nmetrics of calls above are at the operating point {main}"
     heads = ("calls per image", "finding-free with a call", "PPV of all calls", "sensitivity")
     yield f"{'':14}{'findings':>10}" + "".join(f"{head:>26}" for head in heads)
     for name, point in result.workload.items():
