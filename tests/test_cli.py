@@ -7,7 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from chestxray.cli.main import main
 from chestxray.reading.prediction import PredictionRun
@@ -189,6 +191,42 @@ def test_ctrl_c_ends_any_other_command_with_130(run, dataset, monkeypatch, capsy
     assert ended.value.code == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "chestxray: interrupted: run the same command again to resume"
+
+
+def test_run_with_an_empty_test_part_fails_before_anything_is_decoded(phantoms, dataset, tmp_path):
+    parts = dataset.index[["image", "split"]]
+    parts.assign(split=parts["split"].replace("test", "train")).to_csv(tmp_path / "s.csv")
+    failed = chestxray("run", str(phantoms), "--out", str(tmp_path / "out"), "--split",
+                       str(tmp_path / "s.csv"), "--recipe", "quick")  # fmt: skip
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("chestxray: the split ")
+    assert "leaves no image for test: use more images or another --split" in failed.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_says_which_options_a_source_got_and_how_many_labels_are_unknown(tmp_path):
+    tree = hospital(tmp_path / "hospital")
+    command = ["prepare", str(tree), str(tmp_path / "out"), "--size", "32", "--uncertain", "ones",
+               "--columns", "image=file"]  # fmt: skip
+    result = chestxray(*command)
+    assert result.returncode == 0, result.stderr
+    assert "hospital: 40 images; uncertain ones, blank unknown, views frontal" in result.stdout
+    assert "neither 1 nor 0: 4 uncertain (present), 8 blank (unknown)" in result.stdout
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("Effusion "))
+    assert line.split()[-1] == "8"
+    assert "patients are split at random" in result.stderr
+
+
+def hospital(tree: Path) -> Path:
+    """Radiographs of 20 patients with a table: of ten labels, one is -1 and two are blank."""
+    tree.mkdir()
+    lines, labels = ["file,pid,Effusion"], ("1", "0", "0", "1", "-1", "", "", "0", "1", "0")
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(tree / f"{number}.png")
+        lines.append(f"{number}.png,{number // 2},{labels[number % 10]}")
+    (tree / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tree
 
 
 def test_predicting_nothing_but_broken_files_fails(run, tmp_path):
