@@ -11,8 +11,8 @@ import torch
 
 from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError, BundleError
-from chestxray.model import bundle
 from chestxray.evaluation.bundle_thresholds import CARD
+from chestxray.model import bundle
 from chestxray.model.bundle import GATE, WEIGHTS
 from chestxray.model.torch_engine import batches
 from chestxray.sources.nih import FINDINGS

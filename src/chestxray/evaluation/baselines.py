@@ -32,12 +32,12 @@ from scipy.special import expit
 
 from chestxray.dataset.shards import Shards
 from chestxray.evaluation.bootstrap import Bounds, Draws, Floats, Interval, Values, average, p_value
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, about_images
 from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.result_details import Baseline, BaselineFigure, BaselineMean, Baselines
 from chestxray.evaluation.ridge import Ridge
-from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.progress import progress
 

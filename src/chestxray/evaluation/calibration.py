@@ -51,8 +51,8 @@ from chestxray.evaluation.calibrators import (
     smoothed,
     with_log_tails,
 )
-from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.evidence import one_sided
+from chestxray.evaluation.focal_link import FocalLink
 
 PATIENTS_PER_PARAMETER: Final = 20
 """Patients with the finding, and as many without it, that a family needs for each parameter."""

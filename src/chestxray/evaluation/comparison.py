@@ -35,6 +35,7 @@ from chestxray.evaluation.bootstrap import (
     holm,
 )
 from chestxray.evaluation.delong import compare_aurocs, compare_means
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import Predictions
@@ -53,7 +54,6 @@ from chestxray.evaluation.significance import (
     satterthwaite,
     smaller_side,
 )
-from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
 from chestxray.progress import progress

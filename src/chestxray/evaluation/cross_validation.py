@@ -46,9 +46,9 @@ from chestxray.evaluation.bootstrap import (
     Values,
     average,
 )
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.metrics import METRICS, mean_of_defined
 from chestxray.evaluation.result_details import Model, ResampleSettings
-from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column, Weighted
 from chestxray.findings import Findings
 from chestxray.progress import progress

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import TAILS, Draws, Floats, Values, exact_share
 from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import interval_of, measure
 from chestxray.evaluation.prior_shift import correct, estimate_prevalence
@@ -37,7 +38,6 @@ from chestxray.evaluation.result_details import (
     ReliabilityDiagram,
     RocCurve,
 )
-from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.weighted_counts import Column, equal_mass_bins, roc
 
 GRID: Final = np.linspace(0, 1, 51)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import ArtifactError
+from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import (
     INPUT,
@@ -61,7 +62,6 @@ from chestxray.model.exported import (
     measure,
     outputs,
 )
-from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.version import __version__
