@@ -107,6 +107,7 @@ class Interval(BaseModel):
     Attributes:
         value: the figure; None where it is not defined.
         low, high: BCa interval, or its replacement, which `reason` names; None where there is none.
+            Of a tested difference (see `significance`), what the test does not reject.
         percentile: percentile interval.
         reason: why the value or the interval is missing, or is not BCa.
         delong: DeLong's interval, of an AUROC only.
