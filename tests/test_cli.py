@@ -121,7 +121,10 @@ def test_the_demo_ends_in_a_report_and_goes_on_where_it_was(tmp_path):
         result = chestxray("demo", "--out", str(tmp_path / "demo"), "--images", "100")
         assert result.returncode == 0, result.stderr
         report = Path(result.stdout.split("Open ")[1].strip())
-        assert report.read_text(encoding="utf-8").count("<svg") > 10
+        html = report.read_text(encoding="utf-8")
+        assert html.count("<svg") > 10
+        assert "Do the heatmaps follow the cause?" in html
+        assert (report.parent / "causal.json").exists()
         report.unlink()
     assert "pointing game" in result.stdout
     assert " --resume" in result.stdout

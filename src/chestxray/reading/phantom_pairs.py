@@ -97,6 +97,37 @@ def explain_pairs(
         ArtifactError: a file of the bundle is missing.
     """
     model, out = bundles.load(Path(bundle)), Path(out)
+    drawable = _drawable(model)
+    if not model.card.trained_on.synthetic:
+        _log.warning("the pairs are phantoms, the model was trained on radiographs of patients")
+    models, drawn = _ask_all(model, drawable, patients, seed)
+    trained, *others = (_answers(model, each, drawn, drawable) for each in models)
+    kinds = {
+        words: others[kind * _MODELS : (kind + 1) * _MODELS] for kind, words in enumerate(_LAYERS)
+    }
+    effects = causal_effects(trained, kinds)
+    named = drawable.values()
+    left_out = tuple(name for k, name in enumerate(model.card.findings) if k not in named)
+    shown = list(_shown(trained))
+    panels = [_panel(trained, row, drawn[row], model.card.size) for row in shown]
+    written = PairExplanation(out / "causal.json", out / "causal.png", effects, left_out)
+    write_pairs(written.picture, panels)
+    about = {
+        "model": model.identity,
+        "trained_on": model.card.trained_on.source,
+        "synthetic": model.card.trained_on.synthetic,
+        "pairs": {"patients": patients, "pixels": model.card.size, "seed": seed},
+        "cells": list(trained.maps.shape[1:]),
+        "left_out": list(left_out),
+        "picture": written.picture.name,
+        "shown": [panel.finding for panel in panels],
+    }
+    write_json(written.path, about | effects.model_dump(mode="json"))
+    return written
+
+
+def _drawable(model: Bundle) -> dict[str, int]:
+    """Give the findings that phantoms can show, by NIH's names, with their places in the model."""
     places = {name: model.card.findings.place(name) for name in FINDINGS}
     drawable = {name: place for name, place in places.items() if place is not None}
     if not drawable:
@@ -104,34 +135,7 @@ def explain_pairs(
             f"phantoms can show none of this model's findings ({', '.join(model.card.findings)}): "
             f"they show {', '.join(FINDINGS)}"
         )
-    if not model.card.trained_on.synthetic:
-        _log.warning("the pairs are phantoms, the model was trained on radiographs of patients")
-    models, drawn = _ask_all(model, drawable, patients, seed)
-    trained, *others = (_answers(model, each, drawn, drawable) for each in models)
-    effects = causal_effects(
-        trained,
-        {
-            words: others[start * _MODELS : (start + 1) * _MODELS]
-            for start, words in enumerate(_LAYERS)
-        },
-    )
-    left_out = tuple(name for k, name in enumerate(model.card.findings)
-                     if k not in drawable.values())  # fmt: skip
-    shown = list(_shown(trained))
-    panels = [_panel(trained, row, drawn[row], model.card.size) for row in shown]
-    write_pairs(out / "causal.png", panels)
-    write_json(out / "causal.json", {
-        "model": model.identity,
-        "trained_on": model.card.trained_on.source,
-        "synthetic": model.card.trained_on.synthetic,
-        "pairs": {"patients": patients, "pixels": model.card.size, "seed": seed},
-        "cells": list(trained.maps.shape[1:]),
-        "left_out": list(left_out),
-        "picture": "causal.png",
-        "shown": [trained.findings[trained.drawn[row]] for row in shown],
-        **effects.model_dump(mode="json"),
-    })  # fmt: skip
-    return PairExplanation(out / "causal.json", out / "causal.png", effects, left_out)
+    return drawable
 
 
 class _Drawn(NamedTuple):
