@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.errors import SourceError
-from chestxray.sources.nih.label_table import FINDINGS
+from chestxray.sources.nih.tables import FINDINGS
 from chestxray.sources.phantom.anatomy import Anatomy, anatomy
 from chestxray.sources.phantom.canvas import Mask
 from chestxray.sources.phantom.population import Exam, exams, patient
