@@ -21,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chestxray.dataset.store import INDEX
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem, problem
+
+INDEX: Final = "index.parquet"
+"""The index of a prepared dataset, whose column `split` is the split."""
 
 PARTS: Final = ("train", "val", "test")
 AUTO: Final = "auto"

@@ -21,12 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset import shards
 from chestxray.dataset.shards import Shard, Shards
-from chestxray.dataset.split import PARTS, check, split_sha256
+from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, Findings
 
 MANIFEST: Final = "dataset.json"
-INDEX: Final = "index.parquet"
 BOXES: Final = "boxes.parquet"
 UNFINISHED: Final = ".prepare"  # the folder of an unfinished dataset
 
