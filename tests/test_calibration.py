@@ -188,12 +188,13 @@ def test_logits_that_fall_with_the_label_keep_slope_1_and_say_so():
     assert value("auroc", labels[:, 0], p) == value("auroc", labels[:, 0], logits[:, 0])
 
 
-def test_a_one_sided_finding_stays_as_it_is_with_the_reason():
+def test_a_one_sided_finding_gets_the_mean_of_the_rule_of_succession_with_the_reason():
+    """One of 2 + 2 images; a finding without labels stays as it is."""
     labels = np.array([[0.0, 1, math.nan], [0, 1, math.nan]])
     findings = ["Mass", "Edema", "Hernia"]
     calibration = fit_calibration(np.ones((2, 3)), labels, np.arange(2), findings)
-    same = Logistic(family="offset")
-    assert calibration.calibrators == dict.fromkeys(findings, same)
+    assert calibration.calibrators["Hernia"] == Logistic(family="offset")
+    assert calibration.apply(np.ones((1, 3)))[0, :2] == pytest.approx([1 / 4, 3 / 4])
     assert "no positives" in calibration.unfitted["Mass"]
     assert "no negatives" in calibration.unfitted["Edema"]
     assert "no positives and no negatives" in calibration.unfitted["Hernia"]

@@ -129,9 +129,9 @@ def fit_calibration(
 ) -> Calibration:
     """Choose and fit a calibrator for each finding, on validation.
 
-    A finding without positives or negatives keeps the log-odds that the link gives. Where the
-    logits do not rise with the label, or too few patients have the finding, only the offset is
-    fitted. `unfitted` says so.
+    Where a finding is only present or only absent, where the logits do not rise with the label, or
+    where too few patients have the finding, only the offset is fitted. A finding without labels
+    keeps the log-odds that the link gives. `unfitted` says so.
 
     Args:
         logits: float [n, k], finite.
@@ -152,12 +152,15 @@ def fit_calibration(
     reasons: dict[str, str] = {}
     unfitted: dict[str, str] = {}
     for finding, x, y in zip(findings, log_odds.T, labels.T, strict=True):
-        missing = one_sided(y)
-        if missing:
+        missing, keep = one_sided(y), ~np.isnan(y)
+        if not keep.any():
             calibrators[finding] = Logistic(family="offset")
             unfitted[finding] = f"{missing} in validation: nothing was fitted"
             continue
-        keep = ~np.isnan(y)
+        if missing:
+            calibrators[finding] = base.fit(x[keep], smoothed(y[keep] > 0.5))
+            unfitted[finding] = f"{missing} in validation: {base.only}"
+            continue
         choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base)
         calibrators[finding] = choice.calibrator
         (unfitted if choice.forced else reasons)[finding] = choice.reason
@@ -186,6 +189,11 @@ class _Base:
     name: str
     fit: Callable[[Values, Values], Logistic]
     slope: str
+
+    @property
+    def only(self) -> str:
+        """What is said of a finding that gets no more than this."""
+        return f"only the mean was adjusted ({self.slope})"
 
 
 @dataclass(frozen=True)
@@ -267,13 +275,13 @@ def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -
     has = np.bincount(patient, present) > 0
     sides = {"with": int(has.sum()), "without": int((~has).sum())}
     side = min(sides, key=lambda name: sides[name])
-    only = f"only the mean was adjusted ({base.slope})"
     if platt(logit, target) is None:
-        reason = f"the scores do not rise with the label in validation: {only}"
+        reason = f"the scores do not rise with the label in validation: {base.only}"
         return _Choice(simplest, reason, forced=True)
     if sides[side] < _FOLDS:
         reason = (
-            f"fewer than {_FOLDS} patients {side} the finding in validation ({sides[side]}): {only}"
+            f"fewer than {_FOLDS} patients {side} the finding in validation ({sides[side]}): "
+            f"{base.only}"
         )
         return _Choice(simplest, reason, forced=True)
     fits = {base.name: base.fit, **_affordable(sides[side])}

@@ -171,7 +171,7 @@ def offset(log_odds: Values, target: Values) -> Logistic:
     return Logistic(family="offset", offset=_level(log_odds, target))
 
 
-def pooled(slope: float) -> Fit:
+def pooled(slope: float) -> Callable[[Values, Values], Logistic]:
     """Give the fit of the offset alone beside a slope that all findings share."""
 
     def fit(log_odds: Values, target: Values) -> Logistic:
@@ -319,13 +319,19 @@ def _regress(
 def _bounded(design: Values, least: Values, target: Values) -> Values:
     """Fit as `fit_logistic` does, all but the last of θ no less than `least`."""
 
-    def loss(theta: Values) -> tuple[float, Values]:
+    def loss(theta: Values) -> float:
         eta = design @ theta
-        value = float(np.mean(np.logaddexp(0, eta) - target * eta))
-        return value, design.T @ (expit(eta) - target) / len(design)
+        return float(np.mean(np.logaddexp(0, eta) - target * eta))
 
-    start = np.append(least, 0.0)
-    bounds = [*((low, None) for low in least), (None, None)]
-    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20_000}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    def gradient(theta: Values) -> Values:
+        return np.asarray(design.T @ (expit(design @ theta) - target) / len(design))
+
+    found = minimize(
+        loss,
+        np.append(least, 0.0),
+        jac=gradient,
+        method="L-BFGS-B",
+        bounds=[*((float(low), None) for low in least), (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20_000},
+    )
     return np.asarray(found.x, dtype=np.float64)
