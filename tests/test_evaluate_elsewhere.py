@@ -166,22 +166,26 @@ def test_validation_of_another_place_is_answered_with_the_option_that_works(bund
         chestxray.evaluate(elsewhere, labels, fit_on=Predictions(elsewhere.findings, rows))
 
 
-def test_the_command_line_says_where_thresholds_and_prevalences_come_from(
+def test_the_command_line_says_where_thresholds_calls_and_prevalences_come_from(
     bundle, tmp_path, monkeypatch, capsys
 ):
     labels, p = site()
     labels.rows.drop(columns="split").reset_index().to_csv(tmp_path / "labels.csv", index=False)
-    columns = "image=image,patient=patient"
-    words = f"evaluate {written(bundle, tmp_path, p)} --labels {tmp_path / 'labels.csv'} --columns"
-    options = [columns, "--bundle", str(bundle), "--prevalence", "Effusion=0.2", "--resamples", "0"]
-    monkeypatch.setattr("sys.argv", ["chestxray", *words.split(), *options])
-    with pytest.raises(SystemExit) as end:
-        main.main()
-    said = capsys.readouterr().out
-    assert end.value.code == 0
-    assert f"thresholds: those of {model_card.read(bundle).identity}, chosen on other image" in said
-    assert "as called in the table" in said
-    assert "calibrated at" in said
+    shared = f"evaluate {written(bundle, tmp_path, p)} --labels {tmp_path / 'labels.csv'} "
+    shared += "--columns image=image,patient=patient --resamples 0 "
+    said = []
+    for options in (f"--bundle {bundle} --prevalence Effusion=0.2", ""):
+        monkeypatch.setattr("sys.argv", ["chestxray", *shared.split(), *options.split()])
+        with pytest.raises(SystemExit) as end:
+            main.main()
+        assert end.value.code == 0
+        said.append(capsys.readouterr().out)
+    with_bundle, alone = said
+    identity = model_card.read(bundle).identity
+    assert f"thresholds: those of {identity}, chosen on other images" in with_bundle
+    assert "calibrated at" in with_bundle
+    assert "thresholds: none (give --bundle or --fit-on)" in alone
+    assert "as called in the table" in alone
 
 
 def test_calibrating_for_a_site_restores_calibration_on_other_patients(bundle, tmp_path):
