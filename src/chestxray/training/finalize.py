@@ -19,7 +19,7 @@ from chestxray.evaluation.thresholds import fit_thresholds
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
-from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
+from chestxray.model.network import Classifier
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
@@ -56,8 +56,8 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         weights_sha256="",
         backbone=recipe.backbone,
         size=recipe.size,
-        mean=GREY_MEAN,
-        std=GREY_STD,
+        mean=classifier.normalisation[0],
+        std=classifier.normalisation[1],
         pixel_rule=dataset.manifest.pixel_rule,
         findings=findings,
         calibration=calibration,
