@@ -51,11 +51,11 @@ def run(
     Each step is a separate command, which is printed. Inputs are validated before preparation
     starts. After an interruption the same command resumes.
     """
-    from chestxray.training import recipe as recipes
+    from chestxray.training.recipe_checks import checked
 
     start = time.monotonic()
     recipe = recipe or "baseline"
-    chosen = recipes.load(recipe, overrides or ())
+    chosen = checked(recipe, overrides or ())
     dataset, model = out / "dataset", out / "run"
     bundle, predictions = model / "bundle", model / "predictions.csv"
     if not (dataset / "dataset.json").exists():
