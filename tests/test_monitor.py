@@ -1,8 +1,8 @@
 """The monitored validation loss must rank models as the training objective does.
 
-A simulated study: findings of NIH's prevalences, all of them in half of the images; a model's logit of a finding is an
-affine function of a normal score whose AUROC is planted. Slope and offset minimise the training
-objective, so they are what endless training of that model would give.
+A simulated study: findings of NIH's prevalences, all of them in half of the images; a model's
+logit of a finding is an affine function of a normal score whose AUROC is planted. Slope and offset
+minimise the training objective, so they are what endless training of that model would give.
 """
 
 from __future__ import annotations

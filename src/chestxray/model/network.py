@@ -183,8 +183,9 @@ def _timm_model(name: str) -> Any:  # noqa: ANN401 - timm's models have no commo
         near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
         hint = f"; similar names: {', '.join(near)}" if near else ""
         raise RecipeError(f"timm has no backbone {name!r}{hint}") from error
-    model.reset_classifier(0)
-    return model
+    untyped: Any = model
+    untyped.reset_classifier(0)
+    return untyped
 
 
 def _grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
-from timm.layers import BatchNormAct2d, LayerNorm2d
+from timm.layers.norm import LayerNorm2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -79,8 +80,8 @@ def _checked(layers: list[nn.Module]) -> PooledLayers:
     for layer in layers:
         _share_of(layer)
         for part in layer.modules():
-            if getattr(part, "inplace", False):
-                part.inplace = False  # `shares` needs each layer's input after its output
+            if hasattr(part, "inplace"):
+                setattr(part, "inplace", False)  # noqa: B010 - `shares` needs the input afterwards
     return PooledLayers(*layers)
 
 
@@ -138,6 +139,10 @@ def _activation(layer: nn.Module, cells: Tensor, pooled: Tensor) -> Tensor:
 
 
 def _batch_norm_and_activation(layer: BatchNormAct2d, cells: Tensor, pooled: Tensor) -> Tensor:
-    norm = [layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps]
-    cells, pooled = (functional.batch_norm(of, *norm) for of in (cells, pooled))
+    cells, pooled = (
+        functional.batch_norm(
+            of, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps
+        )
+        for of in (cells, pooled)
+    )
     return _activation(layer.act, cells, pooled)

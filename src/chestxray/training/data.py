@@ -102,7 +102,9 @@ def _systematic(
     count = len(draws)
     ends = np.cumsum(draws[order])
     at = (np.arange(count) + start) / count * ends[-1]
-    return order[np.searchsorted(ends, at, side="right").clip(max=count - 1)]
+    places = np.searchsorted(ends, at, side="right").clip(max=count - 1)
+    drawn: npt.NDArray[np.int64] = order[places]
+    return drawn
 
 
 def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:

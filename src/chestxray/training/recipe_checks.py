@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.artifacts import read_json
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import ArtifactError
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
 
@@ -74,10 +74,8 @@ def checked(
 
 
 def _size_of(dataset: Path) -> object:
-    if not (dataset / _MANIFEST).exists():
-        from chestxray.dataset.store import Dataset
-
-        Dataset.open(dataset)  # says what it is instead
+    if not (dataset / _MANIFEST).exists() and dataset.is_dir():
+        return None  # `Dataset.open` says what the folder is
     return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT").get("size")
 
 
@@ -86,15 +84,14 @@ def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
     text = _timm_text()
     if not isinstance(backbone, str) or not text or ":" in backbone:  # of the hub
         return []
-    name = backbone.partition(".")[0]
-    quoted = (f"'{backbone}'", f'"{backbone}"')
-    if any(words in text for words in quoted) or f"\ndef {backbone}(" in text:
+    name, _, tag = backbone.partition(".")
+    if f"\ndef {name}(" not in text and f"'{name}'" not in text and f'"{name}"' not in text:
+        near = recipes.nearest(name, _MODEL.findall(text))
+        return [f"backbone = {backbone!r}: timm has no backbone of this name{near}"]
+    tags = sorted(set(re.findall(rf"[\"']{re.escape(name)}\.(\w+)[\"']", text))) if tag else []
+    if not tags or tag in tags:  # a few models make their tags up
         return []
-    near = recipes.nearest(name, _MODEL.findall(text))
-    if name in _MODEL.findall(text):
-        tags = sorted(set(re.findall(rf"[\"']{name}\.(\w+)[\"']", text)))
-        near = f"; its weights are {', '.join(tags)}" if tags else ""
-    return [f"backbone = {backbone!r}: timm has no backbone of this name{near}"]
+    return [f"backbone = {backbone!r}: timm has no such weights; there are {', '.join(tags)}"]
 
 
 @cache
@@ -119,7 +116,5 @@ def _size_faults(values: Mapping[str, Any], dataset: Path | None, size: object) 
     wanted = values.get("size", Recipe().size)
     if size is None or not isinstance(wanted, int) or wanted == size:
         return []
-    return [
-        f"size = {wanted}: {dataset} holds images of {size} px; prepare with --size {wanted}, or "
-        f"train with --set size={size}"
-    ]
+    text = f"{dataset} holds images of {size} px; prepare with --size {wanted}, or train with"
+    return [f"size = {wanted}: {text} --set size={size}"]
