@@ -87,7 +87,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in (*steps, "loader")}
     with tempfile.TemporaryDirectory() as folder:
         part = Packed(Path(folder), 64 * BATCH)
-        batches = iter(loader(part, EpochBatches(None, len(part), BATCH, seed=0)))
+        batches = iter(loader(part, EpochBatches(np.ones(len(part)), BATCH, seed=0)))
         for _ in range(ROUNDS + 1):
             duration, batch = timed(next, batches)
             times["loader"].append(duration)

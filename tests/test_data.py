@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
+from chestxray.training.data import EpochBatches, Part, in_order, loader
 from chestxray.training.fit import resolve
 
 
@@ -19,9 +19,9 @@ def test_a_part_gives_the_rows_of_its_split_and_no_other(dataset):
 
 
 def test_an_epoch_has_the_same_order_however_one_came_to_it():
-    weights = np.random.default_rng(0).random(50)
-    for chances in (None, weights):
-        through, direct = (EpochBatches(chances, 50, 8, seed=3) for _ in range(2))
+    uneven = np.random.default_rng(0).random(50)
+    for draws in (np.ones(50), uneven / uneven.mean()):
+        through, direct = (EpochBatches(draws, 8, seed=3) for _ in range(2))
         orders = []
         for epoch in range(4):
             through.set_epoch(epoch)
@@ -32,18 +32,28 @@ def test_an_epoch_has_the_same_order_however_one_came_to_it():
 
 
 def test_natural_order_shows_each_image_once():
-    assert sorted(chain(*EpochBatches(None, 36, 6, seed=0))) == list(range(36))
+    assert sorted(chain(*EpochBatches(np.ones(36), 6, seed=0))) == list(range(36))
 
 
-def test_balanced_sampling_draws_rare_and_common_findings_equally_often():
-    generator = np.random.default_rng(0)
-    labels = np.zeros((4000, 3), np.float32)
-    labels[np.arange(4000), generator.choice(3, 4000, p=[0.9, 0.09, 0.01])] = 1
-    labels[:2000] = 0  # half of the images show nothing
-    order = list(chain(*EpochBatches(balanced_weights(labels), 4000, 8, seed=0)))
-    drawn = labels[order]
-    shares = [*drawn.mean(axis=0), (drawn.sum(axis=1) == 0).mean()]
-    assert np.allclose(shares, 0.25, atol=0.03)
+def test_each_image_is_drawn_as_often_as_expected_rounded_up_or_down():
+    uneven = np.random.default_rng(0).random(400) ** 3
+    draws = uneven / uneven.mean()
+    for seed in range(5):
+        times = np.bincount(list(chain(*EpochBatches(draws, 1, seed))), minlength=400)
+        assert (times >= np.floor(draws)).all()
+        assert (times <= np.ceil(draws)).all()
+    means = np.mean(
+        [np.bincount(list(chain(*EpochBatches(draws, 1, s))), minlength=400) for s in range(400)],
+        axis=0,
+    )
+    assert np.abs(means - draws).max() < 0.12  # 5 standard errors of a share of 400
+
+
+def test_which_images_share_a_batch_is_random():
+    """The draws are sorted into neighbours before they are shuffled."""
+    order = list(chain(*EpochBatches(np.array([0.5, 1.5] * 200), 4, seed=0)))
+    again = np.flatnonzero(np.diff(order) == 0)
+    assert len(again) < 10
 
 
 def test_the_loader_reads_validation_in_row_order_and_whole(dataset):
@@ -56,7 +66,7 @@ def test_the_loader_drops_a_short_last_training_batch_unless_it_is_the_only_one(
     part = Part(dataset, "train")
     size = len(part) // 2 - 1
     for wanted, sizes in ((size, [size, size]), (10**6, [len(part)])):
-        batches = EpochBatches(None, len(part), wanted, seed=0)
+        batches = EpochBatches(np.ones(len(part)), wanted, seed=0)
         assert [len(labels) for _, labels in loader(part, batches)] == sizes
         assert len(batches) == len(sizes)
 

@@ -19,11 +19,13 @@ from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation import predictions
 from chestxray.model import bundle as bundles
-from chestxray.model.network import Classifier
+from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
 from chestxray.training.lightning_module import Task
+from chestxray.training.losses import class_weights, loss_of
+from chestxray.training.sampling import Sampling
 from conftest import TINY
 
 
@@ -51,6 +53,41 @@ def test_the_history_has_a_row_an_epoch_and_split_and_the_best_epoch_is_its_lowe
     val = history[history["split"] == "val"].set_index("epoch")
     best = json.loads((run / "run.json").read_text(encoding="utf-8"))["best_epoch"]
     assert val["loss"].idxmin() == best
+
+
+def test_a_run_may_be_chosen_by_auroc_and_says_so(dataset, tmp_path):
+    finished = fit.train(dataset, tiny("monitor=auroc"), tmp_path / "run")
+    val = finished.history.query("split == 'val'").set_index("epoch")
+    assert finished.summary["monitor"] == "auroc"
+    assert finished.summary["best_epoch"] == val["auroc"].idxmax()
+
+
+def test_the_validation_loss_of_the_history_is_weighted_as_training_draws(dataset, tmp_path):
+    recipe = recipes.load("baseline", [*TINY, "weights=none", "max_epochs=1"])
+    finished = fit.train(dataset, recipe, tmp_path / "run")
+    bundle = bundles.load(finished.bundle)
+    images = to_input(torch.from_numpy(dataset.images[dataset.rows("val")]))
+    labels, known = (dataset.labels(dataset.rows(split)) for split in ("val", "train"))
+    sampling = Sampling.fit(recipe, known)
+    loss = loss_of(recipe.loss, class_weights(known, sampling.draws(known)))
+    with torch.inference_mode():
+        logits = bundle.classifier(images)
+    cost = [
+        float(loss(logits[[row]], torch.from_numpy(labels[[row]]))) for row in range(len(labels))
+    ]
+    expected = np.average(cost, weights=sampling.draws(labels))
+    found = finished.history.query("split == 'val'")["loss"].item()
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found != pytest.approx(np.mean(cost), rel=1e-2)
+
+
+def test_the_summary_says_how_images_were_drawn(run, dataset):
+    natural = json.loads((run / "run.json").read_text(encoding="utf-8"))["sampling"]
+    count = len(dataset.rows("train"))
+    assert natural == {
+        "name": "natural", "images": count, "effective_images": count, "distinct_share": 1.0,
+        "largest_repetition": 1.0,
+    }  # fmt: skip
 
 
 def test_training_lowers_the_loss(run):
@@ -133,6 +170,8 @@ _SLOW_STEPS = """
 import sys, time
 from chestxray.cli.main import main
 from chestxray.training.lightning_module import Task
+from chestxray.training.losses import class_weights, loss_of
+from chestxray.training.sampling import Sampling
 step = Task.training_step
 epoch = int(sys.argv[1])
 def waiting(self, batch, batch_idx):
@@ -186,7 +225,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 
 def test_validation_images_are_never_augmented(dataset):
     recipe = tiny()
-    task = Task(fit._classifier(recipe, dataset.findings, resumed=False), recipe, np.ones((14, 2)))
+    classifier = fit._classifier(recipe, dataset.findings, resumed=False)
+    task = Task(classifier, recipe, np.ones((14, 2)), Sampling())
 
     class Forbidden(torch.nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:

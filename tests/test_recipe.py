@@ -25,7 +25,15 @@ def test_baseline_is_the_recipe_of_the_specification():
     assert (recipe.weights, recipe.size, recipe.dropout) == ("imagenet", 224, 0.5)
     assert (recipe.loss.kind, recipe.loss.class_weights) == ("focal", True)
     assert (recipe.sampling, recipe.learning_rate) == ("balanced", 1e-4)
-    assert min(recipe.augment.flip, recipe.augment.rotate, recipe.augment.brightness) > 0
+    assert min(recipe.augment.flip, recipe.augment.rotate, recipe.augment.gamma) > 0
+    assert recipe.monitor == "loss"
+
+
+def test_baseline_claims_no_score_of_other_recipes():
+    recipe = recipes.load("baseline")
+    assert "not CheXNet's" in recipe.description
+    assert recipe.expected.startswith("not measured on the full NIH ChestX-ray14")
+    assert "belongs to their recipes" in recipe.expected
 
 
 def test_overrides_reach_nested_keys_and_keep_the_rest():
@@ -44,6 +52,9 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
         ("batch_size=1", "batch_size = 1"),
         ("learning_rate=.nan", "learning_rate"),
         ("sampling=even", "sampling = 'even'"),
+        ("monitor=accuracy", "monitor = 'accuracy'"),
+        ("max_draws=0.5", "max_draws = 0.5"),
+        ("augment.brightness=0.1", "now augment.gamma, which keeps black, and augment.contrast"),
         ("max_epochs", "key=value"),
         ("name.first=x", "has no keys"),
         ("dropout=[", "not valid YAML"),

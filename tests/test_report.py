@@ -448,6 +448,28 @@ def test_a_page_of_many_overlays_stays_small(full: Path, tmp_path: Path, html: s
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_training_section_says_how_the_epoch_was_chosen_and_images_drawn(tmp_path) -> None:
+    run = tmp_path / "run"
+    write_training(run, truth(source="NIH ChestX-ray14"))
+    html = page.build(run)
+    assert "which has the lowest validation loss" in html
+    assert "an epoch draws 600 times and shows 46.9" in html
+    assert "is drawn 4 times" in html
+    assert "effective sample size is 219 images" in html
+    summary = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    summary["monitor"] = "auroc"
+    summary["sampling"]["name"] = "natural"
+    (run / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    html = page.build(run)
+    assert "which has the highest mean AUROC on validation" in html
+    assert "Balanced sampling" not in html
+    for key in ("monitor", "sampling"):  # a run of an earlier version
+        del summary[key]
+    (run / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert "which has the lowest validation loss" in page.build(run)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_does_not_exist_yet_is_named_with_its_command(tmp_path: Path) -> None:
     write_training(tmp_path / "run", truth(source="NIH ChestX-ray14"))
     (tmp_path / "run" / "history.csv").unlink()

@@ -40,8 +40,11 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check the machine, datasets and bundles; print PASS, WARN or FAIL and how to fix it."""
-    checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
-    checks += [_folder(folder) for folder in folders or ()]
+    # First of all: importing torch takes seconds, and a wrong path needs another command anyway.
+    checks = [check for folder in folders or () if (check := _unknown_folder(folder))]
+    if not checks:
+        checks = [Check("PASS", "Python", platform.python_version()), *_torch(), *_extras()]
+        checks += [_folder(folder) for folder in folders or ()]
     if as_json:
         typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
     else:
@@ -86,23 +89,30 @@ def _extras() -> Iterator[Check]:
             yield Check("PASS", extra, found)
 
 
-def _folder(folder: Path) -> Check:
-    """Check a folder as what its files say it is."""
+def _unknown_folder(folder: Path) -> Check | None:
+    """Give the failure of a folder that holds nothing to check."""
     from chestxray.dataset.store import MANIFEST, UNFINISHED
     from chestxray.evaluation.bundle_thresholds import CARD
 
-    if (folder / CARD).exists():
-        return _bundle(folder)
-    if (folder / "bundle" / CARD).exists():  # a run, which holds the manifest of its dataset too
-        return _bundle(folder / "bundle")
-    if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
-        return _dataset(folder)
+    if any((folder / name).exists() for name in (CARD, f"bundle/{CARD}", MANIFEST, UNFINISHED)):
+        return None
     return Check(
         "FAIL",
         "folder",
         f"{folder} is neither a dataset, which holds {MANIFEST}, nor a bundle, which holds {CARD}: "
         "give what `chestxray prepare` or `chestxray train` made",
     )
+
+
+def _folder(folder: Path) -> Check:
+    """Check a folder as what its files say it is."""
+    from chestxray.model.model_card import CARD
+
+    if (folder / CARD).exists():
+        return _bundle(folder)
+    if (folder / "bundle" / CARD).exists():  # a run, which holds the manifest of its dataset too
+        return _bundle(folder / "bundle")
+    return _dataset(folder)
 
 
 def _dataset(folder: Path) -> Check:

@@ -64,9 +64,9 @@ def run(
 
 def _checked_size(recipe: str, overrides: list[str] | None, dataset: Path) -> int:
     """Give the image size of a recipe, which is checked first where nothing is prepared yet."""
-    from chestxray.training import recipe as recipes
+    from chestxray.training.recipe_checks import checked
 
-    chosen = recipes.load(recipe, overrides or ())
+    chosen = checked(recipe, overrides or ())
     if not (dataset / "dataset.json").exists():
         from chestxray.training import check_recipe
 

@@ -23,10 +23,10 @@ def train(
     ] = False,
 ) -> None:
     """Train a classifier from a recipe. The bundle is written to OUT/bundle."""
-    from chestxray.training import recipe as recipes
+    from chestxray.training.recipe_checks import for_run
 
-    chosen = recipes.for_run(out, recipe, overrides or (), resume)
-    from chestxray.training.fit import train as fit  # imports torch, after the recipe was checked
+    chosen = for_run(out, recipe, overrides or (), resume, dataset)
+    from chestxray.training.fit import train as fit  # imports torch, after the checks
 
     finished = fit(dataset, chosen, out, resume=resume, tensorboard=tensorboard)
     typer.echo(f"{finished.bundle}: {finished.model}")

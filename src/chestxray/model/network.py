@@ -1,5 +1,7 @@
 """The classifier: a timm backbone, global average pooling, dropout, one linear layer.
 
+Where timm's model has layers between pooling and classifier, they stay there (see `pooled_layers`).
+
 Because the head is linear after an average, the class activation map of a finding (Zhou et al.,
 arXiv 1512.04150) is the classifier's weights applied to the last feature map: its mean plus the
 bias is the logit, and its positive part is Grad-CAM at that layer (Selvaraju et al.,
@@ -10,6 +12,7 @@ Shapes: B images of S × S pixels, K findings, C channels of the last feature ma
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from chestxray.errors import BundleError, RecipeError
-
-# ImageNet's mean and standard deviation, averaged over its three colours: timm sums the first
-# layer's weights over colours when it adapts them to one grey channel.
-GREY_MEAN: Final = 0.449
-GREY_STD: Final = 0.226
+from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
 
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
 _SECONDS: Final = 10.0  # to wait for the hub
@@ -46,27 +45,42 @@ class Classifier(nn.Module):
         super().__init__()
         self.findings = tuple(findings)
         self.size = size
-        self.backbone = _bare_backbone(backbone)
+        model = _timm_model(backbone)
+        mean, std = _grey_normalisation(model)
+        image = _probe(size)
+        expected = _timms_features(model, image)
+        self.backbone, self.pooled_layers = _divided(model, backbone)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self._channels(), len(self.findings))
-        self.register_buffer("mean", torch.tensor(GREY_MEAN))
-        self.register_buffer("std", torch.tensor(GREY_STD))
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
         self.mean: Tensor
         self.std: Tensor
+        _check_features(self, backbone, image, expected)
+        self.head = nn.Linear(expected.shape[1], len(self.findings))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits [B, K] for float images [B, 1, S, S] in [0, 1]."""
-        return self._classify(_pooled(self._features(images)))
+        """Give logits, float32 [B, K], for float images [B, 1, S, S] in [0, 1]."""
+        features = self._features(images)
+        with _in_float32(features):
+            return self._classify(self._pooled(_means(features)))
 
     def explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give logits [B, K], class maps [B, K, h, w] and the pooled features [B, C].
+        """Give logits [B, K], class maps [B, K, h, w] and the head's input [B, C], in float32.
 
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
         features = self._features(images)
-        maps = nn.functional.conv2d(features, self.head.weight[:, :, None, None])
-        pooled = _pooled(features)
-        return self._classify(pooled), maps, pooled
+        with _in_float32(features):
+            means = _means(features)
+            shares = self.pooled_layers.shares(features.float(), means)
+            maps = nn.functional.conv2d(shares, self.head.weight[:, :, None, None])
+            pooled = self._pooled(means)
+            return self._classify(pooled), maps, pooled
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Mean and standard deviation that grey values in [0, 1] are normalised by."""
+        return round(self.mean.item(), 6), round(self.std.item(), 6)
 
     def load_pretrained(self, weights: str, backbone: str) -> None:
         """Start the backbone from ImageNet weights (`imagenet`) or from a timm checkpoint file.
@@ -79,50 +93,36 @@ class Classifier(nn.Module):
         """
         if weights == "imagenet":
             check_reachable(backbone)
-        overlay = None if weights == "imagenet" else {"file": str(_existing(weights))}
+        file = _cached(backbone) if weights == "imagenet" else _existing(weights)
+        overlay = {"file": str(file)} if file else None
         try:
             whole = timm.create_model(
                 backbone, pretrained=True, in_chans=1, pretrained_cfg_overlay=overlay
             )
         except Exception as error:  # timm, torch, safetensors and the hub each raise their own
             raise RecipeError(_cannot_load(weights, backbone, error)) from error
-        self.backbone.load_state_dict(_without_head(whole).state_dict())
+        trained, layers = _divided(whole, backbone)
+        self.backbone.load_state_dict(trained.state_dict())
+        self.pooled_layers.load_state_dict(layers.state_dict())
 
     def _features(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone((images - self.mean) / self.std)
         return features
 
+    def _pooled(self, means: Tensor) -> Tensor:
+        """Give the head's input [B, C] for the means of the feature map [B, C, 1, 1]."""
+        pooled: Tensor = self.pooled_layers(means)
+        return pooled.flatten(1)
+
     def _classify(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
-
-    def _channels(self) -> int:
-        """Run one blank image: timm states the shape of a feature map nowhere."""
-        training = self.backbone.training
-        try:
-            with torch.inference_mode():
-                features = self.backbone.eval()(torch.zeros(1, 1, self.size, self.size))
-        except (AssertionError, RuntimeError) as error:
-            raise RecipeError(
-                f"the backbone takes no images of {self.size} px ({error}): choose another size or "
-                f"backbone"
-            ) from error
-        self.backbone.train(training)
-        # Some timm models widen the features once more before their classifier.
-        widths = (self.backbone.num_features, getattr(self.backbone, "head_hidden_size", None))
-        if features.ndim != 4 or features.shape[1] not in widths:
-            raise RecipeError(
-                f"a backbone must end in a feature map [batch, channels, height, width], "
-                f"this one gives {tuple(features.shape)}: choose a convolutional one, "
-                f"such as densenet121"
-            )
-        return int(features.shape[1])
 
 
 def check_reachable(backbone: str) -> None:
     """Check without a download that timm can get the ImageNet weights of a backbone.
 
-    It takes a second at most, where the download's own retries would take most of a minute.
+    It takes ten seconds at most, where the download's own retries would take over a minute.
 
     Raises:
         RecipeError: there are none, or they are not in the cache and the hub does not answer.
@@ -133,12 +133,31 @@ def check_reachable(backbone: str) -> None:
             f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
             f"start from scratch with --set weights=none"
         )
-    if not known.hf_hub_id or _cached(known.hf_hub_id):
+    if not known.hf_hub_id or _cached(backbone):
         return
-    try:
-        huggingface_hub.model_info(known.hf_hub_id, timeout=_SECONDS)
-    except Exception as error:  # its classes change with the hub's HTTP library
-        raise RecipeError(_cannot_load("imagenet", backbone, error)) from error
+    failure = _hub_failure(known.hf_hub_id)
+    if failure is not None:
+        raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
+
+
+def _hub_failure(repository: str) -> Exception | None:
+    """Ask the hub for a repository; give what failed, also where no answer comes in time.
+
+    A thread asks: the hub's own timeout does not cover the look-up of its address.
+    """
+    failures: list[Exception] = [TimeoutError(f"no answer from the hub in {_SECONDS:g} s")]
+
+    def ask() -> None:
+        try:
+            huggingface_hub.model_info(repository, timeout=_SECONDS)
+            failures.clear()
+        except Exception as error:  # noqa: BLE001 - its classes change with the hub's HTTP library
+            failures[:] = [error]
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    return failures[0] if failures else None
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -146,31 +165,110 @@ def to_input(images: Tensor) -> Tensor:
     return images.unsqueeze(1).float().div_(255)
 
 
-def _pooled(features: Tensor) -> Tensor:
+def _means(features: Tensor) -> Tensor:
     # In float32: under bfloat16 autocast a mean over 49 cells loses two digits.
-    return features.float().mean((2, 3))
+    return features.float().mean((2, 3), keepdim=True)
 
 
-def _bare_backbone(name: str) -> nn.Module:
+def _in_float32(features: Tensor) -> torch.autocast:
+    """Turn autocast off: rounding a logit to bfloat16 moves a probability by up to 0.01."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def _timm_model(name: str) -> Any:  # noqa: ANN401 - timm's models have no common type
+    """Create a timm model of one grey channel that ends in its pooled features."""
     try:
-        backbone = timm.create_model(name, pretrained=False, in_chans=1)
+        model = timm.create_model(name, pretrained=False, in_chans=1)
     except (RuntimeError, ValueError) as error:
         near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
         hint = f"; similar names: {', '.join(near)}" if near else ""
         raise RecipeError(f"timm has no backbone {name!r}{hint}") from error
-    return _without_head(backbone)
+    untyped: Any = model
+    untyped.reset_classifier(0)
+    return untyped
 
 
-def _cached(repository: str) -> bool:
-    cached = (huggingface_hub.try_to_load_from_cache(repository, name) for name in _HUB_FILES)
-    return any(isinstance(path, str) for path in cached)
+def _grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401
+    """Give the mean and standard deviation of a timm model, averaged over its three colours.
+
+    timm sums the first layer's weights over colours when it adapts them to one grey channel.
+    """
+    settings = model.pretrained_cfg
+    mean, std = (round(sum(settings[of]) / len(settings[of]), 6) for of in ("mean", "std"))
+    return mean, std
 
 
-def _without_head(model: Any) -> nn.Module:  # noqa: ANN401 - timm's models have no common type
-    """Take pooling and classifier off a timm model, so that it ends in its feature map."""
-    model.reset_classifier(0, "")
-    bare: nn.Module = model
-    return bare
+def _probe(size: int) -> Tensor:
+    """Give one image of noise, always the same, without a draw from torch's own generator."""
+    return torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401
+    """Give what timm's own model hands to its classifier, [1, C]."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            features: Tensor = model.eval()(image)
+    except (AssertionError, RuntimeError) as error:
+        raise RecipeError(
+            f"the backbone takes no images of {image.shape[-1]} px ({error}): choose another size "
+            f"or backbone"
+        ) from error
+    model.train(training)
+    return features
+
+
+def _divided(model: Any, name: str) -> tuple[nn.Module, PooledLayers]:  # noqa: ANN401
+    """Take pooling and all after it off a timm model, so that it ends in its feature map."""
+    try:
+        model.reset_classifier(0, "")
+        return model, take_out(model)
+    except (AssertionError, UnsupportedLayerError) as error:
+        raise RecipeError(_no_exact_maps(name, str(error))) from error
+
+
+def _check_features(classifier: Classifier, name: str, image: Tensor, expected: Tensor) -> None:
+    """Check that pooling the feature map gives what timm's own model hands to its classifier."""
+    backbone, layers = classifier.backbone, classifier.pooled_layers
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(image)
+        if features.ndim != 4:
+            raise _no_feature_map(name, features)
+        means = _means(features)
+        try:
+            sides = layers.eval()(means).flatten(1), layers.shares(features, means).mean((2, 3))
+        except RuntimeError as error:  # the layers expect another number of channels
+            raise _no_feature_map(name, features) from error
+    backbone.train(training)
+    layers.train(training)
+    if sides[0].shape != expected.shape:
+        raise _no_feature_map(name, features)
+    if not all(torch.allclose(side, expected, rtol=1e-3, atol=1e-4) for side in sides):
+        raise RecipeError(_no_exact_maps(name, "it does more than average its feature map"))
+
+
+def _no_feature_map(name: str, features: Tensor) -> RecipeError:
+    return RecipeError(
+        f"a backbone must end in a feature map [batch, channels, height, width], {name} gives "
+        f"{tuple(features.shape)}: choose a convolutional one, such as densenet121"
+    )
+
+
+def _no_exact_maps(name: str, reason: str) -> str:
+    return (
+        f"class maps of timm's {name} would not add up to its logits ({reason}): choose another "
+        f"backbone, such as densenet121, resnet50 or convnext_tiny"
+    )
+
+
+def _cached(backbone: str) -> Path | None:
+    """Give the file of a backbone's ImageNet weights in the hub's cache, None where it is not."""
+    known = timm.get_pretrained_cfg(backbone)
+    if known is None or not known.hf_hub_id:
+        return None
+    cached = (huggingface_hub.try_to_load_from_cache(known.hf_hub_id, name) for name in _HUB_FILES)
+    return next((Path(path) for path in cached if isinstance(path, str)), None)
 
 
 def _existing(weights: str) -> Path:

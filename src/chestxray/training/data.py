@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from kornia.augmentation import (
     ImageSequential,
-    RandomBrightness,
+    RandomGamma,
     RandomHorizontalFlip,
     RandomRotation,
 )
@@ -60,18 +60,14 @@ class EpochBatches(Sampler[list[int]]):
     where it is the only one.
 
     Args:
-        weights: [N] relative chances of being drawn (with replacement), None to show each once.
-        count: N.
+        draws: [N] expected draws of each image, see `sampling`.
         batch_size: positions per batch.
         seed: of the order.
     """
 
-    def __init__(
-        self, weights: npt.NDArray[np.float64] | None, count: int, batch_size: int, seed: int
-    ) -> None:
-        self.weights = weights
-        self.count = count
-        self.batch_size = min(batch_size, count)
+    def __init__(self, draws: npt.NDArray[np.float64], batch_size: int, seed: int) -> None:
+        self.draws = draws
+        self.batch_size = min(batch_size, len(draws))
         self.seed = seed
         self.epoch = 0
 
@@ -80,33 +76,35 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return len(self.draws) // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        if self.weights is None:
-            order = generator.permutation(self.count)
-        else:
-            chances = self.weights / self.weights.sum()
-            order = generator.choice(self.count, size=self.count, p=chances)
+        order = generator.permutation(len(self.draws))
+        if (self.draws != 1).any():
+            order = generator.permutation(_systematic(self.draws, order, generator.random()))
         for batch in range(len(self)):
             yield order[batch * self.batch_size :][: self.batch_size].tolist()
 
 
-def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Give weights [N] that draw each finding, and No Finding, about equally often.
+def _systematic(
+    draws: npt.NDArray[np.float64], order: npt.NDArray[np.int64], start: float
+) -> npt.NDArray[np.int64]:
+    """Draw N positions, each as often as expected, rounded up or down (Madow 1949).
 
-    The weight of an image is the sum, over the findings it shows, of 1 / (images that show the
-    finding). Drawing by these weights is drawing a finding first and then one of its images.
+    Draws that are independent of each other would repeat images more and show fewer of them.
 
     Args:
-        labels: [N, K] of 1, 0, NaN; an unknown label counts as not shown.
+        draws: [N], expected.
+        order: of the N positions, random.
+        start: in [0, 1), random.
     """
-    shown = labels == 1
-    classes = np.column_stack([shown, ~shown.any(axis=1)])
-    counts = classes.sum(axis=0)
-    weights: npt.NDArray[np.float64] = (classes[:, counts > 0] / counts[counts > 0]).sum(axis=1)
-    return weights
+    count = len(draws)
+    ends = np.cumsum(draws[order])
+    at = (np.arange(count) + start) / count * ends[-1]
+    places = np.searchsorted(ends, at, side="right").clip(max=count - 1)
+    drawn: npt.NDArray[np.int64] = order[places]
+    return drawn
 
 
 def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:
@@ -129,13 +127,14 @@ def in_order(part: Part, batch_size: int) -> DataLoader[Batch]:
 def augmentation(augment: Augment) -> nn.Module:
     """Build the module that augments float images [B, 1, S, S] in [0, 1], each image on its own.
 
-    A rotation fills the corners with black, as outside the collimator. Values stay in [0, 1].
+    A rotation fills the corners with black, as outside the collimator. Gamma and contrast keep
+    black: a grey value x becomes factor × x^exponent, cut off at 1.
     """
     steps: list[nn.Module] = [RandomHorizontalFlip(p=augment.flip)]
     if augment.rotate:
         steps.append(RandomRotation(degrees=augment.rotate, p=1.0))
-    if augment.brightness:
-        span = (1 - augment.brightness, 1 + augment.brightness)
-        steps.append(RandomBrightness(brightness=span, p=1.0))
+    if augment.gamma or augment.contrast:
+        exponents, factors = ((1 - most, 1 + most) for most in (augment.gamma, augment.contrast))
+        steps.append(RandomGamma(gamma=exponents, gain=factors, p=1.0))
     module: nn.Module = ImageSequential(*steps)
     return module

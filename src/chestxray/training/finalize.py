@@ -21,7 +21,7 @@ from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
-from chestxray.model.network import GREY_MEAN, GREY_STD, Classifier
+from chestxray.model.network import Classifier
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
@@ -61,8 +61,8 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         weights_sha256="",
         backbone=recipe.backbone,
         size=recipe.size,
-        mean=GREY_MEAN,
-        std=GREY_STD,
+        mean=classifier.normalisation[0],
+        std=classifier.normalisation[1],
         pixel_rule=dataset.manifest.pixel_rule,
         findings=findings,
         calibration=calibration,

@@ -35,7 +35,7 @@ from chestxray.findings import Findings
 from chestxray.model.network import Classifier, check_reachable
 from chestxray.model.torch_engine import device
 from chestxray.training import recipe as recipes
-from chestxray.training.data import EpochBatches, Part, balanced_weights, in_order, loader
+from chestxray.training.data import EpochBatches, Part, in_order, loader
 from chestxray.training.finalize import finish
 from chestxray.training.lightning_module import (
     BEST,
@@ -48,6 +48,8 @@ from chestxray.training.lightning_module import (
 )
 from chestxray.training.losses import class_weights
 from chestxray.training.recipe import Overrides, Recipe
+from chestxray.training.recipe_checks import for_run
+from chestxray.training.sampling import Sampling
 from chestxray.version import __version__
 
 _Precision = Literal["float32", "bfloat16"]
@@ -129,7 +131,7 @@ def train(
         The finished run.
 
     Raises:
-        RecipeError: the recipe has errors or does not fit the dataset, or the run has another one.
+        RecipeError: all that is wrong with the recipe, or the run has another one.
         ArtifactError: no such dataset, the run exists already, there is none to resume, or it was
             trained on another dataset.
         TrainingError: nothing to learn from, or the loss is no longer finite.
@@ -138,11 +140,13 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run = Path(out)
-    chosen = recipes.for_run(run, recipe, overrides or (), resume)
+    folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
+    chosen = for_run(run, recipe, overrides or (), resume, folder)
     if not isinstance(dataset, Dataset):
-        dataset = Dataset.open(Path(dataset))
+        dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
-    _check_folder(run, dataset.manifest, chosen, resume)
+    if resume:
+        _check_same(run, dataset.manifest, chosen)
     return _trained(dataset, chosen, run, tensorboard)
 
 
@@ -174,12 +178,6 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
-    if dataset.manifest.size != recipe.size:
-        raise RecipeError(
-            f"recipe {recipe.name} needs images of {recipe.size} px, {dataset.folder} holds "
-            f"{dataset.manifest.size} px: prepare with --size {recipe.size}, or train with "
-            f"--set size={dataset.manifest.size}"
-        )
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if np.isnan(labels).all():
@@ -187,19 +185,15 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
             raise TrainingError(
                 f"{dataset.folder} has no {what} in the {split} split: prepare with another --split"
             )
-        if split == "train" and all(one_sided(column) for column in labels.T):
+        ranked = split == "train" or recipe.monitor == "auroc"
+        if ranked and all(one_sided(column) for column in labels.T):
             raise TrainingError(
-                f"{dataset.folder}: no finding is both present and absent in the training split"
+                f"{dataset.folder}: no finding is both present and absent in the {split} split"
             )
 
 
-def _check_folder(run: Path, manifest: Manifest, recipe: Recipe, resume: bool) -> None:
-    """Check that the run folder is free, or was started with the same recipe and dataset."""
-    started = (run / "recipe.yaml").exists()
-    if started and not resume:
-        raise ArtifactError(f"{run} holds a run: resume it with --resume, or choose another --out")
-    if not started:
-        return
+def _check_same(run: Path, manifest: Manifest, recipe: Recipe) -> None:
+    """Check that a run to resume was started with the same recipe and dataset."""
     if recipes.load(run / "recipe.yaml") != recipe:
         raise RecipeError(f"{run} was started with another recipe: leave out --recipe and --set")
     if read_json(run / "dataset.json", _MADE_BY) != manifest.model_dump(mode="json"):
@@ -210,8 +204,10 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> 
     torch.manual_seed(recipe.seed)
     last = run / "checkpoints" / LAST
     classifier = _classifier(recipe, dataset.findings, last.exists())
-    task = Task(classifier, recipe, _loss_weights(recipe, Part(dataset, "train")))
-    history, timer = History(run / "history.csv"), Timer()
+    labels = dataset.labels(dataset.rows("train"))
+    sampling = Sampling.fit(recipe, labels)
+    task = Task(classifier, recipe, _loss_weights(recipe, sampling, labels), sampling)
+    history, timer = History(run / "history.csv", recipe.monitor), Timer()
     checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
     callbacks = [history, timer, checkpoints, Show(history)]
     trainer = Trainer(
@@ -239,6 +235,8 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> 
     facts = {
         "model": bundle.identity,
         "precision": str(trainer.precision),
+        "sampling": {"name": recipe.sampling, **sampling.summary(labels)},
+        "monitor": recipe.monitor,
         "best_epoch": history.best_epoch,
         "epochs": trainer.current_epoch,
         "seconds": round(timer.time_elapsed("train")),
@@ -250,7 +248,7 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> 
 def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
     """Run the epochs that are left."""
     recipe, part = task.recipe, Part(dataset, "train")
-    batches = EpochBatches(_chances(recipe, part), len(part), recipe.batch_size, recipe.seed)
+    batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -276,14 +274,12 @@ def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier
     return classifier.to(memory_format=torch.channels_last)
 
 
-def _chances(recipe: Recipe, part: Part) -> npt.NDArray[np.float64] | None:
-    return balanced_weights(part.labels) if recipe.sampling == "balanced" else None
-
-
-def _loss_weights(recipe: Recipe, part: Part) -> npt.NDArray[np.float64]:
+def _loss_weights(
+    recipe: Recipe, sampling: Sampling, labels: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
     if not recipe.loss.class_weights:
-        return np.ones((part.labels.shape[1], 2))
-    return class_weights(part.labels, _chances(recipe, part))
+        return np.ones((labels.shape[1], 2))
+    return class_weights(labels, sampling.draws(labels))
 
 
 def _bfloat16(recipe: Recipe) -> bool:

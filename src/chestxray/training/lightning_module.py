@@ -29,6 +29,7 @@ from chestxray.progress import Advance, progress
 from chestxray.training.data import Batch, augmentation
 from chestxray.training.losses import binary_cross_entropy, loss_of
 from chestxray.training.recipe import Recipe
+from chestxray.training.sampling import Sampling
 
 BEST: Final = "best.ckpt"
 LAST: Final = "last.ckpt"
@@ -37,36 +38,31 @@ _Split = Literal["train", "val"]
 
 
 class _Outputs:
-    """Logits, labels and losses of one pass over a part."""
+    """Logits and labels of one pass over a part."""
 
     def __init__(self) -> None:
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.losses: list[Tensor] = []
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+    def add(self, logits: Tensor, labels: Tensor) -> None:
         """Keep a batch, on its device."""
-        self.logits.append(logits.detach().float())
-        self.labels.append(labels)
-        self.losses.append(loss.detach() * (~torch.isnan(labels)).sum())
+        self._logits.append(logits.detach().float())
+        self._labels.append(labels)
 
-    @property
-    def loss(self) -> float:
-        """Mean loss over known labels."""
-        known = (~torch.isnan(torch.cat(self.labels))).sum()
-        return float(torch.stack(self.losses).sum() / known)
+    def all(self) -> Batch:
+        """Give logits and labels, each [N, K]."""
+        return torch.cat(self._logits), torch.cat(self._labels)
 
-    def measures(self) -> dict[str, float]:
-        """Give the columns of the history, see `History`."""
-        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
-        probabilities = logits.double().sigmoid().cpu().numpy()
-        columns = list(zip(labels.double().cpu().numpy().T, probabilities.T, strict=True))
-        return {
-            "loss": self.loss,
-            "bce": float(binary_cross_entropy(logits, labels)),
-            "accuracy": mean_of_defined(value("accuracy", y, p, 0.5) for y, p in columns),
-            "auroc": mean_of_defined(value("auroc", y, p) for y, p in columns),
-        }
+
+def _measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Give the columns of the history that do not depend on the recipe, see `History`."""
+    probabilities = logits.double().sigmoid().cpu().numpy()
+    columns = list(zip(labels.double().cpu().numpy().T, probabilities.T, strict=True))
+    return {
+        "bce": float(binary_cross_entropy(logits, labels)),
+        "accuracy": mean_of_defined(value("accuracy", y, p, 0.5) for y, p in columns),
+        "auroc": mean_of_defined(value("auroc", y, p) for y, p in columns),
+    }
 
 
 class Task(LightningModule):
@@ -76,14 +72,20 @@ class Task(LightningModule):
         classifier: the network.
         recipe: how to train it.
         loss_weights: [K, 2] weights of absent and present labels.
+        sampling: of the training images.
     """
 
     def __init__(
-        self, classifier: Classifier, recipe: Recipe, loss_weights: npt.NDArray[np.float64]
+        self,
+        classifier: Classifier,
+        recipe: Recipe,
+        loss_weights: npt.NDArray[np.float64],
+        sampling: Sampling,
     ) -> None:
         super().__init__()
         self.classifier = classifier
         self.recipe = recipe
+        self.sampling = sampling
         self.augment: nn.Module = augmentation(recipe.augment)
         self.loss = loss_of(recipe.loss, loss_weights)
         self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
@@ -114,6 +116,15 @@ class Task(LightningModule):
         images, labels = batch
         self._step("val", to_input(images), labels)
 
+    def measures(self, split: _Split) -> dict[str, float]:
+        """Give the columns of the history for the last pass over a split, see `History`."""
+        logits, labels = self.outputs[split].all()
+        importance = None  # the training batches were drawn by it
+        if split == "val":
+            importance = torch.from_numpy(self.sampling.draws(labels.cpu().numpy())).to(labels)
+        loss = float(self.loss(logits, labels, importance))
+        return {"loss": loss, **_measures(logits, labels)}
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give Adam and the schedule of its rate, which changes per epoch."""
         optimiser = torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
@@ -134,7 +145,7 @@ class Task(LightningModule):
     def _step(self, split: _Split, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))
         loss: Tensor = self.loss(logits, labels)
-        self.outputs[split].add(logits, labels, loss)
+        self.outputs[split].add(logits, labels)
         return loss
 
 
@@ -146,26 +157,34 @@ class History(Callback):
     over the findings that are both present and absent. Training rows are measured on augmented
     batches while the weights change.
 
+    The validation loss estimates the training objective on new patients: it is the recipe's loss,
+    each image weighted by how often training draws one with its labels (importance sampling,
+    self-normalised). Without these weights, class weights that were counted on balanced draws would
+    meet natural prevalence, and low logits would look better than a good ranking. With natural
+    sampling all weights are 1 and it is the plain mean.
+
     Lightning's CSVLogger starts its file again when a run is resumed, which loses the earlier
     epochs; this file is written whole, and its rows are part of the checkpoint.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, monitor: Literal["loss", "auroc"]) -> None:
         self.path = path
+        self.monitor = monitor
         self.rows: list[dict[str, Any]] = []
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the lowest validation loss, -1 before any."""
-        losses = [row["loss"] for row in self.rows if row["split"] == "val"]
-        return losses.index(min(losses)) if losses else -1
+        """The first epoch with the lowest loss or highest AUROC on validation, -1 before any."""
+        values = [row[self.monitor] for row in self.rows if row["split"] == "val"]
+        best = min if self.monitor == "loss" else max
+        return values.index(best(values)) if values else -1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's two rows."""
         epoch, task = trainer.current_epoch, _task(pl_module)
-        _check_finite(task.outputs["val"].loss, epoch)
-        for split, outputs in task.outputs.items():
-            measures = outputs.measures()
+        of_splits = {split: task.measures(split) for split in task.outputs}
+        _check_finite(of_splits["val"]["loss"], epoch)
+        for split, measures in of_splits.items():
             self.rows.append({"epoch": epoch, "split": split, **measures})
             for logger in trainer.loggers:
                 named = {f"{name}/{split}": value for name, value in measures.items()}
@@ -182,7 +201,7 @@ class History(Callback):
 
 
 class Checkpoints(Callback):
-    """Keeps the best and the last state, and stops when validation loss no longer improves.
+    """Keeps the best and the last state, and stops when validation no longer improves.
 
     Lightning's own callbacks keep less: ModelCheckpoint leaves out `last.ckpt` in epochs that do
     not improve, and forgets the best loss when the run's folder was moved; EarlyStopping trains on

@@ -48,14 +48,23 @@ class FocalLoss(nn.Module):
         self.weights: Tensor
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the mean loss over known labels, 0 where none is known; both arguments [B, K]."""
+    def forward(self, logits: Tensor, labels: Tensor, importance: Tensor | None = None) -> Tensor:
+        """Give the mean loss over known labels, 0 where none is known.
+
+        Args:
+            logits: [B, K].
+            labels: [B, K] of 1, 0, NaN.
+            importance: [B], weights of the images in the mean; None where all are equal.
+        """
         known = ~torch.isnan(labels)
         present = labels == 1
         log_truth = logsigmoid(torch.where(present, logits, -logits).float())
         weight = torch.where(present, self.weights[:, 1], self.weights[:, 0])
         cost = -weight * (1 - log_truth.exp()) ** self.gamma * log_truth
-        return cost[known].sum() / known.sum().clamp(min=1)
+        if importance is None:
+            return cost[known].sum() / known.sum().clamp(min=1)
+        share = importance.float()[:, None].expand_as(cost)[known]
+        return (cost[known] * share).sum() / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
 
 
 def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> nn.Module:
@@ -87,7 +96,7 @@ def link_of(choice: Loss) -> FocalLink:
 
 
 def class_weights(
-    labels: npt.NDArray[np.float32], chances: npt.NDArray[np.float64] | None = None
+    labels: npt.NDArray[np.float32], draws: npt.NDArray[np.float64] | None = None
 ) -> npt.NDArray[np.float64]:
     """Balance absent and present labels of each finding by scikit-learn's `balanced` rule.
 
@@ -96,7 +105,7 @@ def class_weights(
 
     Args:
         labels: [N, K] of 1, 0, NaN: the training split.
-        chances: [N], relative chances of being drawn; None where all are equal.
+        draws: [N], expected draws per epoch; None where all are equal.
 
     Returns:
         [K, 2], weights of absent and present: known / (2 × count); 1 for a finding that is never
@@ -110,6 +119,6 @@ def class_weights(
                 "balanced",
                 classes=np.array([0, 1]),
                 y=column[known],
-                sample_weight=None if chances is None else chances[known],
+                sample_weight=None if draws is None else draws[known],
             )
     return weights

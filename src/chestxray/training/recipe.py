@@ -7,7 +7,7 @@ a wrong key is answered at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -16,16 +16,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chestxray.artifacts import write_text
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import RecipeError
 
 Overrides = Mapping[str, Any] | Iterable[str]
+_Faults = Callable[[Mapping[str, Any]], list[str]]
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _SHIPPED: Final = files("chestxray.training") / "recipes"
-_DEFAULT: Final = "baseline"
+DEFAULT: Final = "baseline"
 _LINE: Final = 100  # characters
+
+_REPLACED: Final = {
+    "augment.brightness": "it is now augment.gamma, which keeps black, and augment.contrast",
+}
+"""Keys of earlier versions, with what to write instead."""
 
 
 class _Strict(BaseModel):
@@ -38,12 +44,16 @@ class Augment(_Strict):
     Attributes:
         flip: probability of a left-right mirror.
         rotate: largest rotation in either direction, degrees.
-        brightness: largest relative change in either direction, such as 0.1 for 0.9 to 1.1.
+        gamma: largest change of the exponent in either direction, such as 0.1 for grey values in
+            [0, 1] to the power of 0.9 to 1.1; brightens or darkens the middle greys.
+        contrast: largest relative change of all grey values, such as 0.1 for a factor of 0.9 to
+            1.1. Black stays black in both.
     """
 
     flip: _Probability = 0.5
     rotate: Annotated[float, Field(ge=0, le=180)] = 10.0
-    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class Loss(_Strict):
@@ -74,13 +84,16 @@ class Recipe(_Strict):
         dropout: probability of dropping a pooled feature.
         augment: random changes to training images.
         loss: what is minimised.
-        sampling: `balanced` draws each finding and No Finding equally often, with replacement;
-            `natural` shows each image once per epoch, except for a short last batch.
+        sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
+            allows; `natural` shows each image once per epoch, except for a short last batch.
+        max_draws: with balanced sampling, the most draws of one image per epoch.
         learning_rate: of Adam, at the start.
         schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
         batch_size: images per step.
         max_epochs: passes over the training split, at most.
-        patience: epochs without a better validation loss before training stops.
+        monitor: what chooses the best epoch on validation: the lowest `loss`, or the highest mean
+            `auroc`.
+        patience: epochs without a better value of the monitor before training stops.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
         seed: of weights, sampling, augmentation and dropout.
@@ -97,10 +110,12 @@ class Recipe(_Strict):
     augment: Augment = Augment()
     loss: Loss = Loss()
     sampling: Literal["balanced", "natural"] = "natural"
+    max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     learning_rate: _Positive = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     batch_size: Annotated[int, Field(ge=2)] = 32
     max_epochs: Annotated[int, Field(ge=1)] = 30
+    monitor: Literal["loss", "auroc"] = "loss"
     patience: Annotated[int, Field(ge=1)] = 5
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
@@ -128,20 +143,23 @@ def show(recipe: str | Path | Recipe, overrides: Overrides = ()) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=_LINE)
 
 
-def load(recipe: str | Path | Recipe, overrides: Overrides = ()) -> Recipe:
+def load(
+    recipe: str | Path | Recipe, overrides: Overrides = (), more_faults: _Faults = lambda _: []
+) -> Recipe:
     """Read a recipe by its shipped name or its file, with overrides.
 
     Args:
         recipe: a shipped recipe's name, a YAML file, or a recipe to override.
         overrides: texts such as `loss.gamma=1` whose values are YAML, or a mapping of keys to
             values, such as `{"loss.gamma": 1}` or `{"loss": {"gamma": 1}}`.
+        more_faults: says what else is wrong with the keys and values, before they are checked.
 
     Raises:
-        RecipeError: no such recipe; or all the unknown keys, each with the nearest right one, and
-            all the impossible values.
+        RecipeError: no such recipe; or all the unknown keys, each with the nearest right one, all
+            the impossible values, and `more_faults`.
     """
     title, values = _source(recipe)
-    faults = _override(values, overrides)
+    faults = [*_override(values, overrides), *more_faults(values)]
     found = None
     try:
         found = Recipe.model_validate(values)
@@ -150,23 +168,6 @@ def load(recipe: str | Path | Recipe, overrides: Overrides = ()) -> Recipe:
     if found is None or faults:
         raise RecipeError(_listed(title, faults))
     return found
-
-
-def for_run(
-    run: Path, recipe: str | Path | Recipe | None, overrides: Overrides = (), resume: bool = False
-) -> Recipe:
-    """Choose the recipe of a run: the one given, or on resume the run's own, or else `baseline`.
-
-    Raises:
-        RecipeError: as `load` says.
-        ArtifactError: there is no run to resume.
-    """
-    own = run / "recipe.yaml"
-    if resume and not own.exists():
-        raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
-    if recipe is None:
-        recipe = own if resume and not overrides else _DEFAULT
-    return load(recipe, overrides)
 
 
 def save(path: Path, recipe: Recipe) -> None:
@@ -188,7 +189,7 @@ def _text(name: str) -> str:
     path = Path(name)
     if not path.is_file():
         raise RecipeError(
-            f"unknown recipe {name!r}{_nearest(name, names())}; give one of "
+            f"unknown recipe {name!r}{nearest(name, names())}; give one of "
             f"{', '.join(names())}, or a YAML file"
         )
     try:
@@ -243,8 +244,10 @@ def _set(values: dict[str, Any], key: str, value: Any) -> list[str]:  # noqa: AN
 
 def _fault(place: tuple[int | str, ...], details: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in place)
+    if key in _REPLACED:
+        return f"unknown key {key!r}: {_REPLACED[key]}"
     if details["type"] == "extra_forbidden":
-        near = _nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
+        near = nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
         return f"unknown key {key!r}{near}"
     rule = str(details["msg"]).replace("Input should", "it should")
     return f"{key} = {details['input']!r}: {rule}"
@@ -264,6 +267,7 @@ def _keys() -> list[str]:
     ]
 
 
-def _nearest(word: str, words: list[str]) -> str:
+def nearest(word: str, words: list[str]) -> str:
+    """Give the end of an error that names the nearest known word; empty where none is near."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,120 @@
+"""The recipe of a run, checked against this machine and the dataset before torch is imported.
+
+All that is wrong with a recipe is said at once, within a second: unknown keys, impossible values,
+a backbone that timm does not have, weights that are not there, another image size than the
+dataset's. What needs the network itself is checked by `fit.check_recipe`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from chestxray.artifacts import read_json
+from chestxray.errors import ArtifactError
+from chestxray.training import recipe as recipes
+from chestxray.training.recipe import Overrides, Recipe
+
+_MANIFEST: Final = "dataset.json"
+_MODEL: Final = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+
+
+def for_run(
+    run: Path,
+    recipe: str | Path | Recipe | None,
+    overrides: Overrides = (),
+    resume: bool = False,
+    dataset: Path | None = None,
+) -> Recipe:
+    """Choose the recipe of a run: the one given, or on resume the run's own, or else `baseline`.
+
+    Args:
+        run: the folder of the run.
+        recipe: as `recipe.load` takes it, or None.
+        overrides: as `recipe.load` takes them.
+        resume: whether the run is to be continued.
+        dataset: folder of the dataset to train on.
+
+    Raises:
+        RecipeError: all that is wrong with the recipe, as `recipe.load` and `checked` say.
+        ArtifactError: there is no run to resume, the folder holds one already, or there is no
+            dataset.
+    """
+    own = run / "recipe.yaml"
+    if resume and not own.exists():
+        raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
+    if own.exists() and not resume:
+        raise ArtifactError(f"{run} holds a run: resume it with --resume, or choose another --out")
+    if recipe is None:
+        recipe = own if resume and not overrides else recipes.DEFAULT
+    return checked(recipe, overrides, dataset)
+
+
+def checked(
+    recipe: str | Path | Recipe, overrides: Overrides = (), dataset: Path | None = None
+) -> Recipe:
+    """Load a recipe and check it against this machine and a dataset.
+
+    Raises:
+        RecipeError: as `recipe.load` says, and together with it: timm has no such backbone, the
+            weights file does not exist, or the dataset has another image size.
+        ArtifactError: there is no dataset.
+    """
+    size = None if dataset is None else _size_of(dataset)
+
+    def faults(values: Mapping[str, Any]) -> list[str]:
+        found = (*_backbone_faults(values), *_weights_faults(values))
+        return [*found, *_size_faults(values, dataset, size)]
+
+    return recipes.load(recipe, overrides, faults)
+
+
+def _size_of(dataset: Path) -> object:
+    if not (dataset / _MANIFEST).exists() and dataset.is_dir():
+        return None  # `Dataset.open` says what the folder is
+    return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT").get("size")
+
+
+def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
+    backbone = values.get("backbone", Recipe().backbone)
+    text = _timm_text()
+    if not isinstance(backbone, str) or not text or ":" in backbone:  # of the hub
+        return []
+    name, _, tag = backbone.partition(".")
+    if f"\ndef {name}(" not in text and f"'{name}'" not in text and f'"{name}"' not in text:
+        near = recipes.nearest(name, _MODEL.findall(text))
+        return [f"backbone = {backbone!r}: timm has no backbone of this name{near}"]
+    tags = sorted(set(re.findall(rf"[\"']{re.escape(name)}\.(\w+)[\"']", text))) if tag else []
+    if not tags or tag in tags:  # a few models make their tags up
+        return []
+    return [f"backbone = {backbone!r}: timm has no such weights; there are {', '.join(tags)}"]
+
+
+@cache
+def _timm_text() -> str:
+    """Give the source of timm's models, which name them all; importing timm imports torch."""
+    spec = importlib.util.find_spec("timm")
+    places = spec.submodule_search_locations if spec else None
+    files = sorted(Path(places[0], "models").glob("*.py")) if places else []
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+def _weights_faults(values: Mapping[str, Any]) -> list[str]:
+    weights = values.get("weights", Recipe().weights)
+    if weights in {"imagenet", "none"} or not isinstance(weights, str) or Path(weights).is_file():
+        return []
+    return [
+        f"weights = {weights!r}: the weights file does not exist; give `imagenet`, `none` or a file"
+    ]
+
+
+def _size_faults(values: Mapping[str, Any], dataset: Path | None, size: object) -> list[str]:
+    wanted = values.get("size", Recipe().size)
+    if size is None or not isinstance(wanted, int) or wanted == size:
+        return []
+    text = f"{dataset} holds images of {size} px; prepare with --size {wanted}, or train with"
+    return [f"size = {wanted}: {text} --set size={size}"]
