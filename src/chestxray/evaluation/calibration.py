@@ -40,8 +40,8 @@ from scipy.optimize import isotonic_regression
 
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.bootstrap import Floats, Values
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.logistic_regression import fit_logistic
-from chestxray.evaluation.thresholds import one_sided
 
 CLIP: Final = 1e-6
 """Distance that probabilities keep from 0 and 1 before they are recalibrated.

@@ -220,7 +220,8 @@ def _read_card(folder: Path) -> ModelCard:
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
     points = card.operating_points
-    names = (card.thresholds, card.calibration.calibrators, card.heat_slopes, *points.values())
+    names: list[Iterable[str]] = [card.thresholds, card.calibration.calibrators, card.heat_slopes]
+    names += points.values()
     if any(tuple(of) != card.findings for of in names):
         raise BundleError(
             f"{path}: findings, thresholds, calibration, heat_slopes and operating_points must "
