@@ -31,12 +31,12 @@ from chestxray.evaluation.bootstrap import (
     p_value,
 )
 from chestxray.evaluation.delong import compare_aurocs, compare_means
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.evaluation.results import ComparedFinding, ComparedMean, Comparison, DeLongTest
-from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
 from chestxray.progress import progress

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import TAILS, Draws, Floats, Values, exact_share
 from chestxray.evaluation.calibration import CLIP, Calibration, fit_calibration
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.metrics import interval_of, measure
@@ -34,7 +35,6 @@ from chestxray.evaluation.result_details import (
     ReliabilityDiagram,
     RocCurve,
 )
-from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column, equal_mass_bins, roc
 
 GRID: Final = np.linspace(0, 1, 51)

@@ -23,11 +23,11 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws, Floats, Interval, Values
+from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Pairs, match_names
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.predictions import counted, examples
 from chestxray.evaluation.result_details import Reference, ReferenceLabel
-from chestxray.evaluation.thresholds import one_sided
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.sources.table_files import cells, header, key
 

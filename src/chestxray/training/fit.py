@@ -30,7 +30,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from chestxray.artifacts import read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
-from chestxray.evaluation.thresholds import one_sided
+from chestxray.evaluation.evidence import one_sided
 from chestxray.findings import Findings
 from chestxray.model.network import Classifier, check_reachable
 from chestxray.model.torch_engine import device
