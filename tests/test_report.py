@@ -688,7 +688,7 @@ def test_a_metric_unknown_to_the_report_is_shown(hospital: dict[int, Path], tmp_
     further = html.split("<summary>Further metrics</summary>")[1].split("</details>")[0]
     assert '<th scope="col">Rank loss</th>' in further
     assert further.count("0.123 ") == 6  # five findings and the mean
-    assert html.count('<th scope="col">Lift</th>') == 5  # one per operating point
+    assert html.count('<th scope="col">Lift</th>') == 6  # one per operating point
     assert "Further metrics" not in page.build(hospital[5])
 
 

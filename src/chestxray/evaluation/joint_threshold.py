@@ -85,17 +85,17 @@ def joint_thresholds(
             f"validation has finding-free radiographs of {of} patient{'' if of == 1 else 's'}, at "
             f"least {FEWEST_PATIENTS} are needed"
         )
-    prevalence = np.nanmean(labels[:, assessed], axis=0)
-    ratios = logit(probabilities[:, assessed]) - logit(prevalence)
+    seen = np.asarray(probabilities, dtype=np.float64)[:, assessed]
+    prevalence = np.nanmean(labels[:, assessed], axis=0, dtype=np.float64)
+    base: Values = np.asarray(logit(prevalence))
+    ratios: Values = np.asarray(logit(seen)) - base
     level = _level(ratios[free].max(axis=1), share)
     if level is None:
         return None, f"more than {share:g} of the finding-free radiographs share the highest level"
     thresholds = np.full(len(assessed), np.nan)
     thresholds[assessed] = [
-        _threshold(p, ratio, level, base)
-        for p, ratio, base in zip(
-            probabilities[:, assessed].T, ratios.T, logit(prevalence), strict=True
-        )
+        _threshold(p, ratio, level, odds)
+        for p, ratio, odds in zip(seen.T, ratios.T, base.tolist(), strict=True)
     ]
     return thresholds, ""
 
