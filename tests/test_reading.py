@@ -311,8 +311,12 @@ def test_a_reading_shows_its_model_calls_and_warnings_as_text(reading):
 
 def test_a_reading_in_a_notebook_has_a_picture_and_every_probability(reading):
     page = reading._repr_html_()
-    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
-    shown = np.asarray(Image.open(io.BytesIO(png)))
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+        for png in re.findall(r"data:image/png;base64,([^\"]+)", page)
+    ]
+    radiograph, shown = pictures
+    assert radiograph.shape == (512, 512), "beside the overlay, at the same size"
     assert shown.shape == (512, 512, 3)
     for finding, probability in reading.probabilities.items():
         row = re.search(rf"<tr[^>]*><td>{label(finding)}</td>(.*?)</tr>", page)[1]
