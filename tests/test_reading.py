@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import weakref
 from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
@@ -32,6 +33,7 @@ from chestxray.errors import (
 from chestxray.evaluation import localization as localisation
 from chestxray.evaluation import predictions
 from chestxray.findings import label
+from chestxray.reading import explanation
 from chestxray.reading.explanation import explain, explain_inputs
 from chestxray.reading.inputs import RadiographFiles, find, leakage
 from chestxray.reading.judged_image import JudgedImage
@@ -262,6 +264,65 @@ def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
         assert np.isclose(entry["probability"], best, rtol=1e-4)
 
 
+def test_explaining_a_dataset_keeps_the_heatmaps_of_one_batch_alone(
+    reader, dataset, tmp_path, monkeypatch
+):
+    made, alive = [], []
+    read_batch = reader.read_batch
+
+    def counted(images):
+        probabilities, heat = read_batch(images)
+        made.append(weakref.ref(heat))
+        alive.append(sum(each() is not None for each in made))
+        return probabilities, heat
+
+    monkeypatch.setattr(explanation, "_BATCH", 4)
+    monkeypatch.setattr(reader, "read_batch", counted)
+    chosen = find([dataset.folder], "test", reader.bundle.card)
+    explain_inputs(reader, chosen, tmp_path, reader.findings)
+    assert len(made) > 10
+    assert max(alive) <= 2
+
+
+@pytest.mark.parametrize("finding", ["Nodule", "Pleural_Thickening", "Long name " * 6, "W" * 64])
+def test_titles_stay_above_their_own_image(finding):
+    """With a call and the longest note; side by side they once read "calledNodule"."""
+    panel = explanation._Panel(finding, 0.123, True, np.zeros((3, 3), np.float32))
+    for columns, side, letters in ((2, 4.3, 28), (5, 2.9, 18)):
+        figure, axes = explanation._grid(columns, 1, side, False)
+        explanation._show(
+            axes[0], np.zeros((64, 64), np.uint8), explanation._title(panel, letters), ()
+        )
+        figure.canvas.draw()
+        box = axes[0].title.get_window_extent()
+        title = axes[0]._left_title.get_window_extent()
+        image = axes[0].get_window_extent()
+        assert title.x1 <= image.x1 + 8, "the gap between images is 12 pixels"
+        assert title.y1 <= figure.bbox.y1
+        assert box.y0 >= image.y1 - 1
+
+
+def test_the_overlay_is_as_large_as_the_radiograph_beside_it(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    panel = explanation._Panel("Nodule", 0.5, False, np.zeros((3, 3), np.float32))
+    explanation._write_overlay(tmp_path / "one.png", "a.png", image, panel)
+    drawn = np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).astype(int)
+    left, top = (round(100 * inches) for inches in (explanation._PAD, explanation._TITLE))
+    side, step = 430, round(100 * (4.3 + explanation._PAD))
+    plain, hot = (drawn[top : top + side, x : x + side] for x in (left, left + step))
+    assert np.abs(plain - hot)[2:-2, 2:-2].max() <= 2, "without heat they are the same"
+    assert plain.std() > 30
+
+
+def test_pictures_on_the_scale_of_each_image_are_labelled_so(reader, dataset, tmp_path):
+    chosen = find([dataset.folder], "test", reader.bundle.card)
+    for per_image in (False, True):
+        explain_inputs(reader, chosen, tmp_path, reader.findings[:1], per_image=per_image)
+        told = json.loads((tmp_path / "explanations.json").read_text(encoding="utf-8"))
+        assert told["per_image"] == per_image
+        assert all("not_localised" in entry for entry in told["shown"])
+
+
 def test_explaining_files_writes_a_sheet_each_and_tells_of_the_broken(reader, folder, tmp_path):
     run = explain(reader, folder, tmp_path / "out", findings=FINDINGS[:4])
     assert len(run.unread) == 2
@@ -313,8 +374,12 @@ def test_a_reading_shows_its_model_calls_and_warnings_as_text(reading):
 
 def test_a_reading_in_a_notebook_has_a_picture_and_every_probability(reading):
     page = reading._repr_html_()
-    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
-    shown = np.asarray(Image.open(io.BytesIO(png)))
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+        for png in re.findall(r"data:image/png;base64,([^\"]+)", page)
+    ]
+    radiograph, shown = pictures
+    assert radiograph.shape == (512, 512), "beside the overlay, at the same size"
     assert shown.shape == (512, 512, 3)
     for finding, probability in reading.probabilities.items():
         row = re.search(rf"<tr[^>]*><td>{label(finding)}</td>(.*?)</tr>", page)[1]

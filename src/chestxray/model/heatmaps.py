@@ -4,8 +4,8 @@ The zero point of a class map is arbitrary: the rarity of a finding is partly in
 the map, so that the whole map of a rare finding can be negative. Two values measured on validation
 fix the scale of each finding, both in the map's own unit, logits:
 
-    reference   heat 0: exceeded by a quarter of the map in a typical radiograph without the finding
-    scale       heat 1: so far above the reference that a typical true call peaks at `TYPICAL_PEAK`
+    reference  heat 0: what a quarter of the map exceeds in a typical radiograph without the finding
+    scale      heat 1: so far above the reference that a typical true call peaks at `TYPICAL_PEAK`
 
 The map alone is the evidence (its mean plus the bias is the logit), so the heat of a called finding
 does not depend on its probability. Where the probability is below the threshold, heat fades in

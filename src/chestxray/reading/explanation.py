@@ -315,9 +315,9 @@ def _write_overlay(path: Path, name: str, image: Canonical, panel: _Panel) -> No
     """Draw one finding: the radiograph, and beside it, at the same size, with its heatmap."""
     large = _enlarged(image)
     figure, (plain, hot) = _grid(2, 1, 4.3, panel.per_image)
-    _show(plain, np.repeat(large[..., None], 3, axis=2), _lines(name, 42, 2), panel.boxes)
+    _show(plain, np.repeat(large[..., None], 3, axis=2), _lines(name, 28, 2), panel.boxes)
     shown = blend(large, panel.heat, per_image=panel.per_image)
-    _show(hot, shown, _title(panel, 42), panel.boxes)
+    _show(hot, shown, _title(panel, 28), panel.boxes)
     legend = "blue box: labelled region · " if panel.boxes else ""
     _note(figure, legend, panel.per_image)
     _save(figure, path)
@@ -333,11 +333,11 @@ def _write_sheet(path: Path, name: str, image: Canonical, panels: list[_Panel]) 
     per_image = any(panel.per_image for panel in panels)
     figure, axes = _grid(columns, rows, 2.9, per_image)
     large = _enlarged(image)
-    _show(axes[0], np.repeat(large[..., None], 3, axis=2), _lines(name, 28, 3), ())
+    _show(axes[0], np.repeat(large[..., None], 3, axis=2), _lines(name, 18, 3), ())
     ranked = sorted(panels, key=lambda panel: (panel.called is None, -panel.probability))
     for axis, panel in zip(axes[1:], ranked, strict=False):
         shown = blend(large, panel.heat, per_image=panel.per_image)
-        _show(axis, shown, _title(panel, 28), panel.boxes)
+        _show(axis, shown, _title(panel, 18), panel.boxes)
     _note(figure, "", per_image)
     _save(figure, path)
 

@@ -56,7 +56,7 @@ def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = Fals
     """
     shown = (scaled_to_peak(heat) if per_image else heat).astype(np.float32)
     across, down = _weights(heat.shape[1], image.shape[1]), _weights(heat.shape[0], image.shape[0])
-    smooth = down.values @ shown @ across.values.T
+    smooth = np.asarray(down.values @ shown @ across.values.T, np.float32)
     step = np.clip(smooth * _STEPS, 0, _STEPS - 1).astype(np.uint8)
     place = cv2.merge((image, step)).astype(np.int16)
     drawn = np.asarray(cv2.remap(_table(), place, _NO_FRACTIONS, cv2.INTER_NEAREST), np.uint8)
@@ -125,7 +125,7 @@ def _draw_contours(
     slope_x = down.values @ heat @ across.slopes.T
     slope_y = down.slopes @ heat @ across.values.T
     slope = cv2.magnitude(slope_x, slope_y)
-    nearest = np.float32(LEVELS)[np.digitize(smooth, _BETWEEN)]
+    nearest = np.array(LEVELS, np.float32)[np.digitize(smooth, _BETWEEN)]
     off = np.abs(smooth - nearest)
     near = np.nonzero((slope > _FLAT) & (off <= reach * slope))
     distance = (off[near] / slope[near])[:, None]
