@@ -14,7 +14,8 @@ from chestxray import parallel
 from chestxray.dataset import Dataset, shards
 from chestxray.dataset.pixels import canonical
 from chestxray.dataset.preparation import prepare
-from chestxray.dataset.store import BOXES, INDEX, MANIFEST, UNFINISHED
+from chestxray.dataset.split import INDEX
+from chestxray.dataset.store import BOXES, MANIFEST, UNFINISHED
 from chestxray.errors import ArtifactError
 from chestxray.sources.nih import FINDINGS
 from nih_tree import picture, write_tree

@@ -106,7 +106,7 @@ def _unknown_folder(folder: Path) -> Check | None:
 
 def _folder(folder: Path) -> Check:
     """Check a folder as what its files say it is."""
-    from chestxray.model.model_card import CARD
+    from chestxray.evaluation.bundle_thresholds import CARD
 
     if (folder / CARD).exists():
         return _bundle(folder)

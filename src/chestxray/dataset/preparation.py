@@ -29,6 +29,7 @@ from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, r
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.dataset.split import (
     AUTO,
+    INDEX,
     assign,
     empty_parts,
     in_dataset,
@@ -40,7 +41,6 @@ from chestxray.dataset.split import (
 )
 from chestxray.dataset.store import (
     BOXES,
-    INDEX,
     MANIFEST,
     UNFINISHED,
     Dataset,

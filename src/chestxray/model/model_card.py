@@ -241,17 +241,9 @@ def _read_card(folder: Path) -> tuple[ModelCard, str]:
             f"them by {PIXEL_RULE!r}: use chestxray {card.package_version} or train again"
         )
     points = card.operating_points
-    named: list[tuple[str, ...]] = [
-        tuple(of)
-        for of in (
-            card.thresholds,
-            card.calibration.calibrators,
-            card.heat_references,
-            card.heat_scales,
-            *points.values(),
-        )
-    ]
-    if any(names != card.findings for names in named):
+    named: list[Iterable[str]] = [card.thresholds, card.calibration.calibrators]
+    named += [card.heat_references, card.heat_scales, *points.values()]
+    if any(tuple(names) != card.findings for names in named):
         raise BundleError(
             f"{path}: findings, thresholds, calibration, heat_references, heat_scales and "
             f"operating_points must each name the same findings in the same order: train again"
