@@ -47,13 +47,13 @@ class PlantedEngine:
 class PlantedReader(Reader):
     """Has a warning for every radiograph, and a refusal where the left edge is white.
 
-    Heat ends at 0.6, where a heatmap has a veil and a contour; that of the last finding at 0.2.
+    Heat ends at 0.6, where a heatmap has a veil and a contour; that of the second finding at 0.2.
     """
 
     def read_judged(self, films):
         probabilities, heat, _ = super().read_judged(films)
         heat = np.minimum(heat, 0.6)
-        heat[:, -1] = np.minimum(heat[:, -1], 0.2)
+        heat[:, 1:2] = np.minimum(heat[:, 1:2], 0.2)
         notices = [
             (Notice("rotated", "the radiograph is rotated", refuses=bool(film.image[8, 0] > 250)),)
             for film in films
