@@ -361,7 +361,6 @@ def test_the_report_shows_each_baseline_beside_the_model(tmp_path) -> None:
         assert baseline.sentence in page
         mass = baseline.findings["Mass"]["auroc"].baseline.value
         assert f"{mass:.3f}" in page
-    assert "Fitted" not in page
     assert "600 training images of 300 patients" in page
 
 
