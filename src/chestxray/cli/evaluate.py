@@ -102,9 +102,10 @@ def evaluate(
         typer.echo(results.model_dump_json(indent=2))
         return
     _show(results)
-    if results.as_called is not None and results.thresholds_of is None:
+    if results.as_called is not None and not (results.thresholds_of or results.fit_on):
         _show_as_called(results.as_called)
-    _show_shift(results.reliability or {})
+    if results.thresholds_of or prevalence:
+        _show_shift(results.reliability or {})
     if results.localization is not None:
         _show_localization(results.localization)
     if out is not None:
