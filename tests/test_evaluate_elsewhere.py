@@ -6,6 +6,7 @@ The bundle's network plays no part: predictions are planted, so that the truth i
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,15 @@ def test_a_folder_that_is_not_empty_and_labels_without_both_sides_are_refused(bu
     with pytest.raises(PredictionsError, match="positives and negatives"):
         chestxray.calibrate(bundle, table_of(bundle, q), healthy, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_report_of_an_evaluation_elsewhere_shows_the_bundles_operating_points(bundle, tmp_path):
+    labels, p = site()
+    table = table_of(bundle, p)
+    chestxray.evaluate(table, labels, bundle=bundle, resamples=20, out=tmp_path / "evaluation")
+    page = chestxray.report(tmp_path / "evaluation").read_text(encoding="utf-8")
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert f"of {model_card.read(bundle).identity}, chosen on other images" in words
+    assert "Confusion matrices" in words
+    assert "Calibration before and after correction for another prevalence" in words
+    assert "validation 0." not in words

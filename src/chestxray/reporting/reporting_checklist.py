@@ -62,7 +62,8 @@ def _contained(files: RunFiles) -> frozenset[str]:
         "recipe": files.recipe is not None and files.run is not None,
         "metrics": metrics is not None,
         "intervals": metrics is not None and metrics["mean"]["auroc"]["low"] is not None,
-        "thresholds": metrics is not None and metrics["fit_on"] is not None,
+        "thresholds": metrics is not None
+        and (metrics["fit_on"] or metrics.get("thresholds_of")) is not None,
         "external": files.external,
         "reliability": files.reliability is not None,
         "subgroups": files.subgroups is not None,
