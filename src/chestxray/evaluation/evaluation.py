@@ -83,8 +83,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
             them and without a bundle there are no metrics of calls at thresholds.
         bundle: that made the predictions. Its own thresholds are evaluated, and calibration is
             corrected for the prevalence of these images.
-        prevalence: finding → known prevalence of the evaluated images, in (0, 1). Others are
-            estimated from the probabilities.
+        prevalence: finding → known prevalence of the evaluated images, in (0, 1); needs `fit_on`
+            or `bundle`. Others are estimated from the probabilities.
         heatmaps: `heatmaps.npy` of these predictions, for localization.
         masks: folder of masks to locate against, instead of the dataset's boxes.
         reference: a table of labels adjudicated by radiologists (Majkowska 2020).
@@ -160,7 +160,8 @@ class Evaluation:
 
         Raises:
             PredictionsError: predictions that cannot be evaluated or that the bundle did not make,
-                a patient that is both evaluated and fitted on, or a prevalence outside (0, 1).
+                a patient that is both evaluated and fitted on, a prevalence outside (0, 1), or
+                one without a bundle or validation to correct from.
         """
         pairs = pair(_table(predictions), truth, split)
         if bundle is not None:
@@ -168,6 +169,11 @@ class Evaluation:
         validation = None if fit_on is None else _validation(fit_on, truth, pairs)
         draws = Draws.of(pairs.patients, resamples, seed)
         known = _prevalences(prevalence or {}, pairs.findings)
+        if known and bundle is None and validation is None:
+            raise PredictionsError(
+                "a known prevalence corrects probabilities of which it is known what prevalence "
+                "they contain: give --bundle or --fit-on too"
+            )
         return cls(truth, pairs, validation, seed, draws, bundle, known)
 
     @cached_property

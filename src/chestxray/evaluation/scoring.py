@@ -93,7 +93,7 @@ def score(
     if not missing:
         intervals["auroc"] = _with_delong(intervals["auroc"], y, p, pairs.patients)
     at_points = {
-        name: at_point(pairs, draws, place, at, called.get(name)).model_copy(
+        name: _at_point(pairs, draws, place, at, called.get(name)).model_copy(
             update={"validation": fitted_on.plain(name, finding) if fitted_on else None}
         )
         for name, at in (chosen or {main_point: _NONE_CHOSEN}).items()
@@ -122,7 +122,7 @@ def _with_delong(auroc: Interval, y: Values, p: Values, patients: _Patients) -> 
     return auroc.model_copy(update={"delong": Bounds(low=low, high=high)})
 
 
-def at_point(
+def _at_point(
     pairs: Pairs, draws: Draws, place: int, chosen: Chosen, values: dict[str, Values] | None
 ) -> OperatingPoint:
     """Give an operating point and the metrics there, or None with the reason."""
@@ -208,7 +208,7 @@ def as_called(pairs: Pairs, draws: Draws) -> AsCalled | None:
     points = OperatingPoints({_AS_CALLED: chosen}, reasons, {})
     at = {_AS_CALLED: rates_at(calls, draws, points.thresholds(_AS_CALLED))}
     findings = {
-        finding: at_point(calls, draws, place, of, at[_AS_CALLED].get(finding))
+        finding: _at_point(calls, draws, place, of, at[_AS_CALLED].get(finding))
         for place, (finding, of) in enumerate(chosen.items())
     }
     work = workloads(points, None, Images(calls, draws, at))[_AS_CALLED].evaluated
