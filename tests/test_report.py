@@ -197,6 +197,10 @@ def test_an_evaluation_without_validation_says_so(full: Path, tmp_path: Path) ->
     assert "thresholds are\n    never chosen on the evaluated images" in html
 
 
+def test_findings_that_are_not_in_a_comparison_s_mean_are_named(html: str) -> None:
+    assert "Not in the mean: Hernia (no positives)." in html
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_few_positives_are_stated_where_the_mean_is(full: Path, tmp_path: Path, html: str) -> None:
     assert "Few positives" not in html
