@@ -152,7 +152,7 @@ class Shards:
 
     def _map(self, place: int) -> _Images:
         if place not in self._mapped:
-            mapped = np.load(self._paths[place], mmap_mode="r")
+            mapped = np.load(self._paths[place], mmap_mode="r", allow_pickle=False)
             # Indexing a memmap itself costs some microseconds more.
             self._mapped[place] = mapped.view(np.ndarray)
         return self._mapped[place]

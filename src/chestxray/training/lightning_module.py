@@ -17,11 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from chestxray.artifacts import write_table, written
+from chestxray.artifacts import write_table
 from chestxray.errors import TrainingError
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.model.network import Classifier, to_input
@@ -31,8 +30,8 @@ from chestxray.training.losses import binary_cross_entropy, loss_of
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
-BEST: Final = "best.ckpt"
-LAST: Final = "last.ckpt"
+BEST: Final = "best.safetensors"
+LAST: Final = "last.safetensors"
 
 _Split = Literal["train", "val"]
 
@@ -208,7 +207,7 @@ class Checkpoints(Callback):
     when a run that it stopped is resumed.
 
     Args:
-        folder: gets `best.ckpt` and `last.ckpt`.
+        folder: gets `best.safetensors` and `last.safetensors`.
         history: tells which epoch is the best.
         patience: epochs without improvement before training stops.
     """
@@ -233,24 +232,6 @@ class Checkpoints(Callback):
         best = self.history.best_epoch
         if best >= 0 and epoch - best >= self.patience:
             trainer.should_stop = True
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all.
-
-    Lightning writes them into the system's temporary folder first, and moving a file from there to
-    another disk can be cut off halfway.
-    """
-
-    def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any | None = None,  # noqa: ANN401 - Lightning's argument
-    ) -> None:
-        """Write a temporary file beside `path` and rename it."""
-        with written(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
 
 
 class Show(Callback):
