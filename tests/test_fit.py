@@ -119,6 +119,11 @@ def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
     images = np.load(copy / "images/00000.npy", mmap_mode="r+")
     images[dataset.rows("test")] = 0
     images.flush()
+    with pytest.raises(ArtifactError, match=r"00000\.npy was altered"):  # nor in silence
+        fit.train(Dataset.open(copy), tiny(), tmp_path / "refused")
+    manifest = json.loads((copy / "dataset.json").read_text(encoding="utf-8"))
+    manifest["shards"][0]["sha256"] = sha256(copy / "images/00000.npy")
+    (copy / "dataset.json").write_text(json.dumps(manifest), encoding="utf-8")
     fit.train(Dataset.open(copy), tiny(), tmp_path / "run")
     weights = Path("bundle") / "weights.safetensors"
     assert sha256(tmp_path / "run" / weights) == sha256(run / weights)

@@ -73,12 +73,14 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         made_by: the command that makes it, named in the error as the next step.
 
     Raises:
-        ArtifactError: missing, not JSON, or not an object.
+        ArtifactError: missing, not a regular file, not JSON, nested too deeply, or not an object.
     """
     require(path, made_by)
+    if not path.is_file():  # a device or a pipe may never end
+        raise ArtifactError(f"{path} is not a regular file: write it again with `{made_by}`")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}): write it again with `{made_by}`"
         ) from error

@@ -47,6 +47,7 @@ from chestxray.training.lightning_module import (
     LAST,
     Checkpoints,
     History,
+    ShardCheck,
     Show,
     Task,
 )
@@ -137,8 +138,8 @@ def train(
     Raises:
         RecipeError: all that is wrong with the recipe, or the run has another one.
         ArtifactError: no such dataset, the run exists already, there is none to resume, it was
-            trained on another dataset, its checkpoint is not one that this version wrote, or
-            another training works in the folder.
+            trained on another dataset, its checkpoint is not one that this version wrote,
+            images of the dataset were altered, or another training works in the folder.
         TrainingError: nothing to learn from, or the loss is no longer finite.
         MissingExtraError: TensorBoard is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
@@ -214,7 +215,7 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, resume: bool, tensorbo
     task = Task(classifier, recipe, _loss_weights(recipe, sampling, labels), sampling)
     history, timer = History(run / "history.csv", recipe.monitor), Timer()
     checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
-    callbacks = [history, timer, checkpoints, Show(history)]
+    callbacks = [history, timer, checkpoints, ShardCheck(dataset), Show(history)]
     trainer = Trainer(
         accelerator=device().type,
         devices=1,

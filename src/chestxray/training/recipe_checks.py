@@ -103,7 +103,12 @@ def _size_of(dataset: Path) -> object:
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
     backbone = values.get("backbone", Recipe().backbone)
     text = _timm_text()
-    if not isinstance(backbone, str) or not text or ":" in backbone:  # of the hub
+    if not isinstance(backbone, str):
+        return []
+    if ":" in backbone or "/" in backbone:
+        rule = "a model must be readable without a hub; give the name of its architecture in timm"
+        return [f"backbone = {backbone!r}: {rule}, and its weights as a file with weights=FILE"]
+    if not text:
         return []
     name, _, tag = backbone.partition(".")
     if f"\ndef {name}(" not in text and f"'{name}'" not in text and f'"{name}"' not in text:
