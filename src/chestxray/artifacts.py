@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from chestxray.csv_cells import without_formulas
 from chestxray.errors import ArtifactError
 
 if TYPE_CHECKING:  # the gateway's receiver starts without pandas
@@ -80,7 +81,7 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         raise ArtifactError(f"{path} is not a regular file: write it again with `{made_by}`")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}): write it again with `{made_by}`"
         ) from error
@@ -96,12 +97,12 @@ def require(path: Path, made_by: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV or Parquet, by the suffix, whole or not at all."""
+    """Write a table as CSV without formulas or as Parquet, by the suffix, whole or not at all."""
     with written(path) as temporary:
         if path.suffix.lower() == ".parquet":
             table.to_parquet(temporary, index=False)
         else:
-            table.to_csv(temporary, index=False)
+            without_formulas(table).to_csv(temporary, index=False)
 
 
 def sha256(path: Path) -> str:
