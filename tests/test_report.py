@@ -553,6 +553,22 @@ def test_a_missing_overlay_is_an_artifact_error(full: Path, tmp_path: Path) -> N
         page.build(tmp_path / "run")
 
 
+@pytest.mark.parametrize("way", ["absolute", "parent", "link"])
+@pytest.mark.usefixtures("undrawn")
+def test_an_image_outside_the_run_is_never_embedded(full: Path, tmp_path: Path, way: str) -> None:
+    private = tmp_path / "private.png"
+    Image.new("L", (8, 8)).save(private)
+    name = {"absolute": str(private), "parent": "../../private.png", "link": "link.png"}[way]
+
+    def lead_out(listed: dict[str, Any]) -> None:
+        listed["shown"][0]["file"] = name
+
+    run = changed(full, tmp_path / "run", "explanations/explanations.json", lead_out)
+    (run / "explanations" / "link.png").symlink_to(private)
+    with pytest.raises(ArtifactError, match=r"not a file in that folder: run `chestxray explain`"):
+        page.build(run)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_overlays_of_another_model_are_marked(full: Path, tmp_path: Path, html: str) -> None:
     assert "made with another model" not in html

@@ -343,7 +343,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} does not exist: see docs/gateway.md for an example") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     try:
         config = Config.model_validate(raw)
