@@ -87,7 +87,7 @@ def _network(text: str) -> str:
         return str(ipaddress.ip_network(text))
     except ValueError as error:
         raise ValueError(
-            "must be IP addresses such as 10.1.2.3, or networks such as 10.1.2.0/24"
+            "must be an IP address such as 10.1.2.3, or a network such as 10.1.2.0/24"
         ) from error
 
 
