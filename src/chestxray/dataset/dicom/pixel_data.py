@@ -348,7 +348,8 @@ def _jpeg_2000(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
 
 def _name(syntax: str) -> str:
     """Name a transfer syntax; one that is unknown is not quoted."""
-    return uid.UID(syntax, config.IGNORE).name if syntax in uid.UID_dictionary else "(unknown)"
+    name = uid.UID(syntax, config.IGNORE).name
+    return "(unknown)" if name == syntax else name
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, Form], tuple[npt.NDArray[Any], int]]]] = {

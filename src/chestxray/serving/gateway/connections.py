@@ -38,7 +38,7 @@ class _Connection:
     association: Association | None = None
     admitted: bool = False
     dropped: bool = False
-    failed: bool = False  # before it had an association
+    failed: bool = False  # before its association began
 
     @property
     def is_pending(self) -> bool:
@@ -47,7 +47,7 @@ class _Connection:
     @property
     def has_ended(self) -> bool:
         association = self.association
-        if association is None:
+        if association is None or self.failed:
             return self.failed
         return association.ident is not None and not (
             association.is_alive() or association.dul.is_alive()
