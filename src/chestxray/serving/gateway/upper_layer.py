@@ -66,7 +66,7 @@ class UpperLayer(DULServiceProvider):
             super().run_reactor()
         finally:
             messages.discard()
-            self.to_user_queue.put(None)  # type: ignore[arg-type]
+            self.to_user_queue.put(None)
 
     def _read_pdu_data(self) -> None:
         try:
