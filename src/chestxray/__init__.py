@@ -12,7 +12,7 @@
     reading = reader.read("radiograph.dcm")      # DICOM, PNG, JPEG, or a grey NumPy array
     reading.probabilities["Effusion"]            # calibrated, in [0, 1]
     reading.heatmaps["Effusion"]                 # float32 [h, w], one scale per finding
-    reading.calls["Effusion"]                    # whether it reaches the threshold of validation
+    reading.calls["Effusion"]                    # True, False, or None: not assessed
     reading.warnings                             # why not to trust it, if there is a reason
     reading.overlay("Effusion")                  # RGB [S, S, 3]; see also `to_dict()`
     reading.not_localised                        # finding → why its heatmap points to no place

@@ -111,12 +111,6 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     return page
 
 
-def build(folder: Path) -> str:
-    """Give the page of a run or of an evaluation as HTML; see `report`."""
-    files = RunFiles.read(folder)
-    return _page(files, _figure_sets(files))
-
-
 def _figure_sets(files: RunFiles) -> dict[str, FigureSet]:
     try:
         return figure_set.figure_sets(files)
