@@ -24,6 +24,8 @@ from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.reference import FINDINGS_OF_LABEL
 from chestxray.findings import Findings
+from chestxray.reporting import page
+from chestxray.reporting.run_files import RunFiles
 from chestxray.sources.nih import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
@@ -227,3 +229,9 @@ def write_causal(folder: Path, findings: Sequence[str]) -> None:
     }
     text = json.dumps(about | effects.model_dump(mode="json"))
     (folder / "causal.json").write_text(text, encoding="utf-8")
+
+
+def page_of(folder: Path) -> str:
+    """The page of a run as HTML, as `report` writes it, without the figures' files."""
+    files = RunFiles.read(folder)
+    return page._page(files, page._figure_sets(files))

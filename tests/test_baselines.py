@@ -30,8 +30,7 @@ from chestxray.evaluation.result_details import BaselineMean
 from chestxray.evaluation.results import Results
 from chestxray.evaluation.ridge import FOLDS, STRENGTHS, Ridge, folds_of
 from chestxray.findings import Findings
-from chestxray.reporting.page import build
-from fake_run import predicted, truth
+from fake_run import page_of, predicted, truth
 
 RNG = np.random.default_rng
 
@@ -383,7 +382,7 @@ def test_the_report_shows_each_baseline_beside_the_model(tmp_path) -> None:
     labels = with_images(labels_by_view(), shift=12.0)
     given = predictions.Predictions(labels.findings, predicted(labels, "test"))
     result = evaluate(given, labels, resamples=40, out=tmp_path)
-    page = build(tmp_path)
+    page = page_of(tmp_path)
     assert '<section id="baselines">' in page
     for baseline in result.baselines.of.values():
         assert baseline.sentence in page
@@ -399,10 +398,10 @@ def test_the_report_says_why_there_is_no_baseline_and_older_results_have_no_sect
     alone = dataclasses.replace(labels, rows=labels.rows[labels.rows["split"] == "test"])
     given = predictions.Predictions(labels.findings, predicted(labels, "test"))
     evaluate(given, alone, resamples=10, out=tmp_path)
-    page = build(tmp_path)
+    page = page_of(tmp_path)
     assert page.count(NO_TRAINING) == 3
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     del metrics["baselines"]
     (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    assert 'id="baselines"' not in build(tmp_path)
+    assert 'id="baselines"' not in page_of(tmp_path)
     assert Results.read(tmp_path).baselines is None

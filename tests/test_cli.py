@@ -238,3 +238,13 @@ def test_predicting_nothing_but_broken_files_fails(run, tmp_path):
                        str(tmp_path / "predictions.csv"))  # fmt: skip
     assert result.returncode == 1
     assert "broken.png" in result.stdout
+
+
+def test_of_many_unreadable_files_ten_are_named_and_the_rest_counted(run, tmp_path):
+    for number in range(13):
+        (tmp_path / f"broken_{number:02}.png").write_text("words", encoding="utf-8")
+    out = tmp_path / "predictions.csv"
+    result = chestxray("predict", str(run / "bundle"), str(tmp_path), "--out", str(out))
+    assert "13 unreadable" in result.stdout
+    assert result.stdout.count("  broken_") == 10
+    assert f"  and 3 more: see the column reason of {out}" in result.stdout

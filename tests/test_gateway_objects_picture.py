@@ -124,7 +124,15 @@ def test_wrapped_text_loses_no_letter_and_no_line_is_too_long():
     assert drawing._wrapped(text, 120, style, 2)[1].endswith("…")
 
 
-def test_called_findings_come_first_by_probability_over_threshold():
+def test_findings_are_in_the_order_of_the_viewer_by_log_odds_above_the_threshold():
+    said = dataclasses.replace(
+        reading(), probabilities={"Mass": 0.9, "Edema": 0.06, "Hernia": 0.99}
+    )
+    order = drawing._ranked(said, {"Mass": 0.45, "Edema": 0.02, "Hernia": None})
+    assert order == ["Mass", "Edema", "Hernia"]  # though 0.06 is three times 0.02
+
+
+def test_called_findings_come_first():
     thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Mass": 0.1, "Hernia": None}
     order = drawing._ranked(reading(), thresholds)
     assert order[:2] == ["Mass", "Effusion"]

@@ -20,8 +20,8 @@ from chestxray.model.network import Classifier
 from chestxray.model.randomization import randomized
 from chestxray.reading import explain_pairs
 from chestxray.reading.phantom_pairs import PairExplanation
-from chestxray.reporting import page
 from chestxray.sources.phantom import pairs
+from fake_run import page_of
 from test_cli import chestxray as command
 
 
@@ -158,10 +158,10 @@ def test_the_page_of_a_run_shows_its_pairs(
     run: Path, explained: PairExplanation, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
-    assert "Do the heatmaps follow the cause?" not in page.build(folder)
+    assert "Do the heatmaps follow the cause?" not in page_of(folder)
     for path in (explained.path, explained.picture):
         shutil.copy(path, folder)
-    html = page.build(folder)
+    html = page_of(folder)
     section = html[html.index('<section id="causal">') :]
     section = re.sub(r"data:image/\S+", "", section[: section.index("</section>")])
     assert section.count("<table") == 3

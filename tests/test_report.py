@@ -33,7 +33,7 @@ from chestxray.reporting import (
 from chestxray.reporting.run_files import RunFiles
 from chestxray.reporting.svg import VARIABLES
 from chestxray.sources.nih import FINDINGS
-from fake_run import CARD, truth, write_run, write_training
+from fake_run import CARD, page_of, truth, write_run, write_training
 
 CHROMIUM = shutil.which("chromium")
 PREFIX = "data:image/webp;base64,"
@@ -54,7 +54,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(full: Path) -> str:
-    return page.build(full)
+    return page_of(full)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_an_evaluation_without_validation_says_so(full: Path, tmp_path: Path) ->
         for entry in metrics["findings"].values():
             entry |= {"threshold": nothing, "confusion": None, "operating_points": {}}
 
-    html = page.build(changed(full, tmp_path / "run", "evaluation/metrics.json", forget))
+    html = page_of(changed(full, tmp_path / "run", "evaluation/metrics.json", forget))
     elements(html)
     assert f"F1, threshold): {reason}" in html
     assert "thresholds are\n    never chosen on the evaluated images" in html
@@ -209,7 +209,7 @@ def test_few_positives_are_stated_where_the_mean_is(full: Path, tmp_path: Path, 
     def thin(metrics: dict[str, Any]) -> None:
         metrics["findings"]["Mass"]["positives"] = 9
 
-    few = page.build(changed(full, tmp_path / "run", "evaluation/metrics.json", thin))
+    few = page_of(changed(full, tmp_path / "run", "evaluation/metrics.json", thin))
     assert "<b>Few positives:</b> Mass has" in few
     assert "including 1 with few positives" in few
     assert "<b>Mass.</b> There are fewer than 10 positives" in few
@@ -287,7 +287,7 @@ def test_published_results_are_matched_only_where_they_are_comparable(
             row |= {"comparable": row["split"] == "official", "why": "own split"}
             row["verdict"] = "above" if row["comparable"] else "not comparable"
 
-    html = page.build(changed(full, tmp_path / "run", "evaluation/benchmarks.json", compare))
+    html = page_of(changed(full, tmp_path / "run", "evaluation/benchmarks.json", compare))
     assert '<td class="word verdict above">above</td>' in html
     above = html.split("Mean AUROC above published results on the same split: ")[1].split("</li>")[
         0
@@ -449,14 +449,14 @@ def test_a_page_of_many_overlays_stays_small(full: Path, tmp_path: Path, html: s
     noise = np.random.default_rng(1).normal(0, 3, (445, 920))
     grain = np.clip(np.asarray(radiograph) + noise, 0, 255).astype(np.uint8)
     Image.fromarray(grain).save(run / "explanations" / "Mass_true_call.png")
-    assert len(page.build(run)) + len(html) < 3_000_000  # the figures are in the other page
+    assert len(page_of(run)) + len(html) < 3_000_000  # the figures are in the other page
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_training_section_says_how_the_epoch_was_chosen_and_images_drawn(tmp_path) -> None:
     run = tmp_path / "run"
     write_training(run, truth(source="NIH ChestX-ray14"))
-    html = page.build(run)
+    html = page_of(run)
     assert "which has the lowest validation loss" in html
     assert "an epoch draws 600 times and shows 46.9" in html
     assert "is drawn 4 times" in html
@@ -465,13 +465,13 @@ def test_the_training_section_says_how_the_epoch_was_chosen_and_images_drawn(tmp
     summary["monitor"] = "auroc"
     summary["sampling"]["name"] = "natural"
     (run / "run.json").write_text(json.dumps(summary), encoding="utf-8")
-    html = page.build(run)
+    html = page_of(run)
     assert "which has the highest mean AUROC on validation" in html
     assert "Balanced sampling" not in html
     for key in ("monitor", "sampling"):  # a run of an earlier version
         del summary[key]
     (run / "run.json").write_text(json.dumps(summary), encoding="utf-8")
-    assert "which has the lowest validation loss" in page.build(run)
+    assert "which has the lowest validation loss" in page_of(run)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -479,7 +479,7 @@ def test_what_does_not_exist_yet_is_named_with_its_command(tmp_path: Path) -> No
     write_training(tmp_path / "run", truth(source="NIH ChestX-ray14"))
     (tmp_path / "run" / "history.csv").unlink()
     (tmp_path / "run" / "recipe.yaml").unlink()
-    html = page.build(tmp_path / "run")
+    html = page_of(tmp_path / "run")
     elements(html)
     assert html.count("Not available yet") == 11
     for verb in ("train", "evaluate", "explain"):
@@ -531,7 +531,7 @@ def test_a_file_that_is_not_what_it_should_be_is_an_artifact_error(
     shutil.copytree(full, tmp_path / "run")
     (tmp_path / "run" / file).write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactError):
-        page.build(tmp_path / "run")
+        page_of(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -542,7 +542,7 @@ def test_an_evaluation_without_intervals_is_refused_with_the_command(
         full, tmp_path / "run", "evaluation/metrics.json", lambda metrics: metrics.pop("intervals")
     )
     with pytest.raises(ArtifactError, match="no intervals: run `chestxray evaluate` again"):
-        page.build(run)
+        page_of(run)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -550,7 +550,7 @@ def test_a_missing_overlay_is_an_artifact_error(full: Path, tmp_path: Path) -> N
     shutil.copytree(full, tmp_path / "run")
     (tmp_path / "run" / "explanations" / "Edema_missed.png").unlink()
     with pytest.raises(ArtifactError, match="chestxray explain"):
-        page.build(tmp_path / "run")
+        page_of(tmp_path / "run")
 
 
 @pytest.mark.parametrize("way", ["absolute", "parent", "link"])
@@ -566,7 +566,7 @@ def test_an_image_outside_the_run_is_never_embedded(full: Path, tmp_path: Path, 
     run = changed(full, tmp_path / "run", "explanations/explanations.json", lead_out)
     (run / "explanations" / "link.png").symlink_to(private)
     with pytest.raises(ArtifactError, match=r"not a file in that folder: run `chestxray explain`"):
-        page.build(run)
+        page_of(run)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -576,7 +576,7 @@ def test_overlays_of_another_model_are_marked(full: Path, tmp_path: Path, html: 
     path = tmp_path / "run" / "explanations" / "explanations.json"
     listed = json.loads(path.read_text(encoding="utf-8")) | {"model": "other-1"}
     path.write_text(json.dumps(listed), encoding="utf-8")
-    assert "made with another model, other-1" in page.build(tmp_path / "run")
+    assert "made with another model, other-1" in page_of(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -595,7 +595,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_any_findings_have_every_section_and_figure(hospital: dict[int, Path], count: int) -> None:
-    html = page.build(hospital[count])
+    html = page_of(hospital[count])
     elements(html)
     names = json.loads((hospital[count] / "run.json").read_text(encoding="utf-8"))["findings"]
     assert len(names) == count
@@ -614,7 +614,7 @@ def test_any_findings_have_every_section_and_figure(hospital: dict[int, Path], c
 def test_text_follows_the_number_and_the_source_of_the_findings(
     hospital: dict[int, Path], html: str
 ) -> None:
-    pages = {count: page.build(run) for count, run in hospital.items()}
+    pages = {count: page_of(run) for count, run in hospital.items()}
     for count, run in hospital.items():  # sentences of the evaluation are not the report's
         subgroups, comparison = (
             json.loads((run / "evaluation" / name).read_text(encoding="utf-8"))
@@ -689,10 +689,10 @@ def test_findings_left_out_are_listed_with_the_reason(
         metrics["left_out"] = {"rib_lesion": "it is not predicted"}
 
     run = changed(hospital[5], tmp_path / "run", "evaluation/metrics.json", leave_out)
-    html = page.build(run)
+    html = page_of(run)
     assert '<th scope="row">Rib lesion</th><td class="word wrap">it is not predicted</td>' in html
     assert "<b>Rib lesion.</b>" in html
-    assert "were not evaluated" not in page.build(hospital[5])
+    assert "were not evaluated" not in page_of(hospital[5])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -705,23 +705,23 @@ def test_a_metric_unknown_to_the_report_is_shown(hospital: dict[int, Path], tmp_
                 point["lift"] = {"value": 4.321, "low": 4.1, "high": 4.5}
 
     run = changed(hospital[5], tmp_path / "run", "evaluation/metrics.json", add)
-    html = page.build(run)
+    html = page_of(run)
     further = html.split("<summary>Further metrics</summary>")[1].split("</details>")[0]
     assert '<th scope="col">Rank loss</th>' in further
     assert further.count("0.123 ") == 6  # five findings and the mean
     assert html.count('<th scope="col">Lift</th>') == 6  # one per operating point
-    assert "Further metrics" not in page.build(hospital[5])
+    assert "Further metrics" not in page_of(hospital[5])
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_text_from_files_cannot_become_markup(full: Path, tmp_path: Path) -> None:
     shutil.copytree(full, tmp_path / "run")
     (tmp_path / "run" / "recipe.yaml").write_text("<script>alert(1)</script>", encoding="utf-8")
-    assert "<script" not in page.build(tmp_path / "run")
+    assert "<script" not in page_of(tmp_path / "run")
 
 
 def test_the_same_run_gives_the_same_page(full: Path, html: str) -> None:
-    assert page.build(full) == html
+    assert page_of(full) == html
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -732,7 +732,7 @@ def test_nothing_extends_beyond_the_window(
 ) -> None:
     from playwright.sync_api import sync_playwright
 
-    text = html if count == 14 else page.build(hospital[40])  # figures of 40 are like those of 14
+    text = html if count == 14 else page_of(hospital[40])  # figures of 40 are like those of 14
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,8 +23,11 @@ import chestxray
 from chestxray.dataset import pixels
 from chestxray.dataset.pixels import placement
 from chestxray.errors import ImageError, Notice, RefusedError
+from chestxray.model.model_card import Recalibration
 from chestxray.reading.overlay import blend
+from chestxray.reading.reader import Reader
 from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.responses import model_card_result
 from chestxray.serving.web import create_app, example_png
 from chestxray.sources.nih import FINDINGS
 from dicom_files import dicom
@@ -135,7 +139,23 @@ def test_the_model_card_has_the_model_and_its_training_data(client, reader):
     assert {row["finding"] for row in card["findings"] if not row["calibrated"]} == set(
         reader.bundle.card.calibration.unfitted
     )
+    source = reader.bundle.card.trained_on.source
+    for row in card["findings"]:
+        assert row["calibrated_on"] == (source if row["calibrated"] else None)
     assert "not a medical device" in card["notice"]
+
+
+def test_a_finding_names_the_site_that_it_was_calibrated_for(reader):
+    card = reader.bundle.card
+    fitted = card.calibration.model_copy(update={"unfitted": {}})
+    site = fitted.model_copy(update={"unfitted": {"Hernia": "one class only"}})
+    of = Recalibration(source="our hospital", images=90, patients=60, of=reader.bundle.identity)
+    calibration = fitted.followed_by(site)
+    moved = card.model_copy(update={"calibration": calibration, "recalibrated_on": of})
+    found = model_card_result(Reader(replace(reader.bundle, card=moved), reader.engine)).findings
+    sources = {row.finding: row.calibrated_on for row in found}
+    assert sources.pop("Hernia") == card.trained_on.source
+    assert set(sources.values()) == {"our hospital"}
 
 
 def test_every_example_can_be_read(client):

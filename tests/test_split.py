@@ -260,7 +260,9 @@ def test_a_list_that_breaks_a_rule_is_refused(tmp_path, text, reason):
 
 
 def test_a_list_that_is_not_there_is_refused_with_the_choices(tmp_path):
-    with pytest.raises(SourceError, match=r"does not exist: --split takes official, patient, a"):
+    with pytest.raises(
+        SourceError, match=r"does not exist: --split takes auto, official, patient, a"
+    ):
         splits.from_file(ROWS, tmp_path / "offical")
 
 

@@ -199,7 +199,13 @@ def changed(body: dict, script: str) -> dict:
     """An answer in which a finding's name and all other text is a script."""
     body = json.loads(json.dumps(body).replace("Pacemaker", json.dumps(script)[1:-1]))
     for entry in (body, *body["findings"]):
-        for key in entry.keys() & {"label", "description", "uncalibrated", "identity"}:
+        for key in entry.keys() & {
+            "label",
+            "description",
+            "uncalibrated",
+            "calibrated_on",
+            "identity",
+        }:
             entry[key] = script
     body["warnings"] = [{"code": "x", "sentence": script, "values": {}, "refuses": False}]
     if "trained_on" in body:

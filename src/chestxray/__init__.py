@@ -12,7 +12,7 @@
     reading = reader.read("radiograph.dcm")      # DICOM, PNG, JPEG, or a grey NumPy array
     reading.probabilities["Effusion"]            # calibrated, in [0, 1]
     reading.heatmaps["Effusion"]                 # float32 [h, w], one scale per finding
-    reading.calls["Effusion"]                    # whether it reaches the threshold of validation
+    reading.calls["Effusion"]                    # True, False, or None: not assessed
     reading.warnings                             # why not to trust it, if there is a reason
     reading.overlay("Effusion")                  # RGB [S, S, 3]; see also `to_dict()`
     reading.not_localised                        # finding → why its heatmap points to no place
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         Results,
         compare,
         evaluate,
+        plan,
     )
     from chestxray.findings import Findings, vocabulary
     from chestxray.model import calibrate
@@ -76,7 +77,7 @@ _ROOMS: Final = {
         "RecipeError", "RefusedError", "SourceError", "TrainingError", "WorkerError",
     ),
     "evaluation": (
-        "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate",
+        "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate", "plan",
     ),
     "findings": ("Findings", "vocabulary"),
     "model": ("calibrate",),
@@ -93,8 +94,8 @@ __all__ = [
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run", "Source",
     "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "calibrate",
-    "compare", "crossval", "evaluate", "explain", "load", "predict", "prepare", "report", "serve",
-    "synth", "train", "verify", "vocabulary",
+    "compare", "crossval", "evaluate", "explain", "load", "plan", "predict", "prepare", "report",
+    "serve", "synth", "train", "verify", "vocabulary",
 ]  # fmt: skip
 
 

@@ -31,8 +31,8 @@ def crossval(
     """Train and test a recipe on every fold of a dataset, with several seeds.
 
     Each patient is tested once per seed, by a model that was trained on other patients. The split
-    of the dataset is not used. Intervals hold patients and seeds. The same command resumes after an
-    interruption, and keeps finished runs where --seeds grows.
+    of the dataset is not used. Intervals account for the sampling of patients and of seeds. The
+    same command resumes after an interruption, and keeps finished runs where --seeds grows.
     """
     from chestxray.training import crossval as validate
 

@@ -72,7 +72,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
     "Models": (train, crossval, calibrate, export, recipe),
-    "Figures": (predict, evaluate, compare, plan, explain, report),
+    "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
 for panel, verbs in _PANELS.items():
@@ -86,7 +86,7 @@ _INTERRUPTED: Final = 130
 _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
 _AFTER_CTRL_C: Final = {
-    **dict.fromkeys(("download", "prepare", "predict", "run", "demo"), _RESUMES),
+    **dict.fromkeys(("download", "prepare", "crossval", "predict", "run", "demo"), _RESUMES),
     "train": f"{_SAME_AGAIN} with --resume to resume",
     "serve": "stopped",
 }

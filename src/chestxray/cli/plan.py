@@ -58,6 +58,6 @@ def plan(
     typer.echo(size.sentence)
     if size.design_effect > 1:
         typer.echo(
-            f"Design effect {size.design_effect:.2f}: so many images of one patient tell as much "
-            f"as one image of another."
+            f"Design effect {size.design_effect:.2f}: the study needs so many times the images "
+            f"that it would need with one image per patient."
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +15,8 @@ from chestxray.cli.options import (
     Inputs,
     OperatingPointName,
 )
+
+_SHOWN: Final = 10  # images that are named because they were not read
 
 
 def predict(
@@ -37,8 +40,8 @@ def predict(
 
     The table has one row per image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
     `status` (ok, refused, error), `reason` (why, and warnings), `called` (findings whose
-    probability reaches the bundle's threshold, joined by |), `not_assessed` (findings that are
-    never called, since validation gave no threshold), `operating_point` and `model`.
+    probability reaches the bundle's threshold, joined by |), `not_assessed` (findings without
+    a threshold, which are never called), `operating_point` and `model`.
 
     An image that is refused or cannot be read keeps its row, with the reason. The gate does not
     refuse images of a prepared dataset, so no image is lost from the evaluation. Resumes an
@@ -60,7 +63,10 @@ def predict(
         f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
         f"{len(run.failed)} unreadable"
     )
-    for name, reason in (run.refused | run.failed).items():
+    unread = run.refused | run.failed
+    for name, reason in islice(unread.items(), _SHOWN):
         typer.echo(f"  {name}: {reason}")
+    if len(unread) > _SHOWN:
+        typer.echo(f"  and {len(unread) - _SHOWN} more: see the column reason of {out}")
     if not run.read:
         raise typer.Exit(1)

@@ -219,8 +219,8 @@ def in_dataset(rows: pd.DataFrame, folder: Path) -> pd.Series:
     index = folder / INDEX
     if not index.is_file():
         raise SourceError(
-            f"{folder} is not a prepared dataset (it has no {INDEX}): --split takes official, "
-            f"patient, a dataset or a CSV file"
+            f"{folder} is not a prepared dataset (it has no {INDEX}): --split takes auto, "
+            f"official, patient, a dataset or a CSV file"
         )
     kept = pd.read_parquet(index, columns=["image", "source", "patient", "split"])
     part = pd.Series(pd.NA, index=rows.index, dtype=object)
@@ -260,7 +260,7 @@ def one_sided(index: pd.DataFrame, findings: Findings) -> list[Problem]:
         "one-sided-finding",
         lacking,
         "a finding has only positives or only negatives among the known labels of val or test: "
-        "without both, val gives no threshold and test no AUROC",
+        "without both, the finding is not assessed (val) or has no AUROC (test)",
         loses=False,
     )
 
@@ -360,7 +360,7 @@ def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError as error:
         raise SourceError(
-            f"{path} does not exist: --split takes official, patient, a dataset or a CSV file"
+            f"{path} does not exist: --split takes auto, official, patient, a dataset or a CSV file"
         ) from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise SourceError(f"{path} is not a CSV table: {error}") from error

@@ -230,7 +230,9 @@ class Draws:
             return "only 1 patient: the variation between patients is unknown"
         undefined = float(np.isnan(drawn).mean())
         if undefined > _MOST_UNDEFINED:
-            return f"not defined in {undefined:.0%} of the resamples: too few patients"
+            return (
+                f"no interval: {undefined:.0%} of the resamples have no value, for lack of patients"
+            )
         if np.nanmin(drawn) == np.nanmax(drawn):
             return "all resamples give the same value: its error is unknown"
         return ""

@@ -21,7 +21,7 @@ What it holds: the mean performance of models trained by this recipe on training
 from these patients. It does not hold another draw of the training patients; no unbiased estimate of
 that exists from one cross-validation (Bengio and Grandvalet 2004, JMLR 5:1089), and intervals like
 this one can be too narrow where a model learns much from few patients (Bates 2023,
-doi:10.1080/01621459.2023.2197686). With one seed the interval holds patients alone.
+doi:10.1080/01621459.2023.2197686). With one seed the interval accounts for patients alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _METHOD: Final = (
     "bootstrap by patient with the variance between seeds within folds (Student's t) by MOVER "
     "(Zou and Donner 2008). It does not hold another draw of the training patients."
 )
-_ONE_SEED: Final = " With one seed it holds patients alone: give more seeds."
+_ONE_SEED: Final = " With one seed it accounts for patients alone: give more seeds."
 
 
 class CrossRun(Model):

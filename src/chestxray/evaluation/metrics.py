@@ -264,7 +264,7 @@ for _metric in (
         name="partial_auroc",
         label="Partial AUROC",
         meaning="Area under the ROC curve up to a false positive rate of 10 %, rescaled so that "
-        "0.5 is guessing and 1 is perfect (McClish 1989).",
+        "0.5 is guessing, 1 is perfect, and the lowest value is 0.474 (McClish 1989).",
         scores=_partial_auroc,
         two_sided=True,
     ),

@@ -47,7 +47,7 @@ class SampleSize(Model):
         width: of the expected interval of the AUROC, or of the difference.
         low, high: the expected interval.
         detectable: for a difference, the smallest true one that is found with a power of 80 %.
-        design_effect: how many images of a patient count as one image of another patient.
+        design_effect: factor on the number of images, since those of a patient are correlated.
         sentence: the same in words.
     """
 

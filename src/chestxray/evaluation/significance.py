@@ -129,7 +129,7 @@ def _untested(drawn: Values, error: float | None) -> str:
         return "no resamples were requested"
     undefined = float(np.isnan(drawn).mean())
     if undefined > _MOST_UNDEFINED:
-        return f"not defined in {undefined:.0%} of the resamples: too few patients"
+        return f"no interval: {undefined:.0%} of the resamples have no value, for lack of patients"
     return "all resamples give the same value: its error is unknown" if error is None else ""
 
 

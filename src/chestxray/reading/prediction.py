@@ -10,7 +10,7 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
 |                 | `warning: code: sentence`, also beside probabilities                         |
 | `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
-| `not_assessed`  | findings that are never called, since validation gave no threshold; likewise |
+| `not_assessed`  | findings without a threshold, which are never called; likewise               |
 | `operating_point` | name of the rule that chose the thresholds                                 |
 | `model`         | identity of the weights                                                      |
 """

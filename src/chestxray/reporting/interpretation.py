@@ -72,9 +72,30 @@ def _findings(files: RunFiles) -> list[str]:
 
 
 def _baselines(files: RunFiles) -> list[str]:
-    """Say of each baseline that has figures whether the model ranks better."""
+    """Say of each baseline with figures whether the model ranks better, and for which findings."""
     entries = files.baselines["of"] if files.baselines else {}
-    return [entry["sentence"] for entry in entries.values() if entry["mean"]]
+    return [
+        f"{entry['sentence']} {_by_finding(entry)}".strip()
+        for entry in entries.values()
+        if entry["mean"]
+    ]
+
+
+def _by_finding(baseline: Json) -> str:
+    """Count the findings for which the interval of the difference excludes 0, and name the worse.
+
+    Empty where there is one finding, which the mean says already.
+    """
+    gaps = {
+        finding: figure["auroc"]["difference"] for finding, figure in baseline["findings"].items()
+    }
+    known = {name: gap for name, gap in gaps.items() if gap["low"] is not None}
+    if len(known) < 2:
+        return ""
+    better = [name for name, gap in known.items() if gap["low"] > 0]
+    worse = {name: gap for name, gap in known.items() if gap["high"] < 0}
+    sentence = f"By finding it is better for {len(better)} of {len(known)}."
+    return f"{sentence} It is worse for {_with_values(worse, len(gaps))}." if worse else sentence
 
 
 def _with_values(values: dict[str, Json], whole: int) -> str:
@@ -90,21 +111,43 @@ def _with_values(values: dict[str, Json], whole: int) -> str:
 
 
 def _calibration(files: RunFiles) -> list[str]:
+    """Say for which findings the probabilities are off, and in which direction."""
     if files.reliability is None:
         return []
-    known, off = 0, {}
-    for finding in (f for f in files.findings if f not in files.few):
-        entry = files.reliability[finding]
-        used = entry["recalibrated"] or entry["as_given"]
-        if used is not None and used["slope"]["low"] is not None:
-            known += 1
-            if not used["slope"]["low"] <= 1 <= used["slope"]["high"]:
-                off[finding] = used["slope"]
-    if off:
-        return [f"Calibration slope different from 1: {_with_values(off, len(files.findings))}."]
-    if not known:
+    figures = {
+        finding: entry["recalibrated"] or entry["as_given"]
+        for finding, entry in files.reliability.items()
+        if finding in files.findings and finding not in files.few
+    }
+    slopes = _known(figures, "slope")
+    if not slopes:
         return []
-    return [f"The calibration slope is not distinguishable from 1 for {counted(known, 'finding')}."]
+    sides = {
+        "too extreme (slope below 1)": [f for f, of in slopes.items() if of["high"] < 1],
+        "not extreme enough (slope above 1)": [f for f, of in slopes.items() if of["low"] > 1],
+    }
+    intercepts = _known(figures, "intercept")
+    sides |= {
+        "too high on average": [f for f, of in intercepts.items() if of["high"] < 0],
+        "too low on average": [f for f, of in intercepts.items() if of["low"] > 0],
+    }
+    whole = len(files.findings)
+    found = [f"{side}: {listed_of(which, whole)}" for side, which in sides.items() if which]
+    if found:
+        return [f"Probabilities on these images are {'; '.join(found)}."]
+    return [
+        f"Calibration slope and intercept are not distinguishable from 1 and 0 for "
+        f"{counted(len(slopes), 'finding')}."
+    ]
+
+
+def _known(figures: dict[str, Json], name: str) -> dict[str, Json]:
+    """Give a figure of each finding that has an interval."""
+    return {
+        finding: of[name]
+        for finding, of in figures.items()
+        if of is not None and of[name]["low"] is not None
+    }
 
 
 def _pointing(files: RunFiles) -> list[str]:
@@ -118,9 +161,47 @@ def _pointing(files: RunFiles) -> list[str]:
     more = "inside the marked region more often than"
     if not better:
         return [f"For no finding is the heatmap peak shown to be {more} {baselines}."]
-    which = _with_values({f: entries[f]["hit"] for f in better}, len(files.findings))
+    which = "; ".join(f"{label(f)} ({with_interval(entries[f]['hit'])})" for f in better)
     by = "each by the interval of the difference on the same images"
     return [f"The heatmap peak is {more} {baselines}, {by}: {which}."]
+
+
+def _misses(files: RunFiles) -> list[Limit]:
+    """Name the findings whose heatmap peaks are not shown to hit, and those below a baseline."""
+    entries = (files.localization or {}).get("findings", {})
+    compared = {f: entries[f]["above"] for f in files.marked if entries[f].get("above")}
+    others = [f for f, above in compared.items() if not _beats_baselines(above)]
+    if not others:
+        return []
+    whole = len(files.findings)
+    below = [
+        f
+        for f in others
+        if any(of["high"] is not None and of["high"] < 0 for of in compared[f].values())
+    ]
+    sentence = (
+        f"The heatmap peak is not shown to hit the marked region more often than a random point, "
+        f"the image centre and the mean box: {listed_of(others, whole)}."
+    )
+    if below:
+        sentence += f" It hits less often than one of them: {listed_of(below, whole)}."
+    return [Limit("Place of the evidence", sentence)]
+
+
+def _chance_calls(files: RunFiles) -> list[Limit]:
+    """Name the findings whose calls are not shown to agree with the labels beyond chance."""
+    entries = files.metrics["findings"] if files.metrics else {}
+    measured = {
+        f: of["mcc"] for f, of in entries.items() if of.get("mcc", {}).get("low") is not None
+    }
+    alike = [finding for finding, mcc in measured.items() if mcc["low"] <= 0]
+    if not alike:
+        return []
+    sentence = (
+        "At the default operating point calls and labels do not agree beyond chance (95 % interval "
+        "of the Matthews correlation)."
+    )
+    return [Limit(f"Calls of {listed_of(alike, len(files.findings))}", sentence)]
 
 
 def _beats_baselines(above: Json) -> bool:
@@ -199,7 +280,14 @@ _ALWAYS: Final = (
 
 def unsupported(files: RunFiles) -> list[Limit]:
     """Give what the results do not support, the most specific first."""
-    return [*_untested(files), *_data(files), _split(files), *_ALWAYS]
+    return [
+        *_untested(files),
+        *_chance_calls(files),
+        *_misses(files),
+        *_data(files),
+        _split(files),
+        *_ALWAYS,
+    ]
 
 
 def _untested(files: RunFiles) -> list[Limit]:

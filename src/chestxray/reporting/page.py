@@ -66,12 +66,12 @@ PROBABILITIES: Final = (
 )  # fmt: skip
 CALLS: Final = ("recall", "specificity", "precision", "npv", "f1", "mcc", "accuracy", "alert_rate")
 _POINTS: Final = {
-    "joint": "Largest share of finding-free radiographs with any call",
+    "joint": "At most this share of finding-free validation radiographs with any call",
     "youden": "Maximum of Youden’s J",
     "f1": "Maximum of F1",
-    "sensitivity": "Required sensitivity",
-    "precision": "Required precision",
-    "alert_rate": "Largest alert rate",
+    "sensitivity": "Sensitivity aimed at in validation",
+    "precision": "Precision aimed at in validation",
+    "alert_rate": "Alert rate in validation at most",
 }
 KINDS: Final = {
     "true call": "True positive",
@@ -109,12 +109,6 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     figure_set.write(sets, figures_folder(page))
     write_text(page, text)
     return page
-
-
-def build(folder: Path) -> str:
-    """Give the page of a run or of an evaluation as HTML; see `report`."""
-    files = RunFiles.read(folder)
-    return _page(files, _figure_sets(files))
 
 
 def _figure_sets(files: RunFiles) -> dict[str, FigureSet]:

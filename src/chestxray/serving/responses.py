@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from chestxray.dataset import pixels
 from chestxray.findings import label, term
 from chestxray.model.heatmaps import TYPICAL_PEAK
-from chestxray.model.model_card import TrainedOn
+from chestxray.model.model_card import ModelCard, TrainedOn
 from chestxray.reading.evidence import no_place
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
@@ -100,6 +100,10 @@ class FindingCard(BaseModel):
     not_assessed: str | None = Field(description="Why it is not assessed.")
     calibrated: bool
     uncalibrated: str | None = Field(description="Why it is not calibrated.")
+    calibrated_on: str | None = Field(
+        description="The data set whose labels the probabilities fit: that of training, or that of "
+        "the site for which the bundle was calibrated again. Null where it is not calibrated."
+    )
 
 
 class ModelCardResult(BaseModel):
@@ -180,7 +184,17 @@ def _finding_card(reader: Reader, finding: str) -> FindingCard:
         not_assessed=card.unavailable.get(finding),
         calibrated=finding not in card.calibration.uncalibrated,
         uncalibrated=card.calibration.uncalibrated.get(finding),
+        calibrated_on=_calibrated_on(card, finding),
     )
+
+
+def _calibrated_on(card: ModelCard, finding: str) -> str | None:
+    if finding in card.calibration.uncalibrated:
+        return None
+    latest, site = card.calibration, card.recalibrated_on
+    while latest.then is not None:
+        latest = latest.then
+    return card.trained_on.source if site is None or finding in latest.unfitted else site.source
 
 
 def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingResult:

@@ -19,8 +19,7 @@ export class FindingList {
     this.names = rows.map((row) => row.finding);
     if (!this.selected) this.finding = this.names[0];
     const about = new Map(card.findings.map((each) => [each.finding, each]));
-    const source = card.trained_on.source;
-    const items = rows.map((row, index) => this.row(row, index, about.get(row.finding), source));
+    const items = rows.map((row, index) => this.row(row, index, about.get(row.finding)));
     const assessed = rows.filter((row) => row.called !== null).length;
     if (assessed < rows.length) items.splice(assessed, 0, notAssessed(rows.length - assessed));
     this.group.replaceChildren(...items);
@@ -34,7 +33,7 @@ export class FindingList {
     this.onSelect(finding);
   }
 
-  row(row, index, about, source) {
+  row(row, index, about) {
     const item = document.createElement("div");
     item.className = "finding";
     item.dataset.finding = row.finding;
@@ -58,7 +57,7 @@ export class FindingList {
     part("meaning").id = `meaning-${index}`; // a name can have spaces, which separate ids
     button.setAttribute("aria-describedby", part("meaning").id);
     button.addEventListener("click", () => this.select(row.finding));
-    for (const text of [about?.description, meaning(row, about, source)]) {
+    for (const text of [about?.description, meaning(row, about)]) {
       if (!text) continue; // a name outside the vocabulary has no description
       const paragraph = document.createElement("p");
       paragraph.className = text === about?.description ? "description" : "";

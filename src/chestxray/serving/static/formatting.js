@@ -37,14 +37,13 @@ export function verdict(row) {
 
 // Explains what a probability means and why the finding is called or not.
 //   about: the finding's entry in the model card.
-//   source: the name of the training data.
-export function meaning(row, about, source) {
+export function meaning(row, about) {
   let number = "This is a score, not a probability";
   if (!row.calibrated) {
     number += about?.uncalibrated ? ` (${about.uncalibrated}).` : ".";
   } else {
     number =
-      `Among radiographs like those in the training data (${source}), ` +
+      `Among radiographs like those that the model was calibrated on (${about?.calibrated_on}), ` +
       `${share(row.probability)} with this score have this label.`;
   }
   if (row.threshold === null) {

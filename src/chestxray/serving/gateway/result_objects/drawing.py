@@ -1,9 +1,9 @@
 """Draws text, boxes and images, and the table of findings, on the picture of a reading.
 
 Text is drawn by Pillow in DejaVu Sans, the font that matplotlib ships, so a picture looks the same
-on every machine. The table lists findings by probability relative to their threshold, so the called
-ones come first; those that are not assessed come last, in words. Where not all fit, it says how
-many are missing.
+on every machine. The table lists findings by the distance of their probability above their
+threshold in log-odds, as the viewer does, so the called ones come first; those that are not
+assessed come last, in words. Where not all fit, it says how many are missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
 from chestxray.serving.gateway.result_objects.instance import Model
@@ -248,7 +249,9 @@ def _ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
 
     def relevance(finding: str) -> tuple[bool, float]:
         threshold, probability = thresholds[finding], reading.probabilities[finding]
-        return threshold is not None, probability / max(threshold or 1.0, 1e-12)
+        if threshold is None:
+            return False, probability
+        return True, float(log_odds(probability) - log_odds(threshold))
 
     return sorted(reading.probabilities, key=relevance, reverse=True)
 

@@ -62,7 +62,7 @@ class Model:
         name: identity of backbone and weights.
         weights: SHA-256 of the weights, hexadecimal.
         trained_by: package version that trained it.
-        data: description of its training data.
+        data: description of its training data, and of the site that it was calibrated for.
         operating_point: the rule that chose the thresholds.
     """
 
@@ -119,8 +119,9 @@ class Model:
 
 
 def _data(card: ModelCard) -> str:
-    trained = card.trained_on
-    return f"{trained.source}, {trained.train_images} images of {trained.train_patients} patients"
+    trained, site = card.trained_on, card.recalibrated_on
+    data = f"{trained.source}, {trained.train_images} images of {trained.train_patients} patients"
+    return data if site is None else f"{data}; calibrated for {site.source}"
 
 
 CHARACTERS: Final = "ISO_IR 192"
