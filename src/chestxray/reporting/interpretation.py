@@ -135,10 +135,8 @@ def _calibration(files: RunFiles) -> list[str]:
     found = [f"{side}: {listed_of(which, whole)}" for side, which in sides.items() if which]
     if found:
         return [f"Probabilities on these images are {'; '.join(found)}."]
-    return [
-        f"Calibration slope and intercept are not distinguishable from 1 and 0 for "
-        f"{counted(len(slopes), 'finding')}."
-    ]
+    alike = "Calibration slope and intercept are not distinguishable from 1 and 0"
+    return [f"{alike} for {counted(len(slopes), 'finding')}."]
 
 
 def _known(figures: dict[str, Json], name: str) -> dict[str, Json]:
