@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from chestxray.evaluation import predictions
+from chestxray.evaluation.bundle_thresholds import model_identity
 from chestxray.evaluation.causal import PairedAnswers, causal_effects
 from chestxray.evaluation.comparison import compare
 from chestxray.evaluation.evaluation import evaluate
@@ -29,6 +30,11 @@ from chestxray.sources.nih import FINDINGS
 
 SIZES = {"train": 600, "val": 300, "test": 400}
 RESAMPLES = 40
+CARD = {
+    "backbone": "densenet121",
+    "weights_sha256": "3c1f0a9b77e4" + "0" * 52,
+    "pixel_rule": "luminance",
+}
 SHIFT = 1.5  # of the logit of a positive: AUROC = Φ(1.5 / √2) = 0.856
 
 
@@ -157,12 +163,7 @@ def write_training(folder: Path, labels: Labels) -> None:
     (folder / "dataset.json").write_text(json.dumps({"sources": [record]}), encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: quick\nsize: 64\n", encoding="utf-8")
     (folder / "bundle").mkdir()
-    card = {
-        "backbone": "densenet121",
-        "weights_sha256": "3c1f0a9b77e4" + "0" * 52,
-        "pixel_rule": "luminance",
-    }
-    (folder / "bundle" / "bundle.json").write_text(json.dumps(card), encoding="utf-8")
+    (folder / "bundle" / "bundle.json").write_text(json.dumps(CARD), encoding="utf-8")
     history = [
         {
             "epoch": epoch,
@@ -198,7 +199,7 @@ def _write_explanations(folder: Path, labels: Labels) -> None:
         Image.new("L", (16, 8), 90).save(folder / file)
         entry = {"image": "00000451_000.png", "finding": finding, "kind": kind, "file": file}
         shown.append(entry | {"probability": 0.81, "threshold": 0.2, "label": 1})
-    listed = {"model": "densenet121-3c1f0a9b77e4", "shown": shown}
+    listed = {"model": model_identity(CARD), "shown": shown}
     (folder / "explanations.json").write_text(json.dumps(listed), encoding="utf-8")
 
 
@@ -217,7 +218,7 @@ def write_causal(folder: Path, findings: Sequence[str]) -> None:
     effects = causal_effects(answers, {"head": [answers]}, resamples=20)
     Image.new("RGB", (40, 30), "navy").save(folder / "causal.png")
     about = {
-        "model": "densenet121-3c1f0a9b77e4",
+        "model": model_identity(CARD),
         "trained_on": "planted radiographs",
         "synthetic": False,
         "pairs": {"patients": 2, "pixels": 12, "seed": 1},

@@ -74,6 +74,14 @@ def of(labels: Labels, table: pd.DataFrame | None = None, resamples: int = 100) 
     return evaluate(given, labels, resamples=resamples)
 
 
+def noisy(labels: Labels, seed: int) -> pd.DataFrame:
+    """Predictions of a model that ranks Mass about as well as the view does, and Nodule not."""
+    table, rng = predicted(labels, "test"), RNG(seed)
+    y = labels.rows.loc[table[predictions.IMAGE], "Mass"].to_numpy()
+    logit = rng.normal(0.8 * y)
+    return table.assign(prob_Mass=1 / (1 + np.exp(-logit)), prob_Nodule=rng.random(len(y)))
+
+
 def test_demographics_find_labels_that_depend_on_the_view_alone() -> None:
     found = of(labels_by_view()).baselines.of["demographics"]
     assert set(found.inputs) == {"view", "sex", "age"}
@@ -321,12 +329,32 @@ def mean_of(difference: Interval, p: float | None) -> BaselineMean:
         (0.01, 0.05, 0.01, "The model ranks the images better than"),
         (-0.05, -0.01, 0.01, "The model ranks the images worse than"),
         (-0.01, 0.05, 0.3, "The model was not shown to rank the images better than the prev"),
-        (0.001, 0.05, 0.06, "The model was not shown to rank the images better than the prev"),
     ],
 )
-def test_a_verdict_needs_interval_and_p_value(low, high, p, verdict) -> None:
+def test_the_verdict_is_that_of_the_test(low, high, p, verdict) -> None:
     difference = Interval(value=(low + high) / 2, low=low, high=high)
     assert sentence("prevalence", mean_of(difference, p)).startswith(verdict)
+
+
+def test_the_interval_of_the_mean_excludes_0_exactly_where_p_is_below_5_percent() -> None:
+    near = 0
+    for seed in range(12):
+        labels = labels_by_view(seed=seed)
+        found = of(labels, noisy(labels, seed)).baselines.of["demographics"].mean["auroc"]
+        low, high = found.difference.low, found.difference.high
+        assert (low > 0 or high < 0) == (found.p < 0.05)
+        near += 0.005 < found.p < 0.3
+    assert near
+
+
+def test_a_mean_over_findings_of_too_few_patients_is_not_tested() -> None:
+    labels = labels_by_view()
+    test = labels.rows.index[labels.rows["split"] == "test"]
+    labels.rows.loc[test[4:], ["Mass", "Nodule"]] = 0.0
+    labels.rows.loc[test[:4], ["Mass", "Nodule"]] = 1.0
+    found = of(labels).baselines.of["demographics"]
+    assert found.mean["auroc"].p is None
+    assert "a test needs at least 5" in found.sentence
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from scipy import stats
 from scipy.stats._resampling import BootstrapResult
 
 from chestxray.evaluation import bootstrap as intervals
-from chestxray.evaluation.bootstrap import Draws, holm, p_value
+from chestxray.evaluation.bootstrap import Draws, holm
 from chestxray.evaluation.metrics import resampled, value
+from chestxray.evaluation.significance import Significance
 from chestxray.evaluation.weighted_counts import Column
 
 
@@ -246,7 +247,7 @@ def test_for_a_mean_it_is_the_t_test(patients: int) -> None:
     values = np.random.default_rng(patients).normal(size=patients) + 2 / patients**0.5
     draws = Draws.of(np.arange(patients), resamples=20_000)
     mean = draws.apply(lambda w: w @ values / w.sum(axis=1))
-    assert p_value(draws, mean, patients) == pytest.approx(
+    assert Significance.of(draws, mean, patients).p == pytest.approx(
         stats.ttest_1samp(values, 0).pvalue, rel=0.1
     )
 
@@ -254,5 +255,5 @@ def test_for_a_mean_it_is_the_t_test(patients: int) -> None:
 def test_what_has_no_spread_or_no_value_has_no_p() -> None:
     draws = Draws.of(np.arange(50), resamples=20)
     same = draws.apply(lambda w: np.full(len(w), 0.3))
-    assert p_value(draws, same, 50) is None
-    assert p_value(draws, same * np.nan, 50) is None
+    assert Significance.of(draws, same, 50).p is None
+    assert Significance.of(draws, same * np.nan, 50).p is None

@@ -11,7 +11,7 @@ import torch
 
 from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError, BundleError
-from chestxray.evaluation.bundle_thresholds import CARD
+from chestxray.evaluation.bundle_thresholds import CARD, model_identity
 from chestxray.model import bundle
 from chestxray.model.bundle import GATE, WEIGHTS
 from chestxray.model.torch_engine import batches
@@ -158,6 +158,44 @@ def test_half_matching_weights_are_refused(folder, fault):
         ({"heat_scales": {"Mass": 1.0}}, "in the same order"),
         ({"heat_references": {"Mass": 1.0}}, "in the same order"),
         ({"colour": "red"}, "colour"),
+        *(
+            (
+                {
+                    "operating_points": {"a": dict.fromkeys(FINDINGS, p)},
+                    "operating_point": "a",
+                    "thresholds": dict.fromkeys(FINDINGS, p),
+                },
+                r"thresholds\.Atelectasis",
+            )
+            for p in (-5.0, 1.5, float("nan"), float("inf"))
+        ),
+        ({"operating_points": {"a": dict.fromkeys(FINDINGS, -1e-9)}}, r"operating_points\.a"),
+        *(
+            ({"backbone": name}, "backbone")
+            for name in (
+                "hf-hub:a/b",
+                "hf_hub:a/b",
+                "timm/a",
+                "local-dir:/tmp/x",
+                "../a",
+                "",
+                "a\n",
+            )
+        ),
+        ({"size": 10**9}, "size"),
+        ({"mean": float("nan")}, "mean"),
+        ({"std": float("inf")}, "std"),
+        *(
+            ({"calibration": {"calibrators": dict.fromkeys(FINDINGS, calibrator)}}, "calibration")
+            for calibrator in (
+                {"family": "platt", "slope": 1e300},
+                {"family": "platt", "offset": float("inf")},
+                {"family": "platt", "slope": -1.0},
+                {"family": "beta", "a": 1.0, "b": 1.0, "c": -1e300},
+                {"family": "spline", "knots": [0.0], "slopes": [1.0, 1.0], "level": float("nan")},
+            )
+        ),
+        ({"calibration": {"link": {"gamma": 1e9}, "calibrators": {}}}, "gamma"),
         ({"heat_scales": dict.fromkeys(FINDINGS, 0)}, "heat_scales"),
         ({"heat_references": dict.fromkeys(FINDINGS, float("nan"))}, "heat_references"),
     ],
@@ -166,6 +204,46 @@ def test_a_card_that_does_not_match_is_refused(folder, changes, words):
     rewrite_card(folder, **changes)
     with pytest.raises(BundleError, match=words):
         bundle.load(folder)
+
+
+def test_a_calibration_nested_without_end_is_refused(folder):
+    text = (folder / CARD).read_text(encoding="utf-8").rstrip().removesuffix("}")
+    nested = '{"calibrators": {}, "then": ' * 50_000 + "null" + "}" * 50_000
+    (folder / CARD).write_text(f'{text}, "calibration": {nested}}}', encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"bundle\.json"):
+        bundle.load(folder)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.bin", "gate.safetensors", "code.py"])
+def test_a_file_that_is_no_part_of_the_bundle_is_refused(folder, name):
+    if name == GATE:
+        rewrite_card(folder, gate=None)
+    else:
+        (folder / name).write_bytes(b"")
+    (folder / ".DS_Store").write_bytes(b"")  # of a file manager
+    with pytest.raises(BundleError, match=f"{name}.*no part of this bundle"):
+        bundle.load(folder)
+
+
+@pytest.mark.parametrize("name", [CARD, WEIGHTS, GATE])
+def test_a_device_in_place_of_a_file_is_refused_at_once(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        bundle.load(folder)
+
+
+def test_every_value_that_decides_a_reading_is_in_the_identity(folder):
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    names, seen = sorted(set(card) - {"thresholds", "operating_point"}), {model_identity(card)}
+    for name in names:
+        seen.add(model_identity(card | {name: "another"}))
+    assert len(seen) == len(names) + 1
+    point = card["operating_point"]
+    for finding, threshold in card["operating_points"][point].items():
+        moved = json.loads(json.dumps(card))
+        moved["operating_points"][point][finding] = (threshold or 0.0) / 2 + 0.001
+        assert model_identity(moved) not in seen
 
 
 def test_a_folder_without_a_card_is_not_a_bundle(tmp_path):

@@ -242,6 +242,7 @@ def test_what_is_undefined_is_null_with_the_reason_and_not_in_the_mean(tmp_path:
     assert hernia["difference"] == hernia["a"] | {"reason": "no positives"}
     assert hernia["difference"]["value"] is hernia["p"] is hernia["delong"]["p"] is None
     assert result["mean"]["findings"] == 13
+    assert result["mean"]["left_out"] == {"Hernia": "no positives"}
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     healthy = TRUTH.rows.assign(**dict.fromkeys(FINDINGS, 0.0))
     nothing = compare(*paths, dataclasses.replace(TRUTH, rows=healthy), resamples=20)
@@ -381,6 +382,7 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     assert "2 images are predicted by A alone and left out of both" in told.stdout
     assert "1 labelled images are predicted by neither" in told.stdout
     assert "Hernia: no positives" in told.stdout
+    assert "not in the mean: Hernia\n" in told.stdout
     assert "\nB is better than A: the mean AUROC is 0.7" in told.stdout
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert kept["sentence"] in told.stdout

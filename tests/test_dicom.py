@@ -193,7 +193,7 @@ def test_fragments_of_one_frame_are_joined():
         (dicom(RAMP12, 12, Rows=None), "Rows is missing"),
         (dicom(RAMP12, 12, PixelSpacing=[1, 100]), "pixel aspect ratio 0.01 is implausible"),
         (dicom(RAMP12, 12, RescaleSlope=0), "RescaleSlope 0"),
-        (dicom(RAMP12, 12, WindowCenter=1, WindowWidth=2, VOILUTFunction="CUBIC"), "CUBIC"),
+        (dicom(RAMP12, 12, WindowCenter=1, WindowWidth=2, VOILUTFunction="CUBIC"), "VOILUTFunc"),
         (encapsulated(dicom(RAMP12, 12), uid.MPEG2MPML, b"\0" * 64), "MPEG2"),
         (encapsulated(dicom(RAMP12, 12), uid.JPEG2000, b"\0" * 64), "size marker"),
         (jpeg_2000(dicom(RAMP12, 12)).replace(b"\xff\xd9", b"\0\0"), "no end marker"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,31 @@ def test_a_known_prevalence_is_used_under_any_name_of_the_finding(bundle):
             chestxray.evaluate(table, labels, bundle=bundle, prevalence=wrong, resamples=0)
 
 
+def test_a_known_prevalence_without_anything_to_correct_from_is_refused(bundle):
+    labels, p = site()
+    with pytest.raises(PredictionsError, match="give --bundle or --fit-on"):
+        chestxray.evaluate(table_of(bundle, p), labels, prevalence={"Effusion": 0.2}, resamples=0)
+
+
+def test_labels_that_are_all_unknown_give_no_workload_and_no_warning(bundle):
+    labels, p = site()
+    labels.rows[list(SITE)] = np.nan
+    results = chestxray.evaluate(table_of(bundle, p), labels, bundle=bundle, resamples=0)
+    work = results.workload["joint"].evaluated
+    assert work.calls_per_image.value > 0
+    assert (work.finding_free, work.prevalence, work.recall.value) == (0, None, None)
+    assert work.recall.reason == "no finding with a threshold has positives"
+
+
+def test_one_patient_gives_values_without_intervals_and_no_warning(bundle):
+    labels, p = site()
+    labels.rows["patient"] = "1"
+    results = chestxray.evaluate(table_of(bundle, p), labels, bundle=bundle, resamples=20)
+    calls = results.workload["joint"].evaluated.calls_per_image
+    assert calls.value > 0
+    assert (calls.low, calls.reason[:14]) == (None, "only 1 patient")
+
+
 def test_validation_of_another_place_is_answered_with_the_option_that_works(bundle):
     labels, p = site()
     elsewhere = table_of(bundle, p)
@@ -230,6 +256,31 @@ def test_calibrating_leaves_the_bundle_untouched_and_names_the_new_one_anew(bund
     assert BundleThresholds.read(tmp_path / "new").model == new.identity
     with pytest.raises(PredictionsError, match="the predictions were made by"):
         chestxray.calibrate(tmp_path / "new", table_of(bundle, p), labels, tmp_path / "newer")
+
+
+def test_a_site_without_a_finding_s_positives_leaves_no_prevalence_of_it(bundle, tmp_path):
+    """Its offset is fitted to the site, so the bundle's prevalence is no longer contained."""
+    labels, p = site()
+    before = model_card.read(bundle).card
+    labels.rows["Mass"] = 0.0
+    after = chestxray.calibrate(bundle, table_of(bundle, p), labels, tmp_path / "new").card
+    assert "Mass" in before.prevalences
+    assert "Mass" not in after.prevalences
+    unlabelled = set(before.findings) - {"Mass", "Effusion"}
+    assert {name: after.prevalences[name] for name in unlabelled} == dict.fromkeys(unlabelled, 0.05)
+
+
+def test_images_that_the_bundle_was_trained_on_do_not_calibrate_it(bundle, tmp_path):
+    labels, p = site()
+    labels.rows["split"] = "train"
+    own = model_card.read(bundle).card.trained_on.split_sha256
+    table = table_of(bundle, p)
+    with pytest.raises(PredictionsError, match="was trained on these images"):
+        chestxray.calibrate(
+            bundle, table, replace(labels, split_sha256=own), tmp_path / "new", split="train"
+        )
+    other = replace(labels, split_sha256="0" * 64)  # the training part of another data set
+    chestxray.calibrate(bundle, table, other, tmp_path / "new", split="train")
 
 
 def test_a_calibrated_bundle_reads_and_can_be_calibrated_again(bundle, tmp_path):

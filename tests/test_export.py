@@ -220,6 +220,39 @@ def test_an_altered_or_missing_file_is_refused(exported, tmp_path, name):
         open_engine(folder)
 
 
+def rewrite_record(folder: Path, **changes: object) -> None:
+    record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+    (folder / EXPORT).write_text(json.dumps(record | changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"/etc/hostname": ""}, {"../bundle.json": ""}, {"/dev/zero": ""}, {"notes": ""}]
+)
+def test_a_record_of_other_files_than_the_exports_is_refused(exported, tmp_path, more):
+    """Without a hash of the graph, an altered one would pass; others are never opened."""
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    hashes = read_export(folder).sha256 if more else {}
+    rewrite_record(folder, sha256=hashes | more)
+    with pytest.raises(ArtifactError, match=r"exactly graph\.xml, graph\.bin, bundle\.json"):
+        open_engine(folder)
+
+
+def test_an_export_may_not_call_itself_another_kind(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    rewrite_record(folder, kind="onnx")
+    with pytest.raises(ArtifactError, match=r"exactly graph\.onnx, bundle\.json"):
+        open_engine(folder)
+
+
+@pytest.mark.parametrize("name", [EXPORT, XML, BIN, "bundle.json"])
+def test_a_device_in_place_of_a_file_is_refused_at_once(exported, tmp_path, name):
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        open_engine(folder)
+
+
 def test_a_folder_without_its_record_is_not_an_export(exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     (folder / EXPORT).write_text("{}", encoding="utf-8")

@@ -18,10 +18,11 @@ from chestxray.artifacts import sha256
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation import predictions
+from chestxray.evaluation.evidence import one_sided
 from chestxray.model import bundle as bundles
 from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
-from chestxray.training import fit
+from chestxray.training import checkpoint_files, fit
 from chestxray.training import recipe as recipes
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import class_weights, loss_of
@@ -101,12 +102,28 @@ def test_validation_predictions_are_those_of_the_bundle_on_validation_rows(run, 
     assert table["Image Index"].tolist() == dataset.index["image"].iloc[rows].tolist()
 
 
+@pytest.fixture
+def assessed(monkeypatch):
+    """Count a finding as assessed by the rule of the fixture `run`."""
+
+    def lacking(y, _p, _patients) -> str:
+        return f"{missing} in validation" if (missing := one_sided(y)) else ""
+
+    monkeypatch.setattr("chestxray.evaluation.thresholds.no_evidence", lacking)
+
+
+@pytest.mark.usefixtures("assessed")
 def test_the_test_part_changes_nothing_in_a_run(run, dataset, tmp_path):
     """Blackening every test image leaves the bundle the same to the bit."""
     copy = Path(shutil.copytree(dataset.folder, tmp_path / "dataset"))
     images = np.load(copy / "images/00000.npy", mmap_mode="r+")
     images[dataset.rows("test")] = 0
     images.flush()
+    with pytest.raises(ArtifactError, match=r"00000\.npy was altered"):  # nor in silence
+        fit.train(Dataset.open(copy), tiny(), tmp_path / "refused")
+    manifest = json.loads((copy / "dataset.json").read_text(encoding="utf-8"))
+    manifest["shards"][0]["sha256"] = sha256(copy / "images/00000.npy")
+    (copy / "dataset.json").write_text(json.dumps(manifest), encoding="utf-8")
     fit.train(Dataset.open(copy), tiny(), tmp_path / "run")
     weights = Path("bundle") / "weights.safetensors"
     assert sha256(tmp_path / "run" / weights) == sha256(run / weights)
@@ -185,6 +202,7 @@ main()
 """
 
 
+@pytest.mark.usefixtures("assessed")
 def test_resuming_a_finished_run_trains_no_further(run, dataset, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     fit.train(dataset, tiny(), copy, resume=True)
@@ -214,7 +232,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(Task, "_step", poisoned)
     with pytest.raises(TrainingError, match=r"nan in epoch 1.*learning_rate"):
         fit.train(dataset, tiny(), tmp_path / "run")
-    kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)
+    kept = checkpoint_files.load(tmp_path / "run/checkpoints/last.safetensors")
     assert kept["epoch"] == 0
     assert all(torch.isfinite(t).all() for t in kept["state_dict"].values())
     assert not (tmp_path / "run/bundle").exists()

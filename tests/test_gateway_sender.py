@@ -19,7 +19,6 @@ from pynetdicom import AE, evt
 
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
-from chestxray.serving.gateway.receiver import serve
 from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from dicom_files import written
@@ -75,7 +74,10 @@ class PACS:
         ae = AE(ae_title="PACS")
         ae.add_supported_context(SecondaryCaptureImageStorage)
         handlers = [(evt.EVT_C_STORE, self._stored)]
-        self._server = serve(ae, ("127.0.0.1", port), handlers, tls)
+        context = tls.server_context() if tls else None
+        self._server = ae.start_server(
+            ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context
+        )
 
     def _stored(self, event: evt.Event) -> int:
         self.got.append(event.encoded_dataset(include_meta=False))

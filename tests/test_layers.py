@@ -11,7 +11,17 @@ import chestxray
 
 PACKAGE = Path(chestxray.__file__).parent
 LAYERS = (
-    {"findings", "errors", "artifacts", "progress", "parallel", "version", "lazy"},
+    {
+        "findings",
+        "errors",
+        "artifacts",
+        "progress",
+        "parallel",
+        "version",
+        "lazy",
+        "csv_cells",
+        "plain_yaml",
+    },
     {"sources"},
     {"dataset"},
     {"evaluation"},

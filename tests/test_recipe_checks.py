@@ -60,11 +60,17 @@ def test_wrong_recipes_and_paths_are_refused_without_torch(tmp_path, verb):
 
 
 @pytest.mark.parametrize(
-    "backbone", ["densenet121", "densenet121.tv_in1k", "resnet10t", "convnext_atto.d2_in1k",
-                 "hf-hub:someone/something"]
+    "backbone", ["densenet121", "densenet121.tv_in1k", "resnet10t", "convnext_atto.d2_in1k"]
 )  # fmt: skip
 def test_timms_names_pass(backbone):
     assert recipe_checks.checked("quick", {"backbone": backbone}).backbone == backbone
+
+
+@pytest.mark.parametrize("backbone", ["hf-hub:a/b", "hf_hub:a/b", "timm/a", "local-dir:/tmp/x"])
+def test_a_backbone_of_a_hub_or_a_folder_is_refused(backbone):
+    """A bundle of it would contact the hub, or read the folder, wherever it is opened."""
+    with pytest.raises(RecipeError, match=r"without a hub.*weights=FILE"):
+        recipe_checks.checked("quick", {"backbone": backbone})
 
 
 def test_models_of_timm_pass():

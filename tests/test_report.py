@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from chestxray.errors import ArtifactError
+from chestxray.evaluation.bundle_thresholds import model_identity
 from chestxray.findings import label
 from chestxray.reporting import (
     figure_set,
@@ -32,7 +33,7 @@ from chestxray.reporting import (
 from chestxray.reporting.run_files import RunFiles
 from chestxray.reporting.svg import VARIABLES
 from chestxray.sources.nih import FINDINGS
-from fake_run import page_of, truth, write_run, write_training
+from fake_run import CARD, page_of, truth, write_run, write_training
 
 CHROMIUM = shutil.which("chromium")
 PREFIX = "data:image/webp;base64,"
@@ -129,7 +130,7 @@ def test_every_finding_and_every_section_is_there(html: str) -> None:
         assert f'<a href="#{section}">' in html
     assert "Not available yet" not in html
     assert "Not a medical device" in html
-    assert "densenet121-3c1f0a9b77e4" in html
+    assert model_identity(CARD) in html
     assert html.count(PREFIX) == 4  # three examples and the pairs of phantoms
 
 
@@ -195,6 +196,10 @@ def test_an_evaluation_without_validation_says_so(full: Path, tmp_path: Path) ->
     elements(html)
     assert f"F1, threshold): {reason}" in html
     assert "thresholds are\n    never chosen on the evaluated images" in html
+
+
+def test_findings_that_are_not_in_a_comparison_s_mean_are_named(html: str) -> None:
+    assert "Not in the mean: Hernia (no positives)." in html
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -546,6 +551,22 @@ def test_a_missing_overlay_is_an_artifact_error(full: Path, tmp_path: Path) -> N
     (tmp_path / "run" / "explanations" / "Edema_missed.png").unlink()
     with pytest.raises(ArtifactError, match="chestxray explain"):
         page_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("way", ["absolute", "parent", "link"])
+@pytest.mark.usefixtures("undrawn")
+def test_an_image_outside_the_run_is_never_embedded(full: Path, tmp_path: Path, way: str) -> None:
+    private = tmp_path / "private.png"
+    Image.new("L", (8, 8)).save(private)
+    name = {"absolute": str(private), "parent": "../../private.png", "link": "link.png"}[way]
+
+    def lead_out(listed: dict[str, Any]) -> None:
+        listed["shown"][0]["file"] = name
+
+    run = changed(full, tmp_path / "run", "explanations/explanations.json", lead_out)
+    (run / "explanations" / "link.png").symlink_to(private)
+    with pytest.raises(ArtifactError, match=r"not a file in that folder: run `chestxray explain`"):
+        page_of(run)
 
 
 @pytest.mark.usefixtures("undrawn")

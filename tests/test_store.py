@@ -176,6 +176,12 @@ def test_bytes_that_are_no_array_are_refused(copy):
         ({"size": "big"}, "size"),
         ({"format": 1}, "format"),
         ({"surprise": 1}, "surprise"),
+        ({"sha256": {}}, "exactly index.parquet and boxes.parquet"),
+        ({"sha256": {"/dev/zero": "0"}}, "exactly index.parquet and boxes.parquet"),
+        *(
+            ({"shards": [{"name": name, "images": 20, "bytes": 1, "sha256": ""}]}, "shards.0.name")
+            for name in ("/dev/zero", "../00000.npy", "00000.npy/../../x", "a.npy", "00000.npy\n")
+        ),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(copy, change, reason):

@@ -74,6 +74,20 @@ def test_a_planted_gap_is_found_with_its_size_and_no_other() -> None:
         assert all(entry["p_holm"] > 0.05 for entry in gap(result, axis).values())
 
 
+def test_a_gap_s_interval_excludes_0_exactly_where_its_p_is_below_5_percent() -> None:
+    decided = []
+    for seed in range(8):
+        result = measured(made(150, seed, female=1.5, male=1.0), resamples=100)
+        for axis in CONTRASTS:
+            for contrast in result["axes"][axis]["gaps"]:
+                for entry in contrast["findings"]["Effusion"].values():
+                    if entry["p"] is not None:
+                        outside = entry["low"] > 0 or entry["high"] < 0
+                        assert outside == (entry["p"] < 0.05)
+                        decided.append(outside)
+    assert 0 < sum(decided) < len(decided)
+
+
 def test_where_there_is_no_gap_alarms_stay_near_one_in_twenty() -> None:
     p, holm = [], []
     for seed in range(40):
@@ -197,6 +211,7 @@ def test_a_group_without_a_single_miss_is_not_tested() -> None:
     found = gap(measured(pairs), "sex")["missed"]
     assert found["value"] < 0
     assert (found["p"], found["p_holm"]) == (None, None)
+    assert (found["low"], found["high"]) == (None, None)
     assert found["reason"].startswith("not tested")
 
 

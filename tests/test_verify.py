@@ -20,6 +20,7 @@ from chestxray.dataset.preparation import prepare
 from chestxray.dataset.verification import DatasetVerdict
 from chestxray.dataset.verification import verify as look
 from chestxray.errors import ArtifactError
+from chestxray.training.lightning_module import ShardCheck
 from dicom_files import RAMP12, dicom
 from nih_tree import write_tree
 from toy_source import TABLE, Toy, install, write_toys
@@ -200,6 +201,24 @@ def test_a_single_flipped_bit_in_a_shard_is_found_though_the_dataset_opens(copy:
     assert result.exit_code == 1
     (damage,) = json.loads(result.stdout)["damages"]
     assert f"remove {shard} and run the `chestxray prepare`" in damage["renew"]
+
+
+def test_images_in_another_order_are_found_by_verify_and_within_ten_epochs_of_training(copy):
+    """The file keeps its size and header, so the dataset opens; the labels would be of others."""
+    shard = copy / "images/00001.npy"
+    images = np.load(shard, mmap_mode="r+")
+    images[:] = images[::-1].copy()
+    images.flush()
+    assert damages(copy) == {"images/00001.npy": f"{shard} was altered"}
+    check = ShardCheck(Dataset.open(copy))
+    told = []
+    for _ in range(10):
+        try:
+            check.on_train_batch_start(None, None, None, 0)
+        except ArtifactError as error:
+            told.append(str(error))
+    assert len(told) in {3, 4}  # of three shards, one an epoch
+    assert f"{shard} was altered: remove {shard}" in told[0]
 
 
 def test_a_damaged_shard_is_renewed_by_what_verify_says(copy: Path, prepared: Path) -> None:

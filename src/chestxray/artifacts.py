@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from chestxray.csv_cells import without_formulas
 from chestxray.errors import ArtifactError
 
 if TYPE_CHECKING:  # the gateway's receiver starts without pandas
@@ -73,12 +74,14 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         made_by: the command that makes it, named in the error as the next step.
 
     Raises:
-        ArtifactError: missing, not JSON, or not an object.
+        ArtifactError: missing, not a regular file, not JSON, nested too deeply, or not an object.
     """
     require(path, made_by)
+    if not path.is_file():  # a device or a pipe may never end
+        raise ArtifactError(f"{path} is not a regular file: write it again with `{made_by}`")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}): write it again with `{made_by}`"
         ) from error
@@ -94,12 +97,12 @@ def require(path: Path, made_by: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV or Parquet, by the suffix, whole or not at all."""
+    """Write a table as CSV without formulas or as Parquet, by the suffix, whole or not at all."""
     with written(path) as temporary:
         if path.suffix.lower() == ".parquet":
             table.to_parquet(temporary, index=False)
         else:
-            table.to_csv(temporary, index=False)
+            without_formulas(table).to_csv(temporary, index=False)
 
 
 def sha256(path: Path) -> str:

@@ -83,6 +83,8 @@ def _show(result: dict[str, Any]) -> None:
     for finding, entry in result["findings"].items():
         if reason := entry["difference"].get("reason"):
             typer.echo(f"{finding}: {reason}")
+    if not_in_mean := result["mean"]["left_out"]:
+        typer.echo(f"not in the mean: {', '.join(not_in_mean)}")
     for name, reason in result["left_out"].items():
         typer.echo(f"{name} is left out: {reason}")
     typer.echo(f"\n{result['sentence']}")

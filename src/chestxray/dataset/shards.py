@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError
 
 FOLDER: Final = "images"  # of the shards, inside the dataset
@@ -38,8 +39,8 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    images: int
+    name: str = Field(pattern=r"^[0-9]{5,}\.npy$")
+    images: int = Field(ge=1)
     bytes: int
     sha256: str
 
@@ -85,6 +86,17 @@ def problem_of(folder: Path, shard: Shard, size: int) -> str | None:
     if images.shape != wanted or images.dtype != np.uint8:
         return f"{path} holds {images.dtype} {list(images.shape)} instead of uint8 {list(wanted)}"
     return None
+
+
+def alteration_of(folder: Path, shard: Shard, size: int) -> str | None:
+    """Say what is wrong with a shard's file, its content included; None where nothing is.
+
+    It reads the whole file. Arguments as of `problem_of`.
+    """
+    wrong = problem_of(folder, shard, size)
+    if wrong is None and sha256(folder / shard.name) != shard.sha256:
+        return f"{folder / shard.name} was altered"
+    return wrong
 
 
 class Shards:
@@ -152,7 +164,7 @@ class Shards:
 
     def _map(self, place: int) -> _Images:
         if place not in self._mapped:
-            mapped = np.load(self._paths[place], mmap_mode="r")
+            mapped = np.load(self._paths[place], mmap_mode="r", allow_pickle=False)
             # Indexing a memmap itself costs some microseconds more.
             self._mapped[place] = mapped.view(np.ndarray)
         return self._mapped[place]

@@ -2,7 +2,8 @@
 
 `OUT/dataset.json` is written last: where it exists, the other files are complete. Opening checks
 the hashes of the tables and the names, sizes and headers of the shards, and refuses a dataset that
-does not match its manifest. The hashes of the shards are checked by `dataset.verification`.
+does not match its manifest. The hashes of the shards are checked by `dataset.verification`, and
+some of them, drawn at random, in each epoch of training.
 """
 
 from __future__ import annotations
@@ -224,6 +225,17 @@ class Dataset:
             pd.read_parquet(folder / BOXES),
         )
 
+    def check_shards(self, some: Sequence[Shard]) -> None:
+        """Read shards whole and compare their content with the manifest.
+
+        Raises:
+            ArtifactError: one was altered, such as by images in another order.
+        """
+        for shard in some:
+            images = self.folder / shards.FOLDER
+            if problem := shards.alteration_of(images, shard, self.manifest.size):
+                raise ArtifactError(f"{problem}: {renew(self.folder, shard.name)}")
+
     @property
     def findings(self) -> Findings:
         """Give the findings, in the order of the label columns."""
@@ -306,6 +318,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path} is not a manifest of this version ({where}: {first['msg']}): {remake(folder)}"
         ) from error
+    if set(manifest.sha256) != {INDEX, BOXES}:
+        raise ArtifactError(
+            f"{path} must hold the SHA-256 of exactly {INDEX} and {BOXES}, not of "
+            f"{sorted(manifest.sha256)}: {remake(folder)}"
+        )
     packed = sum(shard.images for shard in manifest.shards)
     if packed != manifest.images:
         raise ArtifactError(

@@ -19,7 +19,6 @@ import pandas as pd
 from PIL import Image
 
 from chestxray import sources
-from chestxray.artifacts import sha256
 from chestxray.dataset import shards
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import Shard
@@ -201,10 +200,7 @@ def _verify_tree(
 
 
 def _shard_problem(shard: Shard, folder: Path, size: int) -> str | None:
-    wrong = shards.problem_of(folder, shard, size)
-    if wrong is None and sha256(folder / shard.name) != shard.sha256:
-        return f"{folder / shard.name} was altered"
-    return wrong
+    return shards.alteration_of(folder, shard, size)
 
 
 def _look(path: str) -> Kind | str:

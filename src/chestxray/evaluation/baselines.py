@@ -5,7 +5,8 @@ demographics    logistic regression on view, sex and age, as far as the labels r
 thumbnail       ridge regression on the radiograph shrunk to 16 × 16 pixels (see `ridge`)
 
 Each is fitted on the training images alone and scored on the evaluated ones. The difference to the
-model is taken on the same resamples of patients. What the first two reach needs no radiograph, and
+model is taken on the same resamples of patients. That of the mean over findings is tested, and its
+interval is that of the test (see `significance`). What the first two reach needs no radiograph, and
 what the third reaches needs no network: exposure, size and posture differ between patients with and
 without a finding. A model that is not better has not been shown to see more than that
 (DeGrave 2021, doi:10.1038/s42256-021-00338-7, shows models that did not).
@@ -31,13 +32,20 @@ import pandas as pd
 from scipy.special import expit
 
 from chestxray.dataset.shards import Shards
-from chestxray.evaluation.bootstrap import Bounds, Draws, Floats, Interval, Values, average, p_value
+from chestxray.evaluation.bootstrap import Bounds, Draws, Floats, Interval, Values, average
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, about_images
 from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.result_details import Baseline, BaselineFigure, BaselineMean, Baselines
 from chestxray.evaluation.ridge import Ridge
+from chestxray.evaluation.significance import (
+    ALPHA,
+    FEWEST,
+    Significance,
+    degrees_of_mean,
+    smaller_side,
+)
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.progress import progress
 
@@ -66,7 +74,6 @@ _NO_IMAGES: Final = (
 )
 _CONSTANT: Final = "every image has the same score, which ranks nothing"
 _TRAINING_SPLITS: Final = ("train", "train_val")  # `train_val` from official lists of a table
-_SIGNIFICANT: Final = 0.05
 _CHUNK: Final = 1024  # images read at a time
 
 _Scores = Mapping[str, Mapping[str, Values]]  # finding → metric → [1 + R + G]
@@ -307,7 +314,7 @@ def _compared(
             )
             for metric in METRICS
         }
-    mean = {metric: _mean(metric, values, model, draws) for metric in METRICS}
+    mean = {metric: _mean(metric, values, model, pairs, draws) for metric in METRICS}
     return Baseline(
         title=TITLES[name],
         about=_ABOUT[name],
@@ -326,24 +333,46 @@ def _measured(fitted: Fitted, pairs: Pairs, draws: Draws, k: int) -> dict[str, V
     return ranked | resampled(Column(y, fitted.probabilities[:, k]), draws, METRICS[1:])
 
 
-def _mean(metric: str, values: _Scores, model: _Scores, draws: Draws) -> BaselineMean:
+def _mean(metric: str, values: _Scores, model: _Scores, pairs: Pairs, draws: Draws) -> BaselineMean:
     """Average over the findings for which both the baseline and the model have the metric."""
-    both = [
-        (model[finding][metric], of[metric])
+    both = {
+        finding: (model[finding][metric], of[metric])
         for finding, of in values.items()
         if not np.isnan([model[finding][metric][0], of[metric][0]]).any()
-    ]
+    }
     if not both:
         none = Interval(value=None, reason="no finding has this metric for both")
         return BaselineMean(findings=0, model=none, baseline=none, difference=none, p=None)
-    ours, theirs = (average(of) for of in zip(*both, strict=True))
+    ours, theirs = (average(of) for of in zip(*both.values(), strict=True))
+    sides = [
+        smaller_side(pairs.labels[:, pairs.findings.index(finding)], pairs.patients)[0]
+        for finding in both
+    ]
+    test = _mean_test(list(both.values()), ours, theirs, sides, draws)
     return BaselineMean(
         findings=len(both),
         model=draws.interval(ours),
         baseline=_interval(theirs, draws),
-        difference=_difference(ours, theirs, draws),
-        p=p_value(draws, ours - theirs, draws.counts.shape[1]),
+        difference=test.interval,
+        p=test.p,
     )
+
+
+def _mean_test(
+    both: list[tuple[Values, Values]],
+    ours: Values,
+    theirs: Values,
+    sides: list[int],
+    draws: Draws,
+) -> Significance:
+    """Test the difference of the means `ours` - `theirs` over patients."""
+    if np.array_equal(ours, theirs, equal_nan=True):
+        return Significance.of_equals()
+    degrees = degrees_of_mean(draws, [a - b for a, b in both], sides)
+    most = max(sides)
+    patients = most if most < FEWEST else draws.counts.shape[1]
+    group = "with, or without, each finding"
+    return Significance.of(draws, ours - theirs, patients, degrees=degrees, group=group)
 
 
 def _interval(values: Values, draws: Draws, missing: str = "") -> Interval:
@@ -385,8 +414,7 @@ def sentence(name: str, mean: BaselineMean) -> str:
         f", difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f})"
     ).replace("-", "−")
-    shown = difference.low > 0 or difference.high < 0
-    if not shown or mean.p is None or mean.p >= _SIGNIFICANT:
+    if mean.p is None or mean.p >= ALPHA:
         return f"The model was not shown to rank the images better than {_THAN[name]}: {means}."
     verdict = "better" if difference.value > 0 else "worse"
     return f"The model ranks the images {verdict} than {_THAN[name]}: {means}."

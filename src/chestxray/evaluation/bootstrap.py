@@ -1,4 +1,4 @@
-"""95 % confidence intervals that respect patients: the bootstrap by patient, p-values, Holm.
+"""95 % confidence intervals that respect patients: the bootstrap by patient; Holm's p-values.
 
 Images of one patient resemble each other, so patients are resampled, not images. A resample gives
 each patient a count, and each of the patient's images that weight (the cluster bootstrap, Davison
@@ -27,13 +27,9 @@ resamples are equal.
 Memory: 2 bytes per patient and row of weights, and a few rows at a time expanded to images. For the
 112,120 images and 30,805 patients of NIH ChestX-ray14 that is 90 MB and 20 MB.
 
-A difference is tested against 0 by its bootstrap standard error, two-sided (Efron and Tibshirani
-1993, chapter 12). The share of resamples beyond 0 would do the same, but with 1,000 resamples it
-cannot fall below 0.002, which Holm's factor makes useless. A bootstrap of few patients
-underestimates the error, by sqrt((k - 1) / k) for the mean of k, and the ratio follows Student's
-distribution rather than the normal one. Both are corrected with k − 1 degrees of freedom, where k
-is the number of patients on the smallest side (Cameron and Miller 2015,
-doi:10.3368/jhr.50.2.317, section VI). `significance` adds the interval that belongs to this test.
+A difference is tested against 0 by its bootstrap standard error (see `significance`). A bootstrap
+of few patients underestimates the error, by sqrt((k - 1) / k) for the mean of k, where k is the
+number of patients on the smallest side; `standard_error` corrects that.
 
 Holm 1979 (Scandinavian Journal of Statistics 6:65): the smallest of k p-values times k, the next
 times k − 1, and so on, never decreasing. Under any dependence, the chance that any true zero falls
@@ -50,7 +46,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from scipy.special import ndtr, ndtri, stdtr
+from scipy.special import ndtr, ndtri
 
 LEVEL: Final = 0.95
 TAILS: Final = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -297,24 +293,15 @@ def _levels(bias: float, jackknife: Values) -> tuple[float, float] | None:
 _ROUNDING: Final = 1e-12
 
 
-def p_value(draws: Draws, difference: Values, patients: int) -> float | None:
-    """Test a difference against 0; None where it or its standard error does not exist.
-
-    Args:
-        draws: the resamples.
-        difference: float64 [1 + R + G], by arithmetic on what `draws.apply` gave.
-        patients: k, of the smallest group of images behind the difference.
-    """
-    error = standard_error(draws, difference, patients)
-    if math.isnan(difference[0]) or error is None:
-        return None
-    return float(2 * stdtr(patients - 1, -abs(difference[0]) / error))
-
-
 def standard_error(draws: Draws, values: Values, patients: int) -> float | None:
     """Give the bootstrap standard error, corrected for few patients; None where there is none.
 
-    Resamples in which the figure is undefined are left out. Arguments as in `p_value`.
+    Resamples in which the figure is undefined are left out.
+
+    Args:
+        draws: the resamples.
+        values: float64 [1 + R + G], by arithmetic on what `draws.apply` gave.
+        patients: k, of the smallest group of images behind the figure.
     """
     drawn = values[1 : 1 + draws.resamples]
     drawn = drawn[~np.isnan(drawn)]

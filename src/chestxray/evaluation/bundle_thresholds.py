@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
@@ -19,6 +19,12 @@ from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
 
 CARD: Final = "bundle.json"
+
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A probability from which a finding is called."""
+Prevalence = Annotated[float, Field(gt=0, lt=1)]
+"""A share of positives: neither none nor all."""
+
 _CHOICE: Final = {"thresholds", "operating_point"}  # of the reader, not of the model
 _UNKNOWN: Final = "the bundle does not have this finding"
 _NO_THRESHOLD: Final = "the bundle has no threshold for this finding"
@@ -56,10 +62,10 @@ class BundleThresholds(BaseModel):
     format: Literal[4]
     model: str
     findings: Findings
-    operating_points: dict[str, dict[str, float | None]]
+    operating_points: dict[str, dict[str, Threshold | None]]
     operating_point: str
     not_assessed: dict[str, str]
-    prevalences: dict[str, float]
+    prevalences: dict[str, Prevalence]
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:

@@ -45,8 +45,10 @@ HIGHEST: Final = 12.0
 _PIECES: Final = 9
 _LEAST_RISE: Final = 1e-3  # log-odds per standard deviation of the logits
 _FLATTEST: Final = 0.05  # of Platt's slope
+_LARGEST: Final = 1e9  # of a parameter: its products with log-odds stay finite
 
-_Positive = Annotated[float, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
+_Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 _MODEL = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
@@ -73,7 +75,7 @@ class Logistic(BaseModel):
 
     family: Literal["offset", "pooled", "temperature", "platt"]
     slope: _Positive = 1.0
-    offset: float = 0.0
+    offset: _Finite = 0.0
 
     @model_validator(mode="after")
     def _is_of_its_family(self) -> Self:
@@ -100,7 +102,7 @@ class Beta(BaseModel):
     family: Literal["beta"] = "beta"
     a: _Positive
     b: _Positive
-    c: float
+    c: _Finite
 
     def apply(self, log_odds: Values) -> Values:
         """Turn log-odds, float64 [n], into probabilities, float64 [n]."""
@@ -120,9 +122,9 @@ class Spline(BaseModel):
     model_config = _MODEL
 
     family: Literal["spline"] = "spline"
-    knots: list[float] = Field(min_length=1)
+    knots: list[_Finite] = Field(min_length=1)
     slopes: list[_Positive]
-    level: float
+    level: _Finite
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

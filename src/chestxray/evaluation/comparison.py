@@ -51,8 +51,9 @@ from chestxray.evaluation.significance import (
     ALPHA,
     FEWEST,
     Significance,
-    satterthwaite,
+    degrees_of_mean,
     smaller_side,
+    too_few,
 )
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings, key
@@ -279,11 +280,13 @@ class _Means:
 
     Attributes:
         findings: how many these are.
+        left_out: each other finding, with the reason.
         a, b: float64 [1 + R + G], NaN without such a finding.
         degrees: degrees of freedom of the difference's variance; None without such a finding.
     """
 
     findings: int
+    left_out: dict[str, str]
     a: Values
     b: Values
     degrees: float | None
@@ -291,16 +294,21 @@ class _Means:
     @classmethod
     def of(cls, paired: Paired, aurocs: list[tuple[Values, Values]], draws: Draws) -> _Means:
         """Average over the findings with at least `FEWEST` patients with and without them."""
-        sides = [smaller_side(y, paired.patients)[0] for y in paired.labels.T]
+        counts = [smaller_side(y, paired.patients) for y in paired.labels.T]
+        sides = [fewest for fewest, _ in counts]
         enough = {k: aurocs[k] for k, fewest in enumerate(sides) if fewest >= FEWEST}
+        left_out = {
+            finding: one_sided(y) or too_few(*count)
+            for finding, y, count in zip(paired.findings, paired.labels.T, counts, strict=True)
+            if count[0] < FEWEST
+        }
         if not enough:
             none = np.full(len(draws.counts), np.nan)
-            return cls(0, none, none, None)
+            return cls(0, left_out, none, none, None)
         a, b = (average(of) for of in zip(*enough.values(), strict=True))
-        drawn = slice(1, 1 + draws.resamples)
-        variances = [np.nanvar(of_b[drawn] - of_a[drawn]) for of_a, of_b in enough.values()]
-        degrees = np.array([sides[k] - 1.0 for k in enough])
-        return cls(len(enough), a, b, satterthwaite(np.array(variances), degrees))
+        differences = [of_b - of_a for of_a, of_b in enough.values()]
+        degrees = degrees_of_mean(draws, differences, [sides[k] for k in enough])
+        return cls(len(enough), left_out, a, b, degrees)
 
     def test(self, draws: Draws) -> Significance:
         """Test the difference over all patients."""
@@ -314,6 +322,7 @@ class _Means:
         test = self.test(draws)
         return ComparedMean(
             findings=self.findings,
+            left_out=self.left_out,
             a=draws.interval(self.a, _NO_MEAN),
             b=draws.interval(self.b, _NO_MEAN),
             difference=test.interval,

@@ -8,16 +8,13 @@ own. What the results hold is in `results`.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError
@@ -26,51 +23,28 @@ from chestxray.evaluation.benchmarks import benchmarks
 from chestxray.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
-    Bounds,
     Draws,
-    Interval,
-    Values,
-    average,
-    exact_share,
 )
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
-from chestxray.evaluation.curves import NO_VALIDATION, curves, reliability
-from chestxray.evaluation.delong import delong
-from chestxray.evaluation.evidence import one_sided
+from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
-from chestxray.evaluation.metrics import (
-    METRICS,
-    call_metrics,
-    interval_of,
-    rates,
-    resampled,
-    score_metrics,
-)
 from chestxray.evaluation.predictions import Predictions, counted, file_of
 from chestxray.evaluation.prior_shift import check_prevalence, prevalences
 from chestxray.evaluation.reference import reference as against_reference
-from chestxray.evaluation.result_details import MeanInterval, PointWorkload, ResampleSettings
+from chestxray.evaluation.result_details import PointWorkload, ResampleSettings
 from chestxray.evaluation.results import (
-    AsCalled,
-    Confusion,
-    FindingResult,
     FitOn,
-    MeanResult,
-    MicroResult,
-    OperatingPoint,
     Results,
-    Threshold,
 )
+from chestxray.evaluation.scoring import Scores, as_called, mean_of, micro_of, score
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import (
     MAIN,
-    Chosen,
     OperatingPoints,
     fit_operating_points,
 )
-from chestxray.evaluation.weighted_counts import Column
-from chestxray.evaluation.workload import Images, rates_at, workloads
+from chestxray.evaluation.workload import Images, workloads
 from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
@@ -79,13 +53,6 @@ _ELSEWHERE: Final = (
     "give labels of this data set, or, where the model was trained elsewhere, --bundle instead of "
     "--fit-on: a bundle has its thresholds with it"
 )
-_AS_CALLED: Final = "as_called"
-_CALLED: Final = 0.5  # between 0, not called, and 1, called
-_STATED: Final = Threshold(value=None, reason="the table states the calls, not the threshold")
-_NONE_CHOSEN: Final = Chosen(None, None, NO_VALIDATION)
-
-_Called = npt.NDArray[np.bool_]
-_Patients = npt.NDArray[np.int64]
 
 
 def evaluate(  # noqa: PLR0913 - the options of one command
@@ -116,8 +83,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
             them and without a bundle there are no metrics of calls at thresholds.
         bundle: that made the predictions. Its own thresholds are evaluated, and calibration is
             corrected for the prevalence of these images.
-        prevalence: finding → known prevalence of the evaluated images, in (0, 1). Others are
-            estimated from the probabilities.
+        prevalence: finding → known prevalence of the evaluated images, in (0, 1); needs `fit_on`
+            or `bundle`. Others are estimated from the probabilities.
         heatmaps: `heatmaps.npy` of these predictions, for localization.
         masks: folder of masks to locate against, instead of the dataset's boxes.
         reference: a table of labels adjudicated by radiologists (Majkowska 2020).
@@ -193,7 +160,8 @@ class Evaluation:
 
         Raises:
             PredictionsError: predictions that cannot be evaluated or that the bundle did not make,
-                a patient that is both evaluated and fitted on, or a prevalence outside (0, 1).
+                a patient that is both evaluated and fitted on, a prevalence outside (0, 1), or
+                one without a bundle or validation to correct from.
         """
         pairs = pair(_table(predictions), truth, split)
         if bundle is not None:
@@ -201,6 +169,11 @@ class Evaluation:
         validation = None if fit_on is None else _validation(fit_on, truth, pairs)
         draws = Draws.of(pairs.patients, resamples, seed)
         known = _prevalences(prevalence or {}, pairs.findings)
+        if known and bundle is None and validation is None:
+            raise PredictionsError(
+                "a known prevalence corrects probabilities of which it is known what prevalence "
+                "they contain: give --bundle or --fit-on too"
+            )
         return cls(truth, pairs, validation, seed, draws, bundle, known)
 
     @cached_property
@@ -270,7 +243,7 @@ class Evaluation:
         scores = {}
         with progress("evaluate", len(pairs.findings), "findings") as advance:
             for finding in pairs.findings:
-                scores[finding] = _score(
+                scores[finding] = score(
                     pairs, self.draws, finding, points, self.fitted_on, self.main
                 )
                 advance(1)
@@ -292,19 +265,19 @@ class Evaluation:
             not_assessed=points.not_assessed if points else {},
             operating_point=self.main,
             thresholds_of=self.bundle.model if self.bundle else None,
-            as_called=self._as_called(),
+            as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),
             intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
             findings={finding: of.result for finding, of in scores.items()},
-            mean=_mean(scores, self.draws),
-            micro=_micro(pairs, self.draws, scores),
+            mean=mean_of(scores, self.draws),
+            micro=micro_of(pairs, self.draws, scores),
             baselines=baselines(
                 self.truth, pairs, self.draws, {name: of.values for name, of in scores.items()}
             ),
             package_version=__version__,
         )
 
-    def _workload(self, scores: dict[str, _Scores]) -> dict[str, PointWorkload]:
+    def _workload(self, scores: dict[str, Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""
         if self.points is None:
             return {}
@@ -324,172 +297,6 @@ class Evaluation:
         if self.points is None:
             return dict.fromkeys(self.pairs.findings)
         return self.points.thresholds(self.main)
-
-    def _as_called(self) -> AsCalled | None:
-        """Measure the calls that the table of predictions states; None where it states none."""
-        pairs = self.pairs
-        if pairs.called is None:
-            return None
-        calls = replace(pairs, probabilities=pairs.called.astype(np.float64))
-        reasons = dict.fromkeys(pairs.not_assessed, "not assessed by the model")
-        chosen = {
-            finding: Chosen(None, None if finding in reasons else _CALLED, reasons.get(finding, ""))
-            for finding in pairs.findings
-        }
-        points = OperatingPoints({_AS_CALLED: chosen}, reasons, {})
-        at = {_AS_CALLED: rates_at(calls, self.draws, points.thresholds(_AS_CALLED))}
-        findings = {
-            finding: _at_point(calls, self.draws, place, of, at[_AS_CALLED].get(finding))
-            for place, (finding, of) in enumerate(chosen.items())
-        }
-        work = workloads(points, None, Images(calls, self.draws, at))[_AS_CALLED].evaluated
-        # The threshold of 0.5 lies between calls written as 0 and 1: it is not one of the model's.
-        return AsCalled(
-            findings={
-                finding: of.model_copy(update={"threshold": _STATED}) if of.threshold.value else of
-                for finding, of in findings.items()
-            },
-            workload=work,
-        )
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """One finding, measured.
-
-    Attributes:
-        values: metric → float64 [1 + R + G], at the main operating point where it needs one.
-        called: operating point → metric of calls → float64 [1 + R + G]; none without a threshold.
-        counts: float64 [1 + R + G, 4], `Calls` at the main operating point; None without one.
-        result: the finding in `metrics.json`.
-    """
-
-    values: dict[str, Values]
-    called: dict[str, dict[str, Values]]
-    counts: Values | None
-    result: FindingResult
-
-
-def _score(
-    pairs: Pairs,
-    draws: Draws,
-    finding: str,
-    points: OperatingPoints | None,
-    fitted_on: Images | None,
-    main_point: str,
-) -> _Scores:
-    """Measure one finding; without validation or a bundle it has no operating `points`."""
-    chosen = points.of(finding) if points else {}
-    place = pairs.findings.index(finding)
-    y, p = pairs.labels[:, place], pairs.probabilities[:, place]
-    column = Column(y, p)
-    missing = one_sided(y)
-    plain = resampled(column, draws, score_metrics())
-    counts = {
-        name: draws.apply(partial(column.calls, threshold=at.threshold), column.rows)
-        for name, at in chosen.items()
-        if at.threshold is not None
-    }
-    called = {name: rates(of) for name, of in counts.items()}
-    intervals = {name: interval_of(name, of, draws, missing) for name, of in plain.items()}
-    if not missing:
-        low, high = delong(y, p, pairs.patients).interval
-        if not math.isnan(low):
-            bounds = Bounds(low=low, high=high)
-            intervals["auroc"] = intervals["auroc"].model_copy(update={"delong": bounds})
-    at_points = {
-        name: _at_point(pairs, draws, place, at, called.get(name)).model_copy(
-            update={"validation": fitted_on.plain(name, finding) if fitted_on else None}
-        )
-        for name, at in (chosen or {main_point: _NONE_CHOSEN}).items()
-    }
-    main = at_points[main_point]
-    positives, negatives = int((y == 1).sum()), int((y == 0).sum())
-    result = FindingResult(
-        positives=positives,
-        negatives=negatives,
-        unknown=len(y) - positives - negatives,
-        prevalence=positives / (positives + negatives) if positives + negatives else None,
-        threshold=main.threshold,
-        confusion=_confusion(counts.get(main_point)),
-        operating_points=at_points if chosen else {},
-        **intervals,
-        **main.metrics,
-    )
-    return _Scores(plain | called.get(main_point, {}), called, counts.get(main_point), result)
-
-
-def _at_point(
-    pairs: Pairs, draws: Draws, place: int, chosen: Chosen, values: dict[str, Values] | None
-) -> OperatingPoint:
-    """Give an operating point and the metrics there, or None with the reason."""
-    threshold = Threshold(value=chosen.threshold, reason=chosen.reason or None)
-    if values is None or chosen.threshold is None:
-        none = Interval(value=None, reason=chosen.reason)
-        metrics = dict.fromkeys(call_metrics(), none)
-    else:
-        y, called = pairs.labels[:, place], pairs.probabilities[:, place] >= chosen.threshold
-        metrics = {
-            name: _of_calls(name, of, draws, y, called, pairs.patients)
-            for name, of in values.items()
-        }
-    return OperatingPoint(wanted=chosen.wanted, threshold=threshold, **metrics)
-
-
-def _of_calls(
-    metric: str, values: Values, draws: Draws, y: Values, called: _Called, patients: _Patients
-) -> Interval:
-    """Give a metric of calls with its interval.
-
-    Where one side of the labels is missing, a metric that needs both is not defined: a precision of
-    0 among no positives says nothing.
-    """
-    about, missing = METRICS[metric], one_sided(y)
-    if missing and about.two_sided:
-        return Interval(value=None, reason=missing)
-    if values[0] in {0, 1} and about.share_of and draws.resamples:
-        of = {"positives": y == 1, "negatives": y == 0, "called": called, "not called": ~called}
-        images = of.get(about.share_of, np.ones(len(y), dtype=np.bool_)) & ~np.isnan(y)
-        return exact_share(values[0], len(np.unique(patients[images])))
-    return interval_of(metric, values, draws, missing or "nothing is called")
-
-
-def _mean(scores: dict[str, _Scores], draws: Draws) -> MeanResult:
-    """Average each metric over the findings that have it, and count them.
-
-    `bootstrap.average` says what happens where a resample leaves a rare finding undefined.
-    """
-    means = {}
-    for metric in METRICS:
-        defined = [
-            of.values[metric]
-            for of in scores.values()
-            if metric in of.values and not np.isnan(of.values[metric][0])
-        ]
-        reasons = Counter(of.result.metrics[metric].reason for of in scores.values())
-        mean = Interval(value=None, reason=reasons.most_common(1)[0][0])
-        if defined:
-            mean = interval_of(metric, average(defined), draws)
-        means[metric] = MeanInterval(**vars(mean), findings=len(defined))
-    return MeanResult(**means)
-
-
-def _micro(pairs: Pairs, draws: Draws, scores: dict[str, _Scores]) -> MicroResult:
-    """Pool all pairs of image and finding, each called at its finding's main operating point."""
-    pooled = resampled(Column.pooled(pairs.labels, pairs.probabilities), draws, score_metrics())
-    counts = [of.counts for of in scores.values() if of.counts is not None]
-    if counts:
-        pooled |= rates(np.sum(counts, axis=0))
-    why = Counter(of.result.threshold.reason for of in scores.values()).most_common(1)[0][0]
-    none = dict.fromkeys(call_metrics(), Interval(value=None, reason=why))
-    return MicroResult(**none | {name: interval_of(name, of, draws) for name, of in pooled.items()})
-
-
-def _confusion(counts: Values | None) -> Confusion | None:
-    if counts is None:
-        return None
-    tp, fp, tn, fn = counts[0].astype(int).tolist()
-    return Confusion(tp=tp, fp=fp, tn=tn, fn=fn)
 
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:

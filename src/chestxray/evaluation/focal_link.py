@@ -41,7 +41,7 @@ class FocalLink(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
-    gamma: float = Field(default=0.0, ge=0)
+    gamma: float = Field(default=0.0, ge=0, le=10)
 
     def log_odds(self, logits: Values) -> Values:
         """Turn logits, float64 of any shape, into log-odds of the same shape."""

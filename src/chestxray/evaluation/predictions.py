@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chestxray.artifacts import require, write_table, write_text
+from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
 from chestxray.findings import Findings, probability_column
 
@@ -42,7 +43,7 @@ _OTHERS: Final = (IMAGE, "status", "reason", *_OF_MODEL)
 _FEW: Final = 0.05  # of all values: fewer outside [0, 1] are single errors, more are another scale
 _PREFIX: Final = probability_column("")
 _SEPARATOR: Final = "|"
-_BROKEN: Final = (pa.ArrowException, zlib.error)
+_BROKEN: Final = (pa.ArrowException, zlib.error, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
                         f"{path}, line {number}: {line[:40]} is not a JSON object: write one "
                         f"object per image"
                     )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PredictionsError(f"{path} is not a table of JSON lines: {error}") from error
     header = list(dict.fromkeys(name for row in rows for name in row))
     return header, [[row.get(name) for name in header] for row in rows]
@@ -266,7 +267,7 @@ def _csv(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
                 f"{path}, line {line}: {len(row)} values under {len(header)} column names. Either "
                 f"the file was cut short or a comma is not quoted: write it again"
             )
-    return header, [row for _, row in rows[1:]]
+    return header, [[restored(cell) for cell in row] for _, row in rows[1:]]
 
 
 def _places(path: Path, header: list[str]) -> tuple[Findings, dict[str, int]]:

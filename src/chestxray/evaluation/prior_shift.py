@@ -70,7 +70,7 @@ def correct(p: Floats, fitted: float, here: float) -> Values:
         here: prevalence of these images, in (0, 1).
 
     Returns:
-        float64 [n], in the same order of magnitude and ranking.
+        float64 [n] in [0, 1], ranked as before.
     """
     check_prevalence(fitted)
     check_prevalence(here)

@@ -187,7 +187,11 @@ class Group(Model):
 
 
 class Gap(Interval):
-    """A difference between two groups, its p-value, and that adjusted for all gaps (Holm)."""
+    """A difference between two groups, its p-value, and that adjusted for all gaps (Holm).
+
+    The interval holds what the test of `p` does not reject, so it excludes 0 exactly where
+    p < 0.05.
+    """
 
     p: Number = None
     p_holm: Number = None
@@ -247,7 +251,8 @@ class BaselineFigure(Model):
 class BaselineMean(BaselineFigure):
     """The same averaged over the `findings` that both have, with the model's own average.
 
-    `p` tests the difference against 0, two-sided; None where it cannot be tested.
+    `p` tests the difference against 0, two-sided; None where it cannot be tested. The interval of
+    `difference` holds what this test does not reject.
     """
 
     findings: int

@@ -335,6 +335,7 @@ class ComparedMean(Model):
 
     Attributes:
         findings: how many have enough patients to be compared, and are in the mean.
+        left_out: each other compared finding → why it is not in the mean.
         a, b: the mean of each model.
         difference: B - A.
         p: two-sided, of no difference, from the bootstrap.
@@ -342,6 +343,7 @@ class ComparedMean(Model):
     """
 
     findings: int
+    left_out: dict[str, str] = Field(default_factory=dict)
     a: Interval
     b: Interval
     difference: Interval

@@ -8,7 +8,8 @@ under-diagnosis rate of Seyyed-Kalantari 2021 (doi:10.1038/s41591-021-01595-0). 
 
 Gaps are between groups named in advance (`CONTRASTS`): the largest minus the smallest would show a
 gap even where there is none. All use the same resamples of patients, so a patient with images in
-both groups counts in both. The p-values of all gaps are adjusted together.
+both groups counts in both. Interval and p-value of a gap are those of one test (see
+`significance`). The p-values of all gaps are adjusted together.
 
 The shortcut: severely ill patients are radiographed AP, in bed, so a model could learn the view
 instead of the lungs. The AUROC of the view alone shows what it would reach. The view in which the
@@ -25,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.bootstrap import Draws, Interval, Values, exact_share, holm, p_value
+from chestxray.evaluation.bootstrap import Draws, Interval, Values, exact_share, holm
 from chestxray.evaluation.labels import Pairs
 from chestxray.evaluation.metrics import METRICS, measure
 from chestxray.evaluation.result_details import (
@@ -37,6 +38,7 @@ from chestxray.evaluation.result_details import (
     Subgroups,
 )
 from chestxray.evaluation.result_details import Group as GroupResult
+from chestxray.evaluation.significance import Significance
 from chestxray.evaluation.weighted_counts import Calls, Column
 
 _RULES: Final = {
@@ -85,6 +87,7 @@ def members(axis: str, pairs: Pairs, finding: str) -> dict[str, _Mask]:
 # With 5 patients, a normal test would find a gap that is not there in 12 of 100 tables, not in 5.
 SMALLEST: Final = {"positives": 10, "negatives": 10, "patients": 10}
 _FIGURES: Final = ("auroc", "missed")
+_NO_VARIATION: Final = "not tested: one group has no variation"
 NO_THRESHOLD: Final = "no threshold was chosen on validation"
 
 
@@ -217,12 +220,12 @@ def _gap(one: _Group, other: _Group, draws: Draws, figure: str) -> Gap:
         if not group.values:
             return Gap(value=None, reason=group.result.reason)
     first, second = one.values[figure], other.values[figure]
-    gap = Gap(**vars(draws.interval(first - second, NO_THRESHOLD)))
     if {first[0], second[0]} & {0.0, 1.0}:
         # In a group that is all right or all wrong, every resample is the same.
-        return gap.model_copy(update={"reason": "not tested: one group has no variation"})
+        return Gap(value=float(first[0] - second[0]), reason=_NO_VARIATION)
     patients = min(one.least_patients, other.least_patients)
-    return gap.model_copy(update={"p": p_value(draws, first - second, patients)})
+    test = Significance.of(draws, first - second, patients, undefined=NO_THRESHOLD)
+    return Gap(**vars(test.interval), p=test.p)
 
 
 def _means(findings: dict[str, dict[str, _Group]], draws: Draws) -> dict[str, MeanInterval]:

@@ -64,6 +64,10 @@ class Images:
 _CHOSEN_HERE: Final = "the thresholds were chosen on these images: an interval would be too good"
 _NO_CALLS: Final = "nothing is called"
 _NO_THRESHOLD: Final = "no finding has a threshold"
+_NO_LABELS: Final = {
+    "recall": "no finding with a threshold has positives",
+    "specificity": "no finding with a threshold has negatives",
+}
 
 
 def rates_at(
@@ -129,17 +133,16 @@ def _workload(images: Images, points: OperatingPoints, name: str) -> Workload:
         axis=1,
     )
     count, calls, normal, flagged, judged, right = draws.apply(lambda w: w @ terms).T
-    shares = {
-        metric: _mean_of(images.rates[name], metric, draws) for metric in ("recall", "specificity")
-    }
-    prevalence = np.nanmean(pairs.labels[:, has]) if has.any() else np.nan
+    shares = {metric: _mean_of(images.rates[name], metric, draws) for metric in _NO_LABELS}
+    labelled = pairs.labels[:, has]
+    labelled = labelled[~np.isnan(labelled)]
     return Workload(
         images=len(called),
         finding_free=int(free.sum()),
-        calls_per_image=draws.interval(calls / count),
+        calls_per_image=draws.interval(_ratio(calls, count)),
         flagged=_share(flagged, normal, pairs.patients[free], draws, "no finding-free images"),
         precision=_share(right, judged, pairs.patients[known.any(axis=1)], draws, _NO_CALLS),
-        prevalence=float(prevalence),
+        prevalence=float(labelled.mean()) if len(labelled) else None,
         **shares,
     )
 
@@ -148,16 +151,21 @@ def _share(
     part: Values, whole: Values, patients: npt.NDArray[np.int64], draws: Draws, reason: str
 ) -> Interval:
     """Give a share with its interval, which is binomial where the share is 0 or 1."""
-    values = np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+    values = _ratio(part, whole)
     if values[0] in {0, 1} and draws.resamples:
         return exact_share(float(values[0]), len(np.unique(patients)))
     return draws.interval(values, reason)
 
 
+def _ratio(part: Values, whole: Values) -> Values:
+    """Divide row by row; NaN where a row has none of the whole."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
 def _mean_of(of: Rates, metric: str, draws: Draws) -> Interval:
     values = [rates[metric] for rates in of.values() if not np.isnan(rates[metric][0])]
     if not values:
-        return Interval(value=None, reason=_NO_THRESHOLD)
+        return Interval(value=None, reason=_NO_LABELS[metric] if of else _NO_THRESHOLD)
     return draws.interval(average(values))
 
 

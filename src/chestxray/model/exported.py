@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import ArtifactError, MissingExtraError
+from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.metrics import value
 from chestxray.model.engines import (
@@ -46,6 +47,7 @@ EXPORT: Final = "export.json"
 ONNX: Final = "graph.onnx"
 XML: Final = "graph.xml"
 BIN: Final = "graph.bin"
+GRAPH: Final[dict[Format, tuple[str, ...]]] = {"onnx": (ONNX,), "openvino": (XML, BIN)}
 ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 TOLERANCE: Final = 1e-4  # of a probability, and of a cell of a class map in logits
 AUROC_TOLERANCE: Final = 0.002
@@ -205,7 +207,8 @@ class Export(BaseModel):
     @property
     def identity(self) -> str:
         """Short name of exactly these files: the start of the SHA-256 over their SHA-256s."""
-        return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()[:12]
+        hashes = (self.sha256[name] for name in (*GRAPH[self.kind], CARD))
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
 
 
 def check(out: Path, kind: Format, precision: Precision, labelled: bool) -> None:
@@ -238,7 +241,8 @@ def read_export(folder: Path) -> Export:
     """Read `export.json` and check the files that it names.
 
     Raises:
-        ArtifactError: not an export, of another version, or a file is missing or altered.
+        ArtifactError: not an export, of another version, it names other files than an export of
+            its kind has, or a file is missing or altered.
     """
     if not folder.is_dir():
         raise ArtifactError(
@@ -251,8 +255,18 @@ def read_export(folder: Path) -> Export:
             f"{folder / EXPORT} is not an export of this version: export the bundle again with "
             f"`{_MADE_BY}`"
         ) from error
+    if set(record.sha256) != {*GRAPH[record.kind], CARD}:
+        raise ArtifactError(
+            f"{folder / EXPORT} must hold the SHA-256 of exactly "
+            f"{', '.join((*GRAPH[record.kind], CARD))}, not of {sorted(record.sha256)}: export the "
+            f"bundle again with `{_MADE_BY}`"
+        )
     for name, wanted in record.sha256.items():
         require(folder / name, _MADE_BY)
+        if not (folder / name).is_file():  # a device or a pipe may never end
+            raise ArtifactError(
+                f"{folder / name} is not a regular file: export the bundle again with `{_MADE_BY}`"
+            )
         if sha256(folder / name) != wanted:
             raise ArtifactError(
                 f"{folder / name} is not the file that {EXPORT} describes: export the bundle again "

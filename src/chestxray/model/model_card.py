@@ -6,7 +6,8 @@
       bundle.json           the card: how to build, feed and calibrate the model, and its origin
 
 The card is written last and holds the SHA-256 of the other files, so a folder whose parts do not
-belong together is refused. A bundle may be without a detector.
+belong together is refused. A bundle may be without a detector. Every value of the card has a range,
+and no file of another name belongs to a bundle.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
-from chestxray.evaluation.bundle_thresholds import CARD, model_identity
+from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
@@ -32,6 +33,8 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
+_TIMM_NAME: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
+_LARGEST: Final = 4096  # px; building a network for larger images takes gigabytes
 _MADE_BY: Final = "chestxray train"
 
 
@@ -93,7 +96,7 @@ class ModelCard(BaseModel):
     """The content of `bundle.json`; K findings.
 
     Attributes:
-        backbone: timm's name.
+        backbone: timm's own name; never one of a hub or a folder, which would be contacted.
         size: side of the canonical image, pixels.
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
@@ -119,18 +122,18 @@ class ModelCard(BaseModel):
 
     format: Literal[4] = _FORMAT
     package_version: str
-    backbone: str
-    size: int = Field(ge=16)
-    mean: float
-    std: float = Field(gt=0)
+    backbone: str = Field(pattern=_TIMM_NAME)
+    size: int = Field(ge=16, le=_LARGEST)
+    mean: float = Field(allow_inf_nan=False)
+    std: float = Field(gt=0, allow_inf_nan=False)
     pixel_rule: str
     findings: Findings
     calibration: Calibration
-    thresholds: dict[str, float | None]
-    operating_points: dict[str, dict[str, float | None]]
+    thresholds: dict[str, Threshold | None]
+    operating_points: dict[str, dict[str, Threshold | None]]
     operating_point: str
     not_assessed: dict[str, str] = {}
-    prevalences: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    prevalences: dict[str, Prevalence]
     heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
@@ -184,11 +187,13 @@ def read(folder: Path) -> Facts:
     """Read a bundle without its network, refusing one whose parts do not match.
 
     Raises:
-        BundleError: not a bundle, another format, weights or detector altered or truncated, or a
-            pixel rule that this version does not have.
+        BundleError: not a bundle, another format, a value out of its range, a file that is no part
+            of a bundle, weights or detector altered or truncated, or a pixel rule that this version
+            does not have.
         ArtifactError: a file is missing.
     """
     card, identity = _read_card(folder)
+    _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
     return Facts(card, _load_detector(folder, card), identity)
 
@@ -198,9 +203,22 @@ def list_sha256(images: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(images)).encode()).hexdigest()
 
 
+def _check_files(folder: Path, card: ModelCard) -> None:
+    """Refuse files that a bundle does not have; hidden files, as file managers make them, pass."""
+    known = {CARD, WEIGHTS} | ({GATE} if card.gate else set())
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if strange := sorted(found - known):
+        raise BundleError(
+            f"{folder} holds {strange[0]!r}, which is no part of this bundle: remove it, or copy "
+            f"the whole bundle again"
+        )
+
+
 def _checked(path: Path, wanted: str) -> Path:
     """Give the path of a file that is the one its card describes."""
     require(path, _MADE_BY)
+    if not path.is_file():  # a device or a pipe may never end
+        raise BundleError(f"{path} is not a regular file: copy the whole bundle again")
     found = sha256(path)
     if found != wanted:
         raise BundleError(

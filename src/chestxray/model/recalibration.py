@@ -55,21 +55,22 @@ def calibrate(
         The new bundle without its network.
 
     Raises:
-        BundleError: not a bundle, or `out` is not empty.
-        PredictionsError: predictions that do not fit the labels, that another model made or that
-            do not name their model, or no finding to calibrate.
+        BundleError: not a bundle, or `out` is a file or not empty.
+        PredictionsError: predictions that do not fit the labels, that another model made, that do
+            not name their model or that are of training images, or no finding to calibrate.
         SourceError: a label table that cannot be read.
         ArtifactError: a file that does not exist.
     """
     folder, out = Path(bundle), Path(out)
     facts = read(folder)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the calibrated bundle")
     truth = Labels.of(labels)
     pairs = pair(
         predictions if isinstance(predictions, Predictions) else Path(predictions), truth, split
     )
     _check_made(pairs, facts.identity)
+    _check_not_trained_on(pairs, truth, facts.card)
     card = _recalibrated(facts, pairs, truth.source)
     out.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, *((GATE,) if facts.detector else ())):
@@ -86,6 +87,15 @@ def _check_made(pairs: Pairs, identity: str) -> None:
         raise PredictionsError(
             f"the predictions were made by {made}, the bundle is {identity}: predict the images "
             f"of the site with this bundle (chestxray predict)"
+        )
+
+
+def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
+    """Refuse the images that the bundle was trained on."""
+    if pairs.split == "train" and truth.split_sha256 == card.trained_on.split_sha256:
+        raise PredictionsError(
+            f"the bundle was trained on these images of {truth.source}, where its probabilities "
+            f"are too sure: give predictions for images that it was not trained on"
         )
 
 
@@ -108,7 +118,7 @@ def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
             "calibration": card.calibration.followed_by(site),
             "operating_points": points,
             "thresholds": points[card.operating_point],
-            "prevalences": card.prevalences | prevalences(labels, card.findings),
+            "prevalences": _prevalences(card, labels),
             "recalibrated_on": Recalibration(
                 source=source,
                 images=len(labels),
@@ -117,6 +127,20 @@ def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
             ),
         }
     )
+
+
+def _prevalences(card: ModelCard, labels: npt.NDArray[Any]) -> dict[str, float]:
+    """Give the prevalences that the probabilities contain now.
+
+    Those of the site; the bundle's own where the site has no labels, so that nothing was fitted.
+    None where all labels of the site are equal: the offset was fitted to them.
+    """
+    kept = {
+        finding: card.prevalences[finding]
+        for finding, y in zip(card.findings, labels.T, strict=True)
+        if finding in card.prevalences and np.isnan(y).all()
+    }
+    return kept | prevalences(labels, card.findings)
 
 
 def _columns(pairs: Pairs, findings: Findings) -> tuple[Values, npt.NDArray[Any]]:

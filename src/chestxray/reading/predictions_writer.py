@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.artifacts import sha256, sync_folder, write_json
+from chestxray.csv_cells import restored, without_formulas
 from chestxray.errors import ArtifactError
 from chestxray.evaluation import predictions
 from chestxray.findings import Findings, probability_column
@@ -108,7 +109,8 @@ class PredictionsWriter:
 
     def add(self, table: pd.DataFrame, maps: npt.NDArray[np.float16]) -> None:
         """Add rows: the columns that `columns` names, and heatmaps [n, K, h, w] of these rows."""
-        self._table.write(table[list(self._columns)].to_csv(index=False, header=False).encode())
+        rows = without_formulas(table[list(self._columns)])
+        self._table.write(rows.to_csv(index=False, header=False).encode())
         if self._maps is not None:
             self._maps.write(np.ascontiguousarray(maps, dtype="<f2").data)
         self.done += len(table)
@@ -152,7 +154,8 @@ class PredictionsWriter:
     def _read_back(self) -> pd.DataFrame:
         kinds = {name: str for name in self._columns if not name.startswith(_PROBABILITY)}
         blank = {name: [""] for name in self._columns if name not in kinds}
-        return pd.read_csv(self._table_path, dtype=kinds, keep_default_na=False, na_values=blank)
+        table = pd.read_csv(self._table_path, dtype=kinds, keep_default_na=False, na_values=blank)
+        return table.assign(**{name: table[name].map(restored) for name in kinds})
 
     def _sync(self) -> None:
         for file in (self._table, self._maps):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from chestxray.artifacts import require, write_text
 from chestxray.errors import ArtifactError
@@ -208,24 +208,30 @@ def _examples(files: RunFiles) -> dict[str, dict[str, dict[str, Any]]]:
     """Give the examples by finding and kind, each with its image as the data URL `source`."""
     examples: dict[str, dict[str, dict[str, Any]]] = {}
     for example in files.explanations["shown"] if files.explanations else ():
-        image = example | {"source": _data_url(files.folder / "explanations" / example["file"])}
+        image = example | {"source": _data_url(files.folder / "explanations", example["file"])}
         examples.setdefault(example["finding"], {})[example["kind"]] = image
     return examples
 
 
 def _pairs_picture(files: RunFiles) -> str | None:
     """Give the figure of the pairs of phantoms as a data URL; None where there are none."""
-    return _data_url(files.folder / files.causal["picture"]) if files.causal else None
+    return _data_url(files.folder, files.causal["picture"]) if files.causal else None
 
 
-def _data_url(path: Path) -> str:
-    """Give an image file as a data URL."""
+def _data_url(folder: Path, name: str) -> str:
+    """Give an image file of a run as a data URL; what leads out of the folder is refused."""
+    path = folder / name
+    if Path(name).name != name or path.is_symlink():
+        raise ArtifactError(
+            f"{folder} lists the image {name!r}, which is not a file in that folder: run "
+            f"`chestxray explain` again"
+        )
     require(path, "chestxray explain")
     file = io.BytesIO()
     try:
         with Image.open(path) as image:
             image.convert("RGB").save(file, "WEBP", quality=_QUALITY)
-    except UnidentifiedImageError as error:
+    except (OSError, Image.DecompressionBombError) as error:  # no image, or cut short
         raise ArtifactError(f"{path} is not an image: run `chestxray explain` again") from error
     return _PREFIX + base64.b64encode(file.getvalue()).decode("ascii")
 

@@ -29,6 +29,7 @@ from typing import Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chestxray import plain_yaml
 from chestxray.artifacts import write_text
 from chestxray.errors import SourceError
 from chestxray.sources.collection import Blank, ReadOptions, Uncertain
@@ -298,7 +299,7 @@ def _title(wanted: str, titles: Sequence[str], table: Path) -> str:
 
 def _read_settings(path: Path) -> _Settings:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain_yaml.load(path.read_text(encoding="utf-8"))
         return _Settings.model_validate(content or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SourceError(f"{path} is not readable YAML: {error}") from error

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.artifacts import write_table
+from chestxray.csv_cells import restored
 from chestxray.dataset.folds import fold_of
 from chestxray.dataset.folds import folds as folds_of
 from chestxray.dataset.store import Dataset
@@ -198,6 +199,7 @@ def _dealt(dataset: Dataset, recipe: Recipe, out: Path, count: int) -> pd.DataFr
         )
     text = dict.fromkeys(("image", "patient", "group"), str)
     there = pd.read_csv(listed, dtype=text, keep_default_na=False)
+    there = there.assign(**{name: there[name].map(restored) for name in text if name in there})
     if not there.equals(dealt.reset_index(drop=True)):
         raise ArtifactError(
             f"{out} was started with other folds or on another dataset: give the same --folds and "

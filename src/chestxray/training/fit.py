@@ -4,7 +4,7 @@ run/
   recipe.yaml        as run, with every key
   dataset.json       the manifest of the dataset it was trained on
   history.csv        one row per epoch and split
-  checkpoints/       best.ckpt and last.ckpt
+  checkpoints/       best.safetensors and last.safetensors: plain tensors and JSON
   validation.csv     the best epoch's predictions on the validation split
   bundle/            the model, complete
   run.json           what was done, written last
@@ -12,9 +12,12 @@ run/
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -34,21 +37,23 @@ from chestxray.evaluation.evidence import one_sided
 from chestxray.findings import Findings
 from chestxray.model.network import Classifier, check_reachable
 from chestxray.model.torch_engine import device
+from chestxray.training import checkpoint_files
 from chestxray.training import recipe as recipes
+from chestxray.training.checkpoint_files import CheckpointFiles
 from chestxray.training.data import EpochBatches, Part, in_order, loader
 from chestxray.training.finalize import finish
 from chestxray.training.lightning_module import (
     BEST,
     LAST,
-    CheckpointFiles,
     Checkpoints,
     History,
+    ShardCheck,
     Show,
     Task,
 )
 from chestxray.training.losses import class_weights
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_checks import for_run
+from chestxray.training.recipe_checks import check_folder, for_run
 from chestxray.training.sampling import Sampling
 from chestxray.version import __version__
 
@@ -132,8 +137,9 @@ def train(
 
     Raises:
         RecipeError: all that is wrong with the recipe, or the run has another one.
-        ArtifactError: no such dataset, the run exists already, there is none to resume, or it was
-            trained on another dataset.
+        ArtifactError: no such dataset, the run exists already, there is none to resume, it was
+            trained on another dataset, its checkpoint is not one that this version wrote,
+            images of the dataset were altered, or another training works in the folder.
         TrainingError: nothing to learn from, or the loss is no longer finite.
         MissingExtraError: TensorBoard is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
@@ -147,7 +153,7 @@ def train(
     _check_dataset(dataset, chosen)
     if resume:
         _check_same(run, dataset.manifest, chosen)
-    return _trained(dataset, chosen, run, tensorboard)
+    return _trained(dataset, chosen, run, resume, tensorboard)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -200,16 +206,16 @@ def _check_same(run: Path, manifest: Manifest, recipe: Recipe) -> None:
         raise ArtifactError(f"{run} was started on another dataset: resume it with that one")
 
 
-def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> Run:
+def _trained(dataset: Dataset, recipe: Recipe, run: Path, resume: bool, tensorboard: bool) -> Run:
     torch.manual_seed(recipe.seed)
     last = run / "checkpoints" / LAST
-    classifier = _classifier(recipe, dataset.findings, last.exists())
+    classifier = _classifier(recipe, dataset.findings, resume and last.exists())
     labels = dataset.labels(dataset.rows("train"))
     sampling = Sampling.fit(recipe, labels)
     task = Task(classifier, recipe, _loss_weights(recipe, sampling, labels), sampling)
     history, timer = History(run / "history.csv", recipe.monitor), Timer()
     checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
-    callbacks = [history, timer, checkpoints, Show(history)]
+    callbacks = [history, timer, checkpoints, ShardCheck(dataset), Show(history)]
     trainer = Trainer(
         accelerator=device().type,
         devices=1,
@@ -227,15 +233,44 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> 
         use_distributed_sampler=False,
     )
     # Written only now: a recipe that cannot be started leaves nothing behind.
-    write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
-    recipes.save(run / "recipe.yaml", recipe)
-    _fit(trainer, task, dataset, last)
+    with _alone(run, resume):
+        write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+        recipes.save(run / "recipe.yaml", recipe)
+        _fit(trainer, task, dataset, last if last.exists() else None)
+        return _finished(run, dataset, task, trainer, history, timer)
+
+
+@contextmanager
+def _alone(run: Path, resume: bool) -> Iterator[None]:
+    """Keep other trainings out of a run's folder.
+
+    Raises:
+        ArtifactError: another training works there, or came first.
+    """
+    lock = run / "checkpoints" / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactError(
+                f"another training is running in {run}: wait until it ends, or choose another --out"
+            ) from error
+        check_folder(run, resume)
+        yield
+
+
+def _finished(
+    run: Path, dataset: Dataset, task: Task, trainer: Trainer, history: History, timer: Timer
+) -> Run:
+    """Write all that follows from the best epoch, `run.json` last."""
     _load_best(task.classifier, run / "checkpoints" / BEST)
+    recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
     bundle = finish(run, dataset, recipe, task.classifier.to(device()))
     facts = {
         "model": bundle.identity,
         "precision": str(trainer.precision),
-        "sampling": {"name": recipe.sampling, **sampling.summary(labels)},
+        "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
         "monitor": recipe.monitor,
         "best_epoch": history.best_epoch,
         "epochs": trainer.current_epoch,
@@ -245,8 +280,8 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool) -> 
     return Run.open(run)
 
 
-def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
-    """Run the epochs that are left."""
+def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path | None) -> None:
+    """Run the epochs that are left after the checkpoint `last`; all of them where it is None."""
     recipe, part = task.recipe, Part(dataset, "train")
     batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed)
     with warnings.catch_warnings():
@@ -258,8 +293,7 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path) -> None:
                 task,
                 loader(part, batches),
                 in_order(Part(dataset, "val"), recipe.batch_size),
-                ckpt_path=str(last) if last.exists() else None,
-                weights_only=False,  # our own checkpoint, which holds optimiser state
+                ckpt_path=None if last is None else str(last),
             )
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt(
@@ -294,7 +328,7 @@ def _tensorboard(run: Path) -> Logger:
 
 
 def _load_best(classifier: Classifier, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = checkpoint_files.load(path)["state_dict"]
     prefix = "classifier."
     weights = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     classifier.load_state_dict(weights, strict=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chestxray import plain_yaml
 from chestxray.artifacts import write_text
 from chestxray.errors import RecipeError
 
@@ -27,6 +28,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _SHIPPED: Final = files("chestxray.training") / "recipes"
 DEFAULT: Final = "baseline"
 _LINE: Final = 100  # characters
+_SHOWN: Final = 200  # characters of a value in an error
 
 _REPLACED: Final = {
     "augment.brightness": "it is now augment.gamma, which keeps black, and augment.contrast",
@@ -200,7 +202,7 @@ def _text(name: str) -> str:
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = plain_yaml.load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {name} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -216,9 +218,9 @@ def _override(values: dict[str, Any], overrides: Overrides) -> list[str]:
     for override in overrides:
         key, equals, text = override.partition("=")
         try:
-            value = yaml.safe_load(text)
+            value = plain_yaml.load(text)
         except yaml.YAMLError:
-            faults.append(f"override {override!r}: the value is not valid YAML")
+            faults.append(f"override {_short(override)}: the value is not valid YAML")
             continue
         if equals:
             faults += _set(values, key, value)
@@ -250,7 +252,12 @@ def _fault(place: tuple[int | str, ...], details: Mapping[str, Any]) -> str:
         near = nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
         return f"unknown key {key!r}{near}"
     rule = str(details["msg"]).replace("Input should", "it should")
-    return f"{key} = {details['input']!r}: {rule}"
+    return f"{key} = {_short(details['input'])}: {rule}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _listed(title: str, faults: list[str]) -> str:

@@ -20,6 +20,7 @@ from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
 
 _MANIFEST: Final = "dataset.json"
+_RECIPE: Final = "recipe.yaml"
 _MODEL: Final = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 
 
@@ -42,16 +43,36 @@ def for_run(
     Raises:
         RecipeError: all that is wrong with the recipe, as `recipe.load` and `checked` say.
         ArtifactError: there is no run to resume, the folder holds one already, or there is no
-            dataset.
+            dataset; as `check_folder` says.
     """
-    own = run / "recipe.yaml"
+    check_folder(run, resume)
+    if recipe is None:
+        recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
+    return checked(recipe, overrides, dataset)
+
+
+def check_folder(run: Path, resume: bool) -> None:
+    """Check that a run can be started in a folder, or continued there.
+
+    Raises:
+        ArtifactError: there is no run to resume, the folder holds one already, or its checkpoints
+            are not of a run that this version started.
+    """
+    own, files = run / _RECIPE, sorted((run / "checkpoints").glob("[!.]*"))
+    if files and not own.exists():
+        raise ArtifactError(
+            f"{run} holds checkpoints but no {_RECIPE}, so they cannot be resumed: choose another "
+            f"--out, or remove {files[0].parent}"
+        )
     if resume and not own.exists():
         raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
     if own.exists() and not resume:
         raise ArtifactError(f"{run} holds a run: resume it with --resume, or choose another --out")
-    if recipe is None:
-        recipe = own if resume and not overrides else recipes.DEFAULT
-    return checked(recipe, overrides, dataset)
+    for old in (file for file in files if file.suffix == ".ckpt"):
+        raise ArtifactError(
+            f"{old} is a checkpoint in the format of PyTorch, which can run code when it is "
+            f"opened: this version does not open it; train again with another --out"
+        )
 
 
 def checked(
@@ -82,7 +103,12 @@ def _size_of(dataset: Path) -> object:
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
     backbone = values.get("backbone", Recipe().backbone)
     text = _timm_text()
-    if not isinstance(backbone, str) or not text or ":" in backbone:  # of the hub
+    if not isinstance(backbone, str):
+        return []
+    if ":" in backbone or "/" in backbone:
+        rule = "a model must be readable without a hub; give the name of its architecture in timm"
+        return [f"backbone = {backbone!r}: {rule}, and its weights as a file with weights=FILE"]
+    if not text:
         return []
     name, _, tag = backbone.partition(".")
     if f"\ndef {name}(" not in text and f"'{name}'" not in text and f'"{name}"' not in text:

@@ -105,7 +105,7 @@ def _windowed(
         steepness = np.clip(-4 * (values - center) / width, -500, 500)
         return np.asarray(1 / (1 + np.exp(steepness)))
     elif function != "LINEAR_EXACT":
-        raise MalformedError(f"VOILUTFunction {function!r} is not defined in the DICOM Standard")
+        raise MalformedError("VOILUTFunction has a value that the DICOM Standard does not define")
     if width == 0:
         return (values > center).astype(np.float64)
     return np.clip((values - center) / width + 0.5, 0, 1)

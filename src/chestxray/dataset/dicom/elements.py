@@ -109,8 +109,8 @@ class Elements:
         """Give the values of a decimal or integer string."""
         try:
             values = tuple(float(text) for text in self.texts(keyword) if text)
-        except ValueError as error:
-            raise MalformedError(f"{keyword}: {error}") from error
+        except ValueError:
+            raise MalformedError(f"{keyword} has a value that is not a number") from None
         if not all(map(math.isfinite, values)):
             raise MalformedError(f"{keyword} is {values}: the values must be finite numbers")
         return values

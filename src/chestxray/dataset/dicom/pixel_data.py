@@ -34,6 +34,9 @@ Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+_OTHER_COLOUR: Final = frozenset(
+    {"PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "XYB"}
+)
 
 _NATIVE: Final = frozenset(
     {
@@ -134,9 +137,10 @@ def form_of(path: Path, elements: Elements) -> Form:
 def _check_colour(elements: Elements, form: Form) -> None:
     samples = elements.word("SamplesPerPixel", 1)
     if form.photometric not in _GREY | _COLOUR:
+        found = form.photometric if form.photometric in _OTHER_COLOUR else "unknown"
+        found = found if form.photometric else "missing"
         raise MalformedError(
-            f"PhotometricInterpretation is {form.photometric or 'missing'}: a radiograph has "
-            f"MONOCHROME1 or MONOCHROME2"
+            f"PhotometricInterpretation is {found}: a radiograph has MONOCHROME1 or MONOCHROME2"
         )
     if samples != form.samples:
         raise MalformedError(f"SamplesPerPixel is {samples}, {form.photometric} has {form.samples}")
@@ -343,7 +347,9 @@ def _jpeg_2000(stream: bytes, form: Form) -> tuple[npt.NDArray[Any], int]:
 
 
 def _name(syntax: str) -> str:
-    return uid.UID(syntax, config.IGNORE).name
+    """Name a transfer syntax; one that is unknown is not quoted."""
+    name = uid.UID(syntax, config.IGNORE).name
+    return "(unknown)" if name == syntax else name
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, Form], tuple[npt.NDArray[Any], int]]]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import ipaddress
 import re
 import ssl
 import tomllib
@@ -81,6 +82,16 @@ def _short_name(name: str) -> str:
     return name
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(
+            "must be an IP address such as 10.1.2.3, or a network such as 10.1.2.0/24"
+        ) from error
+
+
+_Network = Annotated[str, AfterValidator(_network)]
 _AETitle = Annotated[str, AfterValidator(_ae_title)]
 _ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
 _FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
@@ -139,6 +150,12 @@ class Receive(_Table):
         port: TCP port.
         allow: calling AE titles that may associate; all others are rejected.
         associations: maximum number of open associations; further ones are rejected.
+        connections: maximum number of connections without an association yet; a further one
+            displaces the oldest.
+        connections_per_address: the same for one address.
+        object_mib: maximum size of an object; a larger one aborts its association.
+        addresses: IP addresses or networks from which an AE title may associate; a title that is
+            not named here may do so from any address.
         tls: mutual TLS; plain DICOM without it.
     """
 
@@ -147,7 +164,27 @@ class Receive(_Table):
     port: _Port = 11112
     allow: list[_AETitle] = Field(min_length=1)
     associations: int = Field(default=10, ge=1)
+    connections: int = Field(default=32, ge=1)
+    connections_per_address: int = Field(default=16, ge=1)
+    object_mib: int = Field(default=256, ge=1)
+    addresses: dict[_AETitle, Annotated[list[_Network], Field(min_length=1)]] = {}
     tls: TLS | None = None
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        unknown = set(self.addresses) - set(self.allow)
+        if unknown:
+            raise ValueError(f"addresses has titles that are not in allow: {sorted(unknown)}")
+        return self
+
+    def may_come_from(self, title: str, address: str) -> bool:
+        """Tell whether an AE title may associate from an IP address."""
+        networks = {name.strip(): networks for name, networks in self.addresses.items()}
+        if title not in networks:
+            return True
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return any(ip in ipaddress.ip_network(network) for network in networks[title])
 
 
 class Poll(_Table):
@@ -343,7 +380,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} does not exist: see docs/gateway.md for an example") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     try:
         config = Config.model_validate(raw)

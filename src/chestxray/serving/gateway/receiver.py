@@ -8,6 +8,7 @@
 | a result of this gateway, routed back        | 0000 success, ignored                          |
 | any other secondary capture or report        | 0122 SOP class not supported                   |
 | an instance UID that is not a UID            | 0117 invalid SOP instance                      |
+| a data set of another SOP class or instance  | A900 data set does not match SOP class         |
 | disk full, or less than `free_mib` free      | A700 out of resources: the sender tries again  |
 """
 
@@ -16,13 +17,9 @@ from __future__ import annotations
 import logging
 import socket
 import sqlite3
-import ssl
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from socketserver import BaseServer
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydicom.uid import (
     UID,
@@ -31,12 +28,16 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
-from pynetdicom.dsutils import encode_file_meta
+from pynetdicom.association import Association
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
-from chestxray.serving.gateway.config import TLS, Receive
+from chestxray.serving.gateway.config import Receive
+from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, Handler, Server
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
+from chestxray.serving.gateway.sop_uids import sop_uids
+from chestxray.serving.gateway.spool import Spool
+from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
 
 RESULT_CLASSES: Final = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
 """SOP classes of the results that the gateway sends."""
@@ -45,11 +46,18 @@ _SUCCESS: Final = 0x0000
 _INVALID_INSTANCE: Final = 0x0117
 _UNSUPPORTED_CLASS: Final = 0x0122
 _OUT_OF_RESOURCES: Final = 0xA700
+_MISMATCH: Final = 0xA900
 
 _STOP_SECONDS: Final = 10.0  # that open associations have to end
-_HANDSHAKE_SECONDS: Final = 10.0
 _MAX_PDU_SIZE: Final = 131072
 _log = logging.getLogger(__name__)
+
+
+class _Refusal(NamedTuple):
+    """Result, source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 section 9.3.4), and our reason."""
+
+    answer: tuple[int, int, int]
+    reason: str
 
 
 class Receiver:
@@ -58,7 +66,10 @@ class Receiver:
     def __init__(self, config: Receive, intake: Intake) -> None:
         self._config = config
         self._intake = intake
-        self._server: _Server | None = None
+        self._connections = Connections(
+            config.associations, config.connections, config.connections_per_address
+        )
+        self._server: Server | None = None
 
     def start(self) -> None:
         """Listen in a thread, and return.
@@ -69,17 +80,26 @@ class Receiver:
         ae = AE(ae_title=self._config.ae_title)
         ae.require_called_aet = True
         ae.require_calling_aet = list(self._config.allow)
-        ae.maximum_associations = self._config.associations
+        ae.maximum_associations = 2**16  # they are limited by Connections
         ae.maximum_pdu_size = _MAX_PDU_SIZE
         ae.add_supported_context(Verification)
         for sop_class in (*RADIOGRAPHS, *RESULT_CLASSES):
             ae.add_supported_context(sop_class, list(AllTransferSyntaxes))
-        handlers = [
+        ae.acse_timeout = REQUEST_SECONDS
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_REJECTED, self._on_rejected),
         ]
-        address = (self._config.host, self._config.port)
-        self._server = serve(ae, address, handlers, self._config.tls)
+        tls = self._config.tls.server_context() if self._config.tls else None
+        server: Any = ae.make_server(
+            (self._config.host, self._config.port),
+            evt_handlers=handlers,
+            server_class=Server,
+            request_handler=Handler,
+        )
+        server.tls, server.connections, server.prepare = tls, self._connections, self._prepare
+        self._server = server
+        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
 
     def stop(self) -> None:
         """Accept no more associations, let open ones end, then abort the rest."""
@@ -104,7 +124,12 @@ class Receiver:
                 return self._on_result(sop_class, about)
             if sop_class not in RADIOGRAPHS:  # differs from its presentation context
                 return _UNSUPPORTED_CLASS
-            new = self._intake.accept(uid, _file(event), source, RADIOGRAPHS[sop_class])
+            spool = spool_of(event)
+            if spool is None or not _matches(spool, event):
+                message = "image rejected: SOP class or instance UID differ from the data set's"
+                _log.warning(message, extra={"event": "mismatch", **about})
+                return _MISMATCH
+            new = self._intake.accept(uid, spool, source, RADIOGRAPHS[sop_class])
         except (OSError, sqlite3.Error, OutOfSpaceError) as error:
             _log.error("image not stored: %s", error, extra={"event": "not-stored", **about})
             return _OUT_OF_RESOURCES
@@ -120,31 +145,50 @@ class Receiver:
         _log.warning(message, sop_class.name, extra={"event": "foreign-result", **about})
         return _UNSUPPORTED_CLASS
 
-    def _on_rejected(self, event: evt.Event) -> None:
-        source, config = _calling(event), self._config
-        requestor: Any = event.assoc.requestor
-        called = str(requestor.primitive.called_ae_title).strip()
+    def _prepare(self, association: Association) -> None:
+        """Limit what a peer may send."""
+        seconds = float(association.network_timeout or 0)
+        upper_layer, made = UpperLayer(association, seconds), association.dul
+        upper_layer.socket, upper_layer.event_queue = made.socket, made.event_queue
+        association.dul = upper_layer
+        association.acse_timeout = association.acse_timeout  # sets the timers of the new layer
+        association.network_timeout = association.network_timeout
+
+        def spool(context: int, command: Any) -> Spool:  # noqa: ANN401
+            syntax = association._accepted_cx[context].transfer_syntax[0]  # noqa: SLF001
+            source = str(association.requestor.ae_title).strip()
+            return self._intake.spool(_head(command, syntax, source))
+
+        max_bytes = self._config.object_mib * 2**20
+        association.dimse = Messages(association, spool, max_bytes)
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Reject whom `receive` does not allow; then only is the association counted."""
+        association: Any = event.assoc
+        asked = association.requestor.primitive
+        calling, called = str(asked.calling_ae_title).strip(), str(asked.called_ae_title).strip()
+        address = association.requestor.address_info.address
+        refusal = self._refusal(calling, called, address)
+        if refusal is None and not self._connections.admit(association):
+            reason = f"{self._config.associations} are open already, see receive.associations"
+            refusal = _Refusal((0x02, 0x03, 0x02), reason)
+        if refusal is not None:
+            extra = {"event": "rejected", "source": calling}
+            _log.warning("association rejected: %s", refusal.reason, extra=extra)
+            association.acse.send_reject(*refusal.answer)
+            association.kill()
+
+    def _refusal(self, calling: str, called: str, address: str) -> _Refusal | None:
+        config = self._config
         if called != config.ae_title.strip():
             reason = f"it called {called}, receive.ae_title is {config.ae_title}"
-        elif source not in [title.strip() for title in config.allow]:
-            reason = f"{source} is not in receive.allow"
-        else:
-            reason = f"{config.associations} are open already, see receive.associations"
-        extra = {"event": "rejected", "source": source}
-        _log.warning("association rejected: %s", reason, extra=extra)
-
-
-def serve(ae: AE, address: tuple[str, int], handlers: Sequence[Any], tls: TLS | None) -> _Server:
-    """Accept associations in a thread of its own.
-
-    Raises:
-        OSError: the address is in use or not local, or a certificate cannot be read.
-    """
-    context = tls.server_context() if tls else None
-    server: Any = ae.make_server(address, evt_handlers=list(handlers), server_class=_Server)
-    server.tls = context
-    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-    return server  # type: ignore[no-any-return]
+            return _Refusal((0x01, 0x01, 0x07), reason)
+        if calling not in [title.strip() for title in config.allow]:
+            return _Refusal((0x01, 0x01, 0x03), f"{calling} is not in receive.allow")
+        if not config.may_come_from(calling, address):
+            reason = f"{calling} came from {address}, see receive.addresses"
+            return _Refusal((0x01, 0x01, 0x03), reason)
+        return None
 
 
 def check_address(host: str, port: int) -> None:
@@ -159,42 +203,24 @@ def check_address(host: str, port: int) -> None:
         probe.bind((host, port))
 
 
-class _Server(ThreadedAssociationServer):
-    """A server that performs the TLS handshake in the connection's own thread.
-
-    pynetdicom's server does so while it accepts, so one silent client would block all others.
-    """
-
-    tls: ssl.SSLContext | None = None
-
-    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Perform the handshake, then start the association."""
-        if self.tls is not None:
-            request.settimeout(_HANDSHAKE_SECONDS)
-            request = self.tls.wrap_socket(request, server_side=True)
-            request.settimeout(self.ae.network_timeout)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
-        """Log why a connection failed."""
-        error = sys.exc_info()[1]
-        reason = str(error) if isinstance(error, OSError) else type(error).__name__
-        source = str(client_address[0])
-        extra = {"event": "connection-failed", "source": source}
-        _log.warning("connection failed: %s", reason, extra=extra)
-
-    def shutdown(self) -> None:
-        """Accept no more; pynetdicom's method also expects this server in a list of its own."""
-        BaseServer.shutdown(self)
-        self.server_close()
+def _matches(spool: Spool, event: evt.Event) -> bool:
+    """Tell whether the data set declares the SOP class and instance that the request names."""
+    request: Any = event.request
+    declared = sop_uids(bytes(spool.beginning), UID(event.context.transfer_syntax))
+    return declared == (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
 
 
-def _file(event: evt.Event) -> bytes:
-    """Give the DICOM file as sent, not decoded, with the sender's AE title in its file meta."""
-    meta = event.file_meta
-    meta.SourceApplicationEntityTitle = _calling(event)
-    prefix = b"\0" * 128 + b"DICM" + encode_file_meta(meta)
-    return prefix + event.encoded_dataset(include_meta=False)
+def _head(command: Any, syntax: UID, source: str) -> bytes:  # noqa: ANN401
+    """Give preamble, prefix and file meta of an image, with the sender's AE title."""
+    if not is_uid(str(command.AffectedSOPInstanceUID)):  # it is not taken
+        return b""
+    meta = create_file_meta(
+        sop_class_uid=UID(command.AffectedSOPClassUID),
+        sop_instance_uid=UID(command.AffectedSOPInstanceUID),
+        transfer_syntax=syntax,
+    )
+    meta.SourceApplicationEntityTitle = source
+    return b"\0" * 128 + b"DICM" + encode_file_meta(meta)
 
 
 def _calling(event: evt.Event) -> str:

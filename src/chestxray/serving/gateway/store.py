@@ -189,6 +189,16 @@ class Store:
             entry = {"image": image.uid, "sha256": image.sha256, "source": image.source}
             audit.append(self.db, "received", entry)
 
+    def record_difference(self, image: Image) -> None:
+        """Record that a known image came with another data set, which was not taken."""
+        entry = {"image": image.uid, "sha256": image.sha256, "source": image.source}
+        with transaction(self.db):
+            audit.append(self.db, "different", entry)
+
+    def is_image(self, uid: str) -> bool:
+        """Tell whether a UID is that of a received image."""
+        return self.db.execute("SELECT 1 FROM images WHERE uid = ?", (uid,)).fetchone() is not None
+
     def is_known(self, uid: str) -> bool:
         """Tell whether a UID is that of a received image or of a result of this gateway."""
         found = self.db.execute(

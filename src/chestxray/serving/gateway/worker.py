@@ -171,4 +171,5 @@ def _calls_hold(rule: Rule, outcome: Reading | RefusedError) -> bool:
 
 
 def _reason(refusal: RefusedError) -> str:
-    return "; ".join(f"{notice.code}: {notice}" for notice in refusal.notices if notice.refuses)
+    """Give the codes of a refusal: its sentences quote the header, which may name a patient."""
+    return "; ".join(notice.code for notice in refusal.notices if notice.refuses)

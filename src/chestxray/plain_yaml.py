@@ -1,0 +1,47 @@
+"""YAML from anyone: plain values, in bounded time and memory.
+
+PyYAML's safe loader runs no code, but a text of a kilobyte can stand for 10^9 values through
+aliases, refer to itself, or exhaust Python's stack by its depth. Settings need none of this, so
+aliases, deep nesting and long texts are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+
+LONGEST: Final = 1_000_000  # characters; the longest recipe has 2,000
+DEEPEST: Final = 20  # levels; settings have up to four
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases and deep nesting while it reads."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - PyYAML's arguments
+        """Compose a value that is no alias and lies within `DEEPEST`."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed: write each value out")
+        if self._depth >= DEEPEST:
+            raise yaml.YAMLError(f"it is nested too deeply: at most {DEEPEST} levels are allowed")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def load(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Read a YAML text.
+
+    Raises:
+        yaml.YAMLError: not valid YAML, too long, with aliases, nested too deeply, or with a number
+            or date that Python cannot hold.
+    """
+    if len(text) > LONGEST:
+        raise yaml.YAMLError(f"it has {len(text)} characters, at most {LONGEST} are allowed")
+    try:
+        return yaml.load(text, _PlainLoader)  # noqa: S506 - a subclass of the safe loader
+    except (ValueError, OverflowError) as error:  # such as 9999 digits, or the 99th of a month
+        raise yaml.YAMLError(str(error)) from error

@@ -1,0 +1,290 @@
+"""What a peer may send on a connection, in bytes, messages and time (PS3.8, PS3.7).
+
+pynetdicom believes the length of every PDU, waits for its bytes without a limit, and keeps all of a
+message in memory. Here a length is checked before its bytes are read, a PDU must arrive in time,
+and a data set goes to a spool as it arrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any, Final
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu_primitives import P_DATA
+
+from chestxray.errors import ChestXrayError
+from chestxray.serving.gateway.logs import place
+from chestxray.serving.gateway.spool import Spool
+
+_ASSOCIATE: Final = (0x01, 0x02)
+_P_DATA: Final = 0x04
+_PDU_TYPES: Final = range(0x01, 0x08)
+_MAX_ASSOCIATE: Final = 2**20
+_MAX_SHORT: Final = 4  # reject, release, abort
+_MAX_ITEMS: Final = 8192  # 128 presentation contexts of 64 transfer syntaxes
+_CONTEXT: Final = 0x20
+_USER_INFORMATION: Final = 0x50
+_READ_BYTES: Final = 2**16
+
+_MAX_COMMAND: Final = 2**14
+_MAX_WAITING: Final = 4  # requests; a peer must await each answer (PS3.7 annex D.3.3.3)
+_log = logging.getLogger(__name__)
+
+
+class _RefusedError(ChestXrayError):
+    """A peer sent what it must not send; the message quotes nothing of it."""
+
+
+class UpperLayer(DULServiceProvider):
+    """Reads PDUs within limits of size and time.
+
+    Args:
+        association: whose connection it reads.
+        seconds: maximum time of one PDU from its first byte to its last.
+    """
+
+    def __init__(self, association: Association, seconds: float) -> None:
+        super().__init__(association)
+        self._seconds = seconds
+
+    def run_reactor(self) -> None:
+        """Run until the connection has ended, then wake the association that waits for it."""
+        messages: Any = self.assoc.dimse
+        try:
+            super().run_reactor()
+        finally:
+            messages.discard()
+            self.to_user_queue.put(None)
+
+    def _read_pdu_data(self) -> None:
+        try:
+            content = self._pdu()
+            if content is None:
+                self._close()
+                return
+            if content[0] in _ASSOCIATE:
+                _check_items(content)
+            pdu, event = self._decode_pdu(content)
+        except OSError:  # closed, or too slow
+            self._close()
+        except Exception as error:  # noqa: BLE001 (whatever a hostile PDU raises)
+            shown = str(error) if isinstance(error, _RefusedError) else place(error)
+            _warn(self.assoc, f"a PDU was refused: {shown}")
+            self.refuse()
+        else:
+            self._recv_pdu.put(pdu)
+            self.event_queue.put(event)
+
+    def _pdu(self) -> bytearray | None:
+        """Read one PDU; give None where the connection ends before it does."""
+        end = time.monotonic() + self._seconds
+        content = bytearray()
+        if not self._read_into(content, 6, end):
+            return None
+        kind, length = struct.unpack(">BxL", content)
+        if kind not in _PDU_TYPES:
+            raise _RefusedError("it does not speak DICOM: unknown type of PDU")
+        limit = self._limit(kind)
+        if length > limit:
+            raise _RefusedError(
+                f"a PDU of type {kind:02X} announces {length} bytes, at most {limit} are allowed"
+            )
+        return content if self._read_into(content, 6 + length, end) else None
+
+    def _read_into(self, content: bytearray, size: int, end: float) -> bool:
+        connection: Any = self.socket
+        while (missing := size - len(content)) > 0:
+            connection.socket.settimeout(max(end - time.monotonic(), 0.001))
+            received = connection.socket.recv(min(missing, _READ_BYTES))
+            if not received:
+                return False
+            content += received
+        connection.socket.settimeout(self._seconds)
+        return True
+
+    def _limit(self, kind: int) -> int:
+        """Give the maximum length of a type of PDU; that of data is negotiated."""
+        if kind == _P_DATA:
+            return int(self.assoc.acceptor.maximum_length or 0)
+        return _MAX_ASSOCIATE if kind in _ASSOCIATE else _MAX_SHORT
+
+    def refuse(self) -> None:
+        """Abort at once: what follows on the connection cannot be understood."""
+        abort = A_ABORT_RQ()
+        abort.source, abort.reason_diagnostic = 0x02, 0x06  # provider: invalid PDU parameter
+        try:
+            self._send(abort)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        connection: Any = self.socket
+        connection.close()  # it tells the state machine
+
+
+class Messages(DIMSEServiceProvider):
+    """Assembles messages within limits; only C-ECHO and C-STORE are taken.
+
+    Args:
+        association: whose messages they are.
+        spool: makes the spool of a C-STORE request from its context ID and command set.
+        max_bytes: maximum size of a data set.
+    """
+
+    def __init__(
+        self, association: Association, spool: Callable[[int, Any], Spool], max_bytes: int
+    ) -> None:
+        super().__init__(association)
+        self._spool = spool
+        self._max_bytes = max_bytes
+        self._data_sets: list[_DataSet] = []
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the next fragments; a complete request is queued, a wrong one aborts."""
+        try:
+            self._receive(primitive)
+        except Exception as error:  # noqa: BLE001 (whatever a hostile message raises)
+            shown = str(error) if isinstance(error, _RefusedError) else place(error)
+            _warn(self.assoc, f"a message was refused: {shown}")
+            self.discard()
+            upper_layer: Any = self.dul
+            upper_layer.refuse()
+
+    def discard(self) -> None:
+        """Remove the data sets that nobody handles."""
+        self.message = None
+        for data_set in self._data_sets:
+            if not data_set.taken:
+                data_set.close()
+        self._data_sets.clear()
+
+    def _receive(self, primitive: P_DATA) -> None:
+        if self.message is None:
+            self.message = self._empty_message()
+        message = self.message
+        if not message.decode_msg(primitive, self.assoc):
+            return
+        evt.trigger(self.assoc, evt.EVT_DIMSE_RECV, {"message": message})
+        request = message.message_to_primitive()
+        if not (isinstance(request, C_ECHO | C_STORE) and request.is_valid_request):
+            raise _RefusedError("only C-ECHO and C-STORE are supported")
+        if self.msg_queue.qsize() >= _MAX_WAITING:
+            raise _RefusedError("it does not wait for answers")
+        if message.context_id is None:
+            raise _RefusedError("it has no presentation context")
+        self.message = None
+        self.msg_queue.put((message.context_id, request))
+
+    def _empty_message(self) -> DIMSEMessage:
+        message = DIMSEMessage()
+        message.encoded_command_set = _Command()
+        data_set: Any = _DataSet(lambda: self._open(message), self._max_bytes)
+        message._data_set_file = data_set  # noqa: SLF001
+        self._data_sets = [*(one for one in self._data_sets if not one.taken), data_set]
+        return message
+
+    def _open(self, message: DIMSEMessage) -> Spool:
+        context = message.context_id
+        if not isinstance(message, C_STORE_RQ) or context not in self.assoc._accepted_cx:  # noqa: SLF001
+            raise _RefusedError("a data set without a C-STORE request of an accepted context")
+        return self._spool(context, message.command_set)
+
+
+def _check_items(request: bytearray) -> None:
+    """Check the number of items of an A-ASSOCIATE PDU before objects are made of them.
+
+    Raises:
+        _RefusedError: it has more than an honest one can have.
+    """
+    count, users = 0, 0
+    for kind, start, end in _items(request, 74, len(request)):
+        count += 1
+        users += kind == _USER_INFORMATION
+        if kind in (_CONTEXT, _USER_INFORMATION):
+            inner = _items(request, start + (4 if kind == _CONTEXT else 0), end)
+            count += sum(1 for _ in itertools.islice(inner, _MAX_ITEMS))
+        if count > _MAX_ITEMS or users > 1:
+            raise _RefusedError(f"an association request has more than {_MAX_ITEMS} items")
+
+
+def _items(request: bytearray, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Give type, start and end of each item of a PDU (PS3.8 section 9.3.2)."""
+    while at + 4 <= min(end, len(request)):
+        kind, length = struct.unpack_from(">BxH", request, at)
+        yield kind, at + 4, at + 4 + length
+        at += 4 + length
+
+
+class _Command(BytesIO):
+    """The command set of a message as it arrives."""
+
+    def write(self, fragment: Any, /) -> int:  # noqa: ANN401
+        if self.tell() + len(fragment) > _MAX_COMMAND:
+            raise _RefusedError(f"a command set has more than {_MAX_COMMAND} bytes")
+        return super().write(fragment)
+
+
+class _DataSet:
+    """The data set of a message as it arrives, in the form in which pynetdicom writes to a file.
+
+    Args:
+        open_spool: makes the spool, once a fragment arrives.
+        max_bytes: maximum size of the data set.
+
+    Attributes:
+        spool: where it is; None before the first fragment.
+        taken: whether a handler has it, who then closes it.
+    """
+
+    def __init__(self, open_spool: Callable[[], Spool], max_bytes: int) -> None:
+        self.spool: Spool | None = None
+        self.taken = False
+        self.file = self
+        self.name = ""
+        self._open = open_spool
+        self._max_bytes = max_bytes
+        self._size = 0
+
+    def write(self, fragment: bytes) -> None:
+        """Append a fragment."""
+        self._size += len(fragment)
+        if self._size > self._max_bytes:
+            mib = self._max_bytes // 2**20
+            raise _RefusedError(f"an object has more than {mib} MiB, see receive.object_mib")
+        if self.spool is None:
+            self.spool = self._open()
+        self.spool.write(fragment)
+
+    def flush(self) -> None:
+        """Nothing to do: the file is synced when it is complete."""
+
+    def close(self) -> None:
+        """Remove what was not taken as an image."""
+        if self.spool is not None:
+            self.spool.discard()
+
+
+def spool_of(event: evt.Event) -> Spool | None:
+    """Take the spool of a C-STORE request; None where it has no data set."""
+    request: Any = event.request
+    data_set = request._dataset_file  # noqa: SLF001
+    data_set.taken = True
+    return data_set.spool  # type: ignore[no-any-return]
+
+
+def _warn(association: Association, reason: str) -> None:
+    address: Any = association.requestor.address_info
+    extra = {"event": "connection-refused", "source": address.address}
+    _log.warning("connection aborted: %s", reason, extra=extra)
