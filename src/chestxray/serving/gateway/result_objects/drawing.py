@@ -251,7 +251,8 @@ def _ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
         threshold, probability = thresholds[finding], reading.probabilities[finding]
         if threshold is None:
             return False, probability
-        return True, float(log_odds(probability) - log_odds(threshold))
+        reached, needed = log_odds(np.array([probability, threshold]))
+        return True, float(reached - needed)
 
     return sorted(reading.probabilities, key=relevance, reverse=True)
 
