@@ -48,4 +48,6 @@ def test_an_offset_behind_the_link_undoes_class_weights_exactly(simulation, weig
 def test_the_median_slope_on_new_images_is_near_1(simulation, model, images, repetitions):
     slope, excess = simulation.measured(model, images, repetitions, ("link",))["link"]
     assert slope == pytest.approx(1, abs=0.15 if images == 100 else 0.05)
-    assert excess < {100: 0.02, 1_000: 0.002, 11_000: 0.0005}[images]
+    # Balanced draws over 14 findings are not an exact offset: what is left does not fall with n.
+    rest = 0.0005 if model == "focal, balanced" else 0.0
+    assert excess < {100: 0.02, 1_000: 0.002, 11_000: 0.0005}[images] + rest
