@@ -56,7 +56,7 @@ def test_an_export_of_another_model_is_refused(tmp_path: Path, run: Path, export
     record = json.loads((tmp_path / EXPORT).read_text()) | {"model": "another-0123"}
     (tmp_path / EXPORT).write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"read\.engine: .* is an export of another-0123"):
-        processes.load_model(run / "bundle", str(tmp_path))
+        processes.load_model(run / "bundle", str(tmp_path), None)
 
 
 def test_an_engine_that_is_not_installed_is_told_by_its_key(
@@ -67,7 +67,7 @@ def test_an_engine_that_is_not_installed_is_told_by_its_key(
 
     monkeypatch.setattr("chestxray.reading.reader.load", missing)
     with pytest.raises(ConfigError, match=r"^read\.engine: openvino is not installed"):
-        processes.load_model(run / "bundle", "openvino")
+        processes.load_model(run / "bundle", "openvino", None)
 
 
 # One image is taken in and read, its results are written; then the worker is told to stop.

@@ -156,7 +156,7 @@ def test_a_layer_norm_after_pooling_is_shared_among_the_cells_by_hand():
     [
         ("efficientvit_b0", "Cannot disable pooling"),
         ("inception_next_atto", "Cannot disable pooling"),
-        ("mambaout_femto", "Linear after the pooling"),
+        ("mambaout_femto", "LayerNorm after the pooling"),
     ],
 )
 def test_a_backbone_whose_maps_would_not_add_up_is_refused_with_the_reason(backbone, words):

@@ -110,7 +110,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
 
 def small_table(names: list[str]) -> pd.DataFrame:
     table = predictions.table(names, np.full((len(names), 14), 0.25), FINDINGS)
-    return table.rows.assign(called="", model="a model")
+    return table.rows.assign(called="", not_assessed="", operating_point="joint", model="a model")
 
 
 def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):

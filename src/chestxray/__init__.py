@@ -15,10 +15,12 @@
     reading.calls["Effusion"]                    # True, False, or None: not assessed
     reading.warnings                             # why not to trust it, if there is a reason
     reading.overlay("Effusion")                  # RGB [S, S, 3]; see also `to_dict()`
+    reading.not_assessed                         # finding → why it is not called at all
     reading.not_localised                        # finding → why its heatmap points to no place
 
 A reading also has `image`, the canonical image that the model saw, `placement`, where the
-radiograph lies in it, the `thresholds`, and `model`, the identity of the weights.
+radiograph lies in it, the `thresholds`, the `operating_point` that they are of, and `model`, the
+identity of the model.
 
 Everything that the command line does is a function here or in a room's `__init__`. Names are loaded
 when they are first used, so that importing the package stays fast and the core works without torch.
