@@ -62,11 +62,13 @@ class UpperLayer(DULServiceProvider):
     def run_reactor(self) -> None:
         """Run until the connection has ended, then wake the association that waits for it."""
         messages: Any = self.assoc.dimse
+        # None ends the wait for a message, which pynetdicom's types do not foresee.
+        to_user: Any = self.to_user_queue
         try:
             super().run_reactor()
         finally:
             messages.discard()
-            self.to_user_queue.put(None)
+            to_user.put(None)
 
     def _read_pdu_data(self) -> None:
         try:
