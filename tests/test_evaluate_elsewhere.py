@@ -228,6 +228,10 @@ def test_calibrating_for_a_site_restores_calibration_on_other_patients(bundle, t
     assert abs(value("calibration_intercept", y, there)) < 0.2
     assert value("calibration_slope", y, there) == pytest.approx(1, abs=0.15)
     assert after.prevalences["Effusion"] == pytest.approx(0.2, abs=0.03)
+    site_stage = after.calibration.then
+    reasons = site_stage.unfitted | site_stage.reasons
+    assert reasons["Hernia"].endswith("in the images of the site: nothing was fitted")
+    assert not any("in validation" in reason for reason in reasons.values())
 
 
 def test_calibrating_for_a_site_keeps_ranking_and_every_call(bundle, tmp_path):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from chestxray.evaluation.thresholds import (
     _RULES,
     MAIN,
-    OPERATING_POINTS,
     Chosen,
     fit_operating_points,
     fit_rules,
+    targets,
 )
 from metric_oracles import alert_rate, f1, precision, recall, specificity
 
@@ -128,7 +128,7 @@ def test_a_one_sided_finding_has_no_threshold():
     labels[:, 1], labels[:, 2] = 0, math.nan
     points = fit_operating_points(probabilities, labels, patients, ["a", "b", "c"])
     assert points.thresholds()["a"] is not None
-    for name in OPERATING_POINTS:
+    for name in targets():
         assert points.thresholds(name)["b"] is points.thresholds(name)["c"] is None
     assert points.not_assessed == {
         "b": "no positives in validation",
@@ -141,7 +141,7 @@ def test_a_finding_that_is_ranked_by_chance_has_no_threshold_at_any_operating_po
     probabilities, labels, patients = study(rng)
     probabilities[:, 1] = rng.random(len(labels))
     points = fit_operating_points(probabilities, labels, patients, ["a", "useless", "c"])
-    assert set(points.chosen) == set(OPERATING_POINTS)
+    assert set(points.chosen) == set(targets())
     assert list(points.not_assessed) == ["useless"]
     assert "no evidence in validation" in points.not_assessed["useless"]
     for name, chosen in points.chosen.items():

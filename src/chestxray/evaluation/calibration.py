@@ -126,8 +126,9 @@ def fit_calibration(
     patients: npt.NDArray[Any],
     findings: Sequence[str],
     link: FocalLink | None = None,
+    where: str = "validation",
 ) -> Calibration:
-    """Choose and fit a calibrator for each finding, on validation.
+    """Choose and fit a calibrator for each finding, on validation or on the images of a site.
 
     Where a finding is only present or only absent, where the logits do not rise with the label, or
     where too few patients have the finding, only the offset is fitted. A finding without labels
@@ -139,6 +140,7 @@ def fit_calibration(
         patients: [n], of any kind that sorts.
         findings: the k names, in the order of the columns.
         link: of the loss that the logits were trained with; None for cross-entropy.
+        where: what the images are, as the reasons name them.
 
     Raises:
         PredictionsError: a logit is NaN or infinite.
@@ -155,13 +157,13 @@ def fit_calibration(
         missing, keep = one_sided(y), ~np.isnan(y)
         if not keep.any():
             calibrators[finding] = Logistic(family="offset")
-            unfitted[finding] = f"{missing} in validation: nothing was fitted"
+            unfitted[finding] = f"{missing} in {where}: nothing was fitted"
             continue
         if missing:
             calibrators[finding] = base.fit(x[keep], smoothed(y[keep] > 0.5))
-            unfitted[finding] = f"{missing} in validation: {base.only}"
+            unfitted[finding] = f"{missing} in {where}: {base.only}"
             continue
-        choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base)
+        choice = _choose(x[keep], y[keep] > 0.5, patient[keep], base, where)
         calibrators[finding] = choice.calibrator
         (unfitted if choice.forced else reasons)[finding] = choice.reason
     return Calibration(link=link, calibrators=calibrators, reasons=reasons, unfitted=unfitted)
@@ -260,7 +262,9 @@ def _summed_losses(fit: Fit, x: Values, y: Floats, fold: _Indices, held_out: int
     return losses
 
 
-def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -> _Choice:
+def _choose(
+    logit: Values, present: _Present, patients: _Indices, base: _Base, where: str
+) -> _Choice:
     """Choose and fit the calibrator of one finding; the order of the rows does not matter.
 
     Args:
@@ -268,6 +272,7 @@ def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -
         present: bool [n], the known labels, both sides among them.
         patients: int64 [n].
         base: the simplest family.
+        where: the images, for the reasons.
     """
     target = smoothed(present)
     simplest = base.fit(logit, target)
@@ -276,11 +281,11 @@ def _choose(logit: Values, present: _Present, patients: _Indices, base: _Base) -
     sides = {"with": int(has.sum()), "without": int((~has).sum())}
     side = min(sides, key=lambda name: sides[name])
     if platt(logit, target) is None:
-        reason = f"the scores do not rise with the label in validation: {base.only}"
+        reason = f"the scores do not rise with the label in {where}: {base.only}"
         return _Choice(simplest, reason, forced=True)
     if sides[side] < _FOLDS:
         reason = (
-            f"fewer than {_FOLDS} patients {side} the finding in validation ({sides[side]}): "
+            f"fewer than {_FOLDS} patients {side} the finding in {where} ({sides[side]}): "
             f"{base.only}"
         )
         return _Choice(simplest, reason, forced=True)

@@ -50,11 +50,6 @@ class FocalLink(BaseModel):
         bend = np.log1p(self.gamma * _rise(-logits)) - np.log1p(self.gamma * _rise(logits))
         return np.asarray((self.gamma + 1) * logits + bend)
 
-    @property
-    def slope(self) -> float:
-        """Log-odds that the logit 1 is worth: the mean slope of the link between -1 and 1."""
-        return float(self.log_odds(np.ones(1))[0])
-
 
 def _rise(z: Values) -> Values:
     """Give e^z log(1 + e^-z), which rises from 0 to 1."""

@@ -214,5 +214,3 @@ _RULES: Final = {
         "even the highest threshold calls more than {target:g} of the validation images",
     ),
 }
-OPERATING_POINTS: Final = (MAIN, *_RULES)
-"""The names of all operating points, the default first."""

@@ -107,7 +107,10 @@ def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
             f"the labels have no finding of the bundle with positives and negatives: give more "
             f"images; {len(labels)} were given"
         )
-    site = fit_calibration(stated_log_odds(probabilities), labels, pairs.patients, card.findings)
+    log_odds = stated_log_odds(probabilities)
+    site = fit_calibration(
+        log_odds, labels, pairs.patients, card.findings, where="the images of the site"
+    )
     points = {
         name: _through(site, thresholds, card.findings)
         for name, thresholds in card.operating_points.items()
