@@ -183,7 +183,7 @@ def test_findings_are_never_shown_beside_another_image(page, radiographs):
     settle(page)
     for key in "]]":
         page.keyboard.press(key)
-    page.wait_for_function("document.querySelector('#failure').hidden")
+    page.locator("#failure").wait_for(state="hidden")
     assert np.abs(picture(page) - last).max() <= 1
     for key in "[[]]":
         page.keyboard.press(key)
