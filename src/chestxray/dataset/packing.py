@@ -2,10 +2,11 @@
 
 Worker processes decode a few files at a time and write the images straight to their place in a
 temporary file, so no pixels travel between processes. A file that exceeds the limits of time or
-memory, or kills its process, is one that cannot be read (`dataset.decoding`). When all files of a shard are decoded, this
-process drops the rows of those that could not be read, syncs the file, renames it, and then writes
-the shard's note: the size and hash of the file, and what became of each listed image. A later call
-keeps the shards that have a note and repeats the others; a shard has the same bytes each time.
+memory, or kills its process, is one that cannot be read (`dataset.decoding`). When all files of a
+shard are decoded, this process drops the rows of those that could not be read, syncs the file,
+renames it, and then writes the shard's note: the size and hash of the file, and what became of each
+listed image. A later call keeps the shards that have a note and repeats the others; a shard has the
+same bytes each time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json

@@ -38,7 +38,6 @@ from chestxray.parallel import on_all_cores, process_count
 from chestxray.progress import progress
 from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
 
-
 _CHUNK: Final = 16  # files that a process takes at a time
 
 

@@ -27,8 +27,8 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom import config, uid
 
-from chestxray.dataset.dicom.elements import Elements, MalformedError
 from chestxray.dataset.raster import JPEG_FRAMES, check_size, jpeg_excess, jpeg_frame, luminance
+from chestxray.dicom_elements import Elements, MalformedError
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
