@@ -19,12 +19,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
-from typer.testing import CliRunner
 
-from chestxray.cli.verify import verify
 from chestxray.dataset import decoding, packing
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.verification import verify
 from chestxray.dicom_elements import MalformedError, read_header
 from chestxray.errors import ArtifactError, DecoderError, ImageError
 from chestxray.reading import explain, predict
@@ -169,17 +168,10 @@ def test_prepare_and_verify_name_a_hostile_file_and_go_on(hostile, tmp_path):
     assert failure.image == names(20)[4]
     assert failure.reason == "the JPEG has 2000 scans: at most 100 are decoded"
     assert len(dataset.images) == 19
-    result = CliRunner().invoke(typer_app(), [str(hostile)])
-    assert result.exit_code == 1
-    assert "2000 scans" in " ".join(result.output.split())
-
-
-def typer_app():
-    import typer
-
-    app = typer.Typer()
-    app.command()(verify)
-    return app
+    (problem,) = verify(hostile).problems
+    assert problem.code == "unreadable-image"
+    assert problem.loses
+    assert "2000 scans" in problem.examples[0]
 
 
 def test_predict_and_explain_name_a_hostile_file_and_go_on(hostile, run, tmp_path):
