@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import tracemalloc
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import dcmread, uid
 
 import chestxray
 from chestxray import artifacts
 from chestxray.dataset.decoding import Isolated
+from chestxray.dataset.pixels import canonical
+from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import dead_letters, image_decoding, worker
@@ -45,6 +50,32 @@ def test_items_of_a_few_bytes_are_copied_and_items_of_many_are_refused():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4e6, "of a file of 56 MB"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "options"),
+    [
+        (uid.ImplicitVRLittleEndian, {"implicit_vr": True, "little_endian": True}),
+        (uid.DeflatedExplicitVRLittleEndian, {}),
+    ],
+)
+def test_attributes_are_the_same_in_every_encoding(syntax, options):
+    plain = dcmread(io.BytesIO(with_items(0)))
+    plain.PatientName = "Müller^Jörg"
+    plain.SpecificCharacterSet = "ISO_IR 100"
+    expected = SourceImage.read(written(plain), "ab")
+    plain.file_meta.TransferSyntaxUID = syntax
+    found = SourceImage.read(written(plain, **options), "ab")
+    assert found == expected
+    assert found.values["PatientName"] == "Müller^Jörg"
+
+
+def test_the_picture_shows_what_the_whole_radiograph_would():
+    data = written(radiograph())
+    decoded, whole = image_decoding.decode(32, data, "ab"), Radiograph.read(data)
+    side = image_decoding.PICTURE_SIDE
+    assert np.array_equal(canonical(decoded.picture, side), whole.canonical(side))
+    assert np.array_equal(decoded.judged.image, whole.canonical(32))
 
 
 class Bench:
