@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -17,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pydicom import Dataset
-from pydicom.uid import generate_uid
 
 from dicom_files import written
 from gateway_parts import radiograph
@@ -25,6 +25,9 @@ from gateway_parts import radiograph
 MIB = 2**20
 JSON = "application/dicom+json"
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
+
+
+_NUMBERS = itertools.count()
 
 
 def attribute(vr: str, *values: object) -> dict:
@@ -107,12 +110,20 @@ class Hostile:
                 if not received:
                     return
                 request += received
+            self._skip_body(peer, request)
             target = request.split(b" ")[1].decode()
             attack, _, path = target.removeprefix("/").partition("/")
             for piece in self._pieces(attack, path.partition("?")[0]):
                 if self._closed:
                     return
                 peer.sendall(piece)
+
+    def _skip_body(self, peer: socket.socket, request: bytes) -> None:
+        before, _, body = request.partition(b"\r\n\r\n")
+        told = re.search(rb"(?i)content-length: (\d+)", before)
+        missing = int(told[1]) - len(body) if told else 0
+        while missing > 0 and (received := peer.recv(min(missing, 65536))):
+            missing -= len(received)
 
     def _pieces(self, attack: str, path: str) -> Iterator[bytes]:
         what = _kind(path)
@@ -139,7 +150,7 @@ def _kind(path: str) -> str:
 
 def _pages(_: Hostile) -> Iterator[bytes]:
     """One of pages without end, each with studies that no other has."""
-    found = [study(generate_uid()) for _ in range(500)]
+    found = [study(f"1.2.{next(_NUMBERS)}") for _ in range(500)]
     yield answer(JSON, json.dumps(found).encode())
 
 
@@ -199,7 +210,10 @@ ATTACKS: dict[str, tuple[str, Callable[[Hostile], Iterator[bytes]]]] = {
         "studies",
         lambda _: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     ),
-    "endless-head": ("studies", lambda _: _endless(JSON, b"", b"")),
+    "endless-head": (
+        "studies",
+        lambda _: itertools.chain([b"HTTP/1.1 200 OK\r\nA: "], itertools.repeat(b"a" * MIB)),
+    ),
     "silent": ("studies", _silent),
     "silent-file": ("file", _silent),
     "endless-file": ("file", _endless_file),
@@ -207,10 +221,6 @@ ATTACKS: dict[str, tuple[str, Callable[[Hostile], Iterator[bytes]]]] = {
     "drip-file": ("file", _drip_file),
     "other-file": ("file", _other_file),
 }
-ATTACKS["endless-head"] = (
-    "studies",
-    lambda _: itertools.chain([b"HTTP/1.1 200 OK\r\nA: "], itertools.repeat(b"a" * MIB)),
-)
 
 
 @contextlib.contextmanager

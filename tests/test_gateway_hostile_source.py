@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,7 +95,13 @@ def attacked(folder: Path, server: Hostile, *attacks: str) -> Iterator[Node]:
         node.process.wait(10)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+OFTEN = ("deep", "drip-head", "endless-file")  # against stack, time and bytes; the others are slow
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in ATTACKS],
+)
 def test_a_hostile_source_hurts_neither_receiver_nor_stop(tmp_path: Path, attack: str) -> None:
     with hostile() as server, attacked(tmp_path, server, attack) as node:
         wait_for(lambda: server.asked[attack], 60)
@@ -108,4 +115,4 @@ def test_a_hostile_source_hurts_neither_receiver_nor_stop(tmp_path: Path, attack
     assert answers == [0] * 8
     assert max(peaks.values()) < 200
     assert not deaths
-    assert seconds < 5
+    assert seconds < (5 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 20)
