@@ -68,9 +68,9 @@ def ask(tmp_path: Path, server: Hostile) -> Iterator[Callable[[str], Service]]:
         one.close()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "_SECONDS", 1.0)
+def _set_seconds(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Let time be short where it is the limit, and long where it is not."""
+    monkeypatch.setattr(http_client, "_SECONDS", 1.0 if reason == SLOW else 120.0)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ("silent", SLOW),
     ],
 )
-@pytest.mark.usefixtures("quick")
 def test_a_search_ends_at_each_limit(
     ask, attack: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _set_seconds(monkeypatch, reason)
     monkeypatch.setattr(polling, "_MAX_RESULTS", 2000)
     with pytest.raises(AnswerError, match=reason):
         ask(attack).studies()
@@ -108,10 +108,10 @@ def test_a_search_ends_at_each_limit(
         ("other-file", "of another instance"),
     ],
 )
-@pytest.mark.usefixtures("quick")
 def test_a_file_ends_at_each_limit_and_leaves_nothing(
-    ask, tmp_path: Path, attack: str, reason: str
+    ask, tmp_path: Path, attack: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _set_seconds(monkeypatch, reason)
     with pytest.raises(AnswerError, match=reason):
         ask(attack).fetch()
     assert not list(tmp_path.glob(".*"))
@@ -241,6 +241,7 @@ def test_a_part_is_the_same_bytes_in_whatever_pieces_it_arrives(size: int) -> No
     [
         ("application/dicom", part(b"x"), "not multipart"),
         ("", part(b"x"), "not multipart"),
+        (MULTIPART + ";" * 100_000, part(b"x"), "not multipart"),
         ("multipart/related; boundary=\xfc", part(b"x"), "not multipart"),
         (MULTIPART, part(b"x")[:-8], "before its part is complete"),
         (
@@ -283,10 +284,10 @@ def sent(tmp_path: Path, url: str, stop: threading.Event) -> None:
         ("informational", SLOW),
     ],
 )
-@pytest.mark.usefixtures("quick")
 def test_what_a_stow_service_answers_is_limited(
-    tmp_path: Path, server: Hostile, attack: str, reason: str
+    tmp_path: Path, server: Hostile, attack: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _set_seconds(monkeypatch, reason)
     with pytest.raises(_DeliveryError, match=reason):
         sent(tmp_path, server.url(attack), threading.Event())
 

@@ -298,3 +298,45 @@ def test_a_service_that_does_not_answer_is_polled_again(
     thread.join(10)
     assert not thread.is_alive()
     assert caplog.text.count("could not be polled") >= 2
+
+
+def test_years_are_asked_for_by_the_month_and_nothing_is_left_out() -> None:
+    behind = dt.date(2026, 3, 10)
+    found = list(polling._windows(dt.date(2025, 11, 30), behind))
+    assert [first for first, _ in found[1:]] == [last for _, last in found[:-1]]
+    assert found[0][0] == dt.date(2025, 11, 30)
+    assert found[-1][1] is None
+    assert found[-1][0] <= behind
+    assert list(polling._windows(behind, behind)) == [(behind, None)]
+
+
+def test_a_file_of_another_instance_is_not_taken_and_asked_for_again(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [radiograph(number) for number in range(2)]
+    give(empty, *images)
+    asking, radiographs = ask(), _DICOMwebService.radiographs
+
+    def exchanged(self: _DICOMwebService, study: str) -> list[Instance]:
+        [one] = radiographs(self, study)
+        [other] = [image for image in images if image.StudyInstanceUID != study]
+        return [one._replace(uid=str(other.SOPInstanceUID))]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_DICOMwebService, "radiographs", exchanged)
+        assert asking.poll() == 0
+    assert caplog.text.count("the file is of another instance") == 2
+    assert not asking.held()
+    assert asking.poll() == 2
+
+
+def test_a_poll_that_takes_too_long_is_continued_by_the_next(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(empty, radiograph(1, StudyDate=LONG_AGO))
+    asking = ask(f"since = {LONG_AGO[:4]}-01-01")
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_POLL_SECONDS", -1.0)
+        assert asking.poll() == 0
+    assert asking.position() == LONG_AGO
+    assert asking.poll() == 1

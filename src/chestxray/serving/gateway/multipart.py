@@ -12,6 +12,7 @@ from typing import Final
 
 from chestxray.serving.gateway.http_client import AnswerError
 
+_MAX_CONTENT_TYPE: Final = 1000  # characters
 _MAX_HEADER: Final = 2**14  # bytes before the part's content
 
 
@@ -48,6 +49,8 @@ def only_part(content_type: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _boundary(content_type: str) -> bytes:
+    if len(content_type) > _MAX_CONTENT_TYPE:
+        raise AnswerError("the answer is not multipart")
     try:
         header = Message()
         header["Content-Type"] = content_type

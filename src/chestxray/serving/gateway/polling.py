@@ -351,7 +351,7 @@ def _divided(content: Iterator[bytes]) -> tuple[bytes, bytes]:
         if len(begun) < 144:
             continue
         start = data_set_starts(BytesIO(begun))
-        if not is_dicom(begun) or start > _MAX_META:
+        if not is_dicom(bytes(begun[:144])) or start > _MAX_META:
             break
         if len(begun) >= start:
             return bytes(begun[:start]), bytes(begun[start:])
