@@ -127,7 +127,7 @@ class Hostile:
 
     def _pieces(self, attack: str, path: str) -> Iterator[bytes]:
         what = _kind(path)
-        wanted, make = ATTACKS[attack]
+        wanted, make = ATTACKS.get(attack, ("", None))
         if wanted == what:
             self.asked[attack] += 1
             yield from make(self)

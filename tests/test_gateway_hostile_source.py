@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dicom_files import written
 from gateway_parts import config, radiograph, store, wait_for
 from hostile_dicomweb import ATTACKS, Hostile, hostile
 
@@ -54,6 +56,10 @@ class Node:
             self.process = subprocess.Popen(
                 [sys.executable, str(script), str(folder / "gateway.toml")], stderr=log
             )
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def lines(self) -> list[dict]:
         text = self._log.read_text(encoding="utf-8")
@@ -104,7 +110,7 @@ OFTEN = ("deep", "drip-head", "endless-file")  # against stack, time and bytes; 
 )
 def test_a_hostile_source_hurts_neither_receiver_nor_stop(tmp_path: Path, attack: str) -> None:
     with hostile() as server, attacked(tmp_path, server, attack) as node:
-        wait_for(lambda: server.asked[attack], 60)
+        wait_for(lambda: server.asked[attack] and node.listens(), 60)
         answers = []
         for number in range(8):
             answers.append(store(radiograph(number), node.port))
@@ -116,3 +122,12 @@ def test_a_hostile_source_hurts_neither_receiver_nor_stop(tmp_path: Path, attack
     assert max(peaks.values()) < 200
     assert not deaths
     assert seconds < (5 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 20)
+
+
+def test_an_honest_source_beside_a_hostile_one_is_polled(tmp_path: Path) -> None:
+    with hostile() as server, attacked(tmp_path, server, "deep", "honest") as node:
+        image = node.images / f"{server.image.SOPInstanceUID}.dcm"
+        wait_for(lambda: server.asked["deep"] and image.exists(), 60)
+        wait_for(lambda: server.asked["deep"] > 1, 60)
+        assert image.read_bytes() == written(server.image)
+        assert not node.deaths()
