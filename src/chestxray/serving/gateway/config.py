@@ -150,6 +150,8 @@ class Receive(_Table):
         port: TCP port.
         allow: calling AE titles that may associate; all others are rejected.
         associations: maximum number of open associations; further ones are rejected.
+        associations_per_title: the same for one calling AE title.
+        associations_per_address: the same for one IP address.
         connections: maximum number of connections without an association yet; a further one
             displaces the oldest.
         connections_per_address: the same for one address.
@@ -164,6 +166,8 @@ class Receive(_Table):
     port: _Port = 11112
     allow: list[_AETitle] = Field(min_length=1)
     associations: int = Field(default=10, ge=1)
+    associations_per_title: int = Field(default=8, ge=1)
+    associations_per_address: int = Field(default=8, ge=1)
     connections: int = Field(default=32, ge=1)
     connections_per_address: int = Field(default=16, ge=1)
     object_mib: int = Field(default=256, ge=1)

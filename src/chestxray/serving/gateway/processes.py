@@ -2,26 +2,32 @@
 
 A process ends on SIGTERM, after the task in progress, and at once when the supervisor is gone:
 everything that counts is on the disk. SIGTERM is used, and no event shared between processes, since
-the lock of such an event is lost with a process that is killed while holding it.
+the lock of such an event is lost with a process that is killed while holding it. A process that
+waits for another system ends some seconds after SIGTERM in any case.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
-from chestxray.serving.gateway.config import Config, Destination
+from chestxray.serving.gateway.config import Config, Destination, Poll
 
+_STOP_SECONDS: Final = 2.0
+_PR_SET_PDEATHSIG: Final = 1
 _log = logging.getLogger(__name__)
 
 
@@ -57,18 +63,28 @@ def start(target: Callable[..., None], *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles it
     logs.set_up()
     _log.info("started", extra={"event": "started"})
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
+    end_with_parent()
     with _exit_on_error():
         target(stop, *arguments)
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, even by SIGKILL.
+
+    On Linux the kernel does so, whatever this process is busy with. The thread is for other
+    systems, and for a parent that ended before the kernel was told.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
+
+
 def run_receiver(stop: threading.Event, config: Config) -> None:
-    """Run the Storage SCP, the pollers, retention and the metrics endpoint."""
+    """Run the Storage SCP, retention and the metrics endpoint."""
     from chestxray.serving.gateway import statistics
     from chestxray.serving.gateway.intake import Intake
-    from chestxray.serving.gateway.polling import Poller
     from chestxray.serving.gateway.receiver import Receiver
     from chestxray.serving.gateway.retention import Retention
     from chestxray.serving.gateway.store import Store
@@ -83,15 +99,23 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
     receiver.start()
     if config.metrics is not None:
         statistics.serve_metrics(config.metrics, config.state)
-    pollers = [Poller(service, intake, Store(config.state)) for service in config.poll]
-    loops = [retention.run, *(poller.run for poller in pollers)]
-    threads = [threading.Thread(target=_run_loop, args=(loop, stop)) for loop in loops]
-    for thread in threads:
-        thread.start()
+    removing = threading.Thread(target=_run_loop, args=(retention.run, stop))
+    removing.start()
     stop.wait()
     receiver.stop()
-    for thread in threads:
-        thread.join()
+    removing.join()
+
+
+def run_poller(stop: threading.Event, config: Config, service: Poll) -> None:
+    """Run the poller of a DICOMweb service."""
+    from chestxray.serving.gateway.intake import Intake
+    from chestxray.serving.gateway.polling import Poller
+    from chestxray.serving.gateway.store import Store
+
+    _exit_soon_after(stop)
+    intake = Intake(Store(config.state), config.storage, can_wait=True)
+    max_bytes = config.receive.object_mib * 2**20
+    Poller(service, intake, Store(config.state), max_bytes, stop).run()
 
 
 def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
@@ -116,6 +140,7 @@ def run_sender(stop: threading.Event, config: Config, to: Destination) -> None:
     from chestxray.serving.gateway.store import send_queue
 
     _release_predecessor(config, send_queue(to.name), to.name)
+    _exit_soon_after(stop)
     sender.run(config, to, stop)
 
 
@@ -154,6 +179,16 @@ def _exit_on_error() -> Iterator[None]:
 def _run_loop(loop: Callable[[threading.Event], None], stop: threading.Event) -> None:
     with _exit_on_error():
         loop(stop)
+
+
+def _exit_soon_after(stop: threading.Event) -> None:
+    """End this process some seconds after it was told to stop, whatever it waits for."""
+
+    def wait() -> None:
+        stop.wait()
+        time.sleep(_STOP_SECONDS)
+
+    threading.Thread(target=_exit_after, args=(wait,), daemon=True).start()
 
 
 def _exit_after(ended: Callable[[], None]) -> None:

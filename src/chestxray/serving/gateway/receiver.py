@@ -66,9 +66,7 @@ class Receiver:
     def __init__(self, config: Receive, intake: Intake) -> None:
         self._config = config
         self._intake = intake
-        self._connections = Connections(
-            config.associations, config.connections, config.connections_per_address
-        )
+        self._connections = Connections(config)
         self._server: Server | None = None
 
     def start(self) -> None:
@@ -169,11 +167,10 @@ class Receiver:
         calling, called = str(asked.calling_ae_title).strip(), str(asked.called_ae_title).strip()
         address = association.requestor.address_info.address
         refusal = self._refusal(calling, called, address)
-        if refusal is None and not self._connections.admit(association):
-            reason = f"{self._config.associations} are open already, see receive.associations"
-            refusal = _Refusal((0x02, 0x03, 0x02), reason)
+        if refusal is None and (crowded := self._connections.admit(association, calling)):
+            refusal = _Refusal((0x02, 0x03, 0x02), crowded)
         if refusal is not None:
-            extra = {"event": "rejected", "source": calling}
+            extra = {"event": "rejected", "source": calling, "address": address}
             _log.warning("association rejected: %s", refusal.reason, extra=extra)
             association.acse.send_reject(*refusal.answer)
             association.kill()

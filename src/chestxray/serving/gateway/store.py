@@ -2,6 +2,7 @@
 
     state/
       lock              held by the running gateway
+      intake.lock       held by a process that places an image
       queue.sqlite      images, results, tasks, poll positions, audit record
       images/           <SOP instance UID>.dcm as received
       outbox/           <SOP instance UID>.dcm as sent, written once

@@ -1,8 +1,9 @@
-"""The supervisor: checks the configuration, then keeps receiver, workers and senders running.
+"""The supervisor: checks the configuration, then keeps all processes of the gateway running.
 
 A process that ends unasked is restarted, with a delay that grows each time it dies soon after its
 start. On SIGTERM or SIGINT all processes are told to stop: the receiver accepts no more
-associations, the others complete the task in progress, and the rest waits in the queue.
+associations, workers complete the task in progress, pollers and senders end within seconds, and
+the rest waits in the queue.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def check(config: Config, bundle: Path) -> str:
         if isinstance(to, StoreSCP) and to.tls is not None:
             _check_tls(f"destinations[{number}].tls", to.tls, to.tls.client_context)
     _try(f"state: {config.state}", _check_state, config.state)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=processes.end_with_parent) as pool:
         read = config.read
         model = pool.submit(
             processes.load_model, bundle, read.engine, read.operating_point
@@ -132,6 +134,10 @@ class Gateway:
         self._stop = threading.Event()
         self._children = [
             _Child("receiver", processes.run_receiver, (config,)),
+            *(
+                _Child(f"poller-{number}", processes.run_poller, (config, service))
+                for number, service in enumerate(config.poll)
+            ),
             *(
                 _Child(f"worker-{number}", processes.run_worker, (config, bundle, number))
                 for number in range(config.read.workers)
