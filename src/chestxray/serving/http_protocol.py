@@ -1,0 +1,94 @@
+"""HTTP/1.1 over a connection, as uvicorn speaks it with h11, with limits of time and number.
+
+Uvicorn alone gives a client as long as it likes for the head of its first request and for taking an
+answer, and its `limit_concurrency` rejects a request only after its head is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from chestxray.serving.clients import Proxies, limited_as
+from chestxray.serving.http_connections import ConnectionTable, Phase
+
+_READ_AT_ONCE: Final = 16 * 1024  # bytes
+
+
+class ServerConfig(uvicorn.Config):
+    """Uvicorn's configuration, with the table of connections.
+
+    Attributes:
+        table: of the connections to this server.
+        proxies: whose connections are not limited per client.
+    """
+
+    table: ConnectionTable
+    proxies: Proxies
+
+
+class HttpProtocol(H11Protocol):
+    """One connection, which the table may close."""
+
+    config: ServerConfig
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._table = config.table
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Count the connection."""
+        super().connection_made(transport)
+        peer = self.client[0] if self.client else None
+        limited = peer is not None and not self.config.proxies.include(peer)
+        self._table.add(self, limited_as(peer) if peer is not None and limited else None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._table.remove(self)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Process what has arrived; a head may be complete now."""
+        super().handle_events()
+        self._table.update(self)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._table.update(self)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take its answer as fast as it is written."""
+        super().pause_writing()
+        self._table.update(self)
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken most of its answer."""
+        super().resume_writing()
+        self._table.update(self)
+
+    def phase(self) -> Phase:
+        """See `Connection.phase`."""
+        if self.flow.write_paused:
+            return "unloading"
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        return "busy" if in_progress and not self.transport.is_closing() else "waiting"
+
+    def unsent_bytes(self) -> int:
+        """See `Connection.unsent_bytes`."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """See `Connection.abort`; uvicorn's own way of closing would wait for the client."""
+        self.transport.abort()
