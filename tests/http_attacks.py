@@ -39,6 +39,7 @@ class Crowd:
         opening: what each sends first.
         drip: what each sends every second.
         sources: addresses of this machine that they come from, in turn.
+        pause: seconds until a closed connection is replaced.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Crowd:
         opening: bytes,
         drip: bytes = b"",
         sources: tuple[str, ...] = ("127.0.0.1",),
+        pause: float = 0.1,
     ) -> None:
         self.made = self.open = self.most = 0
-        self._address, self._opening, self._drip = address, opening, drip
+        self._address, self._opening, self._drip, self._pause = address, opening, drip, pause
         self._sources = [sources[number % len(sources)] for number in range(count)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -86,7 +88,7 @@ class Crowd:
                 finally:
                     self.open -= 1
                     writer.transport.abort()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(self._pause)
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Drip until the server closes the connection or answers."""
@@ -156,7 +158,7 @@ class Honest:
         failures: statuses and errors other than 200.
     """
 
-    service: Service
+    url: str
     image: bytes | None = None
     source: str | None = None
     token: str | None = None
@@ -169,7 +171,7 @@ class Honest:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             with httpx.Client(
-                base_url=self.service.url, timeout=patience, transport=transport, headers=headers
+                base_url=self.url, timeout=patience, transport=transport, headers=headers
             ) as client:
                 if self.image is None:
                     answer = client.get("/readyz")

@@ -23,17 +23,18 @@ from typing import Final, Literal, Protocol
 
 from chestxray.errors import ConfigError
 
-ACCEPTED_AT_ONCE: Final = 16
+ACCEPTED_AT_ONCE: Final = 4
 """Connections that the event loop accepts in one turn, before any of them is counted here.
 
-It is the `backlog` of asyncio's `create_server`, which also calls `listen` with it: call `listen`
-again with `LISTEN_BACKLOG`.
+Few, so that a head that has arrived is read before many others displace its connection. It is the
+`backlog` of asyncio's `create_server`, which also calls `listen` with it: call `listen` again with
+`LISTEN_BACKLOG`.
 """
 
 LISTEN_BACKLOG: Final = 1024
 """Connections that the kernel keeps until they are accepted."""
 
-_DESCRIPTORS_IN_RESERVE: Final = 4 * ACCEPTED_AT_ONCE  # accepted or closing, files being served
+_DESCRIPTORS_IN_RESERVE: Final = 64  # connections accepted or closing, decoders, files
 _LEAST_CONNECTIONS: Final = 16
 
 Phase = Literal["waiting", "busy", "unloading"]
@@ -134,6 +135,11 @@ class ConnectionTable:
             limit = self._seconds.get(entry.phase)
             if limit is not None and now - entry.since >= limit:
                 self._close(connection)
+
+    def close_all(self) -> None:
+        """Close all connections."""
+        for connection in [*self._entries]:
+            self._close(connection)
 
     def _most_crowded(self) -> str | None:
         waiting = Counter(e.client for e in self._entries.values() if e.phase == "waiting")

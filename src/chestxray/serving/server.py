@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, proxies: Proxies | None = None) -> None:
         config = ServerConfig(
             app,
+            loop="asyncio",  # whose `backlog` limits what is accepted at once
             http=HttpProtocol,
             ws="none",
             access_log=False,

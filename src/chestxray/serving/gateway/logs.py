@@ -1,5 +1,7 @@
 """The log: one JSON object per line on standard error, without data of patients.
 
+Each place in the code may write a bounded number of bytes per second, whatever peers do.
+
 Only messages of this package are written, which contain UIDs and AE titles at most. Of records of
 other packages only the place is written: pydicom quotes values of the file that it complains about.
 """
@@ -11,6 +13,8 @@ import logging
 import traceback
 import warnings
 from typing import Final
+
+from chestxray.serving.log_rate import RateLimitedHandler
 
 # They report refused connections and rejected associations; our own record says where to.
 _SILENCED: Final = ("pynetdicom.transport", "pynetdicom.acse")
@@ -42,7 +46,7 @@ def place(error: BaseException) -> str:
 
 def set_up() -> None:
     """Write this package's records from level INFO on, and errors of other packages."""
-    handler = logging.StreamHandler()
+    handler = RateLimitedHandler()
     handler.setFormatter(_JSONLines())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     logging.getLogger("chestxray").setLevel(logging.INFO)
