@@ -20,6 +20,7 @@ LAYERS = (
         "version",
         "lazy",
         "csv_cells",
+        "dicom_elements",
         "plain_yaml",
     },
     {"sources"},

@@ -15,6 +15,7 @@ Callers catch `ChestXrayError`; the command line turns it into one line.
     ├── PredictionsError     a predictions table that cannot be evaluated
     ├── ConfigError          a configuration that cannot be followed
     ├── WorkerError          a worker process died
+    │   └── DecoderError     a decoder process ended; the file may not be the cause
     └── MissingExtraError    an optional dependency is not installed
 
 A message states the rule, the value received, and the next step.
@@ -116,6 +117,20 @@ class ConfigError(ChestXrayError):
 
 class WorkerError(ChestXrayError):
     """A worker process died before its work was done."""
+
+
+class DecoderError(WorkerError):
+    """A decoder process ended while it worked on a file, which may not be the cause.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(
+            f"{path}: the decoder ended unexpectedly: check the free memory, then try again"
+        )
+        self.path = Path(path)
 
 
 class MissingExtraError(ChestXrayError):

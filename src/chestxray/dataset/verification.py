@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 from PIL import Image
 
 from chestxray import sources
 from chestxray.dataset import shards
+from chestxray.dataset.decoding import DecoderPool
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import Shard
 from chestxray.dataset.store import (
@@ -33,9 +34,11 @@ from chestxray.dataset.store import (
 )
 from chestxray.errors import ImageError
 from chestxray.findings import NO_FINDING
-from chestxray.parallel import on_all_cores
+from chestxray.parallel import on_all_cores, process_count
 from chestxray.progress import progress
 from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
+
+_CHUNK: Final = 16  # files that a process takes at a time
 
 
 class Kind(NamedTuple):
@@ -178,13 +181,13 @@ def _verify_tree(
     """Read a tree's tables and decode every image once."""
     collection = sources.read(raw, source, options)
     rows = collection.rows[collection.rows["path"] != ""]
-    looks = []
+    looks: list[Kind | str] = []
     with (
-        on_all_cores(_look, rows["path"].tolist()) as seen,
+        DecoderPool(_look, process_count(len(rows), _CHUNK)) as pool,
         progress("verify", len(rows)) as advance,
     ):
-        for look in seen:
-            looks.append(look)
+        for look in pool.map(rows["path"], chunk=_CHUNK):
+            looks.append(look.reason if isinstance(look, ImageError) else look)
             advance()
     problems = [
         *collection.problems,
@@ -203,12 +206,9 @@ def _shard_problem(shard: Shard, folder: Path, size: int) -> str | None:
     return shards.alteration_of(folder, shard, size)
 
 
-def _look(path: str) -> Kind | str:
-    """Decode a file; gives its kind, or what is wrong with it."""
-    try:
-        radiograph = Radiograph.read(Path(path))
-    except ImageError as error:
-        return error.reason
+def _look(path: str) -> Kind:
+    """Decode a file; gives its kind."""
+    radiograph = Radiograph.read(Path(path))
     height, width = radiograph.pixels.shape
     return Kind(_format(radiograph), f"{width} × {height}")
 

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
-from chestxray.dataset.dicom import is_dicom
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
+from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from chestxray.dataset.dicom import is_dicom
+from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Poll
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid

@@ -7,6 +7,7 @@ associations, the others complete the task in progress, and the rest waits in th
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import multiprocessing
@@ -141,6 +142,8 @@ class Gateway:
             ),
         ]
 
+        atexit.register(self._kill_children)  # else an exit by an error would wait for them
+
     def run(self) -> None:
         """Start all processes and keep them running until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,10 +173,15 @@ class Gateway:
                 target=processes.start,
                 args=(child.target, *child.arguments),
                 name=child.name,
-                daemon=True,
+                daemon=False,  # else a worker could not start its decoder
             )
             child.process.start()
             child.started = now
+
+    def _kill_children(self) -> None:
+        for child in self._children:
+            if child.process is not None:
+                child.process.kill()
 
     def _stop_children(self) -> None:
         """Tell all processes to stop, and wait until they completed the task in progress."""
