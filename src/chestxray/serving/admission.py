@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from chestxray.errors import ImageError, RefusedError, WorkerError
+from chestxray.errors import DecoderError, ImageError, RefusedError, WorkerError
 from chestxray.parallel import cores
 from chestxray.reading.reader import Reader
 from chestxray.serving import responses
@@ -237,8 +237,8 @@ class AdmissionControl:
             display: whether the radiograph as PNG is wanted.
 
         Raises:
-            ProblemError: the image is unreadable or refused (422), or the service timed out or
-                cannot start a decoder (503).
+            ProblemError: the image is unreadable or refused (422), or the service timed out, its
+                decoder ended, or none can be started (503).
         """
         work: Future[ReadResult] = self._threads.submit(self._read, upload, heatmaps, display)
         slot.handed_over = True
@@ -255,6 +255,14 @@ class AdmissionControl:
             ) from error
         except ImageError as error:
             raise ProblemError(422, "unreadable", error.reason) from error
+        except DecoderError as error:
+            raise ProblemError(
+                503,
+                "decoder-ended",
+                "The decoder process ended while it worked on this image, which may not be the "
+                "cause.",
+                retry_seconds=_RETRY_SECONDS,
+            ) from error
         except WorkerError as error:
             raise ProblemError(
                 503,

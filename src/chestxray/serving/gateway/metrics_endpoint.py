@@ -31,8 +31,8 @@ from chestxray.serving.http_connections import (
 HEAD_SECONDS: Final = 5.0
 """Time that a client has to send its request."""
 
-_CONNECTIONS: Final = 32
-_CONNECTIONS_PER_CLIENT: Final = 16
+_CONNECTIONS: Final = 64
+_CONNECTIONS_PER_CLIENT: Final = 32
 _ANSWER_SECONDS: Final = 10.0
 _UNSENT_BYTES: Final = 16 * 2**20
 _SECONDS_BETWEEN_CHECKS: Final = 0.5
