@@ -107,7 +107,8 @@ _MEANINGS: Final = {
     415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",
     422: "The image cannot be read (`unreadable`), the model must not judge it (`refused`), or a "
     "parameter is invalid.",
-    429: "Too many uploads are in progress, in total or of this client. Retry after `Retry-After` seconds.",
+    429: "Too many uploads are in progress, in total or of this client. Retry after `Retry-After` "
+    "seconds.",
     500: "The service failed. Its log has the traceback.",
     503: "The service is starting or stopping, timed out, or failed, or a decoder ended. Retry "
     "after `Retry-After` seconds.",

@@ -1,5 +1,7 @@
 """HTTP/1.1 over a connection, as uvicorn speaks it with h11, with limits of time and number.
 
+A body in chunks of a few bytes costs much more than its length, so it is refused.
+
 Uvicorn alone gives a client as long as it likes for the head of its first request and for taking an
 answer, and its `limit_concurrency` rejects a request only after its head is complete.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -17,6 +20,9 @@ from chestxray.serving.clients import Proxies, limited_as
 from chestxray.serving.http_connections import ConnectionTable, Phase
 
 _READ_AT_ONCE: Final = 16 * 2**10  # bytes; as chunks of one byte they take h11 about 20 ms
+_HEAD_BYTES: Final = 16 * 2**10
+_PIECES: Final = 1000  # of a body, before their size counts
+_PIECE_BYTES: Final = 64  # on average
 
 
 class ServerConfig(uvicorn.Config):
@@ -45,6 +51,7 @@ class HttpProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._table = config.table
+        self.conn = _Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Count the connection."""
@@ -93,3 +100,22 @@ class HttpProtocol(H11Protocol):
     def abort(self) -> None:
         """See `Connection.abort`; uvicorn's own way of closing would wait for the client."""
         self.transport.abort()
+
+
+class _Connection(h11.Connection):
+    """HTTP/1.1 without bodies of very many small pieces."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _HEAD_BYTES)
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _PIECES and self._bytes < _PIECE_BYTES * self._pieces:
+                raise h11.RemoteProtocolError("the pieces of the body are too small")
+        return event

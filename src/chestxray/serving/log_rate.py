@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 _BURST: Final = 64 * 1024  # bytes
-_RATE: Final = 8 * 1024  # bytes per second; about 100 requests
+_RATE: Final = 4 * 1024  # bytes per second; about 50 requests
 
 
 class _Budget:

@@ -110,6 +110,7 @@ class Server(uvicorn.Server):
             ws="none",
             access_log=False,
             log_config=None,
+            log_level="error",  # its warnings are of what clients send
             server_header=False,
             proxy_headers=False,  # the middleware reads them, if a proxy is configured
             backlog=ACCEPTED_AT_ONCE,
