@@ -21,6 +21,7 @@ LAYERS = (
         "lazy",
         "csv_cells",
         "dicom_elements",
+        "file_names",
         "plain_yaml",
     },
     {"sources"},

@@ -56,6 +56,7 @@ from chestxray.dataset.store import (
     remake,
 )
 from chestxray.errors import ArtifactError, SourceError
+from chestxray.file_names import is_text, one_line
 from chestxray.findings import Findings
 from chestxray.parallel import check_main_module
 from chestxray.sources.collection import (
@@ -109,10 +110,13 @@ def prepare(  # noqa: PLR0913 - the options of one command
     Raises:
         SourceError: a tree or the split breaks a rule, most rows have no file, a part of the split
             is empty, or no image can be read.
-        ArtifactError: `out` holds something else, or cannot be written.
+        ArtifactError: `out` holds something else, cannot be written, or has a name that is not
+            UTF-8.
         WorkerError: a worker process died; the same call resumes.
     """
     check_main_module()
+    if not is_text(str(out)):
+        raise ArtifactError(f"the name {one_line(str(out))} is not valid UTF-8: choose another one")
     trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
     if not trees:
         raise SourceError("no raw tree was given: give at least one folder")

@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.pixels import Canonical, placement
 from chestxray.errors import ImageError, SourceError
+from chestxray.file_names import shortened
 from chestxray.findings import Findings, label
 from chestxray.model import model_card
 from chestxray.progress import progress
@@ -191,7 +192,9 @@ def _explain_files(
             except ImageError as error:
                 unread[name] = error.reason
             else:
-                sheet = out / f"{name.lstrip('/')}.findings.png"  # never a radiograph's own name
+                sheet = (
+                    out / f"{shortened(name.lstrip('/'))}.findings.png"
+                )  # never a radiograph's own name
                 _write_sheet(sheet, name, display, _panels(reading, findings, per_image))
                 pictures.append(sheet)
             advance()
@@ -249,7 +252,8 @@ def _explain_example(
     called = reader.call(example.finding, p)
     panel = _Panel(example.finding, p, called, heat[0, k], boxes, per_image)
     stem = Path(name).with_suffix("").as_posix().replace("/", "_")
-    file = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}.png"
+    chosen = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}"
+    file = f"{shortened(chosen)}.png"
     _write_overlay(out / file, name, image, panel)
     return _entry(reader, example, name, p, file) | {"not_localised": no_place(panel.heat)}
 

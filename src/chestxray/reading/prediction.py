@@ -33,11 +33,12 @@ import pandas as pd
 from chestxray.dataset.pixels import Canonical
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
+from chestxray.file_names import one_line
 from chestxray.model import model_card
 from chestxray.model.engines import Heat, Probabilities
 from chestxray.progress import progress
 from chestxray.reading.gate.notices import in_words
-from chestxray.reading.inputs import Given, Inputs, find, leakage, one_line
+from chestxray.reading.inputs import Given, Inputs, find, leakage
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.predictions_writer import (
     HEATMAPS,

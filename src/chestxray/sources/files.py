@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from chestxray.errors import SourceError
+from chestxray.file_names import is_text, one_line
 from chestxray.progress import progress
 from chestxray.sources.collection import Problem, problem
 from chestxray.sources.demographics import views
@@ -51,6 +52,8 @@ class Tree:
         settings: YAML files that describe the columns of a table, in the same order.
         lists: the official lists by part (`train_val`, `test`), in the same order.
         packed: archives of images that are not unpacked.
+        unnamed: paths from the root, escaped, of files whose names are not UTF-8: no table can name
+            them, so they are left out.
     """
 
     root: Path
@@ -61,6 +64,7 @@ class Tree:
     settings: list[Path] = field(default_factory=list)
     lists: dict[str, list[Path]] = field(default_factory=dict)
     packed: list[Path] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
 
 
 _scanned: ContextVar[dict[Path, Tree] | None] = ContextVar("scanned", default=None)
@@ -83,7 +87,7 @@ def scan(raw: Path) -> Tree:
     """Walk a tree once; 112,120 files take about a second. The caller must not change the result.
 
     Raises:
-        SourceError: one of its folders cannot be read.
+        SourceError: one of its folders cannot be read, or its path is not UTF-8.
     """
     scanned = _scanned.get()
     if scanned is None:
@@ -93,8 +97,25 @@ def scan(raw: Path) -> Tree:
     return scanned[raw]
 
 
+def unnamed_files() -> list[Problem]:
+    """Report the files whose names are not UTF-8 in the trees scanned inside `scanned_once`."""
+    trees = (_scanned.get() or {}).values()
+    return problem(
+        "name-not-utf8",
+        sorted({name for tree in trees for name in tree.unnamed}),
+        "the name of a file is not valid UTF-8, so that no table can name it: left out; rename the "
+        "file",
+        loses=True,
+    )
+
+
 def _scan(raw: Path) -> Tree:
     tree = Tree(Path(os.path.abspath(raw)))  # noqa: PTH100 - not resolved: links keep their names
+    if not is_text(str(tree.root)):
+        raise SourceError(
+            f"the path {one_line(str(tree.root))} is not valid UTF-8, so that no table can hold "
+            f"it: rename the folder, or link to it under another name"
+        )
     try:
         _sort_in(tree)
     except OSError as error:
@@ -108,6 +129,9 @@ def _scan(raw: Path) -> Tree:
 
 def _sort_in(tree: Tree) -> None:
     for entry in _walk(str(tree.root), set()):
+        if not is_text(entry.path):
+            tree.unnamed.append(one_line(os.path.relpath(entry.path, tree.root)))
+            continue
         name = entry.name.casefold()
         plain = name.removesuffix(".gz")
         if name.endswith(IMAGE_SUFFIXES):
