@@ -80,7 +80,11 @@ class Isolated(Generic[_T]):
         """
         (outcome,) = self.each([(name, arguments)])
         if isinstance(outcome, ImageError | DecoderError):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                # It holds this frame: together they would keep the arguments till gc.collect.
+                del outcome
         return outcome
 
     def each(self, calls: Sequence[_Call]) -> Iterator[_T | ImageError | DecoderError]:

@@ -1,5 +1,7 @@
 """The log: one JSON object per line on standard error, without data of patients.
 
+Each place in the code may write a bounded number of bytes per second, whatever peers do.
+
 Only messages of this package are written, which contain UIDs and AE titles at most. Of records of
 other packages only the place is written: pydicom quotes values of the file that it complains about.
 
@@ -15,7 +17,9 @@ import logging
 import threading
 import traceback
 import warnings
-from typing import Final, TextIO
+from typing import Final
+
+from chestxray.serving.log_rate import RateLimitedHandler
 
 # They report refused connections and rejected associations; our own record says where to.
 _SILENCED: Final = ("pynetdicom.transport", "pynetdicom.acse")
@@ -54,7 +58,7 @@ class _JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _LimitedHandler(logging.StreamHandler[TextIO]):
+class _LimitedHandler(RateLimitedHandler):
     """Writes records, repeated ones once in `_INTERVAL` seconds with their number."""
 
     def __init__(self) -> None:

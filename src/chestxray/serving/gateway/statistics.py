@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import start_http_server
 from prometheus_client.core import REGISTRY, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from chestxray.serving.gateway.config import Metrics
+from chestxray.serving.gateway.metrics_endpoint import MetricsEndpoint
 from chestxray.serving.gateway.queue import STATES
 from chestxray.serving.gateway.store import READ, Store
 
@@ -67,9 +69,13 @@ def status_lines(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def serve_metrics(metrics: Metrics, state: Path) -> None:
-    """Serve the statistics to Prometheus, in a thread."""
+    """Serve the statistics to Prometheus, in a thread.
+
+    Raises:
+        OSError: the address is not available.
+    """
     REGISTRY.register(_Statistics(state))
-    start_http_server(metrics.port, addr=metrics.host)
+    MetricsEndpoint(metrics.host, metrics.port, partial(generate_latest, REGISTRY)).start()
 
 
 class _Statistics(Collector):
