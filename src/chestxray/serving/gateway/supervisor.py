@@ -56,7 +56,11 @@ def check(config: Config, bundle: Path) -> str:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         read = config.read
         model = pool.submit(
-            processes.load_model, bundle, read.engine, read.operating_point
+            processes.load_model,
+            bundle,
+            read.engine,
+            read.operating_point,
+            read.require_signature,
         ).result()
     _check_rules(config, model.findings)
     return model.identity
