@@ -85,7 +85,7 @@ def test_openssl_verifies_the_signature(bundle, public, tmp_path):
     found = json.loads((bundle.parent / "bundle.sig").read_text())
     files = {path.name: sha256(path) for path in bundle.iterdir()}
     listed = json.dumps(files, sort_keys=True, separators=(",", ":"))
-    (tmp_path / "message").write_text(f"chestxray signature of files, format 1\n{listed}")
+    (tmp_path / "message").write_text(f"signature of chestxray files, format 1\n{listed}")
     (tmp_path / "signature").write_bytes(base64.b64decode(found["signature"]))
     command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin"]
     command += ["-in", tmp_path / "message", "-sigfile", tmp_path / "signature"]

@@ -39,7 +39,7 @@ from chestxray.model.exported import EXPORT, read_export
 
 SUFFIX: Final = ".sig"
 PUBLIC: Final = ".pub"
-_PURPOSE: Final = b"chestxray signature of files, format 1\n"
+_PURPOSE: Final = b"signature of chestxray files, format 1\n"
 _MADE_BY: Final = "chestxray sign"
 
 
