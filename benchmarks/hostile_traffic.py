@@ -12,6 +12,7 @@ import functools
 import gzip
 import io
 import itertools
+import random
 import socket
 import struct
 import sys
@@ -235,7 +236,9 @@ def hostile_files() -> list[bytes]:
     """DICOM files that claim, nest, inflate or repeat, every other one with the planted name."""
     made = [build()[0] for build in NASTY.values()]
     made += [mutated(base, f"{name} {n}") for name, base in BASES.items() for n in range(4)]
-    return [_named(data) if n % 2 else data for n, data in enumerate([*made, _many_items()])]
+    made.append(_many_items())
+    random.Random(0).shuffle(made)  # noqa: S311 (an order, not a secret)
+    return [_named(data) if n % 2 else data for n, data in enumerate(made)]
 
 
 def with_uid(data: bytes, number: int) -> bytes:

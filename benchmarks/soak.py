@@ -34,6 +34,7 @@ from pathlib import Path
 
 import hostile_traffic
 import numpy as np
+import numpy.typing as npt
 import psutil
 from hostile_traffic import PLANTED
 from soak_clients import clients, senders
@@ -211,20 +212,23 @@ def trained(folder: Path) -> Path:
     return folder / "run" / "bundle"
 
 
-def expected_answers(bundle: Path, engine: Path, folder: Path) -> dict[bytes, list[float]]:
-    """Radiographs that the model does not refuse, as PNG and as DICOM, and its probabilities."""
+def expected_answers(
+    bundle: Path, engine: Path, folder: Path
+) -> tuple[dict[bytes, list[float]], list[npt.NDArray[np.uint16]]]:
+    """Give files that the model does not refuse with its probabilities, and their pixels."""
     reader = chestxray.load(bundle, engine=engine)
     synth(folder / "films", images=16, pixels=256, seed=2, balanced=True)
-    found = {}
+    found, films = {}, []
     for number, path in enumerate(sorted((folder / "films").rglob("*.png"))):
         stored = pixels.decode(path).astype(np.uint16) << 4
         names = {"PatientName": PLANTED, "PatientID": PLANTED}
         for data in (path.read_bytes(), written(radiograph(number, stored, **names))):
             with contextlib.suppress(RefusedError):
                 found[data] = list(reader.read(data).probabilities.values())
+                films.append(stored)
     if len(found) < 4:
         sys.exit("the bundle's gate refuses the phantoms: use a bundle that reads them")
-    return found
+    return found, films
 
 
 def configured(folder: Path, disk: Path, sink: Sink, engine: Path, workers: int, poll: int) -> None:
@@ -305,13 +309,13 @@ def main() -> None:
         engine = folder / "export"
         command = [sys.executable, "-m", "chestxray", "export", bundle, "--out", engine]
         subprocess.run([*command, "--format", "openvino"], check=True)
-        expected = expected_answers(bundle, engine, folder)
+        expected, films = expected_answers(bundle, engine, folder)
         fake_clock(folder)
         disk = stack.enter_context(mounted(folder / "disk"))
         source, sink = stack.enter_context(hostile_traffic.hostile_source()), Sink()
         configured(folder, disk, sink, engine, given.workers, source)
         gateway, service = Gateway(folder, bundle), Service(bundle, engine, folder / "serve.log")
-        soak = Soak(gateway, service, sink, folder, disk, given.minutes, given.images)
+        soak = Soak(gateway, service, sink, folder, disk, given.minutes, given.images, films)
         stack.callback(lambda: end_child(gateway.pid))  # its processes end with it
         gateway.start(300)
         stack.callback(lambda: end_child(service.pid))

@@ -52,8 +52,11 @@ def wait_until_due(soak: Soak, number: int) -> None:
 
 
 def send_legitimate(soak: Soak, number: int) -> None:
+    film = soak.films[number % len(soak.films)]
+    noise = np.random.default_rng(number).integers(0, 16, film.shape, np.uint16)
     image = radiograph(
         number,
+        film & 0xFFF0 | noise,  # no two images alike
         PatientName=f"{PLANTED}^Soak",
         PatientID=f"{PLANTED}{number}",
         StudyDescription=f"{PLANTED} chest",

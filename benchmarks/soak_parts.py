@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -122,6 +124,7 @@ class Soak:
     disk: Path
     minutes: float
     images: int
+    films: list[npt.NDArray[np.uint16]]
     figures: Figures = field(default_factory=Figures)
     outages: Outages = field(default_factory=Outages)
     legitimate: dict[str, str] = field(default_factory=dict)  # acknowledged UID: study
