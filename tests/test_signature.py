@@ -7,6 +7,7 @@ import json
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("cryptography", reason="needs the sign extra")
 import chestxray
 from chestxray.artifacts import sha256
 from chestxray.cli import main as command_line
-from chestxray.errors import ArtifactError, ConfigError, SignatureError
+from chestxray.errors import ArtifactError, ConfigError, MissingExtraError, SignatureError
 from chestxray.model import check_signature, create_key, sign, signature
 from chestxray.serving.gateway import supervisor
 from gateway_parts import config, exported
@@ -225,6 +226,16 @@ def test_the_gateway_does_not_start_with_a_bundle_without_signature(bundle, publ
     (bundle.parent / "bundle.sig").unlink()
     with pytest.raises(SignatureError, match="has no signature"):
         supervisor.check(settings, bundle)
+
+
+def test_without_the_extra_it_says_how_to_install_it(run, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("cryptography")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.delitem(sys.modules, "chestxray.model.signature")
+    monkeypatch.delitem(vars(sys.modules["chestxray.model"]), "check_signature")
+    with pytest.raises(MissingExtraError, match=r"chestxray\[sign\]"):
+        chestxray.load(run / "bundle", require_signature=tmp_path / "any.pub")
 
 
 def test_the_commands_make_a_key_and_sign(run, tmp_path, monkeypatch, capsys):

@@ -184,7 +184,7 @@ def load(
     if require_signature is not None:
         from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
 
-        for folder in {bundle, *({engine} - _RUNTIMES)}:
+        for folder in (bundle,) if engine in _RUNTIMES else (bundle, engine):
             check_signature(Path(folder), Path(require_signature))
     if engine in _RUNTIMES:
         # Imported here, since an export is read without torch.
