@@ -75,7 +75,7 @@ def hazards(soak: Soak) -> None:
     except AssertionError as error:  # something did not come back
         soak.figures.unfinished.append(str(error))
     set_clock(soak, 0)
-    soak.figures.calm = soak.seconds + 15
+    soak.figures.calm = soak.seconds + max(15.0, (soak.end - soak.seconds) / 4)
 
 
 def kill(soak: Soak, name: str) -> None:

@@ -10,6 +10,7 @@ ACCEPTED_SHARE = 0.99
 LATENCY_SECONDS = 10.0
 RECEIVER_MIB = 200.0
 GROWTH_SHARE, GROWTH_MIB = 0.1, 24.0
+CALM_SECONDS = 120.0
 LOG_MIB = 64.0
 
 
@@ -56,12 +57,15 @@ class Figures:
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
 
     def growth(self) -> dict[str, tuple[float, float]]:
-        """Median memory of each process in the first and the last third of the calm time, MiB."""
+        """Median memory of each process in the first and the last third of the calm time, MiB.
+
+        Of a calm time that is too short nothing can be said: a process needs some to warm up.
+        """
         found = {}
         for name, series in self.memory.items():
             calm = [held for at, held in series if at >= self.calm]
             third = len(calm) // 3
-            if third:
+            if third and series[-1][0] - self.calm >= CALM_SECONDS:
                 found[name] = (statistics.median(calm[:third]), statistics.median(calm[-third:]))
         return found
 

@@ -24,7 +24,7 @@ def kept() -> Figures:
 
 
 def growing() -> list[tuple[float, float]]:
-    return [(second, 90.0 + 3 * max(0, second - 10)) for second in range(40)]
+    return [(second, 90.0 + max(0, second - 10)) for second in range(150)]
 
 
 BREAKERS = {
@@ -56,6 +56,12 @@ def test_each_broken_promise_is_found(promise):
     found = broken(figures)
     assert len(found) == 1
     assert promise in found[0]
+
+
+def test_of_a_short_calm_time_nothing_is_said():
+    figures = kept()
+    figures.memory["worker-0"] = growing()[:100]
+    assert broken(figures) == []
 
 
 def test_no_answer_at_all_is_no_low_latency():
