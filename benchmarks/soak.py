@@ -240,7 +240,7 @@ def configured(folder: Path, disk: Path, sink: Sink, engine: Path, workers: int,
         allow = ["SENDER"]
         object_mib = 16
         [storage]
-        spare_mib = 900
+        spare_mib = 1200
         free_mib = 32
         [read]
         engine = "{engine}"

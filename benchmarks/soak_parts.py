@@ -28,7 +28,7 @@ from soak_figures import Figures
 
 from gateway_parts import Gateway, free_port, wait_for
 
-DISK_MIB = 1536
+DISK_MIB = 2048
 
 
 class Outages:
