@@ -110,8 +110,9 @@ def lines(figures: Figures) -> list[str]:
         "memory, MiB: at most; first and last third of the calm time",
     ]
     for name, series in sorted(figures.memory.items()):
-        first, last = figures.growth().get(name, (float("nan"), float("nan")))
         most = max(held for _, held in series)
-        text.append(f"  {name:24} {most:6.0f} {first:6.0f} {last:6.0f}")
+        calm = figures.growth().get(name)
+        shown = "too short" if calm is None else f"{calm[0]:6.0f} {calm[1]:6.0f}"
+        text.append(f"  {name:24} {most:6.0f} {shown}")
     text.append(f"logs: {figures.log_mib:.1f} MiB; planted names in: {figures.names or 'none'}")
     return text + [f"BROKEN: {sentence}" for sentence in broken(figures)]
