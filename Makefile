@@ -38,7 +38,7 @@ bench: .venv/dev ## speed, each figure as a ratio to something measured in the s
 	$(BIN)/python benchmarks/evaluation.py
 
 lock: .venv-release/done ## renew the lock files from pyproject.toml and constraints.txt
-	echo hatchling | $(COMPILE) pyproject.toml - --extra all -o requirements.lock
+	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra all -o requirements.lock
 	$(COMPILE) pyproject.toml --extra all --extra dev -o requirements-dev.lock
 	$(COMPILE) --group pyproject.toml:release -o requirements-release.lock
 

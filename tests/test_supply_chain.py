@@ -96,6 +96,12 @@ def test_the_lock_has_what_pyproject_asks_for(lock, extras):
         assert requirement.specifier.contains(version(pinned)), requirement
 
 
+@pytest.mark.parametrize("lock", LOCKS[:2])
+def test_the_lock_builds_this_package_editable_without_the_index(lock):
+    """Without build isolation nothing is fetched: hatchling needs editables for `-e`."""
+    assert {"hatchling", "editables"} <= set(locked(lock))
+
+
 def test_the_packages_of_a_release_are_locked_too():
     for text in PROJECT["dependency-groups"]["release"]:
         requirement = Requirement(text)
