@@ -9,7 +9,8 @@ Callers catch `ChestXrayError`; the command line turns it into one line.
     ├── ImageError           one file that does not become a radiograph
     │   └── RefusedError     a radiograph that the model must not judge
     ├── ArtifactError        a file between stages is missing, half-written or altered
-    │   └── BundleError      a model that does not match its own description
+    │   ├── BundleError      a model that does not match its own description
+    │   └── SignatureError   files that the holder of a key did not sign
     ├── RecipeError          a recipe or an override
     ├── TrainingError        training cannot go on
     ├── PredictionsError     a predictions table that cannot be evaluated
@@ -99,6 +100,10 @@ class BundleError(ArtifactError):
     """A bundle does not match its own description."""
 
 
+class SignatureError(ArtifactError):
+    """The files of a bundle or an export are not those that the holder of a key signed."""
+
+
 class RecipeError(ChestXrayError):
     """A recipe or an override has an unknown key or an impossible value."""
 
@@ -160,6 +165,7 @@ _EXTRA_OF_MODULE: Final = {
     "onnx": "export",
     "onnxruntime": "export",
     "nncf": "export",
+    "cryptography": "sign",
 }
 
 

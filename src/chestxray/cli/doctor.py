@@ -20,6 +20,7 @@ _EXTRAS = {
     "serve": ("fastapi", "python_multipart", "uvicorn"),
     "pacs": ("prometheus_client", "pynetdicom"),
     "export": ("nncf", "onnx", "onnxruntime", "openvino"),
+    "sign": ("cryptography",),
     "track": ("tensorboard",),
 }
 

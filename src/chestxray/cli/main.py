@@ -31,6 +31,7 @@ from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
 from chestxray.cli.serve import serve
+from chestxray.cli.sign import keygen, sign
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
@@ -73,7 +74,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, crossval, calibrate, export, recipe),
+    "Models": (train, crossval, calibrate, export, sign, keygen, recipe),
     "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, EngineName, OperatingPointName
+from chestxray.cli.options import (
+    BundleFolder,
+    EngineName,
+    OperatingPointName,
+    RequireSignature,
+)
 
 
 def serve(
@@ -23,6 +28,7 @@ def serve(
     ] = None,
     engine: EngineName = "auto",
     operating_point: OperatingPointName = None,
+    require_signature: RequireSignature = None,
     upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, MB.")] = 64,
     max_uploads: Annotated[int, typer.Option(min=1, help="Uploads in progress at once.")] = 64,
     max_uploads_per_client: Annotated[
@@ -66,6 +72,7 @@ def serve(
         port=port,
         engine=engine,
         operating_point=operating_point,
+        require_signature=require_signature,
         token=read_token(token_file),
         limits=limits,
         allow_remote=allow_remote,

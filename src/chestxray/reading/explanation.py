@@ -35,7 +35,7 @@ from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFiles, find, leakage
 from chestxray.reading.judged_image import load_with_display
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
-from chestxray.reading.reader import Reader, Reading, load
+from chestxray.reading.reader import Reader, Reading, opened
 
 _Kind = Literal["true call", "false call", "missed"]
 _KINDS: Final[tuple[_Kind, ...]] = ("true call", "false call", "missed")
@@ -110,6 +110,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     force: bool = False,
     per_image: bool = False,
     engine: str | Path = "auto",
+    require_signature: str | Path | None = None,
 ) -> ExplanationRun:
     """Draw heatmaps over radiographs.
 
@@ -128,6 +129,7 @@ def explain(  # noqa: PLR0913 - the options of one command
         per_image: scale each heatmap to its own peak, and label the pictures so; by default all
             images share one scale per finding.
         engine: for a bundle, see `chestxray.load`.
+        require_signature: likewise.
 
     Raises:
         SourceError: an input is missing or not possible, or a finding is not one of the model's.
@@ -136,7 +138,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
     wanted = _wanted(findings, card.findings)
     found = find(inputs, split, card)
-    reader = model if isinstance(model, Reader) else load(model, engine)
+    reader = opened(model, engine, require_signature=require_signature)
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)

@@ -40,6 +40,7 @@ def serve(  # noqa: PLR0913 - the options of one command
     port: int = 8000,
     engine: str | Path = "auto",
     operating_point: str | None = None,
+    require_signature: str | Path | None = None,
     token: str | None = None,
     limits: Limits | None = None,
     allow_remote: bool = False,
@@ -56,6 +57,7 @@ def serve(  # noqa: PLR0913 - the options of one command
         port: 0 for a free one, which the log has.
         engine: see `chestxray.load`.
         operating_point: likewise.
+        require_signature: likewise.
         token: bearer token that clients must send; at least 16 ASCII characters.
         limits: bounds of memory and waiting; the defaults when None.
         allow_remote: serve other machines without a token.
@@ -74,7 +76,7 @@ def serve(  # noqa: PLR0913 - the options of one command
     check_address(host, token, allow_remote)
     trusted = Proxies(proxies)
     with closing(bind(host, port)) as address:
-        reader = load(bundle, engine, operating_point)
+        reader = load(bundle, engine, operating_point, require_signature)
         _set_up_log()
         for warning in reader.warnings:
             _log.warning("%s", warning)

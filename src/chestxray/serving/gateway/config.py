@@ -220,6 +220,8 @@ class Read(_Table):
             export of the bundle, with which a worker needs no torch and a third of the memory.
         operating_point: which of the bundle's operating points calls findings; without it the
             bundle's default, `joint`.
+        require_signature: public key, PEM, of who must have signed the bundle, and the export where
+            `engine` is one.
         lease: maximum seconds of one reading; then the worker is ended and the image is read again.
         attempts: number of attempts before an image becomes a dead letter.
         send_refusals: whether a refusal by the gate is sent as a result; it is recorded either way.
@@ -228,6 +230,7 @@ class Read(_Table):
     workers: int = Field(default=1, ge=1)
     engine: str = Field(default="auto", min_length=1)
     operating_point: str | None = Field(default=None, min_length=1)
+    require_signature: _FilePath | None = None
     lease: float = Field(default=120, gt=0)
     attempts: int = Field(default=5, ge=1)
     send_refusals: bool = True
@@ -401,6 +404,8 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     raw["state"] = folder.absolute() / config.state
     if config.read.engine not in _ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
+    if config.read.require_signature is not None:
+        raw["read"]["require_signature"] = folder.absolute() / config.read.require_signature
     for table in (raw["receive"], *raw["destinations"]):
         if table.get("tls"):
             table["tls"] = {key: folder.absolute() / path for key, path in table["tls"].items()}

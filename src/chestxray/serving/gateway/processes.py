@@ -21,7 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
+from chestxray.errors import (
+    ArtifactError,
+    BundleError,
+    ConfigError,
+    MissingExtraError,
+    SignatureError,
+)
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
 from chestxray.serving.gateway.config import Config, Destination, Poll
@@ -38,18 +44,21 @@ class _LoadedModel(NamedTuple):
     findings: Findings
 
 
-def load_model(bundle: Path, engine: str, operating_point: str | None) -> _LoadedModel:
+def load_model(
+    bundle: Path, engine: str, operating_point: str | None, require_signature: Path | None = None
+) -> _LoadedModel:
     """Load a bundle as a worker will, to see whether that works.
 
     Raises:
         BundleError: the bundle cannot be used.
+        SignatureError: bundle or export are not as the holder of the required key signed them.
         ConfigError: the engine cannot be used; unlike the original error, it can be pickled.
     """
     from chestxray.reading.reader import load
 
     try:
-        reader = load(bundle, engine, operating_point)
-    except BundleError:
+        reader = load(bundle, engine, operating_point, require_signature)
+    except (BundleError, SignatureError):
         raise
     except (ArtifactError, MissingExtraError) as error:
         raise ConfigError(f"read.engine: {error}") from error
@@ -129,7 +138,8 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
         from chestxray.reading.reader import load
         from chestxray.serving.gateway import worker
 
-        reader = load(bundle, config.read.engine, config.read.operating_point)
+        read = config.read
+        reader = load(bundle, read.engine, read.operating_point, read.require_signature)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
     worker.run(config, reader, stop, name)
 

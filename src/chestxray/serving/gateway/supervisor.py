@@ -59,7 +59,11 @@ def check(config: Config, bundle: Path) -> str:
     with ProcessPoolExecutor(1, spawn, initializer=processes.end_with_parent) as pool:
         read = config.read
         model = pool.submit(
-            processes.load_model, bundle, read.engine, read.operating_point
+            processes.load_model,
+            bundle,
+            read.engine,
+            read.operating_point,
+            read.require_signature,
         ).result()
     _check_rules(config, model.findings)
     return model.identity
