@@ -162,7 +162,13 @@ def test_a_port_or_a_state_that_is_taken_is_told_at_once(
 
 def test_its_processes_end_when_the_supervisor_is_killed(site: Site) -> None:
     members = site.gateway.members()
-    assert set(members) == {"receiver", "worker-0", "sender-pacs-dicom", "sender-pacs-stow"}
+    assert set(members) == {
+        "monitor",
+        "receiver",
+        "worker-0",
+        "sender-pacs-dicom",
+        "sender-pacs-stow",
+    }
     os.kill(site.gateway.pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in members.values()), 20)
 

@@ -20,7 +20,9 @@ from typing import NamedTuple
 from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
+from chestxray.serving.gateway.access import private_files
 from chestxray.serving.gateway.config import Config, Destination
+from chestxray.serving.gateway.integrity import DAMAGED, is_damage
 
 _log = logging.getLogger(__name__)
 
@@ -60,13 +62,12 @@ def start(target: Callable[..., None], *arguments: object) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
-    with _exit_on_error():
+    with _exit_on_error(), private_files():
         target(stop, *arguments)
 
 
 def run_receiver(stop: threading.Event, config: Config) -> None:
-    """Run the Storage SCP, the pollers, retention and the metrics endpoint."""
-    from chestxray.serving.gateway import statistics
+    """Run the Storage SCP, the pollers and retention."""
     from chestxray.serving.gateway.intake import Intake
     from chestxray.serving.gateway.polling import Poller
     from chestxray.serving.gateway.receiver import Receiver
@@ -81,8 +82,6 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
         _log.warning("images recovered from disk: %d", recovered, extra={"event": "recovered"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
-    if config.metrics is not None:
-        statistics.serve_metrics(config.metrics, config.state)
     pollers = [Poller(service, intake, Store(config.state)) for service in config.poll]
     loops = [retention.run, *(poller.run for poller in pollers)]
     threads = [threading.Thread(target=_run_loop, args=(loop, stop)) for loop in loops]
@@ -92,6 +91,17 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
     receiver.stop()
     for thread in threads:
         thread.join()
+
+
+def run_monitor(stop: threading.Event, config: Config) -> None:
+    """Run the monitor of the database, and the endpoint for metrics and health."""
+    from chestxray.serving.gateway import endpoint
+    from chestxray.serving.gateway.monitor import Monitor
+
+    monitor = Monitor(config)
+    if config.metrics is not None:
+        endpoint.serve(config.metrics, config.state, monitor.problems)
+    monitor.run(stop)
 
 
 def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
@@ -142,13 +152,14 @@ def _release_predecessor(config: Config, queue: str, name: str) -> None:
 def _exit_on_error() -> Iterator[None]:
     """End the process when the block raises, whatever threads it has; the supervisor restarts it.
 
-    Only the place of the error is logged: its message may quote a file or an answer.
+    The exit status tells the supervisor where the database may be damaged. Only the place of the
+    error is logged: its message may quote a file or an answer.
     """
     try:
         yield
     except BaseException as error:  # noqa: BLE001 (the process ends)
         _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
-        os._exit(1)
+        os._exit(DAMAGED if is_damage(error) else 1)
 
 
 def _run_loop(loop: Callable[[threading.Event], None], stop: threading.Event) -> None:
