@@ -317,11 +317,28 @@ def test_an_intact_database_that_the_operator_put_there_is_accepted(
         anchor_record(store)
     remove_database(state)
     shutil.copy(tmp_path / "copy", state / "queue.sqlite")
-    with pytest.raises(integrity.DamageError, match="set back"):
+    said = r"set back .* No backup has more: .* record the loss with `chestxray gateway restore`"
+    with pytest.raises(integrity.DamageError, match=said):
         integrity.check(state)
     assert "1 anchored ones are lost" in restored(state)
     integrity.check(state)
     assert not list(state.glob("damaged-*"))
+
+
+def test_a_backup_that_has_more_than_a_database_that_was_set_back_takes_its_place(
+    state: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(state, tmp_path / "earlier")
+    with closing(Store(state)) as store:
+        add(store, "1.3.1", "1.3.2")
+        anchor_record(store)
+    made = make_backup(state)
+    remove_database(state)
+    shutil.copy(tmp_path / "earlier" / "queue.sqlite", state)
+    with pytest.raises(integrity.DamageError, match=rf"set back .* restores {made} "):
+        integrity.check(state)
+    assert restored(state).startswith(f"{made} is the database: 203 audit entries, 0 anchored")
+    integrity.check(state)
 
 
 def test_nothing_is_restored_while_a_gateway_runs(state: Path) -> None:

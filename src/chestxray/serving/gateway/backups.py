@@ -83,25 +83,27 @@ def quick_check(db: sqlite3.Connection) -> str:
     return "" if found == ["ok"] else "; ".join(" ".join(text.split()) for text in found)
 
 
-def newest_intact(folder: Path) -> tuple[Path, int] | None:
-    """Give the newest backup that can be restored and the number of its last audit entry."""
-    for path in sorted((folder / FOLDER).glob(_PATTERN), reverse=True):
-        try:
-            return path, _last_entry(path, folder)
-        except ArtifactError:
-            continue
-    return None
+def best(folder: Path) -> tuple[Path, int] | None:
+    """Give what `restore` restores: the longest intact record, and the number of its last entry.
+
+    That is the newest intact backup, or the database itself, which an operator may have put there.
+    """
+    newest_first = sorted((folder / FOLDER).glob(_PATTERN), reverse=True)
+    found = (_intact(path, folder) for path in newest_first)
+    backup = next((one for one in found if one is not None), None)
+    database = _intact(folder / DATABASE, folder)
+    candidates = [one for one in (database, backup) if one is not None]
+    return max(candidates, key=lambda one: one[1], default=None)
 
 
 def restore(folder: Path, backup: Path | None = None) -> str:
     """Put a backup in the place of the database, and record it; no gateway may be running.
 
-    Without a backup to restore, an intact database stays: an operator may have put it there. What
-    lay there before is kept beside it.
+    What lay there before is kept beside it.
 
     Args:
         folder: state folder.
-        backup: the newest intact one of `backups/` where None is given and the database is damaged.
+        backup: a copy of the database; where None is given, what `best` finds.
 
     Returns:
         What was done, in one sentence.
@@ -111,9 +113,7 @@ def restore(folder: Path, backup: Path | None = None) -> str:
         OSError: a file cannot be moved or written.
     """
     path, anchored = folder / DATABASE, anchors.last(folder)
-    if backup is None:
-        backup = path if _is_intact(path, folder) else _newest(folder)
-    number = _last_entry(backup, folder)
+    backup, number = _best(folder) if backup is None else (backup, _last_entry(backup, folder))
     if backup != path:
         _replace(path, backup)
     details: dict[str, Any] = {"backup": backup.name, "entries": number}
@@ -128,22 +128,21 @@ def restore(folder: Path, backup: Path | None = None) -> str:
     return f"{backup} is the database: {number} audit entries, {lost} anchored ones are lost"
 
 
-def _newest(folder: Path) -> Path:
-    found = newest_intact(folder)
+def _best(folder: Path) -> tuple[Path, int]:
+    found = best(folder)
     if found is None:
         raise ArtifactError(
             f"there is no intact backup in {folder / FOLDER}: name a copy of {DATABASE} with "
             "--backup"
         )
-    return found[0]
+    return found
 
 
-def _is_intact(path: Path, folder: Path) -> bool:
+def _intact(path: Path, folder: Path) -> tuple[Path, int] | None:
     try:
-        _last_entry(path, folder)
+        return path, _last_entry(path, folder)
     except ArtifactError:
-        return False
-    return True
+        return None
 
 
 def _last_entry(path: Path, folder: Path) -> int:

@@ -114,18 +114,23 @@ def exit_if_damage(error: BaseException) -> None:
 
 
 def _next_step(folder: Path) -> str:
-    anchor, found = anchors.last(folder), backups.newest_intact(folder)
-    if found is not None:
-        path, number = found
-        of = f" of {anchor.number}" if anchor else ""
+    anchor, found = anchors.last(folder), backups.best(folder)
+    if found is None:
+        needed = f", whose audit record must agree with {folder / anchors.FILE}" if anchor else ""
         return (
-            f"Stop the gateway and run `chestxray gateway restore`, which restores {path} (audit "
-            f"entries up to {number}{of}); images received since are read again"
+            f"There is no intact backup in {folder / backups.FOLDER}: stop the gateway and restore "
+            f"a copy of your own with `chestxray gateway restore --backup FILE`{needed}"
         )
-    needed = f", whose audit record must agree with {folder / anchors.FILE}" if anchor else ""
+    path, number = found
+    if path == folder / DATABASE:
+        return (
+            "No backup has more: stop the gateway and restore a copy of your own with `chestxray "
+            "gateway restore --backup FILE`, or record the loss with `chestxray gateway restore`"
+        )
+    of = f" of {anchor.number}" if anchor else ""
     return (
-        f"There is no intact backup in {folder / backups.FOLDER}: stop the gateway and restore a "
-        f"copy of your own with `chestxray gateway restore --backup FILE`{needed}"
+        f"Stop the gateway and run `chestxray gateway restore`, which restores {path} (audit "
+        f"entries up to {number}{of}); images received since are read again"
     )
 
 
