@@ -33,8 +33,10 @@ UNIT = "chestxray-gateway.service"
 WORK = Path("/opt/work")
 PTH = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/tested.pth"
 SCRIPT = """#!/opt/chestxray/bin/python
+import sys
 from chestxray.cli.main import main
-main()
+if __name__ == "__main__":
+    sys.exit(main())
 """
 
 
