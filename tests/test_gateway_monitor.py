@@ -258,6 +258,7 @@ def test_a_damaged_page_halts_the_gateway_until_a_backup_is_restored(
         assert gateway.stop() == 1
         assert "is damaged" in gateway.complaint(*gateway.run_command())
         assert "is the database" in gateway.ask("restore")
+        assert "problem" not in gateway.ask("status")
         gateway.start()
         assert store(radiograph(2), receives) == 0
         wait_for(lambda: gateway.counts()["read"]["done"] == 2, 120)

@@ -143,7 +143,7 @@ def restore(
     ] = None,
 ) -> None:
     """Put a backup in the place of a damaged or missing database, and record that."""
-    from chestxray.serving.gateway import backups
+    from chestxray.serving.gateway import backups, health
     from chestxray.serving.gateway.access import lock, private_files, require_private
     from chestxray.serving.gateway.config import load
 
@@ -152,6 +152,7 @@ def restore(
         require_private(state)
         with lock(state):
             typer.echo(backups.restore(state, backup))
+            health.forget(state)
 
 
 @contextmanager

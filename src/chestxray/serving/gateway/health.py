@@ -57,6 +57,11 @@ class ProcessRecord:
             _log.error("the record of processes cannot be written: %s", error, extra=extra)
 
 
+def forget(state: Path) -> None:
+    """Remove the record of an earlier gateway, such as after what halted it was mended."""
+    (state / _FILE).unlink(missing_ok=True)
+
+
 def halted(state: Path) -> str:
     """Give why the gateway halted; empty text where it did not."""
     return str(_recorded(state).get("halted", ""))
