@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -223,6 +225,42 @@ def test_anchors_vouch_for_the_record_wherever_they_were_kept(state: Path, tmp_p
         kept.write_text(Anchor.now(7, "ab" * 32).line())
         with pytest.raises(ArtifactError, match=r"entry 7 of .*syslog differs in it"):
             audit.check_against(store.db, kept)
+
+
+# --- other processes ------------------------------------------------------------------------------
+
+SEEN = """
+import sys
+from pathlib import Path
+from chestxray.serving.gateway.store import Store
+store = Store(Path(sys.argv[1]))
+print(store.is_known(sys.argv[2]))
+store.close()
+"""
+
+
+def test_a_store_that_is_opened_twice_keeps_its_place_among_processes(state: Path) -> None:
+    """To open and close the file of the database would release the locks of the process.
+
+    POSIX locks belong to a process and a file. Another process would then take itself for the last
+    one, and remove the write-ahead log under this one.
+    """
+
+    def seen(uid: str) -> str:
+        command = [sys.executable, "-c", SEEN, str(state), uid]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        return done.stdout.strip()
+
+    with closing(Store(state)) as first:
+        add(first, "1.4.1")
+        Store(state).close()
+        integrity.check(state)
+        make_backup(state)
+        assert seen("1.4.1") == "True"
+        add(first, "1.4.2")
+        assert seen("1.4.2") == "True"
+        add(first, "1.4.3")
+    assert seen("1.4.3") == "True"
 
 
 # --- backups --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ and never see a partial change. `user_version` is the version of the tables.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -313,7 +314,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     db = None
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # its log and index get this mode
+        _create(path)
         db = sqlite3.connect(
             path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -327,6 +328,16 @@ def connect(path: Path) -> sqlite3.Connection:
             db.close()
         raise ArtifactError(f"{path} cannot be opened: {error}") from error
     return db
+
+
+def _create(path: Path) -> None:
+    """Make the file of a new database, whose log and index get its mode.
+
+    A file that exists must not be opened but by SQLite: to close it would release all locks that
+    this process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 @contextmanager
