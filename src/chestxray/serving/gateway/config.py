@@ -11,12 +11,14 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import ipaddress
+import logging
 import re
 import ssl
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +31,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from chestxray.errors import ConfigError
+from chestxray.serving.gateway.access import require_secret
 
+_log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
 _BROKEN_RULES: Final = {
     "missing": "is missing",
@@ -80,6 +84,12 @@ def _short_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError("must consist of letters, digits, dots, - and _")
     return name
+
+
+def _syslog_address(address: str) -> str:
+    if not re.fullmatch(r"/\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address):
+        raise ValueError("must be a socket such as /dev/log, or host:port")
+    return address
 
 
 def _network(text: str) -> str:
@@ -260,7 +270,7 @@ class Storage(_Table):
 
 
 class Metrics(_Table):
-    """The endpoint for Prometheus.
+    """The endpoint for Prometheus and for health checks.
 
     Attributes:
         host: address to listen on.
@@ -269,6 +279,20 @@ class Metrics(_Table):
 
     host: str = "127.0.0.1"
     port: _Port
+
+
+class Audit(_Table):
+    """Where the last links of the audit record go, besides the file in the state folder.
+
+    Attributes:
+        syslog: socket such as `/dev/log`, or host and UDP port such as `10.1.2.3:514`.
+        url: where they are posted as JSON.
+        headers: HTTP headers of each request, such as a token.
+    """
+
+    syslog: Annotated[str, AfterValidator(_syslog_address)] | None = None
+    url: _ServiceURL | None = None
+    headers: dict[str, str] = {}
 
 
 class Rule(_Table):
@@ -349,7 +373,8 @@ class Config(_Table):
         poll: DICOMweb services that are polled.
         read: the workers.
         storage: retention.
-        metrics: endpoint for Prometheus; none by default.
+        metrics: endpoint for Prometheus and health checks; none by default.
+        audit: further places for the last links of the audit record.
         destinations: where results go.
     """
 
@@ -359,6 +384,7 @@ class Config(_Table):
     read: Read = Read()
     storage: Storage = Storage()
     metrics: Metrics | None = None
+    audit: Audit = Audit()
     destinations: list[Destination] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -372,14 +398,15 @@ class Config(_Table):
         return self
 
 
-TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
+TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, Audit, TLS, Rule, StoreSCP, Stow)
 
 
 def load(path: Path) -> Config:
-    """Read a configuration.
+    """Read a configuration, and warn of tokens that would be sent without encryption.
 
     Raises:
-        ConfigError: the file cannot be read or is not TOML, a key is unknown or a value invalid.
+        ConfigError: the file cannot be read or is not TOML, a key is unknown or a value invalid, or
+            it has `headers` and every user can read it.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -395,7 +422,41 @@ def load(path: Path) -> Config:
         keys = {key for table in TABLES for key in table.model_fields}
         lines = "; ".join(_described(detail, keys) for detail in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
+    if any(service.headers for _, service in _services(config)):
+        require_secret(path)
+    for warning in in_clear_text(config):
+        _log.warning("%s: %s", path, warning, extra={"event": "insecure"})
     return _with_absolute_paths(config, path.parent)
+
+
+def in_clear_text(config: Config) -> list[str]:
+    """List the services to which headers, which may hold a token, go without encryption."""
+    return [
+        f"{place}.url: {service.url} is not https, so its `headers`, such as a token, can be read "
+        "on the network: use https://, or a TLS proxy on this machine"
+        for place, service in _services(config)
+        if service.headers and service.url is not None and not _is_private(service.url)
+    ]
+
+
+def _services(config: Config) -> Iterator[tuple[str, Poll | Stow | Audit]]:
+    """Give all services with headers and their places in the file."""
+    yield from ((f"poll[{number}]", service) for number, service in enumerate(config.poll))
+    for number, to in enumerate(config.destinations):
+        if isinstance(to, Stow):
+            yield f"destinations[{number}]", to
+    yield "audit", config.audit
+
+
+def _is_private(url: str) -> bool:
+    """Tell whether what is sent to a URL is encrypted, or stays on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:

@@ -33,6 +33,7 @@ from chestxray.serving.gateway.config import Poll
 from chestxray.serving.gateway.dicom_json import Attributes
 from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
+from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.multipart import only_part
 from chestxray.serving.gateway.queue import exit_after
 from chestxray.serving.gateway.sop_uids import sop_uids, transfer_syntax
@@ -287,6 +288,7 @@ class Poller:
         return self._stop.is_set() or time.monotonic() > end
 
     def _warn(self, what: str, error: Exception, uid: str | None = None) -> None:
+        exit_if_damage(error)
         if self._stop.is_set():  # a request that was cut for it
             return
         extra = {"event": "poll-failed", "source": self._service.url, "uid": uid}

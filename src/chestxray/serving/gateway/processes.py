@@ -30,7 +30,9 @@ from chestxray.errors import (
 )
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
+from chestxray.serving.gateway.access import private_files
 from chestxray.serving.gateway.config import Config, Destination, Poll
+from chestxray.serving.gateway.integrity import DAMAGED, is_damage
 
 _STOP_SECONDS: Final = 2.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -73,7 +75,7 @@ def start(target: Callable[..., None], *arguments: object) -> None:
     logs.set_up()
     _log.info("started", extra={"event": "started"})
     end_with_parent()
-    with _exit_on_error():
+    with _exit_on_error(), private_files():
         target(stop, *arguments)
 
 
@@ -91,8 +93,7 @@ def end_with_parent() -> None:
 
 
 def run_receiver(stop: threading.Event, config: Config) -> None:
-    """Run the Storage SCP, retention and the metrics endpoint."""
-    from chestxray.serving.gateway import statistics
+    """Run the Storage SCP and retention."""
     from chestxray.serving.gateway.intake import Intake
     from chestxray.serving.gateway.receiver import Receiver
     from chestxray.serving.gateway.retention import Retention
@@ -106,8 +107,6 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
         _log.warning("images recovered from disk: %d", recovered, extra={"event": "recovered"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
-    if config.metrics is not None:
-        statistics.serve_metrics(config.metrics, config.state)
     removing = threading.Thread(target=_run_loop, args=(retention.run, stop))
     removing.start()
     stop.wait()
@@ -125,6 +124,17 @@ def run_poller(stop: threading.Event, config: Config, service: Poll) -> None:
     intake = Intake(Store(config.state), config.storage, can_wait=True)
     max_bytes = config.receive.object_mib * 2**20
     Poller(service, intake, Store(config.state), max_bytes, stop).run()
+
+
+def run_monitor(stop: threading.Event, config: Config) -> None:
+    """Run the monitor of the database, and the endpoint for metrics and health."""
+    from chestxray.serving.gateway import endpoint
+    from chestxray.serving.gateway.monitor import Monitor
+
+    monitor = Monitor(config)
+    if config.metrics is not None:
+        endpoint.serve(config.metrics, config.state, monitor.problems)
+    monitor.run(stop)
 
 
 def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
@@ -177,13 +187,14 @@ def _release_predecessor(config: Config, queue: str, name: str) -> None:
 def _exit_on_error() -> Iterator[None]:
     """End the process when the block raises, whatever threads it has; the supervisor restarts it.
 
-    Only the place of the error is logged: its message may quote a file or an answer.
+    The exit status tells the supervisor where the database may be damaged. Only the place of the
+    error is logged: its message may quote a file or an answer.
     """
     try:
         yield
     except BaseException as error:  # noqa: BLE001 (the process ends)
         _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
-        os._exit(1)
+        os._exit(DAMAGED if is_damage(error) else 1)
 
 
 def _run_loop(loop: Callable[[threading.Event], None], stop: threading.Event) -> None:

@@ -35,6 +35,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from chestxray.serving.gateway.config import Receive
 from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, Handler, Server
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
+from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
@@ -129,6 +130,7 @@ class Receiver:
                 return _MISMATCH
             new = self._intake.accept(uid, spool, source, RADIOGRAPHS[sop_class])
         except (OSError, sqlite3.Error, OutOfSpaceError) as error:
+            exit_if_damage(error)
             _log.error("image not stored: %s", error, extra={"event": "not-stored", **about})
             return _OUT_OF_RESOURCES
         what = "received" if new else "known"

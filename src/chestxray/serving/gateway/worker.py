@@ -26,6 +26,7 @@ from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import image_decoding, logs, result_objects
 from chestxray.serving.gateway.config import Config, Destination, Rule
 from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.queue import Task, exit_after
 from chestxray.serving.gateway.store import READ, Image, Result, Store
 
@@ -91,7 +92,9 @@ def handle(
     except (OSError, sqlite3.OperationalError) as error:  # a full disk: not the image's fault
         _log.error("image postponed: %s", error, extra={"event": "postponed", **about})
         store.defer(task, str(error), _PAUSE_SECONDS)
-    except Exception as error:  # noqa: BLE001 (it may be temporary: the image is read again)
+    except Exception as error:
+        if is_damage(error):
+            raise
         reason = logs.place(error)
         dead = store.fail(task, reason, config.read.attempts)
         extra = {"event": "dead" if dead else "failed", **about}

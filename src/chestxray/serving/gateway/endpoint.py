@@ -1,26 +1,32 @@
-"""The HTTP endpoint of the metrics: `GET /metrics`, one answer per connection (RFC 9112).
+"""The HTTP endpoint for monitoring: `GET /metrics` for Prometheus, `GET /health` for health checks.
 
-It runs in the receiver's process, so it must not use up the threads and descriptors of that: one
-thread serves all connections, which are few, and each is closed when it takes too long. prometheus-
-client's own server starts a thread for each connection and waits for it without a limit.
+One answer per connection (RFC 9112). One thread serves all connections, which are few, and each is
+closed when it takes too long. prometheus-client's own server starts a thread for each connection
+and waits for it without a limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
-from typing import Final, cast
+from pathlib import Path
+from typing import Final, NamedTuple, cast
 
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.core import REGISTRY
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from chestxray.serving.clients import limited_as
 from chestxray.serving.gateway import logs
+from chestxray.serving.gateway.config import Metrics
+from chestxray.serving.gateway.statistics import Statistics
 from chestxray.serving.http_connections import (
     ACCEPTED_AT_ONCE,
     LISTEN_BACKLOG,
@@ -38,17 +44,56 @@ _UNSENT_BYTES: Final = 16 * 2**20
 _SECONDS_BETWEEN_CHECKS: Final = 0.5
 _HEAD_BYTES: Final = 8 * 2**10
 _FRESH_SECONDS: Final = 1.0  # a page is computed at most once in so long
-_PATHS: Final = (b"/", b"/metrics")
 _log = logging.getLogger(__name__)
 
+Problems = Callable[[], list[str]]
+"""Gives what is wrong with the gateway, one sentence each."""
 
-class MetricsEndpoint:
-    """Serves a page to Prometheus.
+
+class Page(NamedTuple):
+    """An answer.
+
+    Attributes:
+        status: of HTTP.
+        kind: media type.
+        body: in that type.
+    """
+
+    status: HTTPStatus
+    kind: str
+    body: bytes
+
+
+def serve(metrics: Metrics, state: Path, problems: Problems) -> None:
+    """Serve statistics and health, in a thread.
+
+    Raises:
+        OSError: the address is not available.
+    """
+    REGISTRY.register(Statistics(state, problems))
+    pages = {"/": _metrics, "/metrics": _metrics, "/health": partial(health, problems)}
+    Endpoint(metrics.host, metrics.port, pages).start()
+
+
+def health(problems: Problems) -> Page:
+    """Give status 200 with no problems, or 503 with the problems in words."""
+    found = problems()
+    said = {"status": "failing" if found else "ok", "problems": found}
+    status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
+    return Page(status, "application/json", json.dumps(said, ensure_ascii=False).encode())
+
+
+def _metrics() -> Page:
+    return Page(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
+
+
+class Endpoint:
+    """Serves pages.
 
     Args:
         host: address to listen on.
         port: TCP port, 0 for a free one.
-        page: gives the page; called in a thread of its own, seldom.
+        pages: path → what gives its page; called in a thread of its own, seldom.
 
     Attributes:
         port: that it listens on.
@@ -58,17 +103,17 @@ class MetricsEndpoint:
         OSError: the address is not available.
     """
 
-    def __init__(self, host: str, port: int, page: Callable[[], bytes]) -> None:
+    def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], Page]]) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
         self.port: int = self._socket.getsockname()[1]
         self.table = ConnectionTable(
             _CONNECTIONS, _CONNECTIONS_PER_CLIENT, HEAD_SECONDS, _ANSWER_SECONDS, _UNSENT_BYTES
         )
-        self._page = _Page(page)
-        self._pool = ThreadPoolExecutor(1, "metrics-page")
+        self._pages = {path.encode(): _Recent(page) for path, page in pages.items()}
+        self._pool = ThreadPoolExecutor(1, "monitoring-page")
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitoring", daemon=True)
 
     def start(self) -> None:
         """Serve in a thread."""
@@ -102,28 +147,29 @@ class MetricsEndpoint:
         method, target, *_ = [*head.split(b"\r\n", 1)[0].split(b" "), b""]
         if method not in {b"GET", b"HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED)
-        if target.partition(b"?")[0] not in _PATHS:
+        recent = self._pages.get(target.partition(b"?")[0])
+        if recent is None:
             return _response(HTTPStatus.NOT_FOUND)
         try:
             loop = asyncio.get_running_loop()
-            page = await loop.run_in_executor(self._pool, self._page.latest)
+            page = await loop.run_in_executor(self._pool, recent.page)
         except Exception as error:  # noqa: BLE001 (it is logged)
-            _log.error("no metrics: %s", logs.place(error), extra={"event": "metrics-failed"})
+            _log.error("no page: %s", logs.place(error), extra={"event": "monitoring-failed"})
             return _response(HTTPStatus.INTERNAL_SERVER_ERROR)
-        return _response(HTTPStatus.OK, page, with_body=method == b"GET")
+        return _response(page.status, page.kind, page.body, with_body=method == b"GET")
 
 
-class _Page:
+class _Recent:
     """A page that is computed at most once a second."""
 
-    def __init__(self, compute: Callable[[], bytes]) -> None:
+    def __init__(self, compute: Callable[[], Page]) -> None:
         self._compute = compute
-        self._computed = -_FRESH_SECONDS
-        self._page = b""
+        self._page: Page | None = None
+        self._computed = 0.0
 
-    def latest(self) -> bytes:
+    def page(self) -> Page:
         """Give the page; called by one thread."""
-        if time.monotonic() - self._computed >= _FRESH_SECONDS:
+        if self._page is None or time.monotonic() - self._computed >= _FRESH_SECONDS:
             self._page = self._compute()
             self._computed = time.monotonic()
         return self._page
@@ -182,9 +228,11 @@ class _Exchange(asyncio.Protocol):
         self._transport.close()
 
 
-def _response(status: HTTPStatus, page: bytes = b"", *, with_body: bool = True) -> bytes:
+def _response(
+    status: HTTPStatus, kind: str = "text/plain", body: bytes = b"", *, with_body: bool = True
+) -> bytes:
     head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {CONTENT_TYPE_LATEST}\r\n"
-        f"Content-Length: {len(page)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + (page if with_body else b"")
+    return head.encode() + (body if with_body else b"")

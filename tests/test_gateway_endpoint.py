@@ -1,4 +1,4 @@
-"""The gateway's endpoint for Prometheus: few connections, none for long, and one answer each."""
+"""The gateway's endpoint for monitoring: few connections, none for long, and one answer each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import httpx
 import pytest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from chestxray.serving.gateway.metrics_endpoint import MetricsEndpoint
+from chestxray.serving.gateway.endpoint import Endpoint, Page
 from http_attacks import HALF_HEAD, Crowd
 from web_server import wait_until
 
@@ -25,11 +27,11 @@ class Pages:
         self.computed = 0
         self.error: Exception | None = None
 
-    def __call__(self) -> bytes:
+    def __call__(self) -> Page:
         self.computed += 1
         if self.error is not None:
             raise self.error
-        return PAGE
+        return Page(HTTPStatus.OK, CONTENT_TYPE_LATEST, PAGE)
 
 
 @pytest.fixture
@@ -38,14 +40,14 @@ def pages() -> Pages:
 
 
 @pytest.fixture
-def endpoint(pages) -> Iterator[MetricsEndpoint]:
-    endpoint = MetricsEndpoint("127.0.0.1", 0, pages)
+def endpoint(pages) -> Iterator[Endpoint]:
+    endpoint = Endpoint("127.0.0.1", 0, {"/": pages, "/metrics": pages})
     endpoint.start()
     yield endpoint
     endpoint.stop()
 
 
-def get(endpoint: MetricsEndpoint, path: str = "/metrics", method: str = "GET") -> httpx.Response:
+def get(endpoint: Endpoint, path: str = "/metrics", method: str = "GET") -> httpx.Response:
     return httpx.request(method, f"http://127.0.0.1:{endpoint.port}{path}", timeout=30)
 
 
