@@ -71,7 +71,8 @@ def serve(metrics: Metrics, state: Path, problems: Problems) -> None:
         OSError: the address is not available.
     """
     REGISTRY.register(Statistics(state, problems))
-    pages = {"/": _metrics, "/metrics": _metrics, "/health": partial(health, problems)}
+    pages: dict[str, Callable[[], Page]] = {"/": _metrics, "/metrics": _metrics}
+    pages["/health"] = partial(health, problems)
     Endpoint(metrics.host, metrics.port, pages).start()
 
 
