@@ -195,7 +195,7 @@ def _in_float32(features: Tensor) -> torch.autocast:
 
 def _timm_model(name: str, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
     """Create a timm model of one grey channel that ends in its pooled features."""
-    options = {"drop_path_rate": drop_path} if drop_path else {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         model = timm.create_model(name, pretrained=False, in_chans=1, **options)
     except TypeError as error:
