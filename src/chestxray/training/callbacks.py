@@ -168,7 +168,7 @@ class ShardCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Check the next shards at the epoch's first batch, as `Task` begins an epoch there."""
-        if batch_idx == 0 and trainer.is_global_zero:
+        if batch_idx == 0:
             count = -(-len(self._order) // 10)
             some, self._order = self._order[:count], np.roll(self._order, -count)
             self.dataset.check_shards([self.dataset.manifest.shards[place] for place in some])
