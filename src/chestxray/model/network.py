@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from chestxray.errors import BundleError, RecipeError
 from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
+from chestxray.model.test_time import View, averaged
 
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
 _SECONDS: Final = 10.0  # to wait for the hub
@@ -37,15 +38,24 @@ class Classifier(nn.Module):
         findings: K names, in the order of the logits.
         size: S, the side of the images in pixels.
         dropout: probability of dropping a pooled feature in training.
+        drop_path: probability of skipping the last residual block in training.
+        tta: views that are averaged in evaluation mode, see `test_time`.
     """
 
     def __init__(
-        self, backbone: str, findings: Sequence[str], size: int, dropout: float = 0.0
+        self,
+        backbone: str,
+        findings: Sequence[str],
+        size: int,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        tta: Sequence[View] = (),
     ) -> None:
         super().__init__()
         self.findings = tuple(findings)
         self.size = size
-        model = _timm_model(backbone)
+        self.tta = tuple(tta)
+        model = _timm_model(backbone, drop_path)
         mean, std = _grey_normalisation(model)
         image = _probe(size)
         expected = _timms_features(model, image)
@@ -60,6 +70,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits, float32 [B, K], for float images [B, 1, S, S] in [0, 1]."""
+        if self.tta and not self.training:
+            return self.explain(images)[0]
         features = self._features(images)
         with _in_float32(features):
             return self._classify(self._pooled(_means(features)))
@@ -69,6 +81,12 @@ class Classifier(nn.Module):
 
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
+        if self.tta and not self.training:
+            return averaged(self._explain, images, self.tta)
+        return self._explain(images)
+
+    def _explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do `explain` for one view."""
         features = self._features(images)
         with _in_float32(features):
             means = _means(features)
@@ -175,10 +193,15 @@ def _in_float32(features: Tensor) -> torch.autocast:
     return torch.autocast(features.device.type, enabled=False)
 
 
-def _timm_model(name: str) -> Any:  # noqa: ANN401 - timm's models have no common type
+def _timm_model(name: str, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
     """Create a timm model of one grey channel that ends in its pooled features."""
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        model = timm.create_model(name, pretrained=False, in_chans=1)
+        model = timm.create_model(name, pretrained=False, in_chans=1, **options)
+    except TypeError as error:
+        raise RecipeError(
+            f"timm's {name} has no residual blocks to skip ({error}): use --set drop_path=0"
+        ) from error
     except (RuntimeError, ValueError) as error:
         near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
         hint = f"; similar names: {', '.join(near)}" if near else ""
