@@ -163,7 +163,7 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone.
     """
-    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size)
+    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size, head=recipe.head)
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
     elif recipe.weights != "none":
@@ -302,7 +302,7 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path | None) -> N
 
 
 def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
-    classifier = Classifier(recipe.backbone, findings, recipe.size, recipe.dropout)
+    classifier = Classifier(recipe.backbone, findings, recipe.size, recipe.dropout, recipe.head)
     if recipe.weights != "none" and not resumed:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
     return classifier.to(memory_format=torch.channels_last)

@@ -80,12 +80,16 @@ class Recipe(_Strict):
         description: one sentence that says what it is.
         cost: time and machine of a run, as measured.
         expected: what it should score, on which data and split.
-        backbone: a timm model that ends in a feature map.
+        backbone: a timm model that ends in a feature map or in patch tokens.
+        head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
+            well, so that class maps are four times finer.
         weights: `imagenet`, `none`, or a timm checkpoint file of that backbone.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         dropout: probability of dropping a pooled feature.
         augment: random changes to training images.
         loss: what is minimised.
+        mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
+            dataset must have masks, as those of phantoms do.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
             allows; `natural` shows each image once per epoch, except for a short last batch.
         max_draws: with balanced sampling, the most draws of one image per epoch.
@@ -106,11 +110,13 @@ class Recipe(_Strict):
     cost: str = "not measured"
     expected: str = "not measured"
     backbone: str = "densenet121.tv_in1k"
+    head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
     size: Annotated[int, Field(ge=32, le=2048)] = 224
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: Augment = Augment()
     loss: Loss = Loss()
+    mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     sampling: Literal["balanced", "natural"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     learning_rate: _Positive = 1e-4
