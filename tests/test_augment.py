@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chestxray.training.data import augmentation
+from chestxray.training.augmentation import augmentation
 from chestxray.training.recipe import Augment
 
 

@@ -103,6 +103,8 @@ class ModelCard(BaseModel):
             and 16 as well.
         size: side of the canonical image, pixels.
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
+        tta: views of an image, beside the image itself, over which logits and class maps are
+            averaged (test-time augmentation); see `test_time`.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities: the link of the training loss, and a strictly
@@ -131,6 +133,7 @@ class ModelCard(BaseModel):
     size: int = Field(ge=16, le=_LARGEST)
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0, allow_inf_nan=False)
+    tta: tuple[Literal["flip", "crops"], ...] = ()
     pixel_rule: str
     findings: Findings
     calibration: Calibration

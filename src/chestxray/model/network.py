@@ -36,6 +36,7 @@ from chestxray.model.feature_maps import (
 )
 from chestxray.model.model_card import Head
 from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
+from chestxray.model.test_time import View, averaged
 
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
 _SECONDS: Final = 10.0  # to wait for the hub
@@ -49,6 +50,8 @@ class Classifier(nn.Module):
         findings: K names, in the order of the logits.
         size: S, the side of the images in pixels.
         dropout: probability of dropping a pooled feature in training.
+        drop_path: probability of skipping the last residual block in training.
+        tta: views that are averaged in evaluation mode, see `test_time`.
         head: `plain` pools the last feature map, `multiscale` those at strides 8 and 16 as well.
 
     Raises:
@@ -62,12 +65,15 @@ class Classifier(nn.Module):
         findings: Sequence[str],
         size: int,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
+        tta: Sequence[View] = (),
         head: Head = "plain",
     ) -> None:
         super().__init__()
         self.findings = tuple(findings)
         self.size = size
-        model = _timm_model(backbone, size)
+        self.tta = tuple(tta)
+        model = _timm_model(backbone, size, drop_path)
         mean, std = _grey_normalisation(model)
         image = _probe(size)
         expected = _timms_features(model, image)
@@ -85,6 +91,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits, float32 [B, K], for float images [B, 1, S, S] in [0, 1]."""
+        if self.tta and not self.training:
+            return self.explain(images)[0]
         features = self._features(images)
         with _in_float32(features[-1]):
             return self._classify(self._pooled(self._normalised(features)))
@@ -94,6 +102,12 @@ class Classifier(nn.Module):
 
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
+        if self.tta and not self.training:
+            return averaged(self._explain, images, self.tta)
+        return self._explain(images)
+
+    def _explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do `explain` for one view."""
         features = self._features(images)
         with _in_float32(features[-1]):
             features = self._normalised(features)
@@ -219,15 +233,24 @@ def _in_float32(features: Tensor) -> torch.autocast:
     return torch.autocast(features.device.type, enabled=False)
 
 
-def _timm_model(name: str, size: int) -> Any:  # noqa: ANN401 - timm's models have no common type
+def _timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
     """Create a timm model of one grey channel that ends in its pooled features.
 
     One that classifies by its class token gives the mean of its patch tokens instead.
     """
+    options = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        model = timm.create_model(name, pretrained=False, in_chans=1, **_image_size(name, size))
-    except (AssertionError, TypeError) as error:
+        model = timm.create_model(
+            name, pretrained=False, in_chans=1, **options, **_image_size(name, size)
+        )
+    except AssertionError as error:
         raise _no_images_of(size, error) from error
+    except TypeError as error:
+        if "drop_path" not in str(error):
+            raise _no_images_of(size, error) from error
+        raise RecipeError(
+            f"timm's {name} has no residual blocks to skip ({error}): use --set drop_path=0"
+        ) from error
     except (RuntimeError, ValueError) as error:
         near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
         hint = f"; similar names: {', '.join(near)}" if near else ""

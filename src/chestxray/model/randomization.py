@@ -26,7 +26,7 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Classifier(card.backbone, card.findings, card.size, head=card.head)
+        fresh = Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
     state = trained.backbone.state_dict()
     # A layer is a module with tensors of its own; they are listed in the order of their definition.
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in state))

@@ -1,8 +1,7 @@
-"""Training batches: which images in which order, and their augmentation.
+"""Training batches: which images in which order.
 
 The images are memory-mapped uint8, so a batch is one indexed copy, and worker processes would cost
-more than they save. The order depends on seed and epoch alone. Augmentation works on a whole batch,
-on its device.
+more than they save. The order depends on seed and epoch alone.
 """
 
 from __future__ import annotations
@@ -12,18 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from kornia.augmentation import (
-    ImageSequential,
-    RandomGamma,
-    RandomHorizontalFlip,
-    RandomRotation,
-)
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from chestxray.dataset.store import Dataset
-from chestxray.training.recipe import Augment
 
 Batch = tuple[Tensor, Tensor]
 
@@ -122,19 +114,3 @@ def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:
 def in_order(part: Part, batch_size: int) -> DataLoader[Batch]:
     """Load a whole part in row order."""
     return loader(part, BatchSampler(SequentialSampler(part), batch_size, drop_last=False))
-
-
-def augmentation(augment: Augment) -> nn.Module:
-    """Build the module that augments float images [B, 1, S, S] in [0, 1], each image on its own.
-
-    A rotation fills the corners with black, as outside the collimator. Gamma and contrast keep
-    black: a grey value x becomes factor × x^exponent, cut off at 1.
-    """
-    steps: list[nn.Module] = [RandomHorizontalFlip(p=augment.flip)]
-    if augment.rotate:
-        steps.append(RandomRotation(degrees=augment.rotate, p=1.0))
-    if augment.gamma or augment.contrast:
-        exponents, factors = ((1 - most, 1 + most) for most in (augment.gamma, augment.contrast))
-        steps.append(RandomGamma(gamma=exponents, gain=factors, p=1.0))
-    module: nn.Module = ImageSequential(*steps)
-    return module

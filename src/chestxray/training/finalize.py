@@ -64,6 +64,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         size=recipe.size,
         mean=classifier.normalisation[0],
         std=classifier.normalisation[1],
+        tta=recipe.tta,
         pixel_rule=dataset.manifest.pixel_rule,
         findings=findings,
         calibration=calibration,

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning import Trainer
@@ -39,19 +38,20 @@ from chestxray.model.network import Classifier, check_reachable
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files
 from chestxray.training import recipe as recipes
-from chestxray.training.checkpoint_files import CheckpointFiles
-from chestxray.training.data import EpochBatches, Part, in_order, loader
-from chestxray.training.finalize import finish
-from chestxray.training.lightning_module import (
+from chestxray.training.callbacks import (
     BEST,
     LAST,
     Checkpoints,
     History,
+    Rates,
     ShardCheck,
     Show,
-    Task,
 )
-from chestxray.training.losses import class_weights
+from chestxray.training.checkpoint_files import CheckpointFiles
+from chestxray.training.data import EpochBatches, Part, in_order, loader
+from chestxray.training.finalize import finish
+from chestxray.training.lightning_module import Task
+from chestxray.training.losses import label_weights
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import check_folder, for_run
 from chestxray.training.sampling import Sampling
@@ -68,7 +68,7 @@ class Run:
 
     Attributes:
         folder: it lies in.
-        history: `history.csv`, one row per epoch and split, see `lightning_module.History`.
+        history: `history.csv`, one row per epoch and split, see `callbacks.History`.
         summary: `run.json`: data, recipe, best epoch, time, machine, versions.
     """
 
@@ -163,7 +163,9 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone.
     """
-    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size, head=recipe.head)
+    classifier = Classifier(
+        recipe.backbone, ("Finding",), recipe.size, drop_path=recipe.drop_path, head=recipe.head
+    )
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
     elif recipe.weights != "none":
@@ -212,15 +214,18 @@ def _trained(dataset: Dataset, recipe: Recipe, run: Path, resume: bool, tensorbo
     classifier = _classifier(recipe, dataset.findings, resume and last.exists())
     labels = dataset.labels(dataset.rows("train"))
     sampling = Sampling.fit(recipe, labels)
-    task = Task(classifier, recipe, _loss_weights(recipe, sampling, labels), sampling)
-    history, timer = History(run / "history.csv", recipe.monitor), Timer()
+    weights = label_weights(recipe.loss, labels, sampling.draws(labels))
+    task = Task(classifier, recipe, weights, sampling)
+    history, timer = History(run / "history.csv", recipe.monitor, recipe.first_full_epoch), Timer()
     checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
-    callbacks = [history, timer, checkpoints, ShardCheck(dataset), Show(history)]
+    callbacks = [history, timer, checkpoints, ShardCheck(dataset), Rates(history), Show(history)]
     trainer = Trainer(
         accelerator=device().type,
         devices=1,
         precision="bf16-mixed" if _bfloat16(recipe) else "32-true",
         max_epochs=recipe.max_epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.clip or None,
         callbacks=callbacks,
         plugins=[CheckpointFiles()],
         logger=_tensorboard(run) if tensorboard else False,
@@ -264,9 +269,9 @@ def _finished(
     run: Path, dataset: Dataset, task: Task, trainer: Trainer, history: History, timer: Timer
 ) -> Run:
     """Write all that follows from the best epoch, `run.json` last."""
-    _load_best(task.classifier, run / "checkpoints" / BEST)
+    _load_best(task, run / "checkpoints" / BEST)
     recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
-    bundle = finish(run, dataset, recipe, task.classifier.to(device()))
+    bundle = finish(run, dataset, recipe, task.evaluated.to(device()))
     facts = {
         "model": bundle.identity,
         "precision": str(trainer.precision),
@@ -302,18 +307,18 @@ def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path | None) -> N
 
 
 def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
-    classifier = Classifier(recipe.backbone, findings, recipe.size, recipe.dropout, recipe.head)
+    classifier = Classifier(
+        recipe.backbone,
+        findings,
+        recipe.size,
+        recipe.dropout,
+        recipe.drop_path,
+        recipe.tta,
+        recipe.head,
+    )
     if recipe.weights != "none" and not resumed:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
     return classifier.to(memory_format=torch.channels_last)
-
-
-def _loss_weights(
-    recipe: Recipe, sampling: Sampling, labels: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    if not recipe.loss.class_weights:
-        return np.ones((labels.shape[1], 2))
-    return class_weights(labels, sampling.draws(labels))
 
 
 def _bfloat16(recipe: Recipe) -> bool:
@@ -327,11 +332,11 @@ def _tensorboard(run: Path) -> Logger:
         raise MissingExtraError("tensorboard", "track") from error
 
 
-def _load_best(classifier: Classifier, path: Path) -> None:
+def _load_best(task: Task, path: Path) -> None:
     state = checkpoint_files.load(path)["state_dict"]
-    prefix = "classifier."
+    prefix = "classifier." if task.average is None else "average.classifier."
     weights = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    classifier.load_state_dict(weights, strict=True)
+    task.evaluated.load_state_dict(weights, strict=True)
 
 
 def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
