@@ -95,7 +95,7 @@ class Plan(_Strict):
         split: in a plan that of the lists or the draw; in a manifest the final one, in which
             patients who share a radiograph across sources are in one part.
         listed: number of images to pack.
-        inputs_sha256: over labels, boxes, split and the sizes of the files.
+        inputs_sha256: over labels, boxes, split and the sizes of the files, masks included.
         package_version: of chestxray.
     """
 
@@ -376,7 +376,7 @@ def renew(folder: Path, shard: str) -> str:
 
 def _difference(key: str, old: object, new: object) -> str:
     if key == "inputs_sha256":
-        return "labels, boxes, split or files of the raw tree changed"
+        return "labels, boxes, masks, split or files of the raw tree changed"
     if key == "sources":
         return "the sources or their policies changed"
     return f"{key} was {old}, now {new}"

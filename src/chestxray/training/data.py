@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from chestxray.dataset.store import Dataset
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images and labels; masks too, see `mask_supervision`
 
 
 class Part(TorchDataset[Batch]):
@@ -27,6 +27,7 @@ class Part(TorchDataset[Batch]):
     """
 
     def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
         self._images = dataset.images

@@ -52,6 +52,7 @@ from chestxray.training.data import EpochBatches, Part, in_order, loader
 from chestxray.training.finalize import finish
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
+from chestxray.training.mask_supervision import MaskedPart, check_masks
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import check_folder, for_run
 from chestxray.training.sampling import Sampling
@@ -186,6 +187,7 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
+    check_masks(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if np.isnan(labels).all():
@@ -287,7 +289,8 @@ def _finished(
 
 def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path | None) -> None:
     """Run the epochs that are left after the checkpoint `last`; all of them where it is None."""
-    recipe, part = task.recipe, Part(dataset, "train")
+    recipe = task.recipe
+    part = (MaskedPart if recipe.mask_weight else Part)(dataset, "train")
     batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.

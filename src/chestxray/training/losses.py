@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.training.recipe_keys import Loss
@@ -232,26 +232,3 @@ def class_weights(
                 sample_weight=None if draws is None else draws[known],
             )
     return weights
-
-
-def mask_loss(maps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    """Compare where class maps are high with where findings are, in nats.
-
-    For each present finding with a mask it is the Kullback-Leibler divergence of the softmax over a
-    map's cells from an even spread over the mask; the mean of all is given, 0 where there is none.
-    A constant that is added to a map changes nothing, so the loss says where the evidence lies, not
-    how much there is: the mean of a map, which is the logit, stays free for the label.
-
-    Args:
-        maps: class maps, [B, K, h, w], in logits.
-        masks: share of each cell that a finding covers, [B, K, g, g] in [0, 1], on any grid over
-            the same square; all 0 where there is no mask.
-        labels: [B, K] of 1, 0, NaN.
-    """
-    covered = adaptive_avg_pool2d(masks.float(), maps.shape[-2:]).flatten(2)
-    total = covered.sum(2)
-    counted = ((labels == 1) & (total > 0)).float()
-    wanted = covered / total.clamp(min=torch.finfo(total.dtype).tiny)[:, :, None]
-    found = maps.float().flatten(2).log_softmax(2)
-    divergence = (torch.special.xlogy(wanted, wanted) - wanted * found).sum(2)
-    return (divergence * counted).sum() / counted.sum().clamp(min=1)

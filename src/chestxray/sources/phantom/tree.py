@@ -270,9 +270,9 @@ def _masks(tree: Path, rows: pd.DataFrame) -> pd.DataFrame:
     folders = [table.parent / "masks" for table in label_tables(tree)[:1] if tree.is_dir()]
     found = []
     for path in sorted(path for folder in folders for path in folder.glob("*.png")):
-        stem, _, finding = path.stem.rpartition("_")
-        if stem in images and finding in FINDINGS:
-            found.append((images[stem], finding, str(path.absolute())))
+        for finding in FINDINGS:
+            if (stem := path.stem.removesuffix(f"_{finding}")) in images:
+                found.append((images[stem], finding, str(path.absolute())))
     return pd.DataFrame(found, columns=list(MASK_COLUMNS), dtype=object)
 
 
