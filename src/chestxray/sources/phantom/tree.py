@@ -268,11 +268,13 @@ def _masks(tree: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """List the masks of the images of a tree, which lie beside the label table."""
     images = {Path(image).stem: image for image in rows["image"]}
     folders = [table.parent / "masks" for table in label_tables(tree)[:1] if tree.is_dir()]
-    found = []
-    for path in sorted(path for folder in folders for path in folder.glob("*.png")):
-        for finding in FINDINGS:
-            if (stem := path.stem.removesuffix(f"_{finding}")) in images:
-                found.append((images[stem], finding, str(path.absolute())))
+    found = [
+        (images[stem], finding, str(path.absolute()))
+        for folder in folders
+        for path in sorted(folder.glob("*.png"))
+        for finding in FINDINGS
+        if (stem := path.stem.removesuffix(f"_{finding}")) in images
+    ]
     return pd.DataFrame(found, columns=list(MASK_COLUMNS), dtype=object)
 
 
