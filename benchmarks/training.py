@@ -21,7 +21,7 @@ from torch import nn
 from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
 from chestxray.training.data import EpochBatches, loader
-from chestxray.training.fit import resolve
+from chestxray.training.loop import resolve
 from chestxray.training.losses import FocalLoss
 
 SIZE, BATCH, ROUNDS = 224, 16, 4

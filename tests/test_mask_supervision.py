@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 
 from chestxray.dataset import Dataset
 from chestxray.errors import RecipeError
+from chestxray.model import bundle as bundles
+from chestxray.model.network import Classifier
+from chestxray.training import initial_weights, train
 from chestxray.training import recipe as recipes
 from chestxray.training.augmentation import augmentation, augmented_with_masks
 from chestxray.training.mask_supervision import MaskedPart, check_masks, mask_loss
@@ -85,6 +89,34 @@ def test_a_recipe_with_masks_needs_a_dataset_with_masks(dataset: Dataset):
     with pytest.raises(RecipeError, match=r"mask_weight = 0\.1: .* has no masks"):
         check_masks(bare, recipe)
     check_masks(bare, recipes.load("quick"))
+
+
+def test_a_training_with_masks_gives_a_bundle_with_fine_maps_that_add_up(dataset, tmp_path):
+    tiny = {"backbone": "resnet10t", "size": 32, "batch_size": 32, "max_epochs": 1}
+    fine = {**tiny, "head": "multiscale", "mixup": 0.2}
+    weights = []
+    for weight in (0.0, 0.5):
+        done = train(dataset, "quick", tmp_path / f"{weight:g}", fine | {"mask_weight": weight})
+        bundle = bundles.load(done.bundle)
+        assert bundle.card.head == "multiscale"
+        with torch.inference_mode():
+            logits, maps, _ = bundle.classifier.explain(torch.rand(2, 1, 32, 32))
+        assert maps.shape[-2:] == (4, 4)
+        assert torch.allclose(maps.mean((2, 3)) + bundle.classifier.head.bias, logits, atol=1e-5)
+        weights.append(bundle.classifier.head.weight)
+    assert not torch.allclose(weights[0], weights[1], atol=1e-3)
+
+
+def test_the_backbone_of_a_plain_bundle_starts_a_multiscale_one(run: Path):
+    card = bundles.load(run / "bundle").card
+    values = {"weights": str(run / "bundle"), "size": card.size, "backbone": card.backbone}
+    recipe = recipes.load("quick", values | {"head": "multiscale"})
+    network = Classifier(card.backbone, card.findings, card.size, head="multiscale")
+    before = network.head.weight.clone()
+    initial_weights.load(network, recipe)
+    plain = bundles.load(run / "bundle").classifier.backbone.state_dict()
+    assert all(torch.equal(of, plain[name]) for name, of in network.backbone.state_dict().items())
+    assert torch.equal(network.head.weight, before)
 
 
 def test_a_batch_has_the_masks_of_its_images(dataset: Dataset):

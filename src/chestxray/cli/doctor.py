@@ -58,7 +58,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
 
-        from chestxray.training.fit import resolve
+        from chestxray.training.loop import resolve
     except ImportError as error:
         yield Check("WARN", "torch", f"{error}: pip install 'chestxray[train]'")
         return

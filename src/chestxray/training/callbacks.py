@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from chestxray.artifacts import write_table
@@ -81,7 +82,8 @@ class History(Callback):
             for logger in trainer.loggers:
                 named = {f"{name}/{split}": value for name, value in measures.items()}
                 logger.log_metrics(named, step=epoch)
-        write_table(self.path, pd.DataFrame(self.rows))
+        if trainer.is_global_zero:
+            write_table(self.path, pd.DataFrame(self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         """Give the rows to the checkpoint."""
@@ -166,14 +168,29 @@ class ShardCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Check the next shards at the epoch's first batch, as `Task` begins an epoch there."""
-        if batch_idx == 0:
+        if batch_idx == 0 and trainer.is_global_zero:
             count = -(-len(self._order) // 10)
             some, self._order = self._order[:count], np.roll(self._order, -count)
             self.dataset.check_shards([self.dataset.manifest.shards[place] for place in some])
 
 
+class Threads(Callback):
+    """Keeps the number of processor threads, since another number adds in another order."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the number to the checkpoint."""
+        return {"threads": torch.get_num_threads()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the number of a checkpoint."""
+        torch.set_num_threads(state_dict["threads"])
+
+
 class Show(Callback):
-    """Shows progress within an epoch, and a line of figures after it, on standard error."""
+    """Shows progress within an epoch, and a line of figures after it, on standard error.
+
+    Of several processes, the first shows its own progress and the figures of all.
+    """
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -185,16 +202,19 @@ class Show(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Open the epoch's progress at its first batch."""
+        if not trainer.is_global_zero:
+            return
         if batch_idx == 0:
             label, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
             self._advance = self._open.enter_context(progress(label, total, "batches"))
             self._speed = _Speed()
         self._speed.loaded(len(batch[1]) * trainer.world_size)
 
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401 - Lightning's arguments, unused
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401 - unused
         """Count one batch."""
-        self._advance()
-        self._speed.stepped()
+        if trainer.is_global_zero:
+            self._advance()
+            self._speed.stepped()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the progress: validation follows the last batch."""
@@ -202,6 +222,8 @@ class Show(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's figures."""
+        if not trainer.is_global_zero:
+            return
         train, val = self.history.rows[-2:]
         best = " (best)" if self.history.best_epoch == trainer.current_epoch else ""
         print(

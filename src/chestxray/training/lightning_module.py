@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 
@@ -34,6 +34,7 @@ from chestxray.training.sampling import Sampling
 
 _Split = Literal["train", "val"]
 
+_STATISTICS: Final = ("running_mean", "running_var")
 _CHECKED_EVERY: Final = 100  # batches; asking for the loss waits for the device
 
 
@@ -50,8 +51,18 @@ class _Outputs:
         self._labels.append(labels)
 
     def all(self) -> Batch:
-        """Give logits and labels, each [N, K]."""
-        return torch.cat(self._logits), torch.cat(self._labels)
+        """Give logits and labels of all processes, each [N, K], on this one's device."""
+        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        return _gathered(logits), _gathered(labels)
+
+
+def _gathered(own: Tensor) -> Tensor:
+    """Give the rows of all processes, which may have different numbers of them."""
+    if not distributed.is_initialized():
+        return own
+    of_all: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(of_all, own.cpu())
+    return torch.cat(of_all).to(own.device)
 
 
 def _measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -106,8 +117,16 @@ class Task(LightningModule):
         return self.classifier if self.average is None else self.average.classifier
 
     def on_validation_epoch_start(self) -> None:
-        """Drop the outputs of the last validation pass."""
+        """Drop the outputs of the last validation pass; agree on the statistics of the images.
+
+        Each process has seen other images, so their normalisation layers have other means.
+        """
         self.outputs["val"] = _Outputs()
+        if distributed.is_initialized():
+            for name, statistic in self.named_buffers():
+                if name.endswith(_STATISTICS):
+                    distributed.all_reduce(statistic)
+                    statistic.div_(distributed.get_world_size())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment and classify; keep what the metrics need; give the loss."""
@@ -168,7 +187,8 @@ class Task(LightningModule):
         Called at the first batch: Lightning leaves out `on_train_epoch_start` in the first epoch of
         a resumed run.
         """
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+        seed = self.recipe.seed * 100_003 + self.current_epoch
+        torch.manual_seed(seed + 1_000_000_007 * self.global_rank)
         self.outputs["train"] = _Outputs()
         self._total = torch.zeros(())
         if self.recipe.freeze:

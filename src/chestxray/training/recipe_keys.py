@@ -31,6 +31,7 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_SmallSide = Annotated[int, Field(ge=16, le=2048)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
@@ -207,7 +208,7 @@ class Recipe(Strict):
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
     size: _Side = 224
-    progressive: tuple[tuple[_Side, Annotated[int, Field(ge=1)]], ...] = ()
+    progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
     dropout: _BelowOne = 0.0
     drop_path: _BelowOne = 0.0
     augment: Augment = Augment()
