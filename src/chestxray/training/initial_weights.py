@@ -74,7 +74,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         "source": trained.source,
         "synthetic": trained.synthetic,
         "recipe": trained.recipe,
-        "head": [finding for finding in findings if facts.card.findings.place(finding) is not None],
+        "head": [
+            finding
+            for finding in findings
+            if facts.card.head == recipe.head and facts.card.findings.place(finding) is not None
+        ],
     }
 
 
