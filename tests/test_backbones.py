@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 
 from chestxray.errors import RecipeError
-from chestxray.model.network import Classifier
+from chestxray.model.engines import OnnxEngine
+from chestxray.model.export import to_onnx
+from chestxray.model.network import Classifier, to_input
 
 SIZE = 64
 
@@ -96,6 +99,17 @@ def test_maps_with_channels_last_are_turned():
         cells = network.backbone.forward_features((image - network.mean) / network.std)
     assert cells.shape == (1, 2, 2, 768)
     assert torch.allclose(maps[0, 0, 1, 0], network.head.weight[0] @ cells[0, 1, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "inception_next_atto"])
+def test_an_exported_graph_gives_the_same_logits_and_maps(backbone):
+    network = Classifier(backbone, ("Mass", "Edema"), SIZE).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE), dtype=np.uint8)
+    answer = OnnxEngine(to_onnx(network)).run(images)
+    with torch.no_grad():
+        logits, maps, features = network.explain(to_input(torch.from_numpy(images)))
+    for ours, theirs in zip((logits, maps, features), answer, strict=True):
+        assert np.abs(ours.numpy() - theirs).max() < 1e-4 * max(1, float(ours.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def _as_map(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401
     side = isqrt(count - prefix)
     if side**2 != count - prefix or side == 0:
         raise NoFeatureMapError(f"it gives {tuple(features.shape)}, which is no square of tokens")
-    return features[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+    return features[:, prefix:].transpose(1, 2).reshape(-1, features.shape[2], side, side)
 
 
 def spread(maps: Tensor, side: int) -> Tensor:
