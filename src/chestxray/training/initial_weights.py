@@ -96,7 +96,7 @@ def _load_bundle(classifier: Classifier, recipe: Recipe) -> None:
         missing, extra = classifier.load_state_dict(given, strict=False)
     except RuntimeError as error:
         raise RecipeError(_does_not_fit(recipe, bundle, str(error).splitlines()[-1])) from error
-    if unexpected := {*extra, *({*missing} ^ (left & {*own}))}:
+    if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
 
