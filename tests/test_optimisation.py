@@ -105,7 +105,10 @@ def test_frozen_epochs_train_the_head_alone(dataset, tmp_path):
         assert torch.equal(after[name], before[name]) == (not name.startswith("head.")), name
 
 
-def test_gradients_of_several_batches_are_averaged_and_clipped(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_of_several_batches_are_averaged_and_clipped(
+    dataset, tmp_path, monkeypatch, precision
+):
     """Steps of the optimiser are counted, and the norm that it sees is measured."""
     norms: list[float] = []
     hook = Task.on_train_batch_end
@@ -117,7 +120,8 @@ def test_gradients_of_several_batches_are_averaged_and_clipped(dataset, tmp_path
 
     monkeypatch.setattr(Task, "on_train_batch_end", watched)
     monkeypatch.setattr(Task, "optimizer_zero_grad", lambda *_: None)  # look before they go
-    recipe = tiny("accumulate=3", "clip=0.001", "max_epochs=1", "batch_size=16")
+    changes = ("accumulate=3", "clip=0.001", "max_epochs=1", f"precision={precision}")
+    recipe = tiny(*changes)
     fit.train(dataset, recipe, tmp_path / "run")
     batches = len(dataset.rows("train")) // 16
     assert len(norms) == -(-batches // 3)

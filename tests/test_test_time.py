@@ -82,6 +82,20 @@ def test_a_part_spread_over_cells_keeps_its_sum_and_stays_inside():
         assert (spread[outside] == 0).all()
 
 
+def test_an_export_averages_the_same_views(images):
+    """One graph, which needs to know nothing of it."""
+    pytest.importorskip("onnxruntime")
+    from chestxray.model.engines import OnnxEngine
+    from chestxray.model.export import to_onnx
+    from chestxray.model.torch_engine import TorchEngine
+
+    classifier = network("flip", "crops")
+    pixels = (images[:, 0] * 255).byte().numpy()
+    theirs, ours = OnnxEngine(to_onnx(classifier)).run(pixels), TorchEngine(classifier).run(pixels)
+    for exported, own in zip(theirs, ours, strict=True):
+        assert np.allclose(exported, own, atol=1e-4)
+
+
 def test_training_is_never_averaged(images):
     plain, flipped = network().train(), network("flip").train()
     assert torch.equal(plain(images), flipped(images))

@@ -129,7 +129,6 @@ _EXTRA_OF_MODULE: Final = {
     "torch": "train",
     "timm": "train",
     "lightning": "train",
-    "kornia": "train",
     "huggingface_hub": "train",
     "sklearn": "train",
     "tensorboard": "track",

@@ -15,7 +15,7 @@ import typer
 from chestxray.cli.options import AsJson
 
 _EXTRAS = {
-    "train": ("torch", "timm", "lightning", "kornia"),
+    "train": ("torch", "timm", "lightning"),
     "report": ("jinja2", "matplotlib"),
     "serve": ("fastapi", "python_multipart", "uvicorn"),
     "pacs": ("prometheus_client", "pynetdicom"),

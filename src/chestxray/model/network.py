@@ -238,7 +238,7 @@ def _timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: A
 
     One that classifies by its class token gives the mean of its patch tokens instead.
     """
-    options = {"drop_path_rate": drop_path} if drop_path else {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         model = timm.create_model(
             name, pretrained=False, in_chans=1, **options, **_image_size(name, size)

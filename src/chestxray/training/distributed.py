@@ -13,8 +13,8 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +23,7 @@ from typing import Final
 
 import pandas as pd
 import torch
+from torch.distributed import TCPStore
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ChestXrayError, TrainingError
@@ -33,6 +34,7 @@ from chestxray.training.recipe import Recipe
 
 _NODE_SETTINGS: Final = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 _RESUME: Final = "resume with the same command and --resume"
+_LOCAL: Final = "127.0.0.1"
 _SECONDS: Final = 10.0  # for a process to end before it is killed
 
 
@@ -72,7 +74,8 @@ def run_in_processes(
     split = (dataset.index["split"].tolist(), manifest.split.name, manifest.split.seed)
     share = max(1, torch.get_num_threads() // processes.devices)
     work = _Work(dataset.folder, split, recipe, run, tensorboard, processes, share)
-    _watch(*_started(work))
+    store = _store() if processes.nodes == 1 else None
+    _watch(*_started(work, store))
 
 
 def check(processes: Processes) -> None:
@@ -99,17 +102,35 @@ def node_rank(processes: Processes) -> int:
     return int(os.environ["NODE_RANK"]) if processes.nodes > 1 else 0
 
 
-def _started(work: _Work) -> tuple[list[BaseProcess], list[Connection]]:
+def _store() -> TCPStore:
+    """Serve the store by which the processes find each other.
+
+    A port that the first process were told to serve might be taken before it has started.
+    """
+    return TCPStore(_LOCAL, 0, is_master=True, wait_for_workers=False)
+
+
+def _place(store: TCPStore | None) -> dict[str, str]:
+    """Give the environment variables that say where the processes meet."""
+    if store is None:
+        return {name: os.environ[name] for name in _NODE_SETTINGS}
+    return {
+        "NODE_RANK": "0",
+        "MASTER_ADDR": _LOCAL,
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent serves it, as with torchrun
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+
+
+def _started(work: _Work, store: TCPStore | None) -> tuple[list[BaseProcess], list[Connection]]:
     """Start the processes of this machine; each has a pipe for the reason of its failure."""
     spawn = multiprocessing.get_context("spawn")
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    if work.processes.nodes > 1:
-        place = {name: os.environ[name] for name in _NODE_SETTINGS}
     workers: list[BaseProcess] = []
     reasons: list[Connection] = []
     for rank in range(work.processes.devices):
         reason, sender = spawn.Pipe(duplex=False)
-        environment = {"NODE_RANK": "0", **place, "LOCAL_RANK": str(rank)}
+        environment = {**_place(store), "LOCAL_RANK": str(rank)}
         worker = spawn.Process(
             target=_run, args=(work, environment, sender), name=f"chestxray-train-{rank}"
         )
@@ -137,7 +158,7 @@ def _watch(workers: list[BaseProcess], reasons: list[Connection]) -> None:
 
 
 def _reason(rank: int, worker: BaseProcess, reason: Connection) -> str:
-    if reason.poll():
+    with suppress(EOFError):  # it said nothing
         text: str = reason.recv()
         return text
     code = worker.exitcode or 0
@@ -176,10 +197,3 @@ def _run(work: _Work, environment: dict[str, str], sender: Connection) -> None:
     except ChestXrayError as error:
         sender.send(str(error))
         os._exit(1)  # its peers may never answer again, so nothing that asks them is tidied up
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -181,6 +181,16 @@ class Task(LightningModule):
         """Give the optimiser; `callbacks.Rates` changes its rates."""
         return optimiser_of(self.classifier, self.recipe)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limit the norm of all gradients; Lightning's own refuses fused optimisers in bfloat16."""
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.recipe.clip)
+
     def _begin_epoch(self) -> None:
         """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.
 

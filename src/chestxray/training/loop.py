@@ -218,7 +218,6 @@ def _trainer(
         precision=lightning_precision(recipe),
         max_epochs=recipe.max_epochs,
         accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.clip or None,
         callbacks=[
             history, Timer(), Threads(), checkpoints, ShardCheck(dataset), Rates(history),
             Show(history),
@@ -262,7 +261,7 @@ class _TimedStep:
         bfloat16 = resolve(self._task.recipe.precision, device()) == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss: Tensor = self._task.loss(self._network(inputs), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _tensorboard(run: Path) -> Logger:
