@@ -15,6 +15,7 @@ from timm.layers import LayerNorm2d
 
 from chestxray.errors import RecipeError
 from chestxray.model import network as network_module
+from chestxray.model.feature_maps import NoFeatureMapError, feature_maps
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.pooled_layers import PooledLayers
 from chestxray.sources.nih import FINDINGS
@@ -217,11 +218,20 @@ def test_weights_in_the_cache_are_read_without_asking_the_hub(monkeypatch, tmp_p
     assert torch.equal(network.backbone.state_dict()["bn1.weight"], state["bn1.weight"])
 
 
-def test_a_backbone_without_a_feature_map_or_for_another_size_is_refused():
-    with pytest.raises(RecipeError, match=r"end in a feature map .* tnt_s_legacy_patch16_224"):
-        Classifier("tnt_s_legacy_patch16_224", FINDINGS, 224)
+def test_a_backbone_for_another_size_is_refused():
     with pytest.raises(RecipeError, match="224 px"):
         Classifier("crossvit_tiny_240", FINDINGS, 224)
+
+
+@pytest.mark.parametrize("shape", [(1, 192), (1, 8, 192), (1, 1, 192)])
+def test_what_is_neither_a_map_nor_a_square_of_tokens_is_refused(shape):
+    model = torch.nn.Identity()
+    model.num_prefix_tokens = 1
+    with pytest.raises(NoFeatureMapError, match="it gives"):
+        feature_maps(model, torch.zeros(shape))
+    tokens = torch.rand(1, 10, 192)
+    (found,) = feature_maps(model, tokens)
+    assert torch.equal(found[0, :, 2, 1], tokens[0, 1 + 7])
 
 
 def test_an_unknown_backbone_is_refused_with_near_names():

@@ -164,7 +164,7 @@ class Classifier(nn.Module):
         """Give the class maps [B, K, h, w] of normalised feature maps, on the finest grid."""
         *finer, last = features
         shares = [*finer, self.pooled_layers.shares(last, _means(last))]
-        weights = self.head.weight.split(self.widths, 1)
+        weights = torch.split(self.head.weight, self.widths, 1)
         maps = [
             nn.functional.conv2d(share, weight[:, :, None, None])
             for share, weight in zip(shares, weights, strict=True)
@@ -264,7 +264,7 @@ def _timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: A
     return untyped
 
 
-def _image_size(name: str, size: int) -> dict[str, int]:
+def _image_size(name: str, size: int) -> dict[str, Any]:
     """Give the argument for timm that builds a transformer for images of another size."""
     known = timm.get_pretrained_cfg(name)
     if known is None or not known.fixed_input_size or known.input_size[-1] == size:

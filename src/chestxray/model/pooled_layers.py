@@ -24,7 +24,6 @@ from timm.layers.norm import LayerNorm2d
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 # Where timm keeps the layers between pooling and classifier, in the order in which it applies them.
 _PLACES: Final = (
@@ -110,10 +109,9 @@ def _of_maps(layer: nn.Module) -> nn.Module:
     """Give a layer of vectors [B, C] as the same layer of maps [B, C, h, w]."""
     if isinstance(layer, nn.Linear):
         sizes = layer.in_features, layer.out_features
-        conv = skip_init(nn.Conv2d, *sizes, 1, bias=layer.bias is not None)
-        conv.load_state_dict(
-            {name: of if of.ndim == 1 else of[:, :, None, None] for name, of in _tensors(layer)}
-        )
+        conv = nn.Conv2d(*sizes, 1, bias=layer.bias is not None, device="meta")  # draws no weights
+        tensors = {n: of if of.ndim == 1 else of[:, :, None, None] for n, of in _tensors(layer)}
+        conv.load_state_dict(tensors, assign=True)
         return conv
     if isinstance(layer, nn.LayerNorm) and not isinstance(layer, LayerNorm2d):
         norm = LayerNorm2d(layer.normalized_shape[0], layer.eps, layer.elementwise_affine)

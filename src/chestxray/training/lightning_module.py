@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 

@@ -55,10 +55,12 @@ def mask_loss(maps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
             the same square; all 0 where there is no mask.
         labels: [B, K] of 1, 0, NaN.
     """
-    covered = adaptive_avg_pool2d(masks.float(), maps.shape[-2:]).flatten(2)
+    height, width = maps.shape[-2:]
+    covered = adaptive_avg_pool2d(masks.float(), (height, width)).flatten(2)
     total = covered.sum(2)
     counted = ((labels == 1) & (total > 0)).float()
     wanted = covered / total.clamp(min=torch.finfo(total.dtype).tiny)[:, :, None]
     found = maps.float().flatten(2).log_softmax(2)
     divergence = (torch.special.xlogy(wanted, wanted) - wanted * found).sum(2)
-    return (divergence * counted).sum() / counted.sum().clamp(min=1)
+    loss: Tensor = (divergence * counted).sum() / counted.sum().clamp(min=1)
+    return loss
