@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chestxray import sources
-from chestxray.dataset import Dataset, prepare, shards
+from chestxray.dataset import Dataset, preparation, prepare, shards
 from chestxray.dataset.combine import combine
 from chestxray.dataset.masks import CELL, on_grid
 from chestxray.dataset.verification import DatasetVerdict, verify
@@ -119,6 +119,25 @@ def test_masks_that_were_damaged_are_found_and_made_again(raw, made, tmp_path, f
     prepare(raw, copy, size=SIZE, allow_empty=True)
     assert path.read_bytes() == whole
     assert verify(copy).passed
+
+
+def test_a_prepare_that_stopped_after_its_masks_resumes_to_the_same_bytes(
+    raw, made, tmp_path, monkeypatch
+):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "dataset"
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_manifest", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(raw, out, size=SIZE, allow_empty=True)
+    assert (out / ".prepare/masks/00002.npy").exists()
+    assert not (out / "masks").exists()
+    prepare(raw, out, size=SIZE, allow_empty=True)
+    for name in ("dataset.json", *(f"masks/0000{k}.npy" for k in range(3))):
+        assert (out / name).read_bytes() == (made / name).read_bytes()
+    assert not (out / ".prepare").exists()
 
 
 def test_masks_that_changed_are_other_inputs(raw, made, tmp_path):
