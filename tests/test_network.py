@@ -221,6 +221,8 @@ def test_weights_in_the_cache_are_read_without_asking_the_hub(monkeypatch, tmp_p
 def test_a_backbone_for_another_size_is_refused():
     with pytest.raises(RecipeError, match="224 px"):
         Classifier("crossvit_tiny_240", FINDINGS, 224)
+    with pytest.raises(RecipeError, match=r"100 px \(its patches of 16 px do not fill them\)"):
+        Classifier("vit_tiny_patch16_224", FINDINGS, 100)
 
 
 @pytest.mark.parametrize("shape", [(1, 192), (1, 8, 192), (1, 1, 192)])

@@ -272,9 +272,9 @@ def _image_size(name: str, size: int) -> dict[str, Any]:
     return {"img_size": size}
 
 
-def _no_images_of(size: int, error: Exception) -> RecipeError:
+def _no_images_of(size: int, reason: object) -> RecipeError:
     return RecipeError(
-        f"the backbone takes no images of {size} px ({error}): choose another size or backbone"
+        f"the backbone takes no images of {size} px ({reason}): choose another size or backbone"
     )
 
 
@@ -295,6 +295,10 @@ def _probe(size: int) -> Tensor:
 
 def _timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401
     """Give what timm's own model hands to its classifier, [1, C]."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and image.shape[-1] % patch[0]:
+        reason = f"its patches of {patch[0]} px do not fill them"  # the rest would not be seen
+        raise _no_images_of(image.shape[-1], reason)
     training = model.training
     try:
         with torch.no_grad():
