@@ -43,6 +43,7 @@ def test_the_processes_together_see_each_batch_and_the_whole_validation_once(dat
     assert sorted(map(tuple, ordered)) == sorted(map(tuple, val.labels))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one_within_noise(dataset, tmp_path):
     """One epoch from the same weights: the first losses differ by rounding and batch statistics."""
     recipe = tiny("augment.flip=0", "augment.rotate=0", "augment.gamma=0", "augment.contrast=0",
@@ -66,6 +67,7 @@ def command(dataset, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dataset, tmp_path):
     out = tmp_path / "run"
     with subprocess.Popen(command(dataset, out), stderr=subprocess.PIPE, text=True) as running:
@@ -91,10 +93,16 @@ def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dat
     assert summary["epochs"] == 4
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_process_is_the_reason_of_the_run(dataset, tmp_path):
     recipe = tiny("learning_rate=1e30", "max_epochs=1")
     with pytest.raises(TrainingError, match=r"loss became .*--set learning_rate"):
         fit.train(dataset, recipe, tmp_path / "run", processes=Processes(devices=2))
+
+
+def test_batches_and_validation_must_be_large_enough_to_share(dataset, tmp_path):
+    with pytest.raises(TrainingError, match=r"3 processes cannot share batches of 4 images"):
+        fit.train(dataset, tiny("batch_size=4"), tmp_path, processes=Processes(devices=3))
 
 
 def test_several_machines_need_their_settings(monkeypatch):

@@ -13,6 +13,7 @@ from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST
 from chestxray.training.lightning_module import Task
 from chestxray.training.optimisation import RATE, WeightAverage, groups_of, optimiser_of
+from chestxray.training.registry import AUGMENTATIONS
 from conftest import TINY
 
 
@@ -155,3 +156,29 @@ def test_small_sides_come_first_and_cannot_be_the_best_epoch(dataset, tmp_path, 
     assert sides[0] == 16
     assert sorted(set(sides)) == [16, 32]
     assert finished.summary["best_epoch"] == 1
+
+
+def test_a_resumed_run_ends_to_the_bit_as_one_that_was_not_with_all_that_keeps_a_state(
+    dataset, tmp_path, monkeypatch
+):
+    """Averaged weights, a plateau's history, accumulated steps, mixing and every augmentation."""
+    every = [f"augment.{name}={0.8 if name == 'crop' else 0.02}" for name in AUGMENTATIONS.names]
+    recipe = tiny(
+        *every, "ema=0.9", "optimiser=adamw", "weight_decay=0.1", "schedule=plateau", "warmup=0.5",
+        "mixup=0.3", "accumulate=2", "clip=1", "dropout=0.2", "drop_path=0.2", "tta=[flip]",
+    )  # fmt: skip
+    fit.train(dataset, recipe, tmp_path / "whole")
+    step = Task.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.current_epoch == 2 and batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(dataset, recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    fit.train(dataset, recipe, tmp_path / "cut", resume=True)
+    for file in ("history.csv", "validation.csv", "bundle/weights.safetensors"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

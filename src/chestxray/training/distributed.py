@@ -64,18 +64,22 @@ def run_in_processes(
     """Train in several processes until the last epoch.
 
     Raises:
-        TrainingError: a process failed or died, there are fewer GPUs than `devices`, or the
-            environment lacks a setting for several nodes.
+        TrainingError: a process failed or died, there are fewer GPUs than `devices`, the
+            environment lacks a setting for several nodes, or there are too few images to share.
         KeyboardInterrupt: it was interrupted.
     """
     check_main_module()
     check(processes)
+    _check_shares(dataset, recipe, processes)
     manifest = dataset.manifest
     split = (dataset.index["split"].tolist(), manifest.split.name, manifest.split.seed)
     share = max(1, torch.get_num_threads() // processes.devices)
     work = _Work(dataset.folder, split, recipe, run, tensorboard, processes, share)
     store = _store() if processes.nodes == 1 else None
-    _watch(*_started(work, store))
+    try:
+        _watch(*_started(work, store))
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted: {_RESUME}") from error
 
 
 def check(processes: Processes) -> None:
@@ -97,6 +101,18 @@ def check(processes: Processes) -> None:
         )
 
 
+def _check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
+    """Check that each process has two images of a batch, and one of validation."""
+    batch = min(recipe.batch_size, len(dataset.rows("train")))
+    val, count = len(dataset.rows("val")), processes.count
+    if batch < 2 * count or val < count:
+        raise TrainingError(
+            f"{count} processes cannot share batches of {batch} images and a validation of {val}: "
+            f"each needs two images of a batch and one of validation; use fewer, or a larger "
+            f"batch_size"
+        )
+
+
 def node_rank(processes: Processes) -> int:
     """Give the number of this machine, from 0."""
     return int(os.environ["NODE_RANK"]) if processes.nodes > 1 else 0
@@ -105,7 +121,7 @@ def node_rank(processes: Processes) -> int:
 def _store() -> TCPStore:
     """Serve the store by which the processes find each other.
 
-    A port that the first process were told to serve might be taken before it has started.
+    If the first process served it, its port might be taken before that has started.
     """
     return TCPStore(_LOCAL, 0, is_master=True, wait_for_workers=False)
 
@@ -186,7 +202,10 @@ def _run(work: _Work, environment: dict[str, str], sender: Connection) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
     os.environ.update(environment)
     torch.set_num_threads(work.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         dataset = Dataset.open(work.dataset)
         parts, name, seed = work.split

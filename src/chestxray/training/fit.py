@@ -35,6 +35,7 @@ from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST
+from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
 from chestxray.training.lightning_module import Task
@@ -141,6 +142,7 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run, processes = Path(out), processes or Processes()
+    check_processes(processes)
     first = node_rank(processes) == 0
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
     chosen = for_run(run, recipe, overrides or (), resume, folder, first=first)
