@@ -35,7 +35,7 @@ class _Part:
 
     def of(self, images: Tensor) -> Tensor:
         """Cut the part out of images [B, 1, S, S] and enlarge it to S."""
-        size = images.shape[-1]
+        size = int(images.shape[-1])
         if self.side == size:
             return images
         rows = images[:, :, self.top : self.top + self.side]
@@ -46,8 +46,8 @@ class _Part:
         """Put class maps [B, K, h, w] of the part back into the whole image, same shape."""
         if self.side == size:
             return maps
-        down = _overlap(maps.shape[-2], self.top / size, self.side / size).to(maps)
-        right = _overlap(maps.shape[-1], self.left / size, self.side / size).to(maps)
+        down = _overlap(int(maps.shape[-2]), self.top / size, self.side / size).to(maps)
+        right = _overlap(int(maps.shape[-1]), self.left / size, self.side / size).to(maps)
         share = (self.side / size) ** 2
         return down @ maps @ right.T / share
 
@@ -60,7 +60,7 @@ def averaged(explain: Callable[[Tensor], Answer], images: Tensor, views: Sequenc
         images: as `explain` takes them.
         views: that are added to the image itself; see the module.
     """
-    size = images.shape[-1]
+    size = int(images.shape[-1])  # int: while a graph is traced, a shape is a tensor
     found: list[Answer] = []
     for part in _parts(size, views):
         cut = part.of(images)

@@ -23,7 +23,7 @@ from typing import Final
 
 import pandas as pd
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ChestXrayError, TrainingError
