@@ -238,7 +238,7 @@ def _finish(
     with temporary.open("r+b") as array:
         _close_gaps(array, kept, size**2)
         array.seek(0)
-        array.write(shards.header(len(kept), size))
+        array.write(shards.header(len(kept), (size, size)))
         array.flush()
         os.fsync(array.fileno())
     shard = Shard(

@@ -30,6 +30,8 @@ from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
 
+Head = Literal["plain", "multiscale"]
+
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -97,6 +99,8 @@ class ModelCard(BaseModel):
 
     Attributes:
         backbone: timm's own name; never one of a hub or a folder, which would be contacted.
+        head: `plain`, linear on the pooled last feature map, or `multiscale`, on those at strides 8
+            and 16 as well.
         size: side of the canonical image, pixels.
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
         tta: views of an image, beside the image itself, over which logits and class maps are
@@ -125,6 +129,7 @@ class ModelCard(BaseModel):
     format: Literal[4] = _FORMAT
     package_version: str
     backbone: str = Field(pattern=_TIMM_NAME)
+    head: Head = "plain"
     size: int = Field(ge=16, le=_LARGEST)
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0, allow_inf_nan=False)

@@ -63,11 +63,14 @@ class _Warps(nn.Module):
         super().__init__()
         self.warps = nn.ModuleList(warps)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def matrices(self, images: Tensor) -> Tensor:
         matrices = torch.eye(3, device=images.device).expand(len(images), 3, 3)
         for warp in self.warps:
             matrices = matrices @ warp.matrices(images)  # type: ignore[operator]
-        return _warped(images, matrices)
+        return matrices
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _warped(images, self.matrices(images))
 
 
 class Flip(nn.Module):
@@ -77,10 +80,13 @@ class Flip(nn.Module):
         super().__init__()
         self.probability = high
 
+    def drawn(self, images: Tensor) -> Tensor:
+        """Draw which images are mirrored, bool [B]."""
+        return torch.rand(len(images), device=images.device) < self.probability
+
     def forward(self, images: Tensor) -> Tensor:
         """Mirror each image with the probability."""
-        mirrored = torch.rand(len(images), device=images.device) < self.probability
-        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        return _mirrored(images, self.drawn(images))
 
 
 class Crop(Warp):
@@ -195,7 +201,7 @@ class Collimation(Ranged):
         return images * seen
 
 
-def augmentation(augment: Augment) -> nn.Module:
+def augmentation(augment: Augment) -> nn.Sequential:
     """Build the module that makes all changes of a recipe, in the order of the registry.
 
     Raises:
@@ -210,6 +216,31 @@ def augmentation(augment: Augment) -> nn.Module:
         of_kind = list(group)
         steps += [_Warps(of_kind)] if warps else of_kind
     return nn.Sequential(*steps)
+
+
+def augmented_with_masks(
+    steps: nn.Sequential, images: Tensor, masks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Augment images; their masks move with them.
+
+    Only a `Flip` and a `Warp` move masks, so a change of place must be one of them.
+
+    Args:
+        steps: as `augmentation` gives them.
+        images: [B, 1, S, S].
+        masks: [B, K, g, g], over the same square.
+    """
+    masks = masks.float()
+    for step in steps:
+        if isinstance(step, Flip):
+            chosen = step.drawn(images)
+            images, masks = _mirrored(images, chosen), _mirrored(masks, chosen)
+        elif isinstance(step, _Warps):
+            matrices = step.matrices(images)
+            images, masks = _warped(images, matrices), _warped(masks, matrices)
+        else:
+            images = step(images)
+    return images, masks
 
 
 def mixed(
@@ -228,6 +259,10 @@ def mixed(
     share = float(generator.beta(alpha, alpha))
     partners = torch.from_numpy(generator.permutation(len(images))).to(images.device)
     return torch.lerp(images[partners], images, share), torch.lerp(labels[partners], labels, share)
+
+
+def _mirrored(images: Tensor, chosen: Tensor) -> Tensor:
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
 def _warped(images: Tensor, matrices: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from chestxray.dataset.shards import Shards
 from chestxray.dataset.store import Dataset
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images and labels; masks too, see `mask_supervision`
 
 _COPIED: Final = 4096  # images at a time
 
@@ -55,6 +55,7 @@ class Part(TorchDataset[Batch]):
     """
 
     def __init__(self, dataset: Dataset, split: str, device: torch.device | None = None) -> None:
+        self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
         self._images = dataset.images

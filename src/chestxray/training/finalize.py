@@ -60,6 +60,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         package_version="",
         weights_sha256="",
         backbone=recipe.backbone,
+        head=recipe.head,
         size=recipe.size,
         mean=classifier.normalisation[0],
         std=classifier.normalisation[1],

@@ -46,6 +46,7 @@ from chestxray.training.loop import (
     run_epochs,
     task_of,
 )
+from chestxray.training.mask_supervision import check_masks
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import check_folder, for_run
 from chestxray.version import __version__
@@ -170,12 +171,14 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone.
     """
-    drop_path = recipe.drop_path
-    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size, drop_path=drop_path)
+    classifier = Classifier(
+        recipe.backbone, ("Finding",), recipe.size, drop_path=recipe.drop_path, head=recipe.head
+    )
     initial_weights.check(classifier, recipe)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
+    check_masks(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if np.isnan(labels).all():

@@ -1,7 +1,8 @@
 """What a network starts from: ImageNet, random weights, a timm file, or a bundle.
 
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
-network has too. The rest of the head stays random.
+network has too. The rest of the head stays random, and all of it where the bundle's head is of
+another kind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from chestxray.model.network import Classifier, check_reachable
 from chestxray.training.recipe_keys import Recipe
 
 _HEAD: Final = "head."
+_NORMS: Final = "norms."  # of the multi-scale head's finer maps; another head has none
 
 
 def load(classifier: Classifier, recipe: Recipe) -> None:
@@ -72,7 +74,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         "source": trained.source,
         "synthetic": trained.synthetic,
         "recipe": trained.recipe,
-        "head": [finding for finding in findings if facts.card.findings.place(finding) is not None],
+        "head": [
+            finding
+            for finding in findings
+            if facts.card.head == recipe.head and facts.card.findings.place(finding) is not None
+        ],
     }
 
 
@@ -82,14 +88,16 @@ def _load_bundle(classifier: Classifier, recipe: Recipe) -> None:
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
             _copy_rows(own.get(name), tensor, classifier.findings, bundle)
-    backbone = {name: of for name, of in theirs.items() if not name.startswith(_HEAD)}
-    heads = {name for name in theirs if name.startswith(_HEAD)}
+    only_one = {*own} ^ {*theirs}
+    norms = {name for name in only_one if name.startswith(_NORMS)}
+    left = norms | {name for name in {*own, *theirs} if name.startswith(_HEAD)}
+    given = {name: of for name, of in theirs.items() if name not in left}
     try:
-        missing, extra = classifier.load_state_dict(backbone, strict=False)
+        missing, extra = classifier.load_state_dict(given, strict=False)
     except RuntimeError as error:
         raise RecipeError(_does_not_fit(recipe, bundle, str(error).splitlines()[-1])) from error
-    if extra or set(missing) != heads:
-        names = ", ".join(sorted({*extra, *(set(missing) ^ heads)})[:3])
+    if unexpected := {*extra, *({*missing} - left)}:
+        names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
 
 

@@ -20,9 +20,14 @@ from torch.optim import Optimizer
 from chestxray.errors import TrainingError
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.model.network import Classifier, to_input
-from chestxray.training.augmentation import augmentation, mixed
+from chestxray.training.augmentation import (
+    augmentation,
+    augmented_with_masks,
+    mixed,
+)
 from chestxray.training.data import Batch
 from chestxray.training.losses import binary_cross_entropy, loss_of
+from chestxray.training.mask_supervision import mask_loss
 from chestxray.training.optimisation import WeightAverage, optimiser_of
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
@@ -100,7 +105,7 @@ class Task(LightningModule):
         self.recipe = recipe
         self.sampling = sampling
         self.average = WeightAverage(classifier, recipe.ema) if recipe.ema else None
-        self.augment: nn.Module = augmentation(recipe.augment)
+        self.augment = augmentation(recipe.augment)
         self.loss = loss_of(recipe.loss, loss_weights)
         self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
         self._total = torch.zeros(())
@@ -127,13 +132,9 @@ class Task(LightningModule):
         """Augment and classify; keep what the metrics need; give the loss."""
         if batch_idx == 0:
             self._begin_epoch()
-        images, labels = batch
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            inputs = self.augment(self._resized(to_input(images)))
-            if self.recipe.mixup:
-                draw = np.random.default_rng((self.recipe.seed, self.current_epoch, batch_idx))
-                inputs, labels = mixed(inputs, labels, self.recipe.mixup, draw)
-        loss = self._step("train", inputs, labels)
+            augmented = self._augmented(batch, batch_idx)
+        loss = self._step("train", *augmented)
         self._total = self._total.to(loss.device) + loss.detach()
         if batch_idx % _CHECKED_EVERY == 0:
             self.check_finite()
@@ -205,6 +206,23 @@ class Task(LightningModule):
             for frozen in (self.classifier.backbone, self.classifier.pooled_layers):
                 frozen.requires_grad_(learns).train(learns)
 
+    def _augmented(self, batch: Batch, batch_idx: int) -> Batch:
+        """Give the network's input, its labels, and its masks if the batch has masks."""
+        images, labels, *masks = batch
+        inputs = self._resized(to_input(images))
+        if masks:
+            inputs, *masks = augmented_with_masks(self.augment, inputs, masks[0])
+        else:
+            inputs = self.augment(inputs)
+        if not self.recipe.mixup:
+            return inputs, labels, *masks
+        seed = self.recipe.seed, self.current_epoch, batch_idx
+        for place, mask in enumerate(masks):  # the same draws as for the images
+            draw = np.random.default_rng(seed)
+            masks[place] = mixed(mask, labels, self.recipe.mixup, draw)[0]
+        draw = np.random.default_rng(seed)
+        return *mixed(inputs, labels, self.recipe.mixup, draw), *masks
+
     def _resized(self, images: Tensor) -> Tensor:
         """Give images the side of this epoch."""
         side = self.recipe.side(self.current_epoch)
@@ -212,9 +230,17 @@ class Task(LightningModule):
             return images
         return interpolate(images, (side, side), mode="area")
 
-    def _step(self, split: _Split, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step(
+        self, split: _Split, inputs: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
         classifier = self.classifier if split == "train" else self.evaluated
-        logits = classifier(inputs.contiguous(memory_format=torch.channels_last))
-        loss: Tensor = self.loss(logits, labels)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if masks is None:
+            logits = classifier(inputs)
+            loss: Tensor = self.loss(logits, labels)
+        else:
+            logits, maps, _ = classifier.explain(inputs)
+            loss = self.loss(logits, labels)
+            loss = loss + self.recipe.mask_weight * mask_loss(maps, masks, labels)
         self.outputs[split].add(logits, labels)
         return loss

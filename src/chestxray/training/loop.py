@@ -39,6 +39,7 @@ from chestxray.training.checkpoint_files import CheckpointFiles
 from chestxray.training.data import EpochBatches, Part, Share, in_order, loader
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
+from chestxray.training.mask_supervision import MaskedPart
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
@@ -119,7 +120,8 @@ def run_epochs(
         KeyboardInterrupt: it was interrupted.
     """
     last, recipe = run / "checkpoints" / LAST, task.recipe
-    part, val = Part(dataset, "train", device()), Part(dataset, "val", device())
+    kind = MaskedPart if recipe.mask_weight else Part
+    part, val = kind(dataset, "train", device()), Part(dataset, "val", device())
     if not last.exists():
         threads.choose(recipe.threads, _TimedStep(task, part))
     trainer = _trainer(recipe, run, dataset, tensorboard, processes)
@@ -167,7 +169,13 @@ def task_of(dataset: Dataset, recipe: Recipe, resumed: bool) -> Task:
 def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
     """Make the network of a recipe, with its initial weights unless it is resumed."""
     classifier = Classifier(
-        recipe.backbone, findings, recipe.size, recipe.dropout, recipe.drop_path, recipe.tta
+        recipe.backbone,
+        findings,
+        recipe.size,
+        recipe.dropout,
+        recipe.drop_path,
+        recipe.tta,
+        recipe.head,
     )
     if not resumed:
         initial_weights.load(classifier, recipe)
@@ -248,7 +256,7 @@ class _TimedStep:
     def __call__(self) -> None:
         if self._network is None:
             self._network = copy.deepcopy(self._task.classifier).train()
-        images, labels = self._part[list(range(min(_TIMED_IMAGES, len(self._part))))]
+        images, labels, *_ = self._part[list(range(min(_TIMED_IMAGES, len(self._part))))]
         inputs = to_input(images).contiguous(memory_format=torch.channels_last)
         bfloat16 = resolve(self._task.recipe.precision, device()) == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

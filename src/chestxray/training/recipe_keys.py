@@ -147,7 +147,9 @@ class Recipe(Strict):
         description: one sentence that says what it is.
         cost: time and machine of a run, as measured.
         expected: what it should score, on which data and split.
-        backbone: a timm model that ends in a feature map.
+        backbone: a timm model that ends in a feature map or in patch tokens.
+        head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
+            well, so that class maps are four times finer.
         weights: what the network starts from: `imagenet`, `none`, a timm checkpoint file of that
             backbone, or the folder of a bundle of it. Findings that the bundle has too keep their
             part of its head; the others start anew.
@@ -162,6 +164,8 @@ class Recipe(Strict):
         mixup: alpha of the beta distribution by which pairs of images and their labels are mixed
             (arXiv 1710.09412); 0 mixes none.
         loss: what is minimised.
+        mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
+            dataset must have masks, as those of phantoms do.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
             allows; `natural` shows each image once per epoch, except for a short last batch.
         max_draws: with balanced sampling, the most draws of one image per epoch.
@@ -201,6 +205,7 @@ class Recipe(Strict):
     cost: str = "not measured"
     expected: str = "not measured"
     backbone: str = "densenet121.tv_in1k"
+    head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
@@ -209,6 +214,7 @@ class Recipe(Strict):
     augment: Augment = Augment()
     mixup: _NotNegative = 0.0
     loss: Loss = Loss()
+    mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     sampling: Literal["balanced", "natural"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     optimiser: _OptimiserName = "adam"

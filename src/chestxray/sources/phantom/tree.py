@@ -23,13 +23,19 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from chestxray.artifacts import read_json, write_json, write_text, written
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
-from chestxray.sources.collection import Collection, ReadOptions, SourceCard
+from chestxray.sources.collection import (
+    MASK_COLUMNS,
+    Collection,
+    ReadOptions,
+    SourceCard,
+)
 from chestxray.sources.nih import FINDINGS, PHANTOM_MARKS, are_phantoms
 from chestxray.sources.nih.source import label_tables, read
 from chestxray.sources.phantom.canvas import Mask
@@ -254,7 +260,22 @@ class _Phantoms:
                     f"{folder} holds unfinished phantoms: run `chestxray synth` again"
                 )
         # They are written as in 2017, which the content of a small table may not show.
-        return replace(read(tree, options, self.name, self.card), release="2017")
+        collection = read(tree, options, self.name, self.card)
+        return replace(collection, release="2017", masks=_masks(tree, collection.rows))
+
+
+def _masks(tree: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """List the masks of the images of a tree, which lie beside the label table."""
+    images = {Path(image).stem: image for image in rows["image"]}
+    folders = [table.parent / "masks" for table in label_tables(tree)[:1] if tree.is_dir()]
+    found = [
+        (images[stem], finding, str(path.absolute()))
+        for folder in folders
+        for path in sorted(folder.glob("*.png"))
+        for finding in FINDINGS
+        if (stem := path.stem.removesuffix(f"_{finding}")) in images
+    ]
+    return pd.DataFrame(found, columns=list(MASK_COLUMNS), dtype=object)
 
 
 PHANTOMS: Final = _Phantoms()
