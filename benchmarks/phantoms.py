@@ -1,6 +1,7 @@
 """How far phantoms are from radiographs of patients, and what drawing one costs.
 
-Usage: python benchmarks/phantoms.py REAL WEIGHTS [--images 400] [--seed 1] [--montage OUT.png]
+Usage: python benchmarks/phantoms.py REAL WEIGHTS [--images 400] [--seed 1] [--variety plain]
+           [--montage OUT.png]
 
 REAL is a folder of radiographs under NIH's names, for instance `../shared/data/nih-sample/images`.
 WEIGHTS is the file of ImageNet's EfficientNet-Lite0 that the package
@@ -32,7 +33,7 @@ import numpy.typing as npt
 import timm
 import torch
 
-from chestxray.sources.phantom.population import population
+from chestxray.sources.phantom.population import Variety, population
 from chestxray.sources.phantom.render import render
 
 PIXELS, INPUT, BATCH = 256, 128, 32
@@ -50,11 +51,12 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--variety", choices=("plain", "wide"), default="plain")
     parser.add_argument("--montage", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    drawn, speed = draw(given.images, given.seed)
+    drawn, speed = draw(given.images, given.seed, given.variety)
     real, patients = radiographs(given.real)
     if given.montage:
         cv2.imwrite(str(given.montage), montage(real, drawn))
@@ -67,9 +69,9 @@ def main() -> None:
     print(f"drawing: {speed:.1f} images/s of processor time, {PIXELS} px, one core")
 
 
-def draw(count: int, seed: int) -> tuple[Images, float]:
+def draw(count: int, seed: int, variety: Variety) -> tuple[Images, float]:
     """Draw phantoms; gives uint8 [n, 256, 256] and images per second of processor time."""
-    exams = list(population(count, seed))
+    exams = list(population(count, seed, variety=variety))
     render(exams[0], PIXELS)
     start = time.process_time()
     drawn = np.stack([render(exam, PIXELS).image for exam in exams])
@@ -79,8 +81,12 @@ def draw(count: int, seed: int) -> tuple[Images, float]:
 def radiographs(folder: Path) -> tuple[Images, npt.NDArray[np.str_]]:
     """Read all PNG files as uint8 [n, 256, 256], with the patient of each."""
     paths = sorted(folder.glob("*.png"))
-    grey = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    images = [cv2.resize(one, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA) for one in grey]
+    images = []
+    for path in paths:
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if grey is None:
+            raise SystemExit(f"{path} is not an image")
+        images.append(cv2.resize(grey, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA))
     return np.stack(images).astype(np.uint8), np.array([path.name[:8] for path in paths])
 
 
@@ -92,7 +98,8 @@ def efficientnet(weights: Path) -> torch.nn.Module:
     named = [tensor for name, tensor in there.items() if not name.endswith("num_batches_tracked")]
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     network.load_state_dict(dict(zip(names, named, strict=True)), strict=False)
-    network.reset_classifier(0)
+    untyped: Any = network
+    untyped.reset_classifier(0)
     return network.eval()
 
 

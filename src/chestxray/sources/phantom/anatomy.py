@@ -284,7 +284,7 @@ def _heart(exam: Exam, canvas: Canvas, size: _Measures) -> tuple[Plane, Plane]:
     reach = shape[:, 0].max() - shape[:, 0].min()
     shape[:, 0] = shape[:, 0] * (span / reach) + exam.rotation + size.pulled
     coverage = canvas.polygons([shape])
-    depth = canvas.domed(coverage, 0.36 * span) * np.float32(0.45 * span + 6.0)
+    depth = canvas.domed(coverage, 0.36 * span) * np.float32(0.45 * span + 4.5)
     return coverage, canvas.blur(depth, rng.uniform(0.05, 0.15))
 
 

@@ -246,14 +246,14 @@ def _exam(
         rotation=float(rng.normal(0, poor * (0.5 if ap else 0.25))),
         tilt=float(rng.normal(0, poor * (2.0 if ap else 0.9))),
         shift=(float(rng.normal(0, 1.0 if ap else 0.5)), float(rng.normal(0, 0.8))),
-        field=someone.width * (float(rng.uniform(1.11, 1.49)) + (0.08 if ap else 0.0)),
+        field=someone.width * (float(rng.uniform(1.09, 1.46)) + (0.08 if ap else 0.0)),
         above=float(np.clip(system.normal(0.16 if ap else 0.105, 0.04), 0.02, 0.30)),
         brightness=float(np.clip(rng.normal(0.24 if ap else 0.07, 0.12 * poor), -0.3, 0.55)),
         contrast=float(np.clip(rng.normal(0.56 if ap else 0.88, 0.13 * poor), 0.38, 1.4)),
         black=float(np.clip(system.exponential(0.03), 0.0, 0.2)),
         white=float(np.clip(system.normal(0.99, 0.06), 0.78, 1.0)),
         blur=float(system.uniform(0.0, 0.09)),
-        sharpening=float(system.uniform(0.0, 0.9)),
+        sharpening=float(system.uniform(0.2, 1.2)),
         noise=float(rng.uniform(0.5, 1.5)) * poor * (1.3 if ap else 1.0),
     )
 

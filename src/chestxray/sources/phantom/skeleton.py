@@ -126,7 +126,7 @@ def _scapulae(scene: Anatomy) -> Plane:
         ]
     plate = canvas.polygons(blades)
     rims = canvas.ribbons(borders, [0.55 * unit, 0.45 * unit, 1.0 * unit] * 2)
-    bone = canvas.blur(np.asarray(0.4 * plate + 1.1 * rims, np.float32), 0.1)
+    bone = canvas.blur(np.asarray(0.55 * plate + 1.5 * rims, np.float32), 0.1)
     return bone * np.float32(unit)
 
 
@@ -141,4 +141,4 @@ def _humeri(scene: Anatomy) -> Plane:
     tube = canvas.ribbons(shafts, [2.3 * unit] * 2) - 0.55 * canvas.ribbons(
         shafts, [1.3 * unit] * 2
     )
-    return canvas.blur(np.asarray(plane + 0.9 * tube, np.float32), 0.08) * np.float32(unit)
+    return canvas.blur(np.asarray(1.3 * plane + 1.2 * tube, np.float32), 0.08) * np.float32(unit)
