@@ -127,7 +127,7 @@ def _muscles(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     """Draw what muscles and the fat between them add or take, in cm of water."""
     rng = exam.patient.stream("muscles")
     unit = size.half / 14
-    uneven = 0.35 * canvas.noise(rng, 4.0, octaves=2) + 0.16 * canvas.noise(rng, 0.7, octaves=2)
+    uneven = 0.22 * canvas.noise(rng, 4.0, octaves=2) + 0.10 * canvas.noise(rng, 0.7, octaves=2)
     folds = []
     for side in (-1, 1):
         high, low = rng.uniform(3.0, 7.0), rng.uniform(9.0, 15.0)
