@@ -48,7 +48,7 @@ def test_both_varieties_show_the_same_patients_with_the_same_findings(wide: list
 
 def test_findings_are_fainter_in_wide_and_posing_and_exposure_vary_more(wide: list[Exam]) -> None:
     plain = list(population(300, seed=5, balanced=True))
-    assert min(exam.severity for exam in plain) > 0.79
+    assert min(exam.severity for exam in plain) > 1.0
     assert min(exam.severity for exam in wide) < 0.3
     for measure in ("rotation", "tilt", "inspiration", "brightness", "contrast"):
         spreads = [np.std([getattr(exam, measure) for exam in some]) for some in (plain, wide)]

@@ -118,7 +118,8 @@ class Exam:
         view: PA (standing, from behind) or AP (mostly in bed, from in front).
         variety: `plain`, or `wide` with mimics, faint findings and poor positioning.
         findings: those that the radiograph shows.
-        severity: about 1, in `wide` down to 0.25; how strongly a finding shows this time.
+        severity: how strongly a finding shows this time: 1.1 to 1.7 in `plain`, down to 0.25 in
+            `wide`, where 1 is usual and 0.25 barely visible.
         inspiration: 1 for a full breath.
         rotation: shift in cm of what lies in front against the spine.
         tilt: of the radiograph, in degrees.
@@ -241,7 +242,7 @@ def _exam(
             for finding, value, share in zip(FINDINGS, latent, prevalence, strict=True)
             if value > NormalDist().inv_cdf(1 - share)
         ),
-        severity=float(rng.uniform(0.25 if wide else 0.8, 1.2)),
+        severity=float(rng.uniform(*((0.25, 1.2) if wide else (1.1, 1.7)))),
         inspiration=float(np.clip(rng.normal(0.9 if ap else 1.0, 0.05 * poor), 0.68, 1.12)),
         rotation=float(rng.normal(0, poor * (0.5 if ap else 0.25))),
         tilt=float(rng.normal(0, poor * (2.0 if ap else 0.9))),

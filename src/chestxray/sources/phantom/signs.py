@@ -149,7 +149,8 @@ def _edema(scene: Anatomy, rng: np.random.Generator) -> Sign:
                 np.array([(side * wall, y), (side * (wall - rng.uniform(1.2, 2.2)), y + 0.1)])
             )
     kerley = canvas.blur(canvas.strokes(lines, [0.13] * len(lines)), 0.05)
-    water = _filled(scene, 0.40 * haze * scene.exam.severity) + 4.5 * kerley * (scene.lung > 0.3)
+    water = _filled(scene, 0.40 * haze) + 4.5 * kerley * (scene.lung > 0.3)
+    water = water * np.float32(scene.exam.severity)
     return Sign(water, _filled(scene, haze) > 2.6, np.asarray(1 + 0.4 * wing, np.float32))
 
 
