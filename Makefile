@@ -1,9 +1,16 @@
 # Each target does all of its own set-up: Python >= 3.11 and git are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+RELEASE := .venv-release/bin
 OUT ?= runs/demo
+# Packages are installed from lock files, with their hashes; then this one, without dependencies.
+PIP_INSTALL = $(1)/python -m pip install --quiet --disable-pip-version-check
+LOCKED = $(call PIP_INSTALL,$(1)) --require-hashes -r
+EDITABLE = $(call PIP_INSTALL,$(BIN)) --no-deps --no-build-isolation -e .
+COMPILE = $(RELEASE)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	--generate-hashes --constraint constraints.txt --custom-compile-command "make lock"
 
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench lock release clean
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -16,10 +23,13 @@ test: check ## the tests that take minutes (what CI runs), after `check`
 test-all: check ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n auto
 
-check: .venv/dev ## formatting, lint rules, types
+# bandit reads what is installed. Not tests and benchmarks: they assert, and start the programs that
+# they test. A line of src that is excluded has `nosec` with its rule, and the reason beside it.
+check: .venv/dev ## formatting, lint rules, types, security rules of bandit
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive src
 
 bench: .venv/dev ## speed, each figure as a ratio to something measured in the same run
 	$(BIN)/python benchmarks/prepare.py
@@ -27,8 +37,24 @@ bench: .venv/dev ## speed, each figure as a ratio to something measured in the s
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/evaluation.py
 
-clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+lock: .venv-release/done ## renew the lock files from pyproject.toml and constraints.txt
+	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra all -o requirements.lock
+	$(COMPILE) pyproject.toml --extra all --extra dev -o requirements-dev.lock
+	$(COMPILE) --group pyproject.toml:release -o requirements-release.lock
+
+release: check .venv-release/done ## dist/: sdist, wheel, software bill of materials (CycloneDX)
+	rm -rf dist
+	$(RELEASE)/python -m build --no-isolation
+	$(RELEASE)/twine check --strict dist/*
+	$(BIN)/python -c "import chestxray; print(chestxray.__version__)" >dist/.version
+	sed "s/^dynamic = .*/version = \"$$(cat dist/.version)\"/" pyproject.toml >dist/.pyproject.toml
+	$(RELEASE)/cyclonedx-py requirements requirements.lock --pyproject dist/.pyproject.toml \
+	  --output-reproducible -o dist/chestxray-$$(cat dist/.version).cdx.json
+	rm dist/.version dist/.pyproject.toml
+	cd dist && sha256sum * >SHA256SUMS
+
+clean: ## remove the environments and caches
+	rm -rf .venv .venv-release .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,10 +62,17 @@ clean: ## remove the environment and caches
 	@$(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "python3-venv is needed: apt-get install python3-venv" >&2; exit 1; }
 
-.venv/core: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+.venv/core: pyproject.toml requirements.lock | .venv/bin/python
+	$(call LOCKED,$(BIN)) requirements.lock
+	$(EDITABLE)
 	@touch $@
 
-.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,all]'
+.venv/dev: pyproject.toml requirements-dev.lock | .venv/bin/python
+	$(call LOCKED,$(BIN)) requirements-dev.lock
+	$(EDITABLE)
 	@touch $@ .venv/core
+
+.venv-release/done: requirements-release.lock
+	@$(PYTHON) -m venv .venv-release
+	$(call LOCKED,$(RELEASE)) requirements-release.lock
+	@touch $@

@@ -195,15 +195,15 @@ def test_of_two_trainings_that_start_together_the_later_finds_the_run(
 ):
     """The other one starts and ends between the first check and the lock."""
     out = tmp_path / "run"
-    start, started = fit.Trainer, []
+    start, started = fit.task_of, []
 
-    def slow(**settings):
+    def slow(*arguments):
         if not started:
             started.append(True)
             fit.train(dataset, tiny("seed=5"), out)
-        return start(**settings)
+        return start(*arguments)
 
-    monkeypatch.setattr(fit, "Trainer", slow)
+    monkeypatch.setattr(fit, "task_of", slow)
     with pytest.raises(ArtifactError, match="holds a run"):
         fit.train(dataset, tiny("seed=6"), out)
     assert recipes.load(out / "recipe.yaml").seed == 5

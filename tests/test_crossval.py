@@ -22,7 +22,9 @@ from chestxray.findings import Findings
 from chestxray.training import cross_validation as crossvals
 from chestxray.training import fit
 
-TINY = ("backbone=resnet10t", "size=32", "batch_size=16", "max_epochs=1")
+TINY = (
+    "backbone=resnet10t", "size=32", "batch_size=16", "max_epochs=1", "schedule=constant",
+)  # fmt: skip
 
 
 def test_every_image_is_tested_once_and_no_patient_is_in_two_parts(dataset) -> None:

@@ -11,8 +11,8 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate
 
 from chestxray.dataset.dicom.display import _windowed
-from chestxray.dataset.dicom.elements import parse
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dicom_elements import parse
 from chestxray.errors import ImageError
 from dicom_files import (
     RAMP12,

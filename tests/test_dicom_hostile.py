@@ -17,8 +17,8 @@ import pytest
 from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate
 
-from chestxray.dataset.dicom.elements import _DEPTH_LIMIT, _ELEMENT_LIMIT, _INFLATED_LIMIT, parse
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dicom_elements import _DEPTH_LIMIT, _ELEMENT_LIMIT, _INFLATED_LIMIT, parse
 from chestxray.errors import ImageError
 from dicom_files import RAMP12, dicom, jpeg_2000, jpeg_lossless, jpeg_ls, lut, rle, written
 

@@ -8,6 +8,7 @@ import typer.main
 
 from chestxray.cli.main import app
 from chestxray.training import recipe as recipes
+from chestxray.training.registry import AUGMENTATIONS, LOSSES, OPTIMISERS, SCHEDULES
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -54,10 +55,23 @@ def test_every_verb_has_help():
             assert sub.help
 
 
-@pytest.mark.parametrize("model", [recipes.Recipe, recipes.Augment, recipes.Loss])
+@pytest.mark.parametrize("model", [recipes.Recipe, recipes.Loss])
 def test_every_key_of_a_recipe_is_documented(model):
+    page = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8")
     for key in model.model_fields:
         assert f"\n        {key}: " in model.__doc__
+        assert f"`{key}`" in page or f"`loss.{key}`" in page, key
+
+
+def test_every_name_that_a_recipe_may_choose_is_documented():
+    page = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8")
+    for registry in (LOSSES, OPTIMISERS, SCHEDULES):
+        for name in registry.names:
+            assert f"`{name}`" in page, name
+    for name in AUGMENTATIONS.names:
+        assert f"| `augment.{name}` | {AUGMENTATIONS[name].help} |" in page, name
+    for name in recipes.names():
+        assert f"| `{name}` |" in page, name
 
 
 def test_every_link_in_the_documents_leads_somewhere():

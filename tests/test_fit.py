@@ -22,8 +22,9 @@ from chestxray.evaluation.evidence import one_sided
 from chestxray.model import bundle as bundles
 from chestxray.model.network import Classifier, to_input
 from chestxray.sources.nih import FINDINGS
-from chestxray.training import checkpoint_files, fit
+from chestxray.training import checkpoint_files, fit, loop
 from chestxray.training import recipe as recipes
+from chestxray.training.data import Part
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import class_weights, loss_of
 from chestxray.training.sampling import Sampling
@@ -243,7 +244,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 
 def test_validation_images_are_never_augmented(dataset):
     recipe = tiny()
-    classifier = fit._classifier(recipe, dataset.findings, resumed=False)
+    classifier = loop.classifier_of(recipe, dataset.findings, resumed=False)
     task = Task(classifier, recipe, np.ones((14, 2)), Sampling())
 
     class Forbidden(torch.nn.Module):
@@ -251,7 +252,7 @@ def test_validation_images_are_never_augmented(dataset):
             raise AssertionError("augmented")
 
     task.augment = Forbidden()
-    batch = fit.Part(dataset, "val")[[0, 1]]
+    batch = Part(dataset, "val")[[0, 1]]
     task.validation_step(batch)
     with pytest.raises(AssertionError, match="augmented"):
         task.training_step(batch, 0)

@@ -13,7 +13,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 import chestxray
 from chestxray import artifacts
-from chestxray.serving.gateway import audit, dead_letters
+from chestxray.serving.gateway import audit, dead_letters, image_decoding
 from chestxray.serving.gateway.store import READ, Image, Store
 from chestxray.serving.gateway.worker import handle
 from dicom_files import written
@@ -75,10 +75,14 @@ def text_elements() -> list[str]:
 
 @pytest.mark.filterwarnings("ignore")  # as the gateway has it
 def test_a_name_in_any_text_element_is_quoted_nowhere(
-    tmp_path: Path, run: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    run: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("INFO", logger="chestxray")
     reader = chestxray.load(run / "bundle", "torch")
+    decoder = image_decoding.decoder(reader.size, 120)
     settings = config(tmp_path, PACS)
     store = Store(settings.state)
     for keyword in text_elements():
@@ -91,11 +95,13 @@ def test_a_name_in_any_text_element_is_quoted_nowhere(
         store.add(Image(uid, hashlib.sha256(content).hexdigest(), "SENDER", "DX"))
         task = store.claim(READ, 60, 5)
         assert task
-        handle(task, settings, reader, store)
+        handle(task, settings, reader, decoder, store)
     rows = [dict(row) for row in store.db.execute("SELECT * FROM tasks")]
     outcomes = {row["state"] for row in rows if row["queue"] == READ}
     assert outcomes == {"done", "dead"}, "some are read or refused, others cannot be"
+    decoder.close()
     told = [
+        *capfd.readouterr(),  # of the decoder's process too
         *(record.getMessage() for record in caplog.records if record.name.startswith("chestxray")),
         json.dumps(rows),
         json.dumps(dead_letters.dead_letters(store.db)),
@@ -116,7 +122,10 @@ def test_a_refusal_is_recorded_by_its_codes(tmp_path: Path, run: Path) -> None:
     uid = str(image.SOPInstanceUID)
     artifacts.write_bytes(store.image_file(uid), content)
     store.add(Image(uid, hashlib.sha256(content).hexdigest(), "SENDER", "DX"))
-    handle(store.claim(READ, 60, 5), settings, chestxray.load(run / "bundle", "torch"), store)
+    reader = chestxray.load(run / "bundle", "torch")
+    decoder = image_decoding.decoder(reader.size, 120)
+    handle(store.claim(READ, 60, 5), settings, reader, decoder, store)
+    decoder.close()
     entry = json.loads(list(audit.verified_entries(store.db))[-1]["entry"])
     assert "body-part-other" in entry["reason"].split("; ")
     assert "HAND" not in entry["reason"]

@@ -47,3 +47,43 @@ def test_an_unreachable_destination_is_logged_once(lines: list[dict]) -> None:
     [line] = lines
     assert (line["event"], line["level"]) == ("unreachable", "warning")
     assert line["message"].startswith("the association with PACS at 127.0.0.1:")
+
+
+# A peer that is refused 1000 times, another one once, and an image that is received each time.
+REPEATED = """
+import logging, time
+from chestxray.serving.gateway import logs
+
+logs._INTERVAL = 0.5
+logs.set_up()
+log = logging.getLogger("chestxray.serving.gateway.receiver")
+for number in range(1000):
+    peer = {"event": "rejected", "source": f"TITLE{number}", "address": "10.0.0.1"}
+    log.warning("association rejected: %s", "it calls another title", extra=peer)
+    logging.getLogger("pynetdicom.dul").error("error %d", number)
+    if number % 100 == 0:
+        log.info("image received", extra={"event": "received", "uid": f"1.2.{number}"})
+log.warning("association rejected", extra={"event": "rejected", "address": "10.0.0.2"})
+time.sleep(1.5)
+log.warning("association rejected", extra={"event": "rejected", "address": "10.0.0.1"})
+for number in range(10_000):
+    log.warning("connection failed", extra={"event": "connection-failed", "source": str(number)})
+"""
+
+
+def test_a_repeated_line_is_written_once_with_its_number() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED], check=True, capture_output=True, timeout=60
+    )
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    rejected = [
+        (line["address"], line.get("repeated", 0))
+        for line in said
+        if line.get("event") == "rejected"
+    ]
+    assert sum(count or 1 for address, count in rejected if address == "10.0.0.1") == 1001
+    assert 3 <= len([one for one in rejected if one[0] == "10.0.0.1"]) <= 8
+    assert [one for one in rejected if one[0] == "10.0.0.2"] == [("10.0.0.2", 0)]
+    assert sum(line.get("event") == "received" for line in said) == 10
+    assert sum(line["message"].startswith("message of pynetdicom") for line in said) <= 8
+    assert sum(line.get("event") == "connection-failed" for line in said) <= 257

@@ -70,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, run: Path):
 def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path: Path) -> None:
     files = write_radiographs(tmp_path / "in", 3)
     site.send(*files)
-    wait_for(lambda: len(site.pacs.instances()) == 9, 120)
+    wait_for(lambda: len(site.pacs.instances()) == 9, 400)
     web = DICOMwebClient(site.pacs.web)
     for file in files:
         image = dcmread(file)
@@ -104,12 +104,12 @@ def test_a_corrupt_image_is_a_dead_letter_that_the_operator_sees(site: Site) -> 
     image = radiograph()
     image.Rows *= 2
     assert store(image, site.gateway.config.receive.port) == 0
-    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 60)
+    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 200)
     told = site.gateway.ask("dead")
     assert str(image.SOPInstanceUID) in told
     assert "1 attempt:" in told
     assert site.gateway.ask("retry") == "1 queued again\n"
-    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 60)
+    wait_for(lambda: site.gateway.counts()["read"]["dead"] == 1, 200)
     assert "name each one with --item" in site.gateway.complaint("discard")
     uid = str(image.SOPInstanceUID)
     assert site.gateway.ask("discard", "--item", uid) == "1 discarded\n"
@@ -162,7 +162,13 @@ def test_a_port_or_a_state_that_is_taken_is_told_at_once(
 
 def test_its_processes_end_when_the_supervisor_is_killed(site: Site) -> None:
     members = site.gateway.members()
-    assert set(members) == {"receiver", "worker-0", "sender-pacs-dicom", "sender-pacs-stow"}
+    assert set(members) == {
+        "monitor",
+        "receiver",
+        "worker-0",
+        "sender-pacs-dicom",
+        "sender-pacs-stow",
+    }
     os.kill(site.gateway.pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in members.values()), 20)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from chestxray.serving.gateway import polling, statistics
+from chestxray.serving.gateway.http_client import AnswerError
 from chestxray.serving.gateway.intake import Intake, OutOfSpaceError
 from chestxray.serving.gateway.polling import (
     Instance,
@@ -20,10 +22,10 @@ from chestxray.serving.gateway.polling import (
     _save_position,
     position,
 )
+from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
 from gateway_parts import (
-    PATIENT,
     Orthanc,
     config,
     free_port,
@@ -78,11 +80,13 @@ class Asking:
         settings = config(folder, f'[[poll]]\nurl = "{pacs.web}/"\n{more}\n')
         self.store = Store(settings.state)
         self.intake = Intake(Store(settings.state), settings.storage)
-        self.poller = Poller(settings.poll[0], self.intake, Store(settings.state))
+        self.stop = threading.Event()
+        own = Store(settings.state)
+        self.poller = Poller(settings.poll[0], self.intake, own, 2**28, self.stop)
         self.url = pacs.web
 
     def poll(self) -> int:
-        return self.poller.poll(threading.Event())
+        return self.poller.poll()
 
     def position(self) -> str | None:
         return position(self.store.db, self.url)
@@ -122,9 +126,13 @@ def test_what_came_before_the_source_first_answered_is_asked_for(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(empty, radiograph(1, StudyDate=LONG_AGO))
+
+    def down(*_: object) -> set:
+        raise AnswerError("the source is down")
+
     with monkeypatch.context() as patch:
-        patch.setattr(_DICOMwebService, "studies", lambda *_: {}["the source is down"])
-        with pytest.raises(LookupError):
+        patch.setattr(_DICOMwebService, "studies", down)
+        with pytest.raises(AnswerError):
             ask("since = 2020-01-01").poll()
     assert ask().poll() == 1, "from the day on which it was asked first, as it was then"
 
@@ -137,10 +145,10 @@ def test_while_something_is_left_behind_the_position_stays(
     asking = ask(f"since = {LONG_AGO[:4]}-01-01")
     take = asking.intake.accept
 
-    def full(uid: str, *arguments: object) -> bool:
+    def full(uid: str, spool: Spool, *arguments: object) -> bool:
         if uid == images[1].SOPInstanceUID:
-            raise OutOfSpaceError("full")
-        return take(uid, *arguments)
+            spool.fail(OutOfSpaceError("full"))
+        return take(uid, spool, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(asking.intake, "accept", full)
@@ -154,12 +162,12 @@ def test_while_something_is_left_behind_the_position_stays(
 def test_a_source_that_gives_fewer_a_page_than_asked_for_is_asked_for_all(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get = _DICOMwebService._get
+    page = _DICOMwebService._page
 
-    def one_a_page(self: _DICOMwebService, path: str, query: dict, accept: str, most: int):
-        return get(self, path, query | {"limit": "1"}, accept, most)
+    def one_a_page(self: _DICOMwebService, path: str, query: dict):
+        return page(self, path, query | {"limit": "1"})
 
-    monkeypatch.setattr(_DICOMwebService, "_get", one_a_page)
+    monkeypatch.setattr(_DICOMwebService, "_page", one_a_page)
     study = generate_uid()
     give(empty, *(radiograph(number, StudyInstanceUID=study, PatientID="P") for number in range(2)))
     give(empty, *(radiograph(number) for number in range(2, 4)))
@@ -176,7 +184,7 @@ def test_a_study_that_cannot_be_listed_keeps_no_other_back(
 
     def fail(self: _DICOMwebService, study: str) -> list[Instance]:
         if study == broken:
-            raise LookupError(PATIENT)
+            raise AnswerError("n/a")
         return radiographs(self, study)
 
     with monkeypatch.context() as patch:
@@ -200,15 +208,18 @@ def test_a_study_that_the_source_tells_badly_keeps_no_other_back(
             yield study | {"00201208": {"vr": "IS", "Value": ["n/a"]}}
 
     monkeypatch.setattr(_DICOMwebService, "_search", badly)
-    assert _DICOMwebService.studies(ask().poller._service, LONG_AGO)
+    assert _DICOMwebService.studies(ask().poller._service, f"{LONG_AGO}-")
 
 
 def test_a_poller_that_is_told_to_stop_takes_no_further_image(empty: Orthanc, ask) -> None:
     image = radiograph(1)
     give(empty, image)
-    stop = threading.Event()
-    stop.set()
-    assert ask().poller._take_study(str(image.StudyInstanceUID), stop) == (0, False)
+    asking = ask()
+    asking.stop.set()
+    assert asking.poller._take_study(str(image.StudyInstanceUID), time.monotonic() + 60) == (
+        0,
+        False,
+    )
 
 
 def test_an_image_that_took_another_one_s_place_is_seen(
@@ -245,12 +256,12 @@ def test_a_queue_that_cannot_be_written_ends_no_poller(
     empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     give(empty, radiograph(1))
-    asking, stop = ask("seconds = 0.05"), threading.Event()
+    asking = ask("seconds = 0.05")
     monkeypatch.setattr(polling, "_save_position", full_once(_save_position))
-    thread = threading.Thread(target=asking.poller.run, args=(stop,))
+    thread = threading.Thread(target=asking.poller.run)
     thread.start()
     wait_for(lambda: asking.held() and statistics.polled(asking.store.db), 20)
-    stop.set()
+    asking.stop.set()
     thread.join(20)
     assert not thread.is_alive()
     assert "disk is full" in caplog.text
@@ -262,12 +273,12 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(
     give(empty, radiograph(1))
     asking = ask()
     with monkeypatch.context() as patch:
-        patch.setattr(polling, "_MAX_FILE_BYTES", 1000)
+        patch.setattr(asking.poller._service, "_max_bytes", 1000)
         assert asking.poll() == 0
     assert "could not be taken in: the answer has more than 1000 bytes" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(polling, "_MAX_PAGE_BYTES", 100)
-        with pytest.raises(polling._InvalidAnswerError, match="more than 100 bytes"):
+        with pytest.raises(AnswerError, match="more than 100 bytes"):
             asking.poll()
     assert asking.poll() == 1
 
@@ -278,12 +289,54 @@ def test_a_service_that_does_not_answer_is_polled_again(
     text = f'[[poll]]\nurl = "http://127.0.0.1:{free_port()}"\nseconds = 0.05\n'
     settings = config(tmp_path, text)
     intake = Intake(Store(settings.state), settings.storage)
-    poller = Poller(settings.poll[0], intake, Store(settings.state))
     stop = threading.Event()
-    thread = threading.Thread(target=poller.run, args=(stop,))
+    poller = Poller(settings.poll[0], intake, Store(settings.state), 2**28, stop)
+    thread = threading.Thread(target=poller.run)
     thread.start()
     stop.wait(1)
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
     assert caplog.text.count("could not be polled") >= 2
+
+
+def test_years_are_asked_for_by_the_month_and_nothing_is_left_out() -> None:
+    behind = dt.date(2026, 3, 10)
+    found = list(polling._windows(dt.date(2025, 11, 30), behind))
+    assert [first for first, _ in found[1:]] == [last for _, last in found[:-1]]
+    assert found[0][0] == dt.date(2025, 11, 30)
+    assert found[-1][1] is None
+    assert found[-1][0] <= behind
+    assert list(polling._windows(behind, behind)) == [(behind, None)]
+
+
+def test_a_file_of_another_instance_is_not_taken_and_asked_for_again(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [radiograph(number) for number in range(2)]
+    give(empty, *images)
+    asking, radiographs = ask(), _DICOMwebService.radiographs
+
+    def exchanged(self: _DICOMwebService, study: str) -> list[Instance]:
+        [one] = radiographs(self, study)
+        [other] = [image for image in images if image.StudyInstanceUID != study]
+        return [one._replace(uid=str(other.SOPInstanceUID))]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_DICOMwebService, "radiographs", exchanged)
+        assert asking.poll() == 0
+    assert caplog.text.count("the file is of another instance") == 2
+    assert not asking.held()
+    assert asking.poll() == 2
+
+
+def test_a_poll_that_takes_too_long_is_continued_by_the_next(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(empty, radiograph(1, StudyDate=LONG_AGO))
+    asking = ask(f"since = {LONG_AGO[:4]}-01-01")
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "_POLL_SECONDS", -1.0)
+        assert asking.poll() == 0
+    assert asking.position() == LONG_AGO
+    assert asking.poll() == 1

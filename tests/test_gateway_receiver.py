@@ -213,6 +213,29 @@ def test_too_many_associations_are_turned_away_and_come_in_later(
     node.receiver.stop()
 
 
+def test_one_title_cannot_take_all_associations(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"associations": 4, "associations_per_title": 2, "associations_per_address": 3}
+    node = Node(config(tmp_path, allow=["FIRST", "SECOND"], **limits))
+
+    def associate(title: str):
+        ae = AE(ae_title=title)
+        ae.add_requested_context(Verification)
+        return ae.associate("127.0.0.1", node.port, ae_title="CHESTXRAY")
+
+    held = [associate("FIRST"), associate("FIRST")]
+    assert associate("FIRST").is_rejected
+    assert "2 of FIRST are open already, see receive.associations_per_title" in caplog.text
+    held.append(associate("SECOND"))
+    assert all(one.is_established for one in held)
+    assert associate("SECOND").is_rejected
+    assert "3 of 127.0.0.1 are open already, see receive.associations_per_addr" in caplog.text
+    for one in held:
+        one.release()
+    node.receiver.stop()
+
+
 def test_what_is_no_radiograph_is_not_taken(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     assert store(radiograph(SOPClassUID=SecondaryCaptureImageStorage), node.port) == 0x0122
     assert "Secondary Capture Image Storage rejected" in caplog.text

@@ -322,7 +322,7 @@ def test_what_stow_answers_is_believed_by_its_body(
     content = result(store)
     with web(status, body) as (url, got):
         to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-        transport = _StowTransport(to)
+        transport = _StowTransport(to, threading.Event())
         reached = attempt(store, to, transport)
         transport.close()
     assert state(store) == found
@@ -336,7 +336,7 @@ def test_a_web_server_that_is_down_is_waited_for(store: Store, tmp_path: Path) -
     result(store)
     url = f"http://127.0.0.1:{free_port()}"
     to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
-    transport = _StowTransport(to)
+    transport = _StowTransport(to, threading.Event())
     for _ in range(3):
         assert not attempt(store, to, transport)
     transport.close()

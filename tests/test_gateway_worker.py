@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from pydicom import Dataset, dcmread
 import chestxray
 from chestxray import artifacts
 from chestxray.dataset import pixels as radiographs
+from chestxray.dataset.decoding import Isolated
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import audit, dead_letters, statistics, worker
+from chestxray.serving.gateway import audit, dead_letters, image_decoding, statistics, worker
+from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.store import READ, Image, Store, send_queue
 from chestxray.serving.gateway.worker import handle
 from dicom_files import written
@@ -44,10 +47,20 @@ def reader(run: Path) -> Reader:
     return chestxray.load(run / "bundle", "torch")
 
 
+@pytest.fixture(scope="module")
+def decoder(reader: Reader) -> Iterator[Isolated[DecodedImage]]:
+    made = image_decoding.decoder(reader.size, 120)
+    yield made
+    made.close()
+
+
 class Bench:
     """A store with images in it, and a worker of this process."""
 
-    def __init__(self, folder: Path, reader: Reader, text: str = PACS) -> None:
+    def __init__(
+        self, folder: Path, reader: Reader, decoder: Isolated[DecodedImage], text: str = PACS
+    ) -> None:
+        self.decoder = decoder
         self.config = config(folder, text)
         self.store = Store(self.config.state)
         self.reader = reader
@@ -63,7 +76,7 @@ class Bench:
         self.store.db.execute("UPDATE tasks SET due = 0 WHERE state = 'queued'")
         task = self.store.claim(READ, 60, self.config.read.attempts)
         assert task
-        handle(task, self.config, self.reader, self.store)
+        handle(task, self.config, self.reader, self.decoder, self.store)
 
     def outbox(self) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in self.store.outbox.iterdir()}
@@ -76,8 +89,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, reader: Reader):
-    made = Bench(tmp_path, reader)
+def bench(tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]):
+    made = Bench(tmp_path, reader, decoder)
     yield made
     made.store.close()
 
@@ -165,9 +178,9 @@ def test_a_refusal_is_a_result_with_its_reason(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("refusing")
 def test_a_refusal_is_not_sent_where_the_configuration_says_so(
-    tmp_path: Path, reader: Reader
+    tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]
 ) -> None:
-    bench = Bench(tmp_path, reader, "[read]\nsend_refusals = false\n" + PACS)
+    bench = Bench(tmp_path, reader, decoder, "[read]\nsend_refusals = false\n" + PACS)
     bench.receive(radiograph())
     bench.work()
     assert bench.counts() == {READ: counted(done=1)}
@@ -208,12 +221,12 @@ def test_a_worker_outlives_a_queue_that_cannot_be_written(
 
 
 def test_on_a_full_disk_an_image_waits_and_is_read_when_there_is_room(
-    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_PAUSE_SECONDS", 0.1)
     stop = threading.Event()
     with small_disk(tmp_path, 32) as disk:
-        bench = Bench(disk, reader)
+        bench = Bench(disk, reader, decoder)
         bench.receive(radiograph())
         fill(disk / "filler")
         arguments = (bench.config, reader, stop, "worker-0")
@@ -257,11 +270,13 @@ def test_what_fails_unforeseen_is_tried_again_and_its_message_not_repeated(
     assert PATIENT.split("^")[0] not in told
 
 
-def test_only_what_somebody_wants_is_made(tmp_path: Path, reader: Reader) -> None:
+def test_only_what_somebody_wants_is_made(
+    tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]
+) -> None:
     text = (
         PACS + 'send = ["sr"]\n' + PACS.replace("pacs", "other") + 'rules = [{calling = ["B"]}]\n'
     )
-    bench = Bench(tmp_path, reader, text)
+    bench = Bench(tmp_path, reader, decoder, text)
     bench.receive(radiograph())
     bench.work()
     assert bench.counts()[send_queue("pacs")]["queued"] == 1
@@ -273,22 +288,30 @@ def test_an_image_file_is_read_and_decoded_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = bench.receive(radiograph())
-    file, reads, decodes = bench.store.image_file(uid), [], []
-    open_file, decode = io.open, radiographs.decode_dicom
+    file, reads, calls, decodes = bench.store.image_file(uid), [], [], []
+    open_file, decode, each = io.open, radiographs.decode_dicom, Isolated.each
 
     def opened(path: object, *arguments: object, **more: object) -> object:
         reads.append(path)
         return open_file(path, *arguments, **more)
+
+    def called(isolated: Isolated, given: list) -> object:
+        calls.extend(given)
+        return each(isolated, given)
 
     def decoded(*arguments: object) -> object:
         decodes.append(arguments)
         return decode(*arguments)
 
     monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr(Isolated, "each", called)
     monkeypatch.setattr(radiographs, "decode_dicom", decoded)
     bench.work()
     assert bench.counts()[READ]["done"] == 1
     assert reads.count(file) == 1
+    assert len(calls) == 1
+    assert not decodes, "only the decoder process decodes"
+    image_decoding.decode(32, *calls[0][1])
     assert len(decodes) == 1
 
 
@@ -316,9 +339,9 @@ run(config.load(Path(sys.argv[1])), Hanging(), threading.Event(), "worker-0")
 
 
 def test_a_reading_that_hangs_ends_its_worker_and_is_taken_up_again(
-    tmp_path: Path, reader: Reader
+    tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]
 ) -> None:
-    bench = Bench(tmp_path, reader, "[read]\nlease = 1.0\n" + PACS)
+    bench = Bench(tmp_path, reader, decoder, "[read]\nlease = 6.0\n" + PACS)
     bench.receive(radiograph())
     command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
     done = subprocess.run(command, check=False, capture_output=True, timeout=100)

@@ -20,6 +20,8 @@ LAYERS = (
         "version",
         "lazy",
         "csv_cells",
+        "dicom_elements",
+        "file_names",
         "plain_yaml",
     },
     {"sources"},

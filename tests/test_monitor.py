@@ -15,7 +15,7 @@ import torch
 from scipy.stats import norm
 
 from chestxray.training import recipe as recipes
-from chestxray.training.lightning_module import History
+from chestxray.training.callbacks import History
 from chestxray.training.losses import class_weights, loss_of
 from chestxray.training.sampling import Sampling
 

@@ -214,7 +214,7 @@ def test_a_tree_that_changed_is_other_inputs(tmp_path):
     table = raw / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace("Nodule", "Fibrosis", 1))
     with pytest.raises(
-        ArtifactError, match="labels, boxes, split or files of the raw tree changed"
+        ArtifactError, match="labels, boxes, masks, split or files of the raw tree changed"
     ):
         prepare(raw, tmp_path / "out", 16, "patient")
 

@@ -14,9 +14,9 @@ from PIL import Image, PngImagePlugin
 from pydicom import dcmread, uid
 
 from chestxray.dataset import radiograph as module
-from chestxray.dataset.dicom import is_dicom
 from chestxray.dataset.pixels import canonical, decode, placement
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ImageError
 from dicom_files import RAMP12, dicom, written
 

@@ -52,6 +52,16 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
         ("batch_size=1", "batch_size = 1"),
         ("learning_rate=.nan", "learning_rate"),
         ("sampling=even", "sampling = 'even'"),
+        ("loss.kind=fcal", "no loss 'fcal'; did you mean 'focal'.*bce, focal, asymmetric"),
+        ("optimiser=adamm", "no optimiser 'adamm'; did you mean 'adam"),
+        ("schedule=cosin", "no schedule 'cosin'; did you mean 'cosine'"),
+        ("augment.flop=1", "'augment.flop'; did you mean 'augment.flip'"),
+        ("augment.flip=2", "augment.flip = 2: it gives the range 0 to 2; .*within 0 to 1"),
+        ("augment.rotate=[9, 3]", "augment.rotate = .*rising range within -180 to 180"),
+        ("augment.flip=[0, 1]", "augment.flip = .*should be a number"),
+        ("augment.crop=much", "augment.crop = 'much': it should be a number or a pair"),
+        ("progressive=[[64, 30]]", "progressive = .*30; they should be fewer than max_epochs, 30"),
+        ("progressive=[[512, 3]]", "progressive = .*smaller than size, 224"),
         ("monitor=accuracy", "monitor = 'accuracy'"),
         ("max_draws=0.5", "max_draws = 0.5"),
         ("augment.brightness=0.1", "now augment.gamma, which keeps black, and augment.contrast"),
@@ -101,7 +111,7 @@ def test_showing_a_recipe_fills_in_what_its_file_leaves_out(tmp_path):
     shown = yaml.safe_load(recipes.show(file, {"seed": 3}))
     assert set(shown) == set(recipes.Recipe.model_fields)
     assert (shown["name"], shown["size"], shown["seed"]) == ("mine", 64, 3)
-    assert shown["loss"] == {"kind": "focal", "gamma": 2.0, "class_weights": False}
+    assert shown["loss"] == recipes.Loss(kind="focal").model_dump()
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -306,14 +306,16 @@ def test_a_slow_upload_is_ended(reader):
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_decoder_that_hangs_or_dies_costs_one_upload_alone(reader, radiographs):
+def test_a_decoder_that_is_killed_is_no_fault_of_the_image(reader, radiographs):
     with ready(create_app(reader, Limits(decoders=1))) as client, ThreadPoolExecutor(1) as pool:
         (decoder,) = client.admission._decoders._all
         os.kill(decoder._process.pid, signal.SIGSTOP)
         hung = pool.submit(read, client, radiographs[0])
         wait_until(client.admission._decoders._free.empty)
         decoder._process.kill()
-        assert problem(hung.result()) == (422, "unreadable")
+        answer = hung.result()
+        assert problem(answer) == (503, "decoder-ended")
+        assert int(answer.headers["Retry-After"]) >= 1
         assert read(client, radiographs[0]).status_code == 200
         decoder._process.kill()  # idle, it dies of no upload
         decoder._process.join()

@@ -58,6 +58,13 @@ def read(client, data: bytes, **more) -> httpx.Response:
     return client.post("/v1/read", files={"file": data}, **more)
 
 
+def read_from(source: str, client, data: bytes) -> httpx.Response:
+    """Post from another address of this machine."""
+    transport = httpx.HTTPTransport(local_address=source)
+    with httpx.Client(base_url=client.base_url, timeout=60, transport=transport) as other:
+        return read(other, data)
+
+
 def problem(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
@@ -67,14 +74,16 @@ def address(client) -> tuple[str, int]:
 
 
 def is_idle(client) -> bool:
-    return client.admission._uploads == client.admission._held_bytes == 0
+    return client.admission.usage.is_empty()
 
 
 class Upload:
     """A request whose body stays where it was left."""
 
-    def __init__(self, client, length: int | None, body: bytes = HEAD) -> None:
-        self.line = socket.create_connection(address(client))
+    def __init__(
+        self, client, length: int | None, body: bytes = HEAD, source: str = "127.0.0.1"
+    ) -> None:
+        self.line = socket.create_connection(address(client), source_address=(source, 0))
         size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
         head = f"POST /v1/read HTTP/1.1\r\nHost: localhost\r\n{size}\r\nContent-Type: "
         self.line.sendall(head.encode() + FORM["Content-Type"].encode() + b"\r\n\r\n")
@@ -84,20 +93,41 @@ class Upload:
         self.line.sendall(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
 
 
-@pytest.mark.parametrize("stated", [True, False])
-def test_uploads_are_limited_by_their_bytes_together(client, radiograph, stated):
-    """Eight of the largest fill the memory for uploads, long before the 32 slots are taken."""
+def test_uploads_are_limited_by_their_bytes_together(client, radiograph):
+    """Eight of the largest fill the memory for uploads, long before the 64 places are taken."""
     most = client.admission.limits.max_upload_bytes
-    if stated:  # it counts before its bytes come
-        slow = [Upload(client, most) for _ in range(8)]
-    else:
-        slow = [Upload(client, None, HEAD + bytes(most - len(HEAD))) for _ in range(8)]
-    wait_until(lambda: client.admission._held_bytes == 8 * most)
+    body = HEAD + bytes(most - len(HEAD))
+    slow = [Upload(client, None, body, f"127.0.0.{2 + number % 2}") for number in range(8)]
+    wait_until(lambda: client.admission.usage.held_bytes == 8 * most)
     assert problem(read(client, radiograph)) == (429, "busy")
     for upload in slow:
         upload.line.close()
     wait_until(lambda: is_idle(client))
     assert read(client, radiograph).status_code == 200
+
+
+def test_one_client_can_use_half_of_the_memory_for_uploads(client, radiograph):
+    most = client.admission.limits.max_upload_bytes
+    body = HEAD + bytes(most - len(HEAD))
+    slow = [Upload(client, None, body) for _ in range(4)]
+    wait_until(lambda: client.admission.usage.held_bytes == 4 * most)
+    answer = read(client, radiograph)
+    assert problem(answer) == (429, "busy")
+    assert "for this client" in answer.json()["detail"]
+    assert read_from("127.0.0.2", client, radiograph).status_code == 200
+    for upload in slow:
+        upload.line.close()
+    wait_until(lambda: is_idle(client))
+
+
+def test_what_is_only_announced_keeps_nobody_out(client, radiograph):
+    most = client.admission.limits.max_upload_bytes
+    slow = [Upload(client, most) for _ in range(40)]
+    wait_until(lambda: client.admission.usage.held_bytes == 40 * len(HEAD))
+    assert read(client, radiograph).status_code == 200
+    for upload in slow:
+        upload.line.close()
+    wait_until(lambda: is_idle(client))
 
 
 def test_a_client_that_hangs_up_leaves_nothing_behind(client, radiograph, line):

@@ -20,7 +20,7 @@ from chestxray.dataset.preparation import prepare
 from chestxray.dataset.verification import DatasetVerdict
 from chestxray.dataset.verification import verify as look
 from chestxray.errors import ArtifactError
-from chestxray.training.lightning_module import ShardCheck
+from chestxray.training.callbacks import ShardCheck
 from dicom_files import RAMP12, dicom
 from nih_tree import write_tree
 from toy_source import TABLE, Toy, install, write_toys

@@ -186,11 +186,13 @@ def test_inverting_turns_black_to_white_and_panning_moves_the_image(page, radiog
     assert np.abs(moved[80:-80, 240:-40] - before[80:-80, 200:-80]).mean() < 2
 
 
-@pytest.mark.parametrize(("width", "height"), [(96, 96), (120, 80), (70, 130)])
-def test_what_the_viewer_shows_is_what_overlay_blends(page, width, height):
+@pytest.mark.parametrize(
+    ("width", "height", "cells"), [(96, 96, 7), (120, 80, 7), (70, 130, 7), (224, 200, 28)]
+)
+def test_what_the_viewer_shows_is_what_overlay_blends(page, width, height, cells):
     rng = np.random.default_rng(width)
     image = rng.integers(0, 256, (height, width), dtype=np.uint8)
-    heat = (rng.random((7, 7), dtype=np.float32) * 1.4).clip(0.2) - 0.2
+    heat = (rng.random((cells, cells), dtype=np.float32) * 1.4).clip(0.2) - 0.2
     shown = page.evaluate(
         """async ({ grey, width, height, heat }) => {
           const { paint, smooth } = await import("/static/blend.js");

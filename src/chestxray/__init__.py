@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         PredictionsError,
         RecipeError,
         RefusedError,
+        SignatureError,
         SourceError,
         TrainingError,
         WorkerError,
@@ -76,7 +77,8 @@ _ROOMS: Final = {
     "errors": (
         "ArtifactError", "BundleError", "ChestXrayError", "ConfigError", "DownloadError",
         "FindingsError", "ImageError", "MissingExtraError", "Notice", "PredictionsError",
-        "RecipeError", "RefusedError", "SourceError", "TrainingError", "WorkerError",
+        "RecipeError", "RefusedError", "SignatureError", "SourceError", "TrainingError",
+        "WorkerError",
     ),
     "evaluation": (
         "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate", "plan",
@@ -94,10 +96,10 @@ __all__ = [
     "ArtifactError", "BundleError", "ChestXrayError", "Collection", "Comparison", "ConfigError",
     "Dataset", "DownloadError", "Findings", "FindingsError", "ImageError", "Interval", "Labels",
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
-    "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run", "Source",
-    "SourceCard", "SourceError", "TrainingError", "WorkerError", "__version__", "calibrate",
-    "compare", "crossval", "evaluate", "explain", "load", "plan", "predict", "prepare", "report",
-    "serve", "synth", "train", "verify", "vocabulary",
+    "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run",
+    "SignatureError", "Source", "SourceCard", "SourceError", "TrainingError", "WorkerError",
+    "__version__", "calibrate", "compare", "crossval", "evaluate", "explain", "load", "plan",
+    "predict", "prepare", "report", "serve", "synth", "train", "verify", "vocabulary",
 ]  # fmt: skip
 
 

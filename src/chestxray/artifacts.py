@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,18 +42,29 @@ def written(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`.
 
     On an exception the temporary file is removed and `path` stays as it was. The temporary name
-    keeps the suffix, since some writers choose the format by it.
+    keeps the suffix, since some writers choose the format by it. The file gets the mode that the
+    umask gives a new file: safetensors makes its files readable by their owner only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        mode = _mode_of_new(temporary)
         yield temporary
         with temporary.open("rb") as file:
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of_new(path: Path) -> int:
+    """Give the mode of a new file at a path, by making one: to read the umask is to change it."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def write_text(path: Path, text: str) -> None:

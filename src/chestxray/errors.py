@@ -9,12 +9,14 @@ Callers catch `ChestXrayError`; the command line turns it into one line.
     ├── ImageError           one file that does not become a radiograph
     │   └── RefusedError     a radiograph that the model must not judge
     ├── ArtifactError        a file between stages is missing, half-written or altered
-    │   └── BundleError      a model that does not match its own description
+    │   ├── BundleError      a model that does not match its own description
+    │   └── SignatureError   files that the holder of a key did not sign
     ├── RecipeError          a recipe or an override
     ├── TrainingError        training cannot go on
     ├── PredictionsError     a predictions table that cannot be evaluated
     ├── ConfigError          a configuration that cannot be followed
     ├── WorkerError          a worker process died
+    │   └── DecoderError     a decoder process ended; the file may not be the cause
     └── MissingExtraError    an optional dependency is not installed
 
 A message states the rule, the value received, and the next step.
@@ -98,6 +100,10 @@ class BundleError(ArtifactError):
     """A bundle does not match its own description."""
 
 
+class SignatureError(ArtifactError):
+    """The files of a bundle or an export are not those that the holder of a key signed."""
+
+
 class RecipeError(ChestXrayError):
     """A recipe or an override has an unknown key or an impossible value."""
 
@@ -118,6 +124,20 @@ class WorkerError(ChestXrayError):
     """A worker process died before its work was done."""
 
 
+class DecoderError(WorkerError):
+    """A decoder process ended while it worked on a file, which may not be the cause.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(
+            f"{path}: the decoder ended unexpectedly: check the free memory, then try again"
+        )
+        self.path = Path(path)
+
+
 class MissingExtraError(ChestXrayError):
     """An optional dependency is not installed."""
 
@@ -129,7 +149,6 @@ _EXTRA_OF_MODULE: Final = {
     "torch": "train",
     "timm": "train",
     "lightning": "train",
-    "kornia": "train",
     "huggingface_hub": "train",
     "sklearn": "train",
     "tensorboard": "track",
@@ -145,6 +164,7 @@ _EXTRA_OF_MODULE: Final = {
     "onnx": "export",
     "onnxruntime": "export",
     "nncf": "export",
+    "cryptography": "sign",
 }
 
 

@@ -32,6 +32,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def process_count(items: int, chunk: int, workers: int | None = None) -> int:
+    """Give the number of processes for items taken `chunk` at a time: one per core at most."""
+    return max(1, min(workers or cores(), -(-items // chunk)))
+
+
 def check_main_module() -> None:
     """Stop a worker process that runs its parent's script again, with the reason.
 
@@ -70,8 +75,8 @@ def on_all_cores(
         WorkerError: a worker process died.
     """
     check_main_module()
-    count = min(workers or cores(), -(-len(items) // chunk))
-    if count <= 1:
+    count = process_count(len(items), chunk, workers)
+    if count == 1:
         yield map(work, items)
         return
     spawn = multiprocessing.get_context("spawn")

@@ -15,11 +15,12 @@ import typer
 from chestxray.cli.options import AsJson
 
 _EXTRAS = {
-    "train": ("torch", "timm", "lightning", "kornia"),
+    "train": ("torch", "timm", "lightning"),
     "report": ("jinja2", "matplotlib"),
     "serve": ("fastapi", "python_multipart", "uvicorn"),
     "pacs": ("prometheus_client", "pynetdicom"),
     "export": ("nncf", "onnx", "onnxruntime", "openvino"),
+    "sign": ("cryptography",),
     "track": ("tensorboard",),
 }
 
@@ -58,7 +59,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
 
-        from chestxray.training.fit import resolve
+        from chestxray.training.loop import resolve
     except ImportError as error:
         yield Check("WARN", "torch", f"{error}: pip install 'chestxray[train]'")
         return

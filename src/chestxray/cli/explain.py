@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, DatasetSplit
+from chestxray.cli.options import BundleFolder, DatasetSplit, RequireSignature
 
 if TYPE_CHECKING:
     from chestxray.evaluation import Interval
@@ -43,6 +43,7 @@ def explain(
             "whether the answers and heatmaps follow.",
         ),
     ] = None,
+    require_signature: RequireSignature = None,
 ) -> None:
     """Draw heatmaps over radiographs, or test them on pairs of phantoms.
 
@@ -56,7 +57,7 @@ def explain(
                 "--phantom-pairs draws its own radiographs of all findings: leave out INPUT, "
                 "--split, --finding, --force and --per-image"
             )
-        _test_on_pairs(bundle, out, phantom_pairs)
+        _test_on_pairs(bundle, out, phantom_pairs, require_signature)
         return
     if not inputs:
         raise typer.BadParameter("name a dataset, folders or files, or give --phantom-pairs N")
@@ -70,6 +71,7 @@ def explain(
         findings=finding or None,
         force=force,
         per_image=per_image,
+        require_signature=require_signature,
     )
     count = len(run.pictures)
     typer.echo(
@@ -82,9 +84,13 @@ def explain(
         raise typer.Exit(1)
 
 
-def _test_on_pairs(bundle: Path, out: Path, patients: int) -> None:
+def _test_on_pairs(bundle: Path, out: Path, patients: int, public_key: Path | None) -> None:
     from chestxray.reading import explain_pairs
 
+    if public_key is not None:
+        from chestxray.model import check_signature
+
+        check_signature(bundle, public_key)
     run = explain_pairs(bundle, out, patients)
     every, random = run.effects.all, run.effects.randomized[-1]
     typer.echo(f"{run.path}: {every.pairs} pairs of {patients} phantoms, figure {run.picture.name}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from chestxray.cli.options import BundleFolder
+from chestxray.cli.options import BundleFolder, RequireSignature
 
 if TYPE_CHECKING:
     from chestxray.model.exported import Trial
@@ -33,6 +33,7 @@ def export(
         bool,
         typer.Option("--force", help="Write it even if a limit is exceeded; int8 in all layers."),
     ] = False,
+    require_signature: RequireSignature = None,
 ) -> None:
     """Write the model as a graph for other programs: images in, logits and all class maps out.
 
@@ -45,6 +46,10 @@ def export(
     from chestxray.model.exported import noise
 
     exported.check(out, format, precision, labelled=calibrate_on is not None)
+    if require_signature is not None:
+        from chestxray.model import check_signature
+
+        check_signature(bundle, require_signature)
     about = card.read(bundle).card
     trial = _validation(calibrate_on, about) if calibrate_on else noise(about.size)
     typer.echo("loading the model", err=True)

@@ -44,28 +44,30 @@ def run(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "pacs")
     from chestxray.serving.gateway import logs
+    from chestxray.serving.gateway.access import private_files
     from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.supervisor import Gateway, check
 
     settings = load(config)
-    identity = check(settings, bundle.absolute())
-    logs.set_up()
-    receive = settings.receive
-    typer.echo(
-        f"{identity} as {receive.ae_title} on {receive.host}:{receive.port}, "
-        f"state in {settings.state}; stop with Ctrl-C",
-        err=True,
-    )
-    Gateway(settings, bundle.absolute()).run()
+    with private_files():
+        identity = check(settings, bundle.absolute())
+        logs.set_up()
+        receive = settings.receive
+        typer.echo(
+            f"{identity} as {receive.ae_title} on {receive.host}:{receive.port}, "
+            f"state in {settings.state}; stop with Ctrl-C",
+            err=True,
+        )
+        Gateway(settings, bundle.absolute()).run()
 
 
 @gateway.command()
 def status(config: ConfigFile) -> None:
-    """Show how many images and results are waiting, and for how long."""
-    from chestxray.serving.gateway import statistics
+    """Show whether the gateway is well, and how many images and results are waiting."""
+    from chestxray.serving.gateway import health, statistics
 
     with _opened(config) as store:
-        for line in statistics.status_lines(store.db):
+        for line in (*health.status_lines(store.folder), *statistics.status_lines(store.db)):
             typer.echo(line)
 
 
@@ -113,13 +115,16 @@ def export_audit(
     config: ConfigFile,
     against: Annotated[
         Path | None,
-        typer.Option(help="An earlier export, which this record must start with."),
+        typer.Option(help="An earlier export, or anchors kept elsewhere, to compare with."),
     ] = None,
 ) -> None:
     """Check the audit record and print it, one JSON object per line."""
-    from chestxray.serving.gateway import audit
+    from chestxray.serving.gateway import anchors, audit
 
     with _opened(config) as store:
+        file = store.folder / anchors.FILE
+        if file.exists():
+            audit.check_against(store.db, file)
         if against is not None:
             audit.check_against(store.db, against)
         number = 0
@@ -129,13 +134,45 @@ def export_audit(
     typer.echo(f"{number} entries, the chain is intact", err=True)
 
 
+@gateway.command()
+def restore(
+    config: ConfigFile,
+    backup: Annotated[
+        Path | None,
+        typer.Option(help="The backup; without it the newest intact one of the state folder."),
+    ] = None,
+) -> None:
+    """Put a backup in the place of a damaged or missing database, and record that."""
+    from chestxray.serving.gateway import backups, health
+    from chestxray.serving.gateway.access import lock, private_files, require_private
+    from chestxray.serving.gateway.config import load
+
+    state = load(config).state
+    with private_files():
+        require_private(state)
+        with lock(state):
+            typer.echo(backups.restore(state, backup))
+            health.forget(state)
+
+
 @contextmanager
 def _opened(config: Path) -> Iterator[Store]:
+    """Open the state folder, whose database is checked.
+
+    Raises:
+        ArtifactError: it is damaged, or other users can access it.
+    """
+    from chestxray.serving.gateway import integrity
+    from chestxray.serving.gateway.access import private_files
     from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.store import Store
 
-    store = Store.existing(load(config).state)
-    try:
-        yield store
-    finally:
-        store.close()
+    state = load(config).state
+    with private_files():
+        if state.is_dir():
+            integrity.check(state)
+        store = Store.existing(state)
+        try:
+            yield store
+        finally:
+            store.close()

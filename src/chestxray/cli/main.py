@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -30,10 +31,12 @@ from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
 from chestxray.cli.serve import serve
+from chestxray.cli.sign import keygen, sign
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
 from chestxray.cli.verify import verify
 from chestxray.errors import ChestXrayError, of_missing_module
+from chestxray.file_names import one_line
 from chestxray.version import __version__
 
 app = typer.Typer(
@@ -71,7 +74,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, crossval, calibrate, export, recipe),
+    "Models": (train, crossval, calibrate, export, sign, keygen, recipe),
     "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
@@ -82,6 +85,7 @@ for panel, verbs in _PANELS.items():
         else:
             app.command(rich_help_panel=panel)(verb)
 
+_LONGEST_NAME: Final = 300  # characters of a path that are shown
 _INTERRUPTED: Final = 130
 _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
@@ -96,6 +100,8 @@ def main() -> None:
     """Run the command line."""
     if logging.lastResort is not None:  # how warnings look where a verb sets up no log of its own
         logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is not UTF-8 is shown escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -110,6 +116,16 @@ def main() -> None:
         _fail(of_missing_module(error), debug)
     except (ChestXrayError, OSError) as error:  # OSError: a full disk, a folder instead of a file
         _fail(error, debug)
+    except UnicodeEncodeError as error:
+        _fail(_not_utf8(error), debug)
+
+
+def _not_utf8(error: UnicodeEncodeError) -> Exception:
+    """Explain a path of which some library takes no bytes that are not UTF-8."""
+    return ChestXrayError(
+        f"the name {one_line(error.object)[:_LONGEST_NAME]!r} is not valid UTF-8: choose another "
+        f"name"
+    )
 
 
 def _fail(error: Exception, debug: bool) -> None:

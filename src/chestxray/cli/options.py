@@ -52,6 +52,15 @@ OperatingPointName = Annotated[
         "precision or alert_rate.",
     ),
 ]
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        metavar="PUBLIC_KEY",
+        help="Refuse a bundle or export that the holder of this key did not sign (see "
+        "`chestxray sign`).",
+    ),
+]
 BundleFolder = Annotated[Path, typer.Argument(help="The bundle folder of a run.")]
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")

@@ -14,6 +14,7 @@ from chestxray.cli.options import (
     EngineName,
     Inputs,
     OperatingPointName,
+    RequireSignature,
 )
 
 _SHOWN: Final = 10  # images that are named because they were not read
@@ -35,6 +36,7 @@ def predict(
     ] = False,
     engine: EngineName = "auto",
     operating_point: OperatingPointName = None,
+    require_signature: RequireSignature = None,
 ) -> None:
     """Predict the findings of radiographs.
 
@@ -58,6 +60,7 @@ def predict(
         force=force,
         engine=engine,
         operating_point=operating_point,
+        require_signature=require_signature,
     )
     typer.echo(
         f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, EngineName, OperatingPointName
+from chestxray.cli.options import (
+    BundleFolder,
+    EngineName,
+    OperatingPointName,
+    RequireSignature,
+)
 
 
 def serve(
@@ -23,12 +28,27 @@ def serve(
     ] = None,
     engine: EngineName = "auto",
     operating_point: OperatingPointName = None,
+    require_signature: RequireSignature = None,
     upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, MB.")] = 64,
-    max_uploads: Annotated[int, typer.Option(min=1, help="Uploads in progress at once.")] = 32,
+    max_uploads: Annotated[int, typer.Option(min=1, help="Uploads in progress at once.")] = 64,
+    max_uploads_per_client: Annotated[
+        int, typer.Option(min=1, help="Uploads in progress at once of one address.")
+    ] = 32,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections.")] = 512,
+    max_connections_per_client: Annotated[
+        int, typer.Option(min=1, help="Open connections of one address.")
+    ] = 128,
     timeout: Annotated[float, typer.Option(min=1, help="Timeout per image in seconds.")] = 60,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Serve other machines without a token.")
     ] = False,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or network of a reverse proxy, whose X-Forwarded-For is believed; "
+            "repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Read radiographs over HTTP and show them in a browser, until stopped (Ctrl-C, SIGTERM).
 
@@ -38,14 +58,23 @@ def serve(
     from chestxray.serving import serve as start
     from chestxray.serving.middleware import read_token
 
-    limits = Limits(max_upload_bytes=upload_mb * 2**20, max_uploads=max_uploads, timeout=timeout)
+    limits = Limits(
+        max_upload_bytes=upload_mb * 2**20,
+        max_uploads=max_uploads,
+        max_uploads_per_client=max_uploads_per_client,
+        timeout=timeout,
+        max_connections=max_connections,
+        max_connections_per_client=max_connections_per_client,
+    )
     start(
         bundle,
         host=host,
         port=port,
         engine=engine,
         operating_point=operating_point,
+        require_signature=require_signature,
         token=read_token(token_file),
         limits=limits,
         allow_remote=allow_remote,
+        proxies=proxy or (),
     )

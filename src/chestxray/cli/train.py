@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from chestxray.cli.options import Overrides, RecipeName
 def train(
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
+    *,
     recipe: RecipeName = None,
     overrides: Overrides = None,
     resume: Annotated[
@@ -21,12 +23,33 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")
     ] = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes of this machine: one per GPU, or for a share of the CPU."
+        ),
+    ] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Machines. Each runs this command with the environment variables NODE_RANK, "
+            "MASTER_ADDR and MASTER_PORT.",
+        ),
+    ] = 1,
 ) -> None:
     """Train a classifier from a recipe. The bundle is written to OUT/bundle."""
     from chestxray.training.recipe_checks import for_run
 
-    chosen = for_run(out, recipe, overrides or (), resume, dataset)
+    first = nodes == 1 or os.environ.get("NODE_RANK") == "0"
+    chosen = for_run(out, recipe, overrides or (), resume, dataset, first=first)
+    from chestxray.training.distributed import check
     from chestxray.training.fit import train as fit  # imports torch, after the checks
+    from chestxray.training.loop import Processes
 
-    finished = fit(dataset, chosen, out, resume=resume, tensorboard=tensorboard)
+    processes = Processes(devices, nodes)
+    check(processes)
+    finished = fit(
+        dataset, chosen, out, resume=resume, tensorboard=tensorboard, processes=processes
+    )
     typer.echo(f"{finished.bundle}: {finished.model}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
     from chestxray.dataset.store import Dataset, Manifest
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "DatasetVerdict",
     "Manifest",
+    "Masks",
     "Radiograph",
     "Verdict",
     "prepare",
@@ -30,6 +32,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "masks": ("Masks",),
         "preparation": ("prepare",),
         "radiograph": ("Radiograph",),
         "store": (

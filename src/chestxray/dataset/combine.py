@@ -22,7 +22,7 @@ import pandas as pd
 from chestxray.dataset.split import Lists
 from chestxray.errors import SourceError
 from chestxray.findings import Findings, canonical, implied, key
-from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, no_boxes, problem
+from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, problem
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Combined:
         findings: the union.
         rows: as `Collection.rows`, with `source`, and the columns of the union of findings.
         boxes: as `Collection.boxes`.
+        masks: as `Collection.masks`.
         official: lists of image keys by source; empty for a source without lists.
         problems: of all collections, with the source's name where there are several.
     """
@@ -42,6 +43,7 @@ class Combined:
     findings: Findings
     rows: pd.DataFrame
     boxes: pd.DataFrame
+    masks: pd.DataFrame
     official: dict[str, Lists]
     problems: tuple[Problem, ...]
 
@@ -64,7 +66,8 @@ def combine(collections: Sequence[Collection]) -> Combined:
         tuple(collections),
         findings,
         rows.reset_index(drop=True),
-        _boxes(collections, findings, named=named),
+        _regions([each.boxes for each in collections], collections, findings, named=named),
+        _regions([each.masks for each in collections], collections, findings, named=named),
         _official(collections, named=named),
         (*_problems(collections, named=named), *_overlaps(collections)),
     )
@@ -200,18 +203,23 @@ def _check_unique(rows: pd.DataFrame) -> None:
         )
 
 
-def _boxes(collections: Sequence[Collection], findings: Findings, *, named: bool) -> pd.DataFrame:
-    if len(collections) == 1:
-        return collections[0].boxes
-    tables = []
-    for collection in collections:
-        if len(collection.boxes):  # pandas warns of joining tables that are empty
-            image, finding = (collection.boxes[column] for column in ("image", "finding"))
+def _regions(
+    tables: Sequence[pd.DataFrame],
+    collections: Sequence[Collection],
+    findings: Findings,
+    *,
+    named: bool,
+) -> pd.DataFrame:
+    """Join the boxes or the masks of collections, with the keys and findings of the union."""
+    joined = []
+    for table, collection in zip(tables, collections, strict=True):
+        if len(collections) > 1 and len(table):  # pandas warns of joining tables that are empty
+            image, finding = (table[column] for column in ("image", "finding"))
             places = {name: findings.place(name) for name in finding.unique()}
             spelled = {name: name if at is None else findings[at] for name, at in places.items()}
             image = f"{collection.name}/" + image if named else image
-            tables.append(collection.boxes.assign(image=image, finding=finding.map(spelled)))
-    return pd.concat(tables, ignore_index=True) if tables else no_boxes()
+            joined.append(table.assign(image=image, finding=finding.map(spelled)))
+    return pd.concat(joined, ignore_index=True) if joined else tables[0]
 
 
 def _official(collections: Sequence[Collection], *, named: bool) -> dict[str, Lists]:

@@ -1,7 +1,12 @@
 """Decoding in isolated processes: a file that kills or hangs its decoder costs its own row only.
 
 `Isolated` is one process that decodes on request, within limits of time and memory, and is replaced
-when it dies. `DecoderPool` is several of them, for many files or for the threads of a server.
+when it dies. `DecoderPool` is several of them, for many files.
+
+Two outcomes are kept apart. A file that breaks a rule, takes too long or needs too much memory is
+refused (`ImageError`): another attempt would end the same way. A process that ends while it decodes
+(`DecoderError`) may have been killed for another reason, such as the machine's memory: a pool tries
+such a file once more, and refuses it when that process ends too.
 
 A process is spawned, not forked, since the parent holds threads whose locks a fork would copy in
 their locked state. What decodes is a function of a module, given by the caller; it and its
@@ -15,9 +20,10 @@ import resource
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,8 +31,8 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar, cast
 
 import cv2
 
-from chestxray.errors import ImageError, WorkerError
-from chestxray.parallel import die_with_parent
+from chestxray.errors import DecoderError, ImageError, WorkerError
+from chestxray.parallel import check_main_module, die_with_parent
 
 SECONDS_PER_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
@@ -34,6 +40,7 @@ _GRACE: Final = 5.0  # seconds that the parent has to end the process before the
 _MEMORY: Final = 4 * 2**30  # bytes; the largest PNG, 80 megapixels of 4 × 16 bits, takes 2.2 GB
 
 _T = TypeVar("_T")
+_Call = tuple[Path | str, tuple[object, ...]]  # name of the file, arguments of the function
 
 
 class _Answer(NamedTuple, Generic[_T]):
@@ -67,27 +74,63 @@ class Isolated(Generic[_T]):
             arguments: of the function.
 
         Raises:
-            ImageError: raised by the function; or the process died, or exceeded the time limit.
+            ImageError: raised by the function; or the limit of time or memory was exceeded.
+            DecoderError: the process ended.
             WorkerError: no process can be started.
         """
-        pipe = self._pipe
-        if pipe is None or self._process is None or not self._process.is_alive():
-            pipe = self.start()  # one that died while idle did not die of a file
-        answer: _Answer[_T] | None = None
-        reason = f"decoding took more than {self._seconds:g} s"
+        (outcome,) = self.each([(name, arguments)])
+        if isinstance(outcome, ImageError | DecoderError):
+            try:
+                raise outcome
+            finally:
+                # It holds this frame: together they would keep the arguments till gc.collect.
+                del outcome
+        return outcome
+
+    def each(self, calls: Sequence[_Call]) -> Iterator[_T | ImageError | DecoderError]:
+        """Run the function for several files, without a pause between them.
+
+        A file whose process ends or is ended gives its error; a new process decodes those after it.
+
+        Args:
+            calls: for each file its name, for errors, and the arguments of the function.
+
+        Raises:
+            WorkerError: no process can be started.
+        """
+        done = 0
+        while done < len(calls):
+            pipe = self._running()
+            try:
+                with suppress(OSError):  # the process has ended, as its answer will show
+                    pipe.send([arguments for _, arguments in calls[done:]])
+                while done < len(calls) and self._pipe is pipe:
+                    outcome = self._outcome(pipe, calls[done][0])
+                    done += 1
+                    yield outcome
+            finally:
+                # After Ctrl-C too: a late answer must not be taken for the next file's.
+                if done < len(calls) and self._pipe is pipe:
+                    self.close()
+
+    def _running(self) -> Connection:
+        """Give the pipe of the process; one that died while idle did not die of a file."""
+        if self._pipe is None or self._process is None or not self._process.is_alive():
+            return self.start()
+        return self._pipe
+
+    def _outcome(self, pipe: Connection, name: Path | str) -> _T | ImageError | DecoderError:
+        """Wait for an answer; where none comes, the process is ended."""
         try:
-            pipe.send(arguments)
-            if pipe.poll(self._seconds):
-                answer = pipe.recv()
-        except (EOFError, OSError):
-            reason = "the decoder crashed on this file"
-        finally:
-            if (
-                answer is None
-            ):  # after Ctrl-C too: a late answer must not be taken for the next file's
+            if not pipe.poll(self._seconds):
                 self.close()
-        if answer is None or answer.reason is not None:
-            raise ImageError(name, reason if answer is None else str(answer.reason))
+                return ImageError(name, f"decoding took more than {self._seconds:g} s")
+            answer: _Answer[_T] = pipe.recv()
+        except (EOFError, OSError):
+            self.close()
+            return DecoderError(name)
+        if answer.reason is not None:
+            return ImageError(name, answer.reason)
         return cast("_T", answer.result)
 
     def start(self) -> Connection:
@@ -96,6 +139,7 @@ class Isolated(Generic[_T]):
         Raises:
             WorkerError: it does not start.
         """
+        check_main_module()
         self.close()
         spawn = multiprocessing.get_context("spawn")
         pipe, theirs = spawn.Pipe()
@@ -148,6 +192,7 @@ class DecoderPool(Generic[_T]):
         for decoder in self._all:
             self._free.put(decoder)
         self._threads = ThreadPoolExecutor(len(self._all))
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -160,43 +205,60 @@ class DecoderPool(Generic[_T]):
         for decoder in self._all:
             decoder.start()
 
-    def call(self, name: Path | str, *arguments: object) -> _T:
-        """Run the function in a process, waiting until one is free; see `Isolated.call`."""
-        with self._one() as decoder:
-            return decoder.call(name, *arguments)
+    def map(
+        self, items: Iterable[object], ahead: int | None = None, chunk: int = 1
+    ) -> Iterator[_T | ImageError]:
+        """Give the function's result for each item, or what is wrong with the file, in their order.
 
-    def submit(self, name: Path | str, *arguments: object) -> Future[_T]:
-        """Run the function as soon as a process is free, without waiting for it."""
-        return self._threads.submit(self.call, name, *arguments)
-
-    def map(self, files: Iterable[Path], ahead: int) -> Iterator[_T | ImageError]:
-        """Give the function's result for each file, or what is wrong with it, in their order.
+        A file during which a process ended is decoded once more, in a new process.
 
         Args:
-            files: paths, each the function's only argument.
-            ahead: files that are decoded in advance while a result is being used.
+            items: paths, or others whose text names the file; each is the function's only argument.
+            ahead: items that are decoded in advance while a result is being used; all when None.
+            chunk: items that a process takes at a time.
 
         Raises:
             WorkerError: no process can be started.
         """
-        waiting: deque[Future[_T]] = deque()
-        for path in files:
-            waiting.append(self.submit(path, path))
-            if len(waiting) > ahead:
-                outcome = _outcome(waiting.popleft())
-                yield outcome
+        waiting: deque[Future[list[_T | ImageError]]] = deque()
+        rest = iter(items)
+        while part := list(islice(rest, chunk)):
+            waiting.append(self._threads.submit(self._decoded, part))
+            if ahead is not None and len(waiting) * chunk > ahead:
+                yield from waiting.popleft().result()
         while waiting:
-            outcome = _outcome(waiting.popleft())
-            yield outcome
+            yield from waiting.popleft().result()
 
     def close(self) -> None:
         """End the processes, even while they decode; files that wait are dropped."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._all:
             decoder.kill()  # nobody waits for a file that hangs
         self._threads.shutdown()
         for decoder in self._all:
             decoder.close()
+
+    def _decoded(self, items: list[object]) -> list[_T | ImageError]:
+        """Decode files one after the other in the same process."""
+        with self._one() as decoder:
+            outcomes = decoder.each([(str(item), (item,)) for item in items])
+            return [
+                self._again(decoder, item) if isinstance(outcome, DecoderError) else outcome
+                for item, outcome in zip(items, outcomes, strict=True)
+            ]
+
+    def _again(self, decoder: Isolated[_T], item: object) -> _T | ImageError:
+        """Decode a file during which a process ended."""
+        name = str(item)
+        if self._closed:  # `close` ended the process
+            raise DecoderError(name)
+        try:
+            return decoder.call(name, item)
+        except DecoderError:
+            return ImageError(name, "the decoder ended unexpectedly on this file, twice")
+        except ImageError as error:
+            return error
 
     @contextmanager
     def _one(self) -> Iterator[Isolated[_T]]:
@@ -205,13 +267,6 @@ class DecoderPool(Generic[_T]):
             yield decoder
         finally:
             self._free.put(decoder)
-
-
-def _outcome(future: Future[_T]) -> _T | ImageError:
-    try:
-        return future.result()
-    except ImageError as error:
-        return error
 
 
 def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> None:
@@ -224,22 +279,28 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
     pipe.send(True)
     while True:
         try:
-            arguments = pipe.recv()
+            calls = pipe.recv()
         except EOFError:
             return
-        # The kernel ends a process that hangs with the interpreter's lock held and has no parent.
-        signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
-        try:
-            answer = _Answer(work(*arguments), None)
-        except ImageError as error:
-            answer = _Answer(None, error.reason)
-        except MemoryError:
-            answer = _Answer(None, f"decoding needs more than {_MEMORY // 2**30} GB of memory")
-        except Exception as error:  # noqa: BLE001 - its message could quote the file's content
-            answer = _Answer(None, f"the decoder failed on this file ({type(error).__name__})")
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send(answer)
-        del arguments, answer  # an upload is not kept until the next one comes
+        calls.reverse()
+        while calls:
+            # The kernel ends a process that hangs with the interpreter's lock held, without parent.
+            signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
+            answer = _answer(work, calls.pop())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
+            del answer  # an upload is not kept until the next one comes
+
+
+def _answer(work: Callable[..., _T], arguments: tuple[object, ...]) -> _Answer[_T]:
+    try:
+        return _Answer(work(*arguments), None)
+    except ImageError as error:
+        return _Answer(None, error.reason)
+    except MemoryError:
+        return _Answer(None, f"decoding needs more than {_MEMORY // 2**30} GB of memory")
+    except Exception as error:  # noqa: BLE001 - its message could quote the file's content
+        return _Answer(None, f"the decoder failed on this file ({type(error).__name__})")
 
 
 def _limit_memory() -> None:

@@ -1,10 +1,12 @@
 """Files become shards on all cores; may be stopped and resumed at any moment.
 
 Worker processes decode a few files at a time and write the images straight to their place in a
-temporary file, so no pixels travel between processes. When all files of a shard are decoded, this
-process drops the rows of those that could not be read, syncs the file, renames it, and then writes
-the shard's note: the size and hash of the file, and what became of each listed image. A later call
-keeps the shards that have a note and repeats the others; a shard has the same bytes each time.
+temporary file, so no pixels travel between processes. A file that exceeds the limits of time or
+memory, or kills its process, is one that cannot be read (`dataset.decoding`). When all files of a
+shard are decoded, this process drops the rows of those that could not be read, syncs the file,
+renames it, and then writes the shard's note: the size and hash of the file, and what became of each
+listed image. A later call keeps the shards that have a note and repeats the others; a shard has the
+same bytes each time.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json
 from chestxray.dataset import shards
-from chestxray.dataset.pixels import Canonical
+from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import HEADER_BYTES, Shard
 from chestxray.errors import ArtifactError, ImageError
-from chestxray.parallel import on_all_cores
+from chestxray.parallel import process_count
 from chestxray.progress import progress
 
 CHUNK: Final = 16  # files that a worker takes at a time
@@ -79,12 +81,15 @@ class Packing:
     files: tuple[File, ...]
 
 
-class _Chunk(NamedTuple):
-    """Files that belong to one place: `row` is that of the first one in the shard."""
+class _Place(NamedTuple):
+    """A file, and where its image belongs: the row in a shard."""
 
+    path: str
     array: Path
     row: int
-    paths: Sequence[str]
+
+    def __str__(self) -> str:
+        return self.path
 
 
 def pack(
@@ -156,25 +161,29 @@ def _packed(
     Where `wanted` says what a shard is to be, another one is not put in its place.
     """
     arrays = {number: _temporary(number, images) for number in left}
-    chunks = {number: list(_chunks(number, paths, arrays[number])) for number in left}
-    count = sum(len(chunk.paths) for of in chunks.values() for chunk in of)
+    places = {number: list(_places(number, paths, arrays[number])) for number in left}
+    every = [place for of in places.values() for place in of]
+    processes = process_count(len(every), CHUNK, workers)
     with (
-        on_all_cores(
-            partial(_decode_chunk, size=size),
-            [chunk for of in chunks.values() for chunk in of],
-            chunk=1,
-            workers=workers,
-        ) as results,
-        progress("prepare", len(paths), done=len(paths) - count) as advance,
+        DecoderPool(partial(_decode, size=size), processes, SECONDS_PER_FILE) as pool,
+        progress("prepare", len(paths), done=len(paths) - len(every)) as advance,
     ):
+        results = pool.map(every, chunk=CHUNK)
         for number in left:
             files: list[File] = []
-            for _ in chunks[number]:
-                files += (decoded := next(results))
-                advance(len(decoded))
+            for outcome in islice(results, len(places[number])):
+                files.append(_file(outcome))
+                advance()
             target = images / shards.shard_name(number)
             expected = None if wanted is None else wanted[number]
             yield number, _finish(arrays[number], target, size, files, expected)
+
+
+def _file(outcome: Packed | OSError | ImageError) -> File:
+    """Give what became of a file; raises the error of an array that could not be written."""
+    if isinstance(outcome, OSError):
+        raise outcome
+    return Unreadable(reason=outcome.reason) if isinstance(outcome, ImageError) else outcome
 
 
 def _temporary(number: int, images: Path) -> Path:
@@ -190,35 +199,29 @@ def _temporary(number: int, images: Path) -> Path:
     return path
 
 
-def _chunks(number: int, paths: Sequence[str], array: Path) -> Iterator[_Chunk]:
+def _places(number: int, paths: Sequence[str], array: Path) -> Iterator[_Place]:
     listed = paths[number * shards.SHARD : (number + 1) * shards.SHARD]
-    for row in range(0, len(listed), CHUNK):
-        yield _Chunk(array, row, listed[row : row + CHUNK])
+    for row, path in enumerate(listed):
+        yield _Place(path, array, row)
 
 
-def _decode_chunk(chunk: _Chunk, size: int) -> list[File]:
-    """Decode files and write their images to the array from the chunk's row on."""
-    block = np.zeros((len(chunk.paths), size, size), dtype=np.uint8)
-    files: list[File] = []
-    for place, path in enumerate(chunk.paths):
-        try:
-            block[place], file = _decoded(path, size)
-        except ImageError as error:
-            files.append(Unreadable(reason=error.reason))
-        else:
-            files.append(file)
-    with chunk.array.open("r+b") as array:
-        array.seek(HEADER_BYTES + chunk.row * size**2)
-        array.write(block.data)
-    return files
+def _decode(place: _Place, size: int) -> Packed | OSError:
+    """Read a file once and write its canonical image to its row.
 
-
-def _decoded(path: str, size: int) -> tuple[Canonical, Packed]:
-    """Read a file once; gives its canonical image, its sides, and the hash of its pixels."""
-    radiograph = Radiograph.read(Path(path))
+    Gives its sides and the hash of its pixels; or why the array cannot be written, which is not
+    the file's fault.
+    """
+    radiograph = Radiograph.read(Path(place.path))
     height, width = radiograph.pixels.shape
     packed = Packed(width=width, height=height, sha256=radiograph.pixels_sha256)
-    return radiograph.canonical(size), packed
+    image = radiograph.canonical(size)
+    try:
+        with place.array.open("r+b") as array:
+            array.seek(HEADER_BYTES + place.row * size**2)
+            array.write(image.data)
+    except OSError as error:
+        return error
+    return packed
 
 
 def _finish(
@@ -235,7 +238,7 @@ def _finish(
     with temporary.open("r+b") as array:
         _close_gaps(array, kept, size**2)
         array.seek(0)
-        array.write(shards.header(len(kept), size))
+        array.write(shards.header(len(kept), (size, size)))
         array.flush()
         os.fsync(array.fileno())
     shard = Shard(

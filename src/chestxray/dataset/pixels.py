@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset.dicom import Header, decode_dicom, is_dicom
+from chestxray.dataset.dicom import Header, decode_dicom
 from chestxray.dataset.raster import decode_jpeg, decode_png
+from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ImageError
 
 PIXEL_RULE: Final = "luminance-nominal-padblack-area-1"

@@ -23,10 +23,12 @@ from pydantic import ValidationError
 
 from chestxray import sources
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json, write_table
-from chestxray.dataset import shards
+from chestxray.dataset import masks, shards
 from chestxray.dataset.combine import Combined, combine, duplicates
+from chestxray.dataset.masks import PackedMasks, pack_masks
 from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, renew
 from chestxray.dataset.pixels import PIXEL_RULE
+from chestxray.dataset.shards import Shard
 from chestxray.dataset.split import (
     AUTO,
     INDEX,
@@ -56,6 +58,7 @@ from chestxray.dataset.store import (
     remake,
 )
 from chestxray.errors import ArtifactError, SourceError
+from chestxray.file_names import is_text, one_line
 from chestxray.findings import Findings
 from chestxray.parallel import check_main_module
 from chestxray.sources.collection import (
@@ -109,10 +112,13 @@ def prepare(  # noqa: PLR0913 - the options of one command
     Raises:
         SourceError: a tree or the split breaks a rule, most rows have no file, a part of the split
             is empty, or no image can be read.
-        ArtifactError: `out` holds something else, or cannot be written.
+        ArtifactError: `out` holds something else, cannot be written, or has a name that is not
+            UTF-8.
         WorkerError: a worker process died; the same call resumes.
     """
     check_main_module()
+    if not is_text(str(out)):
+        raise ArtifactError(f"the name {one_line(str(out))} is not valid UTF-8: choose another one")
     trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
     if not trees:
         raise SourceError("no raw tree was given: give at least one folder")
@@ -218,7 +224,8 @@ def _plan(job: _Job, size: int) -> Plan:
     labels = combined.rows.drop(columns="path").assign(
         bytes=combined.rows["path"].map(_bytes), split=split
     )
-    inputs = hashlib.sha256((labels.to_csv() + combined.boxes.to_csv()).encode())
+    regions = combined.boxes.to_csv() + _mask_list(combined)
+    inputs = hashlib.sha256((labels.to_csv() + regions).encode())
     return Plan(
         findings=combined.findings,
         sources=tuple(map(_record, combined.collections)),
@@ -247,6 +254,12 @@ def _record(collection: Collection) -> SourceRecord:
         facts=collection.facts,
         images=len(collection.rows),
     )
+
+
+def _mask_list(combined: Combined) -> str:
+    """List the masks with the sizes of their files; empty where there are none."""
+    of = combined.masks
+    return of.assign(path=of["path"].map(_bytes)).to_csv() if len(of) else ""
 
 
 def _bytes(path: str) -> int:
@@ -286,8 +299,29 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
     boxes = job.combined.boxes
     write_table(work / INDEX, index)
     write_table(work / BOXES, boxes[boxes["image"].isin(index["image"])].reset_index(drop=True))
+    packed = _pack_masks(job, index["image"].tolist(), packing.shards, plan, work)
+    problems += _unreadable_masks(packed)
     manifest = _manifest(plan, rows, index, packing, problems, work)
+    manifest = manifest.model_copy(update={"masks": tuple(each.shard for each in packed)})
     write_json(work / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _pack_masks(
+    job: _Job, images: Sequence[str], parts: Sequence[Shard], plan: Plan, out: Path
+) -> list[PackedMasks]:
+    table = job.combined.masks
+    if table.empty:
+        return []
+    return pack_masks(table, images, parts, plan.findings, plan.size, out / masks.FOLDER)
+
+
+def _unreadable_masks(packed: Sequence[PackedMasks]) -> list[Problem]:
+    return problem(
+        "unreadable-mask",
+        (each for of in packed for each in of.unreadable),
+        "the mask cannot be read: the finding has none there",
+        loses=True,
+    )
 
 
 def _sha256(file: File) -> str:
@@ -365,7 +399,7 @@ def _manifest(
 
 def _publish(work: Path, out: Path) -> None:
     """Move what was made to its place, the manifest last; a later call moves the rest."""
-    for name in (INDEX, BOXES, shards.FOLDER, MANIFEST):
+    for name in (INDEX, BOXES, shards.FOLDER, masks.FOLDER, MANIFEST):
         if (work / name).exists() and not (out / name).exists():
             (work / name).replace(out / name)
             sync_folder(out)
@@ -373,23 +407,51 @@ def _publish(work: Path, out: Path) -> None:
 
 def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
     """Make the shards that a finished dataset lacks."""
-    work, images = out / UNFINISHED, out / shards.FOLDER
-    missing = [shard for shard in manifest.shards if not (images / shard.name).exists()]
+    missing = [
+        (place, shard)
+        for place, shard, _ in manifest.shard_files()
+        if not (out / place / shard.name).exists()
+    ]
     if missing:
-        _say(f"{out} lacks {len(missing)} of {len(manifest.shards)} shards: making them again")
-        images.mkdir(exist_ok=True)
-        work.mkdir(exist_ok=True)
-        with _locked(work):
-            paths = job.combined.rows["path"].tolist()
-            for wanted, made in renew(paths, manifest.size, images, missing):
-                if made != wanted:
-                    raise ArtifactError(
-                        f"the files of {images / wanted.name} changed since the dataset was made: "
-                        f"{remake(out)}"
-                    )
+        count = len(manifest.shards) + len(manifest.masks)
+        _say(f"{out} lacks {len(missing)} of {count} shards: making them again")
+        (out / UNFINISHED).mkdir(exist_ok=True)
+        with _locked(out / UNFINISHED):
+            _renew_images([shard for place, shard in missing if place == shards.FOLDER], job, out)
+            _renew_masks([shard for place, shard in missing if place == masks.FOLDER], job, out)
     else:
         _say(f"{out} is complete, made from the same inputs")
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+
+
+def _renew_images(wanted: Sequence[Shard], job: _Job, out: Path) -> None:
+    images = out / shards.FOLDER
+    if not wanted:
+        return
+    images.mkdir(exist_ok=True)
+    paths = job.combined.rows["path"].tolist()
+    for shard, made in renew(paths, read_manifest(out).size, images, wanted):
+        _check_renewed(images, shard, made, out)
+
+
+def _renew_masks(wanted: Sequence[Shard], job: _Job, out: Path) -> None:
+    """Make masks again; the index says which images are in a shard."""
+    manifest, images = read_manifest(out), pd.read_parquet(out / INDEX)["image"].tolist()
+    start = 0
+    for part, shard in zip(manifest.shards, manifest.masks, strict=False):
+        if shard in wanted:
+            rows = images[start : start + part.images]
+            (made,) = _pack_masks(job, rows, [part], manifest, out)
+            _check_renewed(out / masks.FOLDER, shard, made.shard, out)
+        start += part.images
+
+
+def _check_renewed(folder: Path, wanted: Shard, made: Shard | None, out: Path) -> None:
+    if made != wanted:
+        (folder / wanted.name).unlink(missing_ok=True)
+        raise ArtifactError(
+            f"the files of {folder / wanted.name} changed since the dataset was made: {remake(out)}"
+        )
 
 
 def _check_same(plan: Plan, there: Plan, out: Path, how: str) -> None:

@@ -3,7 +3,8 @@
 Shard k of a dataset is `images/0000k.npy`, uint8 [n, size, size]: those of the listed images
 `SHARD * k` to `SHARD * (k + 1) - 1` that could be read, in their order. All shards one after the
 other are therefore the rows of the index. Each shard can be written, checked and renewed alone.
-Decoding files into shards is the task of `dataset.packing`.
+Decoding files into shards is the task of `dataset.packing`. `masks/0000k.npy` holds the masks of
+the same rows, see `dataset.masks`.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def shard_name(number: int) -> str:
     return f"{number:05d}.npy"
 
 
-def header(images: int, size: int) -> bytes:
-    """Give the NPY header (format 1.0) of a shard, `HEADER_BYTES` long."""
+def header(images: int, row: tuple[int, ...]) -> bytes:
+    """Give the NPY header (format 1.0) of a shard of rows of this shape, `HEADER_BYTES` long."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": (images, size, size)}
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": (images, *row)}
     )
     if buffer.tell() != HEADER_BYTES:
         raise ArtifactError(
@@ -64,13 +65,13 @@ def header(images: int, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def problem_of(folder: Path, shard: Shard, size: int) -> str | None:
+def problem_of(folder: Path, shard: Shard, row: tuple[int, ...]) -> str | None:
     """Say what is wrong with a shard's file by its size and header; None where nothing is.
 
     Args:
         folder: of the shards.
         shard: what the manifest says of it.
-        size: side of the images, pixels.
+        row: shape of a row: side × side pixels, or that of masks.
     """
     path = folder / shard.name
     if not path.is_file():
@@ -82,18 +83,18 @@ def problem_of(folder: Path, shard: Shard, size: int) -> str | None:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         return f"{path} is not an NPY array ({error})"
-    wanted = (shard.images, size, size)
+    wanted = (shard.images, *row)
     if images.shape != wanted or images.dtype != np.uint8:
         return f"{path} holds {images.dtype} {list(images.shape)} instead of uint8 {list(wanted)}"
     return None
 
 
-def alteration_of(folder: Path, shard: Shard, size: int) -> str | None:
+def alteration_of(folder: Path, shard: Shard, row: tuple[int, ...]) -> str | None:
     """Say what is wrong with a shard's file, its content included; None where nothing is.
 
     It reads the whole file. Arguments as of `problem_of`.
     """
-    wrong = problem_of(folder, shard, size)
+    wrong = problem_of(folder, shard, row)
     if wrong is None and sha256(folder / shard.name) != shard.sha256:
         return f"{folder / shard.name} was altered"
     return wrong
@@ -109,17 +110,17 @@ class Shards:
     Args:
         folder: of the shards.
         shards: in row order.
-        size: S, the side of the images, pixels.
+        row: shape of a row, S × S pixels for images.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], size: int) -> None:
+    def __init__(self, folder: Path, shards: Sequence[Shard], row: tuple[int, ...]) -> None:
         ends = np.cumsum([shard.images for shard in shards], dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
         self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self._paths = [folder / shard.name for shard in shards]
         self._rows = np.arange(total, dtype=np.int64)
         self._mapped: dict[int, _Images] = {}
-        self.shape: Final = (total, size, size)
+        self.shape: Final = (total, *row)
 
     @property
     def nbytes(self) -> int:

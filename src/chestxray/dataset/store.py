@@ -8,7 +8,7 @@ some of them, drawn at random, in each epoch of training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -20,7 +20,8 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
-from chestxray.dataset import shards
+from chestxray.dataset import masks, shards
+from chestxray.dataset.masks import Masks
 from chestxray.dataset.shards import Shard, Shards
 from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
@@ -94,7 +95,7 @@ class Plan(_Strict):
         split: in a plan that of the lists or the draw; in a manifest the final one, in which
             patients who share a radiograph across sources are in one part.
         listed: number of images to pack.
-        inputs_sha256: over labels, boxes, split and the sizes of the files.
+        inputs_sha256: over labels, boxes, split and the sizes of the files, masks included.
         package_version: of chestxray.
     """
 
@@ -161,6 +162,7 @@ class Manifest(Plan):
         problems: of the raw trees.
         sha256: of the tables, by file name.
         shards: files of packed images, in row order.
+        masks: files of their masks, one for each of `shards`; empty where no source has masks.
     """
 
     format: Literal[2] = 2
@@ -171,6 +173,13 @@ class Manifest(Plan):
     problems: tuple[SourceProblem, ...]
     sha256: dict[str, str]
     shards: tuple[Shard, ...]
+    masks: tuple[Shard, ...] = ()
+
+    def shard_files(self) -> Iterator[tuple[str, Shard, tuple[int, ...]]]:
+        """Give the folder of each shard, the shard, and the shape of its rows."""
+        row = masks.row_shape(self.findings, self.size)
+        yield from ((shards.FOLDER, shard, (self.size, self.size)) for shard in self.shards)
+        yield from ((masks.FOLDER, shard, row) for shard in self.masks)
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,7 @@ class Dataset:
         index: one row per image, with the columns that `index_columns` gives.
         images: uint8 [N, size, size], memory-mapped, read-only; row i belongs to index row i.
         boxes: `image`, `finding`, `x`, `y`, `w`, `h` as fractions of the image's sides.
+        masks: where findings are, on a coarse grid; None where no source has masks.
     """
 
     folder: Path
@@ -190,6 +200,7 @@ class Dataset:
     index: pd.DataFrame
     images: Shards
     boxes: pd.DataFrame
+    masks: Masks | None = None
 
     def __repr__(self) -> str:
         """Show the folder, the data sets, the sizes and the split."""
@@ -213,28 +224,32 @@ class Dataset:
             require(folder / name, _MADE_BY)
             if problem := table_problem(folder, manifest, name):
                 raise ArtifactError(f"{problem}: {remake(folder)}")
-        images = folder / shards.FOLDER
-        for shard in manifest.shards:
-            if problem := shards.problem_of(images, shard, manifest.size):
-                raise ArtifactError(f"{problem}: {renew(folder, shard.name)}")
+        for place, shard, row in manifest.shard_files():
+            if problem := shards.problem_of(folder / place, shard, row):
+                raise ArtifactError(f"{problem}: {renew(folder, f'{place}/{shard.name}')}")
+        findings, size = manifest.findings, manifest.size
+        there = Masks(folder / masks.FOLDER, manifest.masks, findings, size)
         return cls(
             folder,
             manifest,
             pd.read_parquet(folder / INDEX),
-            Shards(images, manifest.shards, manifest.size),
+            Shards(folder / shards.FOLDER, manifest.shards, (size, size)),
             pd.read_parquet(folder / BOXES),
+            there if manifest.masks else None,
         )
 
     def check_shards(self, some: Sequence[Shard]) -> None:
-        """Read shards whole and compare their content with the manifest.
+        """Read shards of images and their masks whole and compare them with the manifest.
 
         Raises:
             ArtifactError: one was altered, such as by images in another order.
         """
-        for shard in some:
-            images = self.folder / shards.FOLDER
-            if problem := shards.alteration_of(images, shard, self.manifest.size):
-                raise ArtifactError(f"{problem}: {renew(self.folder, shard.name)}")
+        names = {shard.name for shard in some}
+        for place, shard, row in self.manifest.shard_files():
+            if shard.name not in names:
+                continue
+            if problem := shards.alteration_of(self.folder / place, shard, row):
+                raise ArtifactError(f"{problem}: {renew(self.folder, f'{place}/{shard.name}')}")
 
     @property
     def findings(self) -> Findings:
@@ -352,16 +367,16 @@ def remake(folder: Path) -> str:
 
 
 def renew(folder: Path, shard: str) -> str:
-    """Say how to make one shard again."""
+    """Say how to make one shard again, such as `images/00000.npy`."""
     return (
-        f"remove {folder / shards.FOLDER / shard} and run the `chestxray prepare` that made the "
+        f"remove {folder / shard} and run the `chestxray prepare` that made the "
         f"dataset again; it rebuilds only missing files"
     )
 
 
 def _difference(key: str, old: object, new: object) -> str:
     if key == "inputs_sha256":
-        return "labels, boxes, split or files of the raw tree changed"
+        return "labels, boxes, masks, split or files of the raw tree changed"
     if key == "sources":
         return "the sources or their policies changed"
     return f"{key} was {old}, now {new}"

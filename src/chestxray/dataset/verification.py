@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 from PIL import Image
 
 from chestxray import sources
 from chestxray.dataset import shards
+from chestxray.dataset.decoding import DecoderPool
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import Shard
 from chestxray.dataset.store import (
@@ -33,9 +34,11 @@ from chestxray.dataset.store import (
 )
 from chestxray.errors import ImageError
 from chestxray.findings import NO_FINDING
-from chestxray.parallel import on_all_cores
+from chestxray.parallel import on_all_cores, process_count
 from chestxray.progress import progress
 from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
+
+_CHUNK: Final = 16  # files that a process takes at a time
 
 
 class Kind(NamedTuple):
@@ -125,7 +128,7 @@ class DatasetVerdict:
             "folder": str(self.folder),
             "passed": self.passed,
             "images": self.manifest.images,
-            "files": len(self.manifest.sha256) + len(self.manifest.shards),
+            "files": len(self.manifest.sha256) + len(list(self.manifest.shard_files())),
             "damages": [asdict(damage) for damage in self.damages],
         }
 
@@ -154,21 +157,21 @@ def verify(
 def _verify_dataset(folder: Path) -> DatasetVerdict:
     """Compare every file of a dataset with the manifest, by its SHA-256."""
     manifest = read_manifest(folder)
-    check = partial(_shard_problem, folder=folder / shards.FOLDER, size=manifest.size)
+    files = list(manifest.shard_files())
     damages = [
         Damage(name, wrong, remake(folder))
         for name in manifest.sha256
         if (wrong := table_problem(folder, manifest, name))
     ]
     with (
-        on_all_cores(check, manifest.shards, chunk=1) as reasons,
+        on_all_cores(partial(_shard_problem, folder=folder), files, chunk=1) as reasons,
         progress("verify", manifest.images) as advance,
     ):
-        for shard, wrong in zip(manifest.shards, reasons, strict=True):
+        for (place, shard, _), wrong in zip(files, reasons, strict=True):
             if wrong:
-                name = f"{shards.FOLDER}/{shard.name}"
-                damages.append(Damage(name, wrong, renew(folder, shard.name)))
-            advance(shard.images)
+                name = f"{place}/{shard.name}"
+                damages.append(Damage(name, wrong, renew(folder, name)))
+            advance(shard.images if place == shards.FOLDER else 0)
     return DatasetVerdict(folder, manifest, tuple(damages))
 
 
@@ -178,13 +181,13 @@ def _verify_tree(
     """Read a tree's tables and decode every image once."""
     collection = sources.read(raw, source, options)
     rows = collection.rows[collection.rows["path"] != ""]
-    looks = []
+    looks: list[Kind | str] = []
     with (
-        on_all_cores(_look, rows["path"].tolist()) as seen,
+        DecoderPool(_look, process_count(len(rows), _CHUNK)) as pool,
         progress("verify", len(rows)) as advance,
     ):
-        for look in seen:
-            looks.append(look)
+        for look in pool.map(rows["path"], chunk=_CHUNK):
+            looks.append(look.reason if isinstance(look, ImageError) else look)
             advance()
     problems = [
         *collection.problems,
@@ -199,16 +202,14 @@ def _verify_tree(
     )
 
 
-def _shard_problem(shard: Shard, folder: Path, size: int) -> str | None:
-    return shards.alteration_of(folder, shard, size)
+def _shard_problem(file: tuple[str, Shard, tuple[int, ...]], folder: Path) -> str | None:
+    place, shard, row = file
+    return shards.alteration_of(folder / place, shard, row)
 
 
-def _look(path: str) -> Kind | str:
-    """Decode a file; gives its kind, or what is wrong with it."""
-    try:
-        radiograph = Radiograph.read(Path(path))
-    except ImageError as error:
-        return error.reason
+def _look(path: str) -> Kind:
+    """Decode a file; gives its kind."""
+    radiograph = Radiograph.read(Path(path))
     height, width = radiograph.pixels.shape
     return Kind(_format(radiograph), f"{width} × {height}")
 
@@ -256,8 +257,13 @@ def facts(collection: Collection) -> dict[str, str]:
         "sexes": _counts(rows["sex"]),
         "ages": _ages(rows["age"]),
         "boxes": f"{len(collection.boxes)} on {collection.boxes['image'].nunique()} images",
+        **({"masks": _masks(collection)} if len(collection.masks) else {}),
         "official lists": ", ".join(lists) or "none",
     }
+
+
+def _masks(collection: Collection) -> str:
+    return f"{len(collection.masks)} on {collection.masks['image'].nunique()} images"
 
 
 def _counts(column: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
     from chestxray.model.recalibration import calibrate
+    from chestxray.model.signature import check_signature, create_key, sign
 
 __all__ = [
     "Answer",
@@ -24,6 +25,9 @@ __all__ = [
     "ModelCard",
     "TrainedOn",
     "calibrate",
+    "check_signature",
+    "create_key",
+    "sign",
 ]
 
 __getattr__ = exports(
@@ -40,5 +44,6 @@ __getattr__ = exports(
         ),
         "network": ("Classifier",),
         "recalibration": ("calibrate",),
+        "signature": ("check_signature", "create_key", "sign"),
     },
 )

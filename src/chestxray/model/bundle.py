@@ -95,7 +95,7 @@ def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:
 
 def _build(folder: Path, card: ModelCard) -> Classifier:
     try:
-        return Classifier(card.backbone, card.findings, card.size)
+        return Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
     except RecipeError as error:
         raise BundleError(f"{folder / CARD}: {error}") from error
 

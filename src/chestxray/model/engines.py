@@ -8,6 +8,7 @@ both are optional and imported when an engine is made. `torch_engine` is the thi
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections.abc import Iterator
 from types import ModuleType
@@ -162,7 +163,12 @@ def last_line(error: Exception) -> str:
 
 
 def needed(package: str) -> ModuleType:
-    """Import a package of the `export` extra; raises `MissingExtraError` where it is absent."""
+    """Import a package of the `export` extra; raises `MissingExtraError` where it is absent.
+
+    OpenVINO and NNCF report their use to Google Analytics where openvino_telemetry can be imported,
+    and do without where it cannot.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(package)
     except ImportError as error:

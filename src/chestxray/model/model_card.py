@@ -30,6 +30,8 @@ from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
 
+Head = Literal["plain", "multiscale"]
+
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -97,8 +99,12 @@ class ModelCard(BaseModel):
 
     Attributes:
         backbone: timm's own name; never one of a hub or a folder, which would be contacted.
+        head: `plain`, linear on the pooled last feature map, or `multiscale`, on those at strides 8
+            and 16 as well.
         size: side of the canonical image, pixels.
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
+        tta: views of an image, beside the image itself, over which logits and class maps are
+            averaged (test-time augmentation); see `test_time`.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities: the link of the training loss, and a strictly
@@ -123,9 +129,11 @@ class ModelCard(BaseModel):
     format: Literal[4] = _FORMAT
     package_version: str
     backbone: str = Field(pattern=_TIMM_NAME)
+    head: Head = "plain"
     size: int = Field(ge=16, le=_LARGEST)
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0, allow_inf_nan=False)
+    tta: tuple[Literal["flip", "crops"], ...] = ()
     pixel_rule: str
     findings: Findings
     calibration: Calibration

@@ -1,11 +1,12 @@
 """What some timm models compute between average pooling and classifier, and its share of each cell.
 
-ConvNeXt, MetaFormers, TinyViT, EdgeNeXt and DaViT normalise the pooled vector; MobileNetV3 and V4,
-LCNet and GhostNet widen it and apply an activation. Such a layer is not linear in the feature map,
-but for a given image it is linear once its scale is fixed at the pooled vector: the divisor of a
-layer norm, and the ratio of an activation's output to its input. With these scales each cell of the
-map gets a share of the layer's output, and the mean of the shares is that output exactly. So maps
-stay exact and the network computes timm's own function.
+ConvNeXt, MetaFormers, TinyViT, EdgeNeXt, DaViT and some transformers normalise the pooled vector;
+MobileNetV3 and V4, LCNet, GhostNet, EfficientViT, InceptionNeXt and MambaOut widen it and apply an
+activation. Such a layer is not linear in the feature map, but for a given image it is linear once
+its scale is fixed at the pooled vector: the divisor of a layer norm, and the ratio of an
+activation's output to its input. With these scales each cell of the map gets a share of the layer's
+output, and the mean of the shares is that output exactly. So maps stay exact and the network
+computes timm's own function.
 
 Fixing the scale is the usual rule of layer-wise relevance propagation for normalisation (Ali et
 al., arXiv 2202.07304) and for activations (Bach et al., doi 10.1371/journal.pone.0130140).
@@ -15,7 +16,7 @@ Shapes: B images, C channels of the map, C' of the classifier's input, h × w ce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -27,8 +28,11 @@ from torch.nn import functional
 # Where timm keeps the layers between pooling and classifier, in the order in which it applies them.
 _PLACES: Final = (
     ("head.norm", "head.pre_logits"),  # NormMlpClassifierHead: ConvNeXt, TinyViT, EdgeNeXt, DaViT
+    ("head.fc1", "head.act", "head.norm"),  # InceptionNeXt
     ("head.norm",),  # MetaFormer
     ("head.last_conv",),  # HGNet
+    ("head.classifier",),  # EfficientViT
+    ("fc_norm",),  # transformers that normalise the mean of their tokens
     ("conv_head", "norm_head", "act2"),  # MobileNetV3 and V4, LCNet
     ("conv_head", "act2"),  # GhostNet
 )
@@ -97,8 +101,27 @@ def _flat(layer: nn.Module | None) -> Iterator[nn.Module]:
     if isinstance(layer, nn.Sequential):
         for part in layer:
             yield from _flat(part)
-    elif not isinstance(layer, nn.Identity | nn.Flatten | None):
-        yield layer
+    elif not isinstance(layer, nn.Identity | nn.Flatten | nn.Dropout | None):
+        yield _of_maps(layer)
+
+
+def _of_maps(layer: nn.Module) -> nn.Module:
+    """Give a layer of vectors [B, C] as the same layer of maps [B, C, h, w]."""
+    if isinstance(layer, nn.Linear):
+        sizes = layer.in_features, layer.out_features
+        conv = nn.Conv2d(*sizes, 1, bias=layer.bias is not None, device="meta")  # draws no weights
+        tensors = {n: of if of.ndim == 1 else of[:, :, None, None] for n, of in _tensors(layer)}
+        conv.load_state_dict(tensors, assign=True)
+        return conv
+    if isinstance(layer, nn.LayerNorm) and not isinstance(layer, LayerNorm2d):
+        norm = LayerNorm2d(layer.normalized_shape[0], layer.eps, layer.elementwise_affine)
+        norm.load_state_dict(dict(_tensors(layer)))
+        return norm
+    return layer
+
+
+def _tensors(layer: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    return layer.state_dict().items()
 
 
 def _share_of(layer: nn.Module) -> _Share:

@@ -26,7 +26,7 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Classifier(card.backbone, card.findings, card.size)
+        fresh = Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
     state = trained.backbone.state_dict()
     # A layer is a module with tensors of its own; they are listed in the order of their definition.
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
@@ -35,6 +35,7 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
         {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] in kept},
         strict=False,
     )
+    fresh.norms.load_state_dict(trained.norms.state_dict())  # statistics, not weights
     fresh.mean.copy_(trained.mean)
     fresh.std.copy_(trained.std)
     return fresh.eval().to(trained.mean.device).to(memory_format=torch.channels_last)

@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.pixels import Canonical, placement
 from chestxray.errors import ImageError, SourceError
+from chestxray.file_names import shortened
 from chestxray.findings import Findings, label
 from chestxray.model import model_card
 from chestxray.progress import progress
@@ -34,7 +35,7 @@ from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFiles, find, leakage
 from chestxray.reading.judged_image import load_with_display
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
-from chestxray.reading.reader import Reader, Reading, load
+from chestxray.reading.reader import Reader, Reading, opened
 
 _Kind = Literal["true call", "false call", "missed"]
 _KINDS: Final[tuple[_Kind, ...]] = ("true call", "false call", "missed")
@@ -109,6 +110,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     force: bool = False,
     per_image: bool = False,
     engine: str | Path = "auto",
+    require_signature: str | Path | None = None,
 ) -> ExplanationRun:
     """Draw heatmaps over radiographs.
 
@@ -127,6 +129,7 @@ def explain(  # noqa: PLR0913 - the options of one command
         per_image: scale each heatmap to its own peak, and label the pictures so; by default all
             images share one scale per finding.
         engine: for a bundle, see `chestxray.load`.
+        require_signature: likewise.
 
     Raises:
         SourceError: an input is missing or not possible, or a finding is not one of the model's.
@@ -135,7 +138,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
     wanted = _wanted(findings, card.findings)
     found = find(inputs, split, card)
-    reader = model if isinstance(model, Reader) else load(model, engine)
+    reader = opened(model, engine, require_signature=require_signature)
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)
@@ -191,7 +194,9 @@ def _explain_files(
             except ImageError as error:
                 unread[name] = error.reason
             else:
-                sheet = out / f"{name.lstrip('/')}.findings.png"  # never a radiograph's own name
+                sheet = (
+                    out / f"{shortened(name.lstrip('/'))}.findings.png"
+                )  # never a radiograph's own name
                 _write_sheet(sheet, name, display, _panels(reading, findings, per_image))
                 pictures.append(sheet)
             advance()
@@ -249,7 +254,8 @@ def _explain_example(
     called = reader.call(example.finding, p)
     panel = _Panel(example.finding, p, called, heat[0, k], boxes, per_image)
     stem = Path(name).with_suffix("").as_posix().replace("/", "_")
-    file = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}.png"
+    chosen = f"{_file_name(example.finding)}_{example.kind.replace(' ', '_')}_{stem}"
+    file = f"{shortened(chosen)}.png"
     _write_overlay(out / file, name, image, panel)
     return _entry(reader, example, name, p, file) | {"not_localised": no_place(panel.heat)}
 

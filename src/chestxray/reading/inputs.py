@@ -16,23 +16,22 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
-from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
-from chestxray.dataset.dicom import is_dicom
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
+from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import JudgedImage, load
 
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
-_ESCAPED: Final = frozenset({"Cc", "Cs"})  # Unicode: control characters, surrogates
 
 _T = TypeVar("_T")
 
@@ -179,16 +178,6 @@ def leakage(inputs: Inputs, card: ModelCard) -> str | None:
     )
 
 
-def one_line(text: str) -> str:
-    """Escape control characters, which would break a table's rows, and bytes that are not UTF-8."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if category(character) in _ESCAPED
-        else character
-        for character in text
-    )
-
-
 def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:
     found = (dataset.manifest.size, dataset.manifest.pixel_rule)
     if found != (card.size, card.pixel_rule):
@@ -244,13 +233,15 @@ def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
     """Give each file a unique key: the shortest form of its path by which all files differ.
 
     Its name; else its path within the input folder; else the same with the folder's name before it;
-    else its full path.
+    else its full path; else the same with backslashes doubled, since a name may look like the
+    escaped form of another one.
     """
     forms: tuple[Callable[[Path, Path], str], ...] = (
         lambda path, _: path.name,
         lambda path, folder: path.relative_to(folder).as_posix(),
         lambda path, folder: f"{folder.absolute().name}/{path.relative_to(folder).as_posix()}",
         lambda path, _: os.path.abspath(path),  # noqa: PTH100 - does not follow links
+        lambda path, _: os.path.abspath(path).replace("\\", "\\\\"),  # noqa: PTH100
     )
     keys: list[str] = []
     for form in forms:

@@ -33,11 +33,12 @@ import pandas as pd
 from chestxray.dataset.pixels import Canonical
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
+from chestxray.file_names import one_line
 from chestxray.model import model_card
 from chestxray.model.engines import Heat, Probabilities
 from chestxray.progress import progress
 from chestxray.reading.gate.notices import in_words
-from chestxray.reading.inputs import Given, Inputs, find, leakage, one_line
+from chestxray.reading.inputs import Given, Inputs, find, leakage
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.reading.predictions_writer import (
     HEATMAPS,
@@ -45,7 +46,7 @@ from chestxray.reading.predictions_writer import (
     PredictionsWriter,
     columns,
 )
-from chestxray.reading.reader import Reader, load
+from chestxray.reading.reader import Reader, load, opened
 from chestxray.version import __version__
 
 _REFUSED: Final = "refused"
@@ -97,6 +98,7 @@ def predict(  # noqa: PLR0913 - the options of one command
     force: bool = False,
     engine: str | Path = "auto",
     operating_point: str | None = None,
+    require_signature: str | Path | None = None,
 ) -> PredictionRun:
     """Predict the findings of radiographs into a table.
 
@@ -116,6 +118,7 @@ def predict(  # noqa: PLR0913 - the options of one command
         force: read what the gate refuses; its reasons are kept.
         engine: for a bundle, see `chestxray.load`.
         operating_point: likewise; a reader has its own.
+        require_signature: likewise.
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
@@ -124,10 +127,11 @@ def predict(  # noqa: PLR0913 - the options of one command
     """
     check_out(Path(out))
     if isinstance(model, Reader):
-        reader, found = model, find(inputs, split, model.bundle.card)
+        reader = opened(model, engine, require_signature=require_signature)
+        found = find(inputs, split, model.bundle.card)
     else:  # wrong inputs are reported before the network is loaded, which takes seconds
         found = find(inputs, split, model_card.read(Path(model)).card)
-        reader = load(model, engine, operating_point)
+        reader = load(model, engine, operating_point, require_signature)
     for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
         if warning:
             _log.warning("%s", warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from chestxray.dataset.pixels import Canonical, name_of
 from chestxray.dataset.pixels import Source as FileSource
 from chestxray.dataset.radiograph import Radiograph
-from chestxray.errors import ImageError, Notice, RefusedError
+from chestxray.errors import ImageError, Notice, RefusedError, SignatureError
 from chestxray.findings import Findings
 from chestxray.model import model_card
 from chestxray.model.engines import Engine, Features, Heat, Probabilities
@@ -26,6 +27,8 @@ from chestxray.reading.judged_image import JudgedImage, checked_batch
 from chestxray.reading.reading import Reading
 
 __all__ = ["Reader", "Reading", "Source", "load"]
+
+_RUNTIMES: Final = {"auto", "torch", "openvino"}
 
 Source = FileSource | Radiograph | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | JudgedImage
 
@@ -154,7 +157,10 @@ class Reader:
 
 
 def load(
-    bundle: str | Path, engine: str | Path = "auto", operating_point: str | None = None
+    bundle: str | Path,
+    engine: str | Path = "auto",
+    operating_point: str | None = None,
+    require_signature: str | Path | None = None,
 ) -> Reader:
     """Load a bundle into a reader.
 
@@ -165,14 +171,22 @@ def load(
             fraction of the time, since it does not need torch.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
+        require_signature: public key (PEM) of who must have signed the bundle, and the export
+            where the engine is one; see `chestxray.model.sign`.
 
     Raises:
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
             network; or it does not have the operating point.
         ArtifactError: the export is missing, altered, or of another model.
+        SignatureError: bundle or export are not as the holder of the key signed them.
         MissingExtraError: the engine asked for is not installed.
     """
-    if engine in ("auto", "torch", "openvino"):
+    if require_signature is not None:
+        from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
+
+        for folder in (bundle,) if engine in _RUNTIMES else (bundle, engine):
+            check_signature(Path(folder), Path(require_signature))
+    if engine in _RUNTIMES:
         # Imported here, since an export is read without torch.
         from chestxray.model import bundle as bundles  # noqa: PLC0415
         from chestxray.reading.engine import choose  # noqa: PLC0415
@@ -181,6 +195,27 @@ def load(
         return Reader(_at(trained, operating_point), choose(trained, str(engine)))
     facts = model_card.read(Path(bundle))
     return Reader(_at(facts, operating_point), open_engine(Path(engine), facts.identity))
+
+
+def opened(
+    model: Reader | str | Path,
+    engine: str | Path,
+    operating_point: str | None = None,
+    require_signature: str | Path | None = None,
+) -> Reader:
+    """Give the reader itself, or load a bundle as `load` does.
+
+    Raises:
+        SignatureError: a signature is required of a reader, whose files were loaded before.
+    """
+    if not isinstance(model, Reader):
+        return load(model, engine, operating_point, require_signature)
+    if require_signature is not None:
+        raise SignatureError(
+            "a signature is checked when a bundle is loaded: give require_signature to "
+            "chestxray.load, not beside a reader"
+        )
+    return model
 
 
 def _at(bundle: Facts, operating_point: str | None) -> Facts:

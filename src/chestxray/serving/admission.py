@@ -1,6 +1,8 @@
 """Admission control: which requests are accepted, and which are rejected because of their number.
 
-A request takes a slot before its body is read. The slot is released when the work has ended, also
+An upload counts with the bytes that have arrived, and takes one of few places when it is complete.
+So a client that announces much and sends little, or sends it slowly, keeps nobody out. Bytes and
+places are limited in total and for each client. They are released when the work has ended, also
 where the client was answered earlier because of a timeout. So neither uploads nor work accumulate.
 """
 
@@ -9,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from chestxray.errors import ImageError, RefusedError, WorkerError
+from chestxray.errors import DecoderError, ImageError, RefusedError, WorkerError
 from chestxray.parallel import cores
 from chestxray.reading.reader import Reader
 from chestxray.serving import responses
@@ -26,6 +27,7 @@ from chestxray.serving.batching import BatchingEngine
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.middleware import Metrics
 from chestxray.serving.responses import Heatmaps, ReadResult
+from chestxray.serving.upload_usage import Usage, UsageTable
 from chestxray.serving.uploads import DecoderPool, Upload
 
 _State = Literal["starting", "ready", "stopping", "failed"]
@@ -33,6 +35,7 @@ _State = Literal["starting", "ready", "stopping", "failed"]
 _RETRY_SECONDS: Final = 1
 _SECONDS_TO_KILL: Final = 0.2
 _FULL_SIZE_UPLOADS: Final = 8
+_FULL_SIZE_UPLOADS_PER_CLIENT: Final = 4
 _log = logging.getLogger(__name__)
 
 
@@ -41,51 +44,86 @@ class Limits:
     """Limits that bound memory and waiting.
 
     Uploads in memory are bounded by number (`max_uploads`) and by their bytes together
-    (`max_held_bytes`).
+    (`max_held_bytes`). A client is an address, or the /64 network of an IPv6 address; many people
+    may share one.
 
     Attributes:
         max_upload_bytes: largest request body that is accepted.
-        max_uploads: requests in progress at once; further ones are answered with 429.
+        max_uploads: complete uploads in progress at once; further ones are answered with 429.
+        max_uploads_per_client: the same for one client.
         timeout: seconds from the end of an upload to its answer.
         upload_timeout: seconds for receiving an upload.
+        min_upload_rate: bytes per second that an upload must reach on average, after 5 seconds.
         max_batch: images that the model reads at once.
         decoders: decoder processes.
+        max_connections: open connections; fewer where the process may not open as many files.
+        max_connections_per_client: the same for one client.
+        head_timeout: seconds that a connection may stay open without a complete request head.
+        answer_timeout: seconds that a client may take to receive an answer.
     """
 
     max_upload_bytes: int = 64 * 2**20
-    max_uploads: int = 32
+    max_uploads: int = 64
+    max_uploads_per_client: int = 32
     timeout: float = 60.0
     upload_timeout: float = 60.0
+    min_upload_rate: int = 16 * 2**10
     max_batch: int = 16
     decoders: int = field(default_factory=cores)
+    max_connections: int = 512
+    max_connections_per_client: int = 128
+    head_timeout: float = 10.0
+    answer_timeout: float = 60.0
 
     @property
     def max_held_bytes(self) -> int:
         """Bytes of all request bodies in memory: few of the largest size, many of the usual."""
         return _FULL_SIZE_UPLOADS * self.max_upload_bytes
 
+    @property
+    def max_held_bytes_per_client(self) -> int:
+        """Bytes of one client's request bodies in memory."""
+        return _FULL_SIZE_UPLOADS_PER_CLIENT * self.max_upload_bytes
+
 
 class _Slot:
-    """The right to have one upload in progress; released once, by the handler or by the work."""
+    """The right of one request to send an upload and have it read.
 
-    def __init__(self, admission: AdmissionControl) -> None:
+    It is released once, by the handler or by the work.
+    """
+
+    def __init__(self, admission: AdmissionControl, client: str) -> None:
         self._admission = admission
-        self._bytes = 0
+        self._client = client
+        self._used = Usage()
         self.handed_over = False
 
     def reserve(self, count: int) -> None:
         """Reserve memory for an upload of so many bytes in all, until the slot is released.
 
         Raises:
-            ProblemError: the other uploads in progress use it (429).
+            ProblemError: other uploads use it (429).
         """
-        if count > self._bytes:
-            self._admission.reserve(count - self._bytes)
-            self._bytes = count
+        if count > self._used.held_bytes:
+            self._use(Usage(held_bytes=count - self._used.held_bytes))
+
+    def take_place(self) -> None:
+        """Take a place for the complete upload, until the slot is released.
+
+        Raises:
+            ProblemError: all are taken (429).
+        """
+        self._use(Usage(places=1))
 
     def release(self) -> None:
-        """Release the slot and its memory."""
-        self._admission.release(self._bytes)
+        """Release the place and the memory."""
+        self._admission.release(self._client, self._used)
+
+    def _use(self, more: Usage) -> None:
+        reason = self._admission.usage.add(self._client, more)
+        if reason is not None:
+            raise _busy(reason)
+        self._used.add(more)
 
 
 class AdmissionControl:
@@ -98,6 +136,7 @@ class AdmissionControl:
     Attributes:
         started: done when `start` has ended; its exception is the reason of a failed start.
         metrics: counts what happens.
+        usage: of the uploads in progress.
     """
 
     def __init__(self, reader: Reader, limits: Limits) -> None:
@@ -113,9 +152,10 @@ class AdmissionControl:
         # A thread waits for a decoder, then for the model: enough of them to fill a batch.
         self._threads = ThreadPoolExecutor(limits.max_batch + limits.decoders, "read")
         self._state: _State = "starting"
-        self._uploads = 0
-        self._held_bytes = 0
-        self._lock = threading.Lock()
+        self.usage = UsageTable(
+            Usage(limits.max_uploads, limits.max_held_bytes),
+            Usage(limits.max_uploads_per_client, limits.max_held_bytes_per_client),
+        )
 
     @property
     def state(self) -> _State:
@@ -158,55 +198,32 @@ class AdmissionControl:
         self._decoders.close()
 
     @contextmanager
-    def slot(self) -> Iterator[_Slot]:
+    def slot(self, client: str) -> Iterator[_Slot]:
         """Take a slot; it is released here unless work has begun, which then releases it.
 
+        Args:
+            client: whose limits apply.
+
         Raises:
-            ProblemError: the service is not ready (503), or all slots are taken (429).
+            ProblemError: the service is not ready (503), or all places are taken (429).
         """
         state = self.state
         if state != "ready":
             raise ProblemError(503, state, f"The service is {state}.", retry_seconds=_RETRY_SECONDS)
-        with self._lock:
-            if self._uploads >= self.limits.max_uploads:
-                raise self._busy()
-            self._uploads += 1
+        if reason := self.usage.full(client):
+            raise _busy(reason)
         self.metrics.uploads_in_progress.inc()
-        slot = _Slot(self)
+        slot = _Slot(self, client)
         try:
             yield slot
         finally:
             if not slot.handed_over:
                 slot.release()
 
-    def reserve(self, count: int) -> None:
-        """Reserve memory for more bytes of an upload.
-
-        Raises:
-            ProblemError: the uploads in progress use it (429).
-        """
-        with self._lock:
-            if self._held_bytes + count > self.limits.max_held_bytes:
-                raise self._busy()
-            self._held_bytes += count
-
-    def release(self, held_bytes: int) -> None:
-        """Release a slot, and the bytes that were reserved with it."""
-        with self._lock:
-            self._uploads -= 1
-            self._held_bytes -= held_bytes
+    def release(self, client: str, used: Usage) -> None:
+        """Release what an upload used."""
+        self.usage.remove(client, used)
         self.metrics.uploads_in_progress.dec()
-
-    def _busy(self) -> ProblemError:
-        limits = self.limits
-        return ProblemError(
-            429,
-            "busy",
-            f"{_counted(self._uploads, 'upload')} of {self._held_bytes / 2**20:.0f} MB in progress "
-            f"(at most {limits.max_uploads} of {limits.max_held_bytes / 2**20:.0f} MB). Retry "
-            f"after {_counted(_RETRY_SECONDS, 'second')}.",
-            retry_seconds=_RETRY_SECONDS,
-        )
 
     async def read(
         self, slot: _Slot, upload: Upload, heatmaps: Heatmaps, display: bool
@@ -220,8 +237,8 @@ class AdmissionControl:
             display: whether the radiograph as PNG is wanted.
 
         Raises:
-            ProblemError: the image is unreadable or refused (422), or the service timed out or
-                cannot start a decoder (503).
+            ProblemError: the image is unreadable or refused (422), or the service timed out, its
+                decoder ended, or none can be started (503).
         """
         work: Future[ReadResult] = self._threads.submit(self._read, upload, heatmaps, display)
         slot.handed_over = True
@@ -238,6 +255,14 @@ class AdmissionControl:
             ) from error
         except ImageError as error:
             raise ProblemError(422, "unreadable", error.reason) from error
+        except DecoderError as error:
+            raise ProblemError(
+                503,
+                "decoder-ended",
+                "The decoder process ended while it worked on this image, which may not be the "
+                "cause.",
+                retry_seconds=_RETRY_SECONDS,
+            ) from error
         except WorkerError as error:
             raise ProblemError(
                 503,
@@ -260,5 +285,10 @@ class AdmissionControl:
         return responses.read_result(self.reader, reading, upload.kind, decoded, heatmaps)
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _busy(reason: str) -> ProblemError:
+    return ProblemError(
+        429,
+        "busy",
+        f"{reason}. Retry after {_RETRY_SECONDS} s.",
+        retry_seconds=_RETRY_SECONDS,
+    )

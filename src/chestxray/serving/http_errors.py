@@ -99,17 +99,19 @@ def problem_response(
 _MEANINGS: Final = {
     400: "The body is not a complete multipart form.",
     401: "The bearer token is missing or wrong.",
-    403: "Without a token, only programs and pages on the same machine are served.",
+    403: "Without a token, only programs and pages on the same machine are served, and not through "
+    "a proxy.",
     404: "The resource does not exist.",
-    408: "The upload took too long.",
+    408: "The upload took too long, or came too slowly.",
     413: "The upload is too large.",
     415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",
     422: "The image cannot be read (`unreadable`), the model must not judge it (`refused`), or a "
     "parameter is invalid.",
-    429: "Too many uploads are in progress. Retry after `Retry-After` seconds.",
-    500: "The service failed. Its log has the traceback.",
-    503: "The service is starting or stopping, timed out, or failed. Retry after `Retry-After` "
+    429: "Too many uploads are in progress, in total or of this client. Retry after `Retry-After` "
     "seconds.",
+    500: "The service failed. Its log has the traceback.",
+    503: "The service is starting or stopping, timed out, or failed, or a decoder ended. Retry "
+    "after `Retry-After` seconds.",
 }
 
 

@@ -4,7 +4,7 @@ Without a token, only programs and pages on the same machine are served. Otherwi
 page, open in a browser here, could use this service, or read the answers once its own name resolves
 to this machine's address (DNS rebinding). Such a page cannot forge `Host`, `Sec-Fetch-Site` (W3C,
 Fetch Metadata Request Headers) or `Origin` (RFC 6454), which is all that older browsers send with a
-POST.
+POST. A request that came through a proxy may be anyone's, whatever its `Host`.
 
 The log has the route and the status, never a path as sent, a file name or anything about a patient.
 The metrics (Prometheus) count requests, never patients.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import os
 import time
@@ -37,6 +36,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chestxray.errors import ConfigError
+from chestxray.serving.clients import Proxies, is_forwarded, is_loopback, peer_of
 from chestxray.serving.http_errors import problem_details, problem_response
 
 _TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
@@ -68,7 +68,7 @@ _NOT_LOCAL: Final = problem_response(
         403,
         "not-local",
         "Without a token, only programs and pages on this machine are served, at "
-        "http://127.0.0.1 or http://localhost.",
+        "http://127.0.0.1 or http://localhost, and not through a proxy.",
     )
 )
 _log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def check_address(host: str, token: str | None, allow_remote: bool) -> None:
     Raises:
         ConfigError: other machines can reach the address, and there is no token.
     """
-    if token is None and not allow_remote and not _is_loopback(host):
+    if token is None and not allow_remote and not is_loopback(host):
         raise ConfigError(
             f"other machines can reach {host} and no token is set: give --token-file "
             f"(`openssl rand -hex 32 > token`), or --allow-remote where a proxy controls the access"
@@ -180,13 +180,21 @@ class HttpMiddleware:
         app: the application.
         token: required for all but the viewer's own files and the health checks; None for none.
         allow_remote: whether clients without a token may come from other machines.
+        proxies: that name their clients; the client in the request's scope is then theirs.
         metrics: counts the requests.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, allow_remote: bool, metrics: Metrics
+        self,
+        app: ASGIApp,
+        token: str | None,
+        allow_remote: bool,
+        proxies: Proxies,
+        metrics: Metrics,
     ) -> None:
         self._app = app
+        self._proxies = proxies
+        self._warned_of_proxy = False
         self._token = None if token is None else token.encode()
         self._allow_remote = allow_remote
         self._metrics = metrics
@@ -199,6 +207,7 @@ class HttpMiddleware:
         method = scope["method"]
         if method == "HEAD":  # as GET, whose body the server leaves out
             scope = {**scope, "method": "GET"}
+        scope = self._with_client(scope)
         exchange = _Exchange(scope, receive, send)
         start = time.monotonic()
         try:
@@ -219,10 +228,31 @@ class HttpMiddleware:
             return None
         headers = Headers(scope=scope)
         if self._token is None:
-            return None if self._allow_remote or _is_local(headers) else _NOT_LOCAL
+            return None if self._allow_remote or self._is_local(scope, headers) else _NOT_LOCAL
         scheme, _, given = headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode(), self._token)
         return None if scheme.lower() == "bearer" and right else _UNAUTHORIZED
+
+    def _with_client(self, scope: Scope) -> Scope:
+        """Put the client's address in the place of that of its proxy."""
+        peer, headers = peer_of(scope), Headers(scope=scope)
+        if peer is None:
+            return scope
+        if self._proxies.include(peer):
+            return {**scope, "client": (self._proxies.client(peer, headers), 0)}
+        if is_forwarded(headers) and not self._warned_of_proxy:
+            self._warned_of_proxy = True
+            _log.warning(
+                "requests come through a proxy that is not configured, so all its clients count as "
+                "one: if it is yours, give --proxy with its address"
+            )
+        return scope
+
+    def _is_local(self, scope: Scope, headers: Headers) -> bool:
+        peer = peer_of(scope)
+        return (
+            (peer is None or is_loopback(peer)) and not is_forwarded(headers) and _is_own(headers)
+        )
 
 
 class _Exchange:
@@ -272,19 +302,12 @@ class _Exchange:
             pass
 
 
-def _is_local(headers: Headers) -> bool:
+def _is_own(headers: Headers) -> bool:
+    """Say whether a program or page of this machine asks, by this machine's own name."""
     site = headers.get("sec-fetch-site", "none")
     host = headers.get("host", "")
     own = headers.get("origin") in {None, f"http://{host}"}
-    return own and site in {"none", "same-origin"} and _is_loopback(_host_name(host))
-
-
-def _is_loopback(host: str) -> bool:
-    """Say whether a name or address is that of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return own and site in {"none", "same-origin"} and is_loopback(_host_name(host))
 
 
 def _host_name(header: str) -> str:

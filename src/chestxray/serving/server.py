@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,15 @@ from fastapi import FastAPI
 from chestxray.errors import ConfigError
 from chestxray.reading.reader import load
 from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.clients import Proxies
+from chestxray.serving.http_connections import (
+    ACCEPTED_AT_ONCE,
+    LISTEN_BACKLOG,
+    ConnectionTable,
+    connections_possible,
+)
+from chestxray.serving.http_protocol import HttpProtocol, ServerConfig
+from chestxray.serving.log_rate import RateLimitedHandler
 from chestxray.serving.middleware import check_address, check_token
 from chestxray.serving.web import create_app
 
@@ -30,9 +40,11 @@ def serve(  # noqa: PLR0913 - the options of one command
     port: int = 8000,
     engine: str | Path = "auto",
     operating_point: str | None = None,
+    require_signature: str | Path | None = None,
     token: str | None = None,
     limits: Limits | None = None,
     allow_remote: bool = False,
+    proxies: Sequence[str] = (),
 ) -> None:
     """Serve a bundle over HTTP, with a viewer, until SIGINT (Ctrl-C) or SIGTERM.
 
@@ -45,13 +57,16 @@ def serve(  # noqa: PLR0913 - the options of one command
         port: 0 for a free one, which the log has.
         engine: see `chestxray.load`.
         operating_point: likewise.
+        require_signature: likewise.
         token: bearer token that clients must send; at least 16 ASCII characters.
         limits: bounds of memory and waiting; the defaults when None.
         allow_remote: serve other machines without a token.
+        proxies: addresses or networks of reverse proxies, whose `X-Forwarded-For` is believed.
 
     Raises:
-        ConfigError: the address is taken, the token is too short, or other machines can reach the
-            address and there is no token.
+        ConfigError: the address is taken, the token is too short, other machines can reach the
+            address and there is no token, a proxy's address is invalid, or too few files may be
+            open.
         BundleError: see `chestxray.load`, as for the other errors of a bundle and its engine.
         WorkerError: no decoder process could be started.
         KeyboardInterrupt: it was stopped by SIGINT, after the requests in progress were completed.
@@ -59,13 +74,14 @@ def serve(  # noqa: PLR0913 - the options of one command
     if token is not None:
         check_token(token)
     check_address(host, token, allow_remote)
+    trusted = Proxies(proxies)
     with closing(bind(host, port)) as address:
-        reader = load(bundle, engine, operating_point)
+        reader = load(bundle, engine, operating_point, require_signature)
         _set_up_log()
         for warning in reader.warnings:
             _log.warning("%s", warning)
-        app = create_app(reader, limits, token, allow_remote=allow_remote)
-        server = Server(app)
+        app = create_app(reader, limits, token, allow_remote=allow_remote, proxies=proxies)
+        server = Server(app, trusted)
         server.serve_on(address)
     if server.interrupted:
         raise KeyboardInterrupt
@@ -74,25 +90,47 @@ def serve(  # noqa: PLR0913 - the options of one command
 class Server(uvicorn.Server):
     """An HTTP server that rejects new requests as soon as it is told to stop.
 
+    Args:
+        app: as of `create_app`, which has the limits too.
+        proxies: whose connections are not limited per client.
+
     Attributes:
         interrupted: whether SIGINT (Ctrl-C) stopped it.
+        table: of the connections.
+
+    Raises:
+        ConfigError: too few files may be open.
     """
 
     interrupted = False
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                timeout_graceful_shutdown=_SECONDS_TO_STOP,
-            )
+    def __init__(self, app: FastAPI, proxies: Proxies | None = None) -> None:
+        config = ServerConfig(
+            app,
+            loop="asyncio",  # whose `backlog` limits what is accepted at once
+            http=HttpProtocol,
+            ws="none",
+            access_log=False,
+            log_config=None,
+            log_level="error",  # its warnings are of what clients send
+            server_header=False,
+            proxy_headers=False,  # the middleware reads them, if a proxy is configured
+            backlog=ACCEPTED_AT_ONCE,
+            timeout_graceful_shutdown=_SECONDS_TO_STOP,
         )
         # It has whatever clients put into addresses, and another set-up could switch it on.
         logging.getLogger("uvicorn.access").disabled = True
         self._admission: AdmissionControl = app.state.admission
+        limits = self._admission.limits
+        self.table = ConnectionTable(
+            connections_possible(limits.max_connections),
+            limits.max_connections_per_client,
+            limits.head_timeout,
+            limits.answer_timeout,
+            limits.max_held_bytes,
+        )
+        config.table, config.proxies = self.table, proxies or Proxies()
+        super().__init__(config)
 
     def serve_on(self, address: socket.socket) -> None:
         """Serve on a bound socket until stopped.
@@ -105,6 +143,18 @@ class Server(uvicorn.Server):
         self.run(sockets=[address])
         if started.done():
             started.result()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        for address in sockets or ():
+            address.listen(LISTEN_BACKLOG)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close slow connections once a second; uvicorn calls this ten times as often."""
+        if counter % 10 == 0:
+            self.table.close_slow()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
         """Handle a signal; a second Ctrl-C ends at once.
@@ -163,6 +213,8 @@ def url_of(address: socket.socket) -> str:
 
 def _set_up_log() -> None:
     """Write this package's records of level INFO and above, and others' warnings, to stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    handler = RateLimitedHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("chestxray").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes clients' bytes

@@ -37,6 +37,8 @@ FIELD: Final = "file"
 SQUARE_SIDE: Final = 512  # pixels
 
 _DISPLAY_SIDE: Final = 2048  # pixels
+_GRACE_SECONDS: Final = 5.0
+_MOST_PARTS: Final = 100  # of a form: each costs more than its bytes
 _NAME: Final = "upload"
 _SIGNATURES: Final = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -125,17 +127,33 @@ class DecoderPool:
             self._free.put(decoder)
 
 
+class Patience(NamedTuple):
+    """How long a body may take.
+
+    Attributes:
+        seconds: in all.
+        bytes_per_second: that must arrive on average, after a grace period.
+    """
+
+    seconds: float
+    bytes_per_second: float
+
+    def until(self, length: int) -> float:
+        """Give the seconds after which a body of which so much has arrived is too slow."""
+        return min(self.seconds, _GRACE_SECONDS + length / self.bytes_per_second)
+
+
 async def receive_upload(
-    request: Request, max_bytes: int, timeout: float, reserve: Callable[[int], None]
+    request: Request, max_bytes: int, patience: Patience, reserve: Callable[[int], None]
 ) -> Upload:
     """Receive the image file in the body of a request.
 
     Args:
         request: whose body has not been read.
         max_bytes: largest body that is accepted.
-        timeout: seconds for receiving the body.
-        reserve: called with the number of bytes that the body will take or has taken, before they
-            are kept; may raise `ProblemError`.
+        patience: how long the body may take.
+        reserve: called with the number of bytes that have arrived, before they are kept; may raise
+            `ProblemError`. What a client only announces is not reserved.
 
     Raises:
         ProblemError: not a multipart body (415), an invalid one (400), no file or several (422),
@@ -143,7 +161,7 @@ async def receive_upload(
     """
     form = _form(request)
     try:
-        await _receive(form, request, max_bytes, timeout, reserve)
+        await _receive(form, request, max_bytes, patience, reserve)
         data = form.file()
     finally:
         form.clear()
@@ -154,15 +172,24 @@ async def _receive(
     form: _Form,
     request: Request,
     max_bytes: int,
-    timeout: float,
+    patience: Patience,
     reserve: Callable[[int], None],
 ) -> None:
+    start = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(timeout):
-            await _feed(form, request, max_bytes, reserve)
+        async with asyncio.timeout_at(start + patience.until(0)) as deadline:
+
+            def arrived(length: int) -> None:
+                reserve(length)
+                deadline.reschedule(start + patience.until(length))
+
+            await _feed(form, request, max_bytes, arrived)
     except TimeoutError as error:
         raise ProblemError(
-            408, "upload-timeout", f"The upload took longer than {timeout:g} s."
+            408,
+            "upload-timeout",
+            f"The upload took longer than {patience.seconds:g} s, or was slower than "
+            f"{patience.bytes_per_second / 2**10:g} kB/s.",
         ) from error
     except FormParserError as error:
         raise _invalid("The multipart body is invalid.") from error
@@ -194,20 +221,20 @@ def _boundary(request: Request) -> bytes:
 
 
 async def _feed(
-    form: _Form, request: Request, max_bytes: int, reserve: Callable[[int], None]
+    form: _Form, request: Request, max_bytes: int, arrived: Callable[[int], None]
 ) -> None:
-    def expect(length: int) -> None:
+    def check(length: int) -> None:
         if length > max_bytes:
             raise ProblemError(
                 413, "too-large", f"The upload is larger than {max_bytes / 2**20:g} MB."
             )
-        reserve(length)
 
-    expect(int(request.headers.get("content-length", 0)))
+    check(int(request.headers.get("content-length", 0)))
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
-        expect(length)
+        check(length)
+        arrived(length)
         form.parser.write(chunk)
     form.parser.finalize()
 
@@ -237,6 +264,7 @@ class _Form:
         self._name = self._value = b""
         self._wanted = False
         self._complete = False
+        self._parts = 0
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
@@ -261,6 +289,9 @@ class _Form:
 
     def _begin(self) -> None:
         self._wanted = False
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise _invalid(f"The multipart body has more than {_MOST_PARTS} parts.")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

@@ -16,7 +16,7 @@ Nothing of an upload is kept, and nothing is written to disk.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -36,6 +36,7 @@ from starlette.exceptions import HTTPException
 from chestxray.findings import label
 from chestxray.reading.reader import Reader
 from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.clients import Proxies, limited_as, peer_of
 from chestxray.serving.http_errors import (
     ProblemDetails,
     ProblemError,
@@ -52,7 +53,7 @@ from chestxray.serving.responses import (
     ReadResult,
     model_card_result,
 )
-from chestxray.serving.uploads import FIELD, receive_upload
+from chestxray.serving.uploads import FIELD, Patience, receive_upload
 from chestxray.sources.phantom.population import exams, patient
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
@@ -119,6 +120,7 @@ def create_app(
     token: str | None = None,
     *,
     allow_remote: bool = False,
+    proxies: Sequence[str] = (),
 ) -> FastAPI:
     """Make the ASGI application; `app.state.admission` accepts requests once it has started.
 
@@ -127,7 +129,12 @@ def create_app(
         limits: bounds of memory and waiting; the defaults when None.
         token: bearer token that clients must send, None for none.
         allow_remote: whether clients without a token may come from other machines.
+        proxies: addresses or networks of reverse proxies, whose `X-Forwarded-For` is believed.
+
+    Raises:
+        ConfigError: a proxy's address is invalid.
     """
+    trusted = Proxies(proxies)
     admission = AdmissionControl(reader, limits or Limits())
 
     @asynccontextmanager
@@ -154,7 +161,11 @@ def create_app(
     _add_viewer(app)
     _describe(app)
     app.add_middleware(
-        HttpMiddleware, token=token, allow_remote=allow_remote, metrics=admission.metrics
+        HttpMiddleware,
+        token=token,
+        allow_remote=allow_remote,
+        proxies=trusted,
+        metrics=admission.metrics,
     )
     return app
 
@@ -171,6 +182,7 @@ def example_png(name: str) -> bytes:
 
 def _add_reading(app: FastAPI, admission: AdmissionControl) -> None:
     limits = admission.limits
+    patience = Patience(limits.upload_timeout, limits.min_upload_rate)
 
     @app.post(
         "/v1/read",
@@ -187,10 +199,10 @@ def _add_reading(app: FastAPI, admission: AdmissionControl) -> None:
             bool, Query(description="Include the decoded radiograph as PNG.")
         ] = False,
     ) -> ReadResult:
-        with admission.slot() as slot:
-            upload = await receive_upload(
-                request, limits.max_upload_bytes, limits.upload_timeout, slot.reserve
-            )
+        client = limited_as(peer_of(request.scope) or "")
+        with admission.slot(client) as slot:
+            upload = await receive_upload(request, limits.max_upload_bytes, patience, slot.reserve)
+            slot.take_place()
             admission.metrics.upload_bytes.inc(len(upload.data))
             return await admission.read(slot, upload, heatmaps, display)
 

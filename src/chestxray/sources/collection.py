@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -31,6 +32,7 @@ LEADING_COLUMNS: Final = (
     "image", "path", "patient", "study", "follow_up", "age", "sex", "view",
 )  # fmt: skip
 BOX_COLUMNS: Final = ("image", "finding", "x", "y", "w", "h")
+MASK_COLUMNS: Final = ("image", "finding", "path")
 FRONTAL: Final = frozenset({"PA", "AP", ""})  # an unknown view is taken for frontal
 LATERAL: Final = "LATERAL"
 _KNOWN_VIEWS: Final = frozenset({"PA", "AP", LATERAL})
@@ -141,6 +143,8 @@ class Collection:
         policies: those that were applied to uncertain labels, blanks and views.
         release: of the data set, such as `v2020`; empty where there is only one.
         facts: what the reader adds for people, such as which label table it chose.
+        masks: `image`, `finding` and `path` of a PNG file (absolute, str) over the whole image, 0
+            outside the finding and above 0 inside.
     """
 
     name: str
@@ -153,6 +157,9 @@ class Collection:
     policies: dict[str, str] = field(default_factory=dict)
     release: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    masks: pd.DataFrame = field(
+        default_factory=partial(pd.DataFrame, columns=list(MASK_COLUMNS), dtype=object)
+    )
 
 
 class Source(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from chestxray.sources.collection import (
     Source,
     SourceCard,
 )
-from chestxray.sources.files import scanned_once
+from chestxray.sources.files import scanned_once, unnamed_files
 from chestxray.sources.nih import NIH
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.table import TABLE_SOURCE, columns_of
@@ -117,7 +118,8 @@ def read(
     tree = Path(tree)
     with scanned_once():
         chosen = _chosen(tree, source, options)
-        return _checked(chosen.read(tree, options), chosen.name)
+        collection = _checked(chosen.read(tree, options), chosen.name)
+        return replace(collection, problems=(*collection.problems, *unnamed_files()))
 
 
 def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:

@@ -12,9 +12,11 @@ from chestxray.lazy import exports
 if TYPE_CHECKING:
     from chestxray.training.cross_validation import crossval
     from chestxray.training.fit import Run, check_recipe, train
+    from chestxray.training.loop import Processes
     from chestxray.training.recipe import Recipe
 
 __all__ = [
+    "Processes",
     "Recipe",
     "Run",
     "check_recipe",
@@ -31,6 +33,7 @@ __getattr__ = exports(
             "check_recipe",
             "train",
         ),
+        "loop": ("Processes",),
         "recipe": ("Recipe",),
     },
 )

@@ -1,56 +1,105 @@
-"""Training batches: which images in which order, and their augmentation.
+"""Training batches: which images in which order.
 
 The images are memory-mapped uint8, so a batch is one indexed copy, and worker processes would cost
-more than they save. The order depends on seed and epoch alone. Augmentation works on a whole batch,
-on its device.
+more than they save. The order depends on seed and epoch alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from kornia.augmentation import (
-    ImageSequential,
-    RandomGamma,
-    RandomHorizontalFlip,
-    RandomRotation,
-)
-from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from chestxray.dataset.shards import Shards
 from chestxray.dataset.store import Dataset
-from chestxray.training.recipe import Augment
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images and labels; masks too, see `mask_supervision`
+
+_COPIED: Final = 4096  # images at a time
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this is, and so which images of a batch are its own.
+
+    Attributes:
+        rank: of the process, from 0.
+        of: processes in all.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def own(self, positions: Sequence[int]) -> list[int]:
+        """Give every `of`-th of some positions; those of all processes are the whole."""
+        return list(positions[self.rank :: self.of])
 
 
 class Part(TorchDataset[Batch]):
     """One split of a dataset; indexing with a list of positions gives a batch.
 
     A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown).
+
+    Args:
+        dataset: of the split.
+        split: its name.
+        device: that computes. On a GPU with room for them, all images are kept there, so that a
+            batch is neither read nor copied.
     """
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    def __init__(self, dataset: Dataset, split: str, device: torch.device | None = None) -> None:
+        self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
         self._images = dataset.images
+        self._resident: Batch | None = None
+        if device is not None and fits(len(self.rows) * dataset.manifest.size**2, device):
+            labels = torch.from_numpy(self.labels).to(device)
+            self._resident = _resident(self._images, self.rows, device), labels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        images = self._images[self.rows[positions]]
-        return torch.from_numpy(images), torch.from_numpy(self.labels[positions])
+        if self._resident is not None:
+            images, labels = self._resident
+            chosen = torch.tensor(positions, device=images.device)
+            return images[chosen], labels[chosen]
+        pixels = self._images[self.rows[positions]]
+        return torch.from_numpy(pixels), torch.from_numpy(self.labels[positions])
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are kept on the GPU."""
+        return self._resident is not None
 
     @property
     def images(self) -> npt.NDArray[np.uint8]:
         """All images of the part [N, S, S], copied."""
         images: npt.NDArray[np.uint8] = self._images[self.rows]
         return images
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Tell whether `size` bytes fit into the free memory of a GPU with as much again left."""
+    return device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]
+
+
+def _resident(images: Shards, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy images [N, S, S] to a device, some at a time, since they may not fit into memory."""
+    return torch.cat(
+        [
+            torch.from_numpy(images[rows[start : start + _COPIED]]).to(device)
+            for start in range(0, len(rows), _COPIED)
+        ]
+    )
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -63,10 +112,18 @@ class EpochBatches(Sampler[list[int]]):
         draws: [N] expected draws of each image, see `sampling`.
         batch_size: positions per batch.
         seed: of the order.
+        share: of each batch that this process takes.
     """
 
-    def __init__(self, draws: npt.NDArray[np.float64], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        draws: npt.NDArray[np.float64],
+        batch_size: int,
+        seed: int,
+        share: Share | None = None,
+    ) -> None:
         self.draws = draws
+        self.share = share or Share()
         self.batch_size = min(batch_size, len(draws))
         self.seed = seed
         self.epoch = 0
@@ -84,7 +141,7 @@ class EpochBatches(Sampler[list[int]]):
         if (self.draws != 1).any():
             order = generator.permutation(_systematic(self.draws, order, generator.random()))
         for batch in range(len(self)):
-            yield order[batch * self.batch_size :][: self.batch_size].tolist()
+            yield self.share.own(order[batch * self.batch_size :][: self.batch_size].tolist())
 
 
 def _systematic(
@@ -107,34 +164,20 @@ def _systematic(
     return drawn
 
 
-def loader(part: Part, batches: Sampler[list[int]]) -> DataLoader[Batch]:
+def loader(part: Part, batches: Iterable[list[int]]) -> DataLoader[Batch]:
     """Load the batches of a part whose positions `batches` gives."""
     return DataLoader(
         part,
         sampler=batches,  # a batch takes the place of a single position
         batch_size=None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not part.resident,
         # Its own, so that the loader draws nothing from the generator of augmentation and dropout.
         generator=torch.Generator(),
     )
 
 
-def in_order(part: Part, batch_size: int) -> DataLoader[Batch]:
-    """Load a whole part in row order."""
-    return loader(part, BatchSampler(SequentialSampler(part), batch_size, drop_last=False))
-
-
-def augmentation(augment: Augment) -> nn.Module:
-    """Build the module that augments float images [B, 1, S, S] in [0, 1], each image on its own.
-
-    A rotation fills the corners with black, as outside the collimator. Gamma and contrast keep
-    black: a grey value x becomes factor × x^exponent, cut off at 1.
-    """
-    steps: list[nn.Module] = [RandomHorizontalFlip(p=augment.flip)]
-    if augment.rotate:
-        steps.append(RandomRotation(degrees=augment.rotate, p=1.0))
-    if augment.gamma or augment.contrast:
-        exponents, factors = ((1 - most, 1 + most) for most in (augment.gamma, augment.contrast))
-        steps.append(RandomGamma(gamma=exponents, gain=factors, p=1.0))
-    module: nn.Module = ImageSequential(*steps)
-    return module
+def in_order(part: Part, batch_size: int, share: Share | None = None) -> DataLoader[Batch]:
+    """Load a whole part in row order, or this process's share of it."""
+    own = (share or Share()).own(range(len(part)))
+    starts = range(0, len(own), batch_size)
+    return loader(part, [own[start : start + batch_size] for start in starts])

@@ -15,51 +15,44 @@ from __future__ import annotations
 import fcntl
 import logging
 import platform
-import warnings
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from chestxray.artifacts import read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
-from chestxray.errors import ArtifactError, MissingExtraError, RecipeError, TrainingError
+from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
-from chestxray.findings import Findings
-from chestxray.model.network import Classifier, check_reachable
+from chestxray.model.network import Classifier
 from chestxray.model.torch_engine import device
-from chestxray.training import checkpoint_files
+from chestxray.training import checkpoint_files, initial_weights
 from chestxray.training import recipe as recipes
-from chestxray.training.checkpoint_files import CheckpointFiles
-from chestxray.training.data import EpochBatches, Part, in_order, loader
+from chestxray.training.callbacks import BEST, LAST
+from chestxray.training.distributed import check as check_processes
+from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
-from chestxray.training.lightning_module import (
-    BEST,
-    LAST,
-    Checkpoints,
-    History,
-    ShardCheck,
-    Show,
-    Task,
+from chestxray.training.lightning_module import Task
+from chestxray.training.loop import (
+    Outcome,
+    Processes,
+    lightning_precision,
+    run_epochs,
+    task_of,
 )
-from chestxray.training.losses import class_weights
+from chestxray.training.mask_supervision import check_masks
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import check_folder, for_run
-from chestxray.training.sampling import Sampling
 from chestxray.version import __version__
 
-_Precision = Literal["float32", "bfloat16"]
-
 _MADE_BY: Final = "chestxray train"
+_SECONDS: Final = 600.0  # that another machine waits for the first one's bundle
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Run:
 
     Attributes:
         folder: it lies in.
-        history: `history.csv`, one row per epoch and split, see `lightning_module.History`.
+        history: `history.csv`, one row per epoch and split, see `callbacks.History`.
         summary: `run.json`: data, recipe, best epoch, time, machine, versions.
     """
 
@@ -115,12 +108,13 @@ def train(
     overrides: Overrides | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    processes: Processes | None = None,
 ) -> Run:
     """Train a classifier, or resume an interrupted run.
 
     On one CPU, training is repeatable: epoch n depends on the recipe's seed alone, so a run that
     was killed and resumed ends with the same figures as one that was not. On a GPU the order of
-    sums is not fixed, and figures differ in their last digits.
+    sums is not fixed, and figures differ in their last digits; so do those of several processes.
 
     Args:
         dataset: with the splits `train` and `val`, or its folder; `test` is not looked at.
@@ -131,6 +125,7 @@ def train(
             such as `loss.gamma=1`.
         resume: continue after the last finished epoch; dataset and recipe must be the same.
         tensorboard: write TensorBoard logs into `out/tensorboard` too.
+        processes: that train together, see `distributed`; one where None.
 
     Returns:
         The finished run.
@@ -140,20 +135,33 @@ def train(
         ArtifactError: no such dataset, the run exists already, there is none to resume, it was
             trained on another dataset, its checkpoint is not one that this version wrote,
             images of the dataset were altered, or another training works in the folder.
-        TrainingError: nothing to learn from, or the loss is no longer finite.
+        TrainingError: nothing to learn from, the loss is no longer finite, or one of several
+            processes died.
         MissingExtraError: TensorBoard is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    run = Path(out)
+    run, processes = Path(out), processes or Processes()
+    check_processes(processes)
+    first = node_rank(processes) == 0
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
-    chosen = for_run(run, recipe, overrides or (), resume, folder)
+    chosen = for_run(run, recipe, overrides or (), resume, folder, first=first)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
+    if not first:
+        run_in_processes(dataset, chosen, run, tensorboard, processes)
+        return _awaited(run)
     if resume:
         _check_same(run, dataset.manifest, chosen)
-    return _trained(dataset, chosen, run, resume, tensorboard)
+    # Made before anything is written: a recipe that cannot be started leaves nothing behind.
+    task = task_of(dataset, chosen, resume and (run / "checkpoints" / LAST).exists())
+    with _alone(run, resume):
+        if processes.count > 1:
+            run_in_processes(dataset, chosen, run, tensorboard, processes)
+        else:
+            run_epochs(dataset, task, run, tensorboard)
+        return _finished(run, dataset, task)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -163,27 +171,14 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone.
     """
-    classifier = Classifier(recipe.backbone, ("Finding",), recipe.size)
-    if recipe.weights == "imagenet":
-        check_reachable(recipe.backbone)
-    elif recipe.weights != "none":
-        classifier.load_pretrained(recipe.weights, recipe.backbone)
-
-
-def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> _Precision:
-    """Turn `auto` into bfloat16 where the device has instructions for it, float32 elsewhere.
-
-    A processor without bfloat16 instructions emulates them, about ten times slower than float32.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
+    classifier = Classifier(
+        recipe.backbone, ("Finding",), recipe.size, drop_path=recipe.drop_path, head=recipe.head
+    )
+    initial_weights.check(classifier, recipe)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
+    check_masks(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if np.isnan(labels).all():
@@ -206,40 +201,6 @@ def _check_same(run: Path, manifest: Manifest, recipe: Recipe) -> None:
         raise ArtifactError(f"{run} was started on another dataset: resume it with that one")
 
 
-def _trained(dataset: Dataset, recipe: Recipe, run: Path, resume: bool, tensorboard: bool) -> Run:
-    torch.manual_seed(recipe.seed)
-    last = run / "checkpoints" / LAST
-    classifier = _classifier(recipe, dataset.findings, resume and last.exists())
-    labels = dataset.labels(dataset.rows("train"))
-    sampling = Sampling.fit(recipe, labels)
-    task = Task(classifier, recipe, _loss_weights(recipe, sampling, labels), sampling)
-    history, timer = History(run / "history.csv", recipe.monitor), Timer()
-    checkpoints = Checkpoints(run / "checkpoints", history, recipe.patience)
-    callbacks = [history, timer, checkpoints, ShardCheck(dataset), Show(history)]
-    trainer = Trainer(
-        accelerator=device().type,
-        devices=1,
-        precision="bf16-mixed" if _bfloat16(recipe) else "32-true",
-        max_epochs=recipe.max_epochs,
-        callbacks=callbacks,
-        plugins=[CheckpointFiles()],
-        logger=_tensorboard(run) if tensorboard else False,
-        default_root_dir=run,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-    )
-    # Written only now: a recipe that cannot be started leaves nothing behind.
-    with _alone(run, resume):
-        write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
-        recipes.save(run / "recipe.yaml", recipe)
-        _fit(trainer, task, dataset, last if last.exists() else None)
-        return _finished(run, dataset, task, trainer, history, timer)
-
-
 @contextmanager
 def _alone(run: Path, resume: bool) -> Iterator[None]:
     """Keep other trainings out of a run's folder.
@@ -260,78 +221,41 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _finished(
-    run: Path, dataset: Dataset, task: Task, trainer: Trainer, history: History, timer: Timer
-) -> Run:
+def _awaited(run: Path) -> Run:
+    """Wait until the first machine has written the run."""
+    end = time.monotonic() + _SECONDS
+    while not (run / "run.json").exists():
+        if time.monotonic() > end:
+            raise TrainingError(f"the first machine has not finished {run}: see its messages")
+        time.sleep(1)
+    return Run.open(run)
+
+
+def _finished(run: Path, dataset: Dataset, task: Task) -> Run:
     """Write all that follows from the best epoch, `run.json` last."""
-    _load_best(task.classifier, run / "checkpoints" / BEST)
+    _load_best(task, run / "checkpoints" / BEST)
     recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
-    bundle = finish(run, dataset, recipe, task.classifier.to(device()))
+    outcome = Outcome.read(run, recipe)
+    bundle = finish(run, dataset, recipe, task.evaluated.to(device()))
     facts = {
         "model": bundle.identity,
-        "precision": str(trainer.precision),
+        "precision": lightning_precision(recipe),
         "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
         "monitor": recipe.monitor,
-        "best_epoch": history.best_epoch,
-        "epochs": trainer.current_epoch,
-        "seconds": round(timer.time_elapsed("train")),
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "seconds": round(outcome.seconds),
+        "threads": outcome.threads,
     }
     write_json(run / "run.json", {**_summary(dataset.manifest, recipe), **facts})
     return Run.open(run)
 
 
-def _fit(trainer: Trainer, task: Task, dataset: Dataset, last: Path | None) -> None:
-    """Run the epochs that are left after the checkpoint `last`; all of them where it is None."""
-    recipe, part = task.recipe, Part(dataset, "train")
-    batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed)
-    with warnings.catch_warnings():
-        # Worker processes would cost more than indexing a memory map does; see `data`.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-        try:
-            trainer.fit(
-                task,
-                loader(part, batches),
-                in_order(Part(dataset, "val"), recipe.batch_size),
-                ckpt_path=None if last is None else str(last),
-            )
-        except SystemExit as error:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt(
-                "interrupted: resume with the same command and --resume"
-            ) from error
-
-
-def _classifier(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
-    classifier = Classifier(recipe.backbone, findings, recipe.size, recipe.dropout)
-    if recipe.weights != "none" and not resumed:
-        classifier.load_pretrained(recipe.weights, recipe.backbone)
-    return classifier.to(memory_format=torch.channels_last)
-
-
-def _loss_weights(
-    recipe: Recipe, sampling: Sampling, labels: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    if not recipe.loss.class_weights:
-        return np.ones((labels.shape[1], 2))
-    return class_weights(labels, sampling.draws(labels))
-
-
-def _bfloat16(recipe: Recipe) -> bool:
-    return resolve(recipe.precision, device()) == "bfloat16"
-
-
-def _tensorboard(run: Path) -> Logger:
-    try:
-        return TensorBoardLogger(run, name="tensorboard", version="")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("tensorboard", "track") from error
-
-
-def _load_best(classifier: Classifier, path: Path) -> None:
+def _load_best(task: Task, path: Path) -> None:
     state = checkpoint_files.load(path)["state_dict"]
-    prefix = "classifier."
+    prefix = "classifier." if task.average is None else "average.classifier."
     weights = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    classifier.load_state_dict(weights, strict=True)
+    task.evaluated.load_state_dict(weights, strict=True)
 
 
 def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
@@ -347,6 +271,7 @@ def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "backbone": recipe.backbone,
         "weights": recipe.weights,
+        "initial_weights": initial_weights.origin(recipe, manifest.findings),
         "machine": _machine(),
         "torch": torch.__version__,
         "seed": recipe.seed,

@@ -1,40 +1,41 @@
-"""What Lightning runs: the module that trains a classifier, and what happens between epochs.
+"""What Lightning runs: the module that trains a classifier by a recipe.
 
-Lightning does the loop, precision, devices, restoring and timing. The callbacks run in the order in
-which `fit` lists them, at the end of each training epoch, after its validation. All state that a
-resumed run needs is in the checkpoint.
+Lightning does the loop, precision, devices, restoring and timing; `callbacks` does what happens
+between the steps. A training step on a GPU never waits for it: figures stay on the device until the
+epoch ends.
 """
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from lightning import LightningModule
+from torch import Tensor, distributed, nn
+from torch.nn.functional import interpolate
+from torch.optim import Optimizer
 
-from chestxray.artifacts import write_table
-from chestxray.dataset.store import Dataset
 from chestxray.errors import TrainingError
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.model.network import Classifier, to_input
-from chestxray.progress import Advance, progress
-from chestxray.training.data import Batch, augmentation
+from chestxray.training.augmentation import (
+    augmentation,
+    augmented_with_masks,
+    mixed,
+)
+from chestxray.training.data import Batch
 from chestxray.training.losses import binary_cross_entropy, loss_of
+from chestxray.training.mask_supervision import mask_loss
+from chestxray.training.optimisation import WeightAverage, optimiser_of
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
-BEST: Final = "best.safetensors"
-LAST: Final = "last.safetensors"
-
 _Split = Literal["train", "val"]
+
+_STATISTICS: Final = ("running_mean", "running_var")
+_CHECKED_EVERY: Final = 100  # batches; asking for the loss waits for the device
 
 
 class _Outputs:
@@ -50,12 +51,26 @@ class _Outputs:
         self._labels.append(labels)
 
     def all(self) -> Batch:
-        """Give logits and labels, each [N, K]."""
-        return torch.cat(self._logits), torch.cat(self._labels)
+        """Give logits and labels of all processes, each [N, K], on this one's device."""
+        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        return _gathered(logits), _gathered(labels)
+
+
+def _gathered(own: Tensor) -> Tensor:
+    """Give the rows of all processes, which may have different numbers of them."""
+    if not distributed.is_initialized():
+        return own
+    of_all: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(of_all, own.cpu())
+    return torch.cat(of_all).to(own.device)
 
 
 def _measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Give the columns of the history that do not depend on the recipe, see `History`."""
+    """Give the columns of the history that do not depend on the recipe, see `History`.
+
+    A mixed label counts as that of the image with the larger share.
+    """
+    labels = labels.round()
     probabilities = logits.double().sigmoid().cpu().numpy()
     columns = list(zip(labels.double().cpu().numpy().T, probabilities.T, strict=True))
     return {
@@ -73,6 +88,9 @@ class Task(LightningModule):
         recipe: how to train it.
         loss_weights: [K, 2] weights of absent and present labels.
         sampling: of the training images.
+
+    Attributes:
+        average: of the weights; None where the recipe wants none.
     """
 
     def __init__(
@@ -86,35 +104,55 @@ class Task(LightningModule):
         self.classifier = classifier
         self.recipe = recipe
         self.sampling = sampling
-        self.augment: nn.Module = augmentation(recipe.augment)
+        self.average = WeightAverage(classifier, recipe.ema) if recipe.ema else None
+        self.augment = augmentation(recipe.augment)
         self.loss = loss_of(recipe.loss, loss_weights)
         self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
+        self._total = torch.zeros(())
+        self._steps_before = 0
+
+    @property
+    def evaluated(self) -> Classifier:
+        """The classifier that is validated and saved: the average of the weights, if there is."""
+        return self.classifier if self.average is None else self.average.classifier
 
     def on_validation_epoch_start(self) -> None:
-        """Drop the outputs of the last validation pass."""
+        """Drop the outputs of the last validation pass; agree on the statistics of the images.
+
+        Each process has seen other images, so their normalisation layers have other means.
+        """
         self.outputs["val"] = _Outputs()
+        if distributed.is_initialized():
+            for name, statistic in self.named_buffers():
+                if name.endswith(_STATISTICS):
+                    distributed.all_reduce(statistic)
+                    statistic.div_(distributed.get_world_size())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment and classify; keep what the metrics need; give the loss."""
         if batch_idx == 0:
             self._begin_epoch()
-        images, labels = batch
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            inputs = self.augment(to_input(images))
-        loss = self._step("train", inputs, labels)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch}; the last "
-                f"good checkpoint is kept: train again with a new --out and a lower learning rate, "
-                f"such as --set learning_rate={self.recipe.learning_rate / 10:g}, or with --set "
-                f"precision=float32"
-            )
+            augmented = self._augmented(batch, batch_idx)
+        loss = self._step("train", *augmented)
+        self._total = self._total.to(loss.device) + loss.detach()
+        if batch_idx % _CHECKED_EVERY == 0:
+            self.check_finite()
         return loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Remember the steps so far."""
+        self._steps_before = self.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
+        """Average the weights after each step of the optimiser."""
+        if self.average is not None and self.global_step > self._steps_before:
+            self.average.update(self.classifier, self.global_step)
 
     def validation_step(self, batch: Batch) -> None:
         """Classify images without augmentation."""
         images, labels = batch
-        self._step("val", to_input(images), labels)
+        self._step("val", self._resized(to_input(images)), labels)
 
     def measures(self, split: _Split) -> dict[str, float]:
         """Give the columns of the history for the last pass over a split, see `History`."""
@@ -125,13 +163,33 @@ class Task(LightningModule):
         loss = float(self.loss(logits, labels, importance))
         return {"loss": loss, **_measures(logits, labels)}
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Give Adam and the schedule of its rate, which changes per epoch."""
-        optimiser = torch.optim.Adam(self.classifier.parameters(), lr=self.recipe.learning_rate)
-        if self.recipe.schedule == "constant":
-            return optimiser
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.recipe.max_epochs)
-        return {"optimizer": optimiser, "lr_scheduler": falling}
+    def check_finite(self) -> None:
+        """Check the sum of the epoch's training losses.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        if not torch.isfinite(self._total):
+            raise TrainingError(
+                f"the training loss became {self._total.item()} in epoch {self.current_epoch}; the "
+                f"last good checkpoint is kept: train again with a new --out and a lower learning "
+                f"rate, such as --set learning_rate={self.recipe.learning_rate / 10:g}, or with "
+                f"--set precision=float32"
+            )
+
+    def configure_optimizers(self) -> Optimizer:
+        """Give the optimiser; `callbacks.Rates` changes its rates."""
+        return optimiser_of(self.classifier, self.recipe)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limit the norm of all gradients; Lightning's own refuses fused optimisers in bfloat16."""
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.recipe.clip)
 
     def _begin_epoch(self) -> None:
         """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.
@@ -139,174 +197,50 @@ class Task(LightningModule):
         Called at the first batch: Lightning leaves out `on_train_epoch_start` in the first epoch of
         a resumed run.
         """
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+        seed = self.recipe.seed * 100_003 + self.current_epoch
+        torch.manual_seed(seed + 1_000_000_007 * self.global_rank)
         self.outputs["train"] = _Outputs()
+        self._total = torch.zeros(())
+        if self.recipe.freeze:
+            learns = self.current_epoch >= self.recipe.freeze
+            for frozen in (self.classifier.backbone, self.classifier.pooled_layers):
+                frozen.requires_grad_(learns).train(learns)
 
-    def _step(self, split: _Split, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = self.classifier(inputs.contiguous(memory_format=torch.channels_last))
-        loss: Tensor = self.loss(logits, labels)
+    def _augmented(self, batch: Batch, batch_idx: int) -> Batch:
+        """Give the network's input, its labels, and its masks if the batch has masks."""
+        images, labels, *masks = batch
+        inputs = self._resized(to_input(images))
+        if masks:
+            inputs, *masks = augmented_with_masks(self.augment, inputs, masks[0])
+        else:
+            inputs = self.augment(inputs)
+        if not self.recipe.mixup:
+            return inputs, labels, *masks
+        seed = self.recipe.seed, self.current_epoch, batch_idx
+        for place, mask in enumerate(masks):  # the same draws as for the images
+            draw = np.random.default_rng(seed)
+            masks[place] = mixed(mask, labels, self.recipe.mixup, draw)[0]
+        draw = np.random.default_rng(seed)
+        return *mixed(inputs, labels, self.recipe.mixup, draw), *masks
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Give images the side of this epoch."""
+        side = self.recipe.side(self.current_epoch)
+        if side == images.shape[-1]:
+            return images
+        return interpolate(images, (side, side), mode="area")
+
+    def _step(
+        self, split: _Split, inputs: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
+        classifier = self.classifier if split == "train" else self.evaluated
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if masks is None:
+            logits = classifier(inputs)
+            loss: Tensor = self.loss(logits, labels)
+        else:
+            logits, maps, _ = classifier.explain(inputs)
+            loss = self.loss(logits, labels)
+            loss = loss + self.recipe.mask_weight * mask_loss(maps, masks, labels)
         self.outputs[split].add(logits, labels)
         return loss
-
-
-class History(Callback):
-    """Writes `history.csv`, one row per epoch and split (train, val).
-
-    Columns: `epoch` from 0; `loss`, the recipe's; `bce`, unweighted binary cross-entropy, nats;
-    `accuracy`, the share of known labels on the right side of probability 0.5; `auroc`, the mean
-    over the findings that are both present and absent. Training rows are measured on augmented
-    batches while the weights change.
-
-    The validation loss estimates the training objective on new patients: it is the recipe's loss,
-    each image weighted by how often training draws one with its labels (importance sampling,
-    self-normalised). Without these weights, class weights that were counted on balanced draws would
-    meet natural prevalence, and low logits would look better than a good ranking. With natural
-    sampling all weights are 1 and it is the plain mean.
-
-    Lightning's CSVLogger starts its file again when a run is resumed, which loses the earlier
-    epochs; this file is written whole, and its rows are part of the checkpoint.
-    """
-
-    def __init__(self, path: Path, monitor: Literal["loss", "auroc"]) -> None:
-        self.path = path
-        self.monitor = monitor
-        self.rows: list[dict[str, Any]] = []
-
-    @property
-    def best_epoch(self) -> int:
-        """The first epoch with the lowest loss or highest AUROC on validation, -1 before any."""
-        values = [row[self.monitor] for row in self.rows if row["split"] == "val"]
-        best = min if self.monitor == "loss" else max
-        return values.index(best(values)) if values else -1
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch's two rows."""
-        epoch, task = trainer.current_epoch, _task(pl_module)
-        of_splits = {split: task.measures(split) for split in task.outputs}
-        _check_finite(of_splits["val"]["loss"], epoch)
-        for split, measures in of_splits.items():
-            self.rows.append({"epoch": epoch, "split": split, **measures})
-            for logger in trainer.loggers:
-                named = {f"{name}/{split}": value for name, value in measures.items()}
-                logger.log_metrics(named, step=epoch)
-        write_table(self.path, pd.DataFrame(self.rows))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the rows to the checkpoint."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rows of a checkpoint; rows of later, unfinished epochs are dropped."""
-        self.rows = list(state_dict["rows"])
-
-
-class Checkpoints(Callback):
-    """Keeps the best and the last state, and stops when validation no longer improves.
-
-    Lightning's own callbacks keep less: ModelCheckpoint leaves out `last.ckpt` in epochs that do
-    not improve, and forgets the best loss when the run's folder was moved; EarlyStopping trains on
-    when a run that it stopped is resumed.
-
-    Args:
-        folder: gets `best.safetensors` and `last.safetensors`.
-        history: tells which epoch is the best.
-        patience: epochs without improvement before training stops.
-    """
-
-    def __init__(self, folder: Path, history: History, patience: int) -> None:
-        self.folder = folder
-        self.history = history
-        self.patience = patience
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a run as it is that had stopped before it is resumed."""
-        self._stop_when_exhausted(trainer, trainer.current_epoch - 1)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, the best first: an epoch that is cut off here is repeated on resume."""
-        if self.history.best_epoch == trainer.current_epoch:
-            trainer.save_checkpoint(self.folder / BEST)
-        trainer.save_checkpoint(self.folder / LAST)
-        self._stop_when_exhausted(trainer, trainer.current_epoch)
-
-    def _stop_when_exhausted(self, trainer: Trainer, epoch: int) -> None:
-        best = self.history.best_epoch
-        if best >= 0 and epoch - best >= self.patience:
-            trainer.should_stop = True
-
-
-class ShardCheck(Callback):
-    """Compares the content of some shards with their hashes before each epoch.
-
-    A tenth of the shards, at least one, in an order drawn anew for each training, so that ten
-    epochs check them all. Opening a dataset checks names, sizes and headers only: images that were
-    altered or put in another order would give wrong labels without a sign of it. The draw does not
-    depend on the recipe's seed and changes nothing in training.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self._order = np.random.default_rng().permutation(len(dataset.manifest.shards))
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Check the next shards at the epoch's first batch, as `Task` begins an epoch there."""
-        if batch_idx == 0:
-            count = -(-len(self._order) // 10)
-            some, self._order = self._order[:count], np.roll(self._order, -count)
-            self.dataset.check_shards([self.dataset.manifest.shards[place] for place in some])
-
-
-class Show(Callback):
-    """Shows progress within an epoch, and a line of figures after it, on standard error."""
-
-    def __init__(self, history: History) -> None:
-        self.history = history
-        self._open = ExitStack()
-        self._advance: Advance
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Open the epoch's progress at its first batch."""
-        if batch_idx == 0:
-            label, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
-            self._advance = self._open.enter_context(progress(label, total, "batches"))
-
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401 - Lightning's arguments, unused
-        """Count one batch."""
-        self._advance()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the progress: validation follows the last batch."""
-        self._open.close()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's figures."""
-        train, val = self.history.rows[-2:]
-        best = " (best)" if self.history.best_epoch == trainer.current_epoch else ""
-        print(
-            f"epoch {trainer.current_epoch}: loss {train['loss']:.4f} train, {val['loss']:.4f} val"
-            f"{best}; val AUROC {val['auroc']:.3f}, accuracy {val['accuracy']:.3f}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the progress of an epoch that failed."""
-        self._open.close()
-
-
-def _task(module: LightningModule) -> Task:
-    if not isinstance(module, Task):
-        raise TypeError(f"these callbacks go with Task, not {type(module).__name__}")
-    return module
-
-
-def _check_finite(loss: float, epoch: int) -> None:
-    if not loss < float("inf"):
-        raise TrainingError(
-            f"the validation loss became {loss} in epoch {epoch}; the last good checkpoint is "
-            f"kept: train again with a new --out and a lower learning rate"
-        )

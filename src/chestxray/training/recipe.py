@@ -1,29 +1,31 @@
 """Recipes: everything that decides how a model is trained, in one YAML file, every key checked.
 
-A recipe file states what differs from the defaults of `Recipe`. Nothing here imports torch, so that
-a wrong key is answered at once.
+A recipe file states what differs from the defaults of `Recipe` (see `recipe_keys`). Nothing here
+imports torch, so that a wrong key is answered at once.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from chestxray import plain_yaml
 from chestxray.artifacts import write_text
 from chestxray.errors import RecipeError
+from chestxray.training.recipe_keys import Augment, Loss, Recipe
+from chestxray.training.registry import AUGMENTATIONS, nearest
+
+__all__ = [
+    "Augment", "Loss", "Overrides", "Recipe", "load", "names", "nearest", "save", "shipped", "show",
+]  # fmt: skip
 
 Overrides = Mapping[str, Any] | Iterable[str]
 _Faults = Callable[[Mapping[str, Any]], list[str]]
-
-_Probability = Annotated[float, Field(ge=0, le=1)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _SHIPPED: Final = files("chestxray.training") / "recipes"
 DEFAULT: Final = "baseline"
@@ -34,93 +36,6 @@ _REPLACED: Final = {
     "augment.brightness": "it is now augment.gamma, which keeps black, and augment.contrast",
 }
 """Keys of earlier versions, with what to write instead."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Augment(_Strict):
-    """Random changes to training images.
-
-    Attributes:
-        flip: probability of a left-right mirror.
-        rotate: largest rotation in either direction, degrees.
-        gamma: largest change of the exponent in either direction, such as 0.1 for grey values in
-            [0, 1] to the power of 0.9 to 1.1; brightens or darkens the middle greys.
-        contrast: largest relative change of all grey values, such as 0.1 for a factor of 0.9 to
-            1.1. Black stays black in both.
-    """
-
-    flip: _Probability = 0.5
-    rotate: Annotated[float, Field(ge=0, le=180)] = 10.0
-    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-
-class Loss(_Strict):
-    """The loss.
-
-    Attributes:
-        kind: `focal` (arXiv 1708.02002) or `bce`, binary cross-entropy.
-        gamma: focusing of the focal loss; `bce` ignores it.
-        class_weights: weight both classes of each finding by scikit-learn's `balanced` rule.
-    """
-
-    kind: Literal["focal", "bce"] = "bce"
-    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
-    class_weights: bool = False
-
-
-class Recipe(_Strict):
-    """How to train.
-
-    Attributes:
-        name: what reports call it; a file without one is named after the file.
-        description: one sentence that says what it is.
-        cost: time and machine of a run, as measured.
-        expected: what it should score, on which data and split.
-        backbone: a timm model that ends in a feature map.
-        weights: `imagenet`, `none`, or a timm checkpoint file of that backbone.
-        size: side of the images in pixels; the dataset must have been prepared at this size.
-        dropout: probability of dropping a pooled feature.
-        augment: random changes to training images.
-        loss: what is minimised.
-        sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
-            allows; `natural` shows each image once per epoch, except for a short last batch.
-        max_draws: with balanced sampling, the most draws of one image per epoch.
-        learning_rate: of Adam, at the start.
-        schedule: `constant`, or `cosine`: the rate falls to zero over `max_epochs`.
-        batch_size: images per step.
-        max_epochs: passes over the training split, at most.
-        monitor: what chooses the best epoch on validation: the lowest `loss`, or the highest mean
-            `auroc`.
-        patience: epochs without a better value of the monitor before training stops.
-        precision: `auto` takes bfloat16 where the machine has instructions for it, float32
-            elsewhere.
-        seed: of weights, sampling, augmentation and dropout.
-    """
-
-    name: str = "unnamed"
-    description: str = ""
-    cost: str = "not measured"
-    expected: str = "not measured"
-    backbone: str = "densenet121.tv_in1k"
-    weights: str = "imagenet"
-    size: Annotated[int, Field(ge=32, le=2048)] = 224
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: Augment = Augment()
-    loss: Loss = Loss()
-    sampling: Literal["balanced", "natural"] = "natural"
-    max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
-    learning_rate: _Positive = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    max_epochs: Annotated[int, Field(ge=1)] = 30
-    monitor: Literal["loss", "auroc"] = "loss"
-    patience: Annotated[int, Field(ge=1)] = 5
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 def names() -> list[str]:
@@ -269,12 +184,6 @@ def _listed(title: str, faults: list[str]) -> str:
 def _keys() -> list[str]:
     return [
         *Recipe.model_fields,
-        *(f"augment.{key}" for key in Augment.model_fields),
+        *(f"augment.{key}" for key in AUGMENTATIONS.names),
         *(f"loss.{key}" for key in Loss.model_fields),
     ]
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """Give the end of an error that names the nearest known word; empty where none is near."""
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

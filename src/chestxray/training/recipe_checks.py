@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.artifacts import read_json
-from chestxray.errors import ArtifactError
+from chestxray.errors import ArtifactError, ChestXrayError
+from chestxray.model import model_card
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
 
@@ -30,6 +31,7 @@ def for_run(
     overrides: Overrides = (),
     resume: bool = False,
     dataset: Path | None = None,
+    first: bool = True,
 ) -> Recipe:
     """Choose the recipe of a run: the one given, or on resume the run's own, or else `baseline`.
 
@@ -39,13 +41,15 @@ def for_run(
         overrides: as `recipe.load` takes them.
         resume: whether the run is to be continued.
         dataset: folder of the dataset to train on.
+        first: whether this is the machine that writes the run, so that its folder is checked.
 
     Raises:
         RecipeError: all that is wrong with the recipe, as `recipe.load` and `checked` say.
         ArtifactError: there is no run to resume, the folder holds one already, or there is no
             dataset; as `check_folder` says.
     """
-    check_folder(run, resume)
+    if first:
+        check_folder(run, resume)
     if recipe is None:
         recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
     return checked(recipe, overrides, dataset)
@@ -133,9 +137,21 @@ def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
     if weights in {"imagenet", "none"} or not isinstance(weights, str) or Path(weights).is_file():
         return []
-    return [
-        f"weights = {weights!r}: the weights file does not exist; give `imagenet`, `none` or a file"
-    ]
+    if Path(weights).is_dir():
+        return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
+    rule = "the weights file does not exist; give `imagenet`, `none`, a file, or a bundle's folder"
+    return [f"weights = {weights!r}: {rule}"]
+
+
+def _bundle_faults(weights: str, backbone: object) -> list[str]:
+    try:
+        own = model_card.read(Path(weights)).card.backbone
+    except ChestXrayError as error:
+        return [f"weights = {weights!r}: {error}"]
+    if str(backbone).partition(".")[0] == own.partition(".")[0]:
+        return []
+    rule = f"the backbone of this bundle is {own}, that of the recipe {backbone}"
+    return [f"weights = {weights!r}: {rule}; use --set backbone={own}, or other weights"]
 
 
 def _size_faults(values: Mapping[str, Any], dataset: Path | None, size: object) -> list[str]:

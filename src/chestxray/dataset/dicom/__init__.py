@@ -1,10 +1,10 @@
 """DICOM radiographs: a file to the grey array that it is meant to show, and its header.
 
-    bytes ─ elements ─ pixel_data ─ display ─ decode → uint16 [h, w], Header
+    bytes ─ dicom_elements ─ pixel_data ─ display ─ decode → uint16 [h, w], Header
 
-`elements` walks the file, `pixel_data` checks the image's size and bits and decodes the samples,
-`display` turns them into grey, `decode` puts these together and reads the header. Names are loaded
-when they are first used: a process that only receives files decodes none.
+`chestxray.dicom_elements` walks the file, `pixel_data` checks the image's size and bits and decodes
+the samples, `display` turns them into grey, `decode` puts these together and reads the header.
+Names are loaded when they are first used: a process that only receives files decodes none.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.dataset.dicom.decode import Header, decode_dicom
-    from chestxray.dataset.dicom.elements import is_dicom
 
-__all__ = ["Header", "decode_dicom", "is_dicom"]
+__all__ = ["Header", "decode_dicom"]
 
-__getattr__ = exports(__name__, {"decode": ("Header", "decode_dicom"), "elements": ("is_dicom",)})
+__getattr__ = exports(__name__, {"decode": ("Header", "decode_dicom")})

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.dicom.display import display_table
-from chestxray.dataset.dicom.elements import Elements, MalformedError, parse
 from chestxray.dataset.dicom.pixel_data import Form, Samples, form_of, samples
 from chestxray.dataset.raster import check_size
+from chestxray.dicom_elements import Elements, MalformedError, parse
 from chestxray.errors import ImageError
 
 _Shown = npt.NDArray[np.uint16]

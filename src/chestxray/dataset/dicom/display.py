@@ -20,8 +20,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset.dicom.elements import Elements, MalformedError
 from chestxray.dataset.dicom.pixel_data import Form
+from chestxray.dicom_elements import Elements, MalformedError
 
 _INVERSE: Final = {"MONOCHROME1": True, "MONOCHROME2": False}
 _SHAPE_INVERSE: Final = {"INVERSE": True, "IDENTITY": False}

@@ -27,8 +27,8 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom import config, uid
 
-from chestxray.dataset.dicom.elements import Elements, MalformedError
-from chestxray.dataset.raster import JPEG_FRAMES, check_size, jpeg_frame, luminance
+from chestxray.dataset.raster import JPEG_FRAMES, check_size, jpeg_excess, jpeg_frame, luminance
+from chestxray.dicom_elements import Elements, MalformedError
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -286,6 +286,9 @@ def _jpeg_bits(stream: bytes, form: Form, kinds: frozenset[int]) -> int:
     found = jpeg_frame(stream, kinds)
     if found is None:
         raise MalformedError("the JPEG stream has no frame header matching its transfer syntax")
+    excess = jpeg_excess(stream)
+    if excess:
+        raise MalformedError(excess)
     bits, height, width, components = found
     _check_claims(form, height, width, components)
     _check_end(stream)

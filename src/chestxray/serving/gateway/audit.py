@@ -3,8 +3,8 @@
 An entry is JSON: the event, its time, and the SHA-256 of image and results and the identity of the
 model. Its link is SHA-256(link of the previous entry, newline, entry). Changing, removing or
 inserting an entry breaks every link after it. Truncating or rewriting the whole chain shows against
-an earlier export, which `chestxray gateway export-audit --against` compares. No patient's name or
-number is recorded.
+the anchors (`anchors.py`), or against an earlier export, which `chestxray gateway export-audit
+--against` compares. No patient's name or number is recorded.
 """
 
 from __future__ import annotations
@@ -18,16 +18,44 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.errors import ArtifactError
+from chestxray.serving.gateway import anchors
+from chestxray.serving.gateway.anchors import Anchor
+
+DATABASE: Final = "queue.sqlite"
+"""Name of the file in the state folder that holds the record, beside queue and images."""
 
 _FIRST_LINK: Final = hashlib.sha256(b"chestxray gateway audit").hexdigest()
 
 
 def append(db: sqlite3.Connection, event: str, details: dict[str, Any]) -> None:
     """Add an entry, inside the transaction that does what the entry records."""
-    last = db.execute("SELECT number, link FROM audit ORDER BY number DESC LIMIT 1").fetchone()
-    number, link = (last["number"], last["link"]) if last else (0, _FIRST_LINK)
+    number, link = last(db)
     entry = json.dumps({"event": event, "time": round(time.time(), 3), **details}, sort_keys=True)
     db.execute("INSERT INTO audit VALUES (?, ?, ?)", (number + 1, entry, _link(link, entry)))
+
+
+def last(db: sqlite3.Connection) -> tuple[int, str]:
+    """Give number and link of the last entry; 0 and the link before the first where none is."""
+    row = db.execute("SELECT number, link FROM audit ORDER BY number DESC LIMIT 1").fetchone()
+    return (row[0], row[1]) if row else (0, _FIRST_LINK)
+
+
+def link_of(db: sqlite3.Connection, number: int) -> str | None:
+    """Give the link of an entry; None where the record does not have it.
+
+    Number 0 is the link before the first entry.
+    """
+    if number == 0:
+        return _FIRST_LINK
+    row = db.execute("SELECT link FROM audit WHERE number = ?", (number,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def has(db: sqlite3.Connection, event: str) -> bool:
+    """Tell whether an event was recorded."""
+    written = json.dumps({"event": event})[1:-1]
+    found = db.execute("SELECT 1 FROM audit WHERE instr(entry, ?) LIMIT 1", (written,))
+    return found.fetchone() is not None
 
 
 def verified_entries(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
@@ -41,29 +69,52 @@ def verified_entries(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
 
 
 def check_against(db: sqlite3.Connection, export: Path) -> None:
-    """Check that an earlier export is intact and is still the beginning of the record.
+    """Check that an earlier export, or a file of anchors, agrees with the record.
+
+    An export must be intact and still the beginning of the record; the record must have the entry
+    of each anchor, with its link.
 
     Raises:
-        ArtifactError: it is not, it was altered, or the file is not an export.
+        ArtifactError: it does not agree, the export was altered, or the file is neither.
     """
     try:
         lines = export.read_text(encoding="utf-8").splitlines()
-        entries = _verified(map(json.loads, lines), str(export), "use another copy of it")
-        last = list(entries)[-1]
+        kept = anchors.valid(lines) or [_end_of_export(lines, export)]
     except OSError as error:
         raise ArtifactError(f"--against {export}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(
-            f"{export} is not an export of an audit record: write one with "
+            f"{export} is not an export of an audit record or a file of anchors: write one with "
             "`chestxray gateway export-audit`"
         ) from error
-    number = last["number"]
-    row = db.execute("SELECT link FROM audit WHERE number = ?", (number,)).fetchone()
-    if row is None or row["link"] != last["link"]:
-        difference = "is missing from it" if row is None else "differs in it"
-        raise ArtifactError(
-            f"the audit record was truncated or rewritten: entry {number} of {export} {difference}"
-        )
+    check_anchors(db, kept, str(export))
+
+
+def check_anchors(db: sqlite3.Connection, kept: Iterable[Anchor], where: str) -> None:
+    """Check that the record has the entry of each anchor, with its link.
+
+    Args:
+        db: the database.
+        kept: the anchors.
+        where: name of what holds them, for the error.
+
+    Raises:
+        ArtifactError: it does not have one.
+    """
+    for anchor in kept:
+        link = link_of(db, anchor.number)
+        if link != anchor.link:
+            difference = "is missing from it" if link is None else "differs in it"
+            raise ArtifactError(
+                "the audit record was truncated or rewritten: "
+                f"entry {anchor.number} of {where} {difference}"
+            )
+
+
+def _end_of_export(lines: Iterable[str], export: Path) -> Anchor:
+    entries = _verified(map(json.loads, lines), str(export), "use another copy of it")
+    end = list(entries)[-1]
+    return Anchor.now(end["number"], end["link"])
 
 
 def _link(previous: str, entry: str) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import ipaddress
+import logging
 import re
 import ssl
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +31,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from chestxray.errors import ConfigError
+from chestxray.serving.gateway.access import require_secret
 
+_log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
 _BROKEN_RULES: Final = {
     "missing": "is missing",
@@ -80,6 +84,12 @@ def _short_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError("must consist of letters, digits, dots, - and _")
     return name
+
+
+def _syslog_address(address: str) -> str:
+    if not re.fullmatch(r"/\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address):
+        raise ValueError("must be a socket such as /dev/log, or host:port")
+    return address
 
 
 def _network(text: str) -> str:
@@ -150,6 +160,8 @@ class Receive(_Table):
         port: TCP port.
         allow: calling AE titles that may associate; all others are rejected.
         associations: maximum number of open associations; further ones are rejected.
+        associations_per_title: the same for one calling AE title.
+        associations_per_address: the same for one IP address.
         connections: maximum number of connections without an association yet; a further one
             displaces the oldest.
         connections_per_address: the same for one address.
@@ -164,6 +176,8 @@ class Receive(_Table):
     port: _Port = 11112
     allow: list[_AETitle] = Field(min_length=1)
     associations: int = Field(default=10, ge=1)
+    associations_per_title: int = Field(default=8, ge=1)
+    associations_per_address: int = Field(default=8, ge=1)
     connections: int = Field(default=32, ge=1)
     connections_per_address: int = Field(default=16, ge=1)
     object_mib: int = Field(default=256, ge=1)
@@ -216,6 +230,8 @@ class Read(_Table):
             export of the bundle, with which a worker needs no torch and a third of the memory.
         operating_point: which of the bundle's operating points calls findings; without it the
             bundle's default, `joint`.
+        require_signature: public key, PEM, of who must have signed the bundle, and the export where
+            `engine` is one.
         lease: maximum seconds of one reading; then the worker is ended and the image is read again.
         attempts: number of attempts before an image becomes a dead letter.
         send_refusals: whether a refusal by the gate is sent as a result; it is recorded either way.
@@ -224,6 +240,7 @@ class Read(_Table):
     workers: int = Field(default=1, ge=1)
     engine: str = Field(default="auto", min_length=1)
     operating_point: str | None = Field(default=None, min_length=1)
+    require_signature: _FilePath | None = None
     lease: float = Field(default=120, gt=0)
     attempts: int = Field(default=5, ge=1)
     send_refusals: bool = True
@@ -253,7 +270,7 @@ class Storage(_Table):
 
 
 class Metrics(_Table):
-    """The endpoint for Prometheus.
+    """The endpoint for Prometheus and for health checks.
 
     Attributes:
         host: address to listen on.
@@ -262,6 +279,20 @@ class Metrics(_Table):
 
     host: str = "127.0.0.1"
     port: _Port
+
+
+class Audit(_Table):
+    """Where the last links of the audit record go, besides the file in the state folder.
+
+    Attributes:
+        syslog: socket such as `/dev/log`, or host and UDP port such as `10.1.2.3:514`.
+        url: where they are posted as JSON.
+        headers: HTTP headers of each request, such as a token.
+    """
+
+    syslog: Annotated[str, AfterValidator(_syslog_address)] | None = None
+    url: _ServiceURL | None = None
+    headers: dict[str, str] = {}
 
 
 class Rule(_Table):
@@ -342,7 +373,8 @@ class Config(_Table):
         poll: DICOMweb services that are polled.
         read: the workers.
         storage: retention.
-        metrics: endpoint for Prometheus; none by default.
+        metrics: endpoint for Prometheus and health checks; none by default.
+        audit: further places for the last links of the audit record.
         destinations: where results go.
     """
 
@@ -352,6 +384,7 @@ class Config(_Table):
     read: Read = Read()
     storage: Storage = Storage()
     metrics: Metrics | None = None
+    audit: Audit = Audit()
     destinations: list[Destination] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -365,14 +398,15 @@ class Config(_Table):
         return self
 
 
-TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, TLS, Rule, StoreSCP, Stow)
+TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, Audit, TLS, Rule, StoreSCP, Stow)
 
 
 def load(path: Path) -> Config:
-    """Read a configuration.
+    """Read a configuration, and warn of tokens that would be sent without encryption.
 
     Raises:
-        ConfigError: the file cannot be read or is not TOML, a key is unknown or a value invalid.
+        ConfigError: the file cannot be read or is not TOML, a key is unknown or a value invalid, or
+            it has `headers` and every user can read it.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -388,7 +422,41 @@ def load(path: Path) -> Config:
         keys = {key for table in TABLES for key in table.model_fields}
         lines = "; ".join(_described(detail, keys) for detail in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
+    if any(service.headers for _, service in _services(config)):
+        require_secret(path)
+    for warning in in_clear_text(config):
+        _log.warning("%s: %s", path, warning, extra={"event": "insecure"})
     return _with_absolute_paths(config, path.parent)
+
+
+def in_clear_text(config: Config) -> list[str]:
+    """List the services to which headers, which may hold a token, go without encryption."""
+    return [
+        f"{place}.url: {service.url} is not https, so its `headers`, such as a token, can be read "
+        "on the network: use https://, or a TLS proxy on this machine"
+        for place, service in _services(config)
+        if service.headers and service.url is not None and not _is_private(service.url)
+    ]
+
+
+def _services(config: Config) -> Iterator[tuple[str, Poll | Stow | Audit]]:
+    """Give all services with headers and their places in the file."""
+    yield from ((f"poll[{number}]", service) for number, service in enumerate(config.poll))
+    for number, to in enumerate(config.destinations):
+        if isinstance(to, Stow):
+            yield f"destinations[{number}]", to
+    yield "audit", config.audit
+
+
+def _is_private(url: str) -> bool:
+    """Tell whether what is sent to a URL is encrypted, or stays on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:
@@ -397,6 +465,8 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     raw["state"] = folder.absolute() / config.state
     if config.read.engine not in _ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
+    if config.read.require_signature is not None:
+        raw["read"]["require_signature"] = folder.absolute() / config.read.require_signature
     for table in (raw["receive"], *raw["destinations"]):
         if table.get("tls"):
             table["tls"] = {key: folder.absolute() / path for key, path in table["tls"].items()}

@@ -2,7 +2,8 @@
 
 A connection is pending until its association is admitted. Pending ones are few, in total and for
 each address: a further one displaces the oldest, since an honest peer needs milliseconds. Only
-admitted associations count against `receive.associations`.
+admitted associations count against `receive.associations`; those of one calling AE title and of one
+address are fewer, so that none of them keeps all others out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, Final
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from chestxray.serving.gateway.config import Receive
+
 REQUEST_SECONDS: Final = 5.0
 """Time that a peer has for TLS handshake and association request: the ARTIM timer of PS3.8."""
 
@@ -37,6 +40,7 @@ class _Connection:
     opened: float
     association: Association | None = None
     admitted: bool = False
+    title: str = ""
     dropped: bool = False
     failed: bool = False  # before its association began
 
@@ -64,15 +68,11 @@ class Connections:
     """All connections of a server.
 
     Args:
-        associations: maximum number of admitted associations.
-        pending: maximum number of pending connections.
-        per_address: the same for one address.
+        limits: how many there may be.
     """
 
-    def __init__(self, associations: int, pending: int, per_address: int) -> None:
-        self._associations = associations
-        self._pending = pending
-        self._per_address = per_address
+    def __init__(self, limits: Receive) -> None:
+        self._limits = limits
         self._lock = threading.Lock()
         self._open: list[_Connection] = []
 
@@ -83,7 +83,7 @@ class Connections:
             with self._lock:
                 self._forget_ended()
                 self._make_room(address)
-                if len(self._open) < self._associations + 2 * self._pending:
+                if len(self._open) < self._limits.associations + 2 * self._limits.connections:
                     connection = _Connection(request, address, time.monotonic())
                     self._open.append(connection)
                     return connection
@@ -91,17 +91,23 @@ class Connections:
                 return None
             time.sleep(0.005)
 
-    def admit(self, association: Association) -> bool:
-        """Count an association as open; give False where the maximum is reached."""
+    def admit(self, association: Association, title: str) -> str:
+        """Count an association as open; give the reason where it must not be.
+
+        Args:
+            association: that was requested.
+            title: its calling AE title.
+        """
         with self._lock:
             self._forget_ended()
-            if sum(one.admitted and _serves(one) for one in self._open) >= self._associations:
-                return False
-            for one in self._open:
-                if one.association is association and not one.dropped:
-                    one.admitted = True
-                    return True
-        return False
+            found = (one for one in self._open if one.association is association)
+            connection = next(found, None)
+            if connection is None or connection.dropped:
+                return "its connection is closed"
+            reason = self._crowded(title, connection.address)
+            if not reason:
+                connection.title, connection.admitted = title, True
+            return reason
 
     def drop_slow(self, seconds: float) -> None:
         """Close connections that have been pending for so long."""
@@ -110,6 +116,20 @@ class Connections:
                 if time.monotonic() - one.opened >= seconds:
                     one.drop()
 
+    def _crowded(self, title: str, address: str) -> str:
+        """Say which limit one more association exceeds; empty text where it exceeds none."""
+        limits = self._limits
+        serving = [one for one in self._open if one.admitted and _serves(one)]
+        if len(serving) >= limits.associations:
+            return f"{limits.associations} are open already, see receive.associations"
+        if sum(one.title == title for one in serving) >= limits.associations_per_title:
+            most = limits.associations_per_title
+            return f"{most} of {title} are open already, see receive.associations_per_title"
+        if sum(one.address == address for one in serving) >= limits.associations_per_address:
+            most = limits.associations_per_address
+            return f"{most} of {address} are open already, see receive.associations_per_address"
+        return ""
+
     def _forget_ended(self) -> None:
         self._open = [one for one in self._open if not one.has_ended]
 
@@ -117,9 +137,9 @@ class Connections:
         """Drop the oldest of this address, or else of the one that has most."""
         while True:
             counts = Counter(one.address for one in self._pending_ones())
-            if counts[address] >= self._per_address:
+            if counts[address] >= self._limits.connections_per_address:
                 crowded = address
-            elif counts.total() >= self._pending:
+            elif counts.total() >= self._limits.connections:
                 crowded = counts.most_common(1)[0][0]
             else:
                 return

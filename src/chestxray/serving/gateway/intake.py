@@ -1,20 +1,26 @@
 """Intake: makes a received radiograph durable, then records it; only then may it be acknowledged.
 
 Nothing is decoded here: a broken radiograph is stored like any other and fails in the worker.
+
+The receiver and each poller are processes of their own with an intake each. The state folder is
+what they share: whoever decides whether an image is new, places its file and writes its row holds
+the lock of the file `intake.lock`, which the kernel releases with a process that dies.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import io
 import logging
+import os
 import re
-import struct
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
@@ -22,6 +28,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
 )
 
+from chestxray.artifacts import sha256
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Storage
 from chestxray.serving.gateway.spool import Spool, data_set_starts
@@ -35,6 +42,8 @@ RADIOGRAPHS: Final[dict[str, str]] = {
 """SOP classes that are received, and the modality of each."""
 
 _UNKNOWN_SOURCE: Final = "recovered from disk"
+_LOCK_SECONDS: Final = 60.0
+_LOCK_INTERVAL: Final = 0.005
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 _log = logging.getLogger(__name__)
 
@@ -44,17 +53,23 @@ class OutOfSpaceError(ChestXrayError):
 
 
 class Intake:
-    """The only way into the store, shared by all threads of the receiver's process.
+    """The only way into the store, shared by all threads of a process.
 
     Args:
         store: a store that nothing else uses.
         storage: how much space must stay free.
+        can_wait: whether what comes may be asked for again. Then it leaves more space free, so that
+            it cannot keep out what is sent.
     """
 
-    def __init__(self, store: Store, storage: Storage) -> None:
+    def __init__(self, store: Store, storage: Storage, *, can_wait: bool = False) -> None:
         self._store = store
-        self._storage = storage
-        self._lock = threading.Lock()  # one image at a time: two with the same UID must not mix
+        self._required = (
+            (storage.free_mib + storage.spare_mib) // 2 if can_wait else storage.free_mib
+        )
+        self._lock = threading.Lock()  # of the database's connection
+        path = store.images.parent / "intake.lock"
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # open as long as the process
 
     def is_known(self, uid: str) -> bool:
         """Tell whether an image was received before, or is a result of this gateway."""
@@ -88,20 +103,23 @@ class Intake:
             modality: CR or DX.
 
         Raises:
-            OutOfSpaceError: less than `storage.free_mib` is free.
+            OutOfSpaceError: less free space is left than must stay.
             OSError: the disk is full or fails.
             sqlite3.Error: the row could not be written.
         """
         spool = content if isinstance(content, Spool) else self._spooled(content)
+        image = Image(uid, spool.sha256, source, modality)
         try:
-            with self._lock:
-                return self._take(spool, Image(uid, spool.sha256, source, modality))
+            if self._is_wanted(image) and self._take(spool, image):
+                return True
+            self._report_difference(spool, image)
         finally:
             spool.discard()
+        return False
 
     def recover(self) -> int:
-        """Queue images whose receiver was killed between file and row; give how many."""
-        with self._lock:
+        """Queue images whose process was killed between file and row; give how many."""
+        with self._alone():
             found = [path for path in self._store.files_without_row() if is_uid(path.stem)]
             for path in found:
                 self._store.add(_recovered(path))
@@ -113,39 +131,73 @@ class Intake:
         spool.write(content[start:])
         return spool
 
+    def _is_wanted(self, image: Image) -> bool:
+        """Tell whether an image is new, or replaces one that was given up."""
+        with self._lock:
+            return not self._store.is_known(image.uid) or self._replaces(image)
+
     def _take(self, spool: Spool, image: Image) -> bool:
-        path = self._store.image_file(image.uid)
-        if self._store.is_known(image.uid) and not self._replaces(image):
-            self._report_difference(spool, image, path)
-            return False
-        self._check_space()
-        spool.move_to(path)
-        self._store.add(image)
+        """Place file and row; give False where another thread or process was first."""
+        spool.sync()  # before the lock, since it takes longest
+        with self._alone():
+            if self._store.is_known(image.uid) and not self._replaces(image):
+                return False
+            self._check_space()
+            spool.move_to(self._store.image_file(image.uid))
+            self._store.add(image)
         return True
 
-    def _check_space(self) -> None:
-        free, required = self._store.free_mib(), self._storage.free_mib
-        if free < required:
-            raise OutOfSpaceError(f"{free} MiB are free, less than free_mib = {required}")
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other thread or process places an image.
 
-    def _report_difference(self, spool: Spool, image: Image, path: Path) -> None:
+        Raises:
+            OSError: one does so for too long.
+        """
+        end = time.monotonic() + _LOCK_SECONDS
+        with self._lock:
+            while True:
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(_LOCK_INTERVAL)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _check_space(self) -> None:
+        free = self._store.free_mib()
+        if free < self._required:
+            raise OutOfSpaceError(f"{free} MiB are free, less than {self._required} must stay free")
+
+    def _report_difference(self, spool: Spool, image: Image) -> None:
         """Say that a known image came with another data set, while the first is there to compare.
 
         The files of two senders differ in the sender's name, so that their hashes say nothing.
         """
-        if (
-            not self._store.is_image(image.uid)
-            or self._store.image(image.uid).sha256 == image.sha256
-        ):
+        if self._is_the_same(image):
             return
         try:
-            if not spool.differs_from(path):
+            if not spool.differs_from(self._store.image_file(image.uid)):
                 return
         except (OSError, OutOfSpaceError):  # it was removed after its delivery, or has no space
             return
-        self._store.record_difference(image)
+        with self._lock:
+            self._store.record_difference(image)
         extra = {"event": "different", "uid": image.uid, "source": image.source}
         _log.warning("a known image came with another data set; the first one stays", extra=extra)
+
+    def _is_the_same(self, image: Image) -> bool:
+        """Tell whether a known UID is a result's, or the image's with the same bytes."""
+        with self._lock:
+            return (
+                not self._store.is_image(image.uid)
+                or self._store.image(image.uid).sha256 == image.sha256
+            )
 
     def _replaces(self, image: Image) -> bool:
         return self._store.is_given_up(image.uid) and (
@@ -159,11 +211,11 @@ def is_uid(text: str) -> bool:
 
 
 def _recovered(path: Path) -> Image:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256(path)
     try:
         meta = read_file_meta_info(path)
         source = str(meta.get("SourceApplicationEntityTitle", _UNKNOWN_SOURCE)).strip()
         modality = RADIOGRAPHS.get(meta.MediaStorageSOPClassUID, "")
-    except (InvalidDicomError, AttributeError, EOFError, ValueError, struct.error):
+    except Exception:  # noqa: BLE001 (whatever a hostile file raises)
         source, modality = _UNKNOWN_SOURCE, ""  # the worker reports what is wrong with the file
     return Image(path.stem, digest, source, modality)

@@ -2,26 +2,40 @@
 
 A process ends on SIGTERM, after the task in progress, and at once when the supervisor is gone:
 everything that counts is on the disk. SIGTERM is used, and no event shared between processes, since
-the lock of such an event is lost with a process that is killed while holding it.
+the lock of such an event is lost with a process that is killed while holding it. A process that
+waits for another system ends some seconds after SIGTERM in any case.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from chestxray.errors import ArtifactError, BundleError, ConfigError, MissingExtraError
+from chestxray.errors import (
+    ArtifactError,
+    BundleError,
+    ConfigError,
+    MissingExtraError,
+    SignatureError,
+)
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
-from chestxray.serving.gateway.config import Config, Destination
+from chestxray.serving.gateway.access import private_files
+from chestxray.serving.gateway.config import Config, Destination, Poll
+from chestxray.serving.gateway.integrity import DAMAGED, is_damage
 
+_STOP_SECONDS: Final = 2.0
+_PR_SET_PDEATHSIG: Final = 1
 _log = logging.getLogger(__name__)
 
 
@@ -32,18 +46,21 @@ class _LoadedModel(NamedTuple):
     findings: Findings
 
 
-def load_model(bundle: Path, engine: str, operating_point: str | None) -> _LoadedModel:
+def load_model(
+    bundle: Path, engine: str, operating_point: str | None, require_signature: Path | None = None
+) -> _LoadedModel:
     """Load a bundle as a worker will, to see whether that works.
 
     Raises:
         BundleError: the bundle cannot be used.
+        SignatureError: bundle or export are not as the holder of the required key signed them.
         ConfigError: the engine cannot be used; unlike the original error, it can be pickled.
     """
     from chestxray.reading.reader import load
 
     try:
-        reader = load(bundle, engine, operating_point)
-    except BundleError:
+        reader = load(bundle, engine, operating_point, require_signature)
+    except (BundleError, SignatureError):
         raise
     except (ArtifactError, MissingExtraError) as error:
         raise ConfigError(f"read.engine: {error}") from error
@@ -57,18 +74,27 @@ def start(target: Callable[..., None], *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles it
     logs.set_up()
     _log.info("started", extra={"event": "started"})
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
-    with _exit_on_error():
+    end_with_parent()
+    with _exit_on_error(), private_files():
         target(stop, *arguments)
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, even by SIGKILL.
+
+    On Linux the kernel does so, whatever this process is busy with. The thread is for other
+    systems, and for a parent that ended before the kernel was told.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
+
+
 def run_receiver(stop: threading.Event, config: Config) -> None:
-    """Run the Storage SCP, the pollers, retention and the metrics endpoint."""
-    from chestxray.serving.gateway import statistics
+    """Run the Storage SCP and retention."""
     from chestxray.serving.gateway.intake import Intake
-    from chestxray.serving.gateway.polling import Poller
     from chestxray.serving.gateway.receiver import Receiver
     from chestxray.serving.gateway.retention import Retention
     from chestxray.serving.gateway.store import Store
@@ -81,17 +107,34 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
         _log.warning("images recovered from disk: %d", recovered, extra={"event": "recovered"})
     receiver = Receiver(config.receive, intake)
     receiver.start()
-    if config.metrics is not None:
-        statistics.serve_metrics(config.metrics, config.state)
-    pollers = [Poller(service, intake, Store(config.state)) for service in config.poll]
-    loops = [retention.run, *(poller.run for poller in pollers)]
-    threads = [threading.Thread(target=_run_loop, args=(loop, stop)) for loop in loops]
-    for thread in threads:
-        thread.start()
+    removing = threading.Thread(target=_run_loop, args=(retention.run, stop))
+    removing.start()
     stop.wait()
     receiver.stop()
-    for thread in threads:
-        thread.join()
+    removing.join()
+
+
+def run_poller(stop: threading.Event, config: Config, service: Poll) -> None:
+    """Run the poller of a DICOMweb service."""
+    from chestxray.serving.gateway.intake import Intake
+    from chestxray.serving.gateway.polling import Poller
+    from chestxray.serving.gateway.store import Store
+
+    _exit_soon_after(stop)
+    intake = Intake(Store(config.state), config.storage, can_wait=True)
+    max_bytes = config.receive.object_mib * 2**20
+    Poller(service, intake, Store(config.state), max_bytes, stop).run()
+
+
+def run_monitor(stop: threading.Event, config: Config) -> None:
+    """Run the monitor of the database, and the endpoint for metrics and health."""
+    from chestxray.serving.gateway import endpoint
+    from chestxray.serving.gateway.monitor import Monitor
+
+    monitor = Monitor(config)
+    if config.metrics is not None:
+        endpoint.serve(config.metrics, config.state, monitor.problems)
+    monitor.run(stop)
 
 
 def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int) -> None:
@@ -105,7 +148,8 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
         from chestxray.reading.reader import load
         from chestxray.serving.gateway import worker
 
-        reader = load(bundle, config.read.engine, config.read.operating_point)
+        read = config.read
+        reader = load(bundle, read.engine, read.operating_point, read.require_signature)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
     worker.run(config, reader, stop, name)
 
@@ -116,6 +160,7 @@ def run_sender(stop: threading.Event, config: Config, to: Destination) -> None:
     from chestxray.serving.gateway.store import send_queue
 
     _release_predecessor(config, send_queue(to.name), to.name)
+    _exit_soon_after(stop)
     sender.run(config, to, stop)
 
 
@@ -142,18 +187,29 @@ def _release_predecessor(config: Config, queue: str, name: str) -> None:
 def _exit_on_error() -> Iterator[None]:
     """End the process when the block raises, whatever threads it has; the supervisor restarts it.
 
-    Only the place of the error is logged: its message may quote a file or an answer.
+    The exit status tells the supervisor where the database may be damaged. Only the place of the
+    error is logged: its message may quote a file or an answer.
     """
     try:
         yield
     except BaseException as error:  # noqa: BLE001 (the process ends)
         _log.critical("ended by %s", logs.place(error), extra={"event": "crashed"})
-        os._exit(1)
+        os._exit(DAMAGED if is_damage(error) else 1)
 
 
 def _run_loop(loop: Callable[[threading.Event], None], stop: threading.Event) -> None:
     with _exit_on_error():
         loop(stop)
+
+
+def _exit_soon_after(stop: threading.Event) -> None:
+    """End this process some seconds after it was told to stop, whatever it waits for."""
+
+    def wait() -> None:
+        stop.wait()
+        time.sleep(_STOP_SECONDS)
+
+    threading.Thread(target=_exit_after, args=(wait,), daemon=True).start()
 
 
 def _exit_after(ended: Callable[[], None]) -> None:

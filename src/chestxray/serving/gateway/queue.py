@@ -175,7 +175,8 @@ def mark_dead(db: sqlite3.Connection, task: Task, reason: str) -> None:
 def backoff(attempts: int) -> float:
     """Give the seconds until the next attempt: doubling up to a limit, with jitter."""
     longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (min(attempts, 32) - 1))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, not a secret)
+    # Jitter is no secret.
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311
 
 
 def _due(queue: str, lease: float) -> tuple[str, float, float]:

@@ -35,6 +35,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from chestxray.serving.gateway.config import Receive
 from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, Handler, Server
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
+from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
@@ -66,9 +67,7 @@ class Receiver:
     def __init__(self, config: Receive, intake: Intake) -> None:
         self._config = config
         self._intake = intake
-        self._connections = Connections(
-            config.associations, config.connections, config.connections_per_address
-        )
+        self._connections = Connections(config)
         self._server: Server | None = None
 
     def start(self) -> None:
@@ -131,6 +130,7 @@ class Receiver:
                 return _MISMATCH
             new = self._intake.accept(uid, spool, source, RADIOGRAPHS[sop_class])
         except (OSError, sqlite3.Error, OutOfSpaceError) as error:
+            exit_if_damage(error)
             _log.error("image not stored: %s", error, extra={"event": "not-stored", **about})
             return _OUT_OF_RESOURCES
         what = "received" if new else "known"
@@ -169,11 +169,10 @@ class Receiver:
         calling, called = str(asked.calling_ae_title).strip(), str(asked.called_ae_title).strip()
         address = association.requestor.address_info.address
         refusal = self._refusal(calling, called, address)
-        if refusal is None and not self._connections.admit(association):
-            reason = f"{self._config.associations} are open already, see receive.associations"
-            refusal = _Refusal((0x02, 0x03, 0x02), reason)
+        if refusal is None and (crowded := self._connections.admit(association, calling)):
+            refusal = _Refusal((0x02, 0x03, 0x02), crowded)
         if refusal is not None:
-            extra = {"event": "rejected", "source": calling}
+            extra = {"event": "rejected", "source": calling, "address": address}
             _log.warning("association rejected: %s", refusal.reason, extra=extra)
             association.acse.send_reject(*refusal.answer)
             association.kill()

@@ -14,6 +14,7 @@ from typing import Final
 
 from chestxray.artifacts import PART
 from chestxray.serving.gateway.config import Storage
+from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.store import READ, Store
 
 _INTERVAL_SECONDS: Final = 60.0
@@ -42,10 +43,16 @@ class Retention:
         self._store.close()
 
     def run_once(self) -> None:
-        """Remove expired files; a failure is logged, and the next run tries again."""
+        """Remove expired files; a failure is logged, and the next run tries again.
+
+        Raises:
+            sqlite3.DatabaseError: the database is damaged.
+        """
         try:
             removed = _remove_expired(self._storage, self._store)
         except (OSError, sqlite3.Error) as error:
+            if is_damage(error):
+                raise
             extra = {"event": "retention-failed"}
             _log.error("expired files could not be removed: %s", error, extra=extra)
         else:

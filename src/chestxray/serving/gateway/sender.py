@@ -7,26 +7,29 @@ FailedSOPSequence (PS3.18 section 10.5.3). It is also delivered when the destina
 as they are; dicomweb-client would decode and encode them again, so it is not used.
 
 A result that the destination rejects is offered again some times, later. While the destination
-cannot be reached, results wait, no attempt is counted, and the intervals grow.
+cannot be reached, results wait, no attempt is counted, and the intervals grow. What a STOW-RS
+service answers is limited in bytes, depth and time (`http_client`, `dicom_json`).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import threading
 import uuid
 from pathlib import Path
 from typing import Final, Protocol
 
-import httpx
-from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
 from chestxray.errors import ChestXrayError
+from chestxray.serving.gateway import dicom_json
 from chestxray.serving.gateway.config import Config, Destination, StoreSCP, Stow
+from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
+from chestxray.serving.gateway.http_client import UnreachableError as NoConnectionError
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.gateway.store import Store, send_queue
@@ -37,7 +40,13 @@ _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
-_MAX_ANSWER_BYTES: Final = 2**20
+_MAX_ANSWER_BYTES: Final = 2**20  # one about one instance is shorter
+_SHOWN_REASONS: Final = 3
+
+_REFERENCED_SOP_SEQUENCE: Final = "00081199"
+_REFERENCED_SOP_INSTANCE: Final = "00081155"
+_FAILED_SOP_SEQUENCE: Final = "00081198"
+_FAILURE_REASON: Final = "00081197"
 _log = logging.getLogger(__name__)
 
 
@@ -126,26 +135,24 @@ class _CStoreTransport:
 class _StowTransport:
     """STOW-RS, one instance per request."""
 
-    def __init__(self, to: Stow) -> None:
+    def __init__(self, to: Stow, stop: threading.Event) -> None:
         self._url = to.url.rstrip("/") + "/studies"
-        self._client = httpx.Client(
-            headers={"Accept": "application/dicom+json", **to.headers}, timeout=_TIMEOUT
-        )
+        self._stop = stop
+        self._client = HTTPClient({"Accept": "application/dicom+json", **to.headers}, stop)
 
     def send(self, path: Path) -> None:
         """Deliver a file by STOW-RS; see `_Transport.send`."""
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
-            status, answer = self._post(body, {"Content-Type": kind})
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            status, answer = self._post(body, {"Content-Type": content_type})
+        except NoConnectionError as error:
             raise _UnreachableError(f"{self._url}: {error}") from error
-        except httpx.HTTPError as error:
-            raise _DeliveryError(f"{self._url}: {error}") from error
-        if status in _UNAVAILABLE:
-            raise _UnreachableError(f"{self._url} answered {status}")
+        except AnswerError as error:
+            kind = _UnreachableError if self._stop.is_set() else _DeliveryError
+            raise kind(f"{self._url}: {error}") from error
         _check_stored(status, answer, path.stem)
 
     def release(self) -> None:
@@ -156,21 +163,25 @@ class _StowTransport:
         self._client.close()
 
     def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Give the status and the first MiB of the answer; one about one instance is shorter."""
-        answer = bytearray()
-        with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-            for chunk in response.iter_bytes():
-                answer += chunk
-                if len(answer) > _MAX_ANSWER_BYTES:
-                    break
-        return response.status_code, bytes(answer)
+        """Give the status and content of the answer.
+
+        Raises:
+            _UnreachableError: the service stores no result at the moment.
+            AnswerError: it gave no answer within the limits.
+        """
+        with self._client.request(
+            "POST", self._url, content=body, headers=headers, max_bytes=_MAX_ANSWER_BYTES
+        ) as answer:
+            if answer.status in _UNAVAILABLE:
+                raise _UnreachableError(f"{self._url} answered {answer.status}")
+            return answer.status, answer.content()
 
 
 def run(config: Config, to: Destination, stop: threading.Event) -> None:
     """Deliver results to a destination until told to stop; a delivery in progress is completed."""
     store = Store(config.state)
     transport = (
-        _StowTransport(to)
+        _StowTransport(to, stop)
         if isinstance(to, Stow)
         else _CStoreTransport(to, config.receive.ae_title)
     )
@@ -226,22 +237,31 @@ def deliver(task: Task, transport: _Transport, store: Store, to: Destination) ->
 
 
 def _check_stored(status: int, answer: bytes, uid: str) -> None:
-    """Check the body, not the status: 202 means that some instances were stored, not which."""
+    """Check the body, not the status: 202 means that some instances were stored, not which.
+
+    Raises:
+        _DeliveryError: the service does not say that it has the result.
+    """
     try:
-        said = Dataset.from_json(answer.decode())
-        stored = {
-            str(item.ReferencedSOPInstanceUID) for item in said.get("ReferencedSOPSequence", [])
-        }
-        failed = [int(item.get("FailureReason", 0)) for item in said.get("FailedSOPSequence", [])]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        message = f"the server answered {status} without valid DICOM JSON"
+        said = dicom_json.data_set(answer)
+    except AnswerError as error:
+        message = f"the server answered {status} without valid DICOM JSON: {error}"
         raise _DeliveryError(message) from error
+    referenced = dicom_json.items(said, _REFERENCED_SOP_SEQUENCE)
+    stored = {dicom_json.text(item, _REFERENCED_SOP_INSTANCE) for item in referenced}
+    failed = [_reason(item) for item in dicom_json.items(said, _FAILED_SOP_SEQUENCE)]
     known = _DUPLICATE in failed
     others = [code for code in failed if code != _DUPLICATE]
     if others or not (known or uid in stored):
-        reasons = ", ".join(f"{code:04X}" for code in others) or "none given"
+        reasons = ", ".join(f"{code:04X}" for code in others[:_SHOWN_REASONS]) or "none given"
         message = f"the server answered {status} and did not store it, reason {reasons}"
         raise _delivery_error(others[0] if others else 0, message)
+
+
+def _reason(item: dicom_json.Attributes) -> int:
+    """Give the failure reason of an item; 0 where there is none."""
+    reason = dicom_json.text(item, _FAILURE_REASON)
+    return int(reason) if re.fullmatch("[0-9]{1,5}", reason) else 0
 
 
 def _delivery_error(code: int, message: str) -> _DeliveryError:

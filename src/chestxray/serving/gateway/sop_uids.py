@@ -1,4 +1,4 @@
-"""The SOP class and instance UID that a data set itself declares, from its first bytes.
+"""The SOP class, instance and transfer syntax that a file itself declares, from its first bytes.
 
 No other element is interpreted, nothing is decoded, and what follows the two is not looked at, so
 a hostile data set costs no more than an honest one.
@@ -14,6 +14,8 @@ from pydicom.uid import UID
 
 from chestxray.serving.gateway.spool import BEGINNING
 
+_FILE_META: Final = 132
+_TRANSFER_SYNTAX: Final = 0x00020010
 _CLASS: Final = 0x00080016
 _INSTANCE: Final = 0x00080018
 _ITEM: Final = 0xFFFEE000
@@ -40,6 +42,23 @@ def sop_uids(beginning: bytes, syntax: UID) -> tuple[str, str]:
     except (struct.error, zlib.error, ValueError):
         pass  # it is damaged, or ends before the two
     return found.get(_CLASS, ""), found.get(_INSTANCE, "")
+
+
+def transfer_syntax(head: bytes) -> UID:
+    """Give the transfer syntax of a file; an empty UID where it is not found.
+
+    Args:
+        head: preamble, prefix and file meta of the file (PS3.10 section 7.1).
+    """
+    at = _FILE_META
+    try:
+        while True:
+            tag, length, at = _header(head, at, "<", implicit=False)
+            if tag == _TRANSFER_SYNTAX:
+                return UID(head[at : at + length].decode("ascii").rstrip("\0 "))
+            at += length
+    except (struct.error, ValueError):
+        return UID("")
 
 
 def _read_into(found: dict[int, str], data: bytes, syntax: UID) -> None:

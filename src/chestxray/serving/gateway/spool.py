@@ -1,7 +1,7 @@
 """A spool: one object on the disk while it arrives, so that it is never whole in memory.
 
 It lies beside the received images under a temporary name and becomes an image by a rename. What a
-killed receiver leaves is removed by retention like any other temporary file.
+killed process leaves is removed by retention like any other temporary file.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Spool:
         self.error = error
         self.discard()
 
-    def move_to(self, path: Path) -> None:
-        """Make it durable under another name: fsync, rename, fsync of the folder.
+    def sync(self) -> None:
+        """Make what was written durable.
 
         Raises:
             OSError: it could not be written.
@@ -75,8 +75,19 @@ class Spool:
             self._file.flush()
             os.fsync(self._file.fileno())
         self.close()
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that kept it from being written, where there is one."""
         if self.error is not None:
             raise self.error
+
+    def move_to(self, path: Path) -> None:
+        """Give it another name, durably, after `sync`.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
         self.path.replace(path)
         sync_folder(path.parent)
 
@@ -87,8 +98,7 @@ class Spool:
             OSError: this or that cannot be read.
         """
         self.close()
-        if self.error is not None:
-            raise self.error
+        self.check()
         with self.path.open("rb") as ours, path.open("rb") as theirs:
             ours.seek(self._head)
             theirs.seek(data_set_starts(theirs))

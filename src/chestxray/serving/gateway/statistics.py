@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from prometheus_client import start_http_server
-from prometheus_client.core import REGISTRY, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chestxray.serving.gateway.config import Metrics
+from chestxray.errors import ArtifactError
 from chestxray.serving.gateway.queue import STATES
 from chestxray.serving.gateway.store import READ, Store
+
+_HEALTHY: Final = "chestxray_gateway_healthy"
+_HEALTHY_HELP: Final = "1 where nothing is wrong with the gateway, else 0: see /health."
 
 
 def counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
@@ -66,26 +69,29 @@ def status_lines(db: sqlite3.Connection) -> Iterator[str]:
         yield f"retrying: {task['queue']} {task['item']}: {task['reason']}"
 
 
-def serve_metrics(metrics: Metrics, state: Path) -> None:
-    """Serve the statistics to Prometheus, in a thread."""
-    REGISTRY.register(_Statistics(state))
-    start_http_server(metrics.port, addr=metrics.host)
+class Statistics(Collector):
+    """Reads the queues at each request, so that no process has to be alive to be counted.
 
+    Args:
+        state: state folder.
+        problems: gives what is wrong with the gateway.
+    """
 
-class _Statistics(Collector):
-    """Reads the queues at each request, so that no process has to be alive to be counted."""
-
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, problems: Callable[[], list[str]]) -> None:
         self._state = state
+        self._problems = problems
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give the metrics."""
-        store = Store(self._state)
+        """Give the metrics; only that it is not healthy where the database cannot be read."""
+        healthy = not self._problems()
         try:
-            counted, ages = counts(store.db), oldest(store.db)
-            polls, free = polled(store.db), store.free_mib()
-        finally:
-            store.close()
+            with closing(Store(self._state)) as store:
+                counted, ages = counts(store.db), oldest(store.db)
+                polls, free = polled(store.db), store.free_mib()
+        except (ArtifactError, OSError, sqlite3.Error):
+            yield _gauge(_HEALTHY, _HEALTHY_HELP, [], {(): 0})
+            return
+        yield _gauge(_HEALTHY, _HEALTHY_HELP, [], {(): healthy})
         tasks = {
             (queue, state): count
             for queue, states in counted.items()

@@ -1,10 +1,14 @@
 """What the gateway holds on disk: images, results, and the state of each.
 
     state/
-      lock              held by the running gateway
-      queue.sqlite      images, results, tasks, poll positions, audit record
-      images/           <SOP instance UID>.dcm as received
-      outbox/           <SOP instance UID>.dcm as sent, written once
+      lock                  held by the running gateway
+      intake.lock           held by a process that places an image
+      queue.sqlite          images, results, tasks, poll positions, audit record
+      audit-anchors.jsonl   last links of the audit record
+      processes.json        processes that died
+      images/               <SOP instance UID>.dcm as received
+      outbox/               <SOP instance UID>.dcm as sent, written once
+      backups/              the database of the last days
 
 An image is a task of the queue `read`; a result is one of the queue `send:<destination>` for each
 destination that receives it. Rows stay when files are removed, so an image that arrives again is
@@ -17,6 +21,8 @@ and never see a partial change. `user_version` is the version of the tables.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -29,6 +35,8 @@ from typing import Any, Final, Self
 from chestxray.artifacts import sync_folder
 from chestxray.errors import ArtifactError
 from chestxray.serving.gateway import audit, queue
+from chestxray.serving.gateway.access import require_private
+from chestxray.serving.gateway.integrity import check_present
 from chestxray.serving.gateway.queue import Task
 
 READ: Final = "read"
@@ -130,17 +138,21 @@ class Store:
 
     Raises:
         OSError: the folder cannot be made.
-        ArtifactError: the database cannot be opened, or a later version of this package made it.
+        ArtifactError: other users can access the folder, or the database cannot be opened, is
+            missing, or was made by a later version of this package.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.images = folder / "images"
         self.outbox = folder / "outbox"
         new = not folder.exists()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds patients' images
+        require_private(folder)
+        check_present(folder)
         for made in (self.images, self.outbox):
-            made.mkdir(exist_ok=True)
-        self.db = connect(folder / "queue.sqlite")
+            made.mkdir(mode=0o700, exist_ok=True)
+        self.db = connect(folder / audit.DATABASE)
         for made in (folder, folder.parent) if new else (folder,):
             sync_folder(made)
 
@@ -303,6 +315,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     db = None
     try:
+        _create(path)
         db = sqlite3.connect(
             path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -311,11 +324,21 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         _check_version(db, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         if db is not None:
             db.close()
         raise ArtifactError(f"{path} cannot be opened: {error}") from error
     return db
+
+
+def _create(path: Path) -> None:
+    """Make the file of a new database, whose log and index get its mode.
+
+    A file that exists must not be opened but by SQLite: to close it would release all locks that
+    this process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 @contextmanager

@@ -1,30 +1,34 @@
-"""The supervisor: checks the configuration, then keeps receiver, workers and senders running.
+"""The supervisor: checks the configuration, then keeps all processes of the gateway running.
 
 A process that ends unasked is restarted, with a delay that grows each time it dies soon after its
 start. On SIGTERM or SIGINT all processes are told to stop: the receiver accepts no more
-associations, the others complete the task in progress, and the rest waits in the queue.
+associations, workers complete the task in progress, pollers and senders end within seconds, and
+the rest waits in the queue.
 """
 
 from __future__ import annotations
 
-import fcntl
+import atexit
 import logging
 import multiprocessing
 import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from chestxray.errors import ConfigError
+from chestxray.errors import ArtifactError, ConfigError
 from chestxray.findings import Findings
-from chestxray.serving.gateway import dead_letters, processes
+from chestxray.serving.gateway import dead_letters, integrity, processes
+from chestxray.serving.gateway.access import lock, require_private
 from chestxray.serving.gateway.config import TLS, Config, StoreSCP, did_you_mean
+from chestxray.serving.gateway.health import ProcessRecord
+from chestxray.serving.gateway.integrity import DAMAGED, DamageError
 from chestxray.serving.gateway.receiver import check_address
 from chestxray.serving.gateway.store import READ, Store, send_queue
 
@@ -41,7 +45,8 @@ def check(config: Config, bundle: Path) -> str:
         ConfigError: an address is in use or not local, a certificate cannot be read, the state
             folder cannot be made, the engine cannot read with this bundle, or a rule names a
             finding that the model does not have.
-        ArtifactError: the bundle or the queue cannot be used.
+        ArtifactError: the bundle or the queue cannot be used, other users can access the state
+            folder, or its database is damaged, missing or not the one that was anchored.
     """
     receive, metrics = config.receive, config.metrics
     _try(f"receive: {receive.host}:{receive.port}", check_address, receive.host, receive.port)
@@ -53,10 +58,15 @@ def check(config: Config, bundle: Path) -> str:
         if isinstance(to, StoreSCP) and to.tls is not None:
             _check_tls(f"destinations[{number}].tls", to.tls, to.tls.client_context)
     _try(f"state: {config.state}", _check_state, config.state)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=processes.end_with_parent) as pool:
         read = config.read
         model = pool.submit(
-            processes.load_model, bundle, read.engine, read.operating_point
+            processes.load_model,
+            bundle,
+            read.engine,
+            read.operating_point,
+            read.require_signature,
         ).result()
     _check_rules(config, model.findings)
     return model.identity
@@ -86,6 +96,9 @@ def _check_tls(what: str, tls: TLS, make_context: Callable[[], object]) -> None:
 
 
 def _check_state(folder: Path) -> None:
+    if folder.is_dir():
+        require_private(folder)
+        integrity.check(folder)
     Store(folder).close()
 
 
@@ -125,12 +138,22 @@ class Gateway:
     """
 
     def __init__(self, config: Config, bundle: Path) -> None:
-        self._lock = _lock(config.state)
+        self._lock = lock(config.state)
         _mark_unserved(config)
+        self._state = config.state
+        self._record = ProcessRecord(config.state)
+        self._damage: DamageError | None = None
         self._context: SpawnContext = multiprocessing.get_context("spawn")
         self._stop = threading.Event()
+        self._monitor = _Child("monitor", processes.run_monitor, (config,))
+        self._serves_health = config.metrics is not None
         self._children = [
+            self._monitor,
             _Child("receiver", processes.run_receiver, (config,)),
+            *(
+                _Child(f"poller-{number}", processes.run_poller, (config, service))
+                for number, service in enumerate(config.poll)
+            ),
             *(
                 _Child(f"worker-{number}", processes.run_worker, (config, bundle, number))
                 for number in range(config.read.workers)
@@ -141,16 +164,26 @@ class Gateway:
             ),
         ]
 
+        atexit.register(self._kill_children)  # else an exit by an error would wait for them
+
     def run(self) -> None:
-        """Start all processes and keep them running until SIGTERM or SIGINT."""
+        """Start all processes and keep them running until SIGTERM or SIGINT.
+
+        Raises:
+            DamageError: the database is damaged.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(0.2):
-            for child in self._children:
-                self._keep_running(child)
+            for child in tuple(self._children):
+                if child in self._children:  # else the gateway halted
+                    self._keep_running(child)
         _log.info("stopping", extra={"event": "stopping"})
-        self._stop_children()
+        self._stop_children(self._children)
+        self._lock.close()
         _log.info("stopped", extra={"event": "stopped"})
+        if self._damage is not None:
+            raise self._damage
 
     def _keep_running(self, child: _Child) -> None:
         now = time.monotonic()
@@ -165,19 +198,48 @@ class Gateway:
             child.due = now + min(_LONGEST_DELAY, 0.1 * 2 ** min(child.early_deaths, 10))
             child.process.close()
             child.process = None
+            self._record.died(child.name)
+            if code == DAMAGED and self._damage is None:
+                self._halt_if_damaged()
+                return
         if now >= child.due:
             child.process = self._context.Process(
                 target=processes.start,
                 args=(child.target, *child.arguments),
                 name=child.name,
-                daemon=True,
+                daemon=False,  # else a worker could not start its decoder
             )
             child.process.start()
             child.started = now
 
-    def _stop_children(self) -> None:
-        """Tell all processes to stop, and wait until they completed the task in progress."""
-        alive = [child.process for child in self._children if child.process is not None]
+    def _kill_children(self) -> None:
+        for child in self._children:
+            if child.process is not None:
+                child.process.kill()
+
+    def _halt_if_damaged(self) -> None:
+        """Stop all processes where the database is damaged; the health endpoint then says so."""
+        try:
+            integrity.check(self._state)
+        except DamageError as error:
+            self._damage = error
+        except ArtifactError:  # such as a full disk: whoever meets it waits
+            return
+        if self._damage is None:
+            return
+        self._record.halt(str(self._damage))
+        _log.critical("halted: %s", self._damage, extra={"event": "halted"})
+        others = [child for child in self._children if child is not self._monitor]
+        self._stop_children(others)
+        if self._serves_health:
+            self._children = [self._monitor]
+        else:
+            self._stop.set()
+
+    @staticmethod
+    def _stop_children(children: Sequence[_Child]) -> None:
+        """Tell processes to stop, and wait until they completed the task in progress."""
+        alive = [child.process for child in children if child.process is not None]
         for process in alive:
             process.terminate()
         end = time.monotonic() + _STOP_SECONDS
@@ -186,24 +248,6 @@ class Gateway:
             if process.is_alive():
                 _log.error("%s did not stop", process.name, extra={"event": "process-killed"})
                 process.kill()
-        self._lock.close()
-
-
-def _lock(state: Path) -> IO[str]:
-    """Lock a state folder until the returned file is closed or this process ends.
-
-    Raises:
-        ConfigError: another process holds the lock.
-    """
-    file = (state / "lock").open("w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ConfigError(
-            f"state: a gateway runs on {state} already: stop it first, or use another folder"
-        ) from error
-    return file
 
 
 def _mark_unserved(config: Config) -> None:

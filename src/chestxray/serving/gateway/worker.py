@@ -3,7 +3,9 @@
 It may be killed at any moment: what it held is claimed again and makes the same result objects
 (their UIDs are derived); those already in the outbox stay as they are.
 
-An image file is read, hashed and decoded once for each attempt.
+An image file is read, hashed and decoded once for each attempt, in a decoder process that the
+worker keeps (`image_decoding`). A file that exceeds a limit is dead at once; one during which the
+decoder ended is read again.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chestxray.artifacts import write_once
-from chestxray.dataset.pixels import Grey
-from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.decoding import Isolated
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import logs, result_objects
+from chestxray.serving.gateway import image_decoding, logs, result_objects
 from chestxray.serving.gateway.config import Config, Destination, Rule
+from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.queue import Task, exit_after
-from chestxray.serving.gateway.result_objects import SourceImage
 from chestxray.serving.gateway.store import READ, Image, Result, Store
 
 _IDLE_SECONDS: Final = 0.1
@@ -34,10 +36,9 @@ _log = logging.getLogger(__name__)
 
 
 class _ReadImage(NamedTuple):
-    """An image after reading: what the result objects need of it, and what the reader said."""
+    """An image after reading: what was decoded, and what the reader said."""
 
-    source: SourceImage
-    pixels: Grey
+    decoded: DecodedImage
     outcome: Reading | RefusedError
 
 
@@ -51,14 +52,16 @@ def run(config: Config, reader: Reader, stop: threading.Event, name: str) -> Non
         name: name of this worker, by which its successor releases what it held.
     """
     store = Store(config.state)
+    decoder = image_decoding.decoder(reader.size, config.read.lease)
     must_release = False
     try:
+        decoder.start()  # before an image is claimed: it takes seconds
         while not stop.is_set():
             try:
                 if must_release:
                     store.release(READ, name, died=False)
                     must_release = False
-                busy = _read_next(config, reader, store, name)
+                busy = _read_next(config, reader, decoder, store, name)
             except sqlite3.OperationalError as error:  # a full disk, on which no row can be written
                 must_release = True
                 extra = {"event": "postponed"}
@@ -67,16 +70,19 @@ def run(config: Config, reader: Reader, stop: threading.Event, name: str) -> Non
             else:
                 stop.wait(0 if busy else _IDLE_SECONDS)
     finally:
+        decoder.close()
         store.close()
 
 
-def handle(task: Task, config: Config, reader: Reader, store: Store) -> None:
+def handle(
+    task: Task, config: Config, reader: Reader, decoder: Isolated[DecodedImage], store: Store
+) -> None:
     """Read one image and record the outcome, or the failure."""
     started = time.monotonic()
     image = store.image(task.item)
     about = {"uid": image.uid, "source": image.source}
     try:
-        read = _read(image, reader, store)
+        read = _read(image, reader, decoder, store)
         results = list(_write_results(image, read, config, reader, store))
         refusal = _reason(read.outcome) if isinstance(read.outcome, RefusedError) else ""
         store.finish_reading(task, reader.bundle.identity, results, refusal)
@@ -86,7 +92,9 @@ def handle(task: Task, config: Config, reader: Reader, store: Store) -> None:
     except (OSError, sqlite3.OperationalError) as error:  # a full disk: not the image's fault
         _log.error("image postponed: %s", error, extra={"event": "postponed", **about})
         store.defer(task, str(error), _PAUSE_SECONDS)
-    except Exception as error:  # noqa: BLE001 (it may be temporary: the image is read again)
+    except Exception as error:
+        if is_damage(error):
+            raise
         reason = logs.place(error)
         dead = store.fail(task, reason, config.read.attempts)
         extra = {"event": "dead" if dead else "failed", **about}
@@ -101,26 +109,28 @@ def receives(to: Destination, image: Image, outcome: Reading | RefusedError) -> 
     return not to.rules or any(_holds(rule, image, outcome) for rule in to.rules)
 
 
-def _read_next(config: Config, reader: Reader, store: Store, name: str) -> bool:
+def _read_next(
+    config: Config, reader: Reader, decoder: Isolated[DecodedImage], store: Store, name: str
+) -> bool:
     """Read one image; give False where none is due."""
     task = store.claim(READ, config.read.lease, config.read.attempts, name)
     if task is None:
         return False
     with exit_after(config.read.lease):
-        handle(task, config, reader, store)
+        handle(task, config, reader, decoder, store)
     return True
 
 
-def _read(image: Image, reader: Reader, store: Store) -> _ReadImage:
-    data = _content(image, store)
-    radiograph = Radiograph.read(data)
-    source = SourceImage.read(data, image.sha256)
+def _read(
+    image: Image, reader: Reader, decoder: Isolated[DecodedImage], store: Store
+) -> _ReadImage:
+    decoded = decoder.call(image.uid, _content(image, store), image.sha256)
     outcome: Reading | RefusedError
     try:
-        outcome = reader.read(radiograph)
+        outcome = reader.read(decoded.judged)
     except RefusedError as refusal:
         outcome = refusal
-    return _ReadImage(source, radiograph.pixels, outcome)
+    return _ReadImage(decoded, outcome)
 
 
 def _content(image: Image, store: Store) -> bytes:
@@ -143,7 +153,8 @@ def _write_results(
     receivers = [to for to in config.destinations if receives(to, image, read.outcome)]
     kinds = {kind for to in receivers for kind in to.send}
     # All are made before one is written: a file without a row would stay in the outbox.
-    for made in list(result_objects.make(read.source, read.pixels, read.outcome, reader, kinds)):
+    source, picture = read.decoded.source, read.decoded.picture
+    for made in list(result_objects.make(source, picture, read.outcome, reader, kinds)):
         path = store.result_file(made.uid)
         write_once(path, made.content)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

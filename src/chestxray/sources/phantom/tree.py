@@ -23,17 +23,23 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from chestxray.artifacts import read_json, write_json, write_text, written
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores
 from chestxray.progress import progress
-from chestxray.sources.collection import Collection, ReadOptions, SourceCard
+from chestxray.sources.collection import (
+    MASK_COLUMNS,
+    Collection,
+    ReadOptions,
+    SourceCard,
+)
 from chestxray.sources.nih import FINDINGS, PHANTOM_MARKS, are_phantoms
 from chestxray.sources.nih.source import label_tables, read
 from chestxray.sources.phantom.canvas import Mask
-from chestxray.sources.phantom.population import Exam, population
+from chestxray.sources.phantom.population import Exam, Variety, population
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
 
@@ -59,6 +65,7 @@ def synth(
     seed: int = 0,
     balanced: bool = False,
     workers: int | None = None,
+    variety: Variety = "plain",
 ) -> Path:
     """Write phantoms as an NIH tree; the same arguments give the same bytes.
 
@@ -71,6 +78,8 @@ def synth(
         seed: of the population, not negative.
         balanced: give every finding the same prevalence (17 %) in place of NIH's.
         workers: processes; all cores when None.
+        variety: `plain`, or `wide`: findings down to barely visible, mimics of findings, poor
+            positioning and exposure. Harder, for pretraining.
 
     Returns:
         The folder.
@@ -84,6 +93,7 @@ def synth(
         "images": images,
         "pixels": pixels,
         "balanced": balanced,
+        "variety": variety,
         "package_version": __version__,
     }
     out = Path(out)
@@ -91,7 +101,7 @@ def synth(
     if _finished(out, recipe):
         return out
     write_json(out / _UNFINISHED, recipe)
-    exams = list(population(images, seed, balanced))
+    exams = list(population(images, seed, balanced, variety))
     boxes = _write_images(out, exams, pixels, workers)
     write_text(out / "BBox_List_2017.csv", _box_table(exams, boxes))
     write_text(out / "Data_Entry_2017.csv", _label_table(exams))
@@ -134,7 +144,7 @@ def _finished(out: Path, recipe: dict[str, Any]) -> bool:
 
 
 def _described(recipe: dict[str, Any]) -> str:
-    keys = ("images", "pixels", "seed", "balanced", "package_version")
+    keys = ("images", "pixels", "seed", "balanced", "variety", "package_version")
     return ", ".join(f"{key} {recipe.get(key)}" for key in keys)
 
 
@@ -254,7 +264,22 @@ class _Phantoms:
                     f"{folder} holds unfinished phantoms: run `chestxray synth` again"
                 )
         # They are written as in 2017, which the content of a small table may not show.
-        return replace(read(tree, options, self.name, self.card), release="2017")
+        collection = read(tree, options, self.name, self.card)
+        return replace(collection, release="2017", masks=_masks(tree, collection.rows))
+
+
+def _masks(tree: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """List the masks of the images of a tree, which lie beside the label table."""
+    images = {Path(image).stem: image for image in rows["image"]}
+    folders = [table.parent / "masks" for table in label_tables(tree)[:1] if tree.is_dir()]
+    found = [
+        (images[stem], finding, str(path.absolute()))
+        for folder in folders
+        for path in sorted(folder.glob("*.png"))
+        for finding in FINDINGS
+        if (stem := path.stem.removesuffix(f"_{finding}")) in images
+    ]
+    return pd.DataFrame(found, columns=list(MASK_COLUMNS), dtype=object)
 
 
 PHANTOMS: Final = _Phantoms()

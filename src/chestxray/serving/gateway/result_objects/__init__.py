@@ -24,7 +24,8 @@ from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway.result_objects import secondary_capture, structured_report
-from chestxray.serving.gateway.result_objects.instance import Model, SourceImage
+from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.gateway.source_image import SourceImage
 
 __all__ = ["ResultObject", "SourceImage", "make"]
 

@@ -1,49 +1,35 @@
 """What every result object has: patient, study, a series of its own, equipment, UIDs, time.
 
-Patient and study are copied value for value, including values that break a rule of the Standard: a
-result must be filed with its image, and the archive knows the patient by just these values. Text is
-decoded by the image's own character set; results are written in UTF-8, which encodes every name.
-
 A UID is a UUID of version 5 under 2.25 (PS3.5 annex B.2) over the model with its whole card, this
 package's version, the image with all its bytes, and the kind of result. So a worker that repeats an
 interrupted reading makes objects that the archive recognises; another model or threshold, or an
 image that was replaced under its UID, makes other ones.
 
-Dates and times are in the image's time zone where it states its offset from UTC, which holds for
-all times of an object (PS3.3 C.12.1.1.6), and in this machine's otherwise.
+Patient, study and time zone are those of the image (`source_image`).
 
-References: PS3.3 C.7.1.1 (Patient), C.7.2.1 (General Study), C.7.3.1 (General Series), C.7.5
-(Equipment), C.12.1 (SOP Common).
+References: PS3.3 C.7.3.1 (General Series), C.7.5 (Equipment), C.12.1 (SOP Common).
 """
 
 from __future__ import annotations
 
-import re
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
-from io import BytesIO
+from datetime import datetime
 from typing import Final, NamedTuple
 
-from pydicom import Dataset, config, dcmread
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
     SecondaryCaptureImageStorage,
 )
 
-from chestxray.errors import ImageError
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway.result_objects import codes
+from chestxray.serving.gateway.source_image import SourceImage
 from chestxray.version import __version__
 
 MAKER: Final = "chestxray"
@@ -122,164 +108,6 @@ def _data(card: ModelCard) -> str:
     trained, site = card.trained_on, card.recalibrated_on
     data = f"{trained.source}, {trained.train_images} images of {trained.train_patients} patients"
     return data if site is None else f"{data}; calibrated for {site.source}"
-
-
-CHARACTERS: Final = "ISO_IR 192"
-LOSSY: Final = (
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
-
-# Type 2: in every object, empty where the image has no value.
-_ALWAYS: Final = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
-# Types 1C and 3: issuers, species, whether the image was de-identified (the result is then as
-# well), and the offset of all times.
-_OPTIONAL: Final = (
-    "IssuerOfPatientID",
-    "PatientSpeciesDescription",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "StudyDescription",
-    "TimezoneOffsetFromUTC",
-)
-_SEQUENCES: Final = (
-    "IssuerOfAccessionNumberSequence",
-    "IssuerOfPatientIDQualifiersSequence",
-    "PatientSpeciesCodeSequence",
-    "DeidentificationMethodCodeSequence",
-)
-_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_NEEDED: Final = (*_UIDS, "Rows", "Columns")
-_IMAGE: Final = ("BodyPartExamined", "Laterality", *LOSSY)
-_TEXTS: Final = (*_ALWAYS, *_OPTIONAL, *_NEEDED, *_IMAGE)
-
-# Lossy transfer syntaxes; a file in one of them may lack the attribute (PS3.3 C.7.6.1.1.5.1).
-_LOSSY_SYNTAXES: Final = {
-    JPEGBaseline8Bit: "ISO_10918_1",
-    JPEGExtended12Bit: "ISO_10918_1",
-    JPEGLSNearLossless: "ISO_14495_1",
-}
-
-# Decimal strings; other values, such as 10:1, cannot be written into a result.
-_RATIOS: Final = re.compile(r" *\d+(\.\d*)? *(\\ *\d+(\.\d*)? *)*")
-
-
-@dataclass(frozen=True)
-class SourceImage:
-    """Attributes of the image that was read, as far as results need them.
-
-    Attributes:
-        sha256: of the file, hexadecimal.
-        values: keyword → the text of its value, decoded; what is absent or empty has no entry.
-        sequences: keyword → the items of a sequence, in UTF-8.
-    """
-
-    sha256: str
-    values: dict[str, str]
-    sequences: dict[str, list[Dataset]]
-
-    @classmethod
-    def read(cls, data: bytes, digest: str) -> SourceImage:
-        """Read the attributes of a DICOM file; no others are parsed.
-
-        Args:
-            data: the file.
-            digest: its SHA-256, hexadecimal.
-
-        Raises:
-            ImageError: it has no UIDs to refer to, or no size.
-        """
-        wanted = [*_TEXTS, *_SEQUENCES]
-        with config.disable_value_validation():
-            header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=list(wanted))
-            values = {keyword: _text(header, keyword) for keyword in _TEXTS}
-            sequences = {keyword: _items(header, keyword) for keyword in _SEQUENCES}
-        missing = [keyword for keyword in _NEEDED if not values[keyword]]
-        if missing:
-            names = ", ".join(missing)
-            raise ImageError("<bytes>", f"it has no {names}: results cannot refer to it")
-        method = _LOSSY_SYNTAXES.get(header.file_meta.get("TransferSyntaxUID"))
-        if method and values["LossyImageCompression"] != "01":
-            values |= {"LossyImageCompression": "01", "LossyImageCompressionMethod": method}
-        if not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", values["TimezoneOffsetFromUTC"]):
-            del values["TimezoneOffsetFromUTC"]
-        if not _RATIOS.fullmatch(values["LossyImageCompressionRatio"]):
-            del values["LossyImageCompressionRatio"]
-        known = {keyword: text for keyword, text in values.items() if text}
-        filled = {keyword: items for keyword, items in sequences.items() if items}
-        return cls(digest, known, filled)
-
-    @property
-    def seed(self) -> tuple[str, str]:
-        """What the UIDs of its results are derived from: an image may be replaced under its UID."""
-        return self.uid, self.sha256
-
-    @property
-    def uid(self) -> str:
-        """SOP instance UID."""
-        return self.values["SOPInstanceUID"]
-
-    @property
-    def sop_class(self) -> str:
-        """SOP class UID."""
-        return self.values["SOPClassUID"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return int(self.values["Columns"]), int(self.values["Rows"])
-
-    @property
-    def timezone(self) -> tzinfo | None:
-        """The offset from UTC of all its times; None where it is not stated."""
-        offset = self.values.get("TimezoneOffsetFromUTC")
-        return datetime.strptime(offset, "%z").tzinfo if offset else None
-
-    def copy_to(self, result: Dataset) -> None:
-        """Copy patient and study into a result."""
-        result.SpecificCharacterSet = CHARACTERS
-        result.StudyInstanceUID = self.values["StudyInstanceUID"]
-        for keyword in _ALWAYS:
-            _put(result, keyword, self.values.get(keyword, ""))
-        self.copy_known(result, *_OPTIONAL)
-        for keyword, items in self.sequences.items():
-            setattr(result, keyword, items)
-
-    def copy_known(self, result: Dataset, *keywords: str) -> None:
-        """Copy those attributes into a result that the image has."""
-        for keyword in keywords:
-            if keyword in self.values:
-                _put(result, keyword, self.values[keyword])
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
-    if isinstance(value, MultiValue):
-        return "\\".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _items(header: Dataset, keyword: str) -> list[Dataset]:
-    """Give the items of a sequence, decoded by the image's character set."""
-    return [Dataset.from_json(item.to_json_dict()) for item in header.get(keyword) or []]
-
-
-def _put(result: Dataset, keyword: str, text: str) -> None:
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise KeyError(keyword)
-    result.add(DataElement(tag, dictionary_VR(tag), text, validation_mode=config.IGNORE))
 
 
 class _Kind(NamedTuple):

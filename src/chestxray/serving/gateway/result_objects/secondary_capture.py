@@ -35,6 +35,7 @@ from chestxray.model.heatmaps import TYPICAL_PEAK
 from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reading
+from chestxray.serving.gateway.image_decoding import PICTURE_SIDE
 from chestxray.serving.gateway.result_objects import codes, drawing
 from chestxray.serving.gateway.result_objects.drawing import (
     ALERT,
@@ -46,15 +47,14 @@ from chestxray.serving.gateway.result_objects.drawing import (
     Thresholds,
 )
 from chestxray.serving.gateway.result_objects.instance import (
-    LOSSY,
     MAKER,
     NOTE,
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
-    SourceImage,
     instance,
 )
+from chestxray.serving.gateway.source_image import LOSSY, SourceImage
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)
@@ -62,7 +62,7 @@ _SIZE: Final = (2000, 1200)
 _MARGIN: Final = 28
 _TOP: Final = 104
 _BOTTOM: Final = 1046
-_MAIN: Final = 1024  # side of a refused radiograph, that of many files: shown pixel by pixel
+_MAIN: Final = PICTURE_SIDE  # side of a refused radiograph
 _PAIR: Final = 670  # side of the radiograph and of the overlay beside it
 _SMALL: Final = 236  # side of the overlays of further findings
 _BETWEEN: Final = 16

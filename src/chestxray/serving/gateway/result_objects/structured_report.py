@@ -46,15 +46,14 @@ from chestxray.serving.gateway.result_objects.encoding import (
     sequence,
 )
 from chestxray.serving.gateway.result_objects.instance import (
-    CHARACTERS,
     MAKER,
     NOTE,
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
-    SourceImage,
     instance,
 )
+from chestxray.serving.gateway.source_image import CHARACTERS, SourceImage
 from chestxray.version import __version__
 
 _CONTENT: Final = Tag("ContentSequence")

@@ -6,6 +6,9 @@ by the type that the data dictionary gives its keyword, whatever VR the file cla
 file costs no more than its own bytes, while pydicom makes an object of each element, inflates
 without a limit and recurses as deep as the file wants. Identity (name, number) is never touched.
 
+A file's header can be read without its pixels (`read_header`), and some elements can be taken as
+the file encodes them (`Elements.encoded`), so that no other reader sees the whole file.
+
 Not here: character sets (what is read is ASCII), writing.
 
 References: PS3.5 sections 7.1 (elements), 7.5 (sequences), A.4 and A.5 (encapsulated, deflated);
@@ -17,7 +20,9 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -29,6 +34,9 @@ _ELEMENT_LIMIT: Final = 100_000
 _DEPTH_LIMIT: Final = 16
 # 80 million pixels of 16 bits and a generous header.
 _INFLATED_LIMIT: Final = 176 * 2**20
+# Bytes of a file that are read in search of its header: at first, and at most.
+_HEAD: Final = 2**16
+_HEADER_LIMIT: Final = 2**23
 # No value that is read as text has more characters (PS3.5 table 6.2-1, of the short kinds).
 _TEXT_LIMIT: Final = 1024
 
@@ -74,14 +82,19 @@ class _Span:
 
 
 class Elements:
-    """The elements of a data set or of an item, by keyword; an absent or empty one gives ()."""
+    """The elements of a data set or of an item, by keyword; an absent or empty one gives ().
+
+    Attributes:
+        order: byte order of the numbers.
+        implicit: whether the file leaves out value representations.
+    """
 
     def __init__(
         self, data: bytes, order: _ByteOrder, *, implicit: bool, spans: dict[int, _Span]
     ) -> None:
         self.order = order
+        self.implicit = implicit
         self._data = data
-        self._implicit = implicit
         self._spans = spans
 
     def __contains__(self, keyword: str) -> bool:
@@ -95,6 +108,28 @@ class Elements:
         """Give the bytes of a value."""
         span = self._spans.get(_tag(keyword))
         return b"" if span is None else self._data[span.start : span.stop]
+
+    def encoded(self, keywords: Iterable[str], limit: int) -> bytes:
+        """Give some elements as the file encodes them, in the order of their tags.
+
+        Args:
+            keywords: of the elements; what is absent is left out.
+            limit: bytes that each may have.
+
+        Raises:
+            MalformedError: one is longer.
+        """
+        tags = {_tag(keyword): keyword for keyword in keywords}
+        found = bytearray()
+        for tag, span in sorted(self._spans.items()):
+            if tag not in tags:
+                continue
+            if span.stop - span.start > limit:
+                raise MalformedError(
+                    f"{tags[tag]} has {span.stop - span.start} bytes: at most {limit} are read"
+                )
+            found += self._data[span.start - (12 if span.vr in _LONG_VRS else 8) : span.stop]
+        return bytes(found)
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Give the values of a string, without padding."""
@@ -143,7 +178,7 @@ class Elements:
         span = self._spans.get(_tag(keyword))
         if span is None or span.stop - span.start < 8:
             return None
-        implicit = self._implicit or span.vr == b"UN"
+        implicit = self.implicit or span.vr == b"UN"
         walker = _Walker(self._data, self.order)
         tag, _, length, at = walker.header(span.start, span.stop, implicit=implicit)
         if tag != _ITEM:
@@ -155,7 +190,7 @@ class Elements:
     def merged(self, other: Elements) -> Elements:
         """Give these elements and those of an item of the same file; the item's go first."""
         spans = {**self._spans, **other._spans}
-        return Elements(self._data, self.order, implicit=self._implicit, spans=spans)
+        return Elements(self._data, self.order, implicit=self.implicit, spans=spans)
 
     def fragments(self) -> list[bytes]:
         """Give the fragments of encapsulated pixels, the offset table first (PS3.5 A.4)."""
@@ -186,19 +221,50 @@ def parse(data: bytes) -> tuple[str, Elements]:
     Raises:
         MalformedError: truncated, damaged, or beyond a limit.
     """
-    walker = _Walker(data, "<")
-    spans, at = walker.elements(_META_AT, len(data), implicit=False, group=0x0002)
+    syntax, elements, _ = _parsed(data, None)
+    return syntax, elements
+
+
+def read_header(path: Path) -> Elements:
+    """Read the elements of a DICOM file that come before its pixels.
+
+    At most 8 MB of the file are read, mostly 64 kB.
+
+    Raises:
+        MalformedError: not DICOM, truncated, damaged, or beyond a limit.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        data, more = b"", file.read(_HEAD)
+        if not is_dicom(more):
+            raise MalformedError("the file is not DICOM")
+        while True:
+            data += more
+            more = file.read(min(15 * len(data), _HEADER_LIMIT - len(data)))
+            try:
+                _, elements, complete = _parsed(data, _PIXEL_DATA)
+            except MalformedError:
+                if not more:
+                    raise
+            else:
+                if complete or not more:
+                    return elements
+
+
+def _parsed(data: bytes, stop: int | None) -> tuple[str, Elements, bool]:
+    """Walk a file to its pixels, or to a tag; also tells whether that tag was reached."""
+    spans, at = _Walker(data, "<").elements(_META_AT, len(data), implicit=False, group=0x0002)
     meta = Elements(data, "<", implicit=False, spans=spans)
     syntax = meta.text("TransferSyntaxUID")
     if not syntax:
         raise MalformedError("truncated or damaged: the file meta header has no TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
-        data, at = _inflated(data[at:]), 0
+        data, at = (_inflated if stop is None else _inflated_head)(data[at:]), 0
     order: _ByteOrder = ">" if syntax == ExplicitVRBigEndian else "<"
     # Files lie about this; the first element's VR does not (a length of 16 kB would look like one).
     implicit = not _is_vr(data[at + 4 : at + 6])
-    spans, _ = _Walker(data, order).elements(at, len(data), implicit=implicit)
-    return syntax, Elements(data, order, implicit=implicit, spans=spans)
+    spans, at = _Walker(data, order).elements(at, len(data), implicit=implicit, stop=stop)
+    return syntax, Elements(data, order, implicit=implicit, spans=spans), at < len(data)
 
 
 class _Walker:
@@ -217,13 +283,14 @@ class _Walker:
         implicit: bool,
         in_item: bool = False,
         group: int | None = None,
+        stop: int | None = None,
         depth: int = 0,
     ) -> tuple[dict[int, _Span], int]:
-        """Walk a data set to its pixels, its delimiter or its end; or one group of it."""
+        """Walk a data set to its pixels, its delimiter, its end or a tag; or one group of it."""
         spans: dict[int, _Span] = {}
         while at < end:
             tag, vr, length, start = self.header(at, end, implicit=implicit)
-            if group is not None and tag >> 16 != group:
+            if (group is not None and tag >> 16 != group) or tag == stop:
                 return spans, at
             if tag == _ITEM_END and in_item:
                 return spans, start
@@ -308,3 +375,11 @@ def _inflated(data: bytes) -> bytes:
     if not inflater.eof:
         raise MalformedError("truncated: the deflated data set has no end")
     return plain
+
+
+def _inflated_head(data: bytes) -> bytes:
+    """Inflate what the header of a file may take, whether the rest is there or not."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _HEADER_LIMIT)
+    except zlib.error as error:
+        raise MalformedError(f"the deflated data set is damaged: {error}") from error

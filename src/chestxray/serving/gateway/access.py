@@ -1,0 +1,91 @@
+"""Who can read the gateway's files: only the user it runs as.
+
+The state folder holds patients' images. It must be closed to all other users (mode 0700); then
+nothing below it can be reached by them, whatever its own mode. All that is made in it is 0600.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from chestxray.errors import ArtifactError, ConfigError
+
+LOCK: Final = "lock"
+"""Name of the file in the state folder that a running gateway has locked."""
+
+_OTHERS: Final = 0o077  # group and others
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make all new files and folders accessible to their owner only."""
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def require_private(folder: Path) -> None:
+    """Check that no other user can enter the state folder.
+
+    Raises:
+        ArtifactError: its mode allows that.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & _OTHERS:
+        raise ArtifactError(
+            f"state: {folder} has mode {mode:04o}, so other users can access it; it holds "
+            "patients' images and must be accessible to its owner only: run "
+            f"`chmod -R go-rwx {shlex.quote(str(folder))}`"
+        )
+
+
+def require_secret(path: Path) -> None:
+    """Check that not every user can read a file with secrets; its group may.
+
+    Raises:
+        ConfigError: its mode allows that.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & stat.S_IROTH:
+        raise ConfigError(
+            f"{path} has `headers`, such as a token, and mode {mode:04o}, so every user of this "
+            f"machine can read them: run `chmod o-rwx {shlex.quote(str(path))}`"
+        )
+
+
+def lock(state: Path) -> IO[str]:
+    """Lock a state folder until the returned file is closed or this process ends.
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    file = (state / LOCK).open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigError(
+            f"state: a gateway runs on {state} already: stop it first, or use another folder"
+        ) from error
+    return file
+
+
+def is_locked(state: Path) -> bool:
+    """Tell whether a gateway runs on a state folder."""
+    try:
+        with (state / LOCK).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,121 @@
+"""HTTP/1.1 over a connection, as uvicorn speaks it with h11, with limits of time and number.
+
+A body in chunks of a few bytes costs much more than its length, so it is refused.
+
+Uvicorn alone gives a client as long as it likes for the head of its first request and for taking an
+answer, and its `limit_concurrency` rejects a request only after its head is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from chestxray.serving.clients import Proxies, limited_as
+from chestxray.serving.http_connections import ConnectionTable, Phase
+
+_READ_AT_ONCE: Final = 16 * 2**10  # bytes; as chunks of one byte they take h11 about 20 ms
+_HEAD_BYTES: Final = 16 * 2**10
+_PIECES: Final = 1000  # of a body, before their size counts
+_PIECE_BYTES: Final = 64  # on average
+
+
+class ServerConfig(uvicorn.Config):
+    """Uvicorn's configuration, with the table of connections.
+
+    Attributes:
+        table: of the connections to this server.
+        proxies: whose connections are not limited per client.
+    """
+
+    table: ConnectionTable
+    proxies: Proxies
+
+
+class HttpProtocol(H11Protocol):
+    """One connection, which the table may close."""
+
+    config: ServerConfig
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._table = config.table
+        self.conn = _Connection()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Count the connection."""
+        super().connection_made(transport)
+        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined] # so that none delays all
+        peer = self.client[0] if self.client else None
+        limited = peer is not None and not self.config.proxies.include(peer)
+        self._table.add(self, limited_as(peer) if peer is not None and limited else None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._table.remove(self)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Process what has arrived; a head may be complete now."""
+        super().handle_events()
+        self._table.update(self)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._table.update(self)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take its answer as fast as it is written."""
+        super().pause_writing()
+        self._table.update(self)
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken most of its answer."""
+        super().resume_writing()
+        self._table.update(self)
+
+    def phase(self) -> Phase:
+        """See `Connection.phase`."""
+        if self.flow.write_paused:
+            return "unloading"
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        return "busy" if in_progress and not self.transport.is_closing() else "waiting"
+
+    def unsent_bytes(self) -> int:
+        """See `Connection.unsent_bytes`."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """See `Connection.abort`; uvicorn's own way of closing would wait for the client."""
+        self.transport.abort()
+
+
+class _Connection(h11.Connection):
+    """HTTP/1.1 without bodies of very many small pieces."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _HEAD_BYTES)
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _PIECES and self._bytes < _PIECE_BYTES * self._pieces:
+                raise h11.RemoteProtocolError("the pieces of the body are too small")
+        return event

@@ -1,0 +1,122 @@
+"""What a network starts from: ImageNet, random weights, a timm file, or a bundle.
+
+Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
+network has too. The rest of the head stays random, and all of it where the bundle's head is of
+another kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from chestxray.artifacts import sha256
+from chestxray.errors import RecipeError
+from chestxray.findings import Findings
+from chestxray.model import bundle as bundles
+from chestxray.model import model_card
+from chestxray.model.bundle import Bundle
+from chestxray.model.network import Classifier, check_reachable
+from chestxray.training.recipe_keys import Recipe
+
+_HEAD: Final = "head."
+_NORMS: Final = "norms."  # of the multi-scale head's finer maps; another head has none
+
+
+def load(classifier: Classifier, recipe: Recipe) -> None:
+    """Give a classifier the initial weights of a recipe.
+
+    Raises:
+        RecipeError: they cannot be fetched or read, or do not fit the network.
+        BundleError: the bundle is damaged.
+    """
+    if recipe.weights == "none":
+        return
+    if Path(recipe.weights).is_dir():
+        _load_bundle(classifier, recipe)
+    else:
+        classifier.load_pretrained(recipe.weights, recipe.backbone)
+
+
+def check(classifier: Classifier, recipe: Recipe) -> None:
+    """Check that the initial weights are there and fit, without a download.
+
+    Raises:
+        RecipeError, BundleError: as `load` says.
+    """
+    if recipe.weights == "imagenet":
+        check_reachable(recipe.backbone)
+    else:
+        load(classifier, recipe)
+
+
+def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
+    """Describe the initial weights of a recipe, for the record of a run.
+
+    Returns:
+        `kind`: `imagenet`, `none`, `file` or `bundle`. Of a file `sha256`. Of a bundle `model`, its
+        identity; `source`, what it was trained on; `synthetic`, whether any of that was drawn;
+        `recipe`; and `head`, the findings whose part of the head was taken.
+    """
+    if recipe.weights in {"imagenet", "none"}:
+        return {"kind": recipe.weights}
+    path = Path(recipe.weights)
+    if not path.is_dir():
+        return {"kind": "file", "sha256": sha256(path)}
+    facts = model_card.read(path)
+    trained = facts.card.trained_on
+    return {
+        "kind": "bundle",
+        "model": facts.identity,
+        "source": trained.source,
+        "synthetic": trained.synthetic,
+        "recipe": trained.recipe,
+        "head": [
+            finding
+            for finding in findings
+            if facts.card.head == recipe.head and facts.card.findings.place(finding) is not None
+        ],
+    }
+
+
+def _load_bundle(classifier: Classifier, recipe: Recipe) -> None:
+    bundle = bundles.load(Path(recipe.weights))
+    own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
+    for name, tensor in theirs.items():
+        if name.startswith(_HEAD):
+            _copy_rows(own.get(name), tensor, classifier.findings, bundle)
+    only_one = {*own} ^ {*theirs}
+    norms = {name for name in only_one if name.startswith(_NORMS)}
+    left = norms | {name for name in {*own, *theirs} if name.startswith(_HEAD)}
+    given = {name: of for name, of in theirs.items() if name not in left}
+    try:
+        missing, extra = classifier.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        raise RecipeError(_does_not_fit(recipe, bundle, str(error).splitlines()[-1])) from error
+    if unexpected := {*extra, *({*missing} - left)}:
+        names = ", ".join(sorted(unexpected)[:3])
+        raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _copy_rows(
+    own: Tensor | None, theirs: Tensor, findings: tuple[str, ...], bundle: Bundle
+) -> None:
+    """Copy the part of the head of each finding that the bundle has too, where the shapes agree."""
+    if own is None or own.shape[1:] != theirs.shape[1:]:
+        return
+    places = bundle.card.findings
+    with torch.no_grad():
+        for row, finding in enumerate(findings):
+            if (place := places.place(finding)) is not None:
+                own[row] = theirs[place]
+
+
+def _does_not_fit(recipe: Recipe, bundle: Bundle, reason: str) -> str:
+    return (
+        f"the weights of the bundle {recipe.weights}, whose backbone is {bundle.card.backbone}, do "
+        f"not fit {recipe.backbone} ({reason.strip()}): choose the bundle's backbone and head, or "
+        f"other weights"
+    )

@@ -1,0 +1,271 @@
+"""The keys of a recipe: every one with its default, its range and its meaning.
+
+What is chosen by name is in `registry`. Nothing here imports torch, so that a wrong key is answered
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from chestxray.training.registry import (
+    AUGMENTATIONS,
+    LOSSES,
+    OPTIMISERS,
+    SCHEDULES,
+    Registry,
+)
+
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_BelowOne = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_SmallSide = Annotated[int, Field(ge=16, le=2048)]
+_Side = Annotated[int, Field(ge=32, le=2048)]
+
+_DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
+
+
+def _name_of(registry: Registry[Any]) -> Callable[[str], str]:
+    def checked(name: str) -> str:
+        if name not in registry.names:
+            raise PydanticCustomError("unknown_name", "{rule}", {"rule": registry.unknown(name)})
+        return name
+
+    return checked
+
+
+_LossName = Annotated[str, AfterValidator(_name_of(LOSSES))]
+_OptimiserName = Annotated[str, AfterValidator(_name_of(OPTIMISERS))]
+_ScheduleName = Annotated[str, AfterValidator(_name_of(SCHEDULES))]
+
+
+class Strict(BaseModel):
+    """A model without other keys, whose values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(BaseModel):
+    """Random changes to training images: the names of `registry.AUGMENTATIONS`, with ranges.
+
+    A number stands for a range around no change, such as `rotate: 10` for -10 to 10 degrees; a pair
+    `[low, high]` gives both ends. What is left out has its default: flip 0.5, rotate 10, gamma 0.1,
+    contrast 0.1, and nothing of all others.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: object) -> object:
+        """Fill in what is left out, in the order of the registry; refuse what is not there."""
+        if not isinstance(values, dict):
+            return values
+        faults = [fault for name, amount in values.items() if (fault := _fault_of(name, amount))]
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        names = AUGMENTATIONS.names
+        given = {name: _DEFAULT_AUGMENT.get(name, float(AUGMENTATIONS[name].off)) for name in names}
+        given.update({name: _plain(amount) for name, amount in values.items()})
+        return given
+
+    def __getitem__(self, name: str) -> float | list[float]:
+        """Give the number or the pair of an augmentation."""
+        amount: float | list[float] = (self.model_extra or {})[name]
+        return amount
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Give the range of each augmentation that changes something, in the order to apply."""
+        found = {}
+        for name, amount in (self.model_extra or {}).items():
+            entry = AUGMENTATIONS[name]
+            if isinstance(amount, list):
+                found[name] = (amount[0], amount[1])
+            elif amount != entry.off:
+                found[name] = entry.span(amount)
+        return found
+
+
+def _fault_of(name: str, amount: object) -> InitErrorDetails | None:
+    if name not in AUGMENTATIONS.names:
+        return InitErrorDetails(type="extra_forbidden", loc=(name,), input=amount)
+    rule = AUGMENTATIONS[name].fault(amount)
+    if not rule:
+        return None
+    error = PydanticCustomError("range", "{rule}", {"rule": rule})
+    return InitErrorDetails(type=error, loc=(name,), input=amount)
+
+
+def _plain(amount: Any) -> float | list[float]:  # noqa: ANN401 - checked before
+    if isinstance(amount, list | tuple):
+        return [float(end) for end in amount]
+    return float(amount)
+
+
+class Loss(Strict):
+    """The loss.
+
+    Attributes:
+        kind: `bce`, binary cross-entropy; `focal` (arXiv 1708.02002); `asymmetric`
+            (arXiv 2009.14119); or one of another package.
+        gamma: focusing of the focal loss; of the asymmetric loss, focusing of absent findings.
+        gamma_present: focusing of present findings, of the asymmetric loss.
+        margin: probability below which the asymmetric loss counts an absent finding as solved.
+        class_weights: `true` weights both classes of each finding by scikit-learn's `balanced`
+            rule; `opposite` weights each class by the other's share (arXiv 1711.05225, section
+            2.1), so that rare findings weigh less in all.
+        pos_weight: factor of the cost of present findings.
+        smoothing: labels 0 and 1 become half of it, and 1 minus half of it.
+    """
+
+    kind: _LossName = "bce"
+    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    gamma_present: Annotated[float, Field(ge=0, le=10)] = 0.0
+    margin: _BelowOne = 0.05
+    class_weights: bool | Literal["opposite"] = False
+    pos_weight: _Positive = 1.0
+    smoothing: _BelowOne = 0.0
+
+
+class Recipe(Strict):
+    """How to train.
+
+    Attributes:
+        name: what reports call it; a file without one is named after the file.
+        description: one sentence that says what it is.
+        cost: time and machine of a run, as measured.
+        expected: what it should score, on which data and split.
+        backbone: a timm model that ends in a feature map or in patch tokens.
+        head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
+            well, so that class maps are four times finer.
+        weights: what the network starts from: `imagenet`, `none`, a timm checkpoint file of that
+            backbone, or the folder of a bundle of it. Findings that the bundle has too keep their
+            part of its head; the others start anew.
+        size: side of the images in pixels; the dataset must have been prepared at this size.
+        progressive: smaller sides to start with, each with its epochs, such as
+            `[[224, 10], [384, 5]]`; the epochs that are left of `max_epochs` use `size`, and the
+            best epoch is one of them.
+        dropout: probability of dropping a pooled feature.
+        drop_path: probability of skipping the last residual block, falling to 0 at the first;
+            for backbones that timm gives it.
+        augment: random changes to training images.
+        mixup: alpha of the beta distribution by which pairs of images and their labels are mixed
+            (arXiv 1710.09412); 0 mixes none.
+        loss: what is minimised.
+        mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
+            dataset must have masks, as those of phantoms do.
+        sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
+            allows; `natural` shows each image once per epoch, except for a short last batch.
+        max_draws: with balanced sampling, the most draws of one image per epoch.
+        optimiser: `adam`, `adamw`, `sgd`, or one of another package.
+        learning_rate: of the optimiser, at its highest.
+        weight_decay: of weights, per step; biases and normalisation layers have none. `adam` and
+            `sgd` add it to the gradient, `adamw` shrinks the weights by it.
+        momentum: of `sgd`.
+        layer_decay: factor of the learning rate from each layer of the backbone to the one before
+            it; 1 gives all the same rate.
+        freeze: epochs at the start in which only the head is trained.
+        schedule: of the learning rate, at every step: `constant`; `plateau`, divided by 10 after
+            two epochs without a better validation value; `cosine`, falling to zero over
+            `max_epochs`; `one_cycle`, rising for 30 % of the epochs and then falling to zero; or
+            one of another package.
+        warmup: epochs at the start, or part of one, over which the rate rises from zero.
+        clip: largest norm of all gradients together; 0 leaves them as they are.
+        accumulate: batches whose gradients are averaged for one step of the optimiser.
+        ema: decay per step of an average of the weights, such as 0.99, which is what is validated
+            and saved; 0 takes the weights themselves.
+        batch_size: images per batch.
+        max_epochs: passes over the training split, at most.
+        monitor: what chooses the best epoch on validation: the lowest `loss`, or the highest mean
+            `auroc`.
+        patience: epochs without a better value of the monitor before training stops.
+        tta: views of an image whose logits and class maps the model averages, in validation and
+            wherever it is used: `flip` adds the mirror image, `crops` adds four corners and the
+            centre. Each multiplies the cost of a reading, by 2 and by 6.
+        precision: `auto` takes bfloat16 where the machine has instructions for it, float32
+            elsewhere.
+        threads: processor threads; `auto` times a few steps and takes the fastest number.
+        seed: of weights, sampling, augmentation and dropout.
+    """
+
+    name: str = "unnamed"
+    description: str = ""
+    cost: str = "not measured"
+    expected: str = "not measured"
+    backbone: str = "densenet121.tv_in1k"
+    head: Literal["plain", "multiscale"] = "plain"
+    weights: str = "imagenet"
+    size: _Side = 224
+    progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
+    dropout: _BelowOne = 0.0
+    drop_path: _BelowOne = 0.0
+    augment: Augment = Augment()
+    mixup: _NotNegative = 0.0
+    loss: Loss = Loss()
+    mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    sampling: Literal["balanced", "natural"] = "natural"
+    max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+    optimiser: _OptimiserName = "adam"
+    learning_rate: _Positive = 1e-4
+    weight_decay: _NotNegative = 0.0
+    momentum: _BelowOne = 0.9
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    freeze: Annotated[int, Field(ge=0)] = 0
+    schedule: _ScheduleName = "constant"
+    warmup: _NotNegative = 0.0
+    clip: _NotNegative = 0.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    ema: _BelowOne = 0.0
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    max_epochs: Annotated[int, Field(ge=1)] = 30
+    monitor: Literal["loss", "auroc"] = "loss"
+    patience: Annotated[int, Field(ge=1)] = 5
+    tta: tuple[Literal["flip", "crops"], ...] = ()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leave_epochs_for_the_full_size(self) -> Self:
+        if self.progressive and self.first_full_epoch >= self.max_epochs:
+            rule = (
+                f"the epochs at smaller sides are {self.first_full_epoch}; they should be fewer "
+                f"than max_epochs, {self.max_epochs}"
+            )
+            raise _of_key("progressive", rule, self.progressive)
+        sides = [side for side, _ in self.progressive]
+        if sides != sorted(sides) or any(side >= self.size for side in sides):
+            rule = f"the sides should rise and be smaller than size, {self.size}"
+            raise _of_key("progressive", rule, self.progressive)
+        return self
+
+    @property
+    def first_full_epoch(self) -> int:
+        """The first epoch, from 0, in which images have their full size."""
+        return sum(epochs for _, epochs in self.progressive)
+
+    def side(self, epoch: int) -> int:
+        """Give the side of the images in an epoch, from 0."""
+        for side, epochs in self.progressive:
+            if epoch < epochs:
+                return side
+            epoch -= epochs
+        return self.size
+
+
+def _of_key(key: str, rule: str, value: object) -> ValidationError:
+    error = PydanticCustomError("rule", "{rule}", {"rule": rule})
+    details = InitErrorDetails(type=error, loc=(key,), input=value)
+    return ValidationError.from_exception_data("Recipe", [details])

@@ -1,0 +1,112 @@
+"""Two processes train as one does: the same batches, the same validation, the same figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from chestxray.errors import TrainingError
+from chestxray.training import fit
+from chestxray.training import recipe as recipes
+from chestxray.training.data import EpochBatches, Part, Share, in_order
+from chestxray.training.distributed import check
+from chestxray.training.loop import Processes
+from conftest import TINY
+
+
+def tiny(*changes: str) -> recipes.Recipe:
+    return recipes.load("quick", [*TINY, *changes])
+
+
+def test_the_processes_together_see_each_batch_and_the_whole_validation_once(dataset):
+    draws = np.random.default_rng(0).random(50)
+    whole = list(EpochBatches(draws, 8, seed=3))
+    parts = [list(EpochBatches(draws, 8, 3, Share(rank, 3))) for rank in range(3)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert sorted(chain(*shares)) == sorted(batch)
+    val = Part(dataset, "val")
+    seen = [
+        labels for rank in range(3) for _, labels in in_order(val, 4, Share(rank, 3))
+    ]  # fmt: skip
+    assert sum(len(labels) for labels in seen) == len(val)
+    ordered = np.concatenate([labels.numpy() for labels in seen])
+    assert sorted(map(tuple, ordered)) == sorted(map(tuple, val.labels))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one_within_noise(dataset, tmp_path):
+    """One epoch from the same weights: the first losses differ by rounding and batch statistics."""
+    recipe = tiny("augment.flip=0", "augment.rotate=0", "augment.gamma=0", "augment.contrast=0",
+                  "dropout=0", "max_epochs=2", "batch_size=32", "learning_rate=0.0005")  # fmt: skip
+    one = fit.train(dataset, recipe, tmp_path / "one")
+    two = fit.train(dataset, recipe, tmp_path / "two", processes=Processes(devices=2))
+    assert two.history.shape == one.history.shape
+    losses = [of.history.query("split == 'train'")["loss"].to_numpy() for of in (one, two)]
+    assert np.allclose(*losses, rtol=0.05)
+    val = [of.history.query("split == 'val'")["bce"].to_numpy() for of in (one, two)]
+    assert np.allclose(*val, rtol=0.15)
+    assert two.validation.read_text().count("\n") == one.validation.read_text().count("\n")
+    assert (tmp_path / "two/bundle/bundle.json").exists()
+
+
+def command(dataset, out: Path, *more: str) -> list[str]:
+    changes = [f"--set={change}" for change in (*TINY, "batch_size=8", "max_epochs=4")]
+    return [
+        sys.executable, "-m", "chestxray", "train", str(dataset.folder), "--recipe", "quick",
+        *changes, "--out", str(out), "--devices", "2", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dataset, tmp_path):
+    out = tmp_path / "run"
+    with subprocess.Popen(command(dataset, out), stderr=subprocess.PIPE, text=True) as running:
+        last = out / "checkpoints/last.safetensors"
+        end = time.monotonic() + 240
+        while not last.exists() and time.monotonic() < end:
+            assert running.poll() is None
+            time.sleep(0.02)
+        workers = [
+            child for child in psutil.Process(running.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ]  # fmt: skip
+        assert len(workers) == 2
+        os.kill(workers[1].pid, signal.SIGKILL)
+        _, error = running.communicate(timeout=240)
+    assert running.returncode == 1
+    assert "was ended by SIGKILL, so the others were stopped" in error
+    assert "resume with the same command and --resume" in error
+    assert not any(worker.is_running() for worker in workers)
+    assert not (out / "run.json").exists()
+    subprocess.run(command(dataset, out, "--resume"), check=True, capture_output=True)
+    summary = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert summary["epochs"] == 4
+
+
+@pytest.mark.slow
+def test_the_reason_of_a_process_is_the_reason_of_the_run(dataset, tmp_path):
+    recipe = tiny("learning_rate=1e30", "max_epochs=1")
+    with pytest.raises(TrainingError, match=r"loss became .*--set learning_rate"):
+        fit.train(dataset, recipe, tmp_path / "run", processes=Processes(devices=2))
+
+
+def test_batches_and_validation_must_be_large_enough_to_share(dataset, tmp_path):
+    with pytest.raises(TrainingError, match=r"3 processes cannot share batches of 4 images"):
+        fit.train(dataset, tiny("batch_size=4"), tmp_path, processes=Processes(devices=3))
+
+
+def test_several_machines_need_their_settings(monkeypatch):
+    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TrainingError, match="lacks NODE_RANK, MASTER_ADDR, MASTER_PORT"):
+        check(Processes(nodes=2))
