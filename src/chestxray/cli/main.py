@@ -27,6 +27,7 @@ from chestxray.cli.gateway import gateway
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
+from chestxray.cli.probe import probe
 from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
@@ -74,7 +75,7 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, crossval, calibrate, export, sign, keygen, recipe),
+    "Models": (train, probe, crossval, calibrate, export, sign, keygen, recipe),
     "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }

@@ -47,6 +47,7 @@ from chestxray.training.loop import (
     task_of,
 )
 from chestxray.training.mask_supervision import check_masks
+from chestxray.training.probe import fit_head
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import check_folder, for_run
 from chestxray.version import __version__
@@ -157,11 +158,14 @@ def train(
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
     task = task_of(dataset, chosen, resume and (run / "checkpoints" / LAST).exists())
     with _alone(run, resume):
+        if chosen.method != "gradient":
+            return _finished(run, dataset, task, fit_head(dataset, task, run))
         if processes.count > 1:
             run_in_processes(dataset, chosen, run, tensorboard, processes)
         else:
             run_epochs(dataset, task, run, tensorboard)
-        return _finished(run, dataset, task)
+        _load_best(task, run / "checkpoints" / BEST)
+        return _finished(run, dataset, task, Outcome.read(run, chosen))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -231,11 +235,9 @@ def _awaited(run: Path) -> Run:
     return Run.open(run)
 
 
-def _finished(run: Path, dataset: Dataset, task: Task) -> Run:
-    """Write all that follows from the best epoch, `run.json` last."""
-    _load_best(task, run / "checkpoints" / BEST)
+def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
+    """Write all that follows from the final weights, `run.json` last."""
     recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
-    outcome = Outcome.read(run, recipe)
     bundle = finish(run, dataset, recipe, task.evaluated.to(device()))
     facts = {
         "model": bundle.identity,

@@ -13,19 +13,30 @@ much as all others together.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from chestxray.artifacts import write_json, write_table
+from chestxray.dataset.store import Dataset
 from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.ridge import FOLDS, folds_of
+from chestxray.model.engines import run_all
 from chestxray.model.network import Classifier
+from chestxray.model.torch_engine import TorchEngine, device
+from chestxray.progress import progress
+from chestxray.training import recipe as recipes
+from chestxray.training.lightning_module import Task
+from chestxray.training.loop import Outcome
 
 Regression = Literal["ridge", "logistic"]
 
@@ -97,6 +108,49 @@ class Probe:
         with torch.no_grad():
             classifier.head.weight.copy_(torch.from_numpy(self.weights))
             classifier.head.bias.copy_(torch.from_numpy(self.biases))
+
+
+def fit_head(dataset: Dataset, task: Task, run: Path) -> Outcome:
+    """Fit the head of a task's classifier by its recipe's `method`; the backbone stays as it is.
+
+    Writes `dataset.json`, `recipe.yaml` and `history.csv` into the run's folder. The history has
+    one epoch, whose training figures are those of held-out logits.
+
+    Args:
+        dataset: with the splits `train` and `val`.
+        task: of the recipe, its classifier with the initial weights.
+        run: the folder of the run.
+    """
+    start, recipe = time.monotonic(), task.recipe
+    classifier = task.classifier.eval().to(device())
+    write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+    recipes.save(run / "recipe.yaml", recipe)
+    rows = dataset.rows("train")
+    patients = dataset.index["patient"].iloc[rows].to_numpy(dtype=str)
+    labels = dataset.labels(rows)
+    method: Regression = "ridge" if recipe.method == "ridge" else "logistic"
+    features = _features(classifier, dataset, rows)
+    probe = Probe.fit(features, labels, patients, method, recipe.seed)
+    probe.into(classifier)
+    task.outputs["train"].add(torch.from_numpy(probe.held_out), torch.from_numpy(labels))
+    val = dataset.rows("val")
+    logits = _features(classifier, dataset, val) @ probe.weights.T + probe.biases
+    task.outputs["val"].add(torch.from_numpy(logits), torch.from_numpy(dataset.labels(val)))
+    table = [{"epoch": 0, "split": split, **task.measures(split)} for split in task.outputs]
+    write_table(run / "history.csv", pd.DataFrame(table))
+    return Outcome(0, 1, time.monotonic() - start, torch.get_num_threads())
+
+
+def _features(
+    classifier: Classifier, dataset: Dataset, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Give the head's input of some images, float32 [N, C]."""
+    found = []
+    with progress("features", len(rows), "images") as advance:
+        for answer in run_all(TorchEngine(classifier), dataset.images[rows]):
+            found.append(answer.features)
+            advance(len(answer.features))
+    return np.concatenate(found)
 
 
 def _held_out(x: Tensor, y: Tensor, fold: npt.NDArray[np.int64], path: _Fitter) -> Tensor:
@@ -184,7 +238,8 @@ def _chosen(losses: _Floats, y: Tensor) -> npt.NDArray[np.int64]:
     fitted = _two_sided(y.numpy())
     if not fitted.any():
         return np.zeros(len(fitted), dtype=np.int64)
-    relative = losses / losses[0]  # the strongest penalty leaves the share of positives alone
+    # The strongest penalty leaves the share of positives alone.
+    relative = losses / np.where(fitted, losses[0], 1)
     few = np.minimum((y == 1).sum(0).numpy(), (y == 0).sum(0).numpy()).astype(np.float64)
     together = (relative * few)[:, fitted].sum(1) / few[fitted].sum()
     own = few / (few + _HALF)
@@ -206,7 +261,11 @@ def _as_logits(
             design, np.zeros(len(design)), labels[known, k].astype(np.float64), (0, 1e-4)
         )
         factor = max(slope, 1e-3) / spread
-        w[k], b[k], scores[:, k] = factor * w[k], level + factor * b[k], level + factor * scores[:, k]
+        w[k], b[k], scores[:, k] = (
+            factor * w[k],
+            level + factor * b[k],
+            level + factor * scores[:, k],
+        )
     return w, b, scores
 
 

@@ -163,6 +163,9 @@ class Recipe(Strict):
         augment: random changes to training images.
         mixup: alpha of the beta distribution by which pairs of images and their labels are mixed
             (arXiv 1710.09412); 0 mixes none.
+        method: `gradient` trains the network. `ridge` and `logistic` leave the backbone as it
+            starts and fit the head alone, by a regression of the findings on its features, see
+            `probe`; the keys of augmentation, sampling, optimiser and epochs play no role then.
         loss: what is minimised.
         mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
             dataset must have masks, as those of phantoms do.
@@ -213,6 +216,7 @@ class Recipe(Strict):
     drop_path: _BelowOne = 0.0
     augment: Augment = Augment()
     mixup: _NotNegative = 0.0
+    method: Literal["gradient", "ridge", "logistic"] = "gradient"
     loss: Loss = Loss()
     mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     sampling: Literal["balanced", "natural"] = "natural"
@@ -249,6 +253,16 @@ class Recipe(Strict):
         if sides != sorted(sides) or any(side >= self.size for side in sides):
             rule = f"the sides should rise and be smaller than size, {self.size}"
             raise _of_key("progressive", rule, self.progressive)
+        return self
+
+    @model_validator(mode="after")
+    def _fit_the_head_by_its_own_loss(self) -> Self:
+        if self.method != "gradient" and (self.loss != Loss() or self.mask_weight):
+            rule = (
+                "it has its own loss; the keys loss and mask_weight should be left out, or method "
+                "be 'gradient'"
+            )
+            raise _of_key("method", rule, self.method)
         return self
 
     @property

@@ -1,0 +1,51 @@
+"""`chestxray probe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chestxray.cli.options import Overrides
+
+
+def probe(
+    network: Annotated[
+        str, typer.Argument(help="A bundle folder, or a timm model with its ImageNet weights.")
+    ],
+    dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
+    *,
+    overrides: Overrides = None,
+) -> None:
+    """Fit the head of a given network to a dataset, in one pass over its radiographs.
+
+    The backbone stays as it is. The result is an ordinary run with a bundle. The recipe is `probe`:
+    `--set method=ridge` takes ridge instead of logistic regression, `--set weights=FILE` another
+    start of a timm model.
+    """
+    from chestxray.training.recipe import load
+    from chestxray.training.recipe_checks import for_run
+
+    chosen = for_run(out, load("probe", _keys(network)), overrides or (), dataset=dataset)
+    from chestxray.training.fit import train  # imports torch, after the checks
+
+    finished = train(dataset, chosen, out)
+    typer.echo(f"{finished.bundle}: {finished.model}")
+
+
+def _keys(network: str) -> dict[str, Any]:
+    """Give the keys of the recipe that choose a network."""
+    if not Path(network).is_dir():
+        return {"backbone": network}
+    from chestxray.model.model_card import read
+
+    card = read(Path(network)).card
+    return {
+        "weights": network,
+        "backbone": card.backbone,
+        "head": card.head,
+        "size": card.size,
+        "tta": list(card.tta),
+    }

@@ -1,0 +1,142 @@
+"""Probing: the head alone, fitted to a network's features; scikit-learn is the oracle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
+
+from chestxray.errors import RecipeError
+from chestxray.model import bundle as bundles
+from chestxray.model.torch_engine import batches
+from chestxray.training import probe, recipe
+from chestxray.training.probe import Probe
+
+
+def planted(n: int = 400, patients: int = 200, seed: int = 0):
+    """Give features, labels of a strong, a weak and a one-sided finding, and patients."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, 6)) * (1, 5, 0.1, 1, 1, 1) + 3
+    strong = x[:, 0] - 3 + 0.3 * draw.normal(size=n) > 0
+    weak = 0.1 * (x[:, 1] - 3) + draw.normal(size=n) > 0.5
+    labels = np.column_stack([strong, weak, np.zeros(n)]).astype(np.float32)
+    return x, labels, np.arange(n) % patients
+
+
+@pytest.mark.parametrize("regression", ["ridge", "logistic"])
+def test_each_strength_gives_scikit_learns_coefficients(regression):
+    x, labels, _ = planted()
+    z = (x - x.mean(0)) / x.std(0)
+    y = labels[:, :2].astype(np.float64)
+    fit, _ = probe._REGRESSIONS[regression]
+    weights, biases = fit(torch.from_numpy(z), torch.from_numpy(y))
+    for place in (3, 6, 9):
+        strength = probe._STRENGTHS[place]
+        for k in range(2):
+            if regression == "ridge":
+                theirs = Ridge(alpha=strength * len(z)).fit(z, y[:, k])
+            else:
+                theirs = LogisticRegression(C=1 / (strength * len(z)), tol=1e-10, max_iter=10_000)
+                theirs.fit(z, y[:, k])
+            assert weights[place, :, k].numpy() == pytest.approx(theirs.coef_.ravel(), abs=2e-4)
+            assert biases[place, k].item() == pytest.approx(
+                np.ravel(theirs.intercept_)[0], abs=2e-4
+            )
+
+
+@pytest.mark.parametrize("regression", ["ridge", "logistic"])
+def test_logits_rank_and_predict_new_images(regression):
+    found = Probe.fit(*planted(), regression)
+    x, labels, _ = planted(seed=1)
+    logits = x @ found.weights.T + found.biases
+    assert roc_auc_score(labels[:, 0], logits[:, 0]) > 0.93
+    assert roc_auc_score(labels[:, 1], logits[:, 1]) > 0.55
+    said = 1 / (1 + np.exp(-logits))
+    assert said[:, :2].mean(0) == pytest.approx(labels[:, :2].mean(0), abs=0.06)
+
+
+@pytest.mark.parametrize("regression", ["ridge", "logistic"])
+def test_a_finding_that_is_never_present_gets_its_prior_and_no_weights(regression):
+    found = Probe.fit(*planted(), regression)
+    assert not found.weights[2].any()
+    assert found.biases[2] == pytest.approx(np.log(1 / 401))
+    assert np.isnan(found.strengths[2])
+    assert np.isfinite(found.held_out).all()
+
+
+@pytest.mark.parametrize("regression", ["ridge", "logistic"])
+def test_unknown_labels_are_left_out(regression):
+    x, labels, patients = planted()
+    labels[200:, 0] = np.nan
+    known = probe._REGRESSIONS[regression][0]
+    whole = known(torch.from_numpy(x), torch.from_numpy(labels.astype(np.float64)))
+    part = known(torch.from_numpy(x[:200]), torch.from_numpy(labels[:200, :1].astype(np.float64)))
+    assert torch.allclose(whole[0][:, :, 0], part[0][:, :, 0], atol=2e-3)
+    assert np.isfinite(Probe.fit(x, labels, patients, regression).weights).all()
+
+
+def test_features_that_only_tell_patients_apart_have_no_worth_on_held_out_images():
+    draw = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), 5)
+    x = draw.normal(size=(60, 80))[patients] + 0.01 * draw.normal(size=(300, 80))
+    labels = (draw.random(60) < 0.5)[patients][:, None].astype(np.float32)
+    found = Probe.fit(x, labels, patients)
+    assert roc_auc_score(labels[:, 0], found.held_out[:, 0]) < 0.65
+    same = Probe.fit(x, labels, np.arange(300))  # the leak that folds by image would have
+    assert roc_auc_score(labels[:, 0], same.held_out[:, 0]) > 0.95
+
+
+def test_a_rare_finding_takes_the_strength_of_the_others():
+    losses = np.array([[1.0, 1.0], [0.9, 1.0], [0.5, 0.99], [0.9, 0.98]])
+    y = torch.zeros((1000, 2))
+    y[:500, 0], y[:3, 1] = 1, 1
+    assert probe._chosen(losses, y).tolist() == [2, 2]
+    y[:500, 1] = 1
+    assert probe._chosen(np.array([[1, 1], [0.9, 1], [0.88, 0.7], [0.9, 0.1]]), y)[1] == 3
+
+
+@pytest.fixture(scope="module")
+def probed(run: Path, dataset, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("probe") / "run"
+    command = ["-m", "chestxray", "probe", str(run / "bundle"), str(dataset.folder)]
+    subprocess.run([sys.executable, *command, "--out", str(out)], check=True, capture_output=True)
+    return out
+
+
+def test_a_probe_of_a_bundle_keeps_its_backbone_and_is_an_ordinary_run(probed, run, dataset):
+    before, after = bundles.load(run / "bundle"), bundles.load(probed / "bundle")
+    theirs = before.classifier.state_dict()
+    same = {
+        name: torch.equal(of, theirs[name]) for name, of in after.classifier.state_dict().items()
+    }
+    assert {name for name, equal in same.items() if not equal} == {"head.weight", "head.bias"}
+    logits, maps, _ = next(batches(after.classifier, dataset.images[:8]))
+    bias = after.classifier.head.bias.detach().numpy()
+    assert maps.mean((2, 3)) + bias == pytest.approx(logits, abs=1e-4)
+    summary = json.loads((probed / "run.json").read_text(encoding="utf-8"))
+    assert summary["initial_weights"]["model"] == before.identity
+    history = (probed / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[:2] for line in history[1:]] == [["0", "train"], ["0", "val"]]
+
+
+def test_a_probe_fits_its_training_images_better_than_chance(probed, dataset):
+    rows = dataset.rows("train")
+    classifier = bundles.load(probed / "bundle").classifier
+    logits = np.concatenate([logits for logits, *_ in batches(classifier, dataset.images[rows])])
+    labels = dataset.labels(rows)
+    both = [k for k in range(labels.shape[1]) if len(np.unique(labels[:, k])) == 2]
+    assert np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in both]) > 0.6
+
+
+def test_a_probe_has_its_own_loss():
+    with pytest.raises(RecipeError, match=r"method = 'ridge': it has its own loss"):
+        recipe.load("probe", {"method": "ridge", "loss.kind": "focal"})
+    with pytest.raises(RecipeError, match="mask_weight"):
+        recipe.load("probe", {"mask_weight": 0.3})
