@@ -32,11 +32,10 @@ def order_of_service(clients: str) -> str:
         with pool.lent(client, 30), lock:
             served.append(client)
 
-    with ThreadPoolExecutor(len(clients)) as threads:
-        with pool.lent("first", 30):
-            for number, client in enumerate(clients, start=1):
-                threads.submit(job, client)
-                wait_until(lambda number=number: waiting(pool) == number)
+    with ThreadPoolExecutor(len(clients)) as threads, pool.lent("first", 30):
+        for number, client in enumerate(clients, start=1):
+            threads.submit(job, client)
+            wait_until(lambda number=number: waiting(pool) == number)
     return "".join(served)
 
 

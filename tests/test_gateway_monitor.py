@@ -184,7 +184,7 @@ def test_a_place_for_anchors_that_drips_its_answer_does_not_hold_the_monitor_up(
     assert "Doe" not in problem
 
 
-def test_what_a_place_for_anchors_answers_is_quoted_in_no_problem(tmp_path: Path) -> None:
+def test_what_a_place_for_anchors_answers_is_quoted_in_no_problem() -> None:
     with answering(b"HTTP/1.1 500 Doe^John\r\nContent-Length: 0\r\n\r\n") as url:
         outside = monitor._OutsideAnchors(Audit(url=url))
         outside.offer(Anchor.now(1, "aa"))
