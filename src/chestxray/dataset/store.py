@@ -25,6 +25,7 @@ from chestxray.dataset.shards import Shard, Shards
 from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, Findings
+from chestxray.table_limits import read_parquet
 
 MANIFEST: Final = "dataset.json"
 BOXES: Final = "boxes.parquet"
@@ -220,9 +221,9 @@ class Dataset:
         return cls(
             folder,
             manifest,
-            pd.read_parquet(folder / INDEX),
+            _table(folder / INDEX),
             Shards(images, manifest.shards, manifest.size),
-            pd.read_parquet(folder / BOXES),
+            _table(folder / BOXES),
         )
 
     def check_shards(self, some: Sequence[Shard]) -> None:
@@ -274,6 +275,15 @@ class Dataset:
             }
         )
         return replace(self, manifest=manifest, index=index)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return read_parquet(path).to_pandas()
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ArtifactError(
+            f"{path} is not a table of a dataset ({error}): {remake(path.parent)}"
+        ) from error
 
 
 def counts_by_part(index: pd.DataFrame, findings: Findings) -> dict[str, dict[str, int]]:
