@@ -294,11 +294,12 @@ class Dataset:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        return read_parquet(path).to_pandas()
+        table: pd.DataFrame = read_parquet(path).to_pandas()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise ArtifactError(
             f"{path} is not a table of a dataset ({error}): {remake(path.parent)}"
         ) from error
+    return table
 
 
 def counts_by_part(index: pd.DataFrame, findings: Findings) -> dict[str, dict[str, int]]:

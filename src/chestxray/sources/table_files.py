@@ -187,7 +187,8 @@ def _parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
             from pyarrow import parquet  # noqa: PLC0415 - loads in 50 ms, for this one call
 
             return pd.DataFrame(columns=parquet.read_schema(path).names)
-        return read_parquet(path).to_pandas().reset_index(drop=True)
+        table: pd.DataFrame = read_parquet(path).to_pandas()
+        return table.reset_index(drop=True)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise SourceError(
             f"{path} is not a readable Parquet table ({error}): save it again"
