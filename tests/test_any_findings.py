@@ -31,8 +31,8 @@ def labelled(dataset: Dataset, findings: Findings) -> Dataset:
     about = dataset.index.drop(columns=[*dataset.findings, "split"])
     table = pd.DataFrame(labels, columns=list(findings), index=about.index)
     index = pd.concat([about, table, dataset.index[["split"]]], axis=1)
-    manifest = dataset.manifest.model_copy(update={"findings": findings})
-    return dataclasses.replace(dataset, manifest=manifest, index=index)
+    manifest = dataset.manifest.model_copy(update={"findings": findings, "masks": ()})
+    return dataclasses.replace(dataset, manifest=manifest, index=index, masks=None)
 
 
 @pytest.fixture(scope="module", params=[ONE, FORTY], ids=["one", "forty"])

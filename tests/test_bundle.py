@@ -105,6 +105,30 @@ def test_a_gate_that_is_not_the_cards_is_refused(folder, fault):
         bundle.load(folder)
 
 
+@pytest.mark.parametrize("fault", ["shape", "type", "nan", "scalar", "fewer"])
+def test_a_gate_of_other_shapes_or_without_finite_numbers_is_refused(folder, fault):
+    tensors = safetensors.torch.load_file(folder / GATE)
+    name = "references" if fault in {"scalar", "fewer"} else "weights"
+    tensors[name] = {
+        "shape": lambda found: found[:3].clone(),
+        "type": lambda found: found.to(torch.int8),
+        "nan": lambda found: torch.full_like(found, torch.nan),
+        "scalar": lambda found: torch.zeros((), dtype=found.dtype),
+        "fewer": lambda found: found[:-1].clone(),
+    }[fault](tensors[name])
+    safetensors.torch.save_file(tensors, folder / GATE)
+    gate = json.loads((folder / CARD).read_text(encoding="utf-8"))["gate"]
+    rewrite_card(folder, gate=gate | {"sha256": sha256(folder / GATE)})
+    with pytest.raises(BundleError, match=f"does not hold a detector .*{name} must be"):
+        bundle.load(folder)
+
+
+def test_a_gate_for_another_number_of_features_is_refused_in_a_sentence(folder):
+    detector = bundle.load(folder).detector
+    with pytest.raises(BundleError, match="features, the network has"):
+        detector.feature_distance(np.ones((1, 3), np.float32))
+
+
 def test_a_bundle_without_a_gate_is_loaded_and_saved_without(folder, tmp_path):
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     del card["gate"]

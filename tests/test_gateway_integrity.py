@@ -227,6 +227,18 @@ def test_anchors_vouch_for_the_record_wherever_they_were_kept(state: Path, tmp_p
             audit.check_against(store.db, kept)
 
 
+def test_a_forged_restoration_does_not_do_away_with_the_anchors_before_it(
+    state: Path, tmp_path: Path
+) -> None:
+    """Every record has the link before its first entry, so anyone can write such an anchor."""
+    kept = tmp_path / "syslog"
+    with closing(Store(state)) as store:
+        forged = Anchor.now(0, audit.link_of(store.db, 0) or "", restored=True)
+        kept.write_text(f"{Anchor.now(500, 'ab' * 32).line()}\n{forged.line()}\n")
+        with pytest.raises(ArtifactError, match=r"syslog was altered: it says that entry 0"):
+            audit.check_against(store.db, kept)
+
+
 # --- other processes ------------------------------------------------------------------------------
 
 SEEN = """

@@ -71,6 +71,32 @@ def collector() -> Iterator[Collector]:
     made.close()
 
 
+@contextlib.contextmanager
+def answering(answer: bytes, drip: bytes = b"") -> Iterator[str]:
+    """A service that answers one request, then sends a little every 0.2 s; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as peer:
+                peer.recv(2**16)
+                peer.sendall(answer)
+                while drip and not stop.wait(0.2):
+                    peer.sendall(drip)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/anchors"
+        stop.set()
+        thread.join(30)
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    with answering(b"HTTP/1.1 200 Doe^John\r\nX-Slow: ", b"x") as url:
+        yield url
+
+
 @pytest.fixture
 def syslog() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
@@ -143,6 +169,28 @@ def test_a_place_that_does_not_take_anchors_is_a_problem_until_it_has_the_newest
             log.recv(1000)
     assert outside.problems() == []
     assert [anchor["number"] for _, anchor in collector.got] == [3]
+
+
+def test_a_place_for_anchors_that_drips_its_answer_does_not_hold_the_monitor_up(
+    tmp_path: Path, dripping: str
+) -> None:
+    watcher = watched(tmp_path, f'[audit]\nurl = "{dripping}"\n')
+    once = threading.Thread(target=watcher.run_once, daemon=True)
+    once.start()
+    once.join(60)
+    assert not once.is_alive()
+    (problem,) = watcher.problems()
+    assert "audit.url: the anchor could not be sent: the answer takes too long" in problem
+    assert "Doe" not in problem
+
+
+def test_what_a_place_for_anchors_answers_is_quoted_in_no_problem() -> None:
+    with answering(b"HTTP/1.1 500 Doe^John\r\nContent-Length: 0\r\n\r\n") as url:
+        outside = monitor._OutsideAnchors(Audit(url=url))
+        outside.offer(Anchor.now(1, "aa"))
+    assert outside.problems() == [
+        "audit.url: the anchor could not be sent: the service answered 500"
+    ]
 
 
 def test_a_full_disk_is_a_problem_and_not_the_end(

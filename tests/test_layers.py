@@ -23,6 +23,7 @@ LAYERS = (
         "dicom_elements",
         "file_names",
         "plain_yaml",
+        "table_limits",
     },
     {"sources"},
     {"dataset"},

@@ -311,7 +311,7 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_image(reader, radiographs):
         (decoder,) = client.admission._decoders._all
         os.kill(decoder._process.pid, signal.SIGSTOP)
         hung = pool.submit(read, client, radiographs[0])
-        wait_until(client.admission._decoders._free.empty)
+        wait_until(lambda: not client.admission._decoders._fair._free)
         decoder._process.kill()
         answer = hung.result()
         assert problem(answer) == (503, "decoder-ended")

@@ -250,6 +250,29 @@ def test_only_the_viewers_files_are_served(line, path):
     assert b"import" not in answer.read()
 
 
+def test_the_viewer_opens_no_file_for_a_request(client, monkeypatch):
+    """A client that does not take its answer would keep it open: descriptors would run out."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("os.stat", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    for path in ("/", "/static/main.js", "/static/style.css", "/static/icon.svg"):
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert len(answer.content) == int(answer.headers["Content-Length"]) > 100
+
+
+def test_a_file_of_the_viewer_that_the_browser_has_is_not_sent_again(client):
+    first = client.get("/static/main.js")
+    assert first.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    again = client.get("/static/main.js", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = client.get("/static/main.js", headers={"If-None-Match": '"other"'})
+    assert other.content == first.content
+
+
 def test_readings_are_not_cached(client, radiograph):
     assert read(client, radiograph).headers["Cache-Control"] == "no-store"
     assert read(client, b"nothing").headers["Cache-Control"] == "no-store"

@@ -22,6 +22,9 @@ FORWARDED = (
     {"X-Real-IP": "203.0.113.7"},
     {"X-Forwarded-Host": "reader.example"},
     {"Via": "1.1 proxy"},
+    {"X-Forwarded-Server": "reader.example"},
+    {"X-Forwarded-Port": "443"},
+    {"X-Forwarded-Ssl": "on"},
 )
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # the gateway's receiver starts without pandas
 PART: Final = ".part"
 """Ends the name of the temporary files of `write_bytes` and `write_once`."""
 
+LONGEST: Final = 64 * 2**20
+"""Bytes of a text between stages; the manifest of 100,000 radiographs that fail has 20 MB."""
+
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut."""
@@ -86,13 +89,11 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         made_by: the command that makes it, named in the error as the next step.
 
     Raises:
-        ArtifactError: missing, not a regular file, not JSON, nested too deeply, or not an object.
+        ArtifactError: as `read_text` says, not JSON, nested too deeply, or not an object.
     """
-    require(path, made_by)
-    if not path.is_file():  # a device or a pipe may never end
-        raise ArtifactError(f"{path} is not a regular file: write it again with `{made_by}`")
+    text = read_text(path, made_by)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}): write it again with `{made_by}`"
@@ -100,6 +101,34 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} does not hold a JSON object: write it again with `{made_by}`")
     return value
+
+
+def read_text(path: Path, made_by: str) -> str:
+    """Read a text of at most `LONGEST` bytes.
+
+    Args:
+        path: the file.
+        made_by: the command that makes it, named in the error as the next step.
+
+    Raises:
+        ArtifactError: missing, not a regular file, too long, or not UTF-8.
+    """
+    require(path, made_by)
+    if not path.is_file():  # a device or a pipe may never end
+        raise ArtifactError(f"{path} is not a regular file: write it again with `{made_by}`")
+    with path.open("rb") as file:
+        content = file.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ArtifactError(
+            f"{path} is longer than {LONGEST // 2**20} MB, the most that is read: write it again "
+            f"with `{made_by}`"
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{path} is not UTF-8 text ({error}): write it again with `{made_by}`"
+        ) from error
 
 
 def require(path: Path, made_by: str) -> None:

@@ -132,5 +132,6 @@ def _not_utf8(error: UnicodeEncodeError) -> Exception:
 def _fail(error: Exception, debug: bool) -> None:
     if debug or isinstance(error, ModuleNotFoundError):
         raise error
-    typer.echo(f"chestxray: {error}", err=True)
+    lines = str(error).split("\n")  # words of a stranger's file are no commands to the terminal
+    typer.echo("chestxray: " + "\n".join(map(one_line, lines)), err=True)
     sys.exit(1)

@@ -24,6 +24,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem, problem
+from chestxray.table_limits import open_text
 
 INDEX: Final = "index.parquet"
 """The index of a prepared dataset, whose column `split` is the split."""
@@ -357,7 +358,8 @@ def _neediest(
 def _read_list(path: Path) -> tuple[pd.DataFrame, str]:
     """Read a split list as text, and name its key column."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+        with open_text(path) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError as error:
         raise SourceError(
             f"{path} does not exist: --split takes auto, official, patient, a dataset or a CSV file"

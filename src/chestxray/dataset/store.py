@@ -26,6 +26,7 @@ from chestxray.dataset.shards import Shard, Shards
 from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, Findings
+from chestxray.table_limits import read_parquet
 
 MANIFEST: Final = "dataset.json"
 BOXES: Final = "boxes.parquet"
@@ -232,9 +233,9 @@ class Dataset:
         return cls(
             folder,
             manifest,
-            pd.read_parquet(folder / INDEX),
+            _table(folder / INDEX),
             Shards(folder / shards.FOLDER, manifest.shards, (size, size)),
-            pd.read_parquet(folder / BOXES),
+            _table(folder / BOXES),
             there if manifest.masks else None,
         )
 
@@ -289,6 +290,16 @@ class Dataset:
             }
         )
         return replace(self, manifest=manifest, index=index)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        table: pd.DataFrame = read_parquet(path).to_pandas()
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ArtifactError(
+            f"{path} is not a table of a dataset ({error}): {remake(path.parent)}"
+        ) from error
+    return table
 
 
 def counts_by_part(index: pd.DataFrame, findings: Findings) -> dict[str, dict[str, int]]:

@@ -13,13 +13,12 @@ The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from chestxray.artifacts import require, write_table, write_text
 from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
 from chestxray.findings import Findings, probability_column
+from chestxray.table_limits import open_text, read_parquet
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
@@ -201,10 +201,10 @@ def is_table(path: Path) -> bool:
         if path.suffix.lower() == ".parquet":
             header = list(pq.read_schema(path).names)
         elif path.suffix.lower() == ".jsonl":
-            with path.open(encoding="utf-8-sig") as file:
+            with open_text(path) as file:
                 header = [str(name) for name in json.loads(file.readline() or "{}")]
         else:
-            with _opened(path) as file:
+            with open_text(path) as file:
                 header = next(csv.reader(file), [])
         _places(path, header)
     except (PredictionsError, ValueError, TypeError, OSError, EOFError, csv.Error, *_BROKEN):
@@ -223,7 +223,7 @@ def _cells(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
 
 def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise PredictionsError(f"{path} is not a Parquet table: {error}") from error
     cells = [column.to_pylist() for column in table.columns]
@@ -233,29 +233,25 @@ def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
 def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     rows: list[dict[str, Any]] = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if line.strip():
-                rows.append(json.loads(line))
-                if not isinstance(rows[-1], dict):
-                    raise PredictionsError(
-                        f"{path}, line {number}: {line[:40]} is not a JSON object: write one "
-                        f"object per image"
-                    )
-    except (ValueError, RecursionError) as error:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(json.loads(line))
+                    if not isinstance(rows[-1], dict):
+                        raise PredictionsError(
+                            f"{path}, line {number}: {line[:40]} is not a JSON object: write one "
+                            f"object per image"
+                        )
+    except (OSError, ValueError, RecursionError) as error:
         raise PredictionsError(f"{path} is not a table of JSON lines: {error}") from error
     header = list(dict.fromkeys(name for row in rows for name in row))
     return header, [[row.get(name) for name in header] for row in rows]
 
 
-def _opened(path: Path) -> IO[str]:
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
-
-
 def _csv(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     """Read a CSV table whose rows are all as long as the header."""
     try:
-        with _opened(path) as file:
+        with open_text(path) as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:

@@ -243,7 +243,7 @@ def _load_detector(folder: Path, card: ModelCard) -> Detector | None:
     limits = Limits.model_validate(card.gate.model_dump(exclude={"sha256"}))
     try:
         return Detector.load(path, limits)
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(f"{path} does not hold a detector ({error}): train again") from error
 
 

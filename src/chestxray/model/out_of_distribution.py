@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 
 from chestxray.artifacts import written
+from chestxray.errors import BundleError
 
 _Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
@@ -241,7 +242,16 @@ class Detector:
         return cls(template, references, limits)
 
     def feature_distance(self, features: _Floats) -> npt.NDArray[np.float64]:
-        """Give the mean cosine distance of each of float32 [N, C] to its nearest references."""
+        """Give the mean cosine distance of each of float32 [N, C] to its nearest references.
+
+        Raises:
+            BundleError: the references have another number of features.
+        """
+        if features.shape[1] != self.references.shape[1]:
+            raise BundleError(
+                f"{FILE} is for {self.references.shape[1]} features, the network has "
+                f"{features.shape[1]}: copy the whole bundle again, or train again"
+            )
         return _of_nearest(_distances(features, self.references))
 
     def save(self, path: Path) -> None:
@@ -257,10 +267,29 @@ class Detector:
         Raises:
             KeyError: a tensor is missing.
             SafetensorError: it is not such a file.
+            ValueError: a tensor of another type or shape, or a value that is not finite.
         """
         found = load_file(path)
+        _check_tensors(found, limits)
         template = Template(**{field.name: found[field.name] for field in fields(Template)})
         return cls(template, found["references"], limits)
+
+
+def _check_tensors(found: dict[str, npt.NDArray[np.generic]], limits: Limits) -> None:
+    """Raise `ValueError` for a tensor of another type or shape, or with a value not finite."""
+    features = found["references"].size // limits.references
+    wanted = {
+        "weights": (np.float32, (_CELLS**2 * _WAYS,)),
+        "bias": (np.float32, (1,)),
+        "references": (np.float16, (limits.references, features)),
+    }
+    for name, (kind, shape) in wanted.items():
+        tensor = found[name]
+        if tensor.dtype != kind or tensor.shape != shape or not np.isfinite(tensor).all():
+            raise ValueError(
+                f"{name} must be {np.dtype(kind)} {list(shape)} of finite values, it is "
+                f"{tensor.dtype} {list(tensor.shape)}"
+            )
 
 
 def _unit(features: _Floats) -> _Floats:

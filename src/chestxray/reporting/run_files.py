@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from chestxray.artifacts import read_json
+from chestxray.artifacts import read_json, read_text
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bundle_thresholds import model_identity
 from chestxray.findings import NO_FINDING
@@ -87,7 +88,7 @@ class RunFiles:
             manifest=_json(folder / "dataset.json", train),
             bundle=_json(folder / "bundle" / "bundle.json", train),
             history=_table(folder / "history.csv"),
-            recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
+            recipe=read_text(recipe, train) if recipe.exists() else None,
             explanations=_json(folder / "explanations" / "explanations.json", "chestxray explain"),
             causal=_json(folder / "causal.json", "chestxray explain --phantom-pairs"),
             metrics=metrics,
@@ -216,6 +217,6 @@ def _table(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(io.StringIO(read_text(path, "chestxray train")))
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ArtifactError(f"{path} is not a CSV table ({error}): train again") from error

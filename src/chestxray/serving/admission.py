@@ -90,11 +90,15 @@ class _Slot:
     """The right of one request to send an upload and have it read.
 
     It is released once, by the handler or by the work.
+
+    Attributes:
+        client: whose limits apply.
+        handed_over: whether the work releases it.
     """
 
     def __init__(self, admission: AdmissionControl, client: str) -> None:
         self._admission = admission
-        self._client = client
+        self.client = client
         self._used = Usage()
         self.handed_over = False
 
@@ -117,10 +121,10 @@ class _Slot:
 
     def release(self) -> None:
         """Release the place and the memory."""
-        self._admission.release(self._client, self._used)
+        self._admission.release(self.client, self._used)
 
     def _use(self, more: Usage) -> None:
-        reason = self._admission.usage.add(self._client, more)
+        reason = self._admission.usage.add(self.client, more)
         if reason is not None:
             raise _busy(reason)
         self._used.add(more)
@@ -149,8 +153,8 @@ class AdmissionControl:
         self.reader = copy.copy(reader)
         self.reader.engine = self._engine
         self._decoders = DecoderPool(limits.decoders, reader.size, limits.timeout)
-        # A thread waits for a decoder, then for the model: enough of them to fill a batch.
-        self._threads = ThreadPoolExecutor(limits.max_batch + limits.decoders, "read")
+        # One for each complete upload, which waits for its client's turn with a decoder.
+        self._threads = ThreadPoolExecutor(limits.max_uploads, "read")
         self._state: _State = "starting"
         self.usage = UsageTable(
             Usage(limits.max_uploads, limits.max_held_bytes),
@@ -240,7 +244,9 @@ class AdmissionControl:
             ProblemError: the image is unreadable or refused (422), or the service timed out, its
                 decoder ended, or none can be started (503).
         """
-        work: Future[ReadResult] = self._threads.submit(self._read, upload, heatmaps, display)
+        work: Future[ReadResult] = self._threads.submit(
+            self._read, slot.client, upload, heatmaps, display
+        )
         slot.handed_over = True
         work.add_done_callback(lambda _: slot.release())
         try:
@@ -274,8 +280,8 @@ class AdmissionControl:
             # Its exception holds this frame: together they would keep the upload till gc.collect.
             del work
 
-    def _read(self, upload: Upload, heatmaps: Heatmaps, display: bool) -> ReadResult:
-        decoded = self._decoders.decode(upload.data, display)
+    def _read(self, client: str, upload: Upload, heatmaps: Heatmaps, display: bool) -> ReadResult:
+        decoded = self._decoders.decode(client, upload.data, display)
         try:
             reading = self.reader.read(decoded.radiograph)
         except RefusedError as error:

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 _FORWARDING: Final = (
     "forwarded",  # RFC 7239
     "via",  # RFC 9110, section 7.6.3
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
     "x-real-ip",
 )
+_FORWARDING_PREFIX: Final = "x-forwarded-"
 _IPV6_SITE: Final = 64  # bits; one user has at least as many addresses (RFC 6177)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,7 +71,7 @@ def peer_of(scope: Scope) -> str | None:
 
 def is_forwarded(headers: Headers) -> bool:
     """Say whether a request says that it came through a proxy."""
-    return any(name in headers for name in _FORWARDING)
+    return any(name in _FORWARDING or name.startswith(_FORWARDING_PREFIX) for name in headers)
 
 
 def is_loopback(host: str) -> bool:

@@ -9,10 +9,8 @@ A file that crashes or hangs its decoder process affects no other upload.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import cv2
@@ -26,6 +24,7 @@ from chestxray.dataset.decoding import Isolated
 from chestxray.dataset.pixels import Grey
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.reading.judged_image import JudgedImage
+from chestxray.serving.fair_pool import FairPool
 from chestxray.serving.http_errors import ProblemError
 
 if TYPE_CHECKING:
@@ -83,29 +82,29 @@ class DecoderPool:
     Args:
         count: processes.
         size: side of the canonical image, pixels.
-        seconds: timeout per file.
+        seconds: timeout per file, and for the wait until a process is free.
     """
 
     def __init__(self, count: int, size: int, seconds: float) -> None:
         work = partial(_decode, size)
         self._all = [Isolated(work, seconds) for _ in range(count)]
-        self._free: SimpleQueue[Isolated[Decoded]] = SimpleQueue()
-        for decoder in self._all:
-            self._free.put(decoder)
+        self._fair = FairPool(self._all)
+        self._seconds = seconds
 
     def start(self) -> None:
         """Start all processes now rather than with the first uploads."""
         for decoder in self._all:
             decoder.start()
 
-    def decode(self, data: bytes, display: bool) -> Decoded:
-        """Decode a file's bytes; waits for a free process.
+    def decode(self, client: str, data: bytes, display: bool) -> Decoded:
+        """Decode a file's bytes; waits for a free process, which the clients get in turn.
 
         Raises:
             ImageError: the file is not a readable radiograph.
             WorkerError: no process can be started.
+            TimeoutError: none was free in time.
         """
-        with self._one() as decoder:
+        with self._fair.lent(client, self._seconds) as decoder:
             return decoder.call(_NAME, data, display)
 
     def kill(self) -> None:
@@ -117,14 +116,6 @@ class DecoderPool:
         """End the processes, also those at work."""
         for decoder in self._all:
             decoder.close()
-
-    @contextmanager
-    def _one(self) -> Iterator[Isolated[Decoded]]:
-        decoder = self._free.get()
-        try:
-            yield decoder
-        finally:
-            self._free.put(decoder)
 
 
 class Patience(NamedTuple):

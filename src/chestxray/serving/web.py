@@ -15,6 +15,8 @@ Nothing of an upload is kept, and nothing is written to disk.
 
 from __future__ import annotations
 
+import hashlib
+import mimetypes
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,8 +29,6 @@ import cv2
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -257,13 +257,40 @@ def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:
         return Response(admission.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_viewer(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    def viewer() -> FileResponse:
-        return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+class _ViewerFile(NamedTuple):
+    """A file of the viewer in memory, so that a client that takes it slowly keeps no file open."""
 
-    # Not at "/", where it would answer a wrong method on another route with 404.
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    content: bytes
+    kind: str
+    tag: str
+
+    @classmethod
+    def read(cls, path: Path) -> _ViewerFile:
+        """Read it, with its media type and its entity tag (RFC 9110, section 8.8.3)."""
+        content = path.read_bytes()
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return cls(content, kind, f'"{hashlib.sha256(content).hexdigest()}"')
+
+    def answer(self, request: Request) -> Response:
+        """Give it, or status 304 where the browser has it."""
+        headers = {"Cache-Control": "no-cache", "ETag": self.tag}
+        if request.headers.get("if-none-match") == self.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, media_type=self.kind, headers=headers)
+
+
+def _add_viewer(app: FastAPI) -> None:
+    files = {path.name: _ViewerFile.read(path) for path in _STATIC.iterdir() if path.is_file()}
+
+    @app.get("/", include_in_schema=False)
+    async def viewer(request: Request) -> Response:
+        return files["index.html"].answer(request)
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return files[name].answer(request)
 
 
 def _add_problem_handlers(app: FastAPI, admission: AdmissionControl) -> None:

@@ -299,7 +299,7 @@ def _title(wanted: str, titles: Sequence[str], table: Path) -> str:
 
 def _read_settings(path: Path) -> _Settings:
     try:
-        content = plain_yaml.load(path.read_text(encoding="utf-8"))
+        content = plain_yaml.load(plain_yaml.text_of(path))
         return _Settings.model_validate(content or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SourceError(f"{path} is not readable YAML: {error}") from error

@@ -6,7 +6,6 @@ What the columns mean is for each source to say.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import re
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.table_limits import open_text, read_parquet
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
@@ -161,12 +161,8 @@ def lines(path: Path) -> list[str]:
 @contextmanager
 def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="") as file:
-                yield file
-        else:
-            with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
-                yield file
+        with open_text(path, errors) as file:
+            yield file
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SourceError(
             f"{path} cannot be read as UTF-8 text ({error}): save or download it again"
@@ -191,7 +187,8 @@ def _parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
             from pyarrow import parquet  # noqa: PLC0415 - loads in 50 ms, for this one call
 
             return pd.DataFrame(columns=parquet.read_schema(path).names)
-        return pd.read_parquet(path).reset_index(drop=True)
+        table: pd.DataFrame = read_parquet(path).to_pandas()
+        return table.reset_index(drop=True)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise SourceError(
             f"{path} is not a readable Parquet table ({error}): save it again"

@@ -110,8 +110,8 @@ def _text(name: str) -> str:
             f"{', '.join(names())}, or a YAML file"
         )
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return plain_yaml.text_of(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {name} cannot be read as text: {error}") from error
 
 

@@ -93,6 +93,9 @@ def check_against(db: sqlite3.Connection, export: Path) -> None:
 def check_anchors(db: sqlite3.Connection, kept: Iterable[Anchor], where: str) -> None:
     """Check that the record has the entry of each anchor, with its link.
 
+    An anchor of a restoration makes those of the entries that it lost invalid, so its own entry
+    must record a restoration. Otherwise one forged line would do away with all anchors before it.
+
     Args:
         db: the database.
         kept: the anchors.
@@ -109,6 +112,16 @@ def check_anchors(db: sqlite3.Connection, kept: Iterable[Anchor], where: str) ->
                 "the audit record was truncated or rewritten: "
                 f"entry {anchor.number} of {where} {difference}"
             )
+        if anchor.restored and not _is_restoration(db, anchor.number):
+            raise ArtifactError(
+                f"{where} was altered: it says that entry {anchor.number} records a restoration, "
+                "but the audit record does not; compare it with another copy of the anchors"
+            )
+
+
+def _is_restoration(db: sqlite3.Connection, number: int) -> bool:
+    row = db.execute("SELECT entry FROM audit WHERE number = ?", (number,)).fetchone()
+    return row is not None and json.loads(row[0]).get("event") == "restored"
 
 
 def _end_of_export(lines: Iterable[str], export: Path) -> Anchor:

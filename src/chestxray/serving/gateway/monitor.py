@@ -13,22 +13,22 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from typing import Final
-
-import httpx
 
 from chestxray.errors import ArtifactError
 from chestxray.serving.gateway import anchors, audit, backups, health, integrity
 from chestxray.serving.gateway.anchors import Anchor
 from chestxray.serving.gateway.config import Audit, Config
+from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
 from chestxray.serving.gateway.store import Store, transaction
 
 INTERVAL_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 3600.0
-_TIMEOUT: Final = 10.0
+_POST_SECONDS: Final = 4.0  # less than the interval, which a slow service must not stretch
+_MAX_ANSWER_BYTES: Final = 2**16
 _STALLED_SECONDS: Final = 120.0
 _LOG_AUDIT_NOTICE: Final = 13 * 8 + 5  # RFC 3164 tables 1 and 2
 _log = logging.getLogger(__name__)
@@ -52,8 +52,9 @@ class Monitor:
     def run(self, stop: threading.Event) -> None:
         """Watch until told to stop; a last time then."""
         while not health.halted(self._state):
+            due = time.monotonic() + INTERVAL_SECONDS
             self.run_once()
-            if stop.wait(INTERVAL_SECONDS):
+            if stop.wait(max(0.0, due - time.monotonic())):
                 self.run_once()
                 return
         stop.wait()
@@ -146,7 +147,8 @@ class _OutsideAnchors:
         if config.syslog is not None:
             self._ways["audit.syslog"] = partial(_send_to_syslog, config.syslog)
         if config.url is not None:
-            self._ways["audit.url"] = partial(_post, config.url, config.headers)
+            client = HTTPClient(config.headers, threading.Event())
+            self._ways["audit.url"] = partial(_post, client, config.url)
         self._sent: dict[str, Anchor] = {}
         self._failures: dict[str, str] = {}
 
@@ -157,7 +159,7 @@ class _OutsideAnchors:
                 continue
             try:
                 send(anchor)
-            except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+            except (OSError, AnswerError) as error:
                 self._failures[key] = f"{key}: the anchor could not be sent: {error}"
                 _log.error("%s", self._failures[key], extra={"event": "anchor-failed"})
             else:
@@ -182,10 +184,20 @@ def _send_to_syslog(address: str, anchor: Anchor) -> None:
         sender.sendto(message, found[4])
 
 
-def _post(url: str, headers: Mapping[str, str], anchor: Anchor) -> None:
-    """Post an anchor as JSON; any status but 2xx is a failure."""
-    sent = {"Content-Type": "application/json", **headers}
-    with httpx.stream(
-        "POST", url, content=anchor.line(), headers=sent, timeout=_TIMEOUT
-    ) as response:
-        response.raise_for_status()
+def _post(client: HTTPClient, url: str, anchor: Anchor) -> None:
+    """Post an anchor as JSON.
+
+    Raises:
+        AnswerError: the service did not answer in time, or with another status than 2xx.
+    """
+    with client.request(
+        "POST",
+        url,
+        content=anchor.line().encode(),
+        headers={"Content-Type": "application/json"},
+        max_bytes=_MAX_ANSWER_BYTES,
+        seconds=_POST_SECONDS,
+    ) as answer:
+        if not 200 <= answer.status < 300:
+            raise AnswerError(f"the service answered {answer.status}")
+        answer.content()  # so that the connection can be used again
