@@ -22,7 +22,7 @@ def probe(
     """Fit the head of a given network to a dataset, in one pass over its radiographs.
 
     The backbone stays as it is. The result is an ordinary run with a bundle. The recipe is `probe`:
-    `--set method=ridge` takes ridge instead of logistic regression, `--set weights=FILE` another
+    `--set method=logistic` takes logistic instead of ridge regression, `--set weights=FILE` another
     start of a timm model.
     """
     from chestxray.training.recipe import load
