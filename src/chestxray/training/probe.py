@@ -202,10 +202,10 @@ def _logistic(x: Tensor, y: Tensor) -> _Path:
             search.zero_grad()
             cost = binary_cross_entropy_with_logits(x @ w + b, target, share, reduction="sum")
             cost = cost + strength / 2 * w.square().sum()
-            cost.backward()
+            cost.backward()  # type: ignore[no-untyped-call]
             return cost
 
-        search.step(step)
+        search.step(step)  # type: ignore[no-untyped-call]
         weights.append(w.detach().clone())
         biases.append(b.detach().clone())
     return torch.stack(weights), torch.stack(biases)
