@@ -7,7 +7,7 @@ through the whole image, and a DICOM file of millions of items.
 from __future__ import annotations
 
 import io
-import os
+import re
 import struct
 import time
 import tracemalloc
@@ -33,16 +33,25 @@ from nih_tree import names, picture, write_tree
 
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 16
 RAMP8 = RAMP.astype(np.uint8)
+_MARKER = b"\xff[\xc4\xd9\xda]"  # tables, the end, the next scan
 SCANS = "the JPEG has 101 scans: at most 100 are decoded"
 
 
-def jpeg(scans: int, grey: npt.NDArray[np.uint8] = RAMP8) -> bytes:
-    """A progressive JPEG whose last scan is repeated; each repetition changes no pixel."""
+def jpeg(scans: int, grey: npt.NDArray[np.uint8] = RAMP8, place: int = 0) -> bytes:
+    """A progressive JPEG of which one scan is repeated; a repetition of the first changes no pixel.
+
+    The first scan sets the coefficients that it codes; the last one, -1, which refines them, takes
+    a decoder longest.
+    """
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()
-    scan = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + scan * (scans - data.count(b"\xff\xda")) + data[-2:]
+    starts = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    end = min(
+        found.start() for found in re.finditer(_MARKER, data) if found.start() > starts[place]
+    )
+    scan = data[starts[place] : end]
+    return data[:end] + scan * (scans - len(starts)) + data[end:]
 
 
 def dicom_jpeg(scans: int) -> bytes:
@@ -132,8 +141,8 @@ def test_a_file_that_hangs_is_left_out_of_the_shards_and_the_rest_is_packed(tmp_
     good = packing.pack(
         [str(p) for p in paths if p.stem != "3"], 32, tmp_path / "a", tmp_path / "n"
     )
-    paths[3].unlink()
-    os.mkfifo(paths[3])  # opening a pipe into which nobody writes waits for ever
+    paths[3] = tmp_path / "3.jpg"
+    paths[3].write_bytes(jpeg(100, np.full((8000, 8000), 128, np.uint8), place=-1))
     made = packing.pack([str(p) for p in paths], 32, tmp_path / "b", tmp_path / "m")
     assert made.files[3] == packing.Unreadable(reason="decoding took more than 2 s")
     assert made.shards == good.shards
@@ -154,7 +163,7 @@ def test_a_full_disk_is_not_held_against_the_images(tmp_path, monkeypatch):
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree with one hostile file; a decoder would work on it for a minute and more."""
     raw = write_tree(tmp_path_factory.mktemp("hostile") / "raw", 20)
-    data = jpeg(2000, np.full((8000, 8000), 128, np.uint8))
+    data = jpeg(2000, np.full((8000, 8000), 128, np.uint8), place=-1)
     assert len(data) < 600_000
     (file,) = raw.rglob(names(20)[4])
     file.unlink()

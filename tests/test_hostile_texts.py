@@ -153,6 +153,6 @@ def test_json_without_end_is_refused_at_once(tmp_path, text):
 
 def test_plain_yaml_is_read_as_before(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("seed: 3\naugment: {flip: true}\nloss:\n  gamma: 1.5\n", encoding="utf-8")
+    path.write_text("seed: 3\naugment: {flip: 1}\nloss:\n  gamma: 1.5\n", encoding="utf-8")
     recipe = recipes.load(path)
     assert (recipe.seed, recipe.loss.gamma, recipe.name) == (3, 1.5, "mine")
