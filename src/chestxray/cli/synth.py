@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,15 +21,9 @@ def synth(
             "--balanced", help="Generate all findings with equal frequency instead of NIH's."
         ),
     ] = False,
-    variety: Annotated[
-        Literal["plain", "wide"],
-        typer.Option(
-            help="wide adds faint findings, structures that mimic findings, and poor positioning."
-        ),
-    ] = "plain",
 ) -> None:
     """Generate phantoms: synthetic radiographs with exact masks, laid out like NIH ChestX-ray14."""
     from chestxray.sources import synth as draw
 
-    draw(out, images, pixels, seed, balanced, variety=variety)
+    draw(out, images, pixels, seed, balanced)
     typer.echo(f"{images} phantoms in {out}; next: chestxray prepare {out} DATASET")

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, Points, bent, closed, profile
+from chestxray.sources.phantom.canvas import Canvas, Mask, Plane, Points, closed, profile
 from chestxray.sources.phantom.population import Exam
 
 LUNG_DENSITY: Final = 0.26  # of aerated lung, over that of water
@@ -57,7 +57,7 @@ class _Measures:
         for side, raised, lower in ((-1, self.raised[0], 0.0), (1, self.raised[1], 1.2)):
             away = (x * side - 0.50 * self.half) / (0.50 * self.half)
             fall = np.where(
-                away > 0, self.sag * np.abs(away) ** 2.0, 0.45 * self.sag * np.abs(away) ** 1.8
+                away > 0, self.sag * np.abs(away) ** 2.1, 0.3 * self.sag * np.abs(away) ** 1.8
             )
             domes.append(self.height - raised + lower + fall)
         left = np.clip(0.5 + x / (0.3 * self.half), 0, 1)
@@ -70,7 +70,7 @@ def measures(exam: Exam) -> _Measures:
     half = person.width / 2
     lean = 1.0 if exam.view == "PA" else 0.96  # lying, the diaphragm stands higher
     height = half * person.slender * exam.inspiration * lean
-    sag = float(person.stream("domes").uniform(0.24, 0.40)) * half
+    sag = 0.27 * half
     side = person.stream("Atelectasis").integers(2)
     raised, pulled = [0.0, 0.0], 0.0
     if "Emphysema" in found:
@@ -93,73 +93,31 @@ def _body(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
 
 
 def _trunk(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
-    rng = exam.patient.stream("shoulders")
     x, y, fat = canvas.x, canvas.y, exam.patient.fat
     unit = size.half / 14
-    flank = size.wall(y) + 1.6 + fat
-    neck = rng.uniform(4.4, 5.6) * unit + 0.35 * fat
-    up = rng.uniform(-2.6, -0.6) + (1.6 if exam.view == "AP" else 0.0)
-    tip = rng.uniform(20.5, 24.5) * unit
-    steep = rng.uniform(0.75, 1.2)
-    heights = np.array([-14, -8, -6.2, -4.7, -3.2, -1.6, 0.0, 2.0, 4.5, 8.0, 15.0])
-    wide = np.array([0, 0, 0.07, 0.20, 0.45, 0.70, 0.88, 1.0, 0.98, 0.84, 0.6])
-    shoulder = profile(y / unit, steep * heights - up, neck + wide * (tip - neck))
+    flank = size.wall(y) + 2.2 + 1.3 * fat
+    neck, slope = 5.6 * unit + 0.3 * fat, 1.0 if exam.view == "PA" else 1.8
+    shoulder = profile(
+        y / unit,
+        [-14, -6.5, -4.8, -3.2 - 0.2 * slope, -1.6 - 0.4 * slope, 0.5, 4, 12],
+        np.array([neck, neck, neck + 1.8, neck + 5.5, 16.5 * unit, 19.5 * unit, 18.5 * unit, 0]),
+    )
     edge = np.maximum(flank * np.clip((y / unit + 4) / 4, 0, 1), shoulder)
-    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.62, 0.78, 0.92, 1.0, 1.0]))
-    round_ = profile(y / unit, [-14, -5, 0, 6, 14], [2.4, 2.6, 4.0, 4.0, 5.0])
+    deep = profile(y / unit, [-14, -4, 0, 6, 12], np.array([0.60, 0.62, 0.80, 0.97, 1.0]))
     thick = (size.depth + 2 * (1.2 + 0.8 * fat)) * deep
-    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** round_, 0))
-    body = np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32)
-    body = np.maximum(body, _head(exam, canvas, size))
-    return canvas.blur(body + _muscles(exam, canvas, size) * np.minimum(body / 6, 1), 0.12)
-
-
-def _head(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
-    """Draw the lower jaw, which hangs into the radiographs of many who lie."""
-    rng = exam.stream("head")
-    unit = size.half / 14
-    low = -rng.uniform(5.0, 11.0) if exam.view == "AP" else -rng.uniform(9.0, 13.0)
-    x, r = rng.normal(0, 1.5) * unit, rng.uniform(7.0, 8.5) * unit
-    return np.float32(14.0 * unit) * canvas.ball(x, low * unit - 1.2 * r, r, 1.2 * r)
-
-
-def _muscles(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
-    """Draw what muscles and the fat between them add or take, in cm of water."""
-    rng = exam.patient.stream("muscles")
-    unit = size.half / 14
-    uneven = 0.22 * canvas.noise(rng, 4.0, octaves=2) + 0.10 * canvas.noise(rng, 0.7, octaves=2)
-    folds = []
-    for side in (-1, 1):
-        high, low = rng.uniform(3.0, 7.0), rng.uniform(9.0, 15.0)
-        folds.append(  # the pectoral muscle, from the axilla towards the breastbone
-            bent([(side * 19.0 * unit, high * unit), (side * 14.0 * unit, low * unit),
-                  (side * 5.0 * unit, (low + rng.uniform(0, 3)) * unit),
-                  (side * 2.0 * unit, -1.0 * unit), (side * 16.0 * unit, -1.0 * unit)])
-        )  # fmt: skip
-        folds.append(  # the sternomastoid
-            bent([(side * 1.2 * unit, 1.5 * unit), (side * 2.8 * unit, -4.0 * unit),
-                  (side * 5.0 * unit, -12.0 * unit), (side * 2.4 * unit, -12.0 * unit)])
-        )  # fmt: skip
-    planes = canvas.blur(canvas.polygons(folds), 0.18) * np.float32(rng.uniform(0.4, 1.6))
-    return np.asarray(uneven + planes, np.float32)
-
-
-def arm_spread(exam: Exam) -> tuple[float, float]:
-    """Give the angles of the right and the left arm from the trunk, in radians."""
-    rng = exam.stream("arms")
-    low, high = (0.10, 0.8) if exam.view == "PA" else (0.02, 0.4)
-    both = rng.uniform(low, high)
-    right, left = both + rng.normal(0, 0.08, 2)
-    return float(right), float(left)
+    torso = thick * np.sqrt(np.maximum(1 - (np.abs(x) / edge) ** 5, 0))
+    return canvas.blur(np.maximum(torso, _arms(exam, canvas, size)).astype(np.float32), 0.25)
 
 
 def _arms(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
+    rng = exam.patient.stream("arms")
     unit = size.half / 14
-    radius = 4.6 * unit + 0.5 * exam.patient.fat
+    spread = rng.uniform(0.35, 0.8) if exam.view == "PA" else rng.uniform(0.08, 0.3)
+    radius = 5.0 * unit + 0.5 * exam.patient.fat
     path = canvas.empty()
-    for side, spread in zip((-1, 1), arm_spread(exam), strict=True):
+    for side in (-1, 1):
         along_x, along_y = side * math.sin(spread), math.cos(spread)
-        x, y = side * 19.6 * unit, 3.6 * unit
+        x, y = side * 17.5 * unit, 3.0 * unit
         left, right = sorted((x - side * radius, side * np.inf))
         rows, columns = canvas.part(left, right, y - radius)
         dx, dy = canvas.x[:, columns] - x, canvas.y[rows] - y
@@ -172,11 +130,7 @@ def _arms(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
 def _breasts(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     person = exam.patient
     rng = person.stream("breasts")
-    # Towards the bases more of the chest wall and the upper belly lies before the lungs.
-    veil = np.clip((canvas.y / size.height - 0.35) / 0.65, 0, 1) * (
-        np.abs(canvas.x) < size.wall(canvas.y)
-    )
-    path = canvas.blur(np.asarray((0.4 + 0.45 * person.fat) * veil, np.float32), 0.8)
+    path = canvas.empty()
     big = person.breast or 0.25 + 0.08 * person.fat
     for side in (-1, 1):
         x = side * (0.56 + rng.uniform(-0.04, 0.04)) * size.half
@@ -228,7 +182,7 @@ def anatomy(exam: Exam, canvas: Canvas) -> Anatomy:
     """Draw the organs of an examination."""
     size = measures(exam)
     chest = _cavity(canvas, size)
-    under = np.sqrt(np.clip((canvas.y - size.dome(canvas.x)) / (0.16 * size.half), 0, 1))
+    under = np.sqrt(np.clip((canvas.y - size.dome(canvas.x)) / (0.30 * size.half), 0, 1))
     cavity = chest * (1 - under)
     coverage, middle = _heart(exam, canvas, size)
     organs = np.maximum(_mediastinum(exam, canvas, size), middle)
@@ -268,24 +222,24 @@ def _heart(exam: Exam, canvas: Canvas, size: _Measures) -> tuple[Plane, Plane]:
     span = size.ratio * 2 * size.half
     share = rng.uniform(0.27, 0.34)
     right, left = span * share, span * (1 - share)
-    top, low = 0.36 * size.height, size.height + 4.0 - 0.7 * max(size.raised)
+    top, low = 0.36 * size.height, size.height + 3.2 - 0.7 * max(size.raised)
     tall = low - top
-    apex = rng.uniform(0.78, 0.88)
+    apex = rng.uniform(0.72, 0.84)
     shape = closed(
         [
-            (-0.35 * right, top), (-0.80 * right, top + 0.32 * tall),
+            (-0.35 * right, top), (-0.72 * right, top + 0.32 * tall),
             (-1.00 * right, top + 0.62 * tall), (-0.85 * right, top + 0.90 * tall),
             (-0.10 * right, low + 0.6), (0.60 * left, low + 0.7),
-            (0.92 * left, top + (apex + 0.10) * tall), (1.00 * left, top + apex * tall),
-            (0.89 * left, top + 0.56 * tall), (0.68 * left, top + 0.32 * tall),
-            (0.42 * left, top + 0.05 * tall),
+            (0.94 * left, top + (apex + 0.13) * tall), (1.00 * left, top + apex * tall),
+            (0.86 * left, top + 0.56 * tall), (0.62 * left, top + 0.32 * tall),
+            (0.33 * left, top + 0.05 * tall),
         ]
     )  # fmt: skip
     reach = shape[:, 0].max() - shape[:, 0].min()
     shape[:, 0] = shape[:, 0] * (span / reach) + exam.rotation + size.pulled
     coverage = canvas.polygons([shape])
-    depth = canvas.domed(coverage, 0.36 * span) * np.float32(0.45 * span + 4.5)
-    return coverage, canvas.blur(depth, rng.uniform(0.05, 0.15))
+    depth = canvas.domed(coverage, 0.27 * span) * np.float32(0.5 * span + 6)
+    return coverage, canvas.blur(depth, 0.1)
 
 
 def _mediastinum(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
@@ -296,11 +250,11 @@ def _mediastinum(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     x = canvas.x[:, columns] - exam.rotation - size.pulled
     level = canvas.y / size.height
     heights = [-0.4, 0.0, 0.15, 0.3, 0.45, 0.7, 1.0]
-    wide = rng.uniform(0.78, 1.1) * (1.15 if exam.view == "AP" else 1.0)
-    right = profile(level, heights, np.array([3.0, 3.1, 3.1, 3.3, 3.3, 2.6, 1.8]) * wide)
-    left = profile(level, heights, np.array([3.0, 3.2, 3.1, 3.1, 3.0, 2.6, 1.8]) * wide)
+    wide = 1.15 if exam.view == "AP" else 1.0
+    right = profile(level, heights, np.array([2.8, 2.7, 2.6, 2.9, 3.1, 2.4, 1.5]) * wide)
+    left = profile(level, heights, np.array([2.8, 2.9, 2.7, 2.8, 2.9, 2.4, 1.5]) * wide)
     edge = np.where(x < 0, right, left) * (size.half / 14)
-    band = 9 * np.sqrt(np.maximum(1 - np.abs(x / edge) ** 2.2, 0))
+    band = 13 * np.sqrt(np.maximum(1 - np.abs(x / edge) ** 3, 0))
     centre = 0.13 * size.half + rng.uniform(-0.2, 0.3)
     aorta = 4.0 * knob * canvas.ball(centre + shift, 0.265 * size.height, knob, 1.15 * knob)
     line = 0.16 * size.half + 0.3 * np.sin(level * 3)
@@ -322,38 +276,32 @@ def _airway(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
     for side, (reach, drop) in ((-1, (2.6, 2.6)), (1, (3.6, 2.2))):
         main.append(np.array([(off - 0.2, carina - 0.3), (off + side * reach, carina + drop)]))
     grown = size.half / 14
-    windpipe = canvas.ribbons(main[:1], [1.7 * grown])
-    tube = np.maximum(0.75 * windpipe, 0.45 * canvas.ribbons(main[1:], [1.2 * grown, 1.0 * grown]))
-    return canvas.blur(tube.astype(np.float32), 0.2) * np.float32(1.9 * grown)
+    tube = canvas.ribbons(main, [1.7 * grown, 1.2 * grown, 1.0 * grown])
+    return canvas.blur(tube, 0.2) * np.float32(1.9 * grown)
 
 
 def _bowel(exam: Exam, canvas: Canvas, size: _Measures) -> Plane:
-    """Draw the gastric bubble, with a level when standing, and gas in the bowel."""
+    """Draw the gastric bubble, with a level when standing, and some gas in the bowel."""
     rng = exam.stream("bowel")
     gas = canvas.empty()
     dome = size.height + 1.2 - size.raised[1]
-    if rng.random() < 0.7:
-        x, r = rng.uniform(0.25, 0.6) * size.half, rng.gamma(6, 0.4)
-        y = dome + 0.8 + 0.8 * r
-        bubble = canvas.ball(x, y, r * rng.uniform(1.0, 1.7), r)
-        if not exam.supine and rng.random() < 0.7:
-            bubble = bubble * (canvas.y < y + rng.uniform(-0.2, 0.6) * r)
-        gas += np.float32(rng.uniform(1.5, 5.0)) * bubble
-    for _ in range(rng.integers(0, 4)):  # loops of the colon: chains of pouches
-        x, y = rng.uniform(-0.9, 0.9) * size.half, dome + rng.uniform(2.5, 12)
-        deep, heading = rng.uniform(0.8, 3.0), rng.uniform(0, 6.3)
-        for _ in range(rng.integers(1, 6)):
-            r = rng.uniform(0.5, 1.4)
-            gas = np.maximum(gas, np.float32(deep) * canvas.ball(x, y, r * 1.15, r))
-            heading += rng.normal(0, 0.6)
-            x, y = x + 1.5 * r * math.cos(heading), y + 1.5 * r * math.sin(heading)
+    if rng.random() < 0.75:
+        x, r = rng.uniform(0.30, 0.55) * size.half, rng.uniform(1.5, 3.4)
+        y = dome + 1.0 + 0.7 * r
+        bubble = canvas.ball(x, y, r * 1.35, r)
+        if not exam.supine:
+            bubble = bubble * (canvas.y < y + 0.25 * r)
+        gas += 4.5 * bubble
+    for _ in range(rng.integers(0, 5)):
+        x, y = rng.uniform(-0.6, 0.9) * size.half, dome + rng.uniform(5, 11)
+        gas += 2.5 * canvas.ball(x, y, rng.uniform(0.8, 2), rng.uniform(0.6, 1.4))
     return canvas.blur(gas, 0.12)
 
 
-_ORDERS = 6  # generations of branches
+_ORDERS = 5  # generations of branches
 _STEPS = 4  # straight pieces that a branch is drawn with
-_FINEST = 0.045  # cm
-_CONTRAST = 1.5  # a tree stands for the many vessels behind one another
+_FINEST = 0.09  # cm
+_CONTRAST = 2.0  # a tree stands for the many vessels behind one another
 
 
 def vessels(scene: Anatomy) -> Plane:
@@ -373,26 +321,25 @@ def _tree(
     rng: np.random.Generator, hilum: tuple[float, float], side: int, unit: float
 ) -> tuple[Points, Points]:
     """Give the branches, [n, steps + 1, 2] in cm, and their widths [n], order by order."""
-    count = 12
-    start = np.tile(np.asarray(hilum), (count, 1)) + rng.normal(0, 0.7, (count, 2)) * unit
-    start[:, 1] += np.linspace(-1.2, 1.8, count) * unit
-    heading = -1.35 + 3.0 * np.linspace(0, 1, count) ** 0.8 + rng.normal(0, 0.15, count)
-    width = rng.uniform(0.26, 0.50, count) * np.linspace(0.85, 1.2, count) * unit
-    length = rng.uniform(2.0, 3.6, count) * np.linspace(0.9, 1.35, count) * unit
+    count = 8
+    start = np.tile(np.asarray(hilum), (count, 1)) + rng.normal(0, 0.5, (count, 2)) * unit
+    heading = np.linspace(-1.35, 1.45, count) + rng.normal(0, 0.15, count)
+    width = rng.uniform(0.42, 0.75, count) * unit
+    length = rng.uniform(2.6, 4.6, count) * unit
     curves, widths = [], []
     for _ in range(_ORDERS):
-        bends = rng.normal(0, 0.13, (_STEPS, len(heading)))
+        bends = rng.normal(0, 0.14, (_STEPS, len(heading)))
         turned = np.cumsum([heading, *bends], axis=0)[1:]
         steps = np.stack([side * np.cos(turned), np.sin(turned)], 2) * length[:, None] / _STEPS
         places = np.cumsum([start, *steps], axis=0)
         wide = width > _FINEST  # the grain stands for the rest
         curves.append(places.swapaxes(0, 1)[wide])
         widths.append(width[wide])
-        fork = rng.uniform(0.35, 0.95, len(heading)) * rng.choice([-1, 1], len(heading))
-        start = np.concatenate([places[-1], places[rng.integers(2, _STEPS + 1)]])
-        heading = np.concatenate([turned[-1] - 0.2 * fork, turned[-1] + fork])
-        width = np.concatenate([width * 0.80, width * rng.uniform(0.45, 0.7, len(width))])
-        length = np.concatenate([length, 0.9 * length]) * rng.uniform(0.65, 0.95, 2 * len(length))
+        fork = rng.uniform(0.25, 0.65, len(heading))
+        start = np.concatenate([places[-1], places[-1]])
+        heading = np.concatenate([turned[-1] + fork, turned[-1] - rng.uniform(0.1, 0.5, len(fork))])
+        width = np.concatenate([width * 0.62, width * 0.74])
+        length = np.concatenate([length, length]) * rng.uniform(0.6, 0.95, 2 * len(length))
     return np.concatenate(curves), np.concatenate(widths)
 
 
@@ -401,13 +348,11 @@ def _hilum(scene: Anatomy, hilum: tuple[float, float], side: int) -> Plane:
     x, y = hilum
     upper = canvas.ball(x - side * 0.2 * unit, y - 0.8 * unit, 1.1 * unit, 1.5 * unit)
     lower = canvas.ball(x + side * 0.3 * unit, y + 1.9 * unit, 0.8 * unit, 2.4 * unit)
-    return canvas.blur(np.maximum(upper, lower), 0.4 * unit) * np.float32(2.6)
+    return canvas.blur(np.maximum(upper, lower), 0.4 * unit) * np.float32(2.2)
 
 
 def grain(scene: Anatomy) -> Plane:
     """Give the lung's fine structure: soft noise of small vessels and septa, in cm of tissue."""
     rng = scene.exam.patient.stream("grain")
     old = np.interp(scene.exam.age, [20, 90], [0.8, 1.25])
-    coarse = 0.11 * scene.canvas.noise(rng, 1.6, octaves=3)
-    fine = np.abs(scene.canvas.noise(rng, 0.5, octaves=2)) - 0.8  # lines where it is near zero
-    return np.asarray((coarse - 0.15 * fine) * np.float32(old), np.float32)
+    return scene.canvas.noise(rng, 1.6, octaves=4) * np.float32(0.11 * old)

@@ -11,26 +11,8 @@ from chestxray.sources.phantom.canvas import Plane, Points, bent
 from chestxray.sources.phantom.population import Exam
 
 _CHANCES = {
-    "PA": {
-        "leads": 0.02,
-        "central": 0.05,
-        "windpipe": 0.0,
-        "stomach": 0.01,
-        "pacemaker": 0.02,
-        "drain": 0.01,
-        "wires": 0.05,
-        "clips": 0.05,
-    },
-    "AP": {
-        "leads": 0.45,
-        "central": 0.45,
-        "windpipe": 0.22,
-        "stomach": 0.22,
-        "pacemaker": 0.03,
-        "drain": 0.06,
-        "wires": 0.10,
-        "clips": 0.06,
-    },
+    "PA": {"leads": 0.02, "central": 0.05, "windpipe": 0.0, "stomach": 0.01, "pacemaker": 0.02},
+    "AP": {"leads": 0.45, "central": 0.45, "windpipe": 0.22, "stomach": 0.22, "pacemaker": 0.03},
 }
 
 
@@ -40,8 +22,7 @@ def devices(scene: Anatomy) -> Plane:
     chances = _CHANCES[scene.exam.view]
     plane = scene.canvas.empty()
     draw = {"leads": _leads, "central": _central, "windpipe": _windpipe, "stomach": _stomach,
-            "pacemaker": _pacemaker, "drain": _drain, "wires": _wires,
-            "clips": _clips}  # fmt: skip
+            "pacemaker": _pacemaker}  # fmt: skip
     for name, chance in chances.items():
         if rng.random() < chance:
             plane += draw[name](scene, rng)
@@ -102,100 +83,38 @@ def _pacemaker(scene: Anatomy, rng: np.random.Generator) -> Plane:
     return canvas.blur(box, 0.05) + _thread(scene, bent(points, 50), 0.22, 0.8)
 
 
-def _drain(scene: Anatomy, rng: np.random.Generator) -> Plane:
-    """A chest tube from the side wall to the apex or the base."""
-    size, side = scene.measures, float(rng.choice([-1, 1]))
-    half, high = side * size.half, size.height
-    y, tip = rng.uniform(0.5, 0.9) * high, rng.choice([0.1, 0.85]) * high
-    points = [(1.3 * half, y + 3), (0.9 * half, y), (0.75 * half, (y + tip) / 2), (0.5 * half, tip)]
-    curve = bent(points, 40)
-    return _thread(scene, curve, 0.7, 0.16) - _thread(scene, curve, 0.5, 0.08)
-
-
-def _wires(scene: Anatomy, rng: np.random.Generator) -> Plane:
-    """Loops that hold the breastbone after surgery."""
-    canvas, size, off = scene.canvas, scene.measures, 1.5 * scene.exam.rotation
-    angle = np.linspace(0, 2 * np.pi, 14)
-    loops = []
-    for level in np.linspace(0.12, 0.75, int(rng.integers(4, 8))):
-        x, y = off + rng.normal(0, 0.15), level * size.height
-        r = rng.uniform(0.4, 0.8)
-        loops.append(np.stack([x + r * np.cos(angle), y + 0.7 * r * np.sin(angle)], 1))
-    return canvas.strokes(loops, [0.1] * len(loops)) * np.float32(0.8 / 0.1)
-
-
-def _clips(scene: Anatomy, rng: np.random.Generator) -> Plane:
-    """A cluster of surgical clips."""
-    canvas, size = scene.canvas, scene.measures
-    x, y = rng.uniform(-1, 1) * size.half, rng.uniform(0, 1.3) * size.height
-    clips = []
-    for _ in range(int(rng.integers(2, 7))):
-        start, away = np.array([x, y]) + rng.normal(0, 1.0, 2), rng.normal(0, 0.3, 2)
-        clips.append(np.stack([start, start + away]))
-    return canvas.strokes(clips, [0.12] * len(clips)) * np.float32(0.7 / 0.12)
-
-
 def finish(exam: Exam, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Add collimation and side marker to a finished image, uint8 [pixels, pixels]."""
     rng = exam.stream("film")
     pixels = len(image)
     image = _collimated(exam, rng, image)
     scale = pixels / 256
-    tone = int(rng.integers(190, 256))
     # "L" stands on the patient's left, the right of the image.
-    left = rng.random() < 0.8
-    x, y = rng.uniform(0.84, 0.95) if left else rng.uniform(0.03, 0.12), rng.uniform(0.04, 0.2)
-    if rng.random() < 0.2:
-        y = rng.uniform(0.2, 0.8)
-    _stamp(image, "L" if left else "R", (x, y), scale * rng.uniform(0.3, 0.6), tone, rng)
-    if rng.random() < 0.4:
-        initials = "".join(chr(65 + int(k)) for k in rng.integers(0, 26, int(rng.integers(2, 4))))
-        _stamp(image, initials, (x - 0.01, y + 0.045), scale * 0.25, tone, rng)
-    if exam.view == "AP" and rng.random() < 0.6:
-        x, y = rng.choice([rng.uniform(0.02, 0.12), rng.uniform(0.7, 0.85)]), rng.uniform(0.05, 0.9)
-        word = ("AP", "PORTABLE", "SUPINE", "PORTABLE")[int(rng.integers(4))]
-        _stamp(image, word, (x, y), 0.26 * scale, tone, rng)
-        if rng.random() < 0.5:
-            at = np.array([x + 0.03, y - 0.05]) * pixels
-            arrow = np.array([(0, -8), (5, -3), (2, -3), (2, 5), (-2, 5), (-2, -3), (-5, -3)])
-            points = np.round((at + arrow * scale) * 16).astype(np.int32)
-            cv2.fillPoly(image, [points], tone, cv2.LINE_AA, 4)
+    text, x = (
+        ("L", rng.uniform(0.86, 0.94)) if rng.random() < 0.8 else ("R", rng.uniform(0.03, 0.1))
+    )
+    at = (int(x * pixels), int(rng.uniform(0.07, 0.17) * pixels))
+    tone = int(rng.integers(200, 256))
+    size = scale * rng.uniform(0.32, 0.5)
+    thick = max(1, round(1.3 * scale))
+    if rng.random() < 0.3:
+        centre = (at[0] + int(4 * scale), at[1] - int(4 * scale))
+        cv2.circle(image, centre, int(7 * scale), tone, max(1, round(0.7 * scale)), cv2.LINE_AA)
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, tone, thick, cv2.LINE_AA)
+    if exam.view == "AP" and rng.random() < 0.35:
+        word = ("AP", "PORTABLE", "SUPINE")[int(rng.integers(3))]
+        at = (int(rng.uniform(0.03, 0.6) * pixels), int(rng.uniform(0.04, 0.09) * pixels))
+        cv2.putText(image, word, at, cv2.FONT_HERSHEY_SIMPLEX, 0.27 * scale, tone, 1, cv2.LINE_AA)
     return image
-
-
-def _stamp(
-    image: npt.NDArray[np.uint8],
-    text: str,
-    at: tuple[float, float],
-    size: float,
-    tone: int,
-    rng: np.random.Generator,
-) -> None:
-    """Write a marker, `at` as shares of the image's side; now and then in a ring or a plate."""
-    pixels = len(image)
-    scale = pixels / 256
-    x, y = int(at[0] * pixels), int(at[1] * pixels)
-    thick = max(1, round(rng.uniform(0.8, 1.7) * scale))
-    ring = rng.random()
-    if len(text) == 1 and ring < 0.25:
-        centre, radius = (x + int(4 * scale), y - int(4 * scale)), int(7 * scale)
-        if ring < 0.1:
-            cv2.circle(image, centre, radius, 0, -1, cv2.LINE_AA)
-        cv2.circle(image, centre, radius, tone, max(1, round(0.7 * scale)), cv2.LINE_AA)
-    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, tone, thick, cv2.LINE_AA)
 
 
 def _collimated(
     exam: Exam, rng: np.random.Generator, image: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    if rng.random() < 0.5:
+    if rng.random() < 0.55:
         return image
     pixels = len(image)
-    near = (
-        np.minimum(rng.exponential(0.025, 4), 0.10)
-        * (rng.random(4) < 0.6)
-        * (1.6 if exam.view == "AP" else 1)
-    )
+    near = rng.uniform(0, 0.05, 4) * (rng.random(4) < 0.6) * (1.6 if exam.view == "AP" else 1)
     corners = np.array([(near[0], near[1]), (1 - near[2], near[1]),
                         (1 - near[2], 1 - near[3]), (near[0], 1 - near[3])])  # fmt: skip
     turn = np.radians(rng.normal(0, 1.0))
@@ -203,6 +122,6 @@ def _collimated(
     corners = ((corners - 0.5) @ rotation.T + 0.5) * pixels
     open_part = np.zeros_like(image)
     cv2.fillPoly(open_part, [np.round(corners * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    beyond = 255 if rng.random() < 0.05 else int(rng.integers(0, 14))
+    beyond = 255 if rng.random() < 0.1 else int(rng.integers(0, 14))
     share = open_part.astype(np.float32) / 255
     return np.round(image * share + beyond * (1 - share)).astype(np.uint8)

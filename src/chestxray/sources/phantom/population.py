@@ -23,7 +23,6 @@ import numpy.typing as npt
 from chestxray.sources.nih.tables import FINDINGS
 
 View = Literal["PA", "AP"]
-Variety = Literal["plain", "wide"]
 Sex = Literal["M", "F"]
 
 _MOST_FOLLOW_UPS: Final = 12
@@ -116,29 +115,21 @@ class Exam:
         patient: of whom.
         follow_up: 0 for the first examination.
         view: PA (standing, from behind) or AP (mostly in bed, from in front).
-        variety: `plain`, or `wide` with mimics, faint findings and poor positioning.
         findings: those that the radiograph shows.
-        severity: how strongly a finding shows this time: 1.1 to 1.7 in `plain`, down to 0.25 in
-            `wide`, where 1 is usual and 0.25 barely visible.
+        severity: about 1; how strongly a finding shows this time.
         inspiration: 1 for a full breath.
         rotation: shift in cm of what lies in front against the spine.
         tilt: of the radiograph, in degrees.
         shift: of the radiograph, in cm (right, down).
         field: side of the radiograph in cm.
-        above: share of it that lies above the lungs' apices.
         brightness: shift of the grey scale.
         contrast: its slope, about 1.
-        black: grey value of air outside the body, 0 to 1.
-        white: that of what lets nothing through.
-        blur: standard deviation of the system's unsharpness in cm.
-        sharpening: strength of the edge enhancement.
         noise: quantum noise, about 1.
     """
 
     patient: Patient
     follow_up: int
     view: View
-    variety: Variety
     findings: frozenset[str]
     severity: float
     inspiration: float
@@ -146,13 +137,8 @@ class Exam:
     tilt: float
     shift: tuple[float, float]
     field: float
-    above: float
     brightness: float
     contrast: float
-    black: float
-    white: float
-    blur: float
-    sharpening: float
     noise: float
 
     @property
@@ -193,23 +179,23 @@ def patient(seed: int, number: int) -> Patient:
         age=round(age),
         images=images,
         width=grown * float(np.clip(rng.normal(29.5 if male else 26.5, 1.4), 23, 33)),
-        slender=float(np.clip(rng.normal(1.72, 0.12), 1.40, 2.0)),
+        slender=float(np.clip(rng.normal(1.68, 0.10), 1.45, 1.95)),
         depth=float(np.clip(rng.normal(0.60, 0.04), 0.50, 0.72)),
         fat=grown * float(np.clip(rng.gamma(5, 0.55), 1.0, 6.0)),
-        heart=float(np.clip(rng.normal(0.435, 0.022), 0.37, 0.465)),
+        heart=float(np.clip(rng.normal(0.425, 0.022), 0.37, 0.465)),
         enlarged=float(rng.uniform(0.55, 0.67)),
         aorta=grown * float(np.clip(rng.normal(1.6 + 0.008 * age, 0.2), 1.2, 2.8)),
         breast=0.0 if male or age < 14 else float(np.clip(rng.normal(1, 0.3), 0.4, 1.8)),
     )
 
 
-def exams(someone: Patient, balanced: bool = False, variety: Variety = "plain") -> tuple[Exam, ...]:
+def exams(someone: Patient, balanced: bool = False) -> tuple[Exam, ...]:
     """Create all examinations of a patient, in order."""
     rng = someone.stream("exams")
     own = rng.standard_normal(len(FINDINGS))
     usual_ap = rng.beta(0.6, 0.9)  # some patients are seldom out of bed
     return tuple(
-        _exam(someone, follow_up, rng, own, usual_ap, balanced, variety)
+        _exam(someone, follow_up, rng, own, usual_ap, balanced)
         for follow_up in range(someone.images)
     )
 
@@ -221,7 +207,6 @@ def _exam(
     own: npt.NDArray[np.float64],
     usual_ap: float,
     balanced: bool,
-    variety: Variety,
 ) -> Exam:
     view: View = "AP" if rng.random() < usual_ap else "PA"
     now = rng.standard_normal(len(FINDINGS))
@@ -229,43 +214,33 @@ def _exam(
     prevalence = [
         BALANCED_PREVALENCE if balanced else PREVALENCE[view][finding] for finding in FINDINGS
     ]
-    ap, wide = view == "AP", variety == "wide"
-    poor = 1.6 if wide else 1.0  # positioning and exposure
-    system = someone.stream(f"system {follow_up}")
+    ap = view == "AP"
     return Exam(
         patient=someone,
         follow_up=follow_up,
         view=view,
-        variety=variety,
         findings=frozenset(
             finding
             for finding, value, share in zip(FINDINGS, latent, prevalence, strict=True)
             if value > NormalDist().inv_cdf(1 - share)
         ),
-        severity=float(rng.uniform(*((0.25, 1.2) if wide else (1.1, 1.7)))),
-        inspiration=float(np.clip(rng.normal(0.9 if ap else 1.0, 0.05 * poor), 0.68, 1.12)),
-        rotation=float(rng.normal(0, poor * (0.5 if ap else 0.25))),
-        tilt=float(rng.normal(0, poor * (2.0 if ap else 0.9))),
+        severity=float(rng.uniform(0.8, 1.2)),
+        inspiration=float(np.clip(rng.normal(0.9 if ap else 1.0, 0.05), 0.72, 1.1)),
+        rotation=float(rng.normal(0, 0.5 if ap else 0.25)),
+        tilt=float(rng.normal(0, 2.0 if ap else 0.9)),
         shift=(float(rng.normal(0, 1.0 if ap else 0.5)), float(rng.normal(0, 0.8))),
-        field=someone.width * (float(rng.uniform(1.09, 1.46)) + (0.08 if ap else 0.0)),
-        above=float(np.clip(system.normal(0.16 if ap else 0.105, 0.04), 0.02, 0.30)),
-        brightness=float(np.clip(rng.normal(0.24 if ap else 0.07, 0.12 * poor), -0.3, 0.55)),
-        contrast=float(np.clip(rng.normal(0.56 if ap else 0.88, 0.13 * poor), 0.38, 1.4)),
-        black=float(np.clip(system.exponential(0.03), 0.0, 0.2)),
-        white=float(np.clip(system.normal(0.99, 0.06), 0.78, 1.0)),
-        blur=float(system.uniform(0.0, 0.09)),
-        sharpening=float(system.uniform(0.2, 1.2)),
-        noise=float(rng.uniform(0.5, 1.5)) * poor * (1.3 if ap else 1.0),
+        field=someone.width * float(rng.uniform(1.17, 1.42)),
+        brightness=float(np.clip(rng.normal(-0.04 if ap else -0.06, 0.10), -0.25, 0.07)),
+        contrast=float(np.clip(rng.normal(0.8 if ap else 1.04, 0.12), 0.55, 1.3)),
+        noise=float(rng.uniform(0.7, 1.5)) * (1.3 if ap else 1.0),
     )
 
 
-def population(
-    images: int, seed: int = 0, balanced: bool = False, variety: Variety = "plain"
-) -> Iterator[Exam]:
+def population(images: int, seed: int = 0, balanced: bool = False) -> Iterator[Exam]:
     """Give exactly `images` examinations by patient; the last patient may lack some."""
     made, number = 0, 0
     while made < images:
         number += 1
-        for exam in exams(patient(seed, number), balanced, variety)[: images - made]:
+        for exam in exams(patient(seed, number), balanced)[: images - made]:
             made += 1
             yield exam

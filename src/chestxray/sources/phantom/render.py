@@ -24,7 +24,6 @@ from chestxray.sources.nih.tables import FINDINGS
 from chestxray.sources.phantom.anatomy import LUNG_DENSITY, Anatomy, anatomy, grain, vessels
 from chestxray.sources.phantom.canvas import Canvas, Mask, Plane
 from chestxray.sources.phantom.devices import devices, finish
-from chestxray.sources.phantom.mimics import mimics
 from chestxray.sources.phantom.population import Exam
 from chestxray.sources.phantom.signs import Sign, sign
 from chestxray.sources.phantom.skeleton import skeleton
@@ -33,7 +32,7 @@ _MARGIN: Final = 1.10  # side of the canvas over that of the image: room for til
 _WATER: Final = 0.19
 _BONE: Final = 0.40  # beyond the water that it displaces
 _GRID_LETS_THROUGH: Final = {"PA": 0.16, "AP": 0.24}  # portable exposures use no grid
-_QUANTA: Final = 0.0024
+_QUANTA: Final = 0.0040
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def render(exam: Exam, pixels: int = 256) -> Phantom:
 
 def canvas_of(exam: Exam, pixels: int) -> Canvas:
     """Give the canvas that an examination is drawn on for a radiograph of `pixels` a side."""
-    top = -(exam.above + (_MARGIN - 1) / 2) * exam.field
+    above = 0.085 if exam.view == "AP" else 0.11  # of the field lies above the apices
+    top = -(above + (_MARGIN - 1) / 2) * exam.field
     return Canvas(round(pixels * _MARGIN), pixels / exam.field, top)
 
 
@@ -95,7 +95,7 @@ def tissues(scene: Anatomy) -> Tissues:
     seen = np.minimum(scene.lung / 3, 1)  # vessels end where the lung does
     return Tissues(
         blood=(vessels(scene) * np.float32(1 - LUNG_DENSITY) + grain(scene)) * seen,
-        water=scene.body - scene.lung * np.float32(1 - LUNG_DENSITY) - scene.airway + mimics(scene),
+        water=scene.body - scene.lung * np.float32(1 - LUNG_DENSITY) - scene.airway,
         bone=skeleton(scene) * np.float32(_BONE),
         devices=devices(scene),
     )
@@ -132,8 +132,7 @@ def develop(scene: Anatomy, signs: Mapping[str, Sign], signal: Plane, pixels: in
         pixels: side of the image.
     """
     exam = scene.exam
-    blurred = scene.canvas.blur(signal, exam.blur)
-    plane = _sharpened(_grey(exam, blurred), _sharpness(scene.canvas), exam.sharpening)
+    plane = _sharpened(_grey(exam, signal), _sharpness(scene.canvas))
     way = _laid(exam, scene.canvas, pixels)
     grey_values = np.round(np.clip(_moved(plane, way, pixels), 0, 1) * 255).astype(np.uint8)
     return Phantom(
@@ -155,8 +154,7 @@ def spread(scene: Anatomy, changed: Mask, pixels: int) -> Mask:
         changed: bool, the size of the canvas.
         pixels: side of the radiograph.
     """
-    deviations = _sharpness(scene.canvas) + scene.exam.blur * scene.canvas.scale
-    reach = math.ceil(4 * deviations) + 2  # OpenCV ends a Gaussian at 4 deviations
+    reach = math.ceil(4 * _sharpness(scene.canvas)) + 1  # OpenCV ends a Gaussian at 4 deviations
     kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
     wider = cv2.dilate(changed.astype(np.float32), kernel)
     way = _laid(scene.exam, scene.canvas, pixels)
@@ -200,8 +198,7 @@ def _grey(exam: Exam, signal: Plane) -> Plane:
     clear = -math.log(math.exp(-lung) + haze)
     dense = -math.log(math.exp(-_WATER * (wall + deep) - 0.5) + haze)
     place = (density - clear) / (dense - clear)
-    grey = _characteristic_curve(np.asarray(place * exam.contrast + exam.brightness, np.float32))
-    return np.float32(exam.black) + grey * np.float32(exam.white - exam.black)
+    return _characteristic_curve(np.asarray(place * exam.contrast + exam.brightness, np.float32))
 
 
 def _characteristic_curve(place: Plane) -> Plane:
@@ -218,7 +215,7 @@ def _sharpness(canvas: Canvas) -> float:
     return max(0.12 * canvas.scale, 0.5)
 
 
-def _sharpened(plane: Plane, pixels: float, strength: float) -> Plane:
+def _sharpened(plane: Plane, pixels: float) -> Plane:
     """Sharpen edges a little, as every digital system does."""
     soft = cv2.GaussianBlur(plane, (0, 0), pixels)
-    return np.asarray(plane + np.float32(strength) * (plane - soft), np.float32)
+    return np.asarray(plane + np.float32(0.35) * (plane - soft), np.float32)

@@ -55,11 +55,6 @@ def _place(
     return float(scene.canvas.x[0, columns[chosen]]), float(scene.canvas.y[rows[chosen], 0])
 
 
-def _faint(scene: Anatomy) -> float:
-    """Give the factor on a mask's threshold for findings fainter than usual."""
-    return min(scene.exam.severity, 1.0)
-
-
 def _filled(scene: Anatomy, share: Plane) -> Plane:
     """Give the water that fills a share (0 to 1) of the lung's air."""
     return np.asarray(share * scene.lung * np.float32(1 - LUNG_DENSITY), np.float32)
@@ -77,7 +72,7 @@ def _infiltration(scene: Anatomy, rng: np.random.Generator) -> Sign:
     streaks = np.abs(scene.canvas.noise(rng, 0.9, octaves=2)) < 0.28
     haze = haze * (0.8 + 0.45 * scene.canvas.blur(streaks.astype(np.float32), 0.08))
     water = _filled(scene, 0.30 * haze * scene.exam.severity)
-    return Sign(water, water > 0.7 * _faint(scene))
+    return Sign(water, water > 0.7)
 
 
 def _pneumonia(scene: Anatomy, rng: np.random.Generator) -> Sign:
@@ -91,7 +86,7 @@ def _pneumonia(scene: Anatomy, rng: np.random.Generator) -> Sign:
             blobs.append((x + away[0], y + away[1], rng.uniform(0.6, 1.3) * unit))
     patches = np.clip(_haze(scene, rng, blobs) * 1.2, 0, 1)
     water = _filled(scene, 0.46 * patches * scene.exam.severity)
-    return Sign(water, water > 1.4 * _faint(scene), np.asarray(1 - 0.5 * patches, np.float32))
+    return Sign(water, water > 1.4, np.asarray(1 - 0.5 * patches, np.float32))
 
 
 def _consolidation(scene: Anatomy, rng: np.random.Generator) -> Sign:
@@ -103,13 +98,13 @@ def _consolidation(scene: Anatomy, rng: np.random.Generator) -> Sign:
     bow = 0.10 * across**2 - 0.10 * across
     level = canvas.y / size.height + bow
     fissure = (0.46, 0.46, 0.60)[lobe] + rng.uniform(-0.06, 0.04)
-    soft = (0.9, 0.9, 3.0)[lobe]  # cm; only the minor fissure is seen from its edge
+    soft = (0.35, 0.35, 3.0)[lobe]  # cm; only the minor fissure is seen from its edge
     sharp = np.clip((level - fissure) * size.height / soft + 0.5, 0, 1)
     if lobe == 0:  # upper: above the fissure
         fill = (1 - sharp) * np.clip((level - 0.08) * 5, 0, 1)
     else:  # middle or lingula, lower
         fill = sharp * np.clip(((0.88, 1.4)[lobe - 1] - level) * 5, 0, 1)
-    ragged = np.clip(0.78 + 0.26 * canvas.noise(rng, 3.2, octaves=4), 0.2, 1)
+    ragged = np.clip(0.85 + 0.16 * canvas.noise(rng, 2.5, octaves=3), 0.45, 1)
     away = np.clip((canvas.x * out / size.half - rng.uniform(0.05, 0.18)) * 6, 0, 1)
     fill = fill * ragged * away
     x, y = scene.hila[side]
@@ -125,9 +120,9 @@ def _consolidation(scene: Anatomy, rng: np.random.Generator) -> Sign:
         for f in (0.55, 0.85, 1.15)
     ]
     bronchi = canvas.blur(canvas.ribbons(tubes, [0.42, 0.36, 0.40]), 0.06)
-    water = _filled(scene, np.clip(0.58 * scene.exam.severity * fill, 0, 0.9).astype(np.float32))
+    water = _filled(scene, np.clip(0.62 * scene.exam.severity * fill, 0, 0.9).astype(np.float32))
     water = water * (1 - 0.35 * bronchi)
-    return Sign(water, water > 1.6 * _faint(scene), np.asarray(1 - 0.8 * fill, np.float32))
+    return Sign(water, water > 2.0, np.asarray(1 - 0.8 * fill, np.float32))
 
 
 def _edema(scene: Anatomy, rng: np.random.Generator) -> Sign:
@@ -149,8 +144,7 @@ def _edema(scene: Anatomy, rng: np.random.Generator) -> Sign:
                 np.array([(side * wall, y), (side * (wall - rng.uniform(1.2, 2.2)), y + 0.1)])
             )
     kerley = canvas.blur(canvas.strokes(lines, [0.13] * len(lines)), 0.05)
-    water = _filled(scene, 0.40 * haze) + 4.5 * kerley * (scene.lung > 0.3)
-    water = water * np.float32(scene.exam.severity)
+    water = _filled(scene, 0.40 * haze * scene.exam.severity) + 4.5 * kerley * (scene.lung > 0.3)
     return Sign(water, _filled(scene, haze) > 2.6, np.asarray(1 + 0.4 * wing, np.float32))
 
 
@@ -211,9 +205,8 @@ def _rounds(
         edge = radius * (1 - rough * rng.uniform(0, 1, 14))
         outline = [(x + r * np.cos(a), y + r * np.sin(a)) for r, a in zip(edge, angle, strict=True)]
         coverage = scene.canvas.polygons([closed(outline)])
-        strength = 2 * radius * dense * (0.3 + 0.7 * scene.exam.severity)
-        body = scene.canvas.domed(coverage, radius) * np.float32(strength)
-        water = np.maximum(water, scene.canvas.blur(body, 0.06 + 0.06 * radius))
+        body = scene.canvas.domed(coverage, radius) * np.float32(2 * radius * dense)
+        water = np.maximum(water, scene.canvas.blur(body, 0.05 + 0.04 * radius))
         mask |= coverage > 0.5
     return Sign(water, mask)
 
@@ -328,8 +321,8 @@ def _hernia(scene: Anatomy, rng: np.random.Generator) -> Sign:
     gas = canvas.ball(x, y, r * 1.02, r * 0.86) * (
         np.clip((level - canvas.y) * canvas.scale + 0.5, 0, 1) if not scene.exam.supine else 0.6
     )
-    water = (1.3 * r * ball - 1.9 * r * gas) * (0.4 + 0.6 * scene.exam.severity)
-    return Sign(canvas.blur(np.asarray(water, np.float32), 0.15), ball > 0)
+    water = 1.4 * r * ball - 2.6 * r * gas + 0.8 * ((ball > 0) & (ball < 0.45))
+    return Sign(canvas.blur(np.asarray(water, np.float32), 0.08), ball > 0)
 
 
 _Draw = Callable[[Anatomy, np.random.Generator], Sign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestxray.sources.phantom.anatomy import Anatomy, arm_spread
+from chestxray.sources.phantom.anatomy import Anatomy
 from chestxray.sources.phantom.canvas import Plane, Points, bent, profile
 
 _RIBS = 11
@@ -31,8 +31,7 @@ def ribs(scene: Anatomy) -> list[tuple[Points, Points]]:
     first = (-1.3 + 2.42 * (number - 1)) * unit * (size.height / (1.68 * size.half)) ** 0.5
     fall = unit * np.interp(number, [1, 2, 4, 7, 11], [4.0, 6.6, 9.8, 12.0, 10.0])
     end = np.interp(number[:, 0], [1, 5, 8, 10, 11], [150, 146, 132, 112, 98])
-    slope = scene.exam.patient.stream("slope").uniform(1.0, 1.5)
-    lift = slope * (1.25 if scene.exam.view == "AP" else 1.0)
+    lift = 1.10 if scene.exam.view == "AP" else 1.0
     angle = np.radians(np.linspace(3, end, 40, axis=1))
     y = first + lift * fall * (1 - np.cos(angle)) / 2 - 0.35 * unit * np.sin(2 * angle)
     wall = size.wall(y) + 0.25 * unit
@@ -51,42 +50,37 @@ def ribs(scene: Anatomy) -> list[tuple[Points, Points]]:
 def _ribs(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
     rng = scene.exam.patient.stream("ribs")
-    density = rng.uniform(0.42, 1.0) * float(np.interp(scene.exam.age, [20, 90], [1.1, 0.8]))
-    rim = rng.uniform(0.24, 0.36)
+    density = rng.uniform(0.6, 0.95) * float(np.interp(scene.exam.age, [20, 90], [1.1, 0.8]))
     both = [[part + np.array((0, rng.normal(0, 0.1))) for part in parts] for parts in ribs(scene)]
     total = canvas.empty()
-    for part, width, strength in ((0, 1.3, 1.0), (1, 1.4, 0.62)):
+    for part, width, strength in ((0, 1.15, 1.0), (1, 1.25, 0.62)):
         curves = [pair[part] for pair in both if len(pair[part]) > 3]
         body = canvas.ribbons(curves, [width * unit] * len(curves))
-        marrow = canvas.ribbons(curves, [(width - rim) * unit] * len(curves))
-        total += np.float32(strength) * (1.05 * body - 0.45 * marrow)
+        marrow = canvas.ribbons(curves, [(width - 0.34) * unit] * len(curves))
+        total += np.float32(strength) * (0.75 * body - 0.28 * marrow)
     edge = np.clip(np.abs(canvas.x) / scene.measures.wall(canvas.y), 0, 1.05)
-    tangent = 0.9 + 0.15 * edge**10  # at the side wall the ray runs along the rib
+    tangent = 0.9 + 0.4 * edge**10  # at the side wall the ray runs along the rib
     size = scene.measures
-    low = 1 - 0.5 * np.clip((canvas.y - size.height) / (size.sag + 3), 0, 1)  # floating ribs
+    low = 1 - 0.75 * np.clip((canvas.y - size.height) / (size.sag + 3), 0, 1)  # floating ribs
     return np.asarray(canvas.blur(total, 0.06) * tangent * low * (density * unit), np.float32)
 
 
 def _spine(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
     rng = scene.exam.patient.stream("spine")
-    bow = 0.35 if scene.exam.variety == "plain" else 0.8  # scoliosis
-    curve = rng.normal(0, bow) * np.sin(canvas.y / 11 + rng.uniform(0, 6))
+    curve = rng.normal(0, 0.35) * np.sin(canvas.y / 11 + rng.uniform(0, 6))
     aside = 6 * unit + abs(0.4 * scene.exam.rotation) + float(np.abs(curve).max())
     rows, columns = canvas.part(-aside, aside)
     x = (canvas.x[:, columns] - curve + 0.4 * scene.exam.rotation) / unit
     phase = (canvas.y / unit + 1.3) / 2.42 % 1.0
     disc = np.clip((np.abs(phase - 0.5) - 0.36) * 9, 0, 1)
     half = profile(canvas.y / unit, [-8, 0, 25], [1.35, 1.65, 2.1]) + 0.18 * disc
-    body = np.sqrt(np.maximum(1 - (np.abs(x) / half) ** 2.6, 0)) * (1.7 - 0.75 * disc)
-    body = body * profile(canvas.y / unit, [-8, 0, 4, 25], [1.5, 1.5, 1.2, 1.0])
+    body = np.sqrt(np.maximum(1 - (np.abs(x) / half) ** 4, 0)) * (1.7 - 0.75 * disc)
     pedicle = np.exp(-(((np.abs(x) - 0.72 * half) / 0.35) ** 2) - ((phase - 0.38) / 0.17) ** 2)
     process = np.exp(-((x / 0.28) ** 2) - ((phase - 0.8) / 0.22) ** 2)
     across = np.exp(-(((phase - 0.42) / 0.16) ** 2)) * (np.abs(x) < 3.2 - 0.03 * canvas.y / unit)
     bone = canvas.empty()
-    bone[rows, columns] = (0.36 * body + 0.3 * pedicle + 0.35 * process + 0.25 * across) * (
-        unit * rng.uniform(0.3, 0.75)
-    )
+    bone[rows, columns] = (0.4 * body + 0.5 * pedicle + 0.6 * process + 0.25 * across) * unit
     return canvas.blur(bone, 0.1)
 
 
@@ -96,18 +90,17 @@ def _clavicles(scene: Anatomy) -> Plane:
     curves = []
     for side in (-1, 1):
         inner, outer = (2.0, -3.2) if ap else (3.4, -1.4)
-        points = [(1.8, inner), (6.0, inner - 1.0), (11.5, outer + 0.6), (18.2, outer + 0.4)]
+        points = [(1.8, inner), (5.5, inner - 1.0), (10.5, outer + 0.6), (15.5, outer + 0.2)]
         curves.append(bent([(side * x * unit + scene.exam.rotation, y * unit) for x, y in points]))
     outer_bone = canvas.ribbons(curves, [1.25 * unit] * 2)
     marrow = canvas.ribbons(curves, [0.8 * unit] * 2)
-    return canvas.blur(outer_bone * 2.0 - 0.8 * marrow, 0.06) * np.float32(unit)
+    return canvas.blur(outer_bone * 1.0 - 0.4 * marrow, 0.06) * np.float32(unit)
 
 
 def _scapulae(scene: Anatomy) -> Plane:
     """Draw the shoulder blades: beside the lungs in PA, over them in AP."""
     canvas, unit = scene.canvas, scene.measures.half / 14
-    rng = scene.exam.stream("scapulae")
-    inward = rng.uniform(2.2, 4.2) if scene.exam.view == "AP" else rng.uniform(-0.4, 2.6)
+    inward = 3.4 if scene.exam.view == "AP" else 0.6
     blades, borders = [], []
     for side in (-1, 1):
         outline = [(16.2, 0.8), (15.2, 4.5), (13.4, 9.5), (12.3, 13.2), (11.5, 12.0),
@@ -126,19 +119,22 @@ def _scapulae(scene: Anatomy) -> Plane:
         ]
     plate = canvas.polygons(blades)
     rims = canvas.ribbons(borders, [0.55 * unit, 0.45 * unit, 1.0 * unit] * 2)
-    bone = canvas.blur(np.asarray(0.55 * plate + 1.5 * rims, np.float32), 0.1)
+    bone = canvas.blur(np.asarray(0.22 * plate + 0.5 * rims, np.float32), 0.1)
     return bone * np.float32(unit)
 
 
 def _humeri(scene: Anatomy) -> Plane:
     canvas, unit = scene.canvas, scene.measures.half / 14
+    rng = scene.exam.patient.stream("arms")
+    ap = scene.exam.view == "AP"
+    spread = rng.uniform(0.08, 0.3) if ap else rng.uniform(0.35, 0.8)
     shafts, plane = [], canvas.empty()
-    for side, spread in zip((-1, 1), arm_spread(scene.exam), strict=True):
-        x, y = side * 19.4 * unit, 3.0 * unit
-        plane += 0.9 * canvas.ball(x, y, 2.4 * unit) + 0.2 * (canvas.ball(x, y, 2.4 * unit) > 0)
+    for side in (-1, 1):
+        x, y = side * 17.3 * unit, 2.2 * unit
+        plane += 0.8 * canvas.ball(x, y, 2.3 * unit)
         tip = (x + side * 26 * np.sin(spread), y + 26 * np.cos(spread))
         shafts.append(np.array([(x, y), tip]))
     tube = canvas.ribbons(shafts, [2.3 * unit] * 2) - 0.55 * canvas.ribbons(
-        shafts, [1.3 * unit] * 2
+        shafts, [1.2 * unit] * 2
     )
-    return canvas.blur(np.asarray(1.3 * plane + 1.2 * tube, np.float32), 0.08) * np.float32(unit)
+    return canvas.blur(np.asarray(plane + 0.8 * tube, np.float32), 0.1) * np.float32(unit)

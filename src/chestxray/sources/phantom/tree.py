@@ -39,7 +39,7 @@ from chestxray.sources.collection import (
 from chestxray.sources.nih import FINDINGS, PHANTOM_MARKS, are_phantoms
 from chestxray.sources.nih.source import label_tables, read
 from chestxray.sources.phantom.canvas import Mask
-from chestxray.sources.phantom.population import Exam, Variety, population
+from chestxray.sources.phantom.population import Exam, population
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
 
@@ -65,7 +65,6 @@ def synth(
     seed: int = 0,
     balanced: bool = False,
     workers: int | None = None,
-    variety: Variety = "plain",
 ) -> Path:
     """Write phantoms as an NIH tree; the same arguments give the same bytes.
 
@@ -78,8 +77,6 @@ def synth(
         seed: of the population, not negative.
         balanced: give every finding the same prevalence (17 %) in place of NIH's.
         workers: processes; all cores when None.
-        variety: `plain`, or `wide`: findings down to barely visible, mimics of findings, poor
-            positioning and exposure. Harder, for pretraining.
 
     Returns:
         The folder.
@@ -93,7 +90,6 @@ def synth(
         "images": images,
         "pixels": pixels,
         "balanced": balanced,
-        "variety": variety,
         "package_version": __version__,
     }
     out = Path(out)
@@ -101,7 +97,7 @@ def synth(
     if _finished(out, recipe):
         return out
     write_json(out / _UNFINISHED, recipe)
-    exams = list(population(images, seed, balanced, variety))
+    exams = list(population(images, seed, balanced))
     boxes = _write_images(out, exams, pixels, workers)
     write_text(out / "BBox_List_2017.csv", _box_table(exams, boxes))
     write_text(out / "Data_Entry_2017.csv", _label_table(exams))
@@ -144,7 +140,7 @@ def _finished(out: Path, recipe: dict[str, Any]) -> bool:
 
 
 def _described(recipe: dict[str, Any]) -> str:
-    keys = ("images", "pixels", "seed", "balanced", "variety", "package_version")
+    keys = ("images", "pixels", "seed", "balanced", "package_version")
     return ", ".join(f"{key} {recipe.get(key)}" for key in keys)
 
 
