@@ -156,7 +156,11 @@ def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[st
             if at in line:
                 process.send_signal(signal.SIGINT)
                 break
-        said.append(process.communicate(timeout=120)[0])
+        try:
+            said.append(process.communicate(timeout=60)[0])
+        except subprocess.TimeoutExpired:  # Python drops an interrupt that falls into a finaliser
+            process.send_signal(signal.SIGINT)
+            said.append(process.communicate(timeout=120)[0])
     finally:
         watchdog.cancel()
         process.kill()

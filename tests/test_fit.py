@@ -292,7 +292,7 @@ def test_the_card_and_the_summary_name_the_data_that_was_trained_on(run, dataset
     ("change", "words"),
     [
         ("backbone=densnet121", "timm has no backbone"),
-        ("backbone=vit_tiny_patch16_224", "takes no images of 32 px"),
+        ("backbone=crossvit_tiny_240", "takes no images of 32 px"),
         ("weights=no-such-file", "the weights file"),
     ],
 )

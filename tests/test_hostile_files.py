@@ -16,8 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from chestxray import artifacts, plain_yaml, table_limits
-from chestxray.dataset.pixels import contents
-from chestxray.errors import ArtifactError, ImageError, PredictionsError, RecipeError, SourceError
+from chestxray.errors import ArtifactError, PredictionsError, RecipeError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.reporting.run_files import RunFiles
 from chestxray.sources.table_files import text_table
@@ -96,12 +95,6 @@ def test_a_pipe_as_a_table_is_refused_at_once(tmp_path: Path, name: str) -> None
         text_table(tmp_path / name)
     with pytest.raises(PredictionsError, match="not a regular file"):
         predictions.read(tmp_path / name)
-
-
-def test_a_pipe_as_a_radiograph_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(ImageError, match="a pipe, not a file"):
-        contents(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "history.csv"])

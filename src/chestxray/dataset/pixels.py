@@ -19,7 +19,6 @@ the pixels is needed.
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple, cast
 
@@ -99,8 +98,6 @@ def contents(source: Source) -> tuple[Path, bytes]:
         if isinstance(source, bytes):
             data = source
         elif isinstance(source, str | Path):
-            if stat.S_ISFIFO(path.stat().st_mode):  # to open one waits for its writer
-                raise ImageError(path, "a pipe, not a file")
             with path.open("rb") as file:
                 data = file.read(_BYTE_LIMIT + 1)
         else:

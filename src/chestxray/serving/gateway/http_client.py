@@ -87,7 +87,7 @@ class HTTPClient:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes = b"",
-        seconds: float = _SECONDS,
+        seconds: float | None = None,
     ) -> Iterator[Answer]:
         """Send a request and give the answer.
 
@@ -98,13 +98,14 @@ class HTTPClient:
             params: query.
             headers: further headers.
             content: body of the request.
-            seconds: maximum time of request and answer, apart from their bytes.
+            seconds: maximum time of request and answer, apart from their bytes; 60 by default.
 
         Raises:
             UnreachableError: no connection came about.
             AnswerError: the answer is compressed, too large or too slow, or is no HTTP.
         """
-        budget = _Budget(seconds + len(content) / _BYTES_PER_SECOND)
+        most = _SECONDS if seconds is None else seconds
+        budget = _Budget(most + len(content) / _BYTES_PER_SECOND)
         with self._watched(budget), _translated(budget):
             request = self._client.build_request(
                 method, url, params=params, headers=headers, content=content or None
