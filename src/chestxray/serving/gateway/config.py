@@ -9,103 +9,38 @@ names are those of the model is checked when the gateway starts (`supervisor.che
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import ipaddress
 import logging
-import re
 import ssl
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from chestxray.errors import ConfigError
 from chestxray.serving.gateway.access import require_secret
+from chestxray.serving.gateway.config_errors import described
+from chestxray.serving.gateway.config_values import (
+    AETitle,
+    FilePath,
+    Network,
+    Port,
+    ServiceURL,
+    ShortName,
+    SyslogAddress,
+)
 
 _log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
-_BROKEN_RULES: Final = {
-    "missing": "is missing",
-    "too_short": "must not be empty",
-    "string_too_short": "must not be empty",
-    "finite_number": "must be a finite number",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "literal_error": "must be {expected}",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text in quotes",
-    "path_type": "must be a path in quotes",
-    "list_type": "must be a list in [ ]",
-    "dict_type": "must be a table of keys and values",
-    "model_type": "must be a table of keys and values",
-    "model_attributes_type": "must be a table of keys and values",
-    "union_tag_not_found": "kind is missing, it must be 'dicom' or 'stow'",
-    "union_tag_invalid": "kind must be 'dicom' or 'stow', not '{tag}'",
-    "value_error": "{error}",
-}
-_UNQUOTED: Final = ("int_type", "float_type", "bool_type")
-
-
-def _ae_title(title: str) -> str:
-    """Check an AE title (PS3.5 section 6.2)."""
-    if not re.fullmatch(r"[!-\[\]-~][ -\[\]-~]{0,15}", title):
-        raise ValueError(
-            f"an AE title has 1 to 16 ASCII characters, no backslash and no leading space, "
-            f"this one has {len(title)}"
-        )
-    return title
-
-
-def _service_url(url: str) -> str:
-    """Check the URL of a DICOMweb service, which appears in logs and in the audit record."""
-    if not re.fullmatch(r"https?://[^?#\s]+", url):
-        raise ValueError("must be http://… or https://…, without ? and #")
-    if "@" in url:
-        raise ValueError("must not contain a user name or password: put them into `headers`")
-    return url
-
-
-def _short_name(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError("must consist of letters, digits, dots, - and _")
-    return name
-
-
-def _syslog_address(address: str) -> str:
-    if not re.fullmatch(r"/\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address):
-        raise ValueError("must be a socket such as /dev/log, or host:port")
-    return address
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError as error:
-        raise ValueError(
-            "must be an IP address such as 10.1.2.3, or a network such as 10.1.2.0/24"
-        ) from error
-
-
-_Network = Annotated[str, AfterValidator(_network)]
-_AETitle = Annotated[str, AfterValidator(_ae_title)]
-_ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
-_FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
-_Port = Annotated[int, Field(ge=1, le=65535)]
 _ResultKind = Literal["sr", "sc", "regions"]
 _Modality = Literal["CR", "DX"]
 
@@ -125,9 +60,9 @@ class TLS(_Table):
         authority: authority that must have signed the other side's certificate, PEM.
     """
 
-    certificate: _FilePath
-    key: _FilePath
-    authority: _FilePath
+    certificate: FilePath
+    key: FilePath
+    authority: FilePath
 
     def server_context(self) -> ssl.SSLContext:
         """Make a context that requires a certificate of the authority from each client.
@@ -171,17 +106,17 @@ class Receive(_Table):
         tls: mutual TLS; plain DICOM without it.
     """
 
-    ae_title: _AETitle = "CHESTXRAY"
+    ae_title: AETitle = "CHESTXRAY"
     host: str = "127.0.0.1"
-    port: _Port = 11112
-    allow: list[_AETitle] = Field(min_length=1)
+    port: Port = 11112
+    allow: list[AETitle] = Field(min_length=1)
     associations: int = Field(default=10, ge=1)
     associations_per_title: int = Field(default=8, ge=1)
     associations_per_address: int = Field(default=8, ge=1)
     connections: int = Field(default=32, ge=1)
     connections_per_address: int = Field(default=16, ge=1)
     object_mib: int = Field(default=256, ge=1)
-    addresses: dict[_AETitle, Annotated[list[_Network], Field(min_length=1)]] = {}
+    addresses: dict[AETitle, Annotated[list[Network], Field(min_length=1)]] = {}
     tls: TLS | None = None
 
     @model_validator(mode="after")
@@ -213,7 +148,7 @@ class Poll(_Table):
         headers: HTTP headers of each request, such as a token.
     """
 
-    url: _ServiceURL
+    url: ServiceURL
     seconds: float = Field(default=30, gt=0)
     since: Annotated[dt.date, Field(strict=False)] | None = None
     days: int = Field(default=3, ge=1)
@@ -240,7 +175,7 @@ class Read(_Table):
     workers: int = Field(default=1, ge=1)
     engine: str = Field(default="auto", min_length=1)
     operating_point: str | None = Field(default=None, min_length=1)
-    require_signature: _FilePath | None = None
+    require_signature: FilePath | None = None
     lease: float = Field(default=120, gt=0)
     attempts: int = Field(default=5, ge=1)
     send_refusals: bool = True
@@ -278,7 +213,7 @@ class Metrics(_Table):
     """
 
     host: str = "127.0.0.1"
-    port: _Port
+    port: Port
 
 
 class Audit(_Table):
@@ -290,8 +225,8 @@ class Audit(_Table):
         headers: HTTP headers of each request, such as a token.
     """
 
-    syslog: Annotated[str, AfterValidator(_syslog_address)] | None = None
-    url: _ServiceURL | None = None
+    syslog: SyslogAddress | None = None
+    url: ServiceURL | None = None
     headers: dict[str, str] = {}
 
 
@@ -310,7 +245,7 @@ class Rule(_Table):
     findings: list[str] = []
     called: bool | None = None
     modalities: list[_Modality] = []
-    calling: list[_AETitle] = []
+    calling: list[AETitle] = []
 
     @model_validator(mode="after")
     def _check_conditions(self) -> Self:
@@ -331,7 +266,7 @@ class _Destination(_Table):
         lease: maximum seconds of one delivery; then the sender is ended and delivery is retried.
     """
 
-    name: Annotated[str, AfterValidator(_short_name)]
+    name: ShortName
     send: list[_ResultKind] = Field(default=["sr", "sc"], min_length=1)
     rules: list[Rule] = []
     attempts: int = Field(default=10, ge=1)
@@ -342,9 +277,9 @@ class StoreSCP(_Destination):
     """A destination that receives by C-STORE."""
 
     kind: Literal["dicom"]
-    ae_title: _AETitle
+    ae_title: AETitle
     host: str
-    port: _Port
+    port: Port
     tls: TLS | None = None
 
 
@@ -357,7 +292,7 @@ class Stow(_Destination):
     """
 
     kind: Literal["stow"]
-    url: _ServiceURL
+    url: ServiceURL
     headers: dict[str, str] = {}
 
 
@@ -378,7 +313,7 @@ class Config(_Table):
         destinations: where results go.
     """
 
-    state: _FilePath
+    state: FilePath
     receive: Receive
     poll: list[Poll] = []
     read: Read = Read()
@@ -420,7 +355,7 @@ def load(path: Path) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         keys = {key for table in TABLES for key in table.model_fields}
-        lines = "; ".join(_described(detail, keys) for detail in error.errors())
+        lines = "; ".join(described(detail, keys) for detail in error.errors())
         raise ConfigError(f"{path}: {lines}") from error
     if any(service.headers for _, service in _services(config)):
         require_secret(path)
@@ -471,45 +406,3 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         if table.get("tls"):
             table["tls"] = {key: folder.absolute() / path for key, path in table["tls"].items()}
     return Config.model_validate(raw)
-
-
-def _described(detail: ErrorDetails, keys: Collection[str]) -> str:
-    """Say which key is wrong and which rule it breaks.
-
-    Args:
-        detail: one error as pydantic reports it.
-        keys: all valid keys, to suggest the nearest one for an unknown key.
-    """
-    kind, where = detail["type"], _place(detail["loc"])
-    if kind == "extra_forbidden":
-        message = _unknown_key(str(detail["loc"][-1]), keys)
-    elif kind.startswith("date_"):
-        message = "must be a date such as 2026-01-31"
-    elif kind in _BROKEN_RULES:
-        message = _BROKEN_RULES[kind].format(**detail.get("ctx", {}))
-    else:
-        message = detail["msg"]
-    if kind in _UNQUOTED and isinstance(detail["input"], str):
-        message += ", without quotes"
-    return f"{where}: {message}" if where else message
-
-
-def did_you_mean(name: str, names: Collection[str]) -> str:
-    """Suggest the nearest name, ignoring case; give empty text where none is near."""
-    by_case = {one.casefold(): one for one in sorted(names)}
-    near = difflib.get_close_matches(name.casefold(), list(by_case), n=1)
-    return f", did you mean {by_case[near[0]]}?" if near else ""
-
-
-def _unknown_key(key: str, keys: Collection[str]) -> str:
-    if key in keys:
-        return "is not a key of this table"
-    return "unknown key" + did_you_mean(key, keys)
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """Write `destinations[0].url`; pydantic puts the kind of a destination between the two."""
-    if location[:1] == ("destinations",):
-        location = location[:2] + location[3:]
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return "".join(parts).removeprefix(".")

@@ -26,7 +26,8 @@ from chestxray.errors import ArtifactError, ConfigError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import dead_letters, integrity, processes
 from chestxray.serving.gateway.access import lock, require_private
-from chestxray.serving.gateway.config import TLS, Config, StoreSCP, did_you_mean
+from chestxray.serving.gateway.config import TLS, Config, StoreSCP
+from chestxray.serving.gateway.config_errors import did_you_mean
 from chestxray.serving.gateway.health import ProcessRecord
 from chestxray.serving.gateway.integrity import DAMAGED, DamageError
 from chestxray.serving.gateway.receiver import check_address
