@@ -93,6 +93,12 @@ def test_everything_has_a_careful_default(tmp_path: Path) -> None:
         ("[[dest", "[read]\nworkers = 0\n[[dest", "read.workers: must be at least 1"),
         ("[receive]", "[receive", "is not valid TOML"),
         ("https://", "https://user:hunter2@", "destinations[0].url: must not contain a user name"),
+        ("https://pacs.example", "http://[pacs", "destinations[0].url: must be http://"),
+        ("pacs.example", "pacs.example:70000", "destinations[0].url: must be http://"),
+        ("https://pacs.example/", "https:///", "destinations[0].url: must be http://"),
+        ("[[dest", '[audit]\nsyslog = "host:99999"\n[[dest', "audit.syslog: must be a socket"),
+        ("[[dest", '[audit]\nsyslog = "host:0"\n[[dest', "audit.syslog: must be a socket"),
+        ("[[dest", '[audit]\nheaders = {A = "b"}\n[[dest', "audit: headers are for url, which is"),
         ("[[dest", "[read]\nlease = inf\n[[dest", "read.lease: must be a finite"),
         ("[[dest", "[storage]\nfree_mib = 4096\n[[dest", "spare_mib = 2048 must not be less"),
         ("[[dest", 2 * '[[poll]]\nurl = "http://x/"\n' + "[[dest", "poll must have different urls"),
@@ -139,6 +145,26 @@ def test_a_secret_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:
     path.write_text(GOOD + 'headers = ["Bearer hunter2"]\n')
     with pytest.raises(ConfigError) as caught:
         settings.load(path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    ['{Authorization = "hunter2 ü"}', '{Authorization = "hunter2\\n"}', '{"hunter2 key" = "x"}'],
+)
+@pytest.mark.parametrize("table", ["poll[0]", "audit", "destinations[0]"])
+def test_headers_that_cannot_be_sent_are_refused_and_not_repeated(
+    tmp_path: Path, table: str, headers: str
+) -> None:
+    path = tmp_path / "gateway.toml"
+    service = f'url = "https://x"\nheaders = {headers}\n'
+    tables = {"poll[0]": "[[poll]]", "audit": "[audit]"}
+    more = f"headers = {headers}\n" if table not in tables else f"{tables[table]}\n{service}"
+    path.write_text(GOOD + more)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        settings.load(path)
+    assert f"{table}.headers: must be names and values of ASCII" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 

@@ -27,11 +27,13 @@ from pydantic import (
 )
 
 from chestxray.errors import ConfigError
+from chestxray.serving.clients import is_loopback
 from chestxray.serving.gateway.access import require_secret
 from chestxray.serving.gateway.config_errors import described
 from chestxray.serving.gateway.config_values import (
     AETitle,
     FilePath,
+    Headers,
     Network,
     Port,
     ServiceURL,
@@ -153,7 +155,7 @@ class Poll(_Table):
     since: Annotated[dt.date, Field(strict=False)] | None = None
     days: int = Field(default=3, ge=1)
     modalities: list[_Modality] = Field(default=["CR", "DX"], min_length=1)
-    headers: dict[str, str] = {}
+    headers: Headers = {}
 
 
 class Read(_Table):
@@ -227,7 +229,13 @@ class Audit(_Table):
 
     syslog: SyslogAddress | None = None
     url: ServiceURL | None = None
-    headers: dict[str, str] = {}
+    headers: Headers = {}
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        if self.headers and self.url is None:
+            raise ValueError("headers are for url, which is missing: add url or remove headers")
+        return self
 
 
 class Rule(_Table):
@@ -293,7 +301,7 @@ class Stow(_Destination):
 
     kind: Literal["stow"]
     url: ServiceURL
-    headers: dict[str, str] = {}
+    headers: Headers = {}
 
 
 Destination = Annotated[StoreSCP | Stow, Field(discriminator="kind")]
@@ -386,12 +394,7 @@ def _services(config: Config) -> Iterator[tuple[str, Poll | Stow | Audit]]:
 def _is_private(url: str) -> bool:
     """Tell whether what is sent to a URL is encrypted, or stays on this machine."""
     parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:

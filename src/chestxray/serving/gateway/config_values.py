@@ -8,9 +8,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
+
+_LAST_PORT: Final = 65535
 
 
 def _ae_title(title: str) -> str:
@@ -27,9 +30,32 @@ def _service_url(url: str) -> str:
     """Check the URL of a DICOMweb service, which appears in logs and in the audit record."""
     if not re.fullmatch(r"https?://[^?#\s]+", url):
         raise ValueError("must be http://… or https://…, without ? and #")
+    if not _has_address(url):
+        raise ValueError("must be http://HOST… or https://HOST…, with a port up to 65535 if any")
     if "@" in url:
         raise ValueError("must not contain a user name or password: put them into `headers`")
     return url
+
+
+def _has_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        return False
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    """Check HTTP headers (RFC 9110 section 5), which may hold a token."""
+    if not all(
+        re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and re.fullmatch(r"[ -~]*", value)
+        for name, value in headers.items()
+    ):
+        raise ValueError(
+            "must be names and values of ASCII characters, without line breaks, and no blanks in "
+            "names"
+        )
+    return headers
 
 
 def _short_name(name: str) -> str:
@@ -39,7 +65,8 @@ def _short_name(name: str) -> str:
 
 
 def _syslog_address(address: str) -> str:
-    if not re.fullmatch(r"/\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address):
+    form = re.fullmatch(r"/\S+|(?:[^\s:/]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", address)
+    if form is None or not 1 <= int(form[1] or 1) <= _LAST_PORT:
         raise ValueError("must be a socket such as /dev/log, or host:port")
     return address
 
@@ -57,6 +84,7 @@ Network = Annotated[str, AfterValidator(_network)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 ServiceURL = Annotated[str, AfterValidator(_service_url)]  # without `/studies`
 FilePath = Annotated[Path, Field(strict=False)]  # text in TOML
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
+Headers = Annotated[dict[str, str], AfterValidator(_headers)]
 ShortName = Annotated[str, AfterValidator(_short_name)]
 SyslogAddress = Annotated[str, AfterValidator(_syslog_address)]
