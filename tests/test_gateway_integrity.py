@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -294,6 +296,33 @@ def test_a_backup_is_due_once_a_day_and_seven_are_kept(state: Path) -> None:
     assert "queue-20200101T000000Z.sqlite" not in kept
 
 
+def test_backups_of_a_clock_that_was_ahead_come_last_and_none_is_made_at_each_round(
+    state: Path,
+) -> None:
+    made = make_backup(state)
+    for year in range(2100, 2110):
+        ahead = made.with_name(f"queue-{year}0101T000000Z.sqlite")
+        shutil.copy(made, ahead)
+        os.utime(ahead, (later := time.time() + 1e9, later))
+    made.unlink()
+    with closing(Store(state)) as store:
+        add(store, "1.3.1")
+    assert backups.is_due(state)
+    made = make_backup(state)
+    assert made.exists()
+    assert not backups.is_due(state)
+    remove_database(state)
+    assert restored(state).startswith(f"{made} is the database: 202 audit entries")
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next(state: Path) -> None:
+    made = make_backup(state)
+    for name in (".queue-20260101T000000Z.sqlite.part", ".queue-20260101T000000Z.sqlite.part-wal"):
+        (made.parent / name).write_bytes(b"x" * 1000)
+    again = make_backup(state)
+    assert {path.name for path in made.parent.iterdir()} == {made.name, again.name}
+
+
 def test_a_backup_of_a_damaged_database_is_not_kept(state: Path) -> None:
     good = make_backup(state)
     damage_page(state, "audit")
@@ -334,8 +363,9 @@ def test_after_a_restoration_images_received_since_are_read_again_and_the_gap_is
 
 
 def test_a_restoration_takes_the_newest_backup_that_is_intact(state: Path) -> None:
-    older = make_backup(state)
-    newer = older.with_name("queue-21000101T000000Z.sqlite")
+    newer = make_backup(state)
+    older = newer.with_name("queue-20200101T000000Z.sqlite")
+    older.write_bytes(newer.read_bytes())
     newer.write_bytes(older.read_bytes()[: 20 * PAGE])
     remove_database(state)
     with pytest.raises(integrity.DamageError, match=f"restores {older} "):

@@ -33,15 +33,15 @@ _PATTERN: Final = "queue-*.sqlite"
 
 
 def is_due(folder: Path) -> bool:
-    """Tell whether the newest backup is a day old, or lies in the future: the clock was wrong."""
+    """Tell whether the newest backup is a day old, or all are from the future."""
     age = seconds_since(folder)
     return age is None or not -_CLOCK_TOLERANCE <= age < _INTERVAL_SECONDS
 
 
 def seconds_since(folder: Path) -> float | None:
     """Give the age of the newest backup of a state folder; None where there is none."""
-    times = [path.stat().st_mtime for path in (folder / FOLDER).glob(_PATTERN)]
-    return time.time() - max(times) if times else None
+    newest = next(iter(_newest_first(folder)), None)
+    return None if newest is None else time.time() - newest.stat().st_mtime
 
 
 def make(db: sqlite3.Connection, folder: Path) -> Path:
@@ -53,7 +53,9 @@ def make(db: sqlite3.Connection, folder: Path) -> Path:
     """
     into = folder / FOLDER
     into.mkdir(mode=0o700, exist_ok=True)
-    name = f"queue-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.sqlite"
+    for left in into.glob(f".*{PART}*"):  # by a process that was killed; only one makes backups
+        left.unlink()
+    name = _name(time.time())
     temporary = into / f".{name}{PART}"
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
@@ -68,7 +70,7 @@ def make(db: sqlite3.Connection, folder: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(into)
-    for path in sorted(into.glob(_PATTERN))[:-_KEPT]:
+    for path in _newest_first(folder)[_KEPT:]:
         path.unlink()
     return into / name
 
@@ -88,8 +90,7 @@ def best(folder: Path) -> tuple[Path, int] | None:
 
     That is the newest intact backup, or the database itself, which an operator may have put there.
     """
-    newest_first = sorted((folder / FOLDER).glob(_PATTERN), reverse=True)
-    found = (_intact(path, folder) for path in newest_first)
+    found = (_intact(path, folder) for path in _newest_first(folder))
     backup = next((one for one in found if one is not None), None)
     database = _intact(folder / DATABASE, folder)
     candidates = [one for one in (database, backup) if one is not None]
@@ -126,6 +127,18 @@ def restore(folder: Path, backup: Path | None = None) -> str:
         anchors.append(folder, Anchor.now(*audit.last(db), restored=True))
     lost = max(0, anchored.number - number) if anchored else 0
     return f"{backup} is the database: {number} audit entries, {lost} anchored ones are lost"
+
+
+def _name(seconds: float) -> str:
+    """Name a backup of a time, seconds since 1970; names are sorted as times are."""
+    return f"queue-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(seconds))}.sqlite"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """List the backups; those from the future come last, as the clock was wrong."""
+    now = _name(time.time() + _CLOCK_TOLERANCE)
+    paths = (folder / FOLDER).glob(_PATTERN)
+    return sorted(paths, key=lambda path: (path.name <= now, path.name), reverse=True)
 
 
 def _best(folder: Path) -> tuple[Path, int]:
