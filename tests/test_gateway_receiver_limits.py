@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -21,7 +22,8 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
-from chestxray.serving.gateway.config import Config
+from chestxray.serving.gateway.config import Config, Receive
+from chestxray.serving.gateway.connections import Connections
 from gateway_parts import config, radiograph, store, wait_for
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
@@ -190,14 +192,14 @@ def test_probes_that_connect_and_close_take_no_association(alone: Alone) -> None
     for _ in range(40):
         alone.connect().close()
     assert [alone.echoes() for _ in range(16)] == [True] * 16
-    wait_for(lambda: alone.threads() < 12, 3)
+    wait_for(lambda: alone.threads() < 12, 30)
 
 
 def test_idle_connections_keep_nobody_out_and_are_closed_soon(alone: Alone) -> None:
     idle = [alone.connect() for _ in range(40)]
     assert [alone.echoes() for _ in range(16)] == [True] * 16
     assert alone.connections() <= 34
-    wait_for(lambda: alone.connections() == 0, 8)
+    wait_for(lambda: alone.connections() == 0, 30)
     for one in idle:
         one.close()
 
@@ -213,7 +215,7 @@ def test_600_garbage_connections_leave_no_threads(alone: Alone) -> None:
     assert alone.echoes()
     for one in peers:
         one.close()
-    wait_for(lambda: alone.threads() < 12, 8)
+    wait_for(lambda: alone.threads() < 12, 30)
 
 
 @pytest.mark.parametrize("alone", [{"connections": 8, "connections_per_address": 4}], indirect=True)
@@ -224,6 +226,16 @@ def test_the_oldest_pending_connection_of_an_address_makes_room(alone: Alone) ->
     assert ended(held[0], 2)
     assert not ended(held[1], 0.5)
     for one in (more, *held):
+        one.close()
+
+
+def test_addresses_of_one_ipv6_network_count_as_one() -> None:
+    connections = Connections(Receive(allow=["PACS"], connections=8, connections_per_address=1))
+    addresses = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "10.0.0.1", "10.0.0.2")
+    pairs = [socket.socketpair() for _ in addresses]
+    made = [connections.add(pair[0], one) for pair, one in zip(pairs, addresses, strict=True)]
+    assert [one.dropped for one in made] == [True, False, False, False, False]
+    for one in itertools.chain(*pairs):
         one.close()
 
 

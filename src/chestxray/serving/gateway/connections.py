@@ -3,7 +3,8 @@
 A connection is pending until its association is admitted. Pending ones are few, in total and for
 each address: a further one displaces the oldest, since an honest peer needs milliseconds. Only
 admitted associations count against `receive.associations`; those of one calling AE title and of one
-address are fewer, so that none of them keeps all others out.
+address are fewer, so that none of them keeps all others out. An IPv6 address is counted as its /64
+network (`limited_as`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from chestxray.serving.clients import limited_as
 from chestxray.serving.gateway.config import Receive
 
 REQUEST_SECONDS: Final = 5.0
@@ -78,6 +80,7 @@ class Connections:
 
     def add(self, request: socket.socket, address: str) -> _Connection | None:
         """Take a new connection; give None where there are too many that do not end."""
+        address = limited_as(address)
         deadline = time.monotonic() + _ENDING_SECONDS
         while True:
             with self._lock:

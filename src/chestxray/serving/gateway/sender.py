@@ -65,8 +65,8 @@ class _Transport(Protocol):
         """Deliver a file.
 
         Raises:
-            UnreachableError: no result would be stored at the moment.
-            DeliveryError: this result was not stored.
+            _UnreachableError: no result would be stored at the moment.
+            _DeliveryError: this result was not stored.
             OSError: the file cannot be read.
         """
 

@@ -9,6 +9,7 @@
       images/               <SOP instance UID>.dcm as received
       outbox/               <SOP instance UID>.dcm as sent, written once
       backups/              the database of the last days
+      damaged-<time>/       a database that a backup replaced
 
 An image is a task of the queue `read`; a result is one of the queue `send:<destination>` for each
 destination that receives it. Rows stay when files are removed, so an image that arrives again is
