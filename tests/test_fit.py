@@ -321,6 +321,15 @@ def test_imagenet_weights_are_checked_without_a_download(monkeypatch):
         fit.check_recipe(tiny("weights=imagenet", "backbone=resnet50t"))
 
 
+def test_two_trainings_do_not_work_in_one_folder(tmp_path):
+    with (
+        fit._alone(tmp_path, resume=False),
+        pytest.raises(ArtifactError, match="another training is running"),
+        fit._alone(tmp_path, resume=False),
+    ):
+        pass
+
+
 def test_another_size_is_refused_before_anything_is_written(dataset, tmp_path):
     with pytest.raises(RecipeError, match="prepare with --size 64"):
         fit.train(dataset, tiny("size=64"), tmp_path / "run")

@@ -3,11 +3,13 @@
 This module writes and reads files safely; it does not know what is in them. `written` and the
 functions built on it are for stages that meet in files, where one process writes a file at a time.
 `write_bytes` and `write_once` are for the gateway, where several processes may write the same file
-at the same time and a leftover of a killed process must be recognisable (`PART`).
+at the same time and a leftover of a killed process must be recognisable (`PART`). `lock` keeps
+other processes out.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,10 +18,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from chestxray.csv_cells import without_formulas
-from chestxray.errors import ArtifactError
+from chestxray.errors import ArtifactError, ChestXrayError
 
 if TYPE_CHECKING:  # the gateway's receiver starts without pandas
     import pandas as pd
@@ -181,6 +183,26 @@ def write_once(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def lock(path: Path, refusal: ChestXrayError) -> IO[bytes]:
+    """Lock a file, made where there is none, until the returned one is closed or the process ends.
+
+    Args:
+        path: of the file, whose content stays.
+        refusal: raised where another process holds the lock.
+
+    Raises:
+        ChestXrayError: `refusal`.
+        OSError: the file cannot be made.
+    """
+    file = path.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise refusal from error
+    return file
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:

@@ -8,7 +8,6 @@ finished dataset it makes the shards that are missing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import sys
@@ -16,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import pandas as pd
 from pydantic import ValidationError
 
 from chestxray import sources
-from chestxray.artifacts import read_json, sha256, sync_folder, write_json, write_table
+from chestxray.artifacts import lock, read_json, sha256, sync_folder, write_json, write_table
 from chestxray.dataset import masks, shards
 from chestxray.dataset.combine import Combined, combine, duplicates
 from chestxray.dataset.masks import PackedMasks, pack_masks
@@ -479,16 +478,9 @@ def _working(work: Path, plan: Plan) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    with (work / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(
-                f"another prepare is running in {work.parent}: wait until it ends"
-            ) from error
-        yield
+def _locked(work: Path) -> IO[bytes]:
+    refusal = f"another prepare is running in {work.parent}: wait until it ends"
+    return lock(work / _LOCK, ArtifactError(refusal))
 
 
 def _read_plan(path: Path) -> Plan:

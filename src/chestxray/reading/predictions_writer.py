@@ -11,7 +11,6 @@ in .parquet or .jsonl is converted then.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import logging
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chestxray.artifacts import sha256, sync_folder, write_json
+from chestxray.artifacts import lock, sha256, sync_folder, write_json
 from chestxray.csv_cells import restored, without_formulas
 from chestxray.errors import ArtifactError
 from chestxray.evaluation import predictions
@@ -166,15 +165,8 @@ class PredictionsWriter:
         self._synced = time.monotonic()
 
     def _locked_journal(self) -> IO[bytes]:
-        journal = self._journal_path.open("a+b")
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            journal.close()
-            raise ArtifactError(
-                f"another process is writing {self.out}: wait for it, or choose another --out"
-            ) from error
-        return journal
+        refusal = f"another process is writing {self.out}: wait for it, or choose another --out"
+        return lock(self._journal_path, ArtifactError(refusal))
 
     def _resumable(self) -> tuple[int, int] | None:
         """Give the rows and bytes of the table that are on the disk, None to restart."""

@@ -12,7 +12,6 @@ run/
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import platform
 import time
@@ -26,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from chestxray.artifacts import read_json, require, write_json
+from chestxray.artifacts import lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
@@ -212,15 +211,10 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
     Raises:
         ArtifactError: another training works there, or came first.
     """
-    lock = run / "checkpoints" / ".lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(
-                f"another training is running in {run}: wait until it ends, or choose another --out"
-            ) from error
+    path = run / "checkpoints" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"another training is running in {run}: wait until it ends, or choose another --out"
+    with lock(path, ArtifactError(refusal)):
         check_folder(run, resume)
         yield
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from chestxray import artifacts
 from chestxray.errors import ArtifactError, ConfigError
 
 LOCK: Final = "lock"
@@ -62,21 +63,14 @@ def require_secret(path: Path) -> None:
         )
 
 
-def lock(state: Path) -> IO[str]:
+def lock(state: Path) -> IO[bytes]:
     """Lock a state folder until the returned file is closed or this process ends.
 
     Raises:
         ConfigError: another process holds the lock.
     """
-    file = (state / LOCK).open("w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ConfigError(
-            f"state: a gateway runs on {state} already: stop it first, or use another folder"
-        ) from error
-    return file
+    refusal = f"state: a gateway runs on {state} already: stop it first, or use another folder"
+    return artifacts.lock(state / LOCK, ConfigError(refusal))
 
 
 def is_locked(state: Path) -> bool:
