@@ -35,6 +35,8 @@ from dicom_files import dataset, written
 ORTHANC = Path("/usr/sbin/Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 PATIENT = "Secretname^Patient"
+PAGE = 4096
+"""Bytes of a page of SQLite."""
 
 
 def tool(name: str) -> str:
@@ -170,6 +172,23 @@ def add(store: Store, *uids: str) -> None:
     for uid in uids:
         store.image_file(uid).write_bytes(uid.encode())
         store.add(Image(uid, "ab" * 32, "SENDER", "DX"))
+
+
+def damage_page(state: Path, table: str) -> None:
+    """Write noise over the root page of a table, as a failing disk does."""
+    path = state / "queue.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (page,) = db.execute(query, (table,)).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(b"\xa5" * PAGE)
+
+
+def remove_database(state: Path) -> None:
+    for path in state.glob("queue.sqlite*"):
+        path.unlink()
 
 
 def counted(**states: int) -> dict[str, int]:

@@ -144,15 +144,15 @@ def test_a_request_in_progress_ends_when_it_is_told_to_stop(ask, server, attack:
     thread.start()
     wait_for(lambda: server.asked[attack] > asked, 20)
     service.stop.set()
-    thread.join(10)
+    thread.join(30)
     assert [str(error) for error in errors] == ["the gateway stops"]
 
 
 def test_a_slow_line_is_given_more_time_by_what_it_delivers(
     ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "_SECONDS", 0.5)
-    monkeypatch.setattr(http_client, "_BYTES_PER_SECOND", 0.5)  # a byte is worth two seconds
+    monkeypatch.setattr(http_client, "_SECONDS", 2.0)
+    monkeypatch.setattr(http_client, "_BYTES_PER_SECOND", 0.1)  # a byte is worth ten seconds
     service = ask("drip")
 
     def search() -> None:
@@ -161,10 +161,11 @@ def test_a_slow_line_is_given_more_time_by_what_it_delivers(
 
     thread = threading.Thread(target=search)
     thread.start()
-    time.sleep(1.5)
+    time.sleep(3)
     assert thread.is_alive()
     service.stop.set()
-    thread.join(10)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 # --- DICOM JSON ---------------------------------------------------------------------------------

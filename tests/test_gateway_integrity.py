@@ -22,9 +22,7 @@ from chestxray.serving.gateway.config import Storage
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.monitor import anchor_record, begin_anchors
 from chestxray.serving.gateway.store import READ, Store
-from gateway_parts import add, counted
-
-PAGE = 4096
+from gateway_parts import PAGE, add, counted, damage_page, remove_database
 
 
 @pytest.fixture
@@ -41,18 +39,6 @@ def state(tmp_path: Path) -> Path:
 def entries(state: Path) -> list[str]:
     with closing(Store(state)) as store:
         return [entry["entry"] for entry in audit.verified_entries(store.db)]
-
-
-def damage_page(state: Path, table: str) -> None:
-    """Write noise over the root page of a table, as a failing disk does."""
-    path = state / "queue.sqlite"
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
-        (page,) = db.execute(query, (table,)).fetchone()
-    with path.open("r+b") as file:
-        file.seek((page - 1) * PAGE)
-        file.write(b"\xa5" * PAGE)
 
 
 def restored(state: Path, backup: Path | None = None) -> str:
@@ -118,11 +104,6 @@ def test_errors_of_damage_are_told_from_those_of_a_full_disk(state: Path) -> Non
 
 
 # --- a database that is gone, or is another one ---------------------------------------------------
-
-
-def remove_database(state: Path) -> None:
-    for path in state.glob("queue.sqlite*"):
-        path.unlink()
 
 
 def test_a_deleted_database_is_not_begun_anew(state: Path) -> None:

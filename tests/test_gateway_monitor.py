@@ -26,14 +26,15 @@ from gateway_parts import (
     Gateway,
     add,
     config,
+    damage_page,
     exported,
     free_port,
     radiograph,
+    remove_database,
     running,
     store,
     wait_for,
 )
-from test_gateway_integrity import damage_page, remove_database
 
 
 class Collector:

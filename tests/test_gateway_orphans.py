@@ -49,7 +49,7 @@ def test_a_supervisor_killed_while_it_checks_the_model_leaves_nothing(
         supervisor.kill()
         supervisor.wait()
     try:
-        wait_for(lambda: all(map(gone, members)), 15)
+        wait_for(lambda: all(map(gone, members)), 60)  # a process may just be starting
     finally:
         for one in members:
             if not gone(one):
