@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 
@@ -62,9 +63,10 @@ def test_it_gives_the_page_in_prometheus_format(endpoint):
 
 
 def test_many_requests_compute_the_page_seldom(endpoint, pages):
+    started = time.monotonic()
     for _ in range(50):
         assert get(endpoint).status_code == 200
-    assert pages.computed < 25
+    assert pages.computed <= 1 + time.monotonic() - started
 
 
 def test_a_page_that_fails_is_a_status_and_the_next_one_is_given(endpoint, pages, caplog):

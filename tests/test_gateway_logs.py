@@ -56,6 +56,7 @@ from chestxray.serving.gateway import logs
 
 logs._INTERVAL = 0.5
 logs.set_up()
+started = time.monotonic()
 log = logging.getLogger("chestxray.serving.gateway.receiver")
 for number in range(1000):
     peer = {"event": "rejected", "source": f"TITLE{number}", "address": "10.0.0.1"}
@@ -64,7 +65,10 @@ for number in range(1000):
     if number % 100 == 0:
         log.info("image received", extra={"event": "received", "uid": f"1.2.{number}"})
 log.warning("association rejected", extra={"event": "rejected", "address": "10.0.0.2"})
-time.sleep(1.5)
+while logging.getLogger().handlers[0]._held:
+    time.sleep(0.1)
+print(time.monotonic() - started)
+logs._INTERVAL = 600
 log.warning("association rejected", extra={"event": "rejected", "address": "10.0.0.1"})
 for number in range(10_000):
     log.warning("connection failed", extra={"event": "connection-failed", "source": str(number)})
@@ -82,8 +86,9 @@ def test_a_repeated_line_is_written_once_with_its_number() -> None:
         if line.get("event") == "rejected"
     ]
     assert sum(count or 1 for address, count in rejected if address == "10.0.0.1") == 1001
-    assert 3 <= len([one for one in rejected if one[0] == "10.0.0.1"]) <= 8
+    most = 4 + float(done.stdout) / 0.5  # it is slow on a busy machine
+    assert 3 <= len([one for one in rejected if one[0] == "10.0.0.1"]) <= most
     assert [one for one in rejected if one[0] == "10.0.0.2"] == [("10.0.0.2", 0)]
     assert sum(line.get("event") == "received" for line in said) == 10
-    assert sum(line["message"].startswith("message of pynetdicom") for line in said) <= 8
+    assert sum(line["message"].startswith("message of pynetdicom") for line in said) <= most
     assert sum(line.get("event") == "connection-failed" for line in said) <= 257

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chestxray.artifacts import write_once
+from chestxray.artifacts import sha256, write_once
 from chestxray.dataset.decoding import Isolated
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
@@ -157,9 +157,8 @@ def _write_results(
     for made in list(result_objects.make(source, picture, read.outcome, reader, kinds)):
         path = store.result_file(made.uid)
         write_once(path, made.content)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         names = [to.name for to in receivers if made.kind in to.send]
-        yield Result(made.uid, made.kind, digest, names)
+        yield Result(made.uid, made.kind, sha256(path), names)
 
 
 def _holds(rule: Rule, image: Image, outcome: Reading | RefusedError) -> bool:
