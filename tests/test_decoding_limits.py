@@ -16,16 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
 
-from chestxray.dataset import decoding, packing
+from chestxray.dataset import decoding, masks, packing
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.shards import Shard
 from chestxray.dataset.verification import verify
 from chestxray.dicom_elements import MalformedError, read_header
 from chestxray.errors import ArtifactError, DecoderError, ImageError
+from chestxray.findings import Findings
 from chestxray.reading import explain, predict
 from decoder_work import treated
 from dicom_files import dicom, encapsulated, written
@@ -147,6 +150,21 @@ def test_a_file_that_hangs_is_left_out_of_the_shards_and_the_rest_is_packed(tmp_
     assert made.files[3] == packing.Unreadable(reason="decoding took more than 2 s")
     assert made.shards == good.shards
     assert (tmp_path / "a/00000.npy").read_bytes() == (tmp_path / "b/00000.npy").read_bytes()
+
+
+def test_a_mask_that_hangs_is_told_and_the_others_are_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "SECONDS_PER_FILE", 2)
+    slow, plain = tmp_path / "slow.jpg", tmp_path / "plain.png"
+    slow.write_bytes(jpeg(100, np.full((8000, 8000), 128, np.uint8), place=-1))
+    Image.fromarray(np.repeat(np.uint8([[255], [0]]), [32, 32], 0).repeat(64, 1)).save(plain)
+    files = [("a", "Mass", str(slow)), ("b", "Mass", str(plain))]
+    table = pd.DataFrame(files, columns=["image", "finding", "path"])
+    part = Shard(name="00000.npy", images=2, bytes=1, sha256="0" * 64)
+    findings = Findings(("Mass",))
+    (made,) = masks.pack_masks(table, ["a", "b"], [part], findings, 64, tmp_path / "masks")
+    assert made.unreadable == (f"{slow}: decoding took more than 2 s",)
+    found = masks.Masks(tmp_path / "masks", [made.shard], findings, 64)[0:2]
+    assert np.argwhere(found[:, 0].any(2)).tolist() == [[1, row] for row in range(8)]
 
 
 def test_a_full_disk_is_not_held_against_the_images(tmp_path, monkeypatch):

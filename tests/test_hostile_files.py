@@ -19,7 +19,7 @@ from chestxray import artifacts, plain_yaml, table_limits
 from chestxray.errors import ArtifactError, PredictionsError, RecipeError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.reporting.run_files import RunFiles
-from chestxray.sources.table_files import text_table
+from chestxray.sources.table_files import text_table, titles
 from chestxray.training.recipe import load
 
 
@@ -71,6 +71,28 @@ def test_a_parquet_table_that_repeats_long_cells_is_refused(tmp_path: Path) -> N
         predictions.read(path)
 
 
+def test_a_parquet_table_of_categories_counts_what_its_cells_hold(tmp_path: Path) -> None:
+    """Arrow keeps a category once, whatever its number of cells; who reads the cells does not."""
+    path = tmp_path / "labels.parquet"
+    categories = pa.DictionaryArray.from_arrays(np.zeros(3000, np.int32), ["a" * 2**17])
+    parquet.write_table(pa.table({"Image Index": categories}), path)
+    with pytest.raises(SourceError, match="more than 256 MB unpacked"):
+        text_table(path)
+    with pytest.raises(PredictionsError, match="more than 256 MB unpacked"):
+        predictions.read(path)
+    lists = pa.ListArray.from_arrays(np.arange(3001, dtype=np.int32), categories)
+    parquet.write_table(pa.table({"Image Index": lists}), path)
+    with pytest.raises(SourceError, match="categories inside"):
+        text_table(path)
+
+
+def test_categories_are_read_as_their_texts(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image": ["a.png", "b.png"], "view": pd.Categorical(["PA", None])})
+    table.to_parquet(tmp_path / "t.parquet", index=False)
+    assert text_table(tmp_path / "t.parquet")["view"].tolist() == ["PA", ""]
+    assert table_limits.read_parquet(tmp_path / "t.parquet")["view"].to_pylist() == ["PA", None]
+
+
 def test_a_parquet_table_of_very_many_cells_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +117,9 @@ def test_a_pipe_as_a_table_is_refused_at_once(tmp_path: Path, name: str) -> None
         text_table(tmp_path / name)
     with pytest.raises(PredictionsError, match="not a regular file"):
         predictions.read(tmp_path / name)
+    with pytest.raises(SourceError, match="not a regular file"):
+        titles(tmp_path / name)
+    assert not predictions.is_table(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "history.csv"])

@@ -499,7 +499,7 @@ def no_model(*_: object) -> None:
 def test_all_arguments_are_checked_before_the_model_is_loaded(
     run, many, tmp_path, monkeypatch, case
 ):
-    monkeypatch.setattr("chestxray.reading.prediction.load", no_model)
+    monkeypatch.setattr("chestxray.reading.prediction.opened", no_model)
     labels = tmp_path / "labels.csv"
     labels.write_text("Image Index,Finding Labels\n1.png,Mass\n", encoding="utf-8")
     inputs, out, told = {

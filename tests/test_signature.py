@@ -14,6 +14,10 @@ import pytest
 
 pytest.importorskip("cryptography", reason="needs the sign extra")
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 import chestxray
 from chestxray.artifacts import sha256
 from chestxray.cli import main as command_line
@@ -172,6 +176,24 @@ def test_what_is_no_public_key_is_told(bundle, tmp_path, key, content):
         check_signature(bundle, wrong)
     with pytest.raises(ConfigError, match="not a key file"):
         check_signature(bundle, tmp_path / "missing.pub")
+
+
+def _pem(key: object) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_pem(ec.generate_private_key(ec.SECP256R1())), "not an Ed25519 key"),
+        # The same key with the object identifier 1.3.101.99 in place of Ed25519's 1.3.101.112.
+        (_pem(Ed25519PrivateKey.generate()).replace(b"K2Vw", b"K2Vj"), "not a public key"),
+    ],
+)
+def test_a_key_of_another_algorithm_is_told(bundle, tmp_path, content, reason):
+    (tmp_path / "other.pub").write_bytes(content)
+    with pytest.raises(ConfigError, match=reason):
+        check_signature(bundle, tmp_path / "other.pub")
 
 
 def test_a_damaged_folder_is_not_signed(bundle, key, tmp_path):

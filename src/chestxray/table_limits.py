@@ -67,7 +67,7 @@ def open_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read a Parquet table, a few rows at a time.
+    """Read a Parquet table, a few rows at a time; categories become what they stand for.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or is beyond a limit.
@@ -78,15 +78,41 @@ def read_parquet(path: Path) -> pa.Table:
 
     _check(path)
     with parquet.ParquetFile(path) as file:
+        schema = _without_categories(file.schema_arrow)
         if file.metadata.num_rows * file.metadata.num_columns > _MOST_CELLS:
             raise OSError(f"it has more than {_MOST_CELLS:,} cells, the most that is read")
         batches, size = [], 0
-        for batch in file.iter_batches(_ROWS):
+        for packed in file.iter_batches(_ROWS):
+            batch = packed.cast(schema)
             size += batch.nbytes
             if size > LONGEST:
                 raise OSError(_TOO_LONG)
             batches.append(batch)
-        return pa.Table.from_batches(batches, file.schema_arrow)
+        return pa.Table.from_batches(batches, schema)
+
+
+def parquet_titles(path: Path) -> list[str]:
+    """Read the column titles of a Parquet table.
+
+    Raises:
+        OSError, ArrowException: as from `read_parquet`.
+    """
+    from pyarrow import parquet  # noqa: PLC0415 - as above
+
+    _check(path)
+    return list(parquet.read_schema(path).names)
+
+
+def _without_categories(schema: pa.Schema) -> pa.Schema:
+    """Give the schema of plain columns: a category is kept once, whatever its number of cells."""
+    import pyarrow as pa  # noqa: PLC0415 - as above
+
+    for place, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(place, field.with_type(field.type.value_type))
+        elif "dictionary<" in str(field.type):
+            raise OSError(f"its column {field.name!r} has categories inside {field.type}")
+    return schema
 
 
 def _check(path: Path) -> None:

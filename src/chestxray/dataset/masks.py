@@ -24,15 +24,18 @@ import pandas as pd
 
 from chestxray.artifacts import sha256, written
 from chestxray.dataset import shards
+from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.pixels import canonical, decode
 from chestxray.dataset.shards import Shard, Shards
 from chestxray.errors import ArtifactError, ImageError
 from chestxray.findings import Findings
-from chestxray.parallel import on_all_cores
+from chestxray.parallel import process_count
 from chestxray.progress import progress
 
 FOLDER: Final = "masks"  # of the shards, inside the dataset
 CELL: Final = 4  # pixels
+_CHUNK: Final = 16  # files that a process takes at a time
+_AHEAD: Final = 1024  # files that are read while a shard is written
 
 Grid = npt.NDArray[np.bool_]
 
@@ -73,6 +76,9 @@ class MaskFile(NamedTuple):
     finding: int
     path: str
 
+    def __str__(self) -> str:
+        return self.path
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -104,7 +110,9 @@ def pack_masks(
     size: int,
     folder: Path,
 ) -> list[PackedMasks]:
-    """Write the masks of shards of images, on all cores.
+    """Write the masks of shards of images; the files are read on all cores.
+
+    A file that exceeds the limits of time or memory is one that cannot be read.
 
     Args:
         table: `image`, `finding`, `path`, as `Collection.masks`.
@@ -120,16 +128,19 @@ def pack_masks(
     """
     of_image = {str(name): group for name, group in table.groupby("image", sort=False)}
     work = list(_work(of_image, images, parts, findings))
-    pack = partial(_pack, folder=folder, row=row_shape(findings, size), count=len(findings))
+    files = [file for each in work for file in each.files]
+    row = row_shape(findings, size)
+    processes = process_count(len(files), _CHUNK)
     try:
         with (
-            on_all_cores(pack, work, chunk=1) as results,
+            DecoderPool(partial(_grid, side=row[1]), processes, SECONDS_PER_FILE) as pool,
             progress("masks", len(images)) as advance,
         ):
+            grids = pool.map(files, _AHEAD, _CHUNK)
             packed = []
-            for each in results:
-                packed.append(each)
-                advance(each.shard.images)
+            for each in work:
+                packed.append(_pack(each, grids, folder, row, len(findings)))
+                advance(each.images)
             return packed
     except OSError as error:
         raise ArtifactError(
@@ -158,15 +169,27 @@ def _work(
         yield _Work(part.name, part.images, tuple(files))
 
 
-def _pack(work: _Work, folder: Path, row: tuple[int, int, int], count: int) -> PackedMasks:
-    """Read the files of a shard and write it."""
+def _grid(file: MaskFile, side: int) -> Grid:
+    """Read a file."""
+    return on_grid(decode(file.path) > 0, side)
+
+
+def _pack(
+    work: _Work,
+    read: Iterator[Grid | ImageError],
+    folder: Path,
+    row: tuple[int, int, int],
+    count: int,
+) -> PackedMasks:
+    """Write a shard; takes the grids of its files."""
     grids = np.zeros((work.images, count, *row[1:]), dtype=bool)
     unreadable = []
     for file in work.files:
-        try:
-            grids[file.row, file.finding] = on_grid(decode(file.path) > 0, row[1])
-        except ImageError as error:
-            unreadable.append(str(error))
+        grid = next(read)
+        if isinstance(grid, ImageError):
+            unreadable.append(str(grid))
+        else:
+            grids[file.row, file.finding] = grid
     target = folder / work.name
     with written(target) as temporary:
         packed = np.packbits(grids, axis=1)

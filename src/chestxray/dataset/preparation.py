@@ -416,26 +416,26 @@ def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
         _say(f"{out} lacks {len(missing)} of {count} shards: making them again")
         (out / UNFINISHED).mkdir(exist_ok=True)
         with _locked(out / UNFINISHED):
-            _renew_images([shard for place, shard in missing if place == shards.FOLDER], job, out)
-            _renew_masks([shard for place, shard in missing if place == masks.FOLDER], job, out)
+            _renew_images([s for place, s in missing if place == shards.FOLDER], job, manifest, out)
+            _renew_masks([s for place, s in missing if place == masks.FOLDER], job, manifest, out)
     else:
         _say(f"{out} is complete, made from the same inputs")
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
-def _renew_images(wanted: Sequence[Shard], job: _Job, out: Path) -> None:
+def _renew_images(wanted: Sequence[Shard], job: _Job, manifest: Manifest, out: Path) -> None:
     images = out / shards.FOLDER
     if not wanted:
         return
     images.mkdir(exist_ok=True)
     paths = job.combined.rows["path"].tolist()
-    for shard, made in renew(paths, read_manifest(out).size, images, wanted):
+    for shard, made in renew(paths, manifest.size, images, wanted):
         _check_renewed(images, shard, made, out)
 
 
-def _renew_masks(wanted: Sequence[Shard], job: _Job, out: Path) -> None:
+def _renew_masks(wanted: Sequence[Shard], job: _Job, manifest: Manifest, out: Path) -> None:
     """Make masks again; the index says which images are in a shard."""
-    manifest, images = read_manifest(out), pd.read_parquet(out / INDEX)["image"].tolist()
+    images = pd.read_parquet(out / INDEX)["image"].tolist()
     start = 0
     for part, shard in zip(manifest.shards, manifest.masks, strict=False):
         if shard in wanted:

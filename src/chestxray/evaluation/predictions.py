@@ -24,13 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chestxray.artifacts import require, write_table, write_text
 from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
 from chestxray.findings import Findings, probability_column
-from chestxray.table_limits import open_text, read_parquet
+from chestxray.table_limits import open_text, parquet_titles, read_parquet
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
@@ -199,7 +198,7 @@ def is_table(path: Path) -> bool:
     """Say whether a file's header is that of a table of predictions, whatever its rows."""
     try:
         if path.suffix.lower() == ".parquet":
-            header = list(pq.read_schema(path).names)
+            header = parquet_titles(path)
         elif path.suffix.lower() == ".jsonl":
             with open_text(path) as file:
                 header = [str(name) for name in json.loads(file.readline() or "{}")]

@@ -16,10 +16,12 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -41,6 +43,8 @@ SUFFIX: Final = ".sig"
 PUBLIC: Final = ".pub"
 _PURPOSE: Final = b"signature of chestxray files, format 1\n"
 _MADE_BY: Final = "chestxray sign"
+
+_Key = TypeVar("_Key", Ed25519PrivateKey, Ed25519PublicKey)
 
 
 class Signature(BaseModel):
@@ -204,36 +208,31 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
-    content = _content(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError(f"{path} can be read by others than its owner: chmod 600 {path}")
-    try:
-        key = load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is not a private key without password, PEM: make one with `chestxray keygen`"
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path} is not an Ed25519 key: make one with `chestxray keygen`")
-    return key
+    load = partial(load_pem_private_key, password=None)
+    return _key(path, load, Ed25519PrivateKey, "private key without password")
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
-    try:
-        key = load_pem_public_key(_content(path))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is not a public key, PEM: name the file {PUBLIC} that `chestxray keygen` made"
-        ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{path} is not an Ed25519 key: `chestxray keygen` makes one")
-    return key
+    return _key(path, load_pem_public_key, Ed25519PublicKey, f"public key such as KEY{PUBLIC}")
 
 
-def _content(path: Path) -> bytes:
+def _key(path: Path, load: Callable[[bytes], object], kind: type[_Key], what: str) -> _Key:
+    """Read a key from a PEM file."""
     if not path.is_file():
         raise ConfigError(f"{path} is not a key file: make one with `chestxray keygen`")
-    return path.read_bytes()
+    try:
+        key = load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"the key {path} cannot be read: {error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(
+            f"{path} is not a {what}, PEM: make one with `chestxray keygen`"
+        ) from error
+    if not isinstance(key, kind):
+        raise ConfigError(f"{path} is not an Ed25519 key: make one with `chestxray keygen`")
+    return key
 
 
 def _fingerprint(key: Ed25519PublicKey) -> str:

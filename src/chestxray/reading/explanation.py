@@ -194,9 +194,8 @@ def _explain_files(
             except ImageError as error:
                 unread[name] = error.reason
             else:
-                sheet = (
-                    out / f"{shortened(name.lstrip('/'))}.findings.png"
-                )  # never a radiograph's own name
+                # Never a radiograph's own name.
+                sheet = out / f"{shortened(name.lstrip('/'))}.findings.png"
                 _write_sheet(sheet, name, display, _panels(reading, findings, per_image))
                 pictures.append(sheet)
             advance()

@@ -46,7 +46,7 @@ from chestxray.reading.predictions_writer import (
     PredictionsWriter,
     columns,
 )
-from chestxray.reading.reader import Reader, load, opened
+from chestxray.reading.reader import Reader, opened
 from chestxray.version import __version__
 
 _REFUSED: Final = "refused"
@@ -126,12 +126,10 @@ def predict(  # noqa: PLR0913 - the options of one command
             dataset or the bundle is damaged or does not fit.
     """
     check_out(Path(out))
-    if isinstance(model, Reader):
-        reader = opened(model, engine, require_signature=require_signature)
-        found = find(inputs, split, model.bundle.card)
-    else:  # wrong inputs are reported before the network is loaded, which takes seconds
-        found = find(inputs, split, model_card.read(Path(model)).card)
-        reader = load(model, engine, operating_point, require_signature)
+    card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
+    # Wrong inputs are reported before the network is loaded, which takes seconds.
+    found = find(inputs, split, card)
+    reader = opened(model, engine, operating_point, require_signature)
     for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
         if warning:
             _log.warning("%s", warning)

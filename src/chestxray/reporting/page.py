@@ -122,8 +122,11 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
     def drawing(name: str, key: str) -> Markup | None:
         """Give a figure for the page; None where there are no numbers for it."""
         panels = sets[name].panels if name in sets else {}
+        if key not in panels:
+            return None
+        drawn = inline(panels[key])
         # `svg` escapes what it is given
-        return Markup(inline(panels[key])) if key in panels else None  # noqa: S704  # nosec B704
+        return Markup(drawn)  # noqa: S704  # nosec B704
 
     try:
         return _environment().get_template("report.html.j2").render(

@@ -26,9 +26,8 @@ class FairPool(Generic[_T]):
 
     def __init__(self, workers: Iterable[_T]) -> None:
         self._free = deque(workers)
-        self._waiting: dict[
-            str, deque[Future[_T]]
-        ] = {}  # the client whose turn is next comes first
+        # The client whose turn is next comes first.
+        self._waiting: dict[str, deque[Future[_T]]] = {}
         self._lock = threading.Lock()
 
     @contextmanager

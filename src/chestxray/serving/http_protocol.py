@@ -57,9 +57,10 @@ class HttpProtocol(H11Protocol):
         """Count the connection."""
         super().connection_made(transport)
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined] # so that none delays all
-        peer = self.client[0] if self.client else None
-        limited = peer is not None and not self.config.proxies.include(peer)
-        self._table.add(self, limited_as(peer) if peer is not None and limited else None)
+        client = None
+        if self.client and not self.config.proxies.include(self.client[0]):
+            client = limited_as(self.client[0])
+        self._table.add(self, client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -276,8 +276,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers[name] = value
-            static = self._scope["path"].startswith("/static/")
-            headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
+            headers.setdefault("Cache-Control", "no-store")
             if message["status"] >= 400:
                 await self._drain()
         await self._send(message)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.table_limits import open_text, read_parquet
+from chestxray.table_limits import open_text, parquet_titles, read_parquet
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
@@ -59,7 +59,8 @@ def titles(path: Path) -> list[str]:
         SourceError: the file is not readable as a table.
     """
     if path.suffix.casefold() == ".parquet":
-        return [str(title).strip() for title in _parquet(path, columns=[]).columns]
+        with _parquet_errors(path):
+            return [title.strip() for title in parquet_titles(path)]
     return [title.strip() for title in header(path, separator(path))]
 
 
@@ -74,7 +75,8 @@ def text_table(path: Path) -> pd.DataFrame:
         SourceError: not readable, no rows, or a title that is used twice.
     """
     if path.suffix.casefold() == ".parquet":
-        found = _parquet(path)
+        with _parquet_errors(path):
+            found: pd.DataFrame = read_parquet(path).to_pandas().reset_index(drop=True)
         table = pd.DataFrame({str(name).strip(): _as_text(found[name]) for name in found.columns})
         names: Sequence[str] = [str(name).strip() for name in found.columns]
     else:
@@ -181,15 +183,11 @@ def _without(name: str, suffixes: tuple[str, ...]) -> str:
     return head if dot and f".{tail.casefold()}" in suffixes else name
 
 
-def _parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     try:
-        if columns is not None:
-            from pyarrow import parquet  # noqa: PLC0415 - loads in 50 ms, for this one call
-
-            return pd.DataFrame(columns=parquet.read_schema(path).names)
-        table: pd.DataFrame = read_parquet(path).to_pandas()
-        return table.reset_index(drop=True)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        yield
+    except (OSError, ValueError, NotImplementedError) as error:  # those of pyarrow
         raise SourceError(
             f"{path} is not a readable Parquet table ({error}): save it again"
         ) from error
