@@ -146,6 +146,21 @@ class Classifier(nn.Module):
         self.backbone.load_state_dict(trained.state_dict())
         self.pooled_layers.load_state_dict(layers.state_dict())
 
+    def check_side(self, side: int) -> None:
+        """Check that training can take images of another side than `size`, in pixels.
+
+        Raises:
+            RecipeError: the backbone takes none of this side.
+        """
+        image, training = _probe(side).to(self.mean), self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                self._features(image)
+        except (AssertionError, NoFeatureMapError, RuntimeError) as error:
+            raise _no_images_of(side, error) from error
+        self.train(training)
+
     def _features(self, images: Tensor) -> list[Tensor]:
         """Give the backbone's feature maps, the finest first, each [B, C, h, w]."""
         return feature_maps(self.backbone, (images - self.mean) / self.std, self.finer)
