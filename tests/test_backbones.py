@@ -32,6 +32,13 @@ FAST = (
     "efficientvit_b0", "mobilenetv3_small_050", "vit_tiny_patch16_224", "regnety_002",
     "xcit_nano_12_p16_224",
 )  # fmt: skip
+# Features are compared for each kind of layers, and where timm's classifier is not one layer.
+LAYERED = {
+    "resnet10t": 0, "convnext_atto": 1, "tiny_vit_5m_224": 1, "edgenext_xx_small": 1,
+    "davit_tiny": 1, "caformer_s18": 1, "maxvit_tiny_tf_224": 3, "mobilenetv3_small_050": 2,
+    "mobilenetv4_conv_small": 2, "lcnet_050": 2, "hgnet_tiny": 2, "ghostnet_100": 2,
+}  # fmt: skip
+SLOW = ("davit_tiny", "maxvit_tiny_tf_224", "hgnet_tiny")  # seconds each
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,36 @@ def test_with_timms_classifier_as_the_head_the_logits_are_timms(backbone, tmp_pa
     assert torch.allclose(logits / scale, expected / scale, atol=1e-5)
     assert torch.allclose((maps.mean((2, 3)) + ours.head.bias) / scale, expected / scale, atol=1e-5)
     assert len(ours.pooled_layers) == FAMILIES[backbone]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERED],
+)
+def test_features_are_those_of_timm_and_maps_add_up_whatever_stands_after_the_pooling(
+    backbone, tmp_path
+):
+    """At 224 px, with random norms."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(backbone, pretrained=False).eval()
+    _disturb(theirs)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    network = Classifier(backbone, ("Mass", "Edema"), 224).eval()
+    network.load_pretrained(str(tmp_path / "weights.safetensors"), backbone)
+    assert len(network.pooled_layers) == LAYERED[backbone]
+    images = torch.rand(2, 1, 224, 224)
+    normalised = ((images - network.mean) / network.std).expand(-1, 3, -1, -1)
+    theirs.reset_classifier(0)
+    with torch.inference_mode():
+        expected = theirs(normalised)
+        logits, maps, features = network.explain(images)
+    scale = expected.abs().max()
+    assert scale > 0
+    assert torch.allclose(features / scale, expected / scale, atol=1e-5)
+    found = maps.mean((2, 3)) + network.head.bias
+    assert torch.allclose(found, logits, atol=1e-5 * float(logits.abs().max()))
+    assert maps.std((2, 3)).min() > 0
+    assert torch.equal(network(images), logits)
 
 
 def _disturb(model: torch.nn.Module) -> None:

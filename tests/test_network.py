@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from timm.layers import LayerNorm2d
 
 from chestxray.errors import RecipeError
-from chestxray.model import network as network_module
+from chestxray.model import pretrained
 from chestxray.model.feature_maps import NoFeatureMapError, feature_maps
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.pooled_layers import PooledLayers
@@ -93,56 +93,6 @@ def test_other_backbones_work_by_name(backbone):
     assert torch.allclose(maps.mean((2, 3)) + network.head.bias, logits, atol=1e-4)
 
 
-# Layers between pooling and classifier: none; layer norm; layer norm in a MetaFormer's head; a
-# hidden layer with tanh; 1 × 1 convolution with h-swish, with batch norm and ReLU, with h-swish.
-FAMILIES = {
-    "resnet10t": 0, "convnext_atto": 1, "tiny_vit_5m_224": 1, "edgenext_xx_small": 1,
-    "davit_tiny": 1, "caformer_s18": 1, "maxvit_tiny_tf_224": 3, "mobilenetv3_small_050": 2,
-    "mobilenetv4_conv_small": 2, "lcnet_050": 2, "hgnet_tiny": 2, "ghostnet_100": 2,
-}  # fmt: skip
-SLOW = ("davit_tiny", "maxvit_tiny_tf_224", "hgnet_tiny")  # seconds each
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES],
-)
-def test_features_are_those_of_timm_and_maps_add_up_whatever_stands_after_the_pooling(
-    backbone, tmp_path
-):
-    """With random norms; before, ConvNeXt's features were off by 10 to 21 %."""
-    torch.manual_seed(0)
-    theirs = timm.create_model(backbone, pretrained=False).eval()
-    _disturb(theirs)
-    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    network = Classifier(backbone, FINDINGS, 224).eval()
-    network.load_pretrained(str(tmp_path / "weights.safetensors"), backbone)
-    assert len(network.pooled_layers) == FAMILIES[backbone]
-    images = torch.rand(2, 1, 224, 224)
-    normalised = ((images - network.mean) / network.std).expand(-1, 3, -1, -1)
-    theirs.reset_classifier(0)
-    with torch.inference_mode():
-        expected = theirs(normalised)
-        logits, maps, features = network.explain(images)
-    scale = expected.abs().max()
-    assert scale > 0
-    assert torch.allclose(features / scale, expected / scale, atol=1e-5)
-    found = maps.mean((2, 3)) + network.head.bias
-    assert torch.allclose(found, logits, atol=1e-5 * float(logits.abs().max()))
-    assert maps.std((2, 3)).min() > 0
-    assert torch.equal(network(images), logits)
-
-
-def _disturb(model: torch.nn.Module) -> None:
-    """Give norms, biases and layer scales random values, as training does."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 or "gamma" in name:
-            parameter.data.add_(torch.randn_like(parameter) * 0.3)
-    for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.add_(torch.rand_like(buffer) * 0.3)
-
-
 def test_a_layer_norm_after_pooling_is_shared_among_the_cells_by_hand():
     layers = PooledLayers(LayerNorm2d(2, eps=0))
     layers[0].weight.data = torch.tensor([2.0, 1.0])
@@ -192,12 +142,12 @@ def test_making_a_classifier_draws_only_its_own_weights():
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(network_module, "_SECONDS", 0.1)
-    monkeypatch.setattr(network_module.huggingface_hub, "model_info", lambda *_, **__: sleep(5))
-    monkeypatch.setattr(network_module.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(pretrained, "_SECONDS", 0.1)
+    monkeypatch.setattr(pretrained.huggingface_hub, "model_info", lambda *_, **__: sleep(5))
+    monkeypatch.setattr(pretrained.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     start = monotonic()
     with pytest.raises(RecipeError, match=r"no answer from the hub in 0\.1 s.*--set weights=FILE"):
-        network_module.check_reachable("densenet121.tv_in1k")
+        pretrained.check_reachable("densenet121.tv_in1k")
     assert monotonic() - start < 2
 
 
@@ -205,7 +155,7 @@ def test_weights_in_the_cache_are_read_without_asking_the_hub(monkeypatch, tmp_p
     path = tmp_path / "weights.safetensors"
     state = timm.create_model("resnet10t", pretrained=False).state_dict()
     safetensors.torch.save_file(state, path)
-    hub = network_module.huggingface_hub
+    hub = pretrained.huggingface_hub
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(path))
 
     def asked(*_: object, **__: object) -> None:

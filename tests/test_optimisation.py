@@ -158,6 +158,15 @@ def test_small_sides_come_first_and_cannot_be_the_best_epoch(dataset, tmp_path, 
     assert finished.summary["best_epoch"] == 1
 
 
+def test_a_side_that_the_backbone_does_not_take_is_refused_before_training(dataset, tmp_path):
+    recipe = tiny("backbone=vit_tiny_patch16_224", "max_epochs=2", "progressive=[[16, 1]]")
+    with pytest.raises(RecipeError, match="takes no images of 16 px"):
+        fit.train(dataset, recipe, tmp_path / "run")
+    with pytest.raises(RecipeError, match="takes no images of 16 px"):
+        fit.check_recipe(recipe)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resumed_run_ends_to_the_bit_as_one_that_was_not_with_all_that_keeps_a_state(
     dataset, tmp_path, monkeypatch
 ):

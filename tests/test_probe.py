@@ -12,11 +12,14 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
-from chestxray.errors import RecipeError
+from chestxray.cli.main import app
+from chestxray.errors import BundleError, RecipeError, TrainingError
 from chestxray.model import bundle as bundles
 from chestxray.model.torch_engine import batches
-from chestxray.training import probe, recipe
+from chestxray.training import fit, probe, recipe
+from chestxray.training.loop import Processes
 from chestxray.training.probe import Probe
 
 
@@ -36,7 +39,7 @@ def test_each_strength_gives_scikit_learns_coefficients(regression):
     z = (x - x.mean(0)) / x.std(0)
     y = labels[:, :2].astype(np.float64)
     fit, _ = probe._REGRESSIONS[regression]
-    weights, biases = fit(torch.from_numpy(z), torch.from_numpy(y))
+    weights, biases = fit(z, y)
     for place in (3, 6, 9):
         strength = probe._STRENGTHS[place]
         for k in range(2):
@@ -45,10 +48,8 @@ def test_each_strength_gives_scikit_learns_coefficients(regression):
             else:
                 theirs = LogisticRegression(C=1 / (strength * len(z)), tol=1e-10, max_iter=10_000)
                 theirs.fit(z, y[:, k])
-            assert weights[place, :, k].numpy() == pytest.approx(theirs.coef_.ravel(), abs=2e-4)
-            assert biases[place, k].item() == pytest.approx(
-                np.ravel(theirs.intercept_)[0], abs=2e-4
-            )
+            assert weights[:, place, k] == pytest.approx(theirs.coef_.ravel(), abs=2e-4)
+            assert biases[place, k] == pytest.approx(np.ravel(theirs.intercept_)[0], abs=2e-4)
 
 
 @pytest.mark.parametrize("regression", ["ridge", "logistic"])
@@ -76,9 +77,9 @@ def test_unknown_labels_are_left_out(regression):
     x, labels, patients = planted()
     labels[200:, 0] = np.nan
     known = probe._REGRESSIONS[regression][0]
-    whole = known(torch.from_numpy(x), torch.from_numpy(labels.astype(np.float64)))
-    part = known(torch.from_numpy(x[:200]), torch.from_numpy(labels[:200, :1].astype(np.float64)))
-    assert torch.allclose(whole[0][:, :, 0], part[0][:, :, 0], atol=2e-3)
+    whole = known(x, labels.astype(np.float64))
+    part = known(x[:200], labels[:200, :1].astype(np.float64))
+    assert np.allclose(whole[0][:, :, 0], part[0][:, :, 0], atol=2e-3)
     assert np.isfinite(Probe.fit(x, labels, patients, regression).weights).all()
 
 
@@ -95,7 +96,7 @@ def test_features_that_only_tell_patients_apart_have_no_worth_on_held_out_images
 
 def test_a_rare_finding_takes_the_strength_of_the_others():
     losses = np.array([[1.0, 1.0], [0.9, 1.0], [0.5, 0.99], [0.9, 0.98]])
-    y = torch.zeros((1000, 2))
+    y = np.zeros((1000, 2))
     y[:500, 0], y[:3, 1] = 1, 1
     assert probe._chosen(losses, y).tolist() == [2, 2]
     y[:500, 1] = 1
@@ -135,8 +136,32 @@ def test_a_probe_fits_its_training_images_better_than_chance(probed, dataset):
     assert np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in both]) > 0.6
 
 
-def test_a_probe_has_its_own_loss():
-    with pytest.raises(RecipeError, match=r"method = 'ridge': it has its own loss"):
-        recipe.load("probe", {"method": "ridge", "loss.kind": "focal"})
-    with pytest.raises(RecipeError, match="mask_weight"):
-        recipe.load("probe", {"mask_weight": 0.3})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("loss", {"kind": "focal"}), ("mask_weight", 0.3), ("ema", 0.9), ("progressive", [[64, 1]]),
+     ("augment", {"flip": 0}), ("sampling", "balanced"), ("max_epochs", 3)],
+)  # fmt: skip
+def test_a_probe_refuses_what_only_training_by_gradients_uses(key, value):
+    """With `ema` the bundle got the head of the average, which was never fitted."""
+    with pytest.raises(RecipeError, match=rf"method = 'ridge': .* does not use {key};"):
+        recipe.load("probe", {key: value})
+    assert recipe.load("quick", {key: value}).method == "gradient"
+
+
+def test_a_probe_takes_all_that_concerns_the_network_and_the_machine():
+    changes = {"head": "multiscale", "size": 320, "tta": [], "threads": 1, "precision": "float32"}
+    assert recipe.load("probe", {**changes, "seed": 4, "weights": "none"}).seed == 4
+
+
+@pytest.mark.parametrize("more", [{"processes": Processes(devices=2)}, {"tensorboard": True}])
+def test_a_probe_has_one_process_and_no_epochs(more, dataset, tmp_path):
+    chosen = recipe.load("probe", {"backbone": "resnet10t", "weights": "none", "size": 32})
+    with pytest.raises(TrainingError, match="method = ridge fits the head in one process"):
+        fit.train(dataset, chosen, tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_a_backbone(dataset, tmp_path):
+    command = ["probe", str(tmp_path / "bundle"), str(dataset.folder), "--out", "run"]
+    with pytest.raises(BundleError, match="is not a folder: give the folder of a bundle"):
+        CliRunner().invoke(app, command, catch_exceptions=False)

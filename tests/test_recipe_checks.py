@@ -88,6 +88,6 @@ def test_a_folder_that_holds_a_run_or_none_is_refused_first(tmp_path):
     with pytest.raises(ArtifactError, match="holds no run to resume"):
         recipe_checks.for_run(tmp_path, None, resume=True)
     (tmp_path / "recipe.yaml").write_text("seed: 1\n", encoding="utf-8")
-    with pytest.raises(ArtifactError, match="resume it with --resume"):
+    with pytest.raises(ArtifactError, match="resume it with `chestxray train --resume`"):
         recipe_checks.for_run(tmp_path, "quick")
     assert recipe_checks.for_run(tmp_path, None, resume=True).seed == 1

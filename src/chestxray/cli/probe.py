@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from chestxray.cli.options import Overrides
+from chestxray.errors import BundleError
 
 
 def probe(
@@ -38,6 +39,11 @@ def probe(
 def _keys(network: str) -> dict[str, Any]:
     """Give the keys of the recipe that choose a network."""
     if not Path(network).is_dir():
+        if "/" in network:
+            raise BundleError(
+                f"{network} is not a folder: give the folder of a bundle, such as run/bundle, or "
+                f"the name of a timm model"
+            )
         return {"backbone": network}
     from chestxray.model.model_card import read
 

@@ -43,12 +43,10 @@ def train(
 
     first = nodes == 1 or os.environ.get("NODE_RANK") == "0"
     chosen = for_run(out, recipe, overrides or (), resume, dataset, first=first)
-    from chestxray.training.distributed import check
     from chestxray.training.fit import train as fit  # imports torch, after the checks
     from chestxray.training.loop import Processes
 
     processes = Processes(devices, nodes)
-    check(processes)
     finished = fit(
         dataset, chosen, out, resume=resume, tensorboard=tensorboard, processes=processes
     )

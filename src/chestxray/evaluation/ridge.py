@@ -74,11 +74,13 @@ class Ridge:
         d, k = x.shape[1], labels.shape[1]
         weights, intercepts, strengths = np.full((d, k), np.nan), *np.full((2, k), np.nan)
         held_out = np.full(labels.shape, np.nan)
-        for columns in _together(labels):
+        fitted = np.flatnonzero((labels == 1).any(axis=0) & (labels == 0).any(axis=0))
+        for places in known_together(labels[:, fitted]):
+            columns = fitted[places]
             known = ~np.isnan(labels[:, columns[0]])
             y = labels[np.ix_(known, columns)].astype(np.float64)
             chosen, scores = _by_folds(x[known], y, fold[known])
-            w, b = _Equations.of(x[known], y).solved(np.unique(chosen))
+            w, b = NormalEquations.of(x[known], y).solved(np.unique(chosen))
             place = np.searchsorted(np.unique(chosen), chosen)
             own = np.arange(len(columns))
             weights[:, columns], intercepts[columns] = w[:, place, own], b[place, own]
@@ -99,8 +101,8 @@ def folds_of(patients: npt.NDArray[Any], folds: int, seed: int) -> _Ints:
 
 
 @dataclass(frozen=True)
-class _Equations:
-    """The sums that the normal equations are made of.
+class NormalEquations:
+    """The normal equations of ridge regressions of k findings on d features, as sums.
 
     Attributes:
         n: images.
@@ -115,12 +117,13 @@ class _Equations:
     xy: Values
 
     @classmethod
-    def of(cls, x: Values, y: Values) -> _Equations:
+    def of(cls, x: Values, y: Values) -> NormalEquations:
+        """Sum over images: features float64 [n, d] and known labels float64 [n, k]."""
         return cls(len(x), x.sum(axis=0), y.sum(axis=0), x.T @ x, x.T @ y)
 
-    def without(self, part: _Equations) -> _Equations:
+    def without(self, part: NormalEquations) -> NormalEquations:
         """Leave out a part of the images."""
-        return _Equations(
+        return NormalEquations(
             self.n - part.n,
             self.x - part.x,
             self.y - part.y,
@@ -129,7 +132,7 @@ class _Equations:
         )
 
     def solved(self, strengths: npt.ArrayLike) -> tuple[Values, Values]:
-        """Give weights [d, s, k] and intercepts [s, k] for each strength [s]."""
+        """Give weights [d, s, k] and intercepts [s, k] for each strength; 0 for no image."""
         n, x, y = max(self.n, 1), self.x, self.y
         values, vectors = np.linalg.eigh(self.xx - np.outer(x, x) / n)
         turned = vectors.T @ (self.xy - np.outer(x, y) / n)
@@ -141,8 +144,8 @@ class _Equations:
 
 def _by_folds(x: Values, y: Values, fold: _Ints) -> tuple[Values, Values]:
     """Choose the strength of each finding, [k], and give its held-out scores, [n, k]."""
-    parts = [_Equations.of(x[fold == f], y[fold == f]) for f in range(FOLDS)]
-    whole = _Equations(*(sum(getattr(p, name) for p in parts) for name in vars(parts[0])))
+    parts = [NormalEquations.of(x[fold == f], y[fold == f]) for f in range(FOLDS)]
+    whole = NormalEquations(*(sum(getattr(p, name) for p in parts) for name in vars(parts[0])))
     squared = np.zeros((len(STRENGTHS), y.shape[1]))
     solutions = [whole.without(part).solved(STRENGTHS) for part in parts]
     for f, (weights, intercepts) in enumerate(solutions):
@@ -160,12 +163,11 @@ def _by_folds(x: Values, y: Values, fold: _Ints) -> tuple[Values, Values]:
     return np.array(STRENGTHS)[best], scores
 
 
-def _together(labels: Floats) -> Iterator[_Ints]:
-    """Give the columns that are known for the same images, of those with both labels."""
+def known_together(labels: Floats) -> Iterator[_Ints]:
+    """Group the columns of labels [n, K] whose labels are known for the same images."""
     groups: dict[bytes, list[int]] = {}
     for column, y in enumerate(labels.T):
-        if (y == 1).any() and (y == 0).any():
-            groups.setdefault(np.packbits(np.isnan(y)).tobytes(), []).append(column)
+        groups.setdefault(np.packbits(np.isnan(y)).tobytes(), []).append(column)
     for columns in groups.values():
         yield np.array(columns, dtype=np.int64)
 

@@ -17,29 +17,27 @@ Shapes: B images of S × S pixels, K findings, C channels of the last feature ma
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
 
-import huggingface_hub
-import timm
 import torch
 from torch import Tensor, nn
 
-from chestxray.errors import BundleError, RecipeError
-from chestxray.model.feature_maps import (
-    NoFeatureMapError,
-    feature_maps,
-    finer_stages,
-    spread,
+from chestxray.errors import BundleError
+from chestxray.model.backbones import (
+    divided,
+    grey_normalisation,
+    no_exact_maps,
+    no_feature_map,
+    no_images_of,
+    noise,
+    stages_of,
+    timm_model,
+    timms_features,
 )
+from chestxray.model.feature_maps import NoFeatureMapError, feature_maps, spread
 from chestxray.model.model_card import Head
-from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
+from chestxray.model.pretrained import pretrained_model
 from chestxray.model.test_time import View, averaged
-
-_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
-_SECONDS: Final = 10.0  # to wait for the hub
 
 
 class Classifier(nn.Module):
@@ -73,12 +71,12 @@ class Classifier(nn.Module):
         self.findings = tuple(findings)
         self.size = size
         self.tta = tuple(tta)
-        model = _timm_model(backbone, size, drop_path)
-        mean, std = _grey_normalisation(model)
-        image = _probe(size)
-        expected = _timms_features(model, image)
-        self.finer = _finer_stages(model, backbone) if head == "multiscale" else ()
-        self.backbone, self.pooled_layers = _divided(model, backbone)
+        model = timm_model(backbone, size, drop_path)
+        mean, std = grey_normalisation(model)
+        image = noise(size)
+        expected = timms_features(model, image)
+        self.finer = stages_of(model, backbone) if head == "multiscale" else ()
+        self.backbone, self.pooled_layers = divided(model, backbone)
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
@@ -128,23 +126,25 @@ class Classifier(nn.Module):
         Raises:
             RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
         """
-        if weights == "imagenet":
-            check_reachable(backbone)
-        file = _cached(backbone) if weights == "imagenet" else _existing(weights)
-        overlay = {"file": str(file)} if file else None
-        try:
-            whole = timm.create_model(
-                backbone,
-                pretrained=True,
-                in_chans=1,
-                pretrained_cfg_overlay=overlay,
-                **_image_size(backbone, self.size),
-            )
-        except Exception as error:  # timm, torch, safetensors and the hub each raise their own
-            raise RecipeError(_cannot_load(weights, backbone, error)) from error
-        trained, layers = _divided(whole, backbone)
+        whole = pretrained_model(weights, backbone, self.size)
+        trained, layers = divided(whole, backbone)
         self.backbone.load_state_dict(trained.state_dict())
         self.pooled_layers.load_state_dict(layers.state_dict())
+
+    def check_side(self, side: int) -> None:
+        """Check that training can take images of another side than `size`, in pixels.
+
+        Raises:
+            RecipeError: the backbone takes none of this side.
+        """
+        image, training = noise(side).to(self.mean), self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                self._features(image)
+        except (AssertionError, NoFeatureMapError, RuntimeError) as error:
+            raise no_images_of(side, error) from error
+        self.train(training)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Give the backbone's feature maps, the finest first, each [B, C, h, w]."""
@@ -177,47 +177,6 @@ class Classifier(nn.Module):
         return logits
 
 
-def check_reachable(backbone: str) -> None:
-    """Check without a download that timm can get the ImageNet weights of a backbone.
-
-    It takes ten seconds at most, where the download's own retries would take over a minute.
-
-    Raises:
-        RecipeError: there are none, or they are not in the cache and the hub does not answer.
-    """
-    known = timm.get_pretrained_cfg(backbone)
-    if known is None or not known.has_weights:
-        raise RecipeError(
-            f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
-            f"start from scratch with --set weights=none"
-        )
-    if not known.hf_hub_id or _cached(backbone):
-        return
-    failure = _hub_failure(known.hf_hub_id)
-    if failure is not None:
-        raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
-
-
-def _hub_failure(repository: str) -> Exception | None:
-    """Ask the hub for a repository; give what failed, also where no answer comes in time.
-
-    A thread asks: the hub's own timeout does not cover the look-up of its address.
-    """
-    failures: list[Exception] = [TimeoutError(f"no answer from the hub in {_SECONDS:g} s")]
-
-    def ask() -> None:
-        try:
-            huggingface_hub.model_info(repository, timeout=_SECONDS)
-            failures.clear()
-        except Exception as error:  # noqa: BLE001 - its classes change with the hub's HTTP library
-            failures[:] = [error]
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_SECONDS)
-    return failures[0] if failures else None
-
-
 def to_input(images: Tensor) -> Tensor:
     """Turn canonical images uint8 [B, S, S] into the network's input, float32 [B, 1, S, S]."""
     return images.unsqueeze(1).float().div_(255)
@@ -231,111 +190,6 @@ def _means(features: Tensor) -> Tensor:
 def _in_float32(features: Tensor) -> torch.autocast:
     """Turn autocast off: rounding a logit to bfloat16 moves a probability by up to 0.01."""
     return torch.autocast(features.device.type, enabled=False)
-
-
-def _timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
-    """Create a timm model of one grey channel that ends in its pooled features.
-
-    One that classifies by its class token gives the mean of its patch tokens instead.
-    """
-    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    try:
-        model = timm.create_model(
-            name, pretrained=False, in_chans=1, **options, **_image_size(name, size)
-        )
-    except AssertionError as error:
-        raise _no_images_of(size, error) from error
-    except TypeError as error:
-        if "drop_path" not in str(error):
-            raise _no_images_of(size, error) from error
-        raise RecipeError(
-            f"timm's {name} has no residual blocks to skip ({error}): use --set drop_path=0"
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
-        hint = f"; similar names: {', '.join(near)}" if near else ""
-        raise RecipeError(f"timm has no backbone {name!r}{hint}") from error
-    untyped: Any = model
-    token = getattr(model, "global_pool", None) == "token"
-    try:
-        untyped.reset_classifier(0, *(["avg"] * token))
-    except AssertionError as error:
-        raise RecipeError(_no_exact_maps(name, str(error))) from error
-    return untyped
-
-
-def _image_size(name: str, size: int) -> dict[str, Any]:
-    """Give the argument for timm that builds a transformer for images of another size."""
-    known = timm.get_pretrained_cfg(name)
-    if known is None or not known.fixed_input_size or known.input_size[-1] == size:
-        return {}
-    return {"img_size": size}
-
-
-def _no_images_of(size: int, reason: object) -> RecipeError:
-    return RecipeError(
-        f"the backbone takes no images of {size} px ({reason}): choose another size or backbone"
-    )
-
-
-def _grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401
-    """Give the mean and standard deviation of a timm model, averaged over its three colours.
-
-    timm sums the first layer's weights over colours when it adapts them to one grey channel.
-    """
-    settings = model.pretrained_cfg
-    mean, std = (round(sum(settings[of]) / len(settings[of]), 6) for of in ("mean", "std"))
-    return mean, std
-
-
-def _probe(size: int) -> Tensor:
-    """Give one image of noise, always the same, without a draw from torch's own generator."""
-    return torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401
-    """Give what timm's own model hands to its classifier, [1, C]."""
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if isinstance(patch, tuple) and image.shape[-1] % patch[0]:
-        reason = f"its patches of {patch[0]} px do not fill them"  # the rest would not be seen
-        raise _no_images_of(image.shape[-1], reason)
-    training = model.training
-    try:
-        with torch.no_grad():
-            features: Tensor = model.eval()(image)
-    except (AssertionError, RuntimeError) as error:
-        raise _no_images_of(image.shape[-1], error) from error
-    model.train(training)
-    return features
-
-
-def _finer_stages(model: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401
-    try:
-        return finer_stages(model)
-    except NoFeatureMapError as error:
-        raise RecipeError(
-            f"head = multiscale needs feature maps at strides 8 and 16, {name} has none ({error}): "
-            f"choose head = plain, or another backbone, such as densenet121"
-        ) from error
-
-
-def _divided(model: Any, name: str) -> tuple[nn.Module, PooledLayers]:  # noqa: ANN401
-    """Take pooling and all after it off a timm model, so that it ends in its feature map."""
-    try:
-        _stop_pooling(model)
-        return model, take_out(model)
-    except (AssertionError, UnsupportedLayerError) as error:
-        raise RecipeError(_no_exact_maps(name, str(error))) from error
-
-
-def _stop_pooling(model: Any) -> None:  # noqa: ANN401
-    model.reset_classifier(0)
-    try:
-        model.reset_classifier(0, "")
-    except AssertionError:  # a few heads cannot do without, but pool by a layer of this name
-        if not hasattr(getattr(model, "head", None), "global_pool"):
-            raise
-        model.head.global_pool = nn.Identity()
 
 
 def _check_features(
@@ -354,60 +208,14 @@ def _check_features(
             means = _means(last)
             sides = layers.eval()(means).flatten(1), layers.shares(last, means).mean((2, 3))
     except (NoFeatureMapError, RuntimeError) as error:  # RuntimeError: another number of channels
-        raise _no_feature_map(name, error) from error
+        raise no_feature_map(name, error) from error
     backbone.train(training)
     layers.train(training)
     if sides[0].shape != expected.shape:
-        raise _no_feature_map(name, f"it gives {tuple(last.shape)}")
+        raise no_feature_map(name, f"it gives {tuple(last.shape)}")
     if not all(torch.allclose(side, expected, rtol=1e-3, atol=1e-4) for side in sides):
-        raise RecipeError(_no_exact_maps(name, "it does more than average its feature map"))
+        raise no_exact_maps(name, "it does more than average its feature map")
     return [of.shape[1] for of in finer]
-
-
-def _no_feature_map(name: str, reason: object) -> RecipeError:
-    return RecipeError(
-        f"a backbone must end in a feature map [batch, channels, height, width] or in patch "
-        f"tokens, {name} does not ({reason}): choose another one, such as densenet121"
-    )
-
-
-def _no_exact_maps(name: str, reason: str) -> str:
-    return (
-        f"class maps of timm's {name} would not add up to its logits ({reason}): choose another "
-        f"backbone, such as densenet121, resnet50 or convnext_tiny"
-    )
-
-
-def _cached(backbone: str) -> Path | None:
-    """Give the file of a backbone's ImageNet weights in the hub's cache, None where it is not."""
-    known = timm.get_pretrained_cfg(backbone)
-    if known is None or not known.hf_hub_id:
-        return None
-    cached = (huggingface_hub.try_to_load_from_cache(known.hf_hub_id, name) for name in _HUB_FILES)
-    return next((Path(path) for path in cached if isinstance(path, str)), None)
-
-
-def _existing(weights: str) -> Path:
-    path = Path(weights)
-    if not path.is_file():
-        raise RecipeError(
-            f"the weights file {weights!r} does not exist: weights must be `imagenet`, `none` or "
-            f"a file"
-        )
-    return path
-
-
-def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if weights == "imagenet":
-        return (
-            f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
-            f"or give a file with --set weights=FILE, or start from scratch with --set weights=none"
-        )
-    return (
-        f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "
-        f"file of this backbone"
-    )
 
 
 def check_finite(classifier: Classifier) -> None:

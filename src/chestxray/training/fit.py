@@ -29,7 +29,7 @@ from chestxray.artifacts import lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
-from chestxray.model.network import Classifier
+from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights
 from chestxray.training import recipe as recipes
@@ -41,6 +41,7 @@ from chestxray.training.lightning_module import Task
 from chestxray.training.loop import (
     Outcome,
     Processes,
+    classifier_of,
     lightning_precision,
     run_epochs,
     task_of,
@@ -135,8 +136,8 @@ def train(
         ArtifactError: no such dataset, the run exists already, there is none to resume, it was
             trained on another dataset, its checkpoint is not one that this version wrote,
             images of the dataset were altered, or another training works in the folder.
-        TrainingError: nothing to learn from, the loss is no longer finite, or one of several
-            processes died.
+        TrainingError: nothing to learn from, the loss is no longer finite, one of several
+            processes died, or several were asked for where the head alone is fitted.
         MissingExtraError: TensorBoard is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
@@ -149,6 +150,7 @@ def train(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
+    _check_method(chosen, processes, tensorboard)
     if not first:
         run_in_processes(dataset, chosen, run, tensorboard, processes)
         return _awaited(run)
@@ -174,10 +176,7 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone.
     """
-    classifier = Classifier(
-        recipe.backbone, ("Finding",), recipe.size, drop_path=recipe.drop_path, head=recipe.head
-    )
-    initial_weights.check(classifier, recipe)
+    initial_weights.check(classifier_of(recipe, Findings(("Finding",)), resumed=True), recipe)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
@@ -194,6 +193,14 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
             raise TrainingError(
                 f"{dataset.folder}: no finding is both present and absent in the {split} split"
             )
+
+
+def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:
+    if recipe.method != "gradient" and (processes.count > 1 or tensorboard):
+        raise TrainingError(
+            f"method = {recipe.method} fits the head in one process and has no epochs: leave out "
+            f"--devices, --nodes and --tensorboard"
+        )
 
 
 def _check_same(run: Path, manifest: Manifest, recipe: Recipe) -> None:

@@ -19,7 +19,8 @@ from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
-from chestxray.model.network import Classifier, check_reachable
+from chestxray.model.network import Classifier
+from chestxray.model.pretrained import check_reachable
 from chestxray.training.recipe_keys import Recipe
 
 _HEAD: Final = "head."

@@ -167,7 +167,11 @@ def task_of(dataset: Dataset, recipe: Recipe, resumed: bool) -> Task:
 
 
 def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:
-    """Make the network of a recipe, with its initial weights unless it is resumed."""
+    """Make the network of a recipe, with its initial weights unless it is resumed.
+
+    Raises:
+        RecipeError: as `Classifier`, `Classifier.check_side` and `initial_weights.load` say.
+    """
     classifier = Classifier(
         recipe.backbone,
         findings,
@@ -177,6 +181,8 @@ def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifi
         recipe.tta,
         recipe.head,
     )
+    for side, _ in recipe.progressive:
+        classifier.check_side(side)
     if not resumed:
         initial_weights.load(classifier, recipe)
     return classifier.to(memory_format=torch.channels_last)

@@ -96,9 +96,9 @@ class WeightAverage(nn.Module):
         self.classifier = copy.deepcopy(classifier).requires_grad_(False).eval()
         self.decay = decay
 
-    def train(self, mode: bool = True) -> WeightAverage:
+    def train(self, mode: bool = True) -> WeightAverage:  # noqa: ARG002 - nn.Module's
         """Stay in evaluation mode: the average is never trained itself."""
-        return super().train(False) if mode else super().train(mode)
+        return super().train(False)
 
     @torch.no_grad()
     def update(self, classifier: Classifier, steps: int) -> None:

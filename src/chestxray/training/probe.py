@@ -29,24 +29,26 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from chestxray.artifacts import write_json, write_table
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation.logistic_regression import fit_logistic
-from chestxray.evaluation.ridge import FOLDS, folds_of
-from chestxray.model.engines import run_all
+from chestxray.evaluation.ridge import FOLDS, NormalEquations, folds_of, known_together
 from chestxray.model.network import Classifier
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.progress import progress
 from chestxray.training import recipe as recipes
+from chestxray.training import threads
 from chestxray.training.lightning_module import Task
-from chestxray.training.loop import Outcome
+from chestxray.training.loop import Outcome, resolve
 
 Regression = Literal["ridge", "logistic"]
 
 _STRENGTHS: Final = tuple(float(of) for of in np.logspace(2, -4, 13))  # the strongest first
 _HALF: Final = 100.0
+_BATCH: Final = 32  # images
 _STEPS: Final = 100  # of L-BFGS for one strength at most
 
 _Floats = npt.NDArray[np.float64]
-_Path = tuple[Tensor, Tensor]
-_Fitter = Callable[[Tensor, Tensor], _Path]
+_Path = tuple[_Floats, _Floats]
+_Fitter = Callable[[_Floats, _Floats], _Path]
+_Loss = Callable[[_Floats, _Floats], _Floats]
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,14 @@ class Probe:
         """
         mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
         scale[scale == 0] = 1
-        x = torch.from_numpy((features - mean) / scale)
-        y = torch.from_numpy(np.asarray(labels, dtype=np.float64))
+        x, y = (features - mean) / scale, labels.astype(np.float64)
         path, loss = _REGRESSIONS[regression]
         held_out = _held_out(x, y, folds_of(patients, FOLDS, seed), path)
         chosen = _chosen(_losses(held_out, y, loss), y)
         weights, biases = path(x, y)
         own = np.arange(y.shape[1])
-        w, b = weights.numpy()[chosen, :, own], biases.numpy()[chosen, own]
-        scores = held_out.numpy()[chosen, :, own].T
+        w, b = weights[:, chosen, own].T, biases[chosen, own]
+        scores = held_out[:, chosen, own]
         if regression == "ridge":
             w, b, scores = _as_logits(w, b, scores, labels)
         fitted = _two_sided(labels)
@@ -122,19 +123,21 @@ def fit_head(dataset: Dataset, task: Task, run: Path) -> Outcome:
         run: the folder of the run.
     """
     start, recipe = time.monotonic(), task.recipe
-    classifier = task.classifier.eval().to(device())
+    bfloat16 = resolve(recipe.precision, device()) == "bfloat16"
+    engine = TorchEngine(task.classifier.eval().to(device()), bfloat16)
     write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
     recipes.save(run / "recipe.yaml", recipe)
     rows = dataset.rows("train")
+    threads.choose(recipe.threads, lambda: engine.run(dataset.images[rows[:_BATCH]]))
     patients = dataset.index["patient"].iloc[rows].to_numpy(dtype=str)
     labels = dataset.labels(rows)
     method: Regression = "ridge" if recipe.method == "ridge" else "logistic"
-    features = _features(classifier, dataset, rows)
+    features = _features(engine, dataset, rows)
     probe = Probe.fit(features, labels, patients, method, recipe.seed)
-    probe.into(classifier)
+    probe.into(task.classifier)
     task.outputs["train"].add(torch.from_numpy(probe.held_out), torch.from_numpy(labels))
     val = dataset.rows("val")
-    logits = _features(classifier, dataset, val) @ probe.weights.T + probe.biases
+    logits = _features(engine, dataset, val) @ probe.weights.T + probe.biases
     task.outputs["val"].add(torch.from_numpy(logits), torch.from_numpy(dataset.labels(val)))
     table = [{"epoch": 0, "split": split, **task.measures(split)} for split in task.outputs]
     write_table(run / "history.csv", pd.DataFrame(table))
@@ -142,56 +145,46 @@ def fit_head(dataset: Dataset, task: Task, run: Path) -> Outcome:
 
 
 def _features(
-    classifier: Classifier, dataset: Dataset, rows: npt.NDArray[np.int64]
+    engine: TorchEngine, dataset: Dataset, rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """Give the head's input of some images, float32 [N, C]."""
     found = []
     with progress("features", len(rows), "images") as advance:
-        for answer in run_all(TorchEngine(classifier), dataset.images[rows]):
+        for start in range(0, len(rows), _BATCH):
+            answer = engine.run(dataset.images[rows[start : start + _BATCH]])
             found.append(answer.features)
             advance(len(answer.features))
     return np.concatenate(found)
 
 
-def _held_out(x: Tensor, y: Tensor, fold: npt.NDArray[np.int64], path: _Fitter) -> Tensor:
-    """Give the scores of each image by the other folds for every strength, [S, N, K]."""
-    scores = torch.empty((len(_STRENGTHS), *y.shape), dtype=torch.float64)
+def _held_out(x: _Floats, y: _Floats, fold: npt.NDArray[np.int64], path: _Fitter) -> _Floats:
+    """Give the scores of each image by the other folds for every strength, [N, S, K]."""
+    scores = np.empty((len(y), len(_STRENGTHS), y.shape[1]))
     for f in range(FOLDS):
-        here = torch.from_numpy(fold == f)
+        here = fold == f
         weights, biases = path(x[~here], y[~here])
-        scores[:, here] = x[here] @ weights + biases[:, None]
+        scores[here] = np.tensordot(x[here], weights, 1) + biases
     return scores
 
 
-def _ridge(x: Tensor, y: Tensor) -> _Path:
-    """Give the weights [S, C, K] and biases [S, K] of least squares for every strength."""
-    weights = x.new_zeros((len(_STRENGTHS), x.shape[1], y.shape[1]))
-    biases = x.new_zeros((len(_STRENGTHS), y.shape[1]))
-    known = ~y.isnan()
-    patterns, place = torch.unique(known, dim=1, return_inverse=True)
-    for number, rows in enumerate(patterns.T):
-        columns = torch.nonzero(place == number)[:, 0]
-        if not rows.any():
-            continue
-        cells, targets = x[rows], y[rows][:, columns]
-        middle, level = cells.mean(0), targets.mean(0)
-        centred = cells - middle
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(cells))
-        turned = vectors.T @ (centred.T @ (targets - level) / len(cells))
-        for s, strength in enumerate(_STRENGTHS):
-            w = vectors @ (turned / (values.clamp(min=0) + strength)[:, None])
-            weights[s][:, columns] = w
-            biases[s, columns] = level - middle @ w
+def _ridge(x: _Floats, y: _Floats) -> _Path:
+    """Give the weights [C, S, K] and biases [S, K] of least squares for every strength."""
+    weights = np.zeros((x.shape[1], len(_STRENGTHS), y.shape[1]))
+    biases = np.zeros(weights.shape[1:])
+    for columns in known_together(y):
+        known = ~np.isnan(y[:, columns[0]])
+        equations = NormalEquations.of(x[known], y[np.ix_(known, columns)])
+        weights[:, :, columns], biases[:, columns] = equations.solved(_STRENGTHS)
     return weights, biases
 
 
-def _logistic(x: Tensor, y: Tensor) -> _Path:
+def _logistic(x: _Floats, y: _Floats) -> _Path:
     """Give the same of logistic regression; each strength starts from the one before."""
-    known = ~y.isnan()
-    share = known / known.sum(0).clamp(min=1)
-    target = torch.where(known, y, torch.zeros_like(y))
-    w = x.new_zeros((x.shape[1], y.shape[1]), requires_grad=True)
-    b = torch.from_numpy(_prior(y.numpy())).requires_grad_()
+    known = ~np.isnan(y)
+    features, target = torch.from_numpy(x), torch.from_numpy(np.where(known, y, 0))
+    share = torch.from_numpy(known / known.sum(0).clip(min=1))
+    w = features.new_zeros((x.shape[1], y.shape[1]), requires_grad=True)
+    b = torch.from_numpy(_prior(y)).requires_grad_()
     weights, biases = [], []
     for strength in _STRENGTHS:
         search = torch.optim.LBFGS(
@@ -200,47 +193,47 @@ def _logistic(x: Tensor, y: Tensor) -> _Path:
 
         def step(search: torch.optim.LBFGS = search, strength: float = strength) -> Tensor:
             search.zero_grad()
-            cost = binary_cross_entropy_with_logits(x @ w + b, target, share, reduction="sum")
+            logits = features @ w + b
+            cost = binary_cross_entropy_with_logits(logits, target, share, reduction="sum")
             cost = cost + strength / 2 * w.square().sum()
             cost.backward()  # type: ignore[no-untyped-call]
             return cost
 
         search.step(step)  # type: ignore[no-untyped-call]
-        weights.append(w.detach().clone())
-        biases.append(b.detach().clone())
-    return torch.stack(weights), torch.stack(biases)
+        weights.append(w.detach().numpy().copy())
+        biases.append(b.detach().numpy().copy())
+    return np.stack(weights, 1), np.stack(biases)
 
 
-def _squared(scores: Tensor, y: Tensor) -> Tensor:
-    return (scores - y).square()
+def _squared(scores: _Floats, y: _Floats) -> _Floats:
+    return (scores - y) ** 2
 
 
-def _cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(scores, y.expand_as(scores), reduction="none")
+def _cross_entropy(scores: _Floats, y: _Floats) -> _Floats:
+    return np.asarray(np.logaddexp(0, scores) - y * scores)
 
 
-_REGRESSIONS: Final[dict[str, tuple[_Fitter, Callable[[Tensor, Tensor], Tensor]]]] = {
+_REGRESSIONS: Final[dict[str, tuple[_Fitter, _Loss]]] = {
     "ridge": (_ridge, _squared),
     "logistic": (_logistic, _cross_entropy),
 }
 
 
-def _losses(scores: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> _Floats:
+def _losses(scores: _Floats, y: _Floats, loss: _Loss) -> _Floats:
     """Give each finding's mean loss for each strength over known labels, [S, K]."""
-    known = ~y.isnan()
-    each = loss(scores, torch.where(known, y, torch.zeros_like(y))) * known
-    means: _Floats = (each.sum(1) / known.sum(0).clamp(min=1)).numpy()
-    return means
+    known = ~np.isnan(y)
+    each = loss(scores, np.where(known, y, 0)[:, None]) * known[:, None]
+    return np.asarray(each.sum(0) / known.sum(0).clip(min=1))
 
 
-def _chosen(losses: _Floats, y: Tensor) -> npt.NDArray[np.int64]:
+def _chosen(losses: _Floats, y: _Floats) -> npt.NDArray[np.int64]:
     """Choose the place of each finding's strength, [K], with losses shared among findings."""
-    fitted = _two_sided(y.numpy())
+    fitted = _two_sided(y)
     if not fitted.any():
         return np.zeros(len(fitted), dtype=np.int64)
     # The strongest penalty leaves the share of positives alone.
     relative = losses / np.where(fitted, losses[0], 1)
-    few = np.minimum((y == 1).sum(0).numpy(), (y == 0).sum(0).numpy()).astype(np.float64)
+    few = np.minimum((y == 1).sum(0), (y == 0).sum(0)).astype(np.float64)
     together = (relative * few)[:, fitted].sum(1) / few[fitted].sum()
     own = few / (few + _HALF)
     return np.asarray((own * relative + (1 - own) * together[:, None]).argmin(0), dtype=np.int64)

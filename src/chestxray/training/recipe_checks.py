@@ -71,7 +71,9 @@ def check_folder(run: Path, resume: bool) -> None:
     if resume and not own.exists():
         raise ArtifactError(f"{run} holds no run to resume: leave out --resume to start one")
     if own.exists() and not resume:
-        raise ArtifactError(f"{run} holds a run: resume it with --resume, or choose another --out")
+        raise ArtifactError(
+            f"{run} holds a run: resume it with `chestxray train --resume`, or choose another --out"
+        )
     for old in (file for file in files if file.suffix == ".ckpt"):
         raise ArtifactError(
             f"{old} is a checkpoint in the format of PyTorch, which can run code when it is "

@@ -34,6 +34,10 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SmallSide = Annotated[int, Field(ge=16, le=2048)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
+_OF_EVERY_METHOD: Final = {
+    "name", "description", "cost", "expected", "backbone", "head", "weights", "size", "method",
+    "tta", "precision", "threads", "seed",
+}  # fmt: skip
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
 
 
@@ -165,7 +169,7 @@ class Recipe(Strict):
             (arXiv 1710.09412); 0 mixes none.
         method: `gradient` trains the network. `ridge` and `logistic` leave the backbone as it
             starts and fit the head alone, by a regression of the findings on its features, see
-            `probe`; the keys of augmentation, sampling, optimiser and epochs play no role then.
+            `probe`; keys of augmentation, loss, sampling, optimiser and epochs are refused then.
         loss: what is minimised.
         mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
             dataset must have masks, as those of phantoms do.
@@ -214,7 +218,7 @@ class Recipe(Strict):
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
     dropout: _BelowOne = 0.0
     drop_path: _BelowOne = 0.0
-    augment: Augment = Augment()
+    augment: Augment = Field(default_factory=Augment)
     mixup: _NotNegative = 0.0
     method: Literal["gradient", "ridge", "logistic"] = "gradient"
     loss: Loss = Loss()
@@ -256,11 +260,17 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _fit_the_head_by_its_own_loss(self) -> Self:
-        if self.method != "gradient" and (self.loss != Loss() or self.mask_weight):
+    def _refuse_what_only_gradients_use(self) -> Self:
+        default = Recipe.model_construct()
+        idle = [
+            key
+            for key in Recipe.model_fields
+            if key not in _OF_EVERY_METHOD and getattr(self, key) != getattr(default, key)
+        ]
+        if self.method != "gradient" and idle:
             rule = (
-                "it has its own loss; the keys loss and mask_weight should be left out, or method "
-                "be 'gradient'"
+                f"it fits the head alone and does not use {', '.join(idle)}; leave them out, or "
+                f"take method = 'gradient'"
             )
             raise _of_key("method", rule, self.method)
         return self

@@ -1,0 +1,140 @@
+"""Backbones: timm models that end in a feature map, with the errors of those that cannot.
+
+A backbone is accepted where class maps add up to the logits: where timm's own pooled features are
+the mean of its last feature map, or of layers whose output can be shared out (`pooled_layers`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from chestxray.errors import RecipeError
+from chestxray.model.feature_maps import NoFeatureMapError, finer_stages
+from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
+
+
+def timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
+    """Create a timm model of one grey channel that ends in its pooled features.
+
+    One that classifies by its class token gives the mean of its patch tokens instead.
+    """
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    try:
+        model = timm.create_model(
+            name, pretrained=False, in_chans=1, **options, **image_size(name, size)
+        )
+    except AssertionError as error:
+        raise no_images_of(size, error) from error
+    except TypeError as error:
+        if "drop_path" not in str(error):
+            raise no_images_of(size, error) from error
+        raise RecipeError(
+            f"timm's {name} has no residual blocks to skip ({error}): use --set drop_path=0"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:8]}*")[:5]
+        hint = f"; similar names: {', '.join(near)}" if near else ""
+        raise RecipeError(f"timm has no backbone {name!r}{hint}") from error
+    untyped: Any = model
+    token = getattr(model, "global_pool", None) == "token"
+    try:
+        untyped.reset_classifier(0, *(["avg"] * token))
+    except AssertionError as error:
+        raise no_exact_maps(name, str(error)) from error
+    return untyped
+
+
+def image_size(name: str, size: int) -> dict[str, Any]:
+    """Give the argument for timm that builds a transformer for images of another size."""
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.fixed_input_size or known.input_size[-1] == size:
+        return {}
+    return {"img_size": size}
+
+
+def no_images_of(size: int, reason: object) -> RecipeError:
+    """Make the error for images that a backbone does not take."""
+    return RecipeError(
+        f"the backbone takes no images of {size} px ({reason}): choose another size or backbone"
+    )
+
+
+def grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401
+    """Give the mean and standard deviation of a timm model, averaged over its three colours.
+
+    timm sums the first layer's weights over colours when it adapts them to one grey channel.
+    """
+    settings = model.pretrained_cfg
+    mean, std = (round(sum(settings[of]) / len(settings[of]), 6) for of in ("mean", "std"))
+    return mean, std
+
+
+def noise(size: int) -> Tensor:
+    """Give one image of noise, always the same, without a draw from torch's own generator."""
+    return torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401
+    """Give what timm's own model hands to its classifier, [1, C]."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and image.shape[-1] % patch[0]:
+        reason = f"its patches of {patch[0]} px do not fill them"  # the rest would not be seen
+        raise no_images_of(image.shape[-1], reason)
+    training = model.training
+    try:
+        with torch.no_grad():
+            features: Tensor = model.eval()(image)
+    except (AssertionError, RuntimeError) as error:
+        raise no_images_of(image.shape[-1], error) from error
+    model.train(training)
+    return features
+
+
+def stages_of(model: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401
+    """Give the indices of the stages whose maps the multi-scale head pools."""
+    try:
+        return finer_stages(model)
+    except NoFeatureMapError as error:
+        raise RecipeError(
+            f"head = multiscale needs feature maps at strides 8 and 16, {name} has none ({error}): "
+            f"choose head = plain, or another backbone, such as densenet121"
+        ) from error
+
+
+def divided(model: Any, name: str) -> tuple[nn.Module, PooledLayers]:  # noqa: ANN401
+    """Take pooling and all after it off a timm model, so that it ends in its feature map."""
+    try:
+        _stop_pooling(model)
+        return model, take_out(model)
+    except (AssertionError, UnsupportedLayerError) as error:
+        raise no_exact_maps(name, str(error)) from error
+
+
+def _stop_pooling(model: Any) -> None:  # noqa: ANN401
+    model.reset_classifier(0)
+    try:
+        model.reset_classifier(0, "")
+    except AssertionError:  # a few heads cannot do without, but pool by a layer of this name
+        if not hasattr(getattr(model, "head", None), "global_pool"):
+            raise
+        model.head.global_pool = nn.Identity()
+
+
+def no_feature_map(name: str, reason: object) -> RecipeError:
+    """Make the error for a backbone that ends in something else."""
+    return RecipeError(
+        f"a backbone must end in a feature map [batch, channels, height, width] or in patch "
+        f"tokens, {name} does not ({reason}): choose another one, such as densenet121"
+    )
+
+
+def no_exact_maps(name: str, reason: str) -> RecipeError:
+    """Make the error for a backbone whose class maps would not explain its logits."""
+    return RecipeError(
+        f"class maps of timm's {name} would not add up to its logits ({reason}): choose another "
+        f"backbone, such as densenet121, resnet50 or convnext_tiny"
+    )

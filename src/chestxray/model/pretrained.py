@@ -1,0 +1,117 @@
+"""Pretrained weights of timm's models: from the hub, from its cache, or from a file."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import huggingface_hub
+import timm
+
+from chestxray.errors import RecipeError
+from chestxray.model.backbones import image_size
+
+_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
+_SECONDS: Final = 10.0  # to wait for the hub
+
+
+def pretrained_model(weights: str, backbone: str, size: int) -> Any:  # noqa: ANN401 - no common type
+    """Give a whole timm model of one grey channel with trained weights.
+
+    Args:
+        weights: `imagenet`, or a file of the whole state of timm's `backbone`, classifier included;
+            one with a missing, extra or misshapen tensor is refused.
+        backbone: name of the model.
+        size: of the images, pixels.
+
+    Raises:
+        RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
+    """
+    if weights == "imagenet":
+        check_reachable(backbone)
+    file = _cached(backbone) if weights == "imagenet" else _existing(weights)
+    overlay = {"file": str(file)} if file else None
+    try:
+        return timm.create_model(
+            backbone,
+            pretrained=True,
+            in_chans=1,
+            pretrained_cfg_overlay=overlay,
+            **image_size(backbone, size),
+        )
+    except Exception as error:  # timm, torch, safetensors and the hub each raise their own
+        raise RecipeError(_cannot_load(weights, backbone, error)) from error
+
+
+def check_reachable(backbone: str) -> None:
+    """Check without a download that timm can get the ImageNet weights of a backbone.
+
+    It takes ten seconds at most, where the download's own retries would take over a minute.
+
+    Raises:
+        RecipeError: there are none, or they are not in the cache and the hub does not answer.
+    """
+    known = timm.get_pretrained_cfg(backbone)
+    if known is None or not known.has_weights:
+        raise RecipeError(
+            f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
+            f"start from scratch with --set weights=none"
+        )
+    if not known.hf_hub_id or _cached(backbone):
+        return
+    failure = _hub_failure(known.hf_hub_id)
+    if failure is not None:
+        raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
+
+
+def _hub_failure(repository: str) -> Exception | None:
+    """Ask the hub for a repository; give what failed, also where no answer comes in time.
+
+    A thread asks: the hub's own timeout does not cover the look-up of its address.
+    """
+    failures: list[Exception] = [TimeoutError(f"no answer from the hub in {_SECONDS:g} s")]
+
+    def ask() -> None:
+        try:
+            huggingface_hub.model_info(repository, timeout=_SECONDS)
+            failures.clear()
+        except Exception as error:  # noqa: BLE001 - its classes change with the hub's HTTP library
+            failures[:] = [error]
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    return failures[0] if failures else None
+
+
+def _cached(backbone: str) -> Path | None:
+    """Give the file of a backbone's ImageNet weights in the hub's cache, None where it is not."""
+    known = timm.get_pretrained_cfg(backbone)
+    if known is None or not known.hf_hub_id:
+        return None
+    cached = (huggingface_hub.try_to_load_from_cache(known.hf_hub_id, name) for name in _HUB_FILES)
+    return next((Path(path) for path in cached if isinstance(path, str)), None)
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise RecipeError(
+            f"the weights file {weights!r} does not exist: weights must be `imagenet`, `none` or "
+            f"a file"
+        )
+    return path
+
+
+def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if weights == "imagenet":
+        return (
+            f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
+            f"or give a file with --set weights=FILE, or start from scratch with --set weights=none"
+        )
+    return (
+        f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "
+        f"file of this backbone"
+    )
