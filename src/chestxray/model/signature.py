@@ -232,7 +232,9 @@ def _public_key(path: Path) -> Ed25519PublicKey:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise ConfigError(f"{path} is not a key file: make one with `chestxray keygen`")
+        raise ConfigError(
+            f"{path} does not exist or is no file: name a key that `chestxray keygen` made"
+        )
     return path.read_bytes()
 
 
