@@ -19,7 +19,7 @@ def test_each_shipped_recipe_is_valid_and_says_what_it_is_its_cost_and_score(nam
     assert recipe in recipes.shipped()
 
 
-def test_baseline_is_the_recipe_of_the_specification():
+def test_baseline_is_the_reference_recipe():
     recipe = recipes.load("baseline")
     assert recipe.backbone.startswith("densenet121")
     assert (recipe.weights, recipe.size, recipe.dropout) == ("imagenet", 224, 0.5)

@@ -579,6 +579,15 @@ def test_overlays_of_another_model_are_marked(full: Path, tmp_path: Path, html: 
     assert "made with another model, other-1" in page_of(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_without_a_single_example_says_why(full: Path, tmp_path: Path, html: str) -> None:
+    said = "no assessed finding is called or missed"
+    assert said not in html
+    name = "explanations/explanations.json"
+    run = changed(full, tmp_path / "run", name, lambda listed: listed.update(shown=[]))
+    assert said in page_of(run)
+
+
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Runs on labels of one's own, by number of findings; 40 include names of 64 characters."""

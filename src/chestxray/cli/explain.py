@@ -78,6 +78,11 @@ def explain(
         f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or "
         f"unreadable"
     )
+    if not count and not run.unread:
+        typer.echo(
+            "  no assessed finding is called or missed in these images: name files in place of the "
+            "dataset to see the heatmaps of all findings"
+        )
     for name, reason in run.unread.items():
         typer.echo(f"  {name}: {reason}")
     if not count and run.unread:

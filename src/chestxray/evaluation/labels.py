@@ -378,7 +378,8 @@ def _one_split(table: str, splits: pd.Series[str], wanted: str | None) -> str:
     if len(counts) > 1:
         mixed = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise PredictionsError(
-            f"{table} mixes the splits of the labels ({mixed}): evaluate one split at a time"
+            f"{table} mixes the splits of the labels ({mixed}): evaluate the images of one split "
+            f"at a time, such as those that `chestxray predict BUNDLE DATASET --split test` reads"
         )
     found = str(counts.index[0])
     if found == _UNKNOWN_SPLIT:
