@@ -40,6 +40,34 @@ _LARGEST: Final = 4096  # px; building a network for larger images takes gigabyt
 _MADE_BY: Final = "chestxray train"
 
 
+class InitialWeights(BaseModel):
+    """What the training started from; what does not apply is None.
+
+    Attributes:
+        kind: random weights, ImageNet's, a file, a bundle, or a bundle that was trained on phantoms
+            for this.
+        sha256: of the file; of all that decided the network of phantoms.
+        model: identity of the bundle.
+        source: titles of the data sets that it was trained on.
+        synthetic: some of their radiographs are drawn.
+        recipe: name of the recipe that it was trained by.
+        head: findings whose part of its head was taken.
+        images: phantoms that were drawn; `seed` is theirs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["none", "imagenet", "file", "bundle", "phantoms"]
+    sha256: str | None = None
+    model: str | None = None
+    source: str | None = None
+    synthetic: bool | None = None
+    recipe: str | None = None
+    head: tuple[str, ...] | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
 class TrainedOn(BaseModel):
     """What the weights were trained on.
 
@@ -55,6 +83,7 @@ class TrainedOn(BaseModel):
         train_patients: in the training split.
         training_list_sha256: `list_sha256` of the training split's image names.
         recipe: name of the recipe.
+        initial_weights: what the training started from; None where it is not known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +98,7 @@ class TrainedOn(BaseModel):
     train_patients: int
     training_list_sha256: str
     recipe: str
+    initial_weights: InitialWeights | None = None
 
 
 class Recalibration(BaseModel):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chestxray.training.cross_validation import crossval
     from chestxray.training.fit import Run, check_recipe, train
     from chestxray.training.loop import Processes
+    from chestxray.training.pretraining import pretrain
     from chestxray.training.recipe import Recipe
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Run",
     "check_recipe",
     "crossval",
+    "pretrain",
     "train",
 ]
 
@@ -34,6 +36,7 @@ __getattr__ = exports(
             "train",
         ),
         "loop": ("Processes",),
+        "pretraining": ("pretrain",),
         "recipe": ("Recipe",),
     },
 )

@@ -6,7 +6,9 @@ out-of-distribution detector: it is fitted on training images. The test split is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.heatmaps import MapSummary, fit_heat_scales
-from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
+from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn, list_sha256
 from chestxray.model.network import Classifier
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
@@ -33,7 +35,13 @@ _Floats = npt.NDArray[np.float64]
 _DETECTOR_IMAGES = 1024  # of each split at most: more make it slower and no better
 
 
-def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
+def finish(
+    run: Path,
+    dataset: Dataset,
+    recipe: Recipe,
+    classifier: Classifier,
+    origin: Mapping[str, Any],
+) -> Bundle:
     """Predict validation, fit on it, and write `validation.csv` and `bundle/`.
 
     Args:
@@ -41,6 +49,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         dataset: that it was trained on.
         recipe: that it was trained by.
         classifier: with the best weights.
+        origin: of its initial weights, see `initial_weights.origin`.
     """
     val = Part(dataset, "val")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
@@ -75,7 +84,7 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         prevalences=prevalences(val.labels, findings),
         heat_references=references,
         heat_scales=scales,
-        trained_on=_trained_on(dataset, recipe),
+        trained_on=_trained_on(dataset, recipe, origin),
     )
     detector = fit_detector(dataset, recipe.seed, val, features)
     return save(run / "bundle", classifier, card, detector)
@@ -108,7 +117,7 @@ def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, MapSummar
     return logits.astype(np.float64), MapSummary(*summary), features
 
 
-def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
+def _trained_on(dataset: Dataset, recipe: Recipe, origin: Mapping[str, Any]) -> TrainedOn:
     manifest, train = dataset.manifest, dataset.index.iloc[dataset.rows("train")]
     return TrainedOn(
         source=manifest.title,
@@ -121,4 +130,5 @@ def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
         train_patients=int(train["patient"].nunique()),
         training_list_sha256=list_sha256(train["image"]),
         recipe=recipe.name,
+        initial_weights=InitialWeights.model_validate(origin),
     )

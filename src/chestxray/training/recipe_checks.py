@@ -19,6 +19,7 @@ from chestxray.errors import ArtifactError, ChestXrayError
 from chestxray.model import model_card
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
+from chestxray.training.recipe_keys import PHANTOMS
 
 _MANIFEST: Final = "dataset.json"
 _RECIPE: Final = "recipe.yaml"
@@ -137,12 +138,14 @@ def _timm_text() -> str:
 
 def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
-    if weights in {"imagenet", "none"} or not isinstance(weights, str) or Path(weights).is_file():
+    if not isinstance(weights, str) or weights in {"imagenet", "none", PHANTOMS}:
+        return []
+    if Path(weights).is_file():
         return []
     if Path(weights).is_dir():
         return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
-    rule = "the weights file does not exist; give `imagenet`, `none`, a file, or a bundle's folder"
-    return [f"weights = {weights!r}: {rule}"]
+    choices = "`imagenet`, `none`, `phantoms`, a file, or a bundle's folder"
+    return [f"weights = {weights!r}: the weights file does not exist; give {choices}"]
 
 
 def _bundle_faults(weights: str, backbone: object) -> list[str]:

@@ -34,9 +34,12 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SmallSide = Annotated[int, Field(ge=16, le=2048)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
+PHANTOMS: Final = "phantoms"
+"""The value of `weights` that pretrains on phantoms."""
+
 _OF_EVERY_METHOD: Final = {
-    "name", "description", "cost", "expected", "backbone", "head", "weights", "size", "method",
-    "tta", "precision", "threads", "seed",
+    "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
+    "method", "tta", "precision", "threads", "seed",
 }  # fmt: skip
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
 
@@ -154,9 +157,11 @@ class Recipe(Strict):
         backbone: a timm model that ends in a feature map or in patch tokens.
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
-        weights: what the network starts from: `imagenet`, `none`, a timm checkpoint file of that
-            backbone, or the folder of a bundle of it. Findings that the bundle has too keep their
-            part of its head; the others start anew.
+        weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint
+            file of that backbone, or the folder of a bundle of it. Findings that the bundle has too
+            keep their part of its head; the others start anew. `phantoms` is a bundle that is
+            trained on phantoms by the recipe `phantoms`, once, and kept: see `phantom_weights`.
+        phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
             `[[224, 10], [384, 5]]`; the epochs that are left of `max_epochs` use `size`, and the
@@ -214,6 +219,7 @@ class Recipe(Strict):
     backbone: str = "densenet121.tv_in1k"
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
+    phantoms: Annotated[int, Field(ge=16)] = 10_000
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
     dropout: _BelowOne = 0.0
