@@ -213,7 +213,7 @@ def check(recipe: Recipe) -> None:
     """
     folder = Pretraining.of(recipe).cached
     there = next(each for each in (folder, *folder.parents) if each.exists())
-    if not _trained(folder) and not os.access(there, os.W_OK):
+    if not _trained(folder) and not (there.is_dir() and os.access(there, os.W_OK)):
         raise RecipeError(
             f"weights = 'phantoms': the pretrained network would be kept in {folder}, but {there} "
             f"cannot be written; set the environment variable CHESTXRAY_CACHE to another folder"
