@@ -205,13 +205,13 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
     if phantom_weights.bundle_of(recipe) is not None:
         return resume
     check_recipe(recipe)
-    threads = torch.get_num_threads()
     with _alone(run, resume) if run else nullcontext():
         if run:
             write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
             recipes.save(run / "recipe.yaml", recipe)
+        threads = torch.get_num_threads()
         phantom_weights.provide(recipe, train)
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
     return run is not None
 
 

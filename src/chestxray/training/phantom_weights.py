@@ -49,6 +49,7 @@ Train = Callable[..., object]
 RUN: Final = "run"  # of a folder of `Pretraining.make`
 _RECORD: Final = "pretraining.json"
 _RAW, _SPLIT, _DATASET, _LOCK = "raw", "split.csv", "dataset", ".lock"
+_SOURCE: Final = "phantoms"
 _SHARES: Final = {"train": 0.95, "val": 0.05}  # of the patients; nothing is tested
 _SEED: Final = 3_000_000  # of the first population: no tree that people draw for tests has it
 _SMALLEST: Final = 64  # pixels; smaller phantoms are not drawn
@@ -156,7 +157,7 @@ class Pretraining:
                 started = (run / "recipe.yaml").exists()
                 train(dataset, None if started else self.recipe, run, resume=started)
             if not keep:
-                for left in (folder / _DATASET, run / "checkpoints"):
+                for left in (run / "checkpoints", folder / _DATASET):  # the last one is looked for
                     shutil.rmtree(left, ignore_errors=True)
         return run
 
@@ -187,7 +188,7 @@ class Pretraining:
             split = folder / _SPLIT
             write_table(split, _split(raw, self.recipe.seed))
             size = self.recipe.size
-            prepare(raw, packed, size, str(split), source=PHANTOMS, allow_empty=True)
+            prepare(raw, packed, size, str(split), source=_SOURCE, allow_empty=True)
         shutil.rmtree(raw, ignore_errors=True)
         return Dataset.open(packed)
 
@@ -200,9 +201,14 @@ def cache() -> Path:
 
 
 def bundle_of(recipe: Recipe) -> Path | None:
-    """Give the bundle that a recipe with `weights: phantoms` starts from; None if there is none."""
+    """Give the bundle that a recipe with `weights: phantoms` starts from.
+
+    Returns:
+        None where `provide` has something left to do.
+    """
     folder = Pretraining.of(recipe).cached
-    return folder / RUN / "bundle" if _trained(folder) else None
+    done = _trained(folder) and not (folder / _DATASET).exists()
+    return folder / RUN / "bundle" if done else None
 
 
 def check(recipe: Recipe) -> None:
@@ -221,7 +227,7 @@ def check(recipe: Recipe) -> None:
 
 
 def provide(recipe: Recipe, train: Train) -> None:
-    """Make the network that a recipe with `weights: phantoms` starts from, unless it is there.
+    """Make the network that a recipe with `weights: phantoms` starts from, or finish making it.
 
     Args:
         recipe: that starts from it.
@@ -238,8 +244,7 @@ def provide(recipe: Recipe, train: Train) -> None:
             f"{own.backbone} is trained on {own.phantoms:,} phantoms of {own.size} px first; it is "
             f"kept in {folder}, so this is done once (cost of the recipe {PHANTOMS}: {own.cost})"
         )
-    if not _trained(folder) or (folder / _DATASET).exists():  # or it was killed while it tidied up
-        wanted.make(folder, train, keep=False)
+    wanted.make(folder, train, keep=False)
 
 
 def _empty(folder: Path) -> bool:
@@ -252,7 +257,7 @@ def _trained(folder: Path) -> bool:
 
 def _split(raw: Path, seed: int) -> pd.DataFrame:
     """Give the part of each patient."""
-    rows = sources.read(raw, PHANTOMS).rows
+    rows = sources.read(raw, _SOURCE).rows
     parts = draw(rows, Findings(FINDINGS), _SHARES, seed)
     return rows[["patient"]].assign(split=parts).drop_duplicates()
 

@@ -35,7 +35,7 @@ _SmallSide = Annotated[int, Field(ge=16, le=2048)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
 PHANTOMS: Final = "phantoms"
-"""The value of `weights` that pretrains on phantoms."""
+"""The value of `weights` that pretrains on phantoms, and the recipe by which that is done."""
 
 _OF_EVERY_METHOD: Final = {
     "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
