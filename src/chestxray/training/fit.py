@@ -17,7 +17,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -205,8 +205,9 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
     if phantom_weights.bundle_of(recipe) is not None:
         return resume
     check_recipe(recipe)
-    with _alone(run, resume) if run else nullcontext():
+    with ExitStack() as stack:
         if run:
+            stack.enter_context(_alone(run, resume))
             write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
             recipes.save(run / "recipe.yaml", recipe)
         threads = torch.get_num_threads()
