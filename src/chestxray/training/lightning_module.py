@@ -26,7 +26,7 @@ from chestxray.training.augmentation import (
     mixed,
 )
 from chestxray.training.data import Batch
-from chestxray.training.losses import binary_cross_entropy, loss_of
+from chestxray.training.losses import binary_cross_entropy, loss_of, teacher_loss
 from chestxray.training.mask_supervision import mask_loss
 from chestxray.training.optimisation import WeightAverage, optimiser_of
 from chestxray.training.recipe import Recipe
@@ -134,7 +134,7 @@ class Task(LightningModule):
             self._begin_epoch()
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             augmented = self._augmented(batch, batch_idx)
-        loss = self._step("train", *augmented)
+        loss = self._train(*augmented)
         self._total = self._total.to(loss.device) + loss.detach()
         if batch_idx % _CHECKED_EVERY == 0:
             self.check_finite()
@@ -152,7 +152,8 @@ class Task(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         """Classify images without augmentation."""
         images, labels = batch
-        self._step("val", self._resized(to_input(images)), labels)
+        inputs = self._resized(to_input(images)).contiguous(memory_format=torch.channels_last)
+        self.outputs["val"].add(self.evaluated(inputs), labels)
 
     def measures(self, split: _Split) -> dict[str, float]:
         """Give the columns of the history for the last pass over a split, see `History`."""
@@ -207,21 +208,21 @@ class Task(LightningModule):
                 frozen.requires_grad_(learns).train(learns)
 
     def _augmented(self, batch: Batch, batch_idx: int) -> Batch:
-        """Give the network's input, its labels, and its masks if the batch has masks."""
-        images, labels, *masks = batch
+        """Give the batch with the network's input in place of its images."""
+        images, labels, *more = batch
         inputs = self._resized(to_input(images))
-        if masks:
-            inputs, *masks = augmented_with_masks(self.augment, inputs, masks[0])
+        if self.recipe.mask_weight:
+            inputs, more[-1] = augmented_with_masks(self.augment, inputs, more[-1])
         else:
             inputs = self.augment(inputs)
         if not self.recipe.mixup:
-            return inputs, labels, *masks
+            return inputs, labels, *more
         seed = self.recipe.seed, self.current_epoch, batch_idx
-        for place, mask in enumerate(masks):  # the same draws as for the images
+        for place, of in enumerate(more):  # the same draws as for the images
             draw = np.random.default_rng(seed)
-            masks[place] = mixed(mask, labels, self.recipe.mixup, draw)[0]
+            more[place] = mixed(of, labels, self.recipe.mixup, draw)[0]
         draw = np.random.default_rng(seed)
-        return *mixed(inputs, labels, self.recipe.mixup, draw), *masks
+        return *mixed(inputs, labels, self.recipe.mixup, draw), *more
 
     def _resized(self, images: Tensor) -> Tensor:
         """Give images the side of this epoch."""
@@ -230,17 +231,19 @@ class Task(LightningModule):
             return images
         return interpolate(images, (side, side), mode="area")
 
-    def _step(
-        self, split: _Split, inputs: Tensor, labels: Tensor, masks: Tensor | None = None
-    ) -> Tensor:
-        classifier = self.classifier if split == "train" else self.evaluated
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if masks is None:
-            logits = classifier(inputs)
-            loss: Tensor = self.loss(logits, labels)
+    def _train(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> Tensor:
+        """Give the loss of an augmented batch, which may have targets, and masks after them."""
+        inputs, recipe = inputs.contiguous(memory_format=torch.channels_last), self.recipe
+        maps = None
+        if recipe.mask_weight:
+            logits, maps, _ = self.classifier.explain(inputs)
         else:
-            logits, maps, _ = classifier.explain(inputs)
-            loss = self.loss(logits, labels)
-            loss = loss + self.recipe.mask_weight * mask_loss(maps, masks, labels)
-        self.outputs[split].add(logits, labels)
+            logits = self.classifier(inputs)
+        loss: Tensor = self.loss(logits, labels)
+        if recipe.taught:
+            taught = recipe.teacher_weight * teacher_loss(logits, more[0])
+            loss = (1 - recipe.teacher_weight) * loss + taught
+        if maps is not None:
+            loss = loss + recipe.mask_weight * mask_loss(maps, more[-1], labels)
+        self.outputs["train"].add(logits, labels)
         return loss
