@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation.bundle_thresholds import CARD, model_identity
 from chestxray.model.ensemble import Network, members_of, network_of
-from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, ModelCard, read
+from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, Member, ModelCard, read
 from chestxray.model.network import check_finite
 from chestxray.model.out_of_distribution import Detector
 from chestxray.version import __version__
@@ -102,7 +103,7 @@ def _build(folder: Path, card: ModelCard) -> Network:
 
 
 def _check_normalisation(folder: Path, card: ModelCard, classifier: Network) -> None:
-    stated = card.members if card.is_ensemble else (card,)
+    stated: Sequence[Member | ModelCard] = card.members if card.is_ensemble else (card,)
     for of, network in zip(stated, members_of(classifier), strict=True):
         inside = (network.mean.item(), network.std.item())
         if max(abs(inside[0] - of.mean), abs(inside[1] - of.std)) > 1e-6:

@@ -6,7 +6,8 @@
       bundle.json           the card: how to build, feed and calibrate the model, and its origin
 
 The card is written last and holds the SHA-256 of the other files, so a folder whose parts do not
-belong together is refused. A bundle may be without a detector. Every value of the card has a range,
+belong together is refused. A bundle may be without a detector. An ensemble has the weights of all
+members in one file, `members.0.…` and so on, and one card, whose `members` describe each network. Every value of the card has a range,
 and no file of another name belongs to a bundle.
 """
 

@@ -134,7 +134,7 @@ class Task(LightningModule):
             self._begin_epoch()
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             augmented = self._augmented(batch, batch_idx)
-        loss = self._train(*augmented)
+        loss = self._step("train", *augmented)
         self._total = self._total.to(loss.device) + loss.detach()
         if batch_idx % _CHECKED_EVERY == 0:
             self.check_finite()
@@ -152,8 +152,7 @@ class Task(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         """Classify images without augmentation."""
         images, labels = batch
-        inputs = self._resized(to_input(images)).contiguous(memory_format=torch.channels_last)
-        self.outputs["val"].add(self.evaluated(inputs), labels)
+        self._step("val", self._resized(to_input(images)), labels)
 
     def measures(self, split: _Split) -> dict[str, float]:
         """Give the columns of the history for the last pass over a split, see `History`."""
@@ -231,19 +230,20 @@ class Task(LightningModule):
             return images
         return interpolate(images, (side, side), mode="area")
 
-    def _train(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> Tensor:
-        """Give the loss of an augmented batch, which may have targets, and masks after them."""
+    def _step(self, split: _Split, inputs: Tensor, labels: Tensor, *more: Tensor) -> Tensor:
+        """Give the loss of a batch, which in training may have targets, and masks after them."""
+        classifier = self.classifier if split == "train" else self.evaluated
         inputs, recipe = inputs.contiguous(memory_format=torch.channels_last), self.recipe
         maps = None
-        if recipe.mask_weight:
-            logits, maps, _ = self.classifier.explain(inputs)
+        if more and recipe.mask_weight:
+            logits, maps, _ = classifier.explain(inputs)
         else:
-            logits = self.classifier(inputs)
+            logits = classifier(inputs)
         loss: Tensor = self.loss(logits, labels)
-        if recipe.taught:
+        if more and recipe.taught:
             taught = recipe.teacher_weight * teacher_loss(logits, more[0])
             loss = (1 - recipe.teacher_weight) * loss + taught
         if maps is not None:
             loss = loss + recipe.mask_weight * mask_loss(maps, more[-1], labels)
-        self.outputs["train"].add(logits, labels)
+        self.outputs[split].add(logits, labels)
         return loss
