@@ -304,16 +304,16 @@ def trained(run: Path, out: Path, dataset, parts: list[str], seed: int) -> Path:
     return member(out, run, seed, trained_on=before.model_copy(update=listed))
 
 
-def test_leaks_into_validation_are_refused_where_the_lists_tell(run, folders, large, tmp_path):
+def test_leaks_into_validation_are_refused_where_the_lists_tell(run, folders, dataset, tmp_path):
     for parts, words in ((["val"], True), (["train", "val"], True), (["test"], False)):
-        folder = trained(run, tmp_path / "-".join(parts), large, parts, 10)
+        folder = trained(run, tmp_path / "-".join(parts), dataset, parts, 10)
         card = model_card.read(folder).card
-        assert overlap(card, large, ["val"]) == ("certain" if words else "none")
-        assert overlap(card, large, ["test", "val"]) == "certain"
+        assert overlap(card, dataset, ["val"]) == ("certain" if words else "none")
+        assert overlap(card, dataset, ["test", "val"]) == "certain"
     with pytest.raises(TrainingError, match="was trained on the validation images"):
-        chestxray.ensemble([folders[0], tmp_path / "train-val"], large, tmp_path / "out")
-    turned = large.with_split(
-        large.index["split"].map({"train": "train", "val": "test", "test": "val"}), "x"
+        chestxray.ensemble([folders[0], tmp_path / "train-val"], dataset, tmp_path / "out")
+    turned = dataset.with_split(
+        dataset.index["split"].map({"train": "train", "val": "test", "test": "val"}), "x"
     )
     assert overlap(model_card.read(folders[0]).card, turned, ["val", "test"]) == "none"
 

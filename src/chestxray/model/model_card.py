@@ -7,8 +7,8 @@
 
 The card is written last and holds the SHA-256 of the other files, so a folder whose parts do not
 belong together is refused. A bundle may be without a detector. An ensemble has the weights of all
-members in one file, `members.0.…` and so on, and one card, whose `members` describe each network. Every value of the card has a range,
-and no file of another name belongs to a bundle.
+members in one file, as `members.0.…`, and one card, whose `members` describe each network. Every
+value of the card has a range, and no file of another name belongs to a bundle.
 """
 
 from __future__ import annotations
