@@ -10,7 +10,7 @@ import pytest
 import chestxray
 from chestxray.errors import MissingExtraError
 
-VERBS = ("prepare", "train", "crossval", "calibrate", "predict", "evaluate", "compare", "plan",
+VERBS = ("prepare", "train", "crossval", "ensemble", "calibrate", "predict", "evaluate", "compare", "plan",
          "explain", "report", "load", "synth", "verify")  # fmt: skip
 
 
