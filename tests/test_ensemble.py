@@ -30,6 +30,8 @@ from chestxray.model.export import to_onnx, to_openvino
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.randomization import randomized
 from chestxray.training import recipe_checks
+from chestxray.training.data import Part
+from chestxray.training.finalize import logits_of
 from chestxray.training.leakage import overlap
 
 SIZE = 64
@@ -107,6 +109,15 @@ def area_reduced(images: torch.Tensor, side: int) -> torch.Tensor:
 def test_a_reduced_image_has_the_averages_of_its_areas(side):
     images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(reduced(images, side), area_reduced(images, side), atol=1e-5)
+
+
+def test_a_smaller_network_is_asked_about_reduced_images(folders, large):
+    """So a teacher may be smaller than the images of the dataset."""
+    classifier, part = bundles.load(folders[0]).classifier, Part(large, "val")
+    inputs = area_reduced(to_input(torch.from_numpy(part.images)), 32)
+    with torch.inference_mode():
+        expected = classifier(inputs).numpy()
+    assert logits_of(classifier, part) == pytest.approx(expected, abs=1e-4)
 
 
 def test_logits_are_the_mean_of_the_members_calibrated_logits(folders, made, large):
