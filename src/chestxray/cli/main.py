@@ -20,6 +20,7 @@ from chestxray.cli.crossval import crossval
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
 from chestxray.cli.download import download
+from chestxray.cli.ensemble import ensemble
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
@@ -76,7 +77,18 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, pretrain, probe, crossval, calibrate, export, sign, keygen, recipe),
+    "Models": (
+        train,
+        pretrain,
+        probe,
+        ensemble,
+        crossval,
+        calibrate,
+        export,
+        sign,
+        keygen,
+        recipe,
+    ),
     "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }

@@ -11,6 +11,7 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.training.cross_validation import crossval
+    from chestxray.training.ensembling import ensemble
     from chestxray.training.fit import Run, check_recipe, train
     from chestxray.training.loop import Processes
     from chestxray.training.pretraining import pretrain
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "check_recipe",
     "crossval",
+    "ensemble",
     "pretrain",
     "train",
 ]
@@ -30,6 +32,7 @@ __getattr__ = exports(
     __name__,
     {
         "cross_validation": ("crossval",),
+        "ensembling": ("ensemble",),
         "fit": (
             "Run",
             "check_recipe",

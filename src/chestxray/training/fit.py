@@ -6,6 +6,7 @@ run/
   initial_weights.json   what the network started from, see `initial_weights.origin`
   history.csv            one row per epoch and split
   checkpoints/           best.safetensors and last.safetensors: plain tensors and JSON
+  teacher.safetensors    of a recipe with a teacher: its probabilities of the training images
   validation.csv         the best epoch's predictions on the validation split
   bundle/                the model, complete
   run.json               what was done, written last
@@ -35,6 +36,7 @@ from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST
+from chestxray.training.distillation import check_teacher, keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
@@ -50,7 +52,7 @@ from chestxray.training.loop import (
 from chestxray.training.mask_supervision import check_masks
 from chestxray.training.probe import fit_head
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_checks import check_folder, for_run
+from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
 from chestxray.training.recipe_keys import PHANTOMS
 from chestxray.version import __version__
 
@@ -156,6 +158,8 @@ def train(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
+    if chosen.taught and not (run / TARGETS).exists():
+        check_teacher(dataset, chosen)
     _check_method(chosen, processes, tensorboard)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
@@ -163,6 +167,8 @@ def train(
     if chosen.weights == PHANTOMS and not under_way:
         resume |= _pretrain(dataset, chosen, run if first else None, resume)
     if not first:
+        if chosen.taught:
+            _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
         run_in_processes(dataset, chosen, run, tensorboard, processes)
         return _awaited(run)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
@@ -171,6 +177,8 @@ def train(
         _record_origin(run, dataset, chosen, under_way)
         if chosen.method != "gradient":
             return _finished(run, dataset, task, fit_head(dataset, task, run))
+        if chosen.taught:
+            keep_targets(dataset, chosen, run)
         if processes.count > 1:
             run_in_processes(dataset, chosen, run, tensorboard, processes)
         else:
@@ -226,6 +234,8 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
     check_masks(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
+        if split == "train" and len(labels) and recipe.taught and recipe.sampling == "natural":
+            continue  # the teacher says enough of images without labels
         if np.isnan(labels).all():
             what = "known labels" if len(labels) else "images"
             raise TrainingError(
@@ -271,12 +281,17 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
 
 def _awaited(run: Path) -> Run:
     """Wait until the first machine has written the run."""
-    end = time.monotonic() + _SECONDS
-    while not (run / "run.json").exists():
-        if time.monotonic() > end:
-            raise TrainingError(f"the first machine has not finished {run}: see its messages")
-        time.sleep(1)
+    _await(run / "run.json", f"the first machine has not finished {run}")
     return Run.open(run)
+
+
+def _await(path: Path, otherwise: str) -> None:
+    """Wait for a file of the first machine."""
+    end = time.monotonic() + _SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TrainingError(f"{otherwise}: see its messages")
+        time.sleep(1)
 
 
 def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
@@ -286,6 +301,7 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin)
     facts = {
         "model": bundle.identity,
+        "teacher": origin_of(run) if recipe.taught else None,
         "precision": lightning_precision(recipe),
         "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
         "monitor": recipe.monitor,

@@ -36,6 +36,10 @@ _Side = Annotated[int, Field(ge=32, le=2048)]
 
 PHANTOMS: Final = "phantoms"
 """The value of `weights` that pretrains on phantoms, and the recipe by which that is done."""
+NO_TEACHER: Final = "none"
+"""The `teacher` of a recipe that learns from labels alone."""
+TEACHER_WANTED: Final = "required"
+"""The `teacher` of a recipe that cannot be run before one is given."""
 
 _OF_EVERY_METHOD: Final = {
     "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
@@ -178,6 +182,12 @@ class Recipe(Strict):
         loss: what is minimised.
         mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
             dataset must have masks, as those of phantoms do.
+        teacher: the folder of a bundle from whose probabilities the network learns as well
+            (distillation), `none`, or `required` in a recipe that needs one to be given. It must
+            have all findings of the dataset. Its probabilities of the training images are
+            computed once and kept with the run.
+        teacher_weight: w of a teacher: the loss is (1 - w) times the loss of the known labels plus
+            w times the cross-entropy to the teacher's probabilities of all findings.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
             allows; `natural` shows each image once per epoch, except for a short last batch.
         max_draws: with balanced sampling, the most draws of one image per epoch.
@@ -229,6 +239,8 @@ class Recipe(Strict):
     method: Literal["gradient", "ridge", "logistic"] = "gradient"
     loss: Loss = Loss()
     mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    teacher: str = NO_TEACHER
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     sampling: Literal["balanced", "natural"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     optimiser: _OptimiserName = "adam"
@@ -280,6 +292,11 @@ class Recipe(Strict):
             )
             raise _of_key("method", rule, self.method)
         return self
+
+    @property
+    def taught(self) -> bool:
+        """Whether the network learns from a teacher."""
+        return self.teacher != NO_TEACHER
 
     @property
     def first_full_epoch(self) -> int:
