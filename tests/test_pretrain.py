@@ -207,6 +207,8 @@ def test_a_folder_of_other_settings_or_of_something_else_is_refused(whole, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
     with pytest.raises(RecipeError, match="cannot start from a network that is pretrained"):
         pretrain(tmp_path / "new", [*FEW, "weights=phantoms"])
+    with pytest.raises(RecipeError, match="leave the teacher out"):
+        Pretraining(recipes.load("phantoms", [*FEW, "teacher=bundle"]))
     assert not (tmp_path / "new").exists()
 
 
@@ -230,8 +232,12 @@ def test_whatever_decides_the_network_changes_its_place_in_the_cache():
     }
     assert {key for key, sha256 in changed.items() if sha256 == own} == {*INDIFFERENT}
     assert len({*changed.values()}) == len(OTHER) + 1
-    keys = {key.partition(".")[0] for key in OTHER | INDIFFERENT} | {"method"}
-    assert keys == {*recipes.Recipe.model_fields}  # any other method refuses the other keys
+    keys = {key.partition(".")[0] for key in OTHER | INDIFFERENT} | {
+        "method",
+        "teacher",
+        "teacher_weight",
+    }
+    assert keys == {*recipes.Recipe.model_fields}  # other methods and teachers are refused
 
 
 def test_the_network_of_a_recipe_has_its_backbone_head_size_and_drop_path_alone():

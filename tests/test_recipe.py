@@ -62,6 +62,7 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
         ("augment.crop=much", "augment.crop = 'much': it should be a number or a pair"),
         ("progressive=[[64, 30]]", "progressive = .*30; they should be fewer than max_epochs, 30"),
         ("progressive=[[512, 3]]", "progressive = .*smaller than size, 224"),
+        ("progressive=[[1.5, 3]]", r"progressive.* = 1.5: .*from 16 on, or a share below 1"),
         ("monitor=accuracy", "monitor = 'accuracy'"),
         ("max_draws=0.5", "max_draws = 0.5"),
         ("augment.brightness=0.1", "now augment.gamma, which keeps black, and augment.contrast"),
@@ -73,6 +74,11 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
 def test_a_wrong_override_is_an_error_that_says_what_is_right(override, words):
     with pytest.raises(RecipeError, match=words):
         recipes.load("baseline", [override])
+
+
+def test_smaller_sides_are_pixels_or_shares_of_the_size():
+    recipe = recipes.load("small", ["size=200", "progressive=[[64, 1], [0.75, 2]]"])
+    assert [recipe.side(epoch) for epoch in range(4)] == [64, 150, 150, 200]
 
 
 def test_overrides_may_be_a_mapping():

@@ -332,9 +332,10 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
     """Join what several weights were trained on.
 
     Names are joined by ` + `. Where the members' splits or lists of training images differ, the
-    hashes are empty, and the numbers are the largest.
+    hashes are empty, and the numbers are the largest; initial weights that differ are not given.
     """
     first = trained[0]
+    alike = all(of.initial_weights == first.initial_weights for of in trained)
 
     def joined(field: str) -> str:
         names = (name for of in trained for name in getattr(of, field).split(" + "))
@@ -355,6 +356,7 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
         train_patients=max(of.train_patients for of in trained),
         training_list_sha256=common("training_list_sha256"),
         recipe=joined("recipe"),
+        initial_weights=first.initial_weights if alike else None,
     )
 
 

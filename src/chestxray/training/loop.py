@@ -183,7 +183,7 @@ def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifi
         recipe.tta,
         recipe.head,
     )
-    for side, _ in recipe.progressive:
+    for side, _ in recipe.smaller:
         classifier.check_side(side)
     if not resumed:
         initial_weights.load(classifier, recipe)

@@ -80,11 +80,17 @@ class Pretraining:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        """Refuse a recipe that starts from such a network itself."""
+        """Refuse a recipe that starts from such a network itself, or that has a teacher."""
         if self.recipe.weights == PHANTOMS:
             raise RecipeError(
                 "weights = 'phantoms': pretraining on phantoms cannot start from a network that is "
                 "pretrained on phantoms; give `none`, `imagenet`, a file or a bundle"
+            )
+        if self.recipe.taught:
+            raise RecipeError(
+                f"teacher = '{self.recipe.teacher}': pretraining on phantoms learns from their own "
+                f"labels and masks alone; leave the teacher out, or give it to the training that "
+                f"starts from the pretrained network"
             )
 
     @classmethod

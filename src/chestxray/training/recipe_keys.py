@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -27,11 +28,24 @@ from chestxray.training.registry import (
     Registry,
 )
 
+_SMALLEST_SIDE: Final = 16  # pixels
+
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_SmallSide = Annotated[int, Field(ge=16, le=2048)]
+
+
+def _small_side(value: object) -> int | float:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= _SMALLEST_SIDE
+    share = isinstance(value, float) and 0 < value < 1
+    if not (whole or share):
+        rule = f"it should be a whole number of pixels from {_SMALLEST_SIDE} on, or a share below 1"
+        raise PydanticCustomError("rule", "{rule}", {"rule": rule})
+    return value  # type: ignore[return-value]
+
+
+_SmallSide = Annotated[int | float, BeforeValidator(_small_side)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
 PHANTOMS: Final = "phantoms"
@@ -168,8 +182,8 @@ class Recipe(Strict):
         phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
-            `[[224, 10], [384, 5]]`; the epochs that are left of `max_epochs` use `size`, and the
-            best epoch is one of them.
+            `[[224, 10], [384, 5]]`, in pixels or as shares of `size` such as `[[0.75, 10]]`; the
+            epochs that are left of `max_epochs` use `size`, and the best epoch is one of them.
         dropout: probability of dropping a pooled feature.
         drop_path: probability of skipping the last residual block, falling to 0 at the first;
             for backbones that timm gives it.
@@ -271,7 +285,7 @@ class Recipe(Strict):
                 f"than max_epochs, {self.max_epochs}"
             )
             raise _of_key("progressive", rule, self.progressive)
-        sides = [side for side, _ in self.progressive]
+        sides = [side for side, _ in self.smaller]
         if sides != sorted(sides) or any(side >= self.size for side in sides):
             rule = f"the sides should rise and be smaller than size, {self.size}"
             raise _of_key("progressive", rule, self.progressive)
@@ -299,13 +313,21 @@ class Recipe(Strict):
         return self.teacher != NO_TEACHER
 
     @property
+    def smaller(self) -> tuple[tuple[int, int], ...]:
+        """The smaller sides of `progressive` in pixels, each with its epochs."""
+        return tuple(
+            (side if isinstance(side, int) else round(side * self.size), epochs)
+            for side, epochs in self.progressive
+        )
+
+    @property
     def first_full_epoch(self) -> int:
         """The first epoch, from 0, in which images have their full size."""
         return sum(epochs for _, epochs in self.progressive)
 
     def side(self, epoch: int) -> int:
         """Give the side of the images in an epoch, from 0."""
-        for side, epochs in self.progressive:
+        for side, epochs in self.smaller:
             if epoch < epochs:
                 return side
             epoch -= epochs
