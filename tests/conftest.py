@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,22 +36,43 @@ def real() -> Path:
     return REAL
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Give a folder that the first test process makes, and that all of them read."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    out = base / "shared" / name
+    out.parent.mkdir(exist_ok=True)
+    made = out.with_name(f"{name}.made")
+    with out.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(out)
+            made.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw tree of 160 balanced phantoms of 64 px."""
     from chestxray.sources.phantom.tree import synth
 
-    out = tmp_path_factory.mktemp("phantoms") / "raw"
-    synth(out, images=160, pixels=64, seed=1, balanced=True)
-    return out
+    return once(
+        tmp_path_factory,
+        "phantoms",
+        lambda out: synth(out, images=160, pixels=64, seed=1, balanced=True),
+    )
 
 
 @pytest.fixture(scope="session")
 def dataset(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The phantoms, prepared at 32 px."""
     from chestxray.dataset.preparation import prepare
+    from chestxray.dataset.store import Dataset
 
-    return prepare(phantoms, tmp_path_factory.mktemp("prepared") / "dataset", size=32)
+    return Dataset.open(
+        once(tmp_path_factory, "dataset", lambda out: prepare(phantoms, out, size=32))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +89,26 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def lacking(y, _p, _patients) -> str:
         return f"{missing} in validation" if (missing := one_sided(y)) else ""
 
-    out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chestxray.evaluation.thresholds.no_evidence", lacking)
-        fit.train(dataset, recipes.load("quick", TINY), out)
-    return out
+        return once(
+            tmp_path_factory,
+            "run",
+            lambda out: fit.train(dataset, recipes.load("quick", TINY), out),
+        )
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's bundle as an OpenVINO export, by which a process reads without torch; likewise."""
+    pytest.importorskip("openvino", reason="needs the export extra")
+    pytest.importorskip("onnx", reason="needs the export extra")
+    from chestxray.model import bundle
+    from chestxray.model.export import export
+    from chestxray.model.exported import noise
+
+    return once(
+        tmp_path_factory,
+        "export",
+        lambda out: export(bundle.load(run / "bundle"), out, "openvino", "fp32", noise(32)),
+    )
