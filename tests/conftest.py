@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
 
-# A deadline tells of a busy machine, not of the code.
-settings.register_profile("no deadline", deadline=None)
+# A deadline tells of a busy machine, not of the code. Each run draws other examples.
+settings.register_profile("no deadline", deadline=None, max_examples=50)
 settings.load_profile("no deadline")
 
 # Two test processes share two cores; more threads than cores make each other wait.
@@ -34,6 +36,12 @@ def real() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not there: it holds real radiographs, which are not shipped")
     return REAL
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a crash say where it was: each training by Lightning takes the handlers of it away."""
+    faulthandler.disable()
+    faulthandler.enable(item.config.stash[fault_handler_stderr_fd_key])
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -146,9 +146,10 @@ def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )
     assert process.stdout is not None
-    watchdog = threading.Timer(240, process.kill)
+    watchdog = threading.Timer(400, process.kill)
     watchdog.start()
     said = []
     try:
@@ -161,7 +162,11 @@ def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[st
             said.append(process.communicate(timeout=60)[0])
         except subprocess.TimeoutExpired:  # Python drops an interrupt that falls into a finaliser
             process.send_signal(signal.SIGINT)
-            said.append(process.communicate(timeout=120)[0])
+            try:
+                said.append(process.communicate(timeout=120)[0])
+            except subprocess.TimeoutExpired:  # it says where it hangs
+                process.send_signal(signal.SIGABRT)
+                said.append(process.communicate(timeout=60)[0])
     finally:
         watchdog.cancel()
         process.kill()
@@ -180,8 +185,9 @@ def test_ctrl_c_ends_training_with_130_and_a_line_that_says_how_to_resume(datase
     assert "Traceback" not in ended.stdout
 
 
-def test_ctrl_c_ends_the_service_with_130_and_one_line(run):
-    ended = interrupted(["serve", str(run / "bundle"), "--port", "0"], "(Ctrl-C stops it)")
+def test_ctrl_c_ends_the_service_with_130_and_one_line(run, exported):
+    command = ["serve", str(run / "bundle"), "--engine", str(exported), "--port", "0"]
+    ended = interrupted(command, "(Ctrl-C stops it)")
     assert ended.returncode == 130, ended.stdout
     assert ended.stdout.splitlines()[-1] == "chestxray: stopped"
     assert "Traceback" not in ended.stdout
