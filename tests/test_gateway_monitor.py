@@ -88,7 +88,7 @@ def answering(answer: bytes, drip: bytes = b"") -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/anchors"
         stop.set()
-        thread.join(30)
+        thread.join(60)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_its_processes_end_when_the_supervisor_is_killed(site: Site) -> None:
         "sender-pacs-stow",
     }
     os.kill(site.gateway.pid, signal.SIGKILL)
-    wait_for(lambda: not any(alive(pid) for pid in members.values()), 20)
+    wait_for(lambda: not any(alive(pid) for pid in members.values()), 60)
 
 
 def alive(pid: int) -> bool:
