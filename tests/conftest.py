@@ -120,3 +120,17 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "export",
         lambda out: export(bundle.load(run / "bundle"), out, "openvino", "fp32", noise(32)),
     )
+
+
+class Clock:
+    """Tells the seconds that a test sets."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
