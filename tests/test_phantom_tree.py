@@ -157,9 +157,12 @@ def test_an_unfinished_tree_is_finished_with_the_same_bytes(tmp_path: Path) -> N
     recipe = json.loads((broken / "phantom.json").read_text())
     (broken / "phantom.json").rename(broken / "phantom-unfinished.json")
     (broken / "phantom-unfinished.json").write_text(json.dumps(recipe))
-    next(broken.glob("images_001/images/*.png")).unlink()
+    gone, *there = sorted(broken.glob("images_001/images/*.png"))
+    gone.unlink()
+    before = [path.stat().st_mtime_ns for path in there]
     synth(broken, 6, 64, workers=1)
     assert digests(broken) == digests(whole)
+    assert [path.stat().st_mtime_ns for path in there] == before  # nor drawn again
 
 
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:

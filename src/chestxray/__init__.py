@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from chestxray.reporting import report
     from chestxray.serving import serve
     from chestxray.sources import Collection, ReadOptions, Source, SourceCard, synth
-    from chestxray.training import Recipe, Run, crossval, train
+    from chestxray.training import Recipe, Run, crossval, ensemble, pretrain, train
 
 _ROOMS: Final = {
     "dataset": ("Dataset", "Manifest", "prepare", "verify"),
@@ -89,7 +89,7 @@ _ROOMS: Final = {
     "reporting": ("report",),
     "serving": ("serve",),
     "sources": ("Collection", "ReadOptions", "Source", "SourceCard", "synth"),
-    "training": ("Recipe", "Run", "crossval", "train"),
+    "training": ("Recipe", "Run", "crossval", "ensemble", "pretrain", "train"),
 }  # fmt: skip
 
 __all__ = [
@@ -98,8 +98,9 @@ __all__ = [
     "Manifest", "MissingExtraError", "Notice", "Predictions", "PredictionsError", "ReadOptions",
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run",
     "SignatureError", "Source", "SourceCard", "SourceError", "TrainingError", "WorkerError",
-    "__version__", "calibrate", "compare", "crossval", "evaluate", "explain", "load", "plan",
-    "predict", "prepare", "report", "serve", "synth", "train", "verify", "vocabulary",
+    "__version__", "calibrate", "compare", "crossval", "ensemble", "evaluate", "explain", "load",
+    "plan", "predict", "prepare", "pretrain", "report", "serve", "synth", "train", "verify",
+    "vocabulary",
 ]  # fmt: skip
 
 

@@ -137,6 +137,10 @@ def _bundle(folder: Path) -> Check:
         return Check("FAIL", "bundle", str(error))
     count = len(reader.findings)
     about = f"{reader.bundle.identity}, {count} finding{'s' if count != 1 else ''}"
+    card = reader.bundle.card
+    if card.members:
+        what = "ensemble" if card.is_ensemble else "average of the weights"
+        about += f", {what} of {len(card.members)}, {card.passes} passes an image"
     if reader.warnings:
         return Check("WARN", "bundle", f"{about}: {'; '.join(map(str, reader.warnings))}")
     return Check("PASS", "bundle", about)

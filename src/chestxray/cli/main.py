@@ -20,6 +20,7 @@ from chestxray.cli.crossval import crossval
 from chestxray.cli.demo import demo
 from chestxray.cli.doctor import doctor
 from chestxray.cli.download import download
+from chestxray.cli.ensemble import ensemble
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
@@ -27,6 +28,7 @@ from chestxray.cli.gateway import gateway
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
+from chestxray.cli.pretrain import pretrain
 from chestxray.cli.probe import probe
 from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
@@ -75,7 +77,18 @@ def chestxray(
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
     "Data": (synth, download, verify, prepare),
-    "Models": (train, probe, crossval, calibrate, export, sign, keygen, recipe),
+    "Models": (
+        train,
+        pretrain,
+        probe,
+        ensemble,
+        crossval,
+        calibrate,
+        export,
+        sign,
+        keygen,
+        recipe,
+    ),
     "Results": (predict, evaluate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
@@ -91,7 +104,9 @@ _INTERRUPTED: Final = 130
 _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
 _AFTER_CTRL_C: Final = {
-    **dict.fromkeys(("download", "prepare", "crossval", "predict", "run", "demo"), _RESUMES),
+    **dict.fromkeys(
+        ("download", "prepare", "pretrain", "crossval", "predict", "run", "demo"), _RESUMES
+    ),
     "train": f"{_SAME_AGAIN} with --resume to resume",
     "serve": "stopped",
 }

@@ -48,6 +48,11 @@ def _keys(network: str) -> dict[str, Any]:
     from chestxray.model.model_card import read
 
     card = read(Path(network)).card
+    if card.is_ensemble:
+        raise BundleError(
+            f"{network} is an ensemble, whose networks have no common features: give one of its "
+            f"members, or learn from it with --set teacher={network}"
+        )
     return {
         "weights": network,
         "backbone": card.backbone,

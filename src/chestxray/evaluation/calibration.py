@@ -114,6 +114,27 @@ class Calibration(BaseModel):
         later = self.then.uncalibrated
         return {finding: why for finding, why in self.unfitted.items() if finding in later}
 
+    def lines(self) -> dict[str, tuple[float, float]]:
+        """Give slope and offset of each finding whose log-odds are a straight line of the logit.
+
+        Beyond `calibrators.HIGHEST` and `LOWEST` log-odds are compressed, which no line is.
+        """
+        if self.link.gamma:
+            return {}
+        own = {
+            finding: (of.slope, of.offset)
+            for finding, of in self.calibrators.items()
+            if isinstance(of, Logistic)
+        }
+        if self.then is None:
+            return own
+        later = self.then.lines()
+        return {
+            finding: (then[0] * slope, then[0] * offset + then[1])
+            for finding, (slope, offset) in own.items()
+            if (then := later.get(finding)) is not None
+        }
+
     def followed_by(self, then: Calibration) -> Calibration:
         """Give this calibration with another after it, and after those that follow already."""
         last = then if self.then is None else self.then.followed_by(then)

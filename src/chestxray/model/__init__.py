@@ -12,6 +12,7 @@ from chestxray.lazy import exports
 if TYPE_CHECKING:
     from chestxray.model.bundle import Bundle
     from chestxray.model.engines import Answer, Engine
+    from chestxray.model.ensemble import Ensemble
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
     from chestxray.model.recalibration import calibrate
@@ -22,6 +23,7 @@ __all__ = [
     "Bundle",
     "Classifier",
     "Engine",
+    "Ensemble",
     "ModelCard",
     "TrainedOn",
     "calibrate",
@@ -38,6 +40,7 @@ __getattr__ = exports(
             "Answer",
             "Engine",
         ),
+        "ensemble": ("Ensemble",),
         "model_card": (
             "ModelCard",
             "TrainedOn",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation.bundle_thresholds import CARD, model_identity
-from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, ModelCard, read
-from chestxray.model.network import Classifier, check_finite
+from chestxray.model.ensemble import Network, members_of, network_of
+from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, Member, ModelCard, read
+from chestxray.model.network import check_finite
 from chestxray.model.out_of_distribution import Detector
 from chestxray.version import __version__
 
@@ -29,11 +31,11 @@ class Bundle(Facts):
         classifier: in evaluation mode.
     """
 
-    classifier: Classifier
+    classifier: Network
 
 
 def save(
-    folder: Path, classifier: Classifier, card: ModelCard, detector: Detector | None = None
+    folder: Path, classifier: Network, card: ModelCard, detector: Detector | None = None
 ) -> Bundle:
     """Write a bundle; the card's hashes, package version and gate are filled in here.
 
@@ -93,17 +95,19 @@ def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:
     return GateCard(**detector.limits.model_dump(), sha256=sha256(folder / GATE))
 
 
-def _build(folder: Path, card: ModelCard) -> Classifier:
+def _build(folder: Path, card: ModelCard) -> Network:
     try:
-        return Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
+        return network_of(card)
     except RecipeError as error:
         raise BundleError(f"{folder / CARD}: {error}") from error
 
 
-def _check_normalisation(folder: Path, card: ModelCard, classifier: Classifier) -> None:
-    inside = (classifier.mean.item(), classifier.std.item())
-    if max(abs(inside[0] - card.mean), abs(inside[1] - card.std)) > 1e-6:
-        raise BundleError(
-            f"{folder}: the weights normalise by {inside}, {CARD} says {(card.mean, card.std)}: "
-            f"copy the whole bundle again"
-        )
+def _check_normalisation(folder: Path, card: ModelCard, classifier: Network) -> None:
+    stated: Sequence[Member | ModelCard] = card.members if card.is_ensemble else (card,)
+    for of, network in zip(stated, members_of(classifier), strict=True):
+        inside = (network.mean.item(), network.std.item())
+        if max(abs(inside[0] - of.mean), abs(inside[1] - of.std)) > 1e-6:
+            raise BundleError(
+                f"{folder}: the weights normalise by {inside}, {CARD} says {(of.mean, of.std)}: "
+                f"copy the whole bundle again"
+            )

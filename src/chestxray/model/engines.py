@@ -39,7 +39,8 @@ class Answer(NamedTuple):
     Attributes:
         logits: float32 [B, K].
         maps: float32 [B, K, h, w], in logits.
-        features: float32 [B, C], the means of the last feature map, which are the head's input.
+        features: float32 [B, C], the means of the feature maps, which are the head's input; of an
+            ensemble those of all members, each of length 1.
     """
 
     logits: Logits

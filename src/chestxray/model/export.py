@@ -44,6 +44,7 @@ from chestxray.model.engines import (
     needed,
     quantised,
 )
+from chestxray.model.ensemble import Network
 from chestxray.model.exported import (
     ARITHMETIC,
     AUROC_TOLERANCE,
@@ -62,7 +63,7 @@ from chestxray.model.exported import (
     measure,
     outputs,
 )
-from chestxray.model.network import Classifier, to_input
+from chestxray.model.network import to_input
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.version import __version__
 
@@ -72,7 +73,7 @@ _ROUNDS: Final = 24
 
 
 class _Graph(nn.Module):
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Network) -> None:
         super().__init__()
         self.classifier = classifier
 
@@ -80,7 +81,7 @@ class _Graph(nn.Module):
         return self.classifier.explain(to_input(images))
 
 
-def to_onnx(classifier: Classifier) -> bytes:
+def to_onnx(classifier: Network) -> bytes:
     """Give the graph of a classifier, on the CPU and in evaluation mode, as bytes of an ONNX file.
 
     Raises:

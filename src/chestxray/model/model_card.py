@@ -6,19 +6,20 @@
       bundle.json           the card: how to build, feed and calibrate the model, and its origin
 
 The card is written last and holds the SHA-256 of the other files, so a folder whose parts do not
-belong together is refused. A bundle may be without a detector. Every value of the card has a range,
-and no file of another name belongs to a bundle.
+belong together is refused. A bundle may be without a detector. An ensemble has the weights of all
+members in one file, as `members.0.…`, and one card, whose `members` describe each network. Every
+value of the card has a range, and no file of another name belongs to a bundle.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
 from chestxray.artifacts import read_json, require, sha256
@@ -32,12 +33,48 @@ from chestxray.model.out_of_distribution import FILE, Detector, Limits
 
 Head = Literal["plain", "multiscale"]
 
+ENSEMBLE: Final = "ensemble"
+"""The `backbone` of a card whose networks are those of its members."""
+MOST_MEMBERS: Final = 16
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
 _TIMM_NAME: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
 _LARGEST: Final = 4096  # px; building a network for larger images takes gigabytes
 _MADE_BY: Final = "chestxray train"
+
+_Backbone = Annotated[str, Field(pattern=_TIMM_NAME)]
+_Size = Annotated[int, Field(ge=16, le=_LARGEST)]
+_Views = tuple[Literal["flip", "crops"], ...]
+_Auroc = Annotated[float, Field(ge=0, le=1)]
+
+
+class InitialWeights(BaseModel):
+    """What the training started from; what does not apply is None.
+
+    Attributes:
+        kind: random weights, ImageNet's, a file, a bundle, or a bundle that was trained on phantoms
+            for this.
+        sha256: of the file; of all that decided the network of phantoms.
+        model: identity of the bundle.
+        source: titles of the data sets that it was trained on.
+        synthetic: some of their radiographs are drawn.
+        recipe: name of the recipe that it was trained by.
+        head: findings whose part of its head was taken.
+        images: phantoms that were drawn; `seed` is theirs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["none", "imagenet", "file", "bundle", "phantoms"]
+    sha256: str | None = None
+    model: str | None = None
+    source: str | None = None
+    synthetic: bool | None = None
+    recipe: str | None = None
+    head: tuple[str, ...] | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
 
 
 class TrainedOn(BaseModel):
@@ -55,6 +92,7 @@ class TrainedOn(BaseModel):
         train_patients: in the training split.
         training_list_sha256: `list_sha256` of the training split's image names.
         recipe: name of the recipe.
+        initial_weights: what the training started from; None where it is not known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +107,7 @@ class TrainedOn(BaseModel):
     train_patients: int
     training_list_sha256: str
     recipe: str
+    initial_weights: InitialWeights | None = None
 
 
 class Recalibration(BaseModel):
@@ -88,6 +127,54 @@ class Recalibration(BaseModel):
     of: str
 
 
+class Member(BaseModel):
+    """One of the bundles that a bundle was made of.
+
+    Attributes:
+        identity: of its model.
+        backbone, head, size, mean, std, tta: as in `ModelCard`.
+        trained_on: origin of its weights.
+        straightened: findings whose calibration was no straight line and was replaced by the one
+            nearest to it on the validation images of `FittedOn`.
+        auroc: mean over findings on these images, None where none is present and absent there.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity: str
+    backbone: _Backbone
+    head: Head
+    size: _Size
+    mean: float = Field(allow_inf_nan=False)
+    std: float = Field(gt=0, allow_inf_nan=False)
+    tta: _Views
+    trained_on: TrainedOn
+    straightened: tuple[str, ...] = ()
+    auroc: _Auroc | None = None
+
+
+class FittedOn(BaseModel):
+    """The validation images that all but the weights was fitted on, where training did not.
+
+    Attributes:
+        source: title of the data set.
+        split_sha256: of its split.
+        images, patients: in its validation part.
+        independent: no member was trained on these images, as far as the lists of their training
+            images and the names of their data sets tell; otherwise it cannot be told.
+        auroc: mean over findings on these images, as of `Member`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    split_sha256: str
+    images: int
+    patients: int
+    independent: bool
+    auroc: _Auroc | None = None
+
+
 class GateCard(Limits):
     """The limits of the out-of-distribution detector, and the SHA-256 of its file."""
 
@@ -99,6 +186,8 @@ class ModelCard(BaseModel):
 
     Attributes:
         backbone: timm's own name; never one of a hub or a folder, which would be contacted.
+            `ensemble` where the networks are those of `members`, each with its own backbone, head,
+            size, normalisation and views; then `head` is `plain`, `mean` 0, `std` 1, `tta` empty.
         head: `plain`, linear on the pooled last feature map, or `multiscale`, on those at strides 8
             and 16 as well.
         size: side of the canonical image, pixels.
@@ -119,7 +208,12 @@ class ModelCard(BaseModel):
             none for a finding without positives or without negatives there.
         heat_references: value of the finding's class map that its heatmap shows as 0, in logits.
         heat_scales: logits above the reference that its heatmap shows as 1.
-        trained_on: origin of the weights.
+        trained_on: origin of the weights; of several members what they have in common, see
+            `of_members`.
+        members: bundles that this one was made of: the networks of an ensemble, or those whose
+            weights were averaged. None for the bundle of a run.
+        fitted_on: validation images of a bundle with members; None for the bundle of a run, whose
+            validation is that of `trained_on`.
         recalibrated_on: images of a site; None for the bundle of a run.
         gate: limits of the out-of-distribution detector, None where none was fitted.
     """
@@ -128,12 +222,12 @@ class ModelCard(BaseModel):
 
     format: Literal[4] = _FORMAT
     package_version: str
-    backbone: str = Field(pattern=_TIMM_NAME)
+    backbone: _Backbone
     head: Head = "plain"
-    size: int = Field(ge=16, le=_LARGEST)
+    size: _Size
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0, allow_inf_nan=False)
-    tta: tuple[Literal["flip", "crops"], ...] = ()
+    tta: _Views = ()
     pixel_rule: str
     findings: Findings
     calibration: Calibration
@@ -145,9 +239,37 @@ class ModelCard(BaseModel):
     heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
+    members: Annotated[tuple[Member, ...], Field(max_length=MOST_MEMBERS)] = ()
+    fitted_on: FittedOn | None = None
     recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _has_its_members(self) -> Self:
+        if self.is_ensemble and not self.members:
+            raise ValueError("an ensemble must have members")
+        if self.is_ensemble and any(member.size > self.size for member in self.members):
+            raise ValueError("no member of an ensemble may be larger than its size")
+        if any(member.backbone == ENSEMBLE for member in self.members):
+            raise ValueError("a member must not be an ensemble")
+        return self
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the networks are those of the members."""
+        return self.backbone == ENSEMBLE
+
+    @property
+    def passes(self) -> int:
+        """Passes through a network that a reading takes: each member's views."""
+        views = [member.tta for member in self.members] if self.is_ensemble else [self.tta]
+        return sum((1 + ("flip" in tta)) * (1 + 5 * ("crops" in tta)) for tta in views)
+
+    @property
+    def trainings(self) -> tuple[TrainedOn, ...]:
+        """The origin of all weights: of each member, or of the single model."""
+        return tuple(member.trained_on for member in self.members) or (self.trained_on,)
 
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
@@ -204,6 +326,36 @@ def read(folder: Path) -> Facts:
     _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
     return Facts(card, _load_detector(folder, card), identity)
+
+
+def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
+    """Join what several weights were trained on.
+
+    Names are joined by ` + `. Where the members' splits or lists of training images differ, the
+    hashes are empty, and the numbers are the largest.
+    """
+    first = trained[0]
+
+    def joined(field: str) -> str:
+        names = (name for of in trained for name in getattr(of, field).split(" + "))
+        return " + ".join(dict.fromkeys(name for name in names if name))
+
+    def common(field: str) -> str:
+        values = {getattr(of, field) for of in trained}
+        return values.pop() if len(values) == 1 else ""
+
+    return TrainedOn(
+        source=joined("source"),
+        release=joined("release"),
+        synthetic=any(of.synthetic for of in trained),
+        policies={name: policy for of in trained for name, policy in of.policies.items()},
+        split=first.split if common("split_sha256") else joined("split"),
+        split_sha256=common("split_sha256"),
+        train_images=max(of.train_images for of in trained),
+        train_patients=max(of.train_patients for of in trained),
+        training_list_sha256=common("training_list_sha256"),
+        recipe=joined("recipe"),
+    )
 
 
 def list_sha256(images: Iterable[str]) -> str:

@@ -218,7 +218,7 @@ def _check_features(
     return [of.shape[1] for of in finer]
 
 
-def check_finite(classifier: Classifier) -> None:
+def check_finite(classifier: nn.Module) -> None:
     """Raise `BundleError` when a weight is NaN or infinite."""
     for name, tensor in classifier.state_dict().items():
         if not torch.isfinite(tensor).all():

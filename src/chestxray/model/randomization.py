@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import torch
 
+from chestxray.model.ensemble import Network, members_of, network_of
 from chestxray.model.model_card import ModelCard
 from chestxray.model.network import Classifier
 
 
-def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) -> Classifier:
-    """Give a classifier whose head and topmost backbone layers have random weights.
+def randomized(card: ModelCard, trained: Network, share: float, seed: int) -> Network:
+    """Give a network whose head and topmost backbone layers have random weights.
 
     Args:
         card: of the model.
-        trained: its classifier; is not changed.
+        trained: its network; is not changed. Of an ensemble, each member is randomised.
         share: of the backbone's layers, from its end, 0 (the head alone) to 1 (all).
         seed: of the random weights.
 
@@ -26,7 +27,15 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
+        fresh = network_of(card)
+    for new, old in zip(members_of(fresh), members_of(trained), strict=True):
+        _keep_layers(new, old, share)
+    place = members_of(trained)[0].mean.device
+    return fresh.eval().to(place).to(memory_format=torch.channels_last)
+
+
+def _keep_layers(fresh: Classifier, trained: Classifier, share: float) -> None:
+    """Copy the layers that are not randomised."""
     state = trained.backbone.state_dict()
     # A layer is a module with tensors of its own; they are listed in the order of their definition.
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
@@ -38,4 +47,3 @@ def randomized(card: ModelCard, trained: Classifier, share: float, seed: int) ->
     fresh.norms.load_state_dict(trained.norms.state_dict())  # statistics, not weights
     fresh.mean.copy_(trained.mean)
     fresh.std.copy_(trained.std)
-    return fresh.eval().to(trained.mean.device).to(memory_format=torch.channels_last)

@@ -92,7 +92,8 @@ def _check_made(pairs: Pairs, identity: str) -> None:
 
 def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
     """Refuse the images that the bundle was trained on."""
-    if pairs.split == "train" and truth.split_sha256 == card.trained_on.split_sha256:
+    splits = {of.split_sha256 for of in card.trainings}
+    if pairs.split == "train" and truth.split_sha256 in splits:
         raise PredictionsError(
             f"the bundle was trained on these images of {truth.source}, where its probabilities "
             f"are too sure: give predictions for images that it was not trained on"

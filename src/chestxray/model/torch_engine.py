@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from chestxray.model.engines import Answer, Images, run_all
-from chestxray.model.network import Classifier, to_input
+from chestxray.model.ensemble import Network
+from chestxray.model.network import to_input
 
 
 class TorchEngine:
@@ -20,16 +21,15 @@ class TorchEngine:
             emulates them, many times slower.
     """
 
-    def __init__(self, classifier: Classifier, bfloat16: bool = False) -> None:
+    def __init__(self, classifier: Network, bfloat16: bool = False) -> None:
         self.classifier = classifier
         self.bfloat16 = bfloat16
         arithmetic = "bfloat16" if bfloat16 else "float32"
-        place = classifier.mean.device.type
-        self.name = f"torch {torch.__version__}, {arithmetic} on {place}"
+        self.name = f"torch {torch.__version__}, {arithmetic} on {device_of(classifier).type}"
 
     def run(self, images: Images) -> Answer:
         """See `Engine.run`."""
-        place = self.classifier.mean.device
+        place = device_of(self.classifier)
         with (
             torch.inference_mode(),
             torch.autocast(place.type, torch.bfloat16, enabled=self.bfloat16),
@@ -44,7 +44,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def batches(classifier: Classifier, images: Images, batch_size: int = 32) -> Iterator[Answer]:
+def device_of(classifier: Network) -> torch.device:
+    """Give the device that a classifier is on."""
+    return next(classifier.parameters()).device
+
+
+def batches(classifier: Network, images: Images, batch_size: int = 32) -> Iterator[Answer]:
     """Run a classifier over images, in their order.
 
     Args:

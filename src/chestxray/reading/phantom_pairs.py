@@ -25,7 +25,7 @@ from chestxray.errors import SourceError
 from chestxray.evaluation.causal import CausalEffects, PairedAnswers, causal_effects
 from chestxray.model import bundle as bundles
 from chestxray.model.bundle import Bundle
-from chestxray.model.network import Classifier
+from chestxray.model.ensemble import Network
 from chestxray.model.randomization import randomized
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.progress import progress
@@ -165,7 +165,7 @@ def _ask_all(
     return models, kept
 
 
-def _random_copies(model: Bundle) -> Iterator[Classifier]:
+def _random_copies(model: Bundle) -> Iterator[Network]:
     for share in _LAYERS.values():
         for seed in range(_MODELS):
             yield randomized(model.card, model.classifier, share, seed)

@@ -229,6 +229,9 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
         yield warning("trained-on-synthetic")
     if bundle.detector is None:
         yield warning("gate-not-fitted")
+    fitted = bundle.card.fitted_on
+    if fitted is not None and not fitted.independent:
+        yield warning("fitted-on-training-images", source=fitted.source)
     unfitted = bundle.card.calibration.uncalibrated
     if unfitted:
         yield warning("not-calibrated", dict(unfitted), names=", ".join(unfitted))

@@ -111,6 +111,10 @@ class ModelCardResult(BaseModel):
 
     identity: str
     backbone: str
+    members: list[str] = Field(
+        description="Identities of the models that this one was made of; empty for a single one."
+    )
+    passes: int = Field(description="Passes through a network that each image takes.")
     input_size: int = Field(description="Side of the square input image, pixels.")
     engine: str
     package_version: str = Field(description="Of the chestxray that trained the model.")
@@ -129,6 +133,8 @@ def model_card_result(reader: Reader) -> ModelCardResult:
     return ModelCardResult(
         identity=reader.bundle.identity,
         backbone=card.backbone,
+        members=[member.identity for member in card.members],
+        passes=card.passes,
         input_size=card.size,
         engine=reader.engine.name,
         package_version=card.package_version,
@@ -194,7 +200,8 @@ def _calibrated_on(card: ModelCard, finding: str) -> str | None:
     latest, site = card.calibration, card.recalibrated_on
     while latest.then is not None:
         latest = latest.then
-    return card.trained_on.source if site is None or finding in latest.unfitted else site.source
+    own = card.trained_on if card.fitted_on is None else card.fitted_on
+    return own.source if site is None or finding in latest.unfitted else site.source
 
 
 def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingResult:

@@ -11,8 +11,10 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.training.cross_validation import crossval
+    from chestxray.training.ensembling import ensemble
     from chestxray.training.fit import Run, check_recipe, train
     from chestxray.training.loop import Processes
+    from chestxray.training.pretraining import pretrain
     from chestxray.training.recipe import Recipe
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Run",
     "check_recipe",
     "crossval",
+    "ensemble",
+    "pretrain",
     "train",
 ]
 
@@ -28,12 +32,14 @@ __getattr__ = exports(
     __name__,
     {
         "cross_validation": ("crossval",),
+        "ensembling": ("ensemble",),
         "fit": (
             "Run",
             "check_recipe",
             "train",
         ),
         "loop": ("Processes",),
+        "pretraining": ("pretrain",),
         "recipe": ("Recipe",),
     },
 )

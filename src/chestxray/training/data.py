@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from chestxray.dataset.shards import Shards
 from chestxray.dataset.store import Dataset
 
-Batch = tuple[Tensor, ...]  # images and labels; masks too, see `mask_supervision`
+Batch = tuple[Tensor, ...]  # images and labels; a teacher's probabilities; masks
 
 _COPIED: Final = 4096  # images at a time
 
@@ -45,35 +45,45 @@ class Share:
 class Part(TorchDataset[Batch]):
     """One split of a dataset; indexing with a list of positions gives a batch.
 
-    A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown).
+    A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown), and with
+    targets these as float32 [B, K].
 
     Args:
         dataset: of the split.
         split: its name.
         device: that computes. On a GPU with room for them, all images are kept there, so that a
             batch is neither read nor copied.
+        targets: [N, K], a teacher's probabilities, see `distillation`; None without one.
     """
 
-    def __init__(self, dataset: Dataset, split: str, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        device: torch.device | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
         self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
         self._images = dataset.images
+        self._targets = () if targets is None else (targets,)
         self._resident: Batch | None = None
         if device is not None and fits(len(self.rows) * dataset.manifest.size**2, device):
             labels = torch.from_numpy(self.labels).to(device)
-            self._resident = _resident(self._images, self.rows, device), labels
+            more = [of.to(device) for of in self._targets]
+            self._resident = _resident(self._images, self.rows, device), labels, *more
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, positions: list[int]) -> Batch:
         if self._resident is not None:
-            images, labels = self._resident
-            chosen = torch.tensor(positions, device=images.device)
-            return images[chosen], labels[chosen]
-        pixels = self._images[self.rows[positions]]
-        return torch.from_numpy(pixels), torch.from_numpy(self.labels[positions])
+            chosen = torch.tensor(positions, device=self._resident[0].device)
+            return tuple(of[chosen] for of in self._resident)
+        pixels = torch.from_numpy(self._images[self.rows[positions]])
+        labels = torch.from_numpy(self.labels[positions])
+        return pixels, labels, *(of[positions] for of in self._targets)
 
     @property
     def resident(self) -> bool:

@@ -6,22 +6,30 @@ out-of-distribution detector: it is fitted on training images. The test split is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration
+from chestxray.evaluation.focal_link import FocalLink
+from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
+from chestxray.findings import Findings
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
+from chestxray.model.ensemble import Network, reduced
 from chestxray.model.heatmaps import MapSummary, fit_heat_scales
-from chestxray.model.model_card import ModelCard, TrainedOn, list_sha256
-from chestxray.model.network import Classifier
+from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn, list_sha256
+from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches
 from chestxray.training.data import Part
@@ -30,10 +38,34 @@ from chestxray.training.recipe import Recipe
 
 _Floats = npt.NDArray[np.float64]
 
-_DETECTOR_IMAGES = 1024  # of each split at most: more make it slower and no better
+_BATCH: Final = 32  # images
+_DETECTOR_IMAGES: Final = 1024  # of each split at most: more make it slower and no better
 
 
-def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) -> Bundle:
+@dataclass(frozen=True)
+class Validation:
+    """What a network says of the validation images, and what was fitted on that.
+
+    Attributes:
+        probabilities: float64 [N, K], calibrated.
+        features: float32 [N, C], pooled.
+        auroc: mean over findings, None where none is present and absent.
+        fitted: the values of a model card that follow, by name.
+    """
+
+    probabilities: _Floats
+    features: Features
+    auroc: float | None
+    fitted: dict[str, Any]
+
+
+def finish(
+    run: Path,
+    dataset: Dataset,
+    recipe: Recipe,
+    classifier: Classifier,
+    origin: Mapping[str, Any],
+) -> Bundle:
     """Predict validation, fit on it, and write `validation.csv` and `bundle/`.
 
     Args:
@@ -41,20 +73,13 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         dataset: that it was trained on.
         recipe: that it was trained by.
         classifier: with the best weights.
+        origin: of its initial weights, see `initial_weights.origin`.
     """
     val = Part(dataset, "val")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    logits, maps, features = _predict(classifier, val.images)
+    found = fit_on_validation(classifier, val, dataset.findings, recipe_link(recipe))
     about = dataset.index.iloc[val.rows]
-    patients = np.unique(about["patient"], return_inverse=True)[1]
-    findings = dataset.findings
-    link = link_of(recipe.loss)
-    calibration = fit_calibration(logits, val.labels, patients, findings, link)
-    probabilities = calibration.apply(logits)
-    points = fit_operating_points(probabilities, val.labels, patients, findings)
-    thresholds = points.thresholds()
-    references, scales = fit_heat_scales(maps, probabilities, val.labels, thresholds)
-    table = predictions.table(about["image"].tolist(), probabilities, findings)
+    table = predictions.table(about["image"].tolist(), found.probabilities, dataset.findings)
     predictions.write(run / "validation.csv", table)
     card = ModelCard(
         package_version="",
@@ -66,19 +91,72 @@ def finish(run: Path, dataset: Dataset, recipe: Recipe, classifier: Classifier) 
         std=classifier.normalisation[1],
         tta=recipe.tta,
         pixel_rule=dataset.manifest.pixel_rule,
-        findings=findings,
-        calibration=calibration,
-        thresholds=thresholds,
-        operating_points={name: points.thresholds(name) for name in points.chosen},
-        operating_point=MAIN,
-        not_assessed=points.not_assessed,
-        prevalences=prevalences(val.labels, findings),
-        heat_references=references,
-        heat_scales=scales,
-        trained_on=_trained_on(dataset, recipe),
+        findings=dataset.findings,
+        trained_on=_trained_on(dataset, recipe, origin),
+        **found.fitted,
     )
-    detector = fit_detector(dataset, recipe.seed, val, features)
+    detector = fit_detector(dataset, recipe.seed, val, found.features)
     return save(run / "bundle", classifier, card, detector)
+
+
+def fit_on_validation(
+    classifier: Network, val: Part, findings: Findings, link: FocalLink
+) -> Validation:
+    """Fit calibration, operating points and heatmap scales on the validation split.
+
+    Args:
+        classifier: in evaluation mode.
+        val: the split, whose dataset has all findings.
+        findings: K, in the order of the logits.
+        link: of the loss that the logits were trained with.
+    """
+    logits, maps, features = _predict(classifier, val.images)
+    labels = labels_of(val, findings)
+    patients = np.unique(val.dataset.index["patient"].iloc[val.rows], return_inverse=True)[1]
+    calibration = fit_calibration(logits, labels, patients, findings, link)
+    probabilities = calibration.apply(logits)
+    points = fit_operating_points(probabilities, labels, patients, findings)
+    references, scales = fit_heat_scales(maps, probabilities, labels, points.thresholds())
+    fitted = {
+        "calibration": calibration,
+        "thresholds": points.thresholds(),
+        "operating_points": {name: points.thresholds(name) for name in points.chosen},
+        "operating_point": MAIN,
+        "not_assessed": points.not_assessed,
+        "prevalences": prevalences(labels, findings),
+        "heat_references": references,
+        "heat_scales": scales,
+    }
+    return Validation(probabilities, features, mean_auroc(labels, logits), fitted)
+
+
+def logits_of(classifier: Network, part: Part) -> _Floats:
+    """Give the logits of a part's images, reduced to the network's size, float64 [N, K]."""
+    found: list[Tensor] = []
+    place = next(classifier.parameters()).device
+    with torch.inference_mode():
+        for start in range(0, len(part), _BATCH):
+            images, *_ = part[list(range(start, min(start + _BATCH, len(part))))]
+            inputs = reduced(to_input(images.to(place)), classifier.size)
+            found.append(classifier(inputs.contiguous(memory_format=torch.channels_last)).cpu())
+    return torch.cat(found).double().numpy()
+
+
+def labels_of(part: Part, findings: Findings) -> npt.NDArray[np.float32]:
+    """Give the labels of findings under any of their names, float32 [N, K]."""
+    pairs = findings.common(part.dataset.findings)
+    return part.labels[:, [theirs for _, theirs in pairs]]
+
+
+def mean_auroc(labels: npt.NDArray[Any], scores: _Floats) -> float | None:
+    """Give the mean AUROC over findings, None where none is both present and absent."""
+    mean = mean_of_defined(value("auroc", y, x) for y, x in zip(labels.T, scores.T, strict=True))
+    return None if np.isnan(mean) else float(mean)
+
+
+def recipe_link(recipe: Recipe) -> FocalLink:
+    """Give the link from logits to log-odds; a teacher's probabilities are learnt without one."""
+    return FocalLink() if recipe.taught else link_of(recipe.loss)
 
 
 def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> Detector:
@@ -98,7 +176,7 @@ def fit_detector(dataset: Dataset, seed: int, val: Part, features: Features) -> 
     return Detector.fit(dataset.images[train], dataset.images[rows], features[kept], patients)
 
 
-def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, MapSummary, Features]:
+def _predict(classifier: Network, images: Images) -> tuple[_Floats, MapSummary, Features]:
     """Give logits [N, K], the summary of the class maps, and features [N, C]."""
     found = [
         (logits, *MapSummary.of(maps), features)
@@ -108,7 +186,7 @@ def _predict(classifier: Classifier, images: Images) -> tuple[_Floats, MapSummar
     return logits.astype(np.float64), MapSummary(*summary), features
 
 
-def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
+def _trained_on(dataset: Dataset, recipe: Recipe, origin: Mapping[str, Any]) -> TrainedOn:
     manifest, train = dataset.manifest, dataset.index.iloc[dataset.rows("train")]
     return TrainedOn(
         source=manifest.title,
@@ -121,4 +199,5 @@ def _trained_on(dataset: Dataset, recipe: Recipe) -> TrainedOn:
         train_patients=int(train["patient"].nunique()),
         training_list_sha256=list_sha256(train["image"]),
         recipe=recipe.name,
+        initial_weights=InitialWeights.model_validate(origin),
     )

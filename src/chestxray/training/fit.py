@@ -1,13 +1,15 @@
 """Training: a dataset and a recipe in, a run folder out.
 
 run/
-  recipe.yaml        as run, with every key
-  dataset.json       the manifest of the dataset it was trained on
-  history.csv        one row per epoch and split
-  checkpoints/       best.safetensors and last.safetensors: plain tensors and JSON
-  validation.csv     the best epoch's predictions on the validation split
-  bundle/            the model, complete
-  run.json           what was done, written last
+  recipe.yaml            as run, with every key
+  dataset.json           the manifest of the dataset it was trained on
+  initial_weights.json   what the network started from, see `initial_weights.origin`
+  history.csv            one row per epoch and split
+  checkpoints/           best.safetensors and last.safetensors: plain tensors and JSON
+  teacher.safetensors    of a recipe with a teacher: its probabilities of the training images
+  validation.csv         the best epoch's predictions on the validation split
+  bundle/                the model, complete
+  run.json               what was done, written last
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,9 +33,10 @@ from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
-from chestxray.training import checkpoint_files, initial_weights
+from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST
+from chestxray.training.distillation import check_teacher, keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
@@ -49,10 +52,12 @@ from chestxray.training.loop import (
 from chestxray.training.mask_supervision import check_masks
 from chestxray.training.probe import fit_head
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_checks import check_folder, for_run
+from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
+from chestxray.training.recipe_keys import PHANTOMS
 from chestxray.version import __version__
 
 _MADE_BY: Final = "chestxray train"
+_ORIGIN: Final = "initial_weights.json"
 _SECONDS: Final = 600.0  # that another machine waits for the first one's bundle
 
 
@@ -113,6 +118,9 @@ def train(
 ) -> Run:
     """Train a classifier, or resume an interrupted run.
 
+    A network that starts from `weights: phantoms` is pretrained first where it is not in the cache,
+    see `phantom_weights`; an interrupted pretraining is resumed.
+
     On one CPU, training is repeatable: epoch n depends on the recipe's seed alone, so a run that
     was killed and resumed ends with the same figures as one that was not. On a GPU the order of
     sums is not fixed, and figures differ in their last digits; so do those of several processes.
@@ -150,17 +158,27 @@ def train(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
+    if chosen.taught and not (run / TARGETS).exists():
+        check_teacher(dataset, chosen)
     _check_method(chosen, processes, tensorboard)
+    if first and resume:
+        _check_same(run, dataset.manifest, chosen)
+    under_way = resume and (run / "checkpoints" / LAST).exists()
+    if chosen.weights == PHANTOMS and not under_way:
+        resume |= _pretrain(dataset, chosen, run if first else None, resume)
     if not first:
+        if chosen.taught:
+            _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
         run_in_processes(dataset, chosen, run, tensorboard, processes)
         return _awaited(run)
-    if resume:
-        _check_same(run, dataset.manifest, chosen)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
-    task = task_of(dataset, chosen, resume and (run / "checkpoints" / LAST).exists())
+    task = task_of(dataset, chosen, under_way)
     with _alone(run, resume):
+        _record_origin(run, dataset, chosen, under_way)
         if chosen.method != "gradient":
             return _finished(run, dataset, task, fit_head(dataset, task, run))
+        if chosen.taught:
+            keep_targets(dataset, chosen, run)
         if processes.count > 1:
             run_in_processes(dataset, chosen, run, tensorboard, processes)
         else:
@@ -174,15 +192,50 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
-            map, or the weights are not there, not readable or not of this backbone.
+            map, or the weights are not there, not readable or not of this backbone, or those of
+            phantoms cannot be kept.
     """
     initial_weights.check(classifier_of(recipe, Findings(("Finding",)), resumed=True), recipe)
+
+
+def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) -> bool:
+    """Make the weights of phantoms that a recipe starts from, unless they are in the cache.
+
+    Args:
+        dataset: of the run.
+        recipe: of the run, which is checked before the minutes that this takes.
+        run: its folder; None where another machine writes it.
+        resume: whether it has begun.
+
+    Returns:
+        Whether the run has begun: `resume` continues it from here on.
+    """
+    if phantom_weights.bundle_of(recipe) is not None:
+        return resume
+    check_recipe(recipe)
+    with ExitStack() as stack:
+        if run:
+            stack.enter_context(_alone(run, resume))
+            write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+            recipes.save(run / "recipe.yaml", recipe)
+        threads = torch.get_num_threads()
+        phantom_weights.provide(recipe, train)
+        torch.set_num_threads(threads)
+    return run is not None
+
+
+def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool) -> None:
+    """Write what a run starts from, once: when it is resumed, that may not be there any more."""
+    if not under_way or not (run / _ORIGIN).exists():
+        write_json(run / _ORIGIN, initial_weights.origin(recipe, dataset.findings))
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
     check_masks(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
+        if split == "train" and len(labels) and recipe.taught and recipe.sampling == "natural":
+            continue  # the teacher says enough of images without labels
         if np.isnan(labels).all():
             what = "known labels" if len(labels) else "images"
             raise TrainingError(
@@ -228,20 +281,27 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
 
 def _awaited(run: Path) -> Run:
     """Wait until the first machine has written the run."""
-    end = time.monotonic() + _SECONDS
-    while not (run / "run.json").exists():
-        if time.monotonic() > end:
-            raise TrainingError(f"the first machine has not finished {run}: see its messages")
-        time.sleep(1)
+    _await(run / "run.json", f"the first machine has not finished {run}")
     return Run.open(run)
+
+
+def _await(path: Path, otherwise: str) -> None:
+    """Wait for a file of the first machine."""
+    end = time.monotonic() + _SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TrainingError(f"{otherwise}: see its messages")
+        time.sleep(1)
 
 
 def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     """Write all that follows from the final weights, `run.json` last."""
     recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
-    bundle = finish(run, dataset, recipe, task.evaluated.to(device()))
+    origin = read_json(run / _ORIGIN, _MADE_BY)
+    bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin)
     facts = {
         "model": bundle.identity,
+        "teacher": origin_of(run) if recipe.taught else None,
         "precision": lightning_precision(recipe),
         "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
         "monitor": recipe.monitor,
@@ -250,7 +310,8 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
         "seconds": round(outcome.seconds),
         "threads": outcome.threads,
     }
-    write_json(run / "run.json", {**_summary(dataset.manifest, recipe), **facts})
+    summary = {**_summary(dataset.manifest, recipe), "initial_weights": origin}
+    write_json(run / "run.json", {**summary, **facts})
     return Run.open(run)
 
 
@@ -274,7 +335,6 @@ def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "backbone": recipe.backbone,
         "weights": recipe.weights,
-        "initial_weights": initial_weights.origin(recipe, manifest.findings),
         "machine": _machine(),
         "torch": torch.__version__,
         "seed": recipe.seed,

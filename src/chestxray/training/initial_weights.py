@@ -1,8 +1,8 @@
-"""What a network starts from: ImageNet, random weights, a timm file, or a bundle.
+"""What a network starts from: ImageNet, random weights, a timm file, a bundle, or phantoms.
 
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
 network has too. The rest of the head stays random, and all of it where the bundle's head is of
-another kind.
+another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_weights` puts it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from chestxray.artifacts import sha256
-from chestxray.errors import RecipeError
+from chestxray.errors import BundleError, RecipeError
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
 from chestxray.model.network import Classifier
 from chestxray.model.pretrained import check_reachable
-from chestxray.training.recipe_keys import Recipe
+from chestxray.training import phantom_weights
+from chestxray.training.phantom_weights import Pretraining
+from chestxray.training.recipe_keys import PHANTOMS, Recipe
 
 _HEAD: Final = "head."
 _NORMS: Final = "norms."  # of the multi-scale head's finer maps; another head has none
@@ -36,20 +38,24 @@ def load(classifier: Classifier, recipe: Recipe) -> None:
     """
     if recipe.weights == "none":
         return
-    if Path(recipe.weights).is_dir():
-        _load_bundle(classifier, recipe)
+    if recipe.weights == PHANTOMS:
+        _load_phantoms(classifier, recipe)
+    elif Path(recipe.weights).is_dir():
+        _load_bundle(classifier, recipe, Path(recipe.weights))
     else:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
 
 
 def check(classifier: Classifier, recipe: Recipe) -> None:
-    """Check that the initial weights are there and fit, without a download.
+    """Check that the initial weights are there and fit, without a download or a pretraining.
 
     Raises:
-        RecipeError, BundleError: as `load` says.
+        RecipeError, BundleError: as `load` and `phantom_weights.check` say.
     """
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
+    elif recipe.weights == PHANTOMS and phantom_weights.bundle_of(recipe) is None:
+        phantom_weights.check(recipe)
     else:
         load(classifier, recipe)
 
@@ -58,19 +64,28 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     """Describe the initial weights of a recipe, for the record of a run.
 
     Returns:
-        `kind`: `imagenet`, `none`, `file` or `bundle`. Of a file `sha256`. Of a bundle `model`, its
-        identity; `source`, what it was trained on; `synthetic`, whether any of that was drawn;
-        `recipe`; and `head`, the findings whose part of the head was taken.
+        `kind`: `imagenet`, `none`, `file`, `bundle` or `phantoms`. Of a file `sha256`. Of a bundle
+        `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
+        was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
+        the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
+        network.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
+    if recipe.weights == PHANTOMS:
+        phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
+        bundle = phantom_weights.bundle_of(recipe)
+        return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
     path = Path(recipe.weights)
     if not path.is_dir():
         return {"kind": "file", "sha256": sha256(path)}
+    return {"kind": "bundle", **_of_bundle(path, recipe, findings)}
+
+
+def _of_bundle(path: Path, recipe: Recipe, findings: Findings) -> dict[str, Any]:
     facts = model_card.read(path)
     trained = facts.card.trained_on
     return {
-        "kind": "bundle",
         "model": facts.identity,
         "source": trained.source,
         "synthetic": trained.synthetic,
@@ -83,8 +98,25 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _load_bundle(classifier: Classifier, recipe: Recipe) -> None:
-    bundle = bundles.load(Path(recipe.weights))
+def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
+    folder = phantom_weights.bundle_of(recipe)
+    if folder is None:
+        wanted = Pretraining.of(recipe).cached
+        raise RecipeError(
+            f"weights = 'phantoms': the pretrained network is not in {wanted}; make it with "
+            f"`chestxray train`"
+        )
+    try:
+        _load_bundle(classifier, recipe, folder)
+    except BundleError as error:
+        raise BundleError(
+            f"the network that was pretrained on phantoms is damaged ({error}): remove "
+            f"{folder.parent.parent}, and the next training makes it again"
+        ) from error
+
+
+def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
+    bundle = bundles.load(folder)
     own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):

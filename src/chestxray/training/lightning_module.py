@@ -26,7 +26,7 @@ from chestxray.training.augmentation import (
     mixed,
 )
 from chestxray.training.data import Batch
-from chestxray.training.losses import binary_cross_entropy, loss_of
+from chestxray.training.losses import binary_cross_entropy, loss_of, teacher_loss
 from chestxray.training.mask_supervision import mask_loss
 from chestxray.training.optimisation import WeightAverage, optimiser_of
 from chestxray.training.recipe import Recipe
@@ -207,21 +207,21 @@ class Task(LightningModule):
                 frozen.requires_grad_(learns).train(learns)
 
     def _augmented(self, batch: Batch, batch_idx: int) -> Batch:
-        """Give the network's input, its labels, and its masks if the batch has masks."""
-        images, labels, *masks = batch
+        """Give the batch with the network's input in place of its images."""
+        images, labels, *more = batch
         inputs = self._resized(to_input(images))
-        if masks:
-            inputs, *masks = augmented_with_masks(self.augment, inputs, masks[0])
+        if self.recipe.mask_weight:
+            inputs, more[-1] = augmented_with_masks(self.augment, inputs, more[-1])
         else:
             inputs = self.augment(inputs)
         if not self.recipe.mixup:
-            return inputs, labels, *masks
+            return inputs, labels, *more
         seed = self.recipe.seed, self.current_epoch, batch_idx
-        for place, mask in enumerate(masks):  # the same draws as for the images
+        for place, of in enumerate(more):  # the same draws as for the images
             draw = np.random.default_rng(seed)
-            masks[place] = mixed(mask, labels, self.recipe.mixup, draw)[0]
+            more[place] = mixed(of, labels, self.recipe.mixup, draw)[0]
         draw = np.random.default_rng(seed)
-        return *mixed(inputs, labels, self.recipe.mixup, draw), *masks
+        return *mixed(inputs, labels, self.recipe.mixup, draw), *more
 
     def _resized(self, images: Tensor) -> Tensor:
         """Give images the side of this epoch."""
@@ -230,17 +230,20 @@ class Task(LightningModule):
             return images
         return interpolate(images, (side, side), mode="area")
 
-    def _step(
-        self, split: _Split, inputs: Tensor, labels: Tensor, masks: Tensor | None = None
-    ) -> Tensor:
+    def _step(self, split: _Split, inputs: Tensor, labels: Tensor, *more: Tensor) -> Tensor:
+        """Give the loss of a batch, which in training may have targets, and masks after them."""
         classifier = self.classifier if split == "train" else self.evaluated
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if masks is None:
-            logits = classifier(inputs)
-            loss: Tensor = self.loss(logits, labels)
-        else:
+        inputs, recipe = inputs.contiguous(memory_format=torch.channels_last), self.recipe
+        maps = None
+        if more and recipe.mask_weight:
             logits, maps, _ = classifier.explain(inputs)
-            loss = self.loss(logits, labels)
-            loss = loss + self.recipe.mask_weight * mask_loss(maps, masks, labels)
+        else:
+            logits = classifier(inputs)
+        loss: Tensor = self.loss(logits, labels)
+        if more and recipe.taught:
+            taught = recipe.teacher_weight * teacher_loss(logits, more[0])
+            loss = (1 - recipe.teacher_weight) * loss + taught
+        if maps is not None:
+            loss = loss + recipe.mask_weight * mask_loss(maps, more[-1], labels)
         self.outputs[split].add(logits, labels)
         return loss

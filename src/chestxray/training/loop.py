@@ -37,6 +37,7 @@ from chestxray.training.callbacks import (
 )
 from chestxray.training.checkpoint_files import CheckpointFiles
 from chestxray.training.data import EpochBatches, Part, Share, in_order, loader
+from chestxray.training.distillation import targets_of
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
 from chestxray.training.mask_supervision import MaskedPart
@@ -121,7 +122,8 @@ def run_epochs(
     """
     last, recipe = run / "checkpoints" / LAST, task.recipe
     kind = MaskedPart if recipe.mask_weight else Part
-    part, val = kind(dataset, "train", device()), Part(dataset, "val", device())
+    targets = targets_of(dataset, run) if recipe.taught else None
+    part, val = kind(dataset, "train", device(), targets), Part(dataset, "val", device())
     if not last.exists():
         threads.choose(recipe.threads, _TimedStep(task, part))
     trainer = _trainer(recipe, run, dataset, tensorboard, processes)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.training.recipe_keys import Loss
@@ -160,6 +160,16 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     loss: Tensor = FocalLoss(torch.ones(labels.shape[1], 2), 0.0).to(logits.device)(logits, labels)
     return loss
+
+
+def teacher_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Give the mean cross-entropy, in nats, of predictions to a teacher's probabilities.
+
+    Args:
+        logits: [B, K].
+        targets: [B, K] in [0, 1].
+    """
+    return binary_cross_entropy_with_logits(logits.float(), targets)
 
 
 def loss_of(choice: Loss, weights: npt.NDArray[np.float64]) -> MultiLabelLoss:

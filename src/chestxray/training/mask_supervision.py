@@ -18,14 +18,14 @@ from chestxray.training.recipe import Recipe
 
 
 class MaskedPart(Part):
-    """One split of a dataset with masks; a batch has bool masks [B, K, g, g] as its third item."""
+    """One split of a dataset with masks; the last item of a batch are bool masks [B, K, g, g]."""
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        images, labels = super().__getitem__(positions)
+        batch = super().__getitem__(positions)
         masks = self.dataset.masks
         if masks is None:
             raise TypeError("the dataset has no masks")
-        return images, labels, torch.from_numpy(masks[self.rows[positions]]).to(images.device)
+        return *batch, torch.from_numpy(masks[self.rows[positions]]).to(batch[0].device)
 
 
 def check_masks(dataset: Dataset, recipe: Recipe) -> None:

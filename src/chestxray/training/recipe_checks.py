@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,13 @@ from typing import Any, Final
 from chestxray.artifacts import read_json
 from chestxray.errors import ArtifactError, ChestXrayError
 from chestxray.model import model_card
+from chestxray.model.model_card import ModelCard
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
+from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED
+
+TARGETS: Final = "teacher.safetensors"
+"""In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
 
 _MANIFEST: Final = "dataset.json"
 _RECIPE: Final = "recipe.yaml"
@@ -52,7 +57,7 @@ def for_run(
         check_folder(run, resume)
     if recipe is None:
         recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
-    return checked(recipe, overrides, dataset)
+    return checked(recipe, overrides, dataset, taught=resume and (run / TARGETS).exists())
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -82,28 +87,40 @@ def check_folder(run: Path, resume: bool) -> None:
 
 
 def checked(
-    recipe: str | Path | Recipe, overrides: Overrides = (), dataset: Path | None = None
+    recipe: str | Path | Recipe,
+    overrides: Overrides = (),
+    dataset: Path | None = None,
+    taught: bool = False,
 ) -> Recipe:
     """Load a recipe and check it against this machine and a dataset.
 
+    Args:
+        recipe: as `recipe.load` takes it.
+        overrides: as `recipe.load` takes them.
+        dataset: folder of the dataset to train on; None where there is none yet.
+        taught: the teacher's probabilities are kept already, so that it is not needed.
+
     Raises:
         RecipeError: as `recipe.load` says, and together with it: timm has no such backbone, the
-            weights file does not exist, or the dataset has another image size.
+            weights file does not exist, the teacher is no bundle or does not fit the dataset, or
+            the dataset has another image size.
         ArtifactError: there is no dataset.
     """
-    size = None if dataset is None else _size_of(dataset)
+    manifest = {} if dataset is None else _manifest_of(dataset)
 
     def faults(values: Mapping[str, Any]) -> list[str]:
-        found = (*_backbone_faults(values), *_weights_faults(values))
-        return [*found, *_size_faults(values, dataset, size)]
+        found = [*_backbone_faults(values), *_weights_faults(values)]
+        if not taught:
+            found += _teacher_faults(values, manifest)
+        return [*found, *_size_faults(values, dataset, manifest.get("size"))]
 
     return recipes.load(recipe, overrides, faults)
 
 
-def _size_of(dataset: Path) -> object:
+def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     if not (dataset / _MANIFEST).exists() and dataset.is_dir():
-        return None  # `Dataset.open` says what the folder is
-    return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT").get("size")
+        return {}  # `Dataset.open` says what the folder is
+    return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT")
 
 
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
@@ -137,12 +154,14 @@ def _timm_text() -> str:
 
 def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
-    if weights in {"imagenet", "none"} or not isinstance(weights, str) or Path(weights).is_file():
+    if not isinstance(weights, str) or weights in {"imagenet", "none", PHANTOMS}:
+        return []
+    if Path(weights).is_file():
         return []
     if Path(weights).is_dir():
         return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
-    rule = "the weights file does not exist; give `imagenet`, `none`, a file, or a bundle's folder"
-    return [f"weights = {weights!r}: {rule}"]
+    choices = "`imagenet`, `none`, `phantoms`, a file, or a bundle's folder"
+    return [f"weights = {weights!r}: the weights file does not exist; give {choices}"]
 
 
 def _bundle_faults(weights: str, backbone: object) -> list[str]:
@@ -150,10 +169,40 @@ def _bundle_faults(weights: str, backbone: object) -> list[str]:
         own = model_card.read(Path(weights)).card.backbone
     except ChestXrayError as error:
         return [f"weights = {weights!r}: {error}"]
+    if own == model_card.ENSEMBLE:
+        rule = "this bundle is an ensemble of several networks; give one of its members"
+        return [f"weights = {weights!r}: {rule}, or learn from it with --set teacher={weights}"]
     if str(backbone).partition(".")[0] == own.partition(".")[0]:
         return []
     rule = f"the backbone of this bundle is {own}, that of the recipe {backbone}"
     return [f"weights = {weights!r}: {rule}; use --set backbone={own}, or other weights"]
+
+
+def _teacher_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+    teacher = values.get("teacher", NO_TEACHER)
+    if teacher == NO_TEACHER or not isinstance(teacher, str):
+        return []
+    if teacher == TEACHER_WANTED:
+        rule = "this recipe learns from another model; give its bundle with --set teacher=BUNDLE"
+        return [f"teacher = {teacher!r}: {rule}"]
+    try:
+        card = model_card.read(Path(teacher)).card
+    except ChestXrayError as error:
+        return [f"teacher = {teacher!r}: {error}"]
+    return [f"teacher = {teacher!r}: {fault}" for fault in _unfit_teacher(card, manifest)]
+
+
+def _unfit_teacher(card: ModelCard, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Say why a teacher cannot label the images of a dataset."""
+    lacking = [name for name in manifest.get("findings", ()) if card.findings.place(name) is None]
+    if lacking:
+        yield f"it lacks the findings {', '.join(lacking)} of the dataset; give another teacher"
+    size = manifest.get("size")
+    if isinstance(size, int) and card.size > size:
+        yield (
+            f"it reads images of {card.size} px, the dataset has {size} px; prepare a dataset with "
+            f"--size {card.size}, or give a teacher of {size} px or less"
+        )
 
 
 def _size_faults(values: Mapping[str, Any], dataset: Path | None, size: object) -> list[str]:

@@ -34,9 +34,16 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SmallSide = Annotated[int, Field(ge=16, le=2048)]
 _Side = Annotated[int, Field(ge=32, le=2048)]
 
+PHANTOMS: Final = "phantoms"
+"""The value of `weights` that pretrains on phantoms, and the recipe by which that is done."""
+NO_TEACHER: Final = "none"
+"""The `teacher` of a recipe that learns from labels alone."""
+TEACHER_WANTED: Final = "required"
+"""The `teacher` of a recipe that cannot be run before one is given."""
+
 _OF_EVERY_METHOD: Final = {
-    "name", "description", "cost", "expected", "backbone", "head", "weights", "size", "method",
-    "tta", "precision", "threads", "seed",
+    "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
+    "method", "tta", "precision", "threads", "seed",
 }  # fmt: skip
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
 
@@ -154,9 +161,11 @@ class Recipe(Strict):
         backbone: a timm model that ends in a feature map or in patch tokens.
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
-        weights: what the network starts from: `imagenet`, `none`, a timm checkpoint file of that
-            backbone, or the folder of a bundle of it. Findings that the bundle has too keep their
-            part of its head; the others start anew.
+        weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint
+            file of that backbone, or the folder of a bundle of it. Findings that the bundle has too
+            keep their part of its head; the others start anew. `phantoms` is a bundle that is
+            trained on phantoms by the recipe `phantoms`, once, and kept: see `phantom_weights`.
+        phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
             `[[224, 10], [384, 5]]`; the epochs that are left of `max_epochs` use `size`, and the
@@ -173,6 +182,12 @@ class Recipe(Strict):
         loss: what is minimised.
         mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
             dataset must have masks, as those of phantoms do.
+        teacher: the folder of a bundle from whose probabilities the network learns as well
+            (distillation), `none`, or `required` in a recipe that needs one to be given. It must
+            have all findings of the dataset. Its probabilities of the training images are
+            computed once and kept with the run.
+        teacher_weight: w of a teacher: the loss is (1 - w) times the loss of the known labels plus
+            w times the cross-entropy to the teacher's probabilities of all findings.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
             allows; `natural` shows each image once per epoch, except for a short last batch.
         max_draws: with balanced sampling, the most draws of one image per epoch.
@@ -214,6 +229,7 @@ class Recipe(Strict):
     backbone: str = "densenet121.tv_in1k"
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
+    phantoms: Annotated[int, Field(ge=16)] = 10_000
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
     dropout: _BelowOne = 0.0
@@ -223,6 +239,8 @@ class Recipe(Strict):
     method: Literal["gradient", "ridge", "logistic"] = "gradient"
     loss: Loss = Loss()
     mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    teacher: str = NO_TEACHER
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     sampling: Literal["balanced", "natural"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     optimiser: _OptimiserName = "adam"
@@ -274,6 +292,11 @@ class Recipe(Strict):
             )
             raise _of_key("method", rule, self.method)
         return self
+
+    @property
+    def taught(self) -> bool:
+        """Whether the network learns from a teacher."""
+        return self.teacher != NO_TEACHER
 
     @property
     def first_full_epoch(self) -> int:

@@ -151,6 +151,11 @@ NOTICES: Final[dict[str, NoticeKind]] = {
         warns="The model was trained on synthetic radiographs only, so its results on real ones "
         "are meaningless",
     ),
+    "fitted-on-training-images": NoticeKind(
+        "the images that an ensemble was calibrated on may be training images of its members",
+        warns="Calibration and thresholds were fitted on images of {source} that members of this "
+        "model may have been trained on, so probabilities may be too sure",
+    ),
     "not-calibrated": NoticeKind(
         "the probabilities of some findings are not calibrated",
         warns="The probabilities of these findings are not calibrated: {names}",

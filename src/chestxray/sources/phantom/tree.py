@@ -68,7 +68,8 @@ def synth(
 ) -> Path:
     """Write phantoms as an NIH tree; the same arguments give the same bytes.
 
-    An unfinished tree of the same recipe is written again; a finished one stays as it is.
+    An unfinished tree of the same recipe gets the images that it lacks; a finished one stays as it
+    is.
 
     Args:
         out: folder to write, absent or empty.
@@ -165,16 +166,21 @@ def _folder_number(index: int) -> int:
 
 
 def _write_image(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[_Box]:
-    """Write one image and its masks; gives the masks' boxes."""
+    """Write one image after its masks, unless it is there; gives the masks' boxes."""
     index, exam = numbered
     path = out / f"images_{_folder_number(index):03d}" / "images" / exam.name
-    phantom = render(exam, pixels)
-    rgba = exam.stream("file").random() < _RGBA_SHARE
-    image = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
-    _write_png(path, image)
-    for finding, mask in phantom.masks.items():
-        _write_png(out / "masks" / f"{path.stem}_{finding}.png", mask.astype(np.uint8) * 255)
-    return [(finding, *_bounds(mask)) for finding, mask in phantom.masks.items() if mask.any()]
+    files = {f: out / "masks" / f"{path.stem}_{f}.png" for f in FINDINGS if f in exam.findings}
+    if path.exists():
+        masks = {f: cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) > 0 for f, file in files.items()}
+    else:
+        phantom = render(exam, pixels)
+        masks = phantom.masks
+        for finding, file in files.items():
+            _write_png(file, masks[finding].astype(np.uint8) * 255)
+        rgba = exam.stream("file").random() < _RGBA_SHARE
+        image = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
+        _write_png(path, image)
+    return [(finding, *_bounds(mask)) for finding, mask in masks.items() if mask.any()]
 
 
 def _write_png(path: Path, image: cv2.typing.MatLike) -> None:

@@ -1,0 +1,53 @@
+"""Leakage: may a model that is used in training have seen the images that it is measured on?
+
+A bundle records the SHA-256 of its list of training images, not the list. So a model that was
+trained on this dataset is recognised by the parts of its split. Of another split, or of a dataset
+with other images of the same source, nothing can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Final, Literal
+
+from chestxray.dataset.store import Dataset
+from chestxray.model.model_card import ModelCard, list_sha256
+
+Overlap = Literal["none", "unknown", "certain"]
+
+_PARTS: Final = ("train", "val", "test")
+_WORSE: Final[tuple[Overlap, ...]] = ("none", "unknown", "certain")
+
+
+def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
+    """Tell whether a model was trained on images of some parts of a dataset.
+
+    Args:
+        card: of the model; of one with members, all are asked.
+        dataset: with its split.
+        parts: names of the parts.
+
+    Returns:
+        `none` where the lists say so, or no source is common to both; `certain` where the model was
+        trained on whole parts and these are among them; else `unknown`.
+    """
+    names = {source.name for source in dataset.manifest.sources}
+    wanted, found = {*parts}, set[Overlap]()
+    for trained in card.trainings:
+        if not names & {*trained.policies}:
+            continue
+        whole = _parts_of(dataset, trained.training_list_sha256)
+        found.add("unknown" if whole is None else "certain" if whole & wanted else "none")
+    return max(found, key=_WORSE.index, default="none")
+
+
+def _parts_of(dataset: Dataset, listed: str) -> set[str] | None:
+    """Give the parts whose images together are those of a list, by its SHA-256."""
+    there = [part for part in _PARTS if len(dataset.rows(part))]
+    unions = (of for count in range(len(there)) for of in combinations(there, count + 1))
+    for parts in unions:
+        images = dataset.index["image"][dataset.index["split"].isin(parts)]
+        if list_sha256(images) == listed:
+            return {*parts}
+    return None
