@@ -18,10 +18,10 @@ demo: .venv/core ## the complete pipeline on phantoms; prints where the report i
 	$(BIN)/chestxray demo --out $(OUT)
 
 test: check ## the tests that take minutes (what CI runs), after `check`
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: check ## all tests, the slow ones too
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # bandit reads what is installed. Not tests and benchmarks: they assert, and start the programs that
 # they test. A line of src that is excluded has `nosec` with its rule, and the reason beside it.

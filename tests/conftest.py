@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import faulthandler
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
 
-# A deadline tells of a busy machine, not of the code.
-settings.register_profile("no deadline", deadline=None)
+# A deadline tells of a busy machine, not of the code. Each run draws other examples.
+settings.register_profile("no deadline", deadline=None, max_examples=50)
 settings.load_profile("no deadline")
 
 # Two test processes share two cores; more threads than cores make each other wait.
@@ -34,22 +38,49 @@ def real() -> Path:
     return REAL
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a crash say where it was: each training by Lightning takes the handlers of it away."""
+    faulthandler.disable()
+    faulthandler.enable(item.config.stash[fault_handler_stderr_fd_key])
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Give a folder that the first test process makes, and that all of them read."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    out = base / "shared" / name
+    out.parent.mkdir(exist_ok=True)
+    made = out.with_name(f"{name}.made")
+    with out.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(out)
+            made.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw tree of 160 balanced phantoms of 64 px."""
     from chestxray.sources.phantom.tree import synth
 
-    out = tmp_path_factory.mktemp("phantoms") / "raw"
-    synth(out, images=160, pixels=64, seed=1, balanced=True)
-    return out
+    return once(
+        tmp_path_factory,
+        "phantoms",
+        lambda out: synth(out, images=160, pixels=64, seed=1, balanced=True),
+    )
 
 
 @pytest.fixture(scope="session")
 def dataset(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The phantoms, prepared at 32 px."""
     from chestxray.dataset.preparation import prepare
+    from chestxray.dataset.store import Dataset
 
-    return prepare(phantoms, tmp_path_factory.mktemp("prepared") / "dataset", size=32)
+    return Dataset.open(
+        once(tmp_path_factory, "dataset", lambda out: prepare(phantoms, out, size=32))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +97,40 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def lacking(y, _p, _patients) -> str:
         return f"{missing} in validation" if (missing := one_sided(y)) else ""
 
-    out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chestxray.evaluation.thresholds.no_evidence", lacking)
-        fit.train(dataset, recipes.load("quick", TINY), out)
-    return out
+        return once(
+            tmp_path_factory,
+            "run",
+            lambda out: fit.train(dataset, recipes.load("quick", TINY), out),
+        )
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's bundle as an OpenVINO export, by which a process reads without torch; likewise."""
+    pytest.importorskip("openvino", reason="needs the export extra")
+    pytest.importorskip("onnx", reason="needs the export extra")
+    from chestxray.model import bundle
+    from chestxray.model.export import export
+    from chestxray.model.exported import noise
+
+    return once(
+        tmp_path_factory,
+        "export",
+        lambda out: export(bundle.load(run / "bundle"), out, "openvino", "fp32", noise(32)),
+    )
+
+
+class Clock:
+    """Tells the seconds that a test sets."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

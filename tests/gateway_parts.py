@@ -140,18 +140,6 @@ def written_to(path: Path, image: Dataset) -> Path:
     return path
 
 
-def exported(bundle: Path, out: Path) -> Path:
-    """An export of a bundle of 32 px: a worker that reads by it starts without torch."""
-    pytest.importorskip("openvino", reason="needs the export extra")
-    pytest.importorskip("onnx", reason="needs the export extra")
-    from chestxray.model import bundle as bundles
-    from chestxray.model.export import export
-    from chestxray.model.exported import noise
-
-    export(bundles.load(bundle), out, "openvino", "fp32", noise(32))
-    return out
-
-
 def config(folder: Path, text: str = "", **changes: object) -> Config:
     """A gateway's configuration on free ports, `text` is more TOML, `changes` are of `receive`."""
     receive = {"port": free_port(), "allow": ["SENDER"]} | changes

@@ -14,11 +14,12 @@ from PIL import Image
 from chestxray.cli.main import main
 from chestxray.reading.prediction import PredictionRun
 from chestxray.training import Run
+from command_line import run_command
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "cv2")
 
 
-def chestxray(*arguments: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "chestxray", *arguments],
         capture_output=True,
@@ -40,7 +41,7 @@ def test_help_starts_without_any_heavy_library():
 
 
 def test_help_names_every_verb():
-    result = chestxray("--help")
+    result = in_a_process("--help")
     assert result.returncode == 0
     for verb in ("demo", "run", "synth", "download", "verify", "prepare", "train", "predict",
                  "evaluate", "explain", "report", "doctor"):  # fmt: skip
@@ -48,7 +49,7 @@ def test_help_names_every_verb():
 
 
 def test_a_failure_is_one_line_and_exit_status_1(tmp_path):
-    result = chestxray("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"))
+    result = in_a_process("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"))
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -57,7 +58,7 @@ def test_a_failure_is_one_line_and_exit_status_1(tmp_path):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    result = chestxray("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"), "--debug")
+    result = in_a_process("train", str(tmp_path / "no"), "--out", str(tmp_path / "run"), "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
@@ -65,36 +66,36 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize("arguments", [("train",), ("nothing",), ("synth", "out", "--images", "x")])
 def test_wrong_usage_is_exit_status_2(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert chestxray(*arguments).returncode == 2
+    assert in_a_process(*arguments).returncode == 2
     assert not list(tmp_path.iterdir())
 
 
 def test_doctor_checks_a_dataset_and_a_bundle(dataset, run, tmp_path):
-    well = chestxray("doctor", str(dataset.folder), str(run / "bundle"))
+    well = run_command("doctor", str(dataset.folder), str(run / "bundle"))
     assert well.returncode == 0
     assert f"{dataset.manifest.images} images" in well.stdout
     assert "14 findings" in well.stdout
     (tmp_path / "bundle.json").write_text("{}")
-    ill = chestxray("doctor", str(tmp_path))
+    ill = run_command("doctor", str(tmp_path))
     assert ill.returncode == 1
     assert "FAIL  bundle" in ill.stdout
 
 
 def test_doctor_takes_a_run_for_its_bundle(run):
-    result = chestxray("doctor", str(run))
+    result = run_command("doctor", str(run))
     assert result.returncode == 0
     assert "14 findings" in result.stdout
 
 
 def test_doctor_says_what_a_folder_of_neither_kind_lacks(tmp_path):
-    result = chestxray("doctor", str(tmp_path))
+    result = run_command("doctor", str(tmp_path))
     assert result.returncode == 1
     assert "FAIL  folder" in result.stdout
     assert "neither a dataset, which holds dataset.json, nor a bundle" in result.stdout
 
 
 def test_an_unknown_recipe_key_is_told_with_the_right_one(dataset, tmp_path):
-    result = chestxray("train", str(dataset.folder), "--out", str(tmp_path / "run"), "--set",
+    result = run_command("train", str(dataset.folder), "--out", str(tmp_path / "run"), "--set",
                        "learning_rat=1")  # fmt: skip
     assert result.returncode == 1
     assert "did you mean 'learning_rate'" in result.stderr
@@ -103,14 +104,14 @@ def test_an_unknown_recipe_key_is_told_with_the_right_one(dataset, tmp_path):
 
 def test_resuming_where_nothing_was_begun_is_an_error(dataset, tmp_path):
     out = tmp_path / "typo"
-    result = chestxray("train", str(dataset.folder), "--out", str(out), "--resume")
+    result = run_command("train", str(dataset.folder), "--out", str(out), "--resume")
     assert result.returncode == 1
     assert "no run to resume" in result.stderr
     assert not out.exists()
 
 
 def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(run, dataset, tmp_path):
-    result = chestxray("predict", str(run / "bundle"), str(dataset.folder), "--split", "test",
+    result = run_command("predict", str(run / "bundle"), str(dataset.folder), "--split", "test",
                        "--out", str(tmp_path))  # fmt: skip
     assert result.returncode == 1
     assert "is a folder" in result.stderr
@@ -118,7 +119,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(run, dataset, tmp_p
 
 def test_the_demo_ends_in_a_report_and_goes_on_where_it_was(tmp_path):
     for _ in range(2):
-        result = chestxray("demo", "--out", str(tmp_path / "demo"), "--images", "100")
+        result = run_command("demo", "--out", str(tmp_path / "demo"), "--images", "100")
         assert result.returncode == 0, result.stderr
         report = Path(result.stdout.split("Open ")[1].strip())
         html = report.read_text(encoding="utf-8")
@@ -145,9 +146,10 @@ def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )
     assert process.stdout is not None
-    watchdog = threading.Timer(240, process.kill)
+    watchdog = threading.Timer(400, process.kill)
     watchdog.start()
     said = []
     try:
@@ -160,7 +162,11 @@ def interrupted(arguments: list[str], at: str) -> subprocess.CompletedProcess[st
             said.append(process.communicate(timeout=60)[0])
         except subprocess.TimeoutExpired:  # Python drops an interrupt that falls into a finaliser
             process.send_signal(signal.SIGINT)
-            said.append(process.communicate(timeout=120)[0])
+            try:
+                said.append(process.communicate(timeout=120)[0])
+            except subprocess.TimeoutExpired:  # it says where it hangs
+                process.send_signal(signal.SIGABRT)
+                said.append(process.communicate(timeout=60)[0])
     finally:
         watchdog.cancel()
         process.kill()
@@ -179,8 +185,9 @@ def test_ctrl_c_ends_training_with_130_and_a_line_that_says_how_to_resume(datase
     assert "Traceback" not in ended.stdout
 
 
-def test_ctrl_c_ends_the_service_with_130_and_one_line(run):
-    ended = interrupted(["serve", str(run / "bundle"), "--port", "0"], "(Ctrl-C stops it)")
+def test_ctrl_c_ends_the_service_with_130_and_one_line(run, exported):
+    command = ["serve", str(run / "bundle"), "--engine", str(exported), "--port", "0"]
+    ended = interrupted(command, "(Ctrl-C stops it)")
     assert ended.returncode == 130, ended.stdout
     assert ended.stdout.splitlines()[-1] == "chestxray: stopped"
     assert "Traceback" not in ended.stdout
@@ -203,7 +210,7 @@ def test_ctrl_c_ends_any_other_command_with_130(run, dataset, monkeypatch, capsy
 def test_run_with_an_empty_test_part_fails_before_anything_is_decoded(phantoms, dataset, tmp_path):
     parts = dataset.index[["image", "split"]]
     parts.assign(split=parts["split"].replace("test", "train")).to_csv(tmp_path / "s.csv")
-    failed = chestxray("run", str(phantoms), "--out", str(tmp_path / "out"), "--split",
+    failed = run_command("run", str(phantoms), "--out", str(tmp_path / "out"), "--split",
                        str(tmp_path / "s.csv"), "--recipe", "quick")  # fmt: skip
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("chestxray: the split ")
@@ -215,7 +222,7 @@ def test_prepare_says_which_options_a_source_got_and_how_many_labels_are_unknown
     tree = hospital(tmp_path / "hospital")
     command = ["prepare", str(tree), str(tmp_path / "out"), "--size", "32", "--uncertain", "ones",
                "--columns", "image=file"]  # fmt: skip
-    result = chestxray(*command)
+    result = run_command(*command)
     assert result.returncode == 0, result.stderr
     assert "hospital: 40 images; uncertain ones, blank unknown, views frontal" in result.stdout
     assert "neither 1 nor 0: 4 uncertain (present), 8 blank (unknown)" in result.stdout
@@ -238,7 +245,7 @@ def hospital(tree: Path) -> Path:
 
 def test_predicting_nothing_but_broken_files_fails(run, tmp_path):
     (tmp_path / "broken.png").write_text("words", encoding="utf-8")
-    result = chestxray("predict", str(run / "bundle"), str(tmp_path), "--out",
+    result = run_command("predict", str(run / "bundle"), str(tmp_path), "--out",
                        str(tmp_path / "predictions.csv"))  # fmt: skip
     assert result.returncode == 1
     assert "broken.png" in result.stdout
@@ -248,7 +255,7 @@ def test_of_many_unreadable_files_ten_are_named_and_the_rest_counted(run, tmp_pa
     for number in range(13):
         (tmp_path / f"broken_{number:02}.png").write_text("words", encoding="utf-8")
     out = tmp_path / "predictions.csv"
-    result = chestxray("predict", str(run / "bundle"), str(tmp_path), "--out", str(out))
+    result = run_command("predict", str(run / "bundle"), str(tmp_path), "--out", str(out))
     assert "13 unreadable" in result.stdout
     assert result.stdout.count("  broken_") == 10
     assert f"  and 3 more: see the column reason of {out}" in result.stdout

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from chestxray.evaluation.results import ComparedMean, Comparison, DeLongTest
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.findings import Findings
 from chestxray.sources.nih import FINDINGS
+from command_line import run_command
 from evaluation_parts import PROBABILITIES, dumped, rows_of, write
 
 IMAGES, EACH = 600, 3  # images, and how many a patient has
@@ -353,16 +351,6 @@ def test_a_comparison_is_written_and_read_back(tmp_path: Path) -> None:
     assert repr(found).startswith("Comparison(600 images of 200 patients; ")
 
 
-def chestxray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chestxray", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-
-
 def write_label_table(path: Path) -> Path:
     lines = [
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
@@ -377,7 +365,9 @@ def write_label_table(path: Path) -> Path:
 def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) -> None:
     a, b = written(tmp_path, a=model(1.0, 1, 0.7)[:-1], b=model(1.5, 2, 0.7)[:-3])
     labels = write_label_table(tmp_path / "Data_Entry_2017.csv")
-    told = chestxray("compare", a, b, "--labels", labels, "--out", tmp_path / "out", "--seed", "3")
+    told = run_command(
+        "compare", a, b, "--labels", labels, "--out", tmp_path / "out", "--seed", "3"
+    )
     assert told.returncode == 0, told.stderr
     assert "2 images are predicted by A alone and left out of both" in told.stdout
     assert "1 labelled images are predicted by neither" in told.stdout
@@ -388,7 +378,7 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     assert kept["sentence"] in told.stdout
     assert kept["intervals"] == {"level": 0.95, "resamples": 1000, "seed": 3, "by": "patient"}
     (tmp_path / "b.csv").write_text("Image Index\n", encoding="utf-8")
-    failed = chestxray("compare", a, b, "--labels", labels)
+    failed = run_command("compare", a, b, "--labels", labels)
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
 
@@ -399,10 +389,12 @@ def test_the_command_takes_run_folders_and_a_margin(tmp_path: Path) -> None:
         write(tmp_path / name / "predictions.csv", model(skill, 1, 0.7))
     labels = write_label_table(tmp_path / "Data_Entry_2017.csv")
     runs = [tmp_path / name for name in ("one", "two")]
-    told = chestxray("compare", *runs, "--labels", labels, "--resamples", "50", "--margin", "0.05")
+    told = run_command(
+        "compare", *runs, "--labels", labels, "--resamples", "50", "--margin", "0.05"
+    )
     assert told.returncode == 0, told.stderr
     assert "B is not inferior to A with a margin of 0.05 in mean AUROC" in told.stdout
-    empty = chestxray("compare", runs[0], tmp_path, "--labels", labels)
+    empty = run_command("compare", runs[0], tmp_path, "--labels", labels)
     assert empty.returncode == 1
     assert "is a folder without predictions.csv" in empty.stderr
     assert "Errno" not in empty.stderr

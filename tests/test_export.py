@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -37,19 +36,12 @@ from chestxray.model.exported import (
 )
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.sources.nih import FINDINGS
+from command_line import run_command
 
 
 @pytest.fixture
 def loaded(run: Path) -> Bundle:
     return bundle.load(run / "bundle")
-
-
-@pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An OpenVINO export; not to be changed."""
-    out = tmp_path_factory.mktemp("exported") / "graph"
-    export(bundle.load(run / "bundle"), out, "openvino", "fp32", noise(32))
-    return out
 
 
 @pytest.fixture
@@ -348,10 +340,7 @@ def test_densenet_agrees_in_all_runtimes():
 def test_the_command_says_what_it_measured(run, dataset, tmp_path):
     arguments = ["export", run / "bundle", "--format", "openvino", "--calibrate-on",
                  dataset.folder, "--out", tmp_path / "out"]  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-m", "chestxray", *map(str, arguments)],
-        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+    result = run_command(*arguments)
     assert result.returncode == 0, result.stderr
     assert "probabilities differ by up to" in result.stdout
     assert "the AUROC of no finding changes by more than 0.00" in result.stdout
@@ -360,10 +349,7 @@ def test_the_command_says_what_it_measured(run, dataset, tmp_path):
 def test_predict_reads_by_the_export_it_is_given(run, exported, phantoms, tmp_path):
     film = next((phantoms / "images_001/images").iterdir())
     command = ["predict", run / "bundle", film, "--engine", exported, "--out", tmp_path / "p.csv"]
-    result = subprocess.run(
-        [sys.executable, "-m", "chestxray", *map(str, command)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    result = run_command(*command)
     assert result.returncode == 0, result.stderr
     assert f"(export {read_export(exported).identity})" in result.stdout
     assert "1 read by OpenVINO" in result.stdout

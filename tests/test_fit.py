@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from chestxray.training.data import Part
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import class_weights, loss_of
 from chestxray.training.sampling import Sampling
+from command_line import run_command
 from conftest import TINY
 
 
@@ -144,22 +144,46 @@ def whole(dataset, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def killed(dataset, tmp_path_factory) -> dict[int, Path]:
+    """What kill -9 leaves in the middle of the first epoch, and of the last, by finished epochs.
+
+    One process serves both: at the first moment its folder is copied, at the second it is killed.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    changes = [f"--set={change}" for change in THREE]
+    command = ["train", str(dataset.folder), "--recipe", "quick", *changes, "--out"]
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITS, *command, str(folder / "2")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        while process.stdout.readline() != "in the middle of epoch 0\n":
+            assert process.poll() is None
+        shutil.copytree(folder / "2", folder / "0")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while process.stdout.readline() != "in the middle of epoch 2\n":
+            assert process.poll() is None
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    return {epoch: folder / str(epoch) for epoch in (0, 2)}
+
+
 @pytest.mark.parametrize("epochs_before_the_kill", [0, 2])
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
-    dataset, whole, tmp_path, epochs_before_the_kill
+    dataset, whole, killed, epochs_before_the_kill
 ):
     """To the bit, also where its folder was moved before it was resumed."""
-    changes = [f"--set={change}" for change in THREE]
-    command = [
-        sys.executable, "-m", "chestxray", "train", str(dataset.folder), "--recipe", "quick",
-        *changes, "--out",
-    ]  # fmt: skip
-    cut = tmp_path / "cut"
-    _kill_in_mid_epoch([*command, str(cut)], epochs_before_the_kill)
+    cut = killed[epochs_before_the_kill]
+    assert (cut / "recipe.yaml").exists()
     assert not (cut / "run.json").exists()
-    cut = cut.rename(tmp_path / "moved")
-    resumed = [*command[:5], "--resume", "--out", str(cut)]  # the recipe is the run's own
-    subprocess.run(resumed, check=True, capture_output=True)
+    cut = cut.rename(cut.with_name(f"moved {epochs_before_the_kill}"))
+    resumed = run_command("train", dataset.folder, "--resume", "--out", cut)  # by its own recipe
+    assert resumed.returncode == 0, resumed.stderr
     for file in ("history.csv", "validation.csv", "bundle/bundle.json", "recipe.yaml"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
     first, second = (
@@ -168,37 +192,18 @@ def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
     assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
-def _kill_in_mid_epoch(command: list[str], epochs: int) -> None:
-    """Kill -9 a training process while it works on the epoch after `epochs` finished ones."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _SLOW_STEPS, str(epochs), *command[3:]],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.strip() == "in the middle":
-                os.kill(process.pid, signal.SIGKILL)
-                break
-        assert process.wait(60) == -signal.SIGKILL
-
-
-# The real command, which says when it is in the middle of the epoch and then waits to be killed.
-_SLOW_STEPS = """
-import sys, time
+# The real command, which says when it is in the middle of the first epoch or the last, and waits.
+_WAITS = """
+import sys
 from chestxray.cli.main import main
 from chestxray.training.lightning_module import Task
-from chestxray.training.losses import class_weights, loss_of
-from chestxray.training.sampling import Sampling
 step = Task.training_step
-epoch = int(sys.argv[1])
 def waiting(self, batch, batch_idx):
-    if self.current_epoch == epoch and batch_idx == 5:
-        print("in the middle", flush=True)
-        time.sleep(60)
+    if self.current_epoch in (0, 2) and batch_idx == 5:
+        print("in the middle of epoch", self.current_epoch, flush=True)
+        sys.stdin.readline()
     return step(self, batch, batch_idx)
 Task.training_step = waiting
-sys.argv = ["chestxray", *sys.argv[2:]]
 main()
 """
 
@@ -211,7 +216,15 @@ def test_resuming_a_finished_run_trains_no_further(run, dataset, tmp_path):
         assert (copy / file).read_bytes() == (run / file).read_bytes()
 
 
-def test_training_stops_when_validation_no_longer_improves_and_stays_stopped(dataset, tmp_path):
+def head_alone(self, images):
+    """Trains the biases alone, so that tens of epochs take seconds."""
+    return self.head.bias.expand(len(images), -1)
+
+
+def test_training_stops_when_validation_no_longer_improves_and_stays_stopped(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Classifier, "forward", head_alone)
     recipe = tiny("learning_rate=0.1", "patience=2", "max_epochs=40")
     fit.train(dataset, recipe, tmp_path / "run")
     val = pd.read_csv(tmp_path / "run/history.csv").query("split == 'val'")["loss"].to_numpy()
@@ -373,11 +386,8 @@ def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, m
             seen["labels"].append(labels.numpy().copy())
         return step(self, split, inputs, labels)
 
-    def head_alone(self, images):
-        return self.head.bias.expand(len(images), -1)
-
     monkeypatch.setattr(Task, "_step", watched)
-    monkeypatch.setattr(Classifier, "forward", head_alone)  # thirty epochs in seconds
+    monkeypatch.setattr(Classifier, "forward", head_alone)
     recipe = recipes.load("baseline", [*TINY, "weights=none", "max_epochs=30", "patience=30"])
     fit.train(dataset, recipe, tmp_path / "run")
     labels = dataset.labels(dataset.rows("train"))

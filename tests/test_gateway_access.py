@@ -19,7 +19,6 @@ from gateway_parts import (
     Gateway,
     add,
     config,
-    exported,
     radiograph,
     running,
     store,
@@ -84,9 +83,10 @@ def test_a_new_state_folder_is_private_whatever_the_umask(tmp_path: Path) -> Non
     assert not any(mode & 0o077 for mode in found.values()), found
 
 
-def test_all_that_a_running_gateway_writes_is_0600(tmp_path: Path, run: Path) -> None:
-    engine = exported(run / "bundle", tmp_path / "export")
-    config(tmp_path, f'[read]\nengine = "{engine}"\n')
+def test_all_that_a_running_gateway_writes_is_0600(
+    tmp_path: Path, run: Path, exported: Path
+) -> None:
+    config(tmp_path, f'[read]\nengine = "{exported}"\n')
     gateway = Gateway(tmp_path, run / "bundle")
     before = os.umask(0)  # as of an operator who shares everything
     try:

@@ -20,7 +20,6 @@ from gateway_parts import (
     Orthanc,
     config,
     counted,
-    exported,
     free_port,
     radiograph,
     running,
@@ -159,18 +158,16 @@ def weather(
     return storm
 
 
-def test_a_short_storm_loses_nothing(tmp_path: Path, run: Path) -> None:
-    engine = exported(run / "bundle", tmp_path / "export")  # a worker starts fast by it
-    read = f'engine = "{engine}"'
+def test_a_short_storm_loses_nothing(tmp_path: Path, run: Path, exported: Path) -> None:
+    read = f'engine = "{exported}"'  # a worker starts fast by it
     storm = weather(tmp_path, run / "bundle", 12, seconds=7, pacs_down=2, read=read, spared=5)
     assert storm.kills.total() >= 4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_long_storm_loses_nothing(tmp_path: Path, run: Path) -> None:
-    engine = exported(run / "bundle", tmp_path / "export")
-    read = f'engine = "{engine}"\n        workers = 2'
+def test_a_long_storm_loses_nothing(tmp_path: Path, run: Path, exported: Path) -> None:
+    read = f'engine = "{exported}"\n        workers = 2'
     storm = weather(tmp_path, run / "bundle", 240, seconds=240, pacs_down=20, read=read, spared=5)
     assert storm.kills.total() >= 100
     assert set(storm.kills) == MEMBERS

@@ -142,9 +142,9 @@ def test_a_request_in_progress_ends_when_it_is_told_to_stop(ask, server, attack:
 
     thread = threading.Thread(target=search)
     thread.start()
-    wait_for(lambda: server.asked[attack] > asked, 20)
+    wait_for(lambda: server.asked[attack] > asked, 60)
     service.stop.set()
-    thread.join(30)
+    thread.join(60)
     assert [str(error) for error in errors] == ["the gateway stops"]
 
 
@@ -164,7 +164,7 @@ def test_a_slow_line_is_given_more_time_by_what_it_delivers(
     time.sleep(3)
     assert thread.is_alive()
     service.stop.set()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -38,7 +38,7 @@ def lines(tmp_path: Path) -> list[dict]:
         [sys.executable, "-c", SENDER, str(tmp_path / "gateway.toml")],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     return [json.loads(line) for line in done.stderr.splitlines()]
 
@@ -77,7 +77,7 @@ for number in range(10_000):
 
 def test_a_repeated_line_is_written_once_with_its_number() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", REPEATED], check=True, capture_output=True, timeout=60
+        [sys.executable, "-c", REPEATED], check=True, capture_output=True, timeout=300
     )
     said = [json.loads(line) for line in done.stderr.splitlines()]
     rejected = [

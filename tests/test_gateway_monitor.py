@@ -27,7 +27,6 @@ from gateway_parts import (
     add,
     config,
     damage_page,
-    exported,
     free_port,
     radiograph,
     remove_database,
@@ -89,7 +88,7 @@ def answering(answer: bytes, drip: bytes = b"") -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/anchors"
         stop.set()
-        thread.join(30)
+        thread.join(60)
 
 
 @pytest.fixture
@@ -250,11 +249,10 @@ def test_the_health_endpoint_answers_503_with_the_problems() -> None:
 
 
 def test_a_damaged_page_halts_the_gateway_until_a_backup_is_restored(
-    tmp_path: Path, run: Path
+    tmp_path: Path, run: Path, exported: Path
 ) -> None:
     port = free_port()
-    engine = exported(run / "bundle", tmp_path / "export")
-    config(tmp_path, f'[read]\nengine = "{engine}"\n[metrics]\nport = {port}\n')
+    config(tmp_path, f'[read]\nengine = "{exported}"\n[metrics]\nport = {port}\n')
     gateway = Gateway(tmp_path, run / "bundle")
     state, receives = gateway.config.state, gateway.config.receive.port
 
@@ -307,10 +305,9 @@ def test_a_damaged_page_halts_the_gateway_until_a_backup_is_restored(
 
 
 def test_a_database_that_is_deleted_under_it_ends_a_gateway_without_health_endpoint(
-    tmp_path: Path, run: Path
+    tmp_path: Path, run: Path, exported: Path
 ) -> None:
-    engine = exported(run / "bundle", tmp_path / "export")
-    config(tmp_path, f'[read]\nengine = "{engine}"\n')
+    config(tmp_path, f'[read]\nengine = "{exported}"\n')
     gateway = Gateway(tmp_path, run / "bundle")
     state = gateway.config.state
     with running(gateway):

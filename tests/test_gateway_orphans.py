@@ -87,7 +87,7 @@ def test_a_process_that_is_busy_in_c_ends_with_its_supervisor(tmp_path: Path) ->
     parent.wait()
     parent.stdout.close()
     try:
-        wait_for(lambda: gone(child), 10)
+        wait_for(lambda: gone(child), 60)
     finally:
         if not gone(child):
             child.kill()

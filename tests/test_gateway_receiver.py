@@ -43,6 +43,7 @@ from gateway_parts import (
     small_disk,
     store,
     tool,
+    wait_for,
 )
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
@@ -441,11 +442,14 @@ def test_stopping_lets_an_open_association_end(node: Node) -> None:
     association = ae.associate("127.0.0.1", node.port, ae_title="CHESTXRAY")
     stopping = threading.Thread(target=node.receiver.stop)
     stopping.start()
-    time.sleep(0.5)
-    with socket.socket() as new:
-        assert new.connect_ex(("127.0.0.1", node.port)) != 0, "no new one"
+
+    def refuses() -> bool:
+        with socket.socket() as new:
+            return new.connect_ex(("127.0.0.1", node.port)) != 0
+
+    wait_for(refuses, 60)
     assert association.send_c_store(image).Status == SUCCESS
     association.release()
-    stopping.join(10)
+    stopping.join(60)
     assert not stopping.is_alive()
     assert node.queued() == 1

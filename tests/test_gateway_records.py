@@ -236,8 +236,8 @@ def test_retention_runs_again_after_a_failure(
     retaining = retention.Retention(NOW, Store(store.images.parent))
     keeping = threading.Thread(target=retaining.run, args=(stop,))
     keeping.start()
-    wait_for(lambda: not retention.delivered(store.db, math.inf), 20)
+    wait_for(lambda: not retention.delivered(store.db, math.inf), 60)
     stop.set()
-    keeping.join(20)
+    keeping.join(60)
     assert "disk is full" in caplog.text
     assert not keeping.is_alive()

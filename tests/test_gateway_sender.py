@@ -189,12 +189,12 @@ def test_the_sender_outlives_a_full_disk_and_a_pacs_that_is_down(
     monkeypatch.setattr(Store, "claim", full_once(Store.claim))
     sender = threading.Thread(target=run, args=(settings, settings.destinations[0], stop))
     sender.start()
-    wait_for(lambda: statistics.retrying(store.db), 20)
+    wait_for(lambda: statistics.retrying(store.db), 60)
     assert "could not be opened" in statistics.retrying(store.db)[0]["reason"]
     pacs = PACS(port)
-    wait_for(lambda: state(store) == "done", 20)
+    wait_for(lambda: state(store) == "done", 60)
     stop.set()
-    sender.join(20)
+    sender.join(60)
     assert not sender.is_alive()
     pacs.stop()
 
@@ -250,7 +250,7 @@ def test_a_delivery_that_hangs_ends_its_sender_and_is_freed_by_the_next(
     text = '[[destinations]]\nname = "pacs"\nkind = "stow"\nurl = "http://x"\nlease = 1.0\n'
     config(tmp_path, text)
     command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300)
     assert done.returncode == 1
     assert b"Timeout" in done.stderr
     store.release(QUEUE, "pacs", died=True)

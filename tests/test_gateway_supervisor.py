@@ -17,17 +17,13 @@ from chestxray.model import model_card as card
 from chestxray.model.exported import EXPORT
 from chestxray.serving.gateway import processes
 from chestxray.serving.gateway.supervisor import check
-from gateway_parts import certificates, config, exported, radiograph, written_to
+from gateway_parts import certificates, config, radiograph, written_to
 
 
-@pytest.fixture(scope="module")
-def export(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of the run's bundle; not to be changed."""
-    return exported(run / "bundle", tmp_path_factory.mktemp("export") / "export")
-
-
-def test_an_export_is_found_beside_the_configuration(tmp_path: Path, run: Path, export) -> None:
-    (tmp_path / "read-by").symlink_to(export)
+def test_an_export_is_found_beside_the_configuration(
+    tmp_path: Path, run: Path, exported: Path
+) -> None:
+    (tmp_path / "read-by").symlink_to(exported)
     settings = config(tmp_path, '[read]\nengine = "read-by"\n')
     assert settings.read.engine == str(tmp_path / "read-by")
     assert check(settings, run / "bundle") == card.read(run / "bundle").identity
@@ -50,8 +46,8 @@ def test_a_missing_export_is_told_by_its_key_before_anything_starts(
         check(settings, run / "bundle")
 
 
-def test_an_export_of_another_model_is_refused(tmp_path: Path, run: Path, export: Path) -> None:
-    for file in export.iterdir():
+def test_an_export_of_another_model_is_refused(tmp_path: Path, run: Path, exported: Path) -> None:
+    for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     record = json.loads((tmp_path / EXPORT).read_text()) | {"model": "another-0123"}
     (tmp_path / EXPORT).write_text(json.dumps(record))
@@ -97,9 +93,9 @@ print(statistics.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.
 
 
 def test_a_worker_that_reads_by_an_export_imports_no_torch(
-    tmp_path: Path, run: Path, export: Path, phantoms: Path
+    tmp_path: Path, run: Path, exported: Path, phantoms: Path
 ) -> None:
-    config(tmp_path, f'[read]\nengine = "{export}"\n')
+    config(tmp_path, f'[read]\nengine = "{exported}"\n')
     film = cv2.imread(str(next(phantoms.rglob("*.png"))), cv2.IMREAD_GRAYSCALE)
     image = radiograph(stored=film.astype(np.uint16) * 16)
     file = written_to(tmp_path / "film.dcm", image)

@@ -344,7 +344,7 @@ def test_a_reading_that_hangs_ends_its_worker_and_is_taken_up_again(
     bench = Bench(tmp_path, reader, decoder, "[read]\nlease = 6.0\n" + PACS)
     bench.receive(radiograph())
     command = [sys.executable, "-c", HANGS, str(tmp_path / "gateway.toml")]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300)
     assert done.returncode == 1
     assert b"Timeout" in done.stderr
     time.sleep(1.0)
@@ -365,7 +365,7 @@ processes.start(crash, sys.argv[1])
 
 def test_what_ends_a_process_is_told_without_its_message() -> None:
     command = [sys.executable, "-c", CRASHES, PATIENT]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300)
     assert done.returncode == 1
     last = [json.loads(line) for line in done.stderr.decode().splitlines()][-1]
     assert last["message"].startswith("ended by ValueError at ")

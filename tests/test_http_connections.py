@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from chestxray.serving.http_connections import ConnectionTable
+from conftest import Clock
 
 
 class Toy:
@@ -34,18 +35,6 @@ class Toy:
 
     def abort(self) -> None:
         self.open = False
-
-
-class Clock:
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -9,18 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from chestxray.serving.log_rate import RateLimitedHandler
-
-
-class Clock:
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from conftest import Clock
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from chestxray.model.torch_engine import batches
 from chestxray.training import fit, probe, recipe
 from chestxray.training.loop import Processes
 from chestxray.training.probe import Probe
+from command_line import run_command
 
 
 def planted(n: int = 400, patients: int = 200, seed: int = 0):
@@ -106,8 +105,8 @@ def test_a_rare_finding_takes_the_strength_of_the_others():
 @pytest.fixture(scope="module")
 def probed(run: Path, dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("probe") / "run"
-    command = ["-m", "chestxray", "probe", str(run / "bundle"), str(dataset.folder)]
-    subprocess.run([sys.executable, *command, "--out", str(out)], check=True, capture_output=True)
+    done = run_command("probe", run / "bundle", dataset.folder, "--out", out)
+    assert done.returncode == 0, done.stderr
     return out
 
 

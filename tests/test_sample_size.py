@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from chestxray.evaluation.delong import delong, difference
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.sample_size import standard_error
 from chestxray.evaluation.weighted_counts import Column
+from command_line import run_command
 
 
 def scores(
@@ -180,13 +178,7 @@ def test_a_value_outside_its_range_is_refused(change: dict[str, float], match: s
 
 def test_the_command_prints_the_number_of_patients() -> None:
     words = "plan --auroc 0.8 --prevalence 0.05 --width 0.1 --images-per-patient 3"
-    told = subprocess.run(
-        [sys.executable, "-m", "chestxray", *words.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"},
-    )
+    told = run_command(*words.split())
     assert told.returncode == 0, told.stderr
     size = plan(0.8, 0.05, 0.1, images_per_patient=3)
     assert told.stdout.startswith(size.sentence)

@@ -183,11 +183,14 @@ def test_a_form_of_very_many_parts_is_refused(reader):
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid-multipart")
 
 
-def under_attack(bundle: Path, log: Path, descriptors: int, seconds: float, count: int) -> str:
+def under_attack(
+    served_by: tuple[Path, Path], log: Path, descriptors: int, seconds: float, count: int
+) -> str:
     """Attack with half-sent heads; check what must hold and give the figures."""
     image = example_png("clear")
+    bundle, engine = served_by
     with (
-        service(bundle, log, "--engine", "torch", descriptors=descriptors) as served,
+        service(bundle, log, "--engine", str(engine), descriptors=descriptors) as served,
         crowd(served.address, count, HALF_HEAD, b"x") as attackers,
     ):
         wait_until(lambda: attackers.made >= count)
@@ -212,12 +215,12 @@ def watch(served: Service, clients: list[Honest], seconds: float) -> int:
     return most
 
 
-def test_with_256_descriptors_300_half_sent_heads_keep_nobody_out(run, tmp_path):
-    under_attack(run / "bundle", tmp_path / "log", 256, seconds=3, count=300)
+def test_with_256_descriptors_300_half_sent_heads_keep_nobody_out(run, exported, tmp_path):
+    under_attack((run / "bundle", exported), tmp_path / "log", 256, seconds=3, count=300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("descriptors", "count"), [(256, 300), (4096, 1500)])
-def test_80_seconds_of_half_sent_heads(run, tmp_path, descriptors, count):
-    said = under_attack(run / "bundle", tmp_path / "log", descriptors, 80, count)
+def test_80_seconds_of_half_sent_heads(run, exported, tmp_path, descriptors, count):
+    said = under_attack((run / "bundle", exported), tmp_path / "log", descriptors, 80, count)
     sys.stderr.write(f"{count} connections, {descriptors} descriptors: {said}\n")

@@ -130,9 +130,11 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
         _ = chestxray.serving.serve
 
 
-def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(run: Path):
-    bundle = str(run / "bundle")
-    call = f"from chestxray.serving import serve; serve({bundle!r}, port=0, engine='torch')"
+def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
+    run: Path, exported: Path
+):
+    bundle, engine = str(run / "bundle"), str(exported)
+    call = f"from chestxray.serving import serve; serve({bundle!r}, port=0, engine={engine!r})"
     process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     watchdog = threading.Timer(240, process.kill)

@@ -24,7 +24,7 @@ from chestxray.cli import main as command_line
 from chestxray.errors import ArtifactError, ConfigError, MissingExtraError, SignatureError
 from chestxray.model import check_signature, create_key, sign, signature
 from chestxray.serving.gateway import supervisor
-from gateway_parts import config, exported
+from gateway_parts import config
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +204,8 @@ def test_a_damaged_folder_is_not_signed(bundle, key, tmp_path):
         sign(tmp_path / "nothing", key)
 
 
-def test_an_export_needs_a_signature_of_its_own(bundle, key, public, tmp_path):
-    engine = exported(bundle, tmp_path / "export")
+def test_an_export_needs_a_signature_of_its_own(bundle, exported, key, public, tmp_path):
+    engine = Path(shutil.copytree(exported, tmp_path / "export"))
     with pytest.raises(SignatureError, match="export has no signature"):
         chestxray.load(bundle, engine, require_signature=public)
     sign(engine, key)
