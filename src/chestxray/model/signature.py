@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -43,8 +43,6 @@ SUFFIX: Final = ".sig"
 PUBLIC: Final = ".pub"
 _PURPOSE: Final = b"signature of chestxray files, format 1\n"
 _MADE_BY: Final = "chestxray sign"
-
-_Key = TypeVar("_Key", Ed25519PrivateKey, Ed25519PublicKey)
 
 
 class Signature(BaseModel):
@@ -211,28 +209,35 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError(f"{path} can be read by others than its owner: chmod 600 {path}")
     load = partial(load_pem_private_key, password=None)
-    return _key(path, load, Ed25519PrivateKey, "private key without password")
+    key = _key(path, load, "private key without password")
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _not_ed25519(path)
+    return key
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
-    return _key(path, load_pem_public_key, Ed25519PublicKey, f"public key such as KEY{PUBLIC}")
+    key = _key(path, load_pem_public_key, f"public key such as KEY{PUBLIC}")
+    if not isinstance(key, Ed25519PublicKey):
+        raise _not_ed25519(path)
+    return key
 
 
-def _key(path: Path, load: Callable[[bytes], object], kind: type[_Key], what: str) -> _Key:
-    """Read a key from a PEM file."""
+def _key(path: Path, load: Callable[[bytes], object], what: str) -> object:
+    """Read a key of any algorithm from a PEM file."""
     if not path.is_file():
         raise ConfigError(f"{path} is not a key file: make one with `chestxray keygen`")
     try:
-        key = load(path.read_bytes())
+        return load(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"the key {path} cannot be read: {error}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"{path} is not a {what}, PEM: make one with `chestxray keygen`"
         ) from error
-    if not isinstance(key, kind):
-        raise ConfigError(f"{path} is not an Ed25519 key: make one with `chestxray keygen`")
-    return key
+
+
+def _not_ed25519(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is not an Ed25519 key: make one with `chestxray keygen`")
 
 
 def _fingerprint(key: Ed25519PublicKey) -> str:
