@@ -171,7 +171,7 @@ def _write_image(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[_Bo
     path = out / f"images_{_folder_number(index):03d}" / "images" / exam.name
     files = {f: out / "masks" / f"{path.stem}_{f}.png" for f in FINDINGS if f in exam.findings}
     if path.exists():
-        masks = {f: cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) > 0 for f, file in files.items()}
+        masks = {finding: _mask(file) for finding, file in files.items()}
     else:
         phantom = render(exam, pixels)
         masks = phantom.masks
@@ -181,6 +181,13 @@ def _write_image(numbered: tuple[int, Exam], out: Path, pixels: int) -> list[_Bo
         image = cv2.cvtColor(phantom.image, cv2.COLOR_GRAY2BGRA) if rgba else phantom.image
         _write_png(path, image)
     return [(finding, *_bounds(mask)) for finding, mask in masks.items() if mask.any()]
+
+
+def _mask(path: Path) -> Mask:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise SourceError(f"{path} is missing or damaged: delete the unfinished tree, draw it anew")
+    return np.asarray(image > 0)
 
 
 def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
