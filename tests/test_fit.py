@@ -407,6 +407,32 @@ def test_a_recipe_that_cannot_be_started_leaves_nothing_behind(dataset, tmp_path
     fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run")
 
 
+class _Finaliser:
+    """Python prints and forgets what its end raises."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_training_and_leaves_its_handler(
+    dataset, tmp_path, monkeypatch
+):
+    steps = []
+
+    def press(task, *batch):
+        steps.append(batch)
+        _Finaliser()
+        return step(task, *batch)
+
+    step = Task.training_step
+    monkeypatch.setattr(Task, "training_step", press)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        fit.train(dataset, tiny("max_epochs=3"), tmp_path / "run")
+    assert len(steps) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_interrupting_says_how_to_resume(dataset, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
