@@ -32,8 +32,9 @@ PADCHEST_OF_NIH = {
 }  # fmt: skip
 VINDR_OF_NIH = {
     "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Effusion": "Pleural effusion",
-    "Infiltration": "Infiltration", "Pneumothorax": "Pneumothorax", "Fibrosis": "Pulmonary fibrosis",
-    "Consolidation": "Consolidation", "Pleural_Thickening": "Pleural thickening",
+    "Infiltration": "Infiltration", "Pneumothorax": "Pneumothorax",
+    "Fibrosis": "Pulmonary fibrosis", "Consolidation": "Consolidation",
+    "Pleural_Thickening": "Pleural thickening",
 }  # fmt: skip
 
 
@@ -119,8 +120,8 @@ def chexpert(root: Path, made: Sequence[Film], release: str = "CheXpert-v1.0-sma
             name = f"{part}/patient{film.patient:05d}/study{film.number + 1}/view1_{side}.jpg"
             _placed(root / name, _jpeg(film))
             present = film.fixed(CHEXPERT_OF_NIH)
-            cells = {title: "" for title in OBSERVATIONS}
-            cells |= {title: "0.0" for title in CHEXPERT_OF_NIH.values()}
+            cells = dict.fromkeys(OBSERVATIONS, "")
+            cells |= dict.fromkeys(CHEXPERT_OF_NIH.values(), "0.0")
             cells |= dict.fromkeys(present, "1.0")
             if not film.findings:
                 cells["No Finding"] = "1.0"
@@ -189,6 +190,83 @@ def rsna(root: Path, made: Sequence[Film]) -> Path:
     table(root / "stage_2_detailed_class_info.csv", ("patientId", "class"), classes)
     path = root / "pneumonia-challenge-dataset-mappings_2018.json"
     path.write_text(json.dumps(mapping), encoding="utf-8")
+    return root
+
+
+def siim(root: Path, made: Sequence[Film]) -> Path:
+    """Masks are the boxes of a pneumothorax, each a row; the title has a space before it."""
+    rows: list[list[object]] = []
+    for film in made:
+        name = uid(film)
+        header = {"PatientSex": film.sex, "PatientAge": f"{film.age:03d}Y", "ViewPosition": "PA"}
+        _placed(root / f"dicom-images-train/1.2.{film.number}/1.3.{film.number}/{name}.dcm",
+                dicom(film.pixels, 8, SOPInstanceUID=name, **header))  # fmt: skip
+        boxes = [frame(*box) for finding, *box in film.boxes if finding == "Pneumothorax"]
+        boxes = boxes or [(100, 200, 50, 60)]
+        if "Pneumothorax" in film.findings:
+            rows += [[name, offsets(*box)] for box in boxes]
+        else:
+            rows.append([name, " -1" if film.number % 2 else "-1"])
+    table(root / "train-rle.csv", ("ImageId", " EncodedPixels"), rows)
+    return root
+
+
+def uid(film: Film) -> str:
+    return f"1.2.276.0.7230010.3.1.4.8323329.{1000 + film.number}.1517875201.8508{film.number:02d}"
+
+
+def frame(x: float, y: float, w: float, h: float) -> tuple[int, int, int, int]:
+    """A box in the frame of 1024 pixels."""
+    left, top = round(1024 * x), round(1024 * y)
+    return left, top, max(round(1024 * w), 1), max(round(1024 * h), 1)
+
+
+def offsets(x: int, y: int, w: int, h: int) -> str:
+    """A box as SIIM encodes masks: column by column, each start from the end of the last run."""
+    words, end = [], 0
+    for column in range(x, x + w):
+        words += [column * 1024 + y - end, h]
+        end = column * 1024 + y + h
+    return " ".join(map(str, words))
+
+
+def mimic(root: Path, made: Sequence[Film]) -> Path:
+    """2.1.0: metadata, split, two labelers and the labels of the test."""
+    last = made[-1].patient
+    images, parts, labels, test = [], [], [], []
+    order = sorted(OBSERVATIONS)
+    for film in made:
+        subject, study = 10_000_000 + film.patient, 50_000_000 + film.number
+        name = f"02aa804e-bde0afdd-112c0b34-7bc16630-{film.number:08x}"
+        _placed(root / f"files/p10/p{subject}/s{study}/{name}.jpg", _jpeg(film))
+        part = "test" if film.patient == last else ("train", "validate")[film.patient % 5 == 0]
+        images.append([name, subject, study, "CHEST (PA AND LAT)", "PA", 64, 64,
+                       21800101 + film.number, "1200"])  # fmt: skip
+        parts.append([name, study, subject, part])
+        present = film.fixed(CHEXPERT_OF_NIH)
+        cells = dict.fromkeys(OBSERVATIONS, "") | dict.fromkeys(CHEXPERT_OF_NIH.values(), "0.0")
+        cells |= dict.fromkeys(present, "1.0")
+        labels.append([subject, study, *(cells[title] for title in order)])
+        if part == "test":
+            cells["Fracture"] = "1.0"
+            test.append([study, *(cells[title] for title in order)])
+    table(
+        root / "mimic-cxr-2.0.0-metadata.csv",
+        ("dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition",
+         "Rows", "Columns", "StudyDate", "StudyTime"), images,
+    )  # fmt: skip
+    table(
+        root / "mimic-cxr-2.0.0-split.csv", ("dicom_id", "study_id", "subject_id", "split"), parts
+    )
+    for labeler in ("chexpert", "negbio"):
+        table(root / f"mimic-cxr-2.0.0-{labeler}.csv", ("subject_id", "study_id", *order), labels)
+    titles = ["Airspace Opacity" if title == "Lung Opacity" else title for title in order]
+    table(root / "mimic-cxr-2.1.0-test-set-labeled.csv", ("study_id", *titles), test)
+    people = {film.patient: film for film in reversed(made)}
+    table(
+        root / "patients.csv", ("subject_id", "gender", "anchor_age", "anchor_year"),
+        [[10_000_000 + n, film.sex, film.age, 2180] for n, film in people.items()],
+    )  # fmt: skip
     return root
 
 

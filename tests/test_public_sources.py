@@ -16,6 +16,7 @@ from chestxray.dataset import prepare
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions
+from chestxray.sources.regions import box_of_runs, mask_of_runs, text_of_runs
 from public_trees import Film, change
 
 BUILDERS: dict[str, Callable[..., Path]] = {
@@ -23,15 +24,20 @@ BUILDERS: dict[str, Callable[..., Path]] = {
     "padchest": public_trees.padchest,
     "rsna": public_trees.rsna,
     "vindr": public_trees.vindr,
+    "siim": public_trees.siim,
+    "mimic": public_trees.mimic,
 }
 MAIN_TABLE = {
     "chexpert": "train.csv",
     "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
     "rsna": "stage_2_train_labels.csv",
     "vindr": "annotations/image_labels_train.csv",
+    "siim": "train-rle.csv",
+    "mimic": "mimic-cxr-2.0.0-metadata.csv",
 }
 IMAGE_COLUMN = {
     "chexpert": "Path", "padchest": "ImageID", "rsna": "patientId", "vindr": "image_id",
+    "siim": "ImageId", "mimic": "dicom_id",
 }  # fmt: skip
 every_set = pytest.mark.parametrize("name", BUILDERS)
 
@@ -60,10 +66,12 @@ def film_of(row: dict[str, object], name: str, films: list[Film]) -> Film:
     """The film of an image, by the number that its builder wrote into the key."""
     key = str(row["image"])
     number = {
-        "chexpert": lambda: int(key.split("study")[1].split("/")[0]) - 1,
+        "chexpert": lambda: int(key.split("/study", 1)[1].split("/", 1)[0]) - 1,
         "padchest": lambda: int(key[16:21]),
         "rsna": lambda: int(key[-4:]),
         "vindr": lambda: int(key, 16),
+        "siim": lambda: int(key[-2:]),
+        "mimic": lambda: int(key[-8:], 16),
     }[name]()
     return films[number]
 
@@ -92,11 +100,13 @@ def test_labels_patients_and_demographics_are_those_of_the_films(
         film = film_of(row, name, films)
         for finding in known:
             assert row[finding] == float(finding in film.findings), (row["image"], finding)
-        if name != "vindr":  # publishes neither
-            assert (row["age"], row["sex"]) == (film.age, film.sex)
-            assert int(row["patient"][-2:]) == film.patient
-        else:
+        if name == "vindr":
             assert np.isnan(row["age"])  # 000Y says nothing
+        else:
+            assert row["sex"] == film.sex
+            assert row["age"] == film.age or name == "mimic"  # the first age of a patient
+        if name not in {"vindr", "siim"}:  # they publish no patients
+            assert int(row["patient"][-2:]) == film.patient
     assert len(collection.rows) == len(films)
     assert not any(problem.loses for problem in collection.problems)
 
@@ -118,7 +128,7 @@ def test_a_tree_becomes_a_dataset_with_its_boxes(
             / 4
         )
         assert np.abs(packed - shown).mean() < 4, "MONOCHROME1, 12 and 16 bits look alike"
-    if name in {"rsna", "vindr"}:
+    if name in {"rsna", "vindr", "siim"}:
         boxes = dataset.boxes
         assert len(boxes)
         assert (boxes[[*"xywh"]].to_numpy() >= 0).all()
@@ -166,7 +176,7 @@ def test_an_image_that_is_not_there_is_counted_and_left_out(
 
 @every_set
 def test_a_table_without_any_of_the_images_is_refused(
-    build: Callable[[str], Path], films: list[Film], tmp_path: Path, name: str
+    build: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     table = build(name) / MAIN_TABLE[name]
     other = tmp_path / "other" / MAIN_TABLE[name]
@@ -547,7 +557,7 @@ def test_kaggles_table_of_vindr_gives_the_labels_of_physionets(
     rows: list[list[object]] = []
     for film in films:
         for reader in ("R1", "R2", "R3"):
-            named = [VINDR for VINDR in film.fixed(public_trees.VINDR_OF_NIH)]
+            named = film.fixed(public_trees.VINDR_OF_NIH)
             named = named if reader != "R3" else named[1:]
             rows += [[f"{film.number:032x}", name, 0, reader, 1, 2, 30, 40] for name in named]
             if not named:
@@ -567,3 +577,121 @@ def test_kaggles_table_of_vindr_gives_the_labels_of_physionets(
     assert codes(read)["unknown-label"] == 1
     assert read.rows["Atelectasis"].isna().sum() <= 1
     assert read.rows.iloc[0][list(read.findings)].isna().any()
+
+
+# SIIM-ACR
+
+
+def test_siims_rows_of_an_image_are_one_mask_in_the_place_of_the_film(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path
+) -> None:
+    read = sources.read(build("siim"))
+    several = 0
+    for film in films:
+        drawn = np.zeros((1024, 1024), dtype=bool)
+        boxes = [public_trees.frame(*b[1:]) for b in film.boxes if b[0] == "Pneumothorax"]
+        for x, y, w, h in boxes or [(100, 200, 50, 60)]:
+            drawn[y : y + h, x : x + w] = True
+        mine = read.masks[read.masks["image"] == public_trees.uid(film)]
+        assert len(mine) == int("Pneumothorax" in film.findings)
+        for runs in mine["runs"]:
+            assert np.array_equal(mask_of_runs(runs), drawn)
+            several += len(boxes) > 1
+    assert len(read.masks)
+    dataset = prepare(tmp_path / "siim", tmp_path / "dataset", size=32, allow_empty=True)
+    packed = dataset.masks[np.arange(len(dataset.index))][:, 0]
+    assert np.array_equal(packed.any((1, 2)), dataset.index["Pneumothorax"].to_numpy() == 1)
+
+
+def test_siims_boxes_surround_their_runs() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = np.zeros((16, 16), dtype=bool)
+        for _ in range(3):
+            x, y = rng.integers(0, 12, 2)
+            mask[y : y + rng.integers(1, 5), x : x + rng.integers(1, 5)] = True
+        flat = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel().astype(int), [0]])))
+        runs = np.column_stack([flat[::2], flat[1::2] - flat[::2]])
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert np.array_equal(mask_of_runs(text_of_runs(runs, 16, 16)), mask)
+        x, y, w, h = box_of_runs(runs, 16)
+        assert (x, x + w - 1) == (columns[0], columns[-1])
+        if not (mask.T[:-1, -1] & mask.T[1:, 0]).any():  # no run goes on in the next column
+            assert (y, y + h - 1) == (rows[0], rows[-1])
+
+
+@pytest.mark.parametrize("bad", ["1 2 3", "5", "1 -2", "1048570 10", "a b", "1 0", "9" * 40 + " 1"])
+def test_siims_bad_runs_are_counted_and_make_the_label_unknown(
+    build: Callable[[str], Path], bad: str
+) -> None:
+    tree = build("siim")
+    title = " EncodedPixels"
+    edit(
+        tree, "siim", lambda t: t.assign(**{title: [bad, *t[title][1:]]}).drop_duplicates("ImageId")
+    )
+    read = sources.read(tree)
+    assert codes(read)["bad-mask"] == 1
+    assert read.rows["Pneumothorax"].isna().sum() == 1
+
+
+def test_siims_image_with_a_mask_and_without_is_a_contradiction(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("siim")
+
+    def both(table: pd.DataFrame) -> pd.DataFrame:
+        extra = table.head(1).assign(**{" EncodedPixels": "5 3"})
+        return pd.concat([table.assign(), extra, table.head(1).assign(**{" EncodedPixels": "-1"})])
+
+    read = sources.read(edit(tree, "siim", both))
+    assert codes(read)["contradiction"] == 1
+    assert read.rows["Pneumothorax"].isna().sum() == 1
+    assert read.rows["image"].iloc[0] not in set(read.masks["image"])
+
+
+def test_another_challenges_table_of_the_same_titles_is_not_siims(tmp_path: Path) -> None:
+    table = public_trees.table(
+        tmp_path / "ships.csv", ("ImageId", "EncodedPixels"), [["00003e153.jpg", "1 2"]]
+    )
+    with pytest.raises(SourceError, match="not a recognised data set"):
+        sources.read(table)
+
+
+# MIMIC-CXR-JPG
+
+
+def test_mimics_test_has_the_labels_of_radiologists(build: Callable[[str], Path]) -> None:
+    read = sources.read(build("mimic"))
+    test = read.rows["image"].isin(read.official["test"])
+    assert (read.rows["Fracture"][test] == 1).all()
+    assert (read.rows["Fracture"][~test] == 0).all()
+    assert read.facts["labels of the test"].endswith(f"of {int(test.sum())} images")
+    assert sorted(read.official) == ["test", "train", "val"]
+
+
+def test_mimics_other_labeler_and_studies_without_labels(build: Callable[[str], Path]) -> None:
+    tree = build("mimic")
+    negbio = tree / "mimic-cxr-2.0.0-negbio.csv"
+    change(negbio, lambda t: t.assign(**{"Lung Lesion": "1.0"})[1:])
+    plain = sources.read(tree)
+    assert codes(plain) == {"unused-label-table": 1}
+    assert (plain.rows["Lung Lesion"] == 0).all()
+    read = sources.read(tree, "mimic", ReadOptions(columns={"table": negbio.name}))
+    train = ~read.rows["image"].isin(read.official["test"])
+    assert (read.rows["Lung Lesion"][train].dropna() == 1).all()
+    assert codes(read)["no-label"] == 1
+    assert read.rows.iloc[0][list(read.findings)].isna().all()
+
+
+def test_mimics_unknown_part_and_contradictory_study(build: Callable[[str], Path]) -> None:
+    tree = build("mimic")
+    labels = tree / "mimic-cxr-2.0.0-chexpert.csv"
+    change(labels, lambda t: pd.concat([t, t.head(1).assign(Fracture="1.0")]))
+    read = sources.read(tree)
+    assert codes(read)["conflicting-rows"] == 1
+    assert read.rows.iloc[0][list(read.findings)].isna().all()
+    change(tree / "mimic-cxr-2.0.0-split.csv", lambda t: t.assign(split="tune"))
+    with pytest.raises(
+        SourceError, match="names the split 'tune': allowed are train, validate, test"
+    ):
+        sources.read(tree)

@@ -69,10 +69,8 @@ class _CheXpert:
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",
             "blank: unknown unless No Finding is 1, here absent (--blank unknown agrees)",
-            "finer findings: a blank Lung Opacity beside Edema stays blank, here it is present; so "
-            "with every finding that the vocabulary says another implies",
-            "17 images called frontal with the projection LL or RL: a view of their own, here "
-            "lateral",
+            "finer findings: a blank Lung Opacity beside Edema stays blank, here it is present",
+            "17 images called frontal with the projection LL or RL: their own view, here lateral",
             "age 0, on 3 images: kept as 0, here unknown",
         ),
     )

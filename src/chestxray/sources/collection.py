@@ -158,7 +158,8 @@ class Collection:
         release: of the data set, such as `v2020`; empty where there is only one.
         facts: what the reader adds for people, such as which label table it chose.
         masks: `image`, `finding` and `path` of a PNG file (absolute, str) over the whole image, 0
-            outside the finding and above 0 inside.
+            outside the finding and above 0 inside; or an empty `path`, and `runs` as
+            `regions.text_of_runs` writes them. `runs` may be missing where all have a file.
     """
 
     name: str

@@ -147,10 +147,8 @@ def _sort_in(tree: Tree) -> None:
             tree.lists.setdefault(LISTS[plain], []).append(Path(entry.path))
         elif name.startswith("images") and name.endswith((".tar.gz", ".zip")):
             tree.packed.append(Path(entry.path))
-        elif name.endswith(".json"):
-            tree.json.append(Path(entry.path))
-        elif name.endswith(_COLUMNS_FILES):
-            tree.settings.append(Path(entry.path))
+        elif name.endswith((".json", *_COLUMNS_FILES)):
+            (tree.json if name.endswith(".json") else tree.settings).append(Path(entry.path))
         elif name.endswith(DICOM_SUFFIXES) or _has_no_suffix(name):
             tree.dicom.append(entry.path)
 
@@ -242,7 +240,7 @@ def _by_path(names: pd.Series, files: list[str], inside: str) -> pd.Series:
     exact = {path: path for path in files}
     found = names.map(exact).astype(object)
     if inside != ".":
-        found = (f"{inside}/" + names).map(exact).fillna(found)
+        found = (f"{inside}/" + names).map(exact).astype(object).fillna(found)
     for parts in sorted((names[found.isna()].str.count("/") + 1).unique()):
         rows = found.isna() & (names.str.count("/") + 1 == parts)
         for reduce in (str.casefold, _folded_stem):

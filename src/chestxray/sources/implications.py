@@ -1,9 +1,9 @@
 """What a present finding says of broader and of finer ones, by the vocabulary.
 
 A present finding makes the broader ones present that its row does not mention: laminar atelectasis
-is atelectasis. An uncertain one makes them uncertain. A broader one never makes a finer one present; where a row names the broader alone,
-the finer ones are unknown (`open_finer`), since a report that says atelectasis does not say which.
-A label that the data set states stays as it is.
+is atelectasis. An uncertain one makes them uncertain. A broader one never makes a finer one
+present; where a row names the broader alone, the finer ones are unknown (`open_finer`), since a
+report that says atelectasis does not say which. A label that the data set states stays as it is.
 """
 
 from __future__ import annotations

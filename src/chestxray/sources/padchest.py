@@ -210,10 +210,10 @@ class _PadChest:
             "patients: the first image of each, here all",
             "children: images of people born after 2008 are left out, here they are kept",
             "age: 2017 minus the year of birth, here the year of the study minus it",
-            "words are found by substring, so that mass is also mediastinal mass, and emphysema "
-            "also subcutaneous emphysema; here whole words",
-            "mappings: interstitial and alveolar patterns and consolidation are Infiltration, air "
-            "bronchogram is Consolidation, adenopathy is Hilar Enlargement; here they are not",
+            "words are parts of words: mediastinal mass is Mass; here they are whole words",
+            "patterns and consolidation are Infiltration; here they are not",
+            "air bronchogram is Consolidation; here it leaves Consolidation unknown",
+            "adenopathy is Hilar Enlargement; here it is not",
             "unchanged and exclude: read as the absence of all, here as unknown",
             "21 names of damaged files are left out; here those that cannot be decoded",
         ),

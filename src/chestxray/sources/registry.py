@@ -22,15 +22,19 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
 from chestxray.sources.padchest import PADCHEST
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
+from chestxray.sources.siim import SIIM
 from chestxray.sources.table import TABLE_SOURCE, columns_of
 from chestxray.sources.vindr import VINDR
 
 ENTRY_POINTS: Final = "chestxray.sources"
-_SHIPPED: Final[tuple[Source, ...]] = (NIH, PHANTOMS, CHEXPERT, PADCHEST, RSNA, VINDR)
+_SHIPPED: Final[tuple[Source, ...]] = (
+    NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
+)  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
 

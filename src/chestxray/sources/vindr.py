@@ -26,8 +26,8 @@ from chestxray.sources.assembly import Stated, assemble, completeness, tables_wh
 from chestxray.sources.collection import (
     Collection,
     Problem,
-    ReadOptions,
     Readers,
+    ReadOptions,
     SourceCard,
     no_boxes,
     problem,
@@ -82,15 +82,15 @@ class _VinDr:
         access="PhysioNet: sign the agreement of https://physionet.org/content/vindr-cxr/1.0.0, "
         "then: wget -r -N -c -np --user NAME --ask-password "
         "https://physionet.org/files/vindr-cxr/1.0.0 (75 GB).",
-        label_origin="Named and boxed by 17 radiologists, three on each image of train; a consensus "
-        "of five on each image of test.",
+        label_origin="Named and boxed by 17 radiologists, three on each image of train; a "
+        "consensus of five on each image of test.",
         uncertain="ignore",
         blank="negative",
         reasons="A finding is present where two of the three readers name it (--readers any and "
-        "--readers unanimous are the others); every reader looked for all, so one that is not named "
-        "is absent.",
-        split="PhysioNet's train and test. Kaggle's train has none; its images are drawn, and since "
-        "no patient is published, those of one patient may be in train and test.",
+        "--readers unanimous are the others); every reader looked for all, so one that is not "
+        "named is absent.",
+        split="PhysioNet's train and test. Kaggle's train has none; its images are drawn, and "
+        "since no patient is published, those of one patient may be in train and test.",
         overlaps=("VinDr-RibCXR",),
         differs=(
             "readers: any of the three, here two of three (--readers any agrees)",
@@ -265,10 +265,10 @@ def _boxes(tables: list[Path], collection: Collection) -> tuple[pd.DataFrame, li
     text = pd.concat([text_table(table) for table in tables], ignore_index=True)
     finding = text["class_name"].map({c: canonical(c) for c in text["class_name"].unique()})
     rows = collection.rows.set_index("image")
-    names = [name for name in collection.findings if (finding == name).any()]
-    stacked = (rows[names] == 1).stack()
-    present = set(stacked.index[stacked])
-    kept = [pair in present for pair in zip(text["image_id"], finding, strict=True)]
+    kept = pd.Series(False, text.index)
+    for name in collection.findings:
+        present = rows.index[rows[name] == 1]
+        kept |= (finding == name) & text["image_id"].isin(present)
     x0, y0, x1, y1 = (pd.to_numeric(text[c], errors="coerce")[kept] for c in _BOX)
     image = text["image_id"][kept]
     boxes = pd.DataFrame(
