@@ -178,10 +178,11 @@ def test_an_image_that_is_not_there_is_counted_and_left_out(
 def test_a_table_without_any_of_the_images_is_refused(
     build: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    table = build(name) / MAIN_TABLE[name]
-    other = tmp_path / "other" / MAIN_TABLE[name]
-    other.parent.mkdir(parents=True)
-    other.write_bytes(table.read_bytes())
+    tree = build(name)
+    for table in (*tree.rglob("*.csv"), *tree.rglob("*.gz")):
+        other = tmp_path / "other" / table.relative_to(tree)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(table.read_bytes())
     with pytest.raises(SourceError, match="there is no PNG, JPEG or DICOM file; give the folder"):
         sources.read(tmp_path / "other")
 
@@ -376,7 +377,9 @@ def test_padchests_words_that_leave_findings_open_make_them_unknown(
     read = padchest_labels(
         build, "['unchanged', 'pleural effusion']", "['normal', 'unchanged']", "['exclude']",
         "['mass']", "['pulmonary mass', 'mass']", "['mediastinal mass']",
+        "['unchanged', 'laminar atelectasis']",
     )  # fmt: skip
+    assert first_rows(read, "Atelectasis", "Pneumonia")[6] == [1, None]
     found = first_rows(read, "Effusion", "Mass", "Mediastinal Mass")
     assert found[0] == [1, None, None]
     assert found[1] == [0, 0, 0]

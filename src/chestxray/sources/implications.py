@@ -3,7 +3,8 @@
 A present finding makes the broader ones present that its row does not mention: laminar atelectasis
 is atelectasis. An uncertain one makes them uncertain. A broader one never makes a finer one
 present; where a row names the broader alone, the finer ones are unknown (`open_finer`), since a
-report that says atelectasis does not say which. A label that the data set states stays as it is.
+report that says atelectasis does not say which. A label that the data set states stays as it is;
+one that it leaves open does not, where a finer finding is present.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ def imply(labels: TableLabels) -> tuple[TableLabels, dict[str, str]]:
     Returns:
         The labels, and a fact for people that counts what was filled in; empty where nothing was.
     """
-    values = labels.values.copy()
+    values, unknown = labels.values.copy(), labels.unknown.copy()
     facts = {}
     for word, value in (("present", 1.0), ("uncertain", UNCERTAIN)):
         before = np.isnan(values)
         for place, broader in _broader_places(labels.findings):
-            here = (labels.values[:, place] == value)[:, None] & ~labels.unknown[:, broader]
-            values[:, broader] = np.where(
-                here & np.isnan(values[:, broader]), value, values[:, broader]
-            )
+            here = (labels.values[:, place] == value)[:, None] & np.isnan(values[:, broader])
+            if value == UNCERTAIN:
+                here &= ~unknown[:, broader]
+            values[:, broader] = np.where(here, value, values[:, broader])
+            unknown[:, broader] &= ~here
         filled = (before & ~np.isnan(values)).sum(axis=0)
         told = [f"{name} {n}" for name, n in zip(labels.findings, filled, strict=True) if n]
         if told:
             facts[f"{word} by a finer finding"] = ", ".join(told)
-    return replace(labels, values=values), facts
+    return replace(labels, values=values, unknown=unknown), facts
 
 
 def open_finer(labels: TableLabels) -> TableLabels:

@@ -68,12 +68,14 @@ class _MIMIC:
     )
 
     def recognises(self, tree: Path) -> bool:
-        return bool(_tables(_folder(tree), _IMAGES) and _labels_of(tree))
+        folder = _folder(tree)
+        listed, labels = _tables(folder, _IMAGES), _labels_of(folder)
+        return bool(listed and labels) and (tree == folder or tree in {*listed, *labels})
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         folder = _folder(tree)
         listed = _tables(folder, _IMAGES)
-        tables = chosen_first(_labels_of(tree), tree, options)
+        tables = chosen_first(_labels_of(folder), folder, options)
         if not listed or not tables:
             raise SourceError(
                 f"{tree} holds no label table of MIMIC-CXR-JPG with its list of images: put "
@@ -153,7 +155,7 @@ def _labels(
         key = key.mask(replaced, "r" + images["study_id"])
         text = pd.concat([text, radiologists])
         facts["labels of the test"] = f"{of_test[0].name}, of {int(replaced.sum())} images"
-    place = text.index.get_indexer(key)
+    place = text.index.get_indexer(pd.Index(key))
     read = from_columns(text.reset_index(drop=True), pd.Series(text.index, dtype="str"))
     empty = place < 0
     labels = TableLabels(

@@ -214,6 +214,7 @@ class _PadChest:
             "patterns and consolidation are Infiltration; here they are not",
             "air bronchogram is Consolidation; here it leaves Consolidation unknown",
             "adenopathy is Hilar Enlargement; here it is not",
+            "hydropneumothorax is no Effusion, a catheter no Support Devices; here they are",
             "unchanged and exclude: read as the absence of all, here as unknown",
             "21 names of damaged files are left out; here those that cannot be decoded",
         ),

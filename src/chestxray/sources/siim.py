@@ -69,7 +69,6 @@ class _SIIM:
         overlaps=("NIH ChestX-ray14",),
         differs=(
             "rows: each of the 12,954 rows is an image, here they are 12,047 images",
-            "-1 with a space before it: taken for a mask, here for none",
         ),
     )
 
