@@ -67,9 +67,7 @@ class _SIIM:
         split="None: the labels of Kaggle's test were not given. Patients are not published, so "
         "images of one patient may be in train and test.",
         overlaps=("NIH ChestX-ray14",),
-        differs=(
-            "rows: each of the 12,954 rows is an image, here they are 12,047 images",
-        ),
+        differs=("rows: each of the 12,954 rows is an image, here they are 12,047 images",),
     )
 
     def recognises(self, tree: Path) -> bool:
@@ -99,7 +97,8 @@ class _SIIM:
             headers=True,
         )
         collection = assemble(self, tree, tables[0], stated, options)
-        here = {name: runs for name, runs in regions.items() if name in {*collection.rows["image"]}}
+        kept = frozenset(collection.rows["image"])
+        here = {image: runs for image, runs in regions.items() if image in kept}
         boxes, found = fractions(_boxes(here))
         return replace(
             collection,
