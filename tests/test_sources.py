@@ -19,7 +19,15 @@ from PIL import Image
 from chestxray import sources
 from chestxray.dataset import split
 from chestxray.errors import SourceError
-from chestxray.sources import ReadOptions, SourceCard, files, nih, registry, table_columns
+from chestxray.sources import (
+    ReadOptions,
+    SourceCard,
+    card_text,
+    files,
+    nih,
+    registry,
+    table_columns,
+)
 from chestxray.sources.collection import UNCERTAIN, only_views, policies, resolve
 from chestxray.sources.demographics import sexes, views
 from conftest import REPOSITORY
@@ -34,6 +42,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
+SHIPPED = ["nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr"]
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
 )
@@ -76,9 +85,7 @@ def add(monkeypatch: pytest.MonkeyPatch, points: list[EntryPoint], *names: str) 
 
 
 def test_the_shipped_sources_are_registered_and_table_comes_last() -> None:
-    names = list(sources.registered())
-    assert names[:2] == ["nih", "phantoms"]
-    assert names[-1] == "table"
+    assert list(sources.registered()) == [*SHIPPED, "table"]
 
 
 def test_every_card_states_title_licence_and_origin_of_the_labels() -> None:
@@ -98,7 +105,7 @@ def test_a_source_of_another_package_is_listed_and_recognised(
 ) -> None:
     add(monkeypatch, plugged, "zebra")
     write(tmp_path / "zebra.txt")
-    assert list(sources.registered()) == ["nih", "phantoms", "zebra", "table"]
+    assert list(sources.registered()) == [*SHIPPED, "zebra", "table"]
     assert sources.recognise(tmp_path).name == "zebra"
 
 
@@ -124,7 +131,7 @@ def test_a_package_that_cannot_be_loaded_is_named_where_it_is_needed(
     plugged: list[EntryPoint], tmp_path: Path
 ) -> None:
     plugged.append(point("no_such_module"))
-    assert list(sources.registered()) == ["nih", "phantoms", "table"]
+    assert list(sources.registered()) == [*SHIPPED, "table"]
     for named in ("other", None):
         with pytest.raises(SourceError, match=r"other of no_such_module:SOURCE cannot be loaded"):
             sources.read(tmp_path, named)
@@ -243,8 +250,7 @@ def test_a_separately_installed_package_adds_a_source(tmp_path: Path) -> None:
 
 def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path) -> None:
     text = (REPOSITORY / "docs" / "sources.md").read_text(encoding="utf-8")
-    shipped = [name for name in sources.registered() if name in {"nih", "phantoms", "table"}]
-    for name in (*shipped, *table_columns.OURS, table_columns.FINDINGS):
+    for name in (*SHIPPED, "table", *table_columns.OURS, table_columns.FINDINGS):
         assert f"| `{name}` |" in text
     table, settings = (text.split(f"```{kind}\n")[1].split("```")[0] for kind in ("", "yaml"))
     write(tmp_path / "labels.csv", table.strip())
@@ -253,6 +259,26 @@ def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path)
     assert collection.name == "our-hospital"
     assert collection.findings == ("Effusion", "Pneumothorax", "Rib Fracture")
     assert collection.rows["image"].tolist() == ["P0001/S2/IM01.png"]
+
+
+def test_the_page_of_data_sets_is_that_of_the_cards() -> None:
+    written = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert written == card_text.page(sources.cards()), (
+        "write it again: python -c 'from chestxray.sources import card_text, cards; "
+        "print(card_text.page(cards()), end=str())' > docs/datasets.md"
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_of_real_radiographs_says_what_a_user_has_to_know(name: str) -> None:
+    card = sources.cards()[name]
+    if card.synthetic:
+        return
+    for text in (card.citation, card.access, card.reasons, card.split, card.differs):
+        assert text
+    shown = dict(card_text.described(card))
+    assert shown["policies"] == "uncertain ignore, blank negative, views frontal"
+    assert shown["how to get it"] == card.access
 
 
 # What a source gives is checked
@@ -283,7 +309,7 @@ def test_a_collection_that_breaks_a_rule_is_refused(
         registry._checked(dataclasses.replace(good, rows=rows), "wards")
 
 
-@pytest.mark.parametrize("name", ["nih", "phantoms"])
+@pytest.mark.parametrize("name", ["nih", "phantoms", "chexpert"])
 def test_a_table_is_not_called_like_a_shipped_source(tmp_path: Path, name: str) -> None:
     table = write(tmp_path / f"{name}.csv", "image,patient,Mass", "x.png,1,1")
     with pytest.raises(SourceError, match=f"{name}' belongs to .*state another one with `name:`"):

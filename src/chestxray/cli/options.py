@@ -97,7 +97,8 @@ class SourceOptions:
         str | None,
         typer.Option(
             metavar="OUR=THEIRS,…",
-            help="For a table of your own: its columns, such as image=file,patient=pid.",
+            help="For a table of your own: its columns, such as image=file,patient=pid. With "
+            "--source: table=FILE chooses one of several label tables.",
         ),
     ] = None
     uncertain: Annotated[
@@ -120,6 +121,14 @@ class SourceOptions:
         ),
     ] = False
 
+    readers: Annotated[
+        Literal["majority", "any", "unanimous"] | None,
+        typer.Option(
+            help="For a data set that several people read: how many of them must name a finding. "
+            "Default: majority."
+        ),
+    ] = None
+
     def read_options(self) -> ReadOptions:
         """Give what is asked of a source."""
         from chestxray.sources import ReadOptions
@@ -130,6 +139,7 @@ class SourceOptions:
             self.views,
             _columns(self.columns),
             self.patient_per_image,
+            self.readers or "majority",
         )
 
     def words(self) -> list[str]:

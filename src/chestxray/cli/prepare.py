@@ -30,21 +30,12 @@ def _list_sources(wanted: bool) -> None:
     if not wanted:
         return
     from chestxray.sources import cards
+    from chestxray.sources.card_text import described
 
     for name, card in cards().items():
         typer.secho(f"{name}: {card.title}", bold=True)
-        for what, text in (
-            ("citation", card.citation),
-            ("licence", card.licence),
-            ("labels", card.label_origin),
-            (
-                "policies",
-                f"uncertain {card.uncertain}, blank {card.blank}, views {card.views}",
-            ),
-            ("overlaps with", ", ".join(card.overlaps)),
-        ):
-            if text:
-                typer.echo(f"  {what}: {text}")
+        for what, text in described(card):
+            typer.echo(f"  {what}: {text}")
     raise typer.Exit
 
 

@@ -31,6 +31,7 @@ from chestxray.errors import ArtifactError, ImageError
 from chestxray.findings import Findings
 from chestxray.parallel import process_count
 from chestxray.progress import progress
+from chestxray.sources.regions import mask_of_runs
 
 FOLDER: Final = "masks"  # of the shards, inside the dataset
 CELL: Final = 4  # pixels
@@ -69,15 +70,17 @@ class MaskFile(NamedTuple):
     Attributes:
         row: of its image within the shard.
         finding: its position.
-        path: of the file; above 0 is inside.
+        path: of the file; above 0 is inside. Empty where there are `runs`.
+        runs: of pixels, as `sources.regions.text_of_runs` writes them.
     """
 
     row: int
     finding: int
     path: str
+    runs: str = ""
 
     def __str__(self) -> str:
-        return self.path
+        return self.path or f"runs {self.runs[:40]}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def pack_masks(
     A file that exceeds the limits of time or memory is one that cannot be read.
 
     Args:
-        table: `image`, `finding`, `path`, as `Collection.masks`.
+        table: as `Collection.masks`.
         images: keys of the packed images, those of all `parts`, in row order.
         parts: shards of images whose masks to write.
         findings: of the dataset.
@@ -161,17 +164,23 @@ def _work(
         for row, image in enumerate(images[start : start + part.images]):
             if image in of_image:
                 group = of_image[image]
-                for finding, path in zip(group["finding"], group["path"], strict=True):
+                runs = group["runs"] if "runs" in group else [""] * len(group)
+                for finding, path, run in zip(group["finding"], group["path"], runs, strict=True):
                     place = findings.place(finding)
                     if place is not None:
-                        files.append(MaskFile(row, place, path))
+                        files.append(MaskFile(row, place, path, run))
         start += part.images
         yield _Work(part.name, part.images, tuple(files))
 
 
 def _grid(file: MaskFile, side: int) -> Grid:
-    """Read a file."""
-    return on_grid(decode(file.path) > 0, side)
+    """Read a file, or its runs."""
+    if file.path:
+        return on_grid(decode(file.path) > 0, side)
+    try:
+        return on_grid(mask_of_runs(file.runs), side)
+    except ValueError as error:
+        raise ImageError(Path(str(file)), str(error)) from error
 
 
 def _pack(

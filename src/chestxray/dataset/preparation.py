@@ -263,6 +263,8 @@ def _mask_list(combined: Combined) -> str:
 
 def _bytes(path: str) -> int:
     """Give a file's size, -1 where there is none, such as behind a broken link."""
+    if not path:
+        return -1
     try:
         return Path(path).stat().st_size
     except OSError:

@@ -39,6 +39,7 @@ _KNOWN_VIEWS: Final = frozenset({"PA", "AP", LATERAL})
 
 Uncertain = Literal["zeros", "ones", "ignore"]
 Blank = Literal["negative", "unknown"]
+Readers = Literal["majority", "any", "unanimous"]
 
 MISSING_IMAGE: Final = "missing-image"  # the code of a row without a file
 OTHER_VIEW: Final = "other-view"  # the code of a row that `only_views` leaves out
@@ -81,22 +82,30 @@ class SourceCard:
         title: such as `NIH ChestX-ray14`.
         citation: how to cite it; empty where there is nothing to cite.
         licence: one sentence on access and terms.
+        access: how to get it, step by step; empty where there is nothing to get.
         label_origin: how the labels came to be, in one sentence.
         uncertain: default policy for labels that the report left open, see `ReadOptions`.
         blank: default policy for findings that a row does not mention, see `ReadOptions`.
         views: default policy for views, see `ReadOptions`.
+        reasons: why these policies are the default.
+        split: what the official split is.
         overlaps: names of data sets that hold images of this one.
+        differs: what torchxrayvision's reader of the data set does differently, rule by rule.
         synthetic: the radiographs are drawn, so no result on them is valid for patients.
     """
 
     title: str
     citation: str = ""
     licence: str = ""
+    access: str = ""
     label_origin: str = ""
     uncertain: Uncertain = "ignore"
     blank: Blank = "negative"
     views: str = "frontal"
+    reasons: str = ""
+    split: str = ""
     overlaps: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
     synthetic: bool = False
 
 
@@ -109,8 +118,12 @@ class ReadOptions:
             (present) or `ignore` (unknown).
         blank: what a finding becomes that a row does not mention: `negative` (absent) or `unknown`.
         views: `frontal` (PA, AP and unknown), `all`, or names with commas such as `PA,AP`.
-        columns: of the source `table`: its column by our name, such as `{"image": "file"}`.
+        columns: of the source `table`: its column by our name, such as `{"image": "file"}`. Of a
+            data set with several label tables: `{"table": "train_cheXbert.csv"}` chooses one.
         patient_per_image: of the source `table`: each image belongs to a different patient.
+        readers: of a data set that several people read: a finding is present where more than half
+            of them (`majority`, the default), at least one (`any`) or all of them (`unanimous`;
+            unknown where they disagree) say so.
     """
 
     uncertain: Uncertain | None = None
@@ -118,6 +131,7 @@ class ReadOptions:
     views: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     patient_per_image: bool = False
+    readers: Readers = "majority"
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,8 @@ class Collection:
         release: of the data set, such as `v2020`; empty where there is only one.
         facts: what the reader adds for people, such as which label table it chose.
         masks: `image`, `finding` and `path` of a PNG file (absolute, str) over the whole image, 0
-            outside the finding and above 0 inside.
+            outside the finding and above 0 inside; or an empty `path`, and `runs` as
+            `regions.text_of_runs` writes them. `runs` may be missing where all have a file.
     """
 
     name: str

@@ -22,7 +22,6 @@ from chestxray.errors import SourceError
 from chestxray.file_names import is_text, one_line
 from chestxray.progress import progress
 from chestxray.sources.collection import Problem, problem
-from chestxray.sources.demographics import views
 from chestxray.sources.table_files import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -50,8 +49,10 @@ class Tree:
         tables: CSV files, the shallowest first, then by path.
         other_tables: TSV and Parquet files, in the same order.
         settings: YAML files that describe the columns of a table, in the same order.
+        json: JSON files, in the same order.
         lists: the official lists by part (`train_val`, `test`), in the same order.
         packed: archives of images that are not unpacked.
+        titles: column titles of tables, as far as a source has read them.
         unnamed: paths from the root, escaped, of files whose names are not UTF-8: no table can name
             them, so they are left out.
     """
@@ -62,8 +63,10 @@ class Tree:
     tables: list[Path] = field(default_factory=list)
     other_tables: list[Path] = field(default_factory=list)
     settings: list[Path] = field(default_factory=list)
+    json: list[Path] = field(default_factory=list)
     lists: dict[str, list[Path]] = field(default_factory=dict)
     packed: list[Path] = field(default_factory=list)
+    titles: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)
 
 
@@ -122,7 +125,7 @@ def _scan(raw: Path) -> Tree:
         raise SourceError(
             f"{raw} cannot be read completely ({error}): correct its permissions"
         ) from error
-    for paths in (tree.tables, tree.other_tables, tree.settings, *tree.lists.values()):
+    for paths in (tree.tables, tree.other_tables, tree.settings, tree.json, *tree.lists.values()):
         paths.sort(key=lambda path: (len(path.parts), path))
     return tree
 
@@ -144,8 +147,8 @@ def _sort_in(tree: Tree) -> None:
             tree.lists.setdefault(LISTS[plain], []).append(Path(entry.path))
         elif name.startswith("images") and name.endswith((".tar.gz", ".zip")):
             tree.packed.append(Path(entry.path))
-        elif name.endswith(_COLUMNS_FILES):
-            tree.settings.append(Path(entry.path))
+        elif name.endswith((".json", *_COLUMNS_FILES)):
+            (tree.json if name.endswith(".json") else tree.settings).append(Path(entry.path))
         elif name.endswith(DICOM_SUFFIXES) or _has_no_suffix(name):
             tree.dicom.append(entry.path)
 
@@ -237,7 +240,7 @@ def _by_path(names: pd.Series, files: list[str], inside: str) -> pd.Series:
     exact = {path: path for path in files}
     found = names.map(exact).astype(object)
     if inside != ".":
-        found = (f"{inside}/" + names).map(exact).fillna(found)
+        found = (f"{inside}/" + names).map(exact).astype(object).fillna(found)
     for parts in sorted((names[found.isna()].str.count("/") + 1).unique()):
         rows = found.isna() & (names.str.count("/") + 1 == parts)
         for reduce in (str.casefold, _folded_stem):
@@ -288,52 +291,6 @@ def _sop_instance_uid(path: str) -> str:
         return read_header(Path(path)).text("SOPInstanceUID")
     except (MalformedError, OSError):
         return ""
-
-
-def with_header_views(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Take a view that is not stated from the file's header, where the file is DICOM.
-
-    A lateral radiograph without a stated view would be trained as a frontal one.
-
-    Args:
-        rows: `image`, `path` (empty where there is no file) and `view`.
-
-    Returns:
-        The rows, and which views were read from a header.
-    """
-    asked = rows["path"][(rows["view"] == "") & ~rows["path"].map(_is_picture)]
-    asked = asked[asked != ""]
-    if asked.empty:
-        return rows, []
-    with progress("read DICOM headers", len(asked)) as advance:
-        read = []
-        for path in asked:
-            read.append(_view_position(path))
-            advance()
-    found = views(pd.Series(read, asked.index, dtype="str"))
-    found = found[found != ""]
-    return rows.assign(view=found.reindex(rows.index).fillna(rows["view"])), problem(
-        "view-from-header",
-        rows["image"][found.index] + " (" + found + ")",
-        "the table does not state the view: that of the DICOM header is used",
-        loses=False,
-    )
-
-
-def _is_picture(path: str) -> bool:
-    return path.casefold().endswith(IMAGE_SUFFIXES)
-
-
-def _view_position(path: str) -> str:
-    """Read ViewPosition, or the meaning of the view's code; empty where neither is stated."""
-    from chestxray.dicom_elements import MalformedError, read_header  # noqa: PLC0415 - as above
-
-    try:
-        header = read_header(Path(path))
-        code = header.first("ViewCodeSequence")
-    except (MalformedError, OSError):
-        return ""
-    return header.text("ViewPosition") or ("" if code is None else code.text("CodeMeaning"))
 
 
 def one_file_per_image(images: dict[str, list[str]]) -> tuple[dict[str, str], list[Problem]]:

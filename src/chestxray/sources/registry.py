@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.chexpert import CHEXPERT
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
     UNCERTAIN,
@@ -21,12 +22,19 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
+from chestxray.sources.padchest import PADCHEST
 from chestxray.sources.phantom.tree import PHANTOMS
+from chestxray.sources.rsna import RSNA
+from chestxray.sources.siim import SIIM
 from chestxray.sources.table import TABLE_SOURCE, columns_of
+from chestxray.sources.vindr import VINDR
 
 ENTRY_POINTS: Final = "chestxray.sources"
-_SHIPPED: Final[tuple[Source, ...]] = (NIH, PHANTOMS)
+_SHIPPED: Final[tuple[Source, ...]] = (
+    NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
+)  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
 
@@ -125,7 +133,7 @@ def read(
 def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:
     """Give the source of this name, or the one that fits the options or the content."""
     if source is None and (options.columns or options.patient_per_image):
-        return _LAST  # only a table of one's own has these options
+        return _LAST  # other sources have these options only where they are named
     if source is None:
         return recognise(tree)
     known, broken = _loaded()

@@ -17,9 +17,9 @@ from typing import Final
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.assembly import find_files, official_lists
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
-    MISSING_IMAGE,
     Blank,
     Collection,
     Problem,
@@ -33,14 +33,8 @@ from chestxray.sources.collection import (
     resolve,
 )
 from chestxray.sources.demographics import OLDEST, follow_ups, in_years, sexes, views
-from chestxray.sources.files import (
-    Tree,
-    cleaned_paths,
-    find_named,
-    radiographs,
-    scan,
-    with_header_views,
-)
+from chestxray.sources.files import Tree, cleaned_paths, scan
+from chestxray.sources.headers import with_headers
 from chestxray.sources.table_columns import (
     OURS,
     TABLE,
@@ -51,14 +45,7 @@ from chestxray.sources.table_columns import (
     settings_files,
     write_columns,
 )
-from chestxray.sources.table_files import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    is_table,
-    table_stem,
-    text_table,
-    titles,
-)
+from chestxray.sources.table_files import is_table, table_stem, text_table, titles
 from chestxray.sources.table_labels import TableLabels, finding_columns, from_columns, from_words
 
 __all__ = ["TABLE_SOURCE", "TableColumns", "find_columns", "write_columns"]
@@ -121,7 +108,7 @@ class _Table:
         problems += found
         rows, found = one_row_per_image(rows)
         problems += found
-        rows, found = with_header_views(rows)
+        rows, found = with_headers(rows)
         problems += found
         rows, found = only_views(rows, applied["views"])
         problems += found
@@ -373,40 +360,12 @@ def _with_files(
     written = raw[columns.columns["image"]]
     if tree is None:
         return rows.assign(image=_keys(cleaned_paths(written))), [], {}
-    found, several, dropped = find_named(written, tree, columns.table.parent)
+    advice = "name another column with --columns image=…"
+    found, problems, facts = find_files(written, tree, columns.table, advice)
     here = found != ""
-    if not here.any():
-        files = radiographs(tree)
-        raise SourceError(
-            f"no row of {columns.table.name} has its image in {tree.root}: the table begins with "
-            f"{written.iloc[0]!r}, and "
-            + (f"the images with {files[0]!r}" if files else "there is no PNG, JPEG or DICOM file")
-            + "; name another column with --columns image=…"
-        )
-    problems = problem(
-        "ambiguous-image",
-        written[several],
-        "several files have the name that the table gives: left out; write their paths",
-        loses=True,
-    )
-    problems += problem(
-        MISSING_IMAGE,
-        written[~here & ~several],
-        "the table has a row, but the tree has no image: left out",
-        loses=True,
-    )
-    without = sorted(set(radiographs(tree)) - set(found))
-    suffixes = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
-    problems += problem(
-        "missing-row",
-        [path for path in without if path.casefold().endswith(suffixes)],
-        "the tree has an image, but the table has no row: left out",
-        loses=True,
-    )
-    kept = rows[here]
     path = f"{tree.root.as_posix()}/" + found[here]
-    kept = kept.assign(image=_keys(found[here]), path=path).reset_index(drop=True)
-    return kept, problems, {"dropped path prefix": dropped} if dropped else {}
+    kept = rows[here].assign(image=_keys(found[here]), path=path).reset_index(drop=True)
+    return kept, problems, facts
 
 
 def _keys(paths: pd.Series) -> pd.Series:
@@ -429,30 +388,7 @@ def _official(
             f"the column {title!r} names the split {split[odd].iloc[0]!r}: allowed are train, val "
             f"and test"
         )
-    official = {part: frozenset(rows["image"][parts == part]) for part in ("train", "val", "test")}
-    if not official["train"] or not official["test"]:
-        return {}, problem(
-            "no-official-split",
-            [part for part in ("train", "test") if not official[part]],
-            f"the column {title!r} has no images for train or for test: it is not used",
-            loses=False,
-        )
-    if not official["val"]:
-        official = {"train_val": official["train"], "test": official["test"]}
-    shared = parts[parts.notna()].groupby(rows["patient"]).nunique()
-    problems = problem(
-        "patient-in-several-parts",
-        shared.index[shared > 1],
-        f"the column {title!r} puts a patient into several splits, so they are not independent",
-        loses=False,
-    )
-    problems += problem(
-        "not-in-lists",
-        rows["image"][parts.isna()],
-        f"the column {title!r} is empty: the official split cannot place the image",
-        loses=False,
-    )
-    return official, problems
+    return official_lists(rows, parts.fillna(""), f"the column {title!r}")
 
 
 def _facts(columns: TableColumns, text: pd.DataFrame) -> dict[str, str]:

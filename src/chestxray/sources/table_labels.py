@@ -187,7 +187,7 @@ def from_words(cells: pd.Series, images: pd.Series, chosen: Sequence[str] = ()) 
     texts = ["" if str(cell).casefold() in _NO_CELL else str(cell) for cell in distinct]
     lists = any(cell.startswith("[") for cell in texts)
     mark = next((mark for mark in _SEPARATORS if any(mark in cell for cell in texts)), None)
-    read = [_listed(cell) if lists else _split(cell, mark) for cell in texts]
+    read = [listed(cell) if lists else _split(cell, mark) for cell in texts]
     named = {word for words in read for word in words or () if not _is_normal(word)}
     taken = [canonical(name) for name in chosen] or sorted({canonical(word) for word in named})
     if len(taken) > _MOST_FINDINGS:
@@ -315,7 +315,7 @@ def _split(cell: str, mark: str | None) -> list[str]:
     return [word.strip() for word in words if word.strip()]
 
 
-def _listed(cell: str) -> list[str] | None:
+def listed(cell: str) -> list[str] | None:
     """Read a list of names as JSON or Python writes it; None where it is not one."""
     if not cell:
         return []

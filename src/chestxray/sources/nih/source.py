@@ -54,13 +54,21 @@ class _NIH:
         title="NIH ChestX-ray14",
         citation="Wang et al., ChestX-ray8, CVPR 2017 (arXiv 1705.02315)",
         licence="Open. Cite the paper and acknowledge the NIH Clinical Center.",
+        access="`chestxray download raw --from nih`, or --from kaggle.",
         label_origin="Mined from the reports by a program; NIH expects over 90 % to be correct.",
+        reasons="No label is uncertain, and a finding that a row does not name is absent: NIH "
+        "writes No Finding where none of the 14 was named.",
+        split="train_val_list.txt and test_list.txt; val is drawn from the patients of the former.",
         overlaps=(
             "RSNA Pneumonia",
             "SIIM-ACR Pneumothorax",
             "ChestX-Det",
             "NIH-CXR-LT",
             "Google's adjudicated NIH labels",
+        ),
+        differs=(
+            "views: only PA, here PA and AP",
+            "patients: the first image of each, here all",
         ),
     )
 

@@ -1,0 +1,115 @@
+"""Regions of findings: boxes in pixels → fractions of the sides, masks as runs of pixels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from chestxray.sources.collection import BOX_COLUMNS, Problem, problem
+
+_SLACK: Final = 1.0  # pixels by which rounding may push a box out of the frame; cut off
+_MOST_PIXELS: Final = 80_000_000  # of a mask, as of a radiograph
+
+
+def fractions(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Turn boxes into fractions; leave out those that are empty or not inside their image.
+
+    Args:
+        boxes: `image`, `finding`; `x`, `y`, `w`, `h` in pixels with the origin at the top left;
+            `width` and `height` of the image in pixels. NaN where a value is not known.
+
+    Returns:
+        Boxes as `Collection.boxes` has them, each once, and what was left out.
+    """
+    boxes = boxes.drop_duplicates()
+    sides = boxes["width"].isna() | boxes["height"].isna()
+    problems = problem(
+        "box-without-size",
+        boxes["image"][sides].unique(),
+        "the size of the image is not known, since it has no file: its boxes are left out",
+        loses=False,
+    )
+    boxes = boxes[~sides]
+    right, bottom = boxes["x"] + boxes["w"], boxes["y"] + boxes["h"]
+    good = (
+        (boxes["w"] > 0) & (boxes["h"] > 0) & (boxes["x"] >= -_SLACK) & (boxes["y"] >= -_SLACK)
+        & (right <= boxes["width"] + _SLACK) & (bottom <= boxes["height"] + _SLACK)
+    )  # fmt: skip
+    problems += problem(
+        "bad-box",
+        boxes["image"][~good],
+        "a box is empty, incomplete or not inside its image: left out",
+        loses=True,
+    )
+    kept = boxes[good]
+    left, top = kept["x"].clip(lower=0), kept["y"].clip(lower=0)
+    found = kept.assign(
+        x=left / kept["width"],
+        y=top / kept["height"],
+        w=(right[good].clip(upper=kept["width"]) - left) / kept["width"],
+        h=(bottom[good].clip(upper=kept["height"]) - top) / kept["height"],
+    )
+    return found[list(BOX_COLUMNS)].reset_index(drop=True), problems
+
+
+Runs = npt.NDArray[np.int64]
+"""Runs of pixels inside a mask, [n, 2]: start and length, down the columns from the left."""
+
+
+def runs_from_offsets(text: str, height: int, width: int) -> Runs | None:
+    """Read runs whose starts count from the end of the run before them.
+
+    Args:
+        text: whole numbers, offset and length by turns.
+        height: of the mask, pixels.
+        width: of the mask, pixels.
+
+    Returns:
+        The runs; None where the text is not such a list, or a run leaves the mask.
+    """
+    words = text.split()
+    if not words or len(words) % 2 or not all(word.isascii() and word.isdigit() for word in words):
+        return None
+    if max(map(len, words)) > len(str(height * width)):
+        return None
+    numbers = np.array(words, dtype=np.int64).reshape(-1, 2)
+    ends = np.cumsum(numbers.sum(axis=1))
+    if (numbers[:, 1] == 0).any() or ends[-1] > height * width:
+        return None
+    return np.column_stack([ends - numbers[:, 1], numbers[:, 1]])
+
+
+def text_of_runs(runs: Runs, height: int, width: int) -> str:
+    """Write runs as `Collection.masks` has them: `1024x1024 120 3 …`, see `mask_of_runs`."""
+    return f"{height}x{width} " + " ".join(map(str, runs.ravel()))
+
+
+def mask_of_runs(text: str) -> npt.NDArray[np.bool_]:
+    """Give the mask, bool [h, w], that `text_of_runs` wrote.
+
+    Raises:
+        ValueError: another text, or a run leaves the mask.
+    """
+    size, _, rest = text.partition(" ")
+    height, width = (int(side) for side in size.split("x"))
+    runs = np.array(rest.split(), dtype=np.int64).reshape(-1, 2)
+    ends = runs.sum(axis=1)
+    if not 0 < height * width <= _MOST_PIXELS or (runs < 0).any() or (ends > height * width).any():
+        raise ValueError(f"runs outside a mask of {size} pixels")
+    change = np.zeros(height * width + 1, dtype=np.int64)
+    np.add.at(change, runs[:, 0], 1)
+    np.add.at(change, ends, -1)
+    return (np.cumsum(change[:-1]) > 0).reshape(width, height).T
+
+
+def box_of_runs(runs: Runs, height: int) -> tuple[int, int, int, int]:
+    """Give the smallest box around runs: x, y, w, h in pixels."""
+    first, last = runs[:, 0], runs.sum(axis=1) - 1
+    whole = first // height != last // height  # a run that goes on in the next column
+    top = np.where(whole, 0, first % height).min()
+    bottom = np.where(whole, height - 1, last % height).max()
+    left, right = (first // height).min(), (last // height).max()
+    return int(left), int(top), int(right - left + 1), int(bottom - top + 1)
