@@ -318,17 +318,17 @@ def test_a_recipe_is_checked_without_a_dataset(change, words):
 def test_imagenet_weights_are_checked_without_a_download(monkeypatch):
     from huggingface_hub import errors
 
-    from chestxray.model import network
+    from chestxray.model import pretrained
 
     def offline(*_: object, **__: object) -> None:
         raise errors.OfflineModeIsEnabled("offline mode")
 
-    monkeypatch.setattr(network.huggingface_hub, "model_info", offline)
-    monkeypatch.setattr(network.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(pretrained.huggingface_hub, "model_info", offline)
+    monkeypatch.setattr(pretrained.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     recipe = tiny("weights=imagenet")
     with pytest.raises(RecipeError, match=r"offline mode.*--set weights=FILE"):
         fit.check_recipe(recipe)
-    monkeypatch.setattr(network.huggingface_hub, "try_to_load_from_cache", lambda *_: "a file")
+    monkeypatch.setattr(pretrained.huggingface_hub, "try_to_load_from_cache", lambda *_: "a file")
     fit.check_recipe(recipe)
     with pytest.raises(RecipeError, match="timm has no ImageNet weights for resnet50t"):
         fit.check_recipe(tiny("weights=imagenet", "backbone=resnet50t"))
@@ -405,32 +405,6 @@ def test_a_recipe_that_cannot_be_started_leaves_nothing_behind(dataset, tmp_path
         fit.train(dataset, tiny("weights=no-such-file"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run")
-
-
-class _Finaliser:
-    """Python prints and forgets what its end raises."""
-
-    def __del__(self) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_drops_ends_training_and_leaves_its_handler(
-    dataset, tmp_path, monkeypatch
-):
-    steps = []
-
-    def press(task, *batch):
-        steps.append(batch)
-        _Finaliser()
-        return step(task, *batch)
-
-    step = Task.training_step
-    monkeypatch.setattr(Task, "training_step", press)
-    with pytest.raises(KeyboardInterrupt, match="--resume"):
-        fit.train(dataset, tiny("max_epochs=3"), tmp_path / "run")
-    assert len(steps) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_interrupting_says_how_to_resume(dataset, tmp_path, monkeypatch):

@@ -21,8 +21,8 @@ from chestxray.model.randomization import randomized
 from chestxray.reading import explain_pairs
 from chestxray.reading.phantom_pairs import PairExplanation
 from chestxray.sources.phantom import pairs
+from command_line import run_command as command
 from fake_run import page_of
-from test_cli import chestxray as command
 
 
 @pytest.fixture(scope="module")

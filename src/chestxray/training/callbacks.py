@@ -6,13 +6,10 @@ its validation. All state that a resumed run needs is in the checkpoint.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -239,41 +236,6 @@ class Show(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the progress of an epoch that failed."""
         self._open.close()
-
-
-class Interrupts(Callback):
-    """Ends a training at Ctrl-C also where Python drops the interrupt.
-
-    A `KeyboardInterrupt` that is raised in a finaliser or in a callback of a C library is printed
-    and forgotten. So it is noted, and raised again before the next batch.
-    """
-
-    def __init__(self) -> None:
-        self._pressed = False
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        """Note interrupts from now on, where Python handles them."""
-        before = signal.getsignal(signal.SIGINT)
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            self._before = before
-            signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        """Handle interrupts as before; Lightning forgets to call `teardown` after one."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Raise an interrupt that was dropped."""
-        if self._pressed:
-            raise KeyboardInterrupt
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._pressed = True
-        self._before(number, frame)
 
 
 class _Speed:

@@ -30,7 +30,6 @@ from chestxray.training.callbacks import (
     LAST,
     Checkpoints,
     History,
-    Interrupts,
     Rates,
     ShardCheck,
     Show,
@@ -127,14 +126,13 @@ def run_epochs(
     part, val = kind(dataset, "train", device(), targets), Part(dataset, "val", device())
     if not last.exists():
         threads.choose(recipe.threads, _TimedStep(task, part))
-    interrupts = Interrupts()
-    trainer = _trainer(recipe, run, dataset, interrupts, tensorboard, processes)
+    trainer = _trainer(recipe, run, dataset, tensorboard, processes)
     if trainer.is_global_zero:
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
         recipes.save(run / "recipe.yaml", recipe)
     share = Share(trainer.global_rank, trainer.world_size)
     batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed, share)
-    with warnings.catch_warnings(), interrupts:
+    with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # The average of the weights and a frozen backbone are in evaluation mode on purpose.
@@ -214,7 +212,6 @@ def _trainer(
     recipe: Recipe,
     run: Path,
     dataset: Dataset,
-    interrupts: Interrupts,
     tensorboard: bool,
     processes: Processes | None,
 ) -> Trainer:
@@ -230,8 +227,8 @@ def _trainer(
         max_epochs=recipe.max_epochs,
         accumulate_grad_batches=recipe.accumulate,
         callbacks=[
-            interrupts, history, Timer(), Threads(), checkpoints, ShardCheck(dataset),
-            Rates(history), Show(history),
+            history, Timer(), Threads(), checkpoints, ShardCheck(dataset), Rates(history),
+            Show(history),
         ],
         plugins=[CheckpointFiles()],
         logger=_tensorboard(run) if tensorboard else False,
