@@ -146,12 +146,13 @@ def listens(service: subprocess.Popen[bytes]) -> bool:
 
 
 def main(bundle: Path) -> None:
+    image = radiograph()  # drawn first: the packages of this process may lie in /tmp, soon hidden
     isolate(bundle)
     install()
     service = unit()
     running = start(service)
     wait_for(lambda: listens(running), 240)
-    sent = store(radiograph(), 11112, calling="ORTHANC")
+    sent = store(image, 11112, calling="ORTHANC")
     status = [*shlex.split(service["ExecStart"])[:2], "status", "--config"]
     status = [*status, "/etc/chestxray/gateway.toml"]
 
