@@ -321,6 +321,9 @@ def test_leaks_into_validation_are_refused_where_the_lists_tell(run, folders, da
         card = model_card.read(folder).card
         assert overlap(card, dataset, ["val"]) == ("certain" if words else "none")
         assert overlap(card, dataset, ["test", "val"]) == "certain"
+        renamed = card.trained_on.model_copy(update={"policies": {"another folder": {}}})
+        card = card.model_copy(update={"trained_on": renamed})
+        assert overlap(card, dataset, ["test", "val"]) == "certain"
     with pytest.raises(TrainingError, match="was trained on the validation images"):
         chestxray.ensemble([folders[0], tmp_path / "train-val"], dataset, tmp_path / "out")
     turned = dataset.with_split(

@@ -296,6 +296,16 @@ def test_backups_of_a_clock_that_was_ahead_come_last_and_none_is_made_at_each_ro
     assert restored(state).startswith(f"{made} is the database: 202 audit entries")
 
 
+def test_the_longest_backup_is_restored_whatever_its_name_says(state: Path) -> None:
+    made = make_backup(state)
+    made.replace(made.with_name("queue-20200101T000000Z.sqlite"))
+    with closing(Store(state)) as store:
+        add(store, "1.3.1")
+    long = make_backup(state).replace(made.with_name("queue-21000101T000000Z.sqlite"))
+    remove_database(state)
+    assert backups.best(state) == (long, 202)
+
+
 def test_what_a_killed_backup_left_is_removed_by_the_next(state: Path) -> None:
     made = make_backup(state)
     for name in (".queue-20260101T000000Z.sqlite.part", ".queue-20260101T000000Z.sqlite.part-wal"):

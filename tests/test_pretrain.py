@@ -201,6 +201,9 @@ def test_a_folder_of_other_settings_or_of_something_else_is_refused(whole, tmp_p
         "recipe.loss.smoothing was 0.0, now 0.1",
     ):  # fmt: skip
         assert words in str(caught.value)
+    (tmp_path / ".pretraining.123.tmp.json").write_text("{", encoding="utf-8")  # a killed process
+    assert not Pretraining(recipes.load("phantoms", FEW)).made(tmp_path)
+    (tmp_path / ".pretraining.123.tmp.json").unlink()
     (tmp_path / "holiday.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ArtifactError, match="name a new folder"):
         pretrain(tmp_path, FEW)

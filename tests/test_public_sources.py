@@ -369,6 +369,7 @@ def test_padchests_finer_words_make_the_broader_present_and_never_the_reverse(
     assert found[2] == [0, 0, 0, 0]
     assert found[3] == [0, 0, 1, 1]
     assert found[4] == [0, 0, 1, None]
+    assert first_rows(read, "Callus Rib Fracture")[4] == [None], "a rib that may be broken"
 
 
 def test_padchests_words_that_leave_findings_open_make_them_unknown(

@@ -12,6 +12,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -38,12 +39,14 @@ def wheel() -> zipfile.ZipFile:
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--timeout", "20"]
-        run = subprocess.run(
-            [*pip, "--dest", str(CACHE), f"torchxrayvision=={VERSION}"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if run.returncode:
-            pytest.skip(f"torchxrayvision {VERSION} cannot be downloaded: {run.stderr[-200:]}")
+        with tempfile.TemporaryDirectory(dir=CACHE) as beside:  # another test process may download
+            run = subprocess.run(
+                [*pip, "--dest", beside, f"torchxrayvision=={VERSION}"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if run.returncode:
+                pytest.skip(f"torchxrayvision {VERSION} cannot be downloaded: {run.stderr[-200:]}")
+            Path(beside, path.name).replace(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
     return zipfile.ZipFile(path)
 

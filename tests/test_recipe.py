@@ -62,6 +62,7 @@ def test_overrides_reach_nested_keys_and_keep_the_rest():
         ("augment.crop=much", "augment.crop = 'much': it should be a number or a pair"),
         ("progressive=[[64, 30]]", "progressive = .*30; they should be fewer than max_epochs, 30"),
         ("progressive=[[512, 3]]", "progressive = .*smaller than size, 224"),
+        ("progressive=[[0.05, 3]]", "progressive = .*rise from 16 pixels on"),
         ("progressive=[[1.5, 3]]", r"progressive.* = 1.5: .*from 16 on, or a share below 1"),
         ("monitor=accuracy", "monitor = 'accuracy'"),
         ("max_draws=0.5", "max_draws = 0.5"),

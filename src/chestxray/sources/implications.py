@@ -47,6 +47,9 @@ def imply(labels: TableLabels) -> tuple[TableLabels, dict[str, str]]:
 def open_finer(labels: TableLabels) -> TableLabels:
     """Make unknown what a row leaves open: it names a broader finding and nothing finer of it.
 
+    What is finer still is then open as well: a fracture may be a fracture of a rib, which may be a
+    callus.
+
     For data sets whose rows name findings by the finest word that fits.
 
     Args:
@@ -58,11 +61,15 @@ def open_finer(labels: TableLabels) -> TableLabels:
     for place, broader in _broader_places(labels.findings):
         for at in broader:
             finer_than.setdefault(at, []).append(place)
-    for place, broader in _broader_places(labels.findings):
-        open_ = np.ones(len(unknown), dtype=bool)
+    opened = np.zeros_like(unknown)
+    from_broad_to_fine = sorted(_broader_places(labels.findings), key=lambda one: len(one[1]))
+    for place, broader in from_broad_to_fine:
+        open_ = np.isnan(labels.values[:, place])
         for at in broader:
-            open_ &= present[:, at] & ~present[:, finer_than[at]].any(axis=1)
-        unknown[:, place] |= open_ & np.isnan(labels.values[:, place])
+            named = present[:, at] & ~present[:, finer_than[at]].any(axis=1)
+            open_ &= named | opened[:, at]
+        opened[:, place] = open_
+    unknown |= opened
     return replace(labels, unknown=unknown)
 
 

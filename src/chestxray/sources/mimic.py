@@ -155,6 +155,11 @@ def _labels(
         key = key.mask(replaced, "r" + images["study_id"])
         text = pd.concat([text, radiologists])
         facts["labels of the test"] = f"{of_test[0].name}, of {int(replaced.sum())} images"
+    if text.empty:
+        raise SourceError(
+            f"{table.name} has no study whose rows agree: download the table again, or choose "
+            f"another with --source mimic --columns table=…"
+        )
     place = text.index.get_indexer(pd.Index(key))
     read = from_columns(text.reset_index(drop=True), pd.Series(text.index, dtype="str"))
     empty = place < 0

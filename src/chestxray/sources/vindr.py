@@ -188,12 +188,11 @@ def _ticked(
     )
     votes = votes[votes["image"] != ""]
     repeated = votes.duplicated()
+    repeats = votes["image"][repeated]
     votes = votes[~repeated]
     conflicting = votes.duplicated(["image", "reader"], keep=False)
     return votes[~conflicting], [
-        *problem(
-            "repeated-row", votes["image"][repeated[votes.index]], "a row is repeated", loses=False
-        ),
+        *problem("repeated-row", repeats, "a row is repeated", loses=False),
         *problem(
             "conflicting-rows",
             votes["image"][conflicting].unique(),

@@ -35,10 +35,11 @@ def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
     names = {source.name for source in dataset.manifest.sources}
     wanted, found = {*parts}, set[Overlap]()
     for trained in card.trainings:
-        if not names & {*trained.policies}:
-            continue
         whole = _parts_of(dataset, trained.training_list_sha256)
-        found.add("unknown" if whole is None else "certain" if whole & wanted else "none")
+        if whole is not None:  # whatever the source is called: the folder names that of a table
+            found.add("certain" if whole & wanted else "none")
+        elif names & {*trained.policies}:
+            found.add("unknown")
     return max(found, key=_WORSE.index, default="none")
 
 

@@ -42,6 +42,7 @@ from chestxray.sources.phantom.fingerprint import drawing_sha256
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Recipe
 from chestxray.training.recipe_keys import PHANTOMS
+from chestxray.version import __version__
 
 Train = Callable[..., object]
 """`fit.train`."""
@@ -107,6 +108,7 @@ class Pretraining:
         """All that decides the network, for `pretraining.json`."""
         recipe = self.recipe.model_dump(mode="json", exclude=_INDIFFERENT)
         return {
+            "package_version": __version__,
             "phantoms": asdict(self._drawn),
             "drawing_sha256": drawing_sha256(self._drawn.balanced),
             "pixel_rule": PIXEL_RULE,
@@ -254,7 +256,8 @@ def provide(recipe: Recipe, train: Train) -> None:
 
 
 def _empty(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {_LOCK}
+    """Tell whether there is nothing but locks and the unfinished files of a killed process."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _trained(folder: Path) -> bool:

@@ -55,6 +55,9 @@ NO_TEACHER: Final = "none"
 TEACHER_WANTED: Final = "required"
 """The `teacher` of a recipe that cannot be run before one is given."""
 
+WORDS: Final = frozenset({"imagenet", "none", PHANTOMS, TEACHER_WANTED})
+"""Values of `weights` and `teacher` that are no paths."""
+
 _OF_EVERY_METHOD: Final = {
     "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
     "method", "tta", "precision", "threads", "seed",
@@ -286,8 +289,12 @@ class Recipe(Strict):
             )
             raise _of_key("progressive", rule, self.progressive)
         sides = [side for side, _ in self.smaller]
-        if sides != sorted(sides) or any(side >= self.size for side in sides):
-            rule = f"the sides should rise and be smaller than size, {self.size}"
+        fits = all(_SMALLEST_SIDE <= side < self.size for side in sides)
+        if sides != sorted(sides) or not fits:
+            rule = (
+                f"the sides should rise from {_SMALLEST_SIDE} pixels on and be smaller than size, "
+                f"{self.size}"
+            )
             raise _of_key("progressive", rule, self.progressive)
         return self
 

@@ -88,13 +88,12 @@ def quick_check(db: sqlite3.Connection) -> str:
 def best(folder: Path) -> tuple[Path, int] | None:
     """Give what `restore` restores: the longest intact record, and the number of its last entry.
 
-    That is the newest intact backup, or the database itself, which an operator may have put there.
+    That is an intact backup, the newest of equals, or the database itself, which an operator may
+    have put there.
     """
-    found = (_intact(path, folder) for path in _newest_first(folder))
-    backup = next((one for one in found if one is not None), None)
-    database = _intact(folder / DATABASE, folder)
-    candidates = [one for one in (database, backup) if one is not None]
-    return max(candidates, key=lambda one: one[1], default=None)
+    paths = (folder / DATABASE, *_newest_first(folder))
+    intact = (one for one in (_intact(path, folder) for path in paths) if one is not None)
+    return max(intact, key=lambda one: one[1], default=None)
 
 
 def restore(folder: Path, backup: Path | None = None) -> str:

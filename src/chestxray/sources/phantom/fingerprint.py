@@ -24,7 +24,8 @@ _PIXELS: Final = 64
 def drawing_sha256(balanced: bool = False) -> str:
     """Give the SHA-256, in hexadecimal, of some examinations and of a phantom of each finding.
 
-    It takes about 0.3 s. Processors whose arithmetic differs may give different ones.
+    It takes about 0.3 s. A change that shows only in phantoms without a finding, with several, or
+    at a larger size may be missed. Processors whose arithmetic differs may give different ones.
 
     Args:
         balanced: as `synth` takes it.
