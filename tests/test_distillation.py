@@ -22,8 +22,9 @@ from chestxray.model import model_card
 from chestxray.model.network import to_input
 from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
-from chestxray.training.distillation import check_teacher, targets_of
+from chestxray.training.distillation import targets_of
 from chestxray.training.finalize import recipe_link
+from chestxray.training.leakage import check_unseen
 from chestxray.training.lightning_module import Task
 from chestxray.training.mask_supervision import MaskedPart
 from chestxray.training.recipe_checks import TARGETS
@@ -226,18 +227,20 @@ def rewritten(bundle: Path, out: Path, **trained) -> Path:
     return folder
 
 
-def test_a_teacher_of_validation_or_test_images_is_refused(dataset, teacher, tmp_path, caplog):
+@pytest.mark.parametrize("key", ["teacher", "weights"])
+def test_a_model_of_validation_or_test_images_is_refused(dataset, teacher, tmp_path, caplog, key):
     images = dataset.index["image"][dataset.index["split"].isin(["train", "test"])]
     listed = model_card.list_sha256(images)
     leaky = rewritten(teacher, tmp_path / "leaky", training_list_sha256=listed)
-    with pytest.raises(RecipeError, match="was trained on validation or test images of"):
-        fit.train(dataset, pupil(leaky), tmp_path / "run")
+    recipe = recipes.load("quick", [*TINY, f"{key}={leaky}"])
+    with pytest.raises(RecipeError, match=f"{key} = .* was trained on validation or test images"):
+        fit.train(dataset, recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    check_teacher(dataset, pupil(teacher))
+    check_unseen(key, teacher, dataset)
     assert not caplog.records
     other = rewritten(teacher, tmp_path / "other", training_list_sha256="0")
     with caplog.at_level(logging.WARNING):
-        check_teacher(dataset, pupil(other))
+        check_unseen(key, other, dataset)
     assert "they may be among the validation and test images" in caplog.text
 
 

@@ -246,12 +246,14 @@ def test_two_lines_one_after_the_other_are_a_line():
     assert Calibration(calibrators=first.calibrators, link=FocalLink(gamma=2)).lines() == {}
 
 
-def test_the_average_of_a_bundle_with_itself_is_the_bundle(folders, large, tmp_path):
-    fine = folders[1]
-    made = chestxray.ensemble([fine, fine], large, tmp_path / "bundle", method="weights")
-    own = bundles.load(fine)
+def test_averaged_weights_are_the_mean_of_the_members(run, folders, large, tmp_path):
+    alike = member(tmp_path / "alike", run, 9, size=SIZE, head="multiscale", tta=("flip",))
+    given = [folders[1], alike]
+    made = chestxray.ensemble(given, large, tmp_path / "bundle", method="weights")
+    ours, theirs = (bundles.load(folder).classifier.state_dict() for folder in given)
     for name, tensor in made.classifier.state_dict().items():
-        assert torch.equal(tensor, own.classifier.state_dict()[name]), name
+        mean = (ours[name].double().numpy() + theirs[name].double().numpy()) / 2
+        assert np.allclose(tensor, mean, rtol=1e-6, atol=1e-9), name
     assert (made.card.backbone, made.card.head, made.card.tta) == (
         "resnet10t",
         "multiscale",
@@ -259,6 +261,13 @@ def test_the_average_of_a_bundle_with_itself_is_the_bundle(folders, large, tmp_p
     )
     assert (made.card.passes, len(made.card.members), made.card.is_ensemble) == (2, 2, False)
     assert bundles.load(tmp_path / "bundle").identity == made.identity
+
+
+def test_a_bundle_that_is_given_twice_is_refused(folders, large, tmp_path):
+    copy = shutil.copytree(folders[1], tmp_path / "copy")
+    with pytest.raises(BundleError, match="a bundle is given twice"):
+        chestxray.ensemble([folders[1], copy], large, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_averaged_weights_follow_the_findings_by_name(run, dataset, tmp_path):

@@ -198,7 +198,7 @@ def test_a_missing_column_is_named_when_the_source_is(
         (tree / "annotations/image_labels_test.csv").unlink()
         for part in ("train", "test"):
             (tree / f"annotations/annotations_{part}.csv").unlink()
-    with pytest.raises(SourceError, match="holds no label table of"):
+    with pytest.raises(SourceError, match=r"holds no label table of|lacks the columns Path"):
         sources.read(tree, name)
 
 
@@ -229,6 +229,16 @@ def test_sets_of_different_findings_become_one_dataset_without_false_negatives(
 
 
 # CheXpert
+
+
+@pytest.mark.parametrize("title", ["Pleural Effusion", "Path"])
+def test_chexperts_table_with_a_misspelt_title_is_not_left_out_silently(
+    build: Callable[[str], Path], title: str
+) -> None:
+    tree = build("chexpert")
+    change(tree / "train.csv", lambda table: table.rename(columns={title: title[:-1]}))
+    with pytest.raises(SourceError, match=rf"train\.csv lacks the columns {title}, so"):
+        sources.read(tree)
 
 
 def chexpert_cells(tree: Path, finding: str, *cells: str) -> Path:

@@ -122,6 +122,19 @@ def _tables(tree: Path) -> list[Path]:
     return tables_where(tree, lambda titles: {"Path", *OBSERVATIONS} <= titles)
 
 
+def _check_titles(tree: Path) -> None:
+    """Refuse a table of CheXpert that lacks a column: its part would be missed without a word."""
+    wanted = {"Path", *OBSERVATIONS}
+    for table in tables_where(tree, lambda titles: len(titles & wanted) > len(wanted) / 2):
+        lacking = wanted.difference(titles_of(table))
+        if lacking and table_stem(table) in _PARTS:
+            names = ", ".join(sorted(lacking))
+            raise SourceError(
+                f"{table} lacks the columns {names}, so it cannot be read as a label table of "
+                f"CheXpert: correct its header, or download it again"
+            )
+
+
 def _part_of(table: Path) -> str:
     """Give the part of a table's first image; empty where its paths are not CheXpert's."""
     titles = titles_of(table)
@@ -132,6 +145,7 @@ def _part_of(table: Path) -> str:
 
 def _chosen(tree: Path, options: ReadOptions) -> tuple[list[Path], list[Problem]]:
     """Choose one table for each part: the one that is asked for, the shallowest, the plain name."""
+    _check_titles(tree)
     tables = [table for table in _tables(tree) if _part_of(table)]
     if not tables:
         raise SourceError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,19 +23,16 @@ from torch import Tensor
 
 from chestxray.artifacts import require, written
 from chestxray.dataset.store import Dataset
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import ArtifactError
 from chestxray.model import bundle as bundles
-from chestxray.model import model_card
 from chestxray.model.torch_engine import device
 from chestxray.training.data import Part
 from chestxray.training.finalize import logits_of
-from chestxray.training.leakage import overlap
 from chestxray.training.recipe import Recipe
 from chestxray.training.recipe_checks import TARGETS
 
 _TENSOR: Final = "probabilities"
 _MADE_BY: Final = "chestxray train"
-_log = logging.getLogger(__name__)
 
 
 def keep_targets(dataset: Dataset, recipe: Recipe, run: Path) -> None:
@@ -92,31 +88,6 @@ def origin_of(run: Path) -> dict[str, Any]:
     """
     origin: dict[str, Any] = json.loads(_read(run / TARGETS)[1]["teacher"])
     return origin
-
-
-def check_teacher(dataset: Dataset, recipe: Recipe) -> None:
-    """Refuse a teacher that was trained on the images that the network is measured on.
-
-    Warns where that cannot be told.
-
-    Raises:
-        RecipeError: it was.
-    """
-    how = overlap(model_card.read(Path(recipe.teacher)).card, dataset, ("val", "test"))
-    if how == "certain":
-        raise RecipeError(
-            f"teacher = {recipe.teacher!r}: it was trained on validation or test images of "
-            f"{dataset.folder}, so that all figures of its pupil would be too good; give a teacher "
-            f"that was trained on the training images of this split"
-        )
-    if how == "unknown":
-        _log.warning(
-            "the teacher %s was trained on images of the same source with another split than that "
-            "of %s: they may be among the validation and test images, so that all figures of its "
-            "pupil are too good",
-            recipe.teacher,
-            dataset.folder,
-        )
 
 
 def _read(path: Path) -> tuple[Tensor, dict[str, str]]:

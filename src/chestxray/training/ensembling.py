@@ -231,6 +231,8 @@ def _recorded(member: Member, kept: bool) -> Member:
 def _check_members(facts: dict[Path, Facts], count: int, method: Method) -> None:
     if not 2 <= count <= MOST_MEMBERS:
         raise BundleError(f"{count} bundles: give 2 to {MOST_MEMBERS}")
+    if len({of.identity for of in facts.values()}) < count:
+        raise BundleError("a bundle is given twice, which changes nothing: give each of them once")
     (folder, first), *others = facts.items()
     for path, of in facts.items():
         if of.card.is_ensemble:

@@ -36,10 +36,11 @@ from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST, LAST
-from chestxray.training.distillation import check_teacher, keep_targets, origin_of
+from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
+from chestxray.training.leakage import check_unseen
 from chestxray.training.lightning_module import Task
 from chestxray.training.loop import (
     Outcome,
@@ -53,7 +54,7 @@ from chestxray.training.mask_supervision import check_masks
 from chestxray.training.probe import fit_head
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
-from chestxray.training.recipe_keys import PHANTOMS
+from chestxray.training.recipe_keys import PHANTOMS, WORDS
 from chestxray.version import __version__
 
 _MADE_BY: Final = "chestxray train"
@@ -158,8 +159,7 @@ def train(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
-    if chosen.taught and not (run / TARGETS).exists():
-        check_teacher(dataset, chosen)
+    _check_models(run, dataset, chosen, resume)
     _check_method(chosen, processes, tensorboard)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
@@ -246,6 +246,14 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
             raise TrainingError(
                 f"{dataset.folder}: no finding is both present and absent in the {split} split"
             )
+
+
+def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> None:
+    """Check what a training learns from or starts from, unless the run has that already."""
+    if recipe.taught and not (run / TARGETS).exists():
+        check_unseen("teacher", Path(recipe.teacher), dataset)
+    if not resume and recipe.weights not in WORDS and Path(recipe.weights).is_dir():
+        check_unseen("weights", Path(recipe.weights), dataset)
 
 
 def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:

@@ -7,17 +7,22 @@ with other images of the same source, nothing can be told.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from itertools import combinations
+from pathlib import Path
 from typing import Final, Literal
 
 from chestxray.dataset.store import Dataset
+from chestxray.errors import RecipeError
+from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard, list_sha256
 
 Overlap = Literal["none", "unknown", "certain"]
 
 _PARTS: Final = ("train", "val", "test")
 _WORSE: Final[tuple[Overlap, ...]] = ("none", "unknown", "certain")
+_log = logging.getLogger(__name__)
 
 
 def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
@@ -41,6 +46,37 @@ def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
         elif names & {*trained.policies}:
             found.add("unknown")
     return max(found, key=_WORSE.index, default="none")
+
+
+def check_unseen(key: str, bundle: Path, dataset: Dataset) -> None:
+    """Refuse a model that was trained on the images that a network is measured on.
+
+    Warns where that cannot be told.
+
+    Args:
+        key: of the recipe, `teacher` or `weights`, that names the model.
+        bundle: its folder.
+        dataset: that the network is trained on.
+
+    Raises:
+        RecipeError: it was.
+        BundleError: no bundle is there.
+    """
+    how = overlap(model_card.read(bundle).card, dataset, ("val", "test"))
+    if how == "certain":
+        raise RecipeError(
+            f"{key} = {str(bundle)!r}: it was trained on validation or test images of "
+            f"{dataset.folder}, so that all figures would be too good; give a model that was "
+            f"trained on the training images of this split"
+        )
+    if how == "unknown":
+        _log.warning(
+            "%s = %s was trained on images of the same source with another split than that of %s: "
+            "they may be among the validation and test images, so that all figures are too good",
+            key,
+            bundle,
+            dataset.folder,
+        )
 
 
 def _parts_of(dataset: Dataset, listed: str) -> set[str] | None:

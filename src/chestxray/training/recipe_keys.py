@@ -285,7 +285,7 @@ class Recipe(Strict):
         if self.progressive and self.first_full_epoch >= self.max_epochs:
             rule = (
                 f"the epochs at smaller sides are {self.first_full_epoch}; they should be fewer "
-                f"than max_epochs, {self.max_epochs}"
+                f"than max_epochs, {self.max_epochs}; [] trains at one size"
             )
             raise _of_key("progressive", rule, self.progressive)
         sides = [side for side, _ in self.smaller]
@@ -293,7 +293,7 @@ class Recipe(Strict):
         if sides != sorted(sides) or not fits:
             rule = (
                 f"the sides should rise from {_SMALLEST_SIDE} pixels on and be smaller than size, "
-                f"{self.size}"
+                f"{self.size}; [] trains at one size"
             )
             raise _of_key("progressive", rule, self.progressive)
         return self
