@@ -29,6 +29,7 @@ from chestxray.training.registry import (
 )
 
 _SMALLEST_SIDE: Final = 16  # pixels
+_MOST_MEMBERS: Final = 16  # as in `model_card`, which takes seconds to import
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -233,6 +234,9 @@ class Recipe(Strict):
         tta: views of an image whose logits and class maps the model averages, in validation and
             wherever it is used: `flip` adds the mirror image, `crops` adds four corners and the
             centre. Each multiplies the cost of a reading, by 2 and by 6.
+        members: how many networks are trained, one after the other, each with a seed of its own;
+            the bundle averages their calibrated logits and class maps, see `ensembling`. Training
+            and reading take as many times longer.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
         threads: processor threads; `auto` times a few steps and takes the fastest number.
@@ -276,6 +280,7 @@ class Recipe(Strict):
     monitor: Literal["loss", "auroc"] = "loss"
     patience: Annotated[int, Field(ge=1)] = 5
     tta: tuple[Literal["flip", "crops"], ...] = ()
+    members: Annotated[int, Field(ge=1, le=_MOST_MEMBERS)] = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
