@@ -240,6 +240,7 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
         Whether the run has begun: `resume` continues it from here on.
     """
     if phantom_weights.bundle_of(recipe) is not None:
+        phantom_weights.tell_origin(recipe)
         return resume
     check_recipe(recipe)
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from chestxray.model.pretrained import check_reachable
 from chestxray.training import phantom_weights
 from chestxray.training.phantom_weights import Pretraining
 from chestxray.training.recipe_keys import PHANTOMS, Recipe
+
+_log = logging.getLogger(__name__)
 
 _HEAD: Final = "head."
 _NORMS: Final = "norms."  # of the multi-scale head's finer maps; another head has none
@@ -117,6 +120,7 @@ def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
 
 def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     bundle = bundles.load(folder)
+    _warn_of_lost_head(classifier, recipe, bundle)
     own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
@@ -132,6 +136,20 @@ def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _warn_of_lost_head(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> None:
+    common = [name for name in classifier.findings if bundle.card.findings.place(name) is not None]
+    if common and bundle.card.head != recipe.head:
+        _log.warning(
+            "the head of %s is %s, that of the recipe %s: what it knows of %d findings is not "
+            "taken; --set head=%s takes it",
+            recipe.weights,
+            bundle.card.head,
+            recipe.head,
+            len(common),
+            bundle.card.head,
+        )
 
 
 def _copy_rows(
