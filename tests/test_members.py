@@ -21,17 +21,9 @@ from chestxray.training import fit
 from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.finalize import logits_of
-from conftest import TINY, once
+from conftest import TINY
 
 TWO = (*TINY, "members=2", "max_epochs=2")
-
-
-@pytest.fixture(scope="module")
-def pair(dataset, tmp_path_factory):
-    """A run of two networks."""
-    return once(
-        tmp_path_factory, "pair", lambda out: fit.train(dataset, recipes.load("quick", TWO), out)
-    )
 
 
 def test_the_model_of_a_run_with_members_averages_their_calibrated_logits(pair, dataset):
