@@ -180,9 +180,11 @@ class Recipe(Strict):
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
         weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint
-            file of that backbone, or the folder of a bundle of it. Findings that the bundle has too
-            keep their part of its head; the others start anew. `phantoms` is a bundle that is
-            trained on phantoms by the recipe `phantoms`, once, and kept: see `phantom_weights`.
+            file of that backbone, `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` for such a file in
+            a repository of the Hugging Face hub (`model.safetensors`), or the folder of a bundle
+            of it. Findings that the bundle has too keep their part of its head; the others start
+            anew. `phantoms` is a bundle that is trained on phantoms by the recipe `phantoms`, once,
+            and kept: see `phantom_weights`.
         phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
