@@ -224,7 +224,7 @@ OTHER = {
     "optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 0.1, "momentum": 0.8,
     "layer_decay": 0.9, "freeze": 1, "schedule": "cosine", "warmup": 1.0, "clip": 2.0,
     "accumulate": 2, "ema": 0.9, "batch_size": 16, "max_epochs": 7, "monitor": "auroc",
-    "patience": 99, "tta": [], "precision": "float32", "seed": 1,
+    "patience": 99, "initial_head": "ridge", "tta": [], "precision": "float32", "seed": 1,
 }  # fmt: skip
 INDIFFERENT = {"name": "x", "description": "x", "cost": "x", "expected": "x", "threads": 2}
 

@@ -42,6 +42,7 @@ from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
+from chestxray.training.head_training import fit_head
 from chestxray.training.leakage import check_unseen
 from chestxray.training.lightning_module import Task
 from chestxray.training.loop import (
@@ -54,7 +55,6 @@ from chestxray.training.loop import (
 )
 from chestxray.training.mask_supervision import check_masks
 from chestxray.training.members import begin, join, train_members
-from chestxray.training.probe import fit_head
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
 from chestxray.training.recipe_keys import PHANTOMS, WORDS

@@ -185,6 +185,9 @@ class Recipe(Strict):
             of it. Findings that the bundle has too keep their part of its head; the others start
             anew. `phantoms` is a bundle that is trained on phantoms by the recipe `phantoms`, once,
             and kept: see `phantom_weights`.
+        initial_head: `weights` takes the head of the initial weights, as far as there is one;
+            `ridge` and `logistic` fit it to the training images first, as the methods of these
+            names do, and then the whole network is trained.
         phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
@@ -252,6 +255,7 @@ class Recipe(Strict):
     backbone: str = "densenet121.tv_in1k"
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
+    initial_head: Literal["weights", "ridge", "logistic"] = "weights"
     phantoms: Annotated[int, Field(ge=16)] = 10_000
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
