@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
 
-from public_trees import Film, table
+from chestxray.sources.chexpert import OBSERVATIONS
+from chestxray.sources.long_tailed import NEW
+from chestxray.sources.nih import FINDINGS
+from public_trees import CHEXPERT_OF_NIH, Film, table
 
 NIH_TITLES = (
     "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
@@ -56,4 +59,46 @@ def google(root: Path, made: Sequence[Film]) -> Path:
     titles = (*NIH_TITLES, "Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass",
               "Set Id")  # fmt: skip
     table(root / "google2019_nih-chest-xray-labels.csv", titles, rows)
+    return root
+
+
+def _long_tailed(film: Film, titles: Sequence[str], present: Iterable[str]) -> list[int]:
+    """Cells of a long-tailed table; every third phantom has a tortuous aorta."""
+    named = {*present, *(["No Finding"] if not film.findings else [])}
+    named |= {"Tortuous Aorta"} if film.number % 3 == 0 else set()
+    return [int(title in named) for title in titles]
+
+
+def nih_lt(root: Path, made: Sequence[Film]) -> Path:
+    """The release of 2023: the last patient is the test, the one before val."""
+    titles = (*(name.replace("_", " ") for name in FINDINGS), "No Finding", *NEW)
+    rows: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    for film in nih_images(root, made) and made:
+        present = [name.replace("_", " ") for name in film.findings]
+        rows[part_of(film, made)].append([nih_name(film), *_long_tailed(film, titles, present)])
+    for part, of in rows.items():
+        table(root / f"miccai2023_nih-cxr-lt_labels_{part}.csv", ("id", *titles), of)
+    return root
+
+
+def part_of(film: Film, made: Sequence[Film]) -> str:
+    last = made[-1].patient
+    return {last: "test", last - 1: "val"}.get(film.patient, "train")
+
+
+def mimic_path(film: Film) -> str:
+    subject, name = 10_000_000 + film.patient, f"02aa804e-bde0afdd-{film.number:08x}"
+    return f"files/p10/p{subject}/s{50_000_000 + film.number}/{name}.jpg"
+
+
+def mimic_lt(root: Path, made: Sequence[Film]) -> Path:
+    """The release of 2023, without MIMIC's own tables."""
+    titles = (*sorted(OBSERVATIONS), *NEW)
+    rows: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    for film in made:
+        placed(root / mimic_path(film), film, ".jpg")
+        present = film.fixed(CHEXPERT_OF_NIH)
+        rows[part_of(film, made)].append([mimic_path(film), *_long_tailed(film, titles, present)])
+    for part, of in rows.items():
+        table(root / f"miccai2023_mimic-cxr-lt_labels_{part}.csv", ("path", *titles), of)
     return root

@@ -34,6 +34,14 @@ SETS = {
         trees.google, "google2019_nih-chest-xray-labels.csv", "Image Index",
         lambda image: int(image[9:12]),
     ),
+    "nih-lt": Set(
+        trees.nih_lt, "miccai2023_nih-cxr-lt_labels_train.csv", "id",
+        lambda image: int(image[9:12]),
+    ),
+    "mimic-lt": Set(
+        trees.mimic_lt, "miccai2023_mimic-cxr-lt_labels_train.csv", "path",
+        lambda image: int(image[-8:], 16),
+    ),
 }  # fmt: skip
 every_set = pytest.mark.parametrize("name", SETS)
 
@@ -141,9 +149,9 @@ def test_rows_without_an_image_are_counted_and_rows_without_a_name_left_out(
 def test_a_missing_column_is_named_when_the_source_is(
     build: Callable[[str], Path], name: str
 ) -> None:
-    tree = edited(
-        build(name), name, lambda table: table.rename(columns={SETS[name].column: "picture"})
-    )
+    tree = build(name)
+    for path in tree.rglob("*.csv"):
+        change(path, lambda table: table.rename(columns={SETS[name].column: "picture"}))
     with pytest.raises(SourceError, match=rf"holds no label table of .*{SETS[name].column}"):
         sources.read(tree, name)
 
@@ -239,3 +247,136 @@ def test_options_choose_views_and_label_tables(build: Callable[[str], Path]) -> 
     read = sources.read(tree, "nih-google", options)
     assert set(read.rows["view"]) == {"PA"}
     assert read.facts["label table"] == "other.csv"
+
+
+# The long-tailed sets
+
+
+@pytest.mark.parametrize("name", ["nih-lt", "mimic-lt"])
+def test_a_long_tailed_set_has_its_own_split_and_its_new_findings(
+    build: Callable[[str], Path], films: list[Film], name: str
+) -> None:
+    read = sources.read(build(name))
+    counts = {part: len(names) for part, names in read.official.items()}
+    wanted = [trees.part_of(film, films) for film in films]
+    assert counts == {part: wanted.count(part) for part in ("train", "val", "test")}
+    assert len(read.findings) == {"nih-lt": 19, "mimic-lt": 18}[name]
+    for row in read.rows.to_dict("records"):
+        number = SETS[name].number(str(row["image"]))
+        assert row["Tortuous Aorta"] == float(number % 3 == 0)
+        assert row["Pneumoperitoneum"] == 0
+
+
+def test_nihs_own_table_tells_the_age_sex_and_view_of_a_long_tailed_set(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("nih-lt")
+    assert (sources.read(tree).rows["sex"] == "").all()
+    trees.nih_table(tree, films)
+    assert sources.recognise(tree).name == "nih", "its table is NIH's own"
+    rows = sources.read(tree, "nih-lt").rows
+    nih = sources.read(tree, "nih").rows
+    told = ["image", "patient", "age", "sex", "view", "follow_up"]
+    pd.testing.assert_frame_equal(rows[told], nih[told])
+
+
+def test_mimics_metadata_tells_the_views_and_unknown_ones_are_counted(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("mimic-lt")
+    assert codes(sources.read(tree)) == {"unknown-view": len(films)}
+    titles = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
+    rows = []
+    for film in films[1:]:
+        _, _, subject, study, name = trees.mimic_path(film).split("/")
+        view = "LATERAL" if film.number == 5 else "PA"
+        rows.append([name.removesuffix(".jpg"), subject[1:], study[1:], view, "21800101"])
+    public_trees.table(tree / "mimic-cxr-2.0.0-metadata.csv", titles, rows)
+    read = sources.read(tree)
+    assert read.name == "mimic-lt"
+    assert codes(read) == {"unknown-view": 1, "other-view": 1}
+    strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
+    assert codes(strict) == {"other-view": 2}
+
+
+def test_a_table_of_another_release_is_not_mixed_in(build: Callable[[str], Path]) -> None:
+    tree = build("nih-lt")
+    before = sources.read(tree)
+    for part, of in (("train", "train"), ("val", "balanced-val"), ("test", "test")):
+        data = (tree / f"miccai2023_nih-cxr-lt_labels_{part}.csv").read_bytes()
+        (tree / f"nih-cxr-lt_single-label_{of}.csv").write_bytes(data)
+    read = sources.read(tree)
+    pd.testing.assert_frame_equal(read.rows, before.rows)
+    assert codes(read) == {"unused-label-table": 3}
+    name = "nih-cxr-lt_single-label_train.csv"
+    chosen = sources.read(tree, "nih-lt", ReadOptions(columns={"table": name}))
+    assert chosen.facts["label table"] == name
+    assert {part: len(names) for part, names in chosen.official.items()} == {
+        part: len(names) for part, names in before.official.items()
+    }
+
+
+def test_a_long_tailed_image_in_two_parts_is_left_out_and_an_odd_cell_is_unknown(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("nih-lt")
+    before = sources.read(tree)
+    train = pd.read_csv(tree / SETS["nih-lt"].table, dtype=str)
+    change(tree / "miccai2023_nih-cxr-lt_labels_val.csv", lambda t: pd.concat([t, train[:1]]))
+    edited(tree, "nih-lt", lambda table: table.assign(Hernia=["0", "2", *table["Hernia"][2:]]))
+    read = sources.read(tree)
+    assert codes(read) == {"conflicting-rows": 1, "unknown-value": 1}
+    assert read.rows["image"].tolist() == before.rows["image"].tolist()[1:]
+    assert values(read, "Hernia")[0] == [None]
+
+
+def test_mimics_long_tailed_columns_beyond_the_common_ones_are_findings(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("mimic-lt")
+    for path in tree.glob("*.csv"):
+        change(path, lambda t: t.rename(columns={"path": "fpath"}).assign(
+            Adenopathy=["1"] + ["0"] * (len(t) - 1), sampling_weight="0.25"))  # fmt: skip
+    read = sources.read(tree)
+    assert read.name == "mimic-lt"
+    assert read.findings[-1] == "Adenopathy"
+    assert "sampling_weight" not in read.findings
+    change(tree / SETS["mimic-lt"].table, lambda t: t.assign(fpath=["x.jpg", *t["fpath"][1:]]))
+    assert codes(sources.read(tree))["no-patient"] == 1
+
+
+def test_mimics_own_tables_are_read_by_mimic_beside_a_long_tailed_set(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = public_trees.mimic(tmp_path, films)
+    single = pd.read_csv(tree / "mimic-cxr-2.0.0-chexpert.csv", dtype=str, keep_default_na=False)
+    single = single.assign(dicom_id="x", path="x.jpg", **dict.fromkeys(trees.NEW, "0"))
+    single.to_csv(tree / "mimic-cxr-lt_single-label_train.csv", index=False)
+    read = sources.read(tree)
+    assert read.name == "mimic"
+    assert codes(read) == {"unused-label-table": 1}, "that of NegBio alone"
+
+
+# CheXpert
+
+
+def test_chexperts_unknown_views_are_counted_and_frontal_ones_without_a_direction_are_not(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = public_trees.chexpert(tmp_path, films)
+    assert "unknown-view" not in codes(sources.read(tree))
+    table = pd.read_csv(tree / "train.csv", dtype=str, keep_default_na=False)
+    frontal = table.index[table["Frontal/Lateral"] == "Frontal"]
+    table.loc[frontal[:3], ["Frontal/Lateral", "AP/PA"]] = ["", ""]
+    table.loc[frontal[3], "AP/PA"] = ""
+    table.loc[frontal[4], ["Frontal/Lateral", "AP/PA"]] = ["", "PA"]
+    for place in frontal[[0, 1, 4]]:
+        name = table.loc[place, "Path"].split("/", 1)[1]
+        (tree / name).rename(tree / name.replace("view1_frontal", "view1"))
+        table.loc[place, "Path"] = table.loc[place, "Path"].replace("view1_frontal", "view1")
+    table.to_csv(tree / "train.csv", index=False)
+    read = sources.read(tree)
+    assert codes(read)["unknown-view"] == 2, "two have no word for it, not even in their name"
+    assert "unknown-view" not in losing(read)
+    strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
+    assert len(strict.rows) == len(read.rows) - 4

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
@@ -55,6 +57,8 @@ class Stated:
         problems: everything in the tables that could not be used as it is.
         facts: what the reader adds for people.
         headers: read view, age and sex from DICOM headers where the tables do not state them.
+        frontal: of a data set with lateral radiographs, whether each row is known to be frontal
+            where no direction (PA, AP) is stated; None where all radiographs are frontal.
         of_larger_set: the tables label some images of another data set, so a file without a row
             is not missed.
     """
@@ -65,6 +69,7 @@ class Stated:
     problems: tuple[Problem, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     headers: bool = False
+    frontal: pd.Series[bool] | None = None
     of_larger_set: bool = False
 
 
@@ -88,16 +93,18 @@ def assemble(
     values = resolve(pd.DataFrame(labels.values, columns=list(labels.findings)), applied)
     values = values.mask(labels.unknown | labels.empty[:, None])
     rows = pd.concat([stated.rows.reset_index(drop=True), values], axis=1)
-    rows = rows.assign(part=stated.parts.to_numpy())
+    rows = rows.assign(part=stated.parts.to_numpy(), frontal=_known_frontal(stated))
     rows, found, facts = _with_files(rows, tree, table, of_larger_set=stated.of_larger_set)
     problems = [*stated.problems, *labels.problems, *found]
     rows, found = one_row_per_image(rows)
     problems += found
-    parts = rows.pop("part")
+    parts, frontal = rows.pop("part"), rows.pop("frontal")
     official, found = official_lists(rows, parts, "the data set's own split")
     problems += found
     rows, found = with_headers(rows, describe=stated.headers)
     problems += found
+    if applied["views"] == "frontal":
+        problems += _unknown_views(rows, frontal)
     rows, found = only_views(rows, applied["views"])
     problems += found
     rows = rows[[*LEADING_COLUMNS, *labels.findings]]
@@ -119,6 +126,22 @@ def assemble(
             **counted,
             **facts,
         },
+    )
+
+
+def _known_frontal(stated: Stated) -> npt.NDArray[np.bool_]:
+    if stated.frontal is None:
+        return np.ones(len(stated.rows), dtype=bool)
+    return stated.frontal.to_numpy(dtype=bool)
+
+
+def _unknown_views(rows: pd.DataFrame, frontal: pd.Series[bool]) -> list[Problem]:
+    return problem(
+        "unknown-view",
+        rows["image"][(rows["view"] == "") & ~frontal],
+        "neither a table nor the file tells whether the radiograph is frontal: taken for frontal; "
+        "--views PA,AP leaves it out",
+        loses=False,
     )
 
 

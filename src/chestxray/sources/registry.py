@@ -22,6 +22,7 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.long_tailed import MIMIC_LONG_TAILED, NIH_LONG_TAILED
 from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
 from chestxray.sources.nih.adjudicated import GOOGLE
@@ -35,7 +36,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    GOOGLE,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
