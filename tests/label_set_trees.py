@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import cv2
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.long_tailed import NEW
 from chestxray.sources.nih import FINDINGS
-from public_trees import CHEXPERT_OF_NIH, Film, table
+from dicom_files import dicom
+from public_trees import CHEXPERT_OF_NIH, Film, table, uid
 
 NIH_TITLES = (
     "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
@@ -101,4 +103,53 @@ def mimic_lt(root: Path, made: Sequence[Film]) -> Path:
         rows[part_of(film, made)].append([mimic_path(film), *_long_tailed(film, titles, present)])
     for part, of in rows.items():
         table(root / f"miccai2023_mimic-cxr-lt_labels_{part}.csv", ("path", *titles), of)
+    return root
+
+
+CALCULATED = {
+    "L_o8w": "Normal", "L_yd0": "No Lung Opacity / Not Normal", "L_v8n": "Lung Opacity",
+}  # fmt: skip
+RSNA_ANNOTATIONS = "pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
+
+
+def rsna_annotations(film: Film) -> list[dict[str, object]]:
+    """The adjudicated annotations of a phantom, and one of a team that is not the result."""
+    where = {
+        "StudyInstanceUID": f"1.2.276.0.{film.number}.2", "SOPInstanceUID": uid(film),
+        "SeriesInstanceUID": f"1.2.276.0.{film.number}.3", "width": 1024, "height": 1024,
+    }  # fmt: skip
+    boxes = [b[1:] for b in film.boxes if b[0] == "Pneumonia"] or [(0.25, 0.25, 0.5, 0.5)]
+    if "Pneumonia" in film.findings:
+        sides = [[round(1024 * side, 1) for side in box] for box in boxes]
+        found: list[dict[str, object]] = [
+            {"labelId": "L_v8n", "data": {"x": x, "y": y, "width": w, "height": h}}
+            for x, y, w, h in sides
+        ]
+    else:
+        found = [{"labelId": "L_yd0" if film.findings else "L_o8w", "data": None}]
+    return [{**where, **each} for each in (*found, {"labelId": "L_team", "data": None})]
+
+
+def rsna_release(root: Path, made: Sequence[Film]) -> Path:
+    """RSNA's own release: a tree of studies, annotations, the mapping; the last has no label."""
+    annotations, mapping = [], []
+    for film in made:
+        header = {"PatientSex": film.sex, "PatientAge": f"{film.age:03d}Y", "ViewPosition": "AP"}
+        path = root / f"images/1.2.276.0.{film.number}.2/1.2.276.0.{film.number}.3/{uid(film)}.dcm"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(dicom(film.pixels, 8, SOPInstanceUID=uid(film), **header))
+        annotations += rsna_annotations(film)[: None if film is not made[-1] else -99]
+        mapping.append({"img_id": nih_name(film), "subset_img_id": f"0004cfab-{film.number:04d}",
+                        "SOPInstanceUID": uid(film)})  # fmt: skip
+    project = {
+        "id": "x9N20BZa", "name": "ChestX-ray14 subset: Pneumonia",
+        "labelGroups": [
+            {"id": "G_1", "name": "Team 1", "labels": [{"id": "L_team", "name": "Normal"}]},
+            {"id": "G_qwj", "name": "Calculated",
+             "labels": [{"id": each, "name": name} for each, name in CALCULATED.items()]},
+        ],
+        "datasets": [{"id": "D_e57", "annotations": annotations}],
+    }  # fmt: skip
+    (root / RSNA_ANNOTATIONS).write_text(json.dumps(project), encoding="utf-8")
+    (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
     return root

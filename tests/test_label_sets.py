@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,8 @@ import pytest
 import label_set_trees as trees
 import public_trees
 from chestxray import sources
-from chestxray.dataset import prepare
+from chestxray.dataset import prepare, split
+from chestxray.dataset.combine import combine
 from chestxray.errors import SourceError
 from chestxray.sources import Collection, ReadOptions
 from public_trees import Film, change
@@ -380,3 +383,119 @@ def test_chexperts_unknown_views_are_counted_and_frontal_ones_without_a_directio
     assert "unknown-view" not in losing(read)
     strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
     assert len(strict.rows) == len(read.rows) - 4
+
+
+# RSNA's own release
+
+
+@pytest.fixture
+def rsna(films: list[Film], tmp_path: Path) -> Path:
+    return trees.rsna_release(tmp_path / "rsna", films)
+
+
+def project(tree: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """Edit the annotations of RSNA's release."""
+    path = tree / trees.RSNA_ANNOTATIONS
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(value, indent=1).replace("\n", "\r\n").encode())
+    return tree
+
+
+def test_rsnas_own_release_gives_the_labels_boxes_and_patients_of_kaggles(
+    rsna: Path, films: list[Film], tmp_path: Path
+) -> None:
+    assert sources.recognise(rsna).name == "rsna"
+    assert sources.recognise(rsna / trees.RSNA_ANNOTATIONS).name == "rsna"
+    ours = sources.read(rsna)
+    kaggle = sources.read(public_trees.rsna(tmp_path / "kaggle", films[:-1]))
+    order = ours.rows["image"].str.rsplit(".", n=1).str[-1].argsort().to_numpy()
+    told = ["patient", "age", "sex", "view", "Pneumonia", "Lung Opacity"]
+    pd.testing.assert_frame_equal(
+        ours.rows.iloc[order][told].reset_index(drop=True), kaggle.rows[told]
+    )
+    boxes = [
+        sorted(map(tuple, each.boxes[["finding", *"xywh"]].round(9).to_numpy().tolist()))
+        for each in (ours, kaggle)
+    ]
+    assert boxes[0] == boxes[1]
+    assert len(boxes[0])
+    assert losing(ours) == [], "an image without an adjudicated label is not missed"
+    assert codes(ours)["missing-row"] == 1
+    assert ours.facts["images of the data set"] == f"all: {len(films) - 1} of 29684"
+    alone = sources.read(rsna / trees.RSNA_ANNOTATIONS)
+    assert alone.rows["Pneumonia"].tolist() == ours.rows["Pneumonia"].tolist()
+
+
+def test_rsnas_own_release_becomes_a_dataset(rsna: Path, films: list[Film], tmp_path: Path) -> None:
+    dataset = prepare(rsna, tmp_path / "dataset", size=32, allow_empty=True)
+    assert dataset.manifest.failures == ()
+    assert len(dataset.index) == len(films) - 1
+    assert set(dataset.boxes["image"]) <= set(dataset.index["image"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda p: p.pop("datasets"), "is not RSNA's export of MD.ai with labelGroups"),
+        (lambda p: p.update(datasets=[{"annotations": [7]}]), "is not RSNA's export of MD.ai"),
+        (lambda p: p["labelGroups"].pop(), r"no annotation of the group Calculated.*Team 1\)"),
+    ],
+)
+def test_another_export_is_refused_as_rsnas(
+    rsna: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        sources.read(project(rsna, edit))
+
+
+def test_a_cut_annotation_file_is_refused(rsna: Path) -> None:
+    path = rsna / trees.RSNA_ANNOTATIONS
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(SourceError, match=r"is not RSNA's export of MD.ai .*download it again"):
+        sources.read(rsna)
+
+
+def test_rsnas_repeated_contradictory_nameless_and_unknown_annotations_are_counted(
+    rsna: Path,
+) -> None:
+    before = sources.read(rsna)
+    healthy = before.rows["image"][before.rows["Pneumonia"] == 0].tolist()
+    boxed = before.boxes["image"].iloc[0]
+
+    def edit(value: dict[str, Any]) -> None:
+        value["labelGroups"][1]["labels"].append({"id": "L_new", "name": "Exclude"})
+        annotations = value["datasets"][0]["annotations"]
+        annotations += list(annotations)
+        box = {"x": 1, "y": 1, "width": 9, "height": 9}
+        for image, label in ((healthy[0], "L_v8n"), (healthy[1], "L_new"), ("", "L_o8w")):
+            annotations.append({"SOPInstanceUID": image, "labelId": label, "data": box,
+                                "width": 1024, "height": 1024})  # fmt: skip
+        for each in annotations:
+            if each["SOPInstanceUID"] == boxed and each["data"]:
+                each["data"]["width"] = 2048
+                break
+
+    read = sources.read(project(rsna, edit))
+    assert {code: count for code, count in codes(read).items() if code in losing(read)} == {
+        "no-image": 1, "contradiction": 1, "unknown-value": 1, "bad-box": 1,
+    }  # fmt: skip
+    unknown = read.rows["image"][read.rows["Pneumonia"].isna()].tolist()
+    assert sorted(unknown) == sorted(healthy[:2])
+
+
+@pytest.mark.parametrize("name", ["rsna", "nih-google", "nih-lt"])
+def test_a_patient_of_nih_is_in_one_split_whatever_the_set(
+    rsna: Path, build: Callable[[str], Path], films: list[Film], tmp_path: Path, name: str
+) -> None:
+    """No pixel is compared here, so only the patients' names can tell."""
+    tree = rsna if name == "rsna" else build(name)
+    other = sources.read(tree)
+    half = [film for film in films if film.number % 2]
+    root = trees.nih_images(tmp_path / "nih", half)
+    trees.nih_table(root, half)
+    joined = combine([sources.read(root), other])
+    patients = joined.rows.groupby("source")["patient"].agg(set)
+    assert patients["nih"] & patients[name], "some patients are in both"
+    parts = split.assign(joined.rows, joined.findings, "patient", 0, joined.official)
+    assert parts.groupby(joined.rows["patient"].str.split("/").str[-1]).nunique().max() == 1

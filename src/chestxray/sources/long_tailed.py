@@ -17,6 +17,7 @@ is that of their readers; the tables themselves were not at hand.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -99,20 +100,15 @@ class _NihLongTailed:
         rows, found = _nih_rows(text["id"], label_tables(_folder(tree)))
         single = _SINGLE in first.name
         expected = {"train": 68_058} if single else {"": 112_120}
-        return assemble(
-            self,
-            tree,
-            first,
-            Stated(
-                rows=rows,
-                labels=from_columns(text[_finding_titles(text, OF_NIH)], rows["image"]),
-                parts=parts,
-                problems=(*problems, *found),
-                facts=completeness(parts, expected),
-                of_larger_set=single,
-            ),
-            options,
+        stated = Stated(
+            rows=rows,
+            labels=from_columns(text[_finding_titles(text, OF_NIH)], rows["image"]),
+            parts=parts,
+            problems=(*problems, *found),
+            facts=completeness(parts, expected),
+            of_larger_set=single,
         )
+        return replace(assemble(self, tree, first, stated, options), patients_of="nih")
 
 
 class _MimicLongTailed:
@@ -153,7 +149,7 @@ class _MimicLongTailed:
             frontal=pd.Series(False, rows.index),
             of_larger_set=True,
         )
-        return assemble(self, tree, first, stated, options)
+        return replace(assemble(self, tree, first, stated, options), patients_of="mimic")
 
 
 NIH_LONG_TAILED: Final = _NihLongTailed()

@@ -92,7 +92,7 @@ class _Google:
             facts=completeness(sets, _EXPECTED),
             of_larger_set=True,
         )
-        return assemble(self, tree, tables[0], stated, options)
+        return replace(assemble(self, tree, tables[0], stated, options), patients_of="nih")
 
 
 GOOGLE: Final = _Google()
