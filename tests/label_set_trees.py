@@ -153,3 +153,34 @@ def rsna_release(root: Path, made: Sequence[Film]) -> Path:
     (root / RSNA_ANNOTATIONS).write_text(json.dumps(project), encoding="utf-8")
     (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
     return root
+
+
+BRAX_TITLES = (
+    "Index", "DicomPath", "PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber",
+    "StudyDate", *OBSERVATIONS, "ViewPosition", "Rows", "Columns", "Manufacturer",
+)  # fmt: skip
+
+
+def brax(root: Path, made: Sequence[Film], form: str = "png") -> Path:
+    """The PNG files, or the DICOM ones; ages in bins of five years."""
+    rows = []
+    for film in made:
+        below = f"id_p-{film.patient:05d}/Study_1.{film.number}/Series_2.{film.number}"
+        paths = {
+            "dcm": f"Anonymized_DICOMs/{below}/image-{film.number:04d}.dcm",
+            "png": f"images/{below}/image-{film.number:04d}.png",
+        }
+        if form == "png":
+            placed(root / paths["png"], film)
+        else:
+            path = root / paths["dcm"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(dicom(film.pixels, 8, ViewPosition="PA"))
+        cells = dict.fromkeys(OBSERVATIONS, "") | dict.fromkeys(CHEXPERT_OF_NIH.values(), "0.0")
+        cells |= dict.fromkeys(film.fixed(CHEXPERT_OF_NIH), "1.0")
+        low = film.age // 5 * 5
+        rows.append([film.number, paths["dcm"], paths["png"], f"p-{film.patient:05d}", film.sex,
+                     f"{low}-{low + 4}", f"{film.number}", f"2010{film.number % 12 + 1:02d}01",
+                     *cells.values(), "AP", 64, 64, "FUJI"])  # fmt: skip
+    table(root / "master_spreadsheet_update.csv", BRAX_TITLES, rows)
+    return root

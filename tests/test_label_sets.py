@@ -45,6 +45,9 @@ SETS = {
         trees.mimic_lt, "miccai2023_mimic-cxr-lt_labels_train.csv", "path",
         lambda image: int(image[-8:], 16),
     ),
+    "brax": Set(
+        trees.brax, "master_spreadsheet_update.csv", "PngPath", lambda image: int(image[-4:]),
+    ),
 }  # fmt: skip
 every_set = pytest.mark.parametrize("name", SETS)
 
@@ -142,7 +145,8 @@ def test_rows_without_an_image_are_counted_and_rows_without_a_name_left_out(
     before = sources.read(tree)
     Path(before.rows["path"].iloc[0]).unlink()
     column = SETS[name].column
-    edited(tree, name, lambda table: pd.concat([table, table.head(1).assign(**{column: ""})]))
+    blank = dict.fromkeys([column, *(["DicomPath"] if name == "brax" else [])], "")
+    edited(tree, name, lambda table: pd.concat([table, table.head(1).assign(**blank)]))
     after = sources.read(tree)
     assert codes(after)["missing-image"] == 1
     assert after.rows["image"].tolist() == before.rows["image"].tolist()[1:]
@@ -499,3 +503,46 @@ def test_a_patient_of_nih_is_in_one_split_whatever_the_set(
     assert patients["nih"] & patients[name], "some patients are in both"
     parts = split.assign(joined.rows, joined.findings, "patient", 0, joined.official)
     assert parts.groupby(joined.rows["patient"].str.split("/").str[-1]).nunique().max() == 1
+
+
+# BRAX
+
+
+def test_braxs_dicom_and_png_files_are_the_same_images(films: list[Film], tmp_path: Path) -> None:
+    png = sources.read(trees.brax(tmp_path / "png", films))
+    dicom = sources.read(trees.brax(tmp_path / "dicom", films, "dcm"))
+    pd.testing.assert_frame_equal(png.rows.drop(columns="path"), dicom.rows.drop(columns="path"))
+    assert (png.facts["files"], dicom.facts["files"]) == ("PNG", "DICOM")
+    both = trees.brax(tmp_path / "png", films, "dcm")
+    read = sources.read(both)
+    assert read.facts["files"] == "DICOM"
+    assert losing(read) == [], "the PNG files are not missed"
+
+
+def test_braxs_ages_views_and_patients_that_are_not_stated_are_counted(
+    build: Callable[[str], Path],
+) -> None:
+    def edit(table: pd.DataFrame) -> pd.DataFrame:
+        table.loc[:4, "PatientAge"] = ["85 or more", "47", "old", "", "[30, 35)"]
+        table.loc[[5, 6], "ViewPosition"] = ["", "LATERAL"]
+        table.loc[7, "PatientID"] = ""
+        return table
+
+    read = sources.read(edited(build("brax"), "brax", edit))
+    age = read.rows.set_index(read.rows["image"].str[-4:].astype(int))["age"].fillna(-1)
+    assert age.sort_index().loc[:4].tolist() == [85, 47, -1, -1, 30]
+    assert codes(read) == {
+        "impossible-age": 1, "unknown-view": 1, "other-view": 1, "no-patient": 1, "missing-row": 1,
+    }  # fmt: skip
+
+
+def test_braxs_uncertain_labels_and_older_table(build: Callable[[str], Path]) -> None:
+    tree = build("brax")
+    (tree / "master_spreadsheet.csv").write_bytes((tree / SETS["brax"].table).read_bytes())
+    edited(tree, "brax", lambda table: table.assign(Fracture="-1.0"))
+    read = sources.read(tree)
+    assert read.rows["Fracture"].isna().all()
+    assert (sources.read(tree, options=ReadOptions(uncertain="ones")).rows["Fracture"] == 1).all()
+    assert codes(read) == {"unused-label-table": 1}
+    older = ReadOptions(columns={"table": "master_spreadsheet.csv"})
+    assert (sources.read(tree, "brax", older).rows["Fracture"] == 0).all()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.brax import BRAX
 from chestxray.sources.chexpert import CHEXPERT
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
@@ -36,7 +37,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
