@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.brax import BRAX
 from chestxray.sources.chexpert import CHEXPERT
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
@@ -22,8 +23,10 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.long_tailed import MIMIC_LONG_TAILED, NIH_LONG_TAILED
 from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
+from chestxray.sources.nih.adjudicated import GOOGLE
 from chestxray.sources.padchest import PADCHEST
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
@@ -34,6 +37,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
