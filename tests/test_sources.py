@@ -42,7 +42,10 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-SHIPPED = ["nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr"]
+SHIPPED = [
+    "nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr",
+    "shenzhen", "montgomery",
+]  # fmt: skip
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
 )

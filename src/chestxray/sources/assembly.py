@@ -54,6 +54,7 @@ class Stated:
         problems: everything in the tables that could not be used as it is.
         facts: what the reader adds for people.
         headers: read view, age and sex from DICOM headers where the tables do not state them.
+        apart: paths from the root of images that need no row, such as masks.
     """
 
     rows: pd.DataFrame
@@ -62,6 +63,7 @@ class Stated:
     problems: tuple[Problem, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     headers: bool = False
+    apart: frozenset[str] = frozenset()
 
 
 def assemble(
@@ -85,7 +87,7 @@ def assemble(
     values = values.mask(labels.unknown | labels.empty[:, None])
     rows = pd.concat([stated.rows.reset_index(drop=True), values], axis=1)
     rows = rows.assign(part=stated.parts.to_numpy())
-    rows, found, facts = _with_files(rows, tree, table)
+    rows, found, facts = _with_files(rows, tree, table, stated.apart)
     problems = [*stated.problems, *labels.problems, *found]
     rows, found = one_row_per_image(rows)
     problems += found
@@ -138,7 +140,7 @@ def completeness(parts: Iterable[str], expected: Mapping[str, int]) -> dict[str,
 
 
 def _with_files(
-    rows: pd.DataFrame, tree: Path, table: Path
+    rows: pd.DataFrame, tree: Path, table: Path, apart: frozenset[str]
 ) -> tuple[pd.DataFrame, list[Problem], dict[str, str]]:
     """Give each row the path of its file, and leave out the rows without one."""
     written = rows["file"]
@@ -146,14 +148,18 @@ def _with_files(
     if tree.is_file():
         return rows.assign(path=""), [], {}
     scanned = scan(tree)
-    found, problems, facts = find_files(written, scanned, table, _ADVICE)
+    found, problems, facts = find_files(written, scanned, table, _ADVICE, apart)
     here = found != ""
     path = f"{scanned.root.as_posix()}/" + found[here]
     return rows[here].assign(path=path).reset_index(drop=True), problems, facts
 
 
 def find_files(
-    written: pd.Series, tree: Tree, table: Path, advice: str
+    written: pd.Series,
+    tree: Tree,
+    table: Path,
+    advice: str,
+    apart: frozenset[str] = frozenset(),
 ) -> tuple[pd.Series, list[Problem], dict[str, str]]:
     """Find the files that a table names; report rows without a file and files without a row.
 
@@ -162,6 +168,7 @@ def find_files(
         tree: where to look.
         table: that names them.
         advice: what to do where no row has a file.
+        apart: paths from the root of files that need no row.
 
     Returns:
         The path from the root for each row, empty where there is none.
@@ -191,7 +198,7 @@ def find_files(
         "the table has a row, but the tree has no image: left out",
         loses=True,
     )
-    without = sorted(set(radiographs(tree)) - set(found))
+    without = sorted(set(radiographs(tree)) - set(found) - apart)
     suffixes = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
     problems += problem(
         "missing-row",

@@ -29,11 +29,13 @@ from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
 from chestxray.sources.siim import SIIM
 from chestxray.sources.table import TABLE_SOURCE, columns_of
+from chestxray.sources.tuberculosis import MONTGOMERY, SHENZHEN
 from chestxray.sources.vindr import VINDR
 
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
+    SHENZHEN, MONTGOMERY,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
