@@ -5,6 +5,7 @@ A film counts as one with tuberculosis, or with a nodule, where it shows any fin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,3 +61,53 @@ def montgomery(root: Path, made: Sequence[Film]) -> Path:
         text += f"NO REPORT (same pt as {again})\n" if again != name else "normal\n"
         placed(root / f"ClinicalReadings/{name}.txt", text.encode())
     return root
+
+
+CHESTXDET_OF_NIH = {
+    "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation",
+    "Effusion": "Effusion", "Emphysema": "Emphysema", "Fibrosis": "Fibrosis", "Mass": "Mass",
+    "Nodule": "Diffuse Nodule", "Pleural_Thickening": "Pleural Thickening",
+    "Pneumothorax": "Pneumothorax",
+}  # fmt: skip
+"""A phantom's nodule stands for diffuse ones."""
+
+
+def chestxdet(root: Path, made: Sequence[Film], *, ten: bool = False) -> Path:
+    """Polygons are octagons in the boxes of the films, of 1024 pixels; the last quarter is test."""
+    left_out = {"Cardiomegaly", "Pleural Thickening"} if ten else set()
+    words = {nih: word for nih, word in CHESTXDET_OF_NIH.items() if word not in left_out}
+    if ten:
+        words["Nodule"] = "Nodule"
+    entries: dict[str, list[dict[str, object]]] = {"train": [], "test": []}
+    for film in made:
+        part = "train" if film.number < 3 * len(made) // 4 else "test"
+        name = f"{36000 + film.number}.png"
+        placed(root / part / name, png(film.pixels))
+        drawn = {finding: frame for finding, *frame in film.boxes}
+        present = [nih for nih in words if nih in film.findings]
+        boxes = [corners(drawn.get(nih, [0.25, 0.25, 0.5, 0.5])) for nih in present]
+        entry = {"file_name": name, "syms": [words[nih] for nih in present], "boxes": boxes}
+        entries[part].append(entry if ten else entry | {"polygons": [*map(octagon, boxes)]})
+    for part, listed in entries.items():
+        name = f"{part}.json" if ten else f"ChestX_Det_{part}.json"
+        placed(root / name, json.dumps(listed).encode())
+    return root
+
+
+def corners(frame: Sequence[float]) -> list[int]:
+    """Left, top, right and bottom in pixels, of x, y, w, h as fractions."""
+    x, y, w, h = (1024 * side for side in frame)
+    return [int(x), int(y), int(np.ceil(x + w)), int(np.ceil(y + h))]
+
+
+def octagon(box: Sequence[int]) -> list[list[int]]:
+    left, top, right, bottom = box
+    dx, dy = (right - left) // 4, (bottom - top) // 4
+    return [
+        [left + dx, top], [right - dx, top], [right, top + dy], [right, bottom - dy],
+        [right - dx, bottom], [left + dx, bottom], [left, bottom - dy], [left, top + dy],
+    ]  # fmt: skip
+
+
+def chestxdet10(root: Path, made: Sequence[Film]) -> Path:
+    return chestxdet(root, made, ten=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.chestx_det import CHESTX_DET, CHESTX_DET10
 from chestxray.sources.chexpert import CHEXPERT
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
@@ -35,7 +36,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    SHENZHEN, MONTGOMERY,
+    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
