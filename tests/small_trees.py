@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from public_trees import Film
+from dicom_files import dicom
+from public_trees import Film, table
 
 
 def placed(path: Path, data: bytes) -> Path:
@@ -111,3 +112,77 @@ def octagon(box: Sequence[int]) -> list[list[int]]:
 
 def chestxdet10(root: Path, made: Sequence[Film]) -> Path:
     return chestxdet(root, made, ten=True)
+
+
+OPENI_OF_NIH = {
+    "Cardiomegaly": "Cardiomegaly/mild", "Effusion": "Pleural Effusion/bilateral/small",
+    "Atelectasis": "Pulmonary Atelectasis/base", "Pneumothorax": "Pneumothorax/right/apex",
+    "Nodule": "Nodule/lung/upper lobe/left", "Consolidation": "Consolidation/lung/base/right",
+    "Hernia": "Hernia, Hiatal/large",
+}  # fmt: skip
+
+
+def openi_terms(film: Film) -> list[str]:
+    return film.fixed(OPENI_OF_NIH) or ["normal"]
+
+
+def openi_report(study: int, terms: Sequence[str], images: Sequence[str]) -> str:
+    """A report as Open-i writes it, less its text."""
+    majors = "".join(f"      <major>{term}</major>\n" for term in terms)
+    shown = "".join(
+        f'   <parentImage id="{image}">\n      <caption>Xray Chest PA and Lateral</caption>\n'
+        "   </parentImage>\n"
+        for image in images
+    )
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<eCitation>\n   <meta type="rr"/>\n'
+        f'   <uId id="CXR{study}"/>\n   <MedlineCitation Owner="Indiana University">\n'
+        "      <Article><Abstract>\n"
+        '         <AbstractText Label="FINDINGS">The heart is XXXX.</AbstractText>\n'
+        "      </Abstract></Article>\n   </MedlineCitation>\n   <MeSH>\n"
+        f"{majors}      <automatic>opacity</automatic>\n   </MeSH>\n{shown}</eCitation>\n"
+    )
+
+
+def openi_images(film: Film) -> tuple[str, str]:
+    """The frontal and the lateral image of a film's study."""
+    stem = f"CXR{film.number + 1}_IM-{film.number:04d}"
+    return f"{stem}-1001", f"{stem}-2001"
+
+
+def openi(root: Path, made: Sequence[Film], *, as_dicom: bool = False) -> Path:
+    """A study per film, frontal and lateral; PNG of three channels with a table of headers."""
+    rows = []
+    for film in made:
+        images = openi_images(film)
+        report = openi_report(film.number + 1, openi_terms(film), images)
+        placed(root / f"ecgen-radiology/{film.number + 1}.xml", report.encode())
+        for image, view in zip(images, ("PA", "LL"), strict=True):
+            rows.append([image, view, "MONOCHROME2"])
+            grey = film.pixels
+            if as_dicom:
+                data = dicom(grey.astype(np.uint16) * 16, 12, ViewPosition=view)
+                placed(root / f"NLMCXR_dcm/{film.number + 1}/{image.removeprefix('CXR')}.dcm", data)
+            else:
+                placed(root / f"NLMCXR_png/{image}.png", png(cv2.merge([grey, grey, grey])))
+    if not as_dicom:
+        titles = ("imageid", "View Position", "Photometric Interpretation")
+        table(root / "nlmcxr_dicom_metadata.csv", titles, rows)
+    return root
+
+
+def openi_kaggle(root: Path, made: Sequence[Film]) -> Path:
+    reports, projections = [], []
+    for film in made:
+        study = film.number + 1
+        terms = ";".join(openi_terms(film))
+        reports.append([study, terms, terms, "Xray Chest PA and Lateral", "", "None.", "", ""])
+        for image, view in zip(openi_images(film), ("Frontal", "Lateral"), strict=True):
+            name = f"{image.removeprefix('CXR')}.dcm.png"
+            projections.append([study, name, view])
+            placed(root / f"images/images_normalized/{name}", png(film.pixels))
+    titles = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings",
+              "impression")  # fmt: skip
+    table(root / "indiana_reports.csv", titles, reports)
+    table(root / "indiana_projections.csv", ("uid", "filename", "projection"), projections)
+    return root

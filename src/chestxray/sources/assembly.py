@@ -54,6 +54,7 @@ class Stated:
         problems: everything in the tables that could not be used as it is.
         facts: what the reader adds for people.
         headers: read view, age and sex from DICOM headers where the tables do not state them.
+        unstated_view: what to call a view that is stated nowhere; frontal where empty.
         apart: paths from the root of images that need no row, such as masks.
     """
 
@@ -63,6 +64,7 @@ class Stated:
     problems: tuple[Problem, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     headers: bool = False
+    unstated_view: str = ""
     apart: frozenset[str] = frozenset()
 
 
@@ -96,6 +98,8 @@ def assemble(
     problems += found
     rows, found = with_headers(rows, describe=stated.headers)
     problems += found
+    if stated.unstated_view:
+        rows = rows.assign(view=rows["view"].replace("", stated.unstated_view))
     rows, found = only_views(rows, applied["views"])
     problems += found
     rows = rows[[*LEADING_COLUMNS, *labels.findings]]

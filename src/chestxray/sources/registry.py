@@ -25,6 +25,7 @@ from chestxray.sources.collection import (
 from chestxray.sources.files import scanned_once, unnamed_files
 from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
+from chestxray.sources.openi import OPENI
 from chestxray.sources.padchest import PADCHEST
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
@@ -36,7 +37,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10,
+    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10, OPENI,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
