@@ -186,3 +186,34 @@ def openi_kaggle(root: Path, made: Sequence[Film]) -> Path:
     table(root / "indiana_reports.csv", titles, reports)
     table(root / "indiana_projections.csv", ("uid", "filename", "projection"), projections)
     return root
+
+
+def jsrt(root: Path, made: Sequence[Film]) -> Path:
+    """Raw images of 2048 pixels, each of a film's pixels 32 times; lines as JSRT writes them."""
+    nodules, others = [], []
+    for film in made:
+        letter = "L" if film.findings else "N"
+        name = f"JPC{letter}N{film.number + 1:03d}.IMG"
+        folder = "Nodule154images" if film.findings else "NonNodule93images"
+        placed(root / folder / name, jsrt_raw(film.pixels))
+        sex = {"M": "Male", "F": "Female"}[film.sex]
+        if film.findings:
+            words = [name, 3, jsrt_size(film), film.age, sex, 500 + film.number, 1000,
+                     "malignant", "l.upper lobe", "lung cancer(adenocarcinoma)"]  # fmt: skip
+            nodules.append("\t".join(map(str, words)))
+        else:
+            others.append(f"{name}   {film.age}  {sex}   non-nodule")
+    placed(root / "Clinical_Information/CLNDAT_EN.txt", "\r".join(nodules).encode())
+    placed(root / "Clinical_Information/CNNDAT_EN.TXT", ("\n".join(others) + "\n").encode())
+    return root
+
+
+def jsrt_size(film: Film) -> int:
+    """In mm; above 30 it is a mass."""
+    return 10 + film.number * 6
+
+
+def jsrt_raw(pixels: np.ndarray) -> bytes:
+    """12 bits, the higher byte first, high values dark."""
+    stored = 4095 - np.rint(pixels.astype(np.float64) * 4095 / 255)
+    return np.repeat(np.repeat(stored, 32, 0), 32, 1).astype(">u2").tobytes()

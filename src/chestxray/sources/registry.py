@@ -23,6 +23,7 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.jsrt import JSRT
 from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
 from chestxray.sources.openi import OPENI
@@ -37,7 +38,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10, OPENI,
+    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10, OPENI, JSRT,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
