@@ -158,7 +158,7 @@ def openi(root: Path, made: Sequence[Film], *, as_dicom: bool = False) -> Path:
         report = openi_report(film.number + 1, openi_terms(film), images)
         placed(root / f"ecgen-radiology/{film.number + 1}.xml", report.encode())
         for image, view in zip(images, ("PA", "LL"), strict=True):
-            rows.append([image, view, "MONOCHROME2"])
+            rows.append([image, view, f"MONOCHROME{1 + film.number % 2}"])
             grey = film.pixels
             if as_dicom:
                 data = dicom(grey.astype(np.uint16) * 16, 12, ViewPosition=view)
