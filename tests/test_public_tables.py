@@ -249,6 +249,28 @@ def test_vindrs_table_gives_its_images_by_each_rule_of_readers(
     assert int(nothing.sum()) >= 10_606
 
 
+def test_googles_table_gives_its_sets_and_its_answers(tables: Path) -> None:
+    path = tables / "google2019_nih-chest-xray-labels.csv.gz"
+    collection = sources.read(path)
+    assert collection.name == "nih-google"
+    assert collection.problems == ()
+    rows = collection.rows
+    assert len(rows) == 4_376
+    assert rows["patient"].str.fullmatch(r"\d{8}").all()
+    test = rows["image"].isin(collection.official["test"])
+    counts = {"Fracture": (114, 72), "Pneumothorax": (43, 195), "Lung Opacity": (1_031, 1_135),
+              "Nodule/Mass": (310, 295)}  # fmt: skip
+    assert set(counts) == set(collection.findings)
+    for finding, of in counts.items():
+        assert tuple(int((rows[finding] == 1)[part].sum()) for part in (~test, test)) == of
+    assert int(test.sum()) == 1_962
+    text = plain(path).set_index("Image Index").loc[rows["image"]]
+    beside = (text["Airspace opacity"] == "NO") & (text["Nodule or mass"] == "YES")
+    assert int(beside.sum()) == 207
+    assert (rows["Lung Opacity"].isna().to_numpy() == beside.to_numpy()).all()
+    assert not rows[["Fracture", "Pneumothorax", "Nodule/Mass"]].isna().any(axis=None)
+
+
 # Against torchxrayvision itself
 
 
@@ -261,6 +283,7 @@ for name, kind, key, options in (
     ("rsna", of.RSNA_Pneumonia_Dataset, "patientId", {"views": ["*"]}),
     ("vindr", of.VinDr_Dataset, "image_id", {}),
     ("siim", of.SIIM_Pneumothorax_Dataset, "ImageId", {}),
+    ("google", of.NIH_Google_Dataset, "Image Index", {"views": ["*"], "unique_patients": False}),
 ):
     read = kind(imgpath=sys.argv[1], **options)
     keys = read.csv[key].to_numpy(dtype=str)
@@ -356,3 +379,10 @@ def test_the_challenges_labels_are_those_of_torchxrayvision_but_for_the_named_ru
     read = their_labels(theirs, "siim")
     assert len(read) == 12_954 > len(rows)
     assert pairs(rows, read.groupby(level=0).max(), "Pneumothorax").keys() == {"11", "00"}
+
+    rows = sources.read(tables / "google2019_nih-chest-xray-labels.csv.gz").rows.set_index("image")
+    read = their_labels(theirs, "google")
+    for finding in ("Fracture", "Pneumothorax", "Nodule/Mass"):
+        assert pairs(rows, read, finding).keys() == {"11", "00"}
+    assert pairs(rows, read, "Lung Opacity")["?0"] == 207
+    assert pairs(rows, read, "Lung Opacity").keys() == {"11", "00", "?0"}
