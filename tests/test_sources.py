@@ -44,7 +44,7 @@ def write(path: Path, *lines: str) -> Path:
 
 SHIPPED = [
     "nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr",
-    "nih-google", "nih-lt", "mimic-lt", "brax",
+    "nih-google", "nih-lt", "mimic-lt", "brax", "chexpert-plus",
 ]  # fmt: skip
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"

@@ -14,6 +14,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.sources.brax import BRAX
 from chestxray.sources.chexpert import CHEXPERT
+from chestxray.sources.chexpert_plus import CHEXPERT_PLUS
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
     UNCERTAIN,
@@ -37,7 +38,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX, CHEXPERT_PLUS,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 
