@@ -8,11 +8,6 @@ a second, plain reading by pandas says the same.
 from __future__ import annotations
 
 import ast
-import hashlib
-import os
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,39 +16,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import torchxrayvision_wheel
 from chestxray import sources
 from chestxray.findings import canonical, implied
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.padchest import FINDINGS, LEFT_OUT, MAY_MEAN, WORDS
 
-VERSION = "1.5.7"
-SHA256 = "95f6c3475661f3515d4258deb0855bd5d1b1a56e0b65384251d3dd3fa61fac41"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chestxray-tests"
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
 
 
 @pytest.fixture(scope="module")
-def wheel() -> zipfile.ZipFile:
-    path = CACHE / f"torchxrayvision-{VERSION}-py3-none-any.whl"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--timeout", "20"]
-        with tempfile.TemporaryDirectory(dir=CACHE) as beside:  # another test process may download
-            run = subprocess.run(
-                [*pip, "--dest", beside, f"torchxrayvision=={VERSION}"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if run.returncode:
-                pytest.skip(f"torchxrayvision {VERSION} cannot be downloaded: {run.stderr[-200:]}")
-            Path(beside, path.name).replace(path)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    return zipfile.ZipFile(path)
-
-
-@pytest.fixture(scope="module")
-def tables(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables, unpacked; that of RSNA lies in an archive of its own."""
+    wheel = torchxrayvision_wheel.downloaded()
     folder = tmp_path_factory.mktemp("tables")
     for name in wheel.namelist():
         if name.startswith("torchxrayvision/data/") and name.endswith((".csv.gz", ".csv.zip")):
@@ -298,15 +274,8 @@ def test_googles_table_gives_its_sets_and_its_answers(tables: Path) -> None:
 # Against torchxrayvision itself
 
 
-PINNED = (
-    f"torchxrayvision=={VERSION}", "scikit-image==0.26.0", "lazy_loader==0.6", "imageio==2.38.1",
-    "tifffile==2026.3.3", "networkx==3.6.1",
-)  # fmt: skip
 READ_THEIRS = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import numpy as np
-import torchxrayvision as xrv
 of = xrv.datasets
 for name, kind, key, options in (
     ("chexpert", of.CheX_Dataset, "Path", {"views": ["*"], "unique_patients": False}),
@@ -325,16 +294,8 @@ for name, kind, key, options in (
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labels as torchxrayvision reads them, in a process of its own: all views, all patients."""
-    site = CACHE / f"torchxrayvision-{VERSION}"
-    if not site.exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--timeout", "20"]
-        run = subprocess.run(
-            [*pip, "--target", str(site), *PINNED], capture_output=True, text=True, check=False
-        )
-        if run.returncode:
-            pytest.skip(f"torchxrayvision cannot be installed: {run.stderr[-200:]}")
     out = tmp_path_factory.mktemp("theirs")
-    subprocess.run([sys.executable, "-c", READ_THEIRS, str(site), str(out)], check=True)
+    torchxrayvision_wheel.answer(READ_THEIRS, torchxrayvision_wheel.installed(), out)
     return out
 
 

@@ -61,6 +61,8 @@ class Stated:
             where no direction (PA, AP) is stated; None where all radiographs are frontal.
         of_larger_set: the tables label some images of another data set, so a file without a row
             is not missed.
+        unstated_view: what to call a view that is stated nowhere; frontal where empty.
+        apart: paths from the root of images that need no row, such as masks.
     """
 
     rows: pd.DataFrame
@@ -71,6 +73,8 @@ class Stated:
     headers: bool = False
     frontal: pd.Series[bool] | None = None
     of_larger_set: bool = False
+    unstated_view: str = ""
+    apart: frozenset[str] = frozenset()
 
 
 def assemble(
@@ -94,7 +98,7 @@ def assemble(
     values = values.mask(labels.unknown | labels.empty[:, None])
     rows = pd.concat([stated.rows.reset_index(drop=True), values], axis=1)
     rows = rows.assign(part=stated.parts.to_numpy(), frontal=_known_frontal(stated))
-    rows, found, facts = _with_files(rows, tree, table, of_larger_set=stated.of_larger_set)
+    rows, found, facts = _with_files(rows, tree, table, stated)
     problems = [*stated.problems, *labels.problems, *found]
     rows, found = one_row_per_image(rows)
     problems += found
@@ -105,6 +109,8 @@ def assemble(
     problems += found
     if applied["views"] == "frontal":
         problems += _unknown_views(rows, frontal)
+    if stated.unstated_view:
+        rows = rows.assign(view=rows["view"].replace("", stated.unstated_view))
     rows, found = only_views(rows, applied["views"])
     problems += found
     rows = rows[[*LEADING_COLUMNS, *labels.findings]]
@@ -165,7 +171,7 @@ def completeness(parts: Iterable[str], expected: Mapping[str, int]) -> dict[str,
 
 
 def _with_files(
-    rows: pd.DataFrame, tree: Path, table: Path, *, of_larger_set: bool
+    rows: pd.DataFrame, tree: Path, table: Path, stated: Stated
 ) -> tuple[pd.DataFrame, list[Problem], dict[str, str]]:
     """Give each row the path of its file, and leave out the rows without one."""
     written = rows["file"]
@@ -173,8 +179,8 @@ def _with_files(
     if tree.is_file():
         return rows.assign(path=""), [], {}
     scanned = scan(tree)
-    found, problems, facts = find_files(written, scanned, table, _ADVICE)
-    if of_larger_set:
+    found, problems, facts = find_files(written, scanned, table, _ADVICE, stated.apart)
+    if stated.of_larger_set:
         problems = [
             replace(each, loses=each.loses and each.code != MISSING_ROW) for each in problems
         ]
@@ -184,7 +190,11 @@ def _with_files(
 
 
 def find_files(
-    written: pd.Series, tree: Tree, table: Path, advice: str
+    written: pd.Series,
+    tree: Tree,
+    table: Path,
+    advice: str,
+    apart: frozenset[str] = frozenset(),
 ) -> tuple[pd.Series, list[Problem], dict[str, str]]:
     """Find the files that a table names; report rows without a file and files without a row.
 
@@ -193,6 +203,7 @@ def find_files(
         tree: where to look.
         table: that names them.
         advice: what to do where no row has a file.
+        apart: paths from the root of files that need no row.
 
     Returns:
         The path from the root for each row, empty where there is none.
@@ -222,7 +233,7 @@ def find_files(
         "the table has a row, but the tree has no image: left out",
         loses=True,
     )
-    without = sorted(set(radiographs(tree)) - set(found))
+    without = sorted(set(radiographs(tree)) - set(found) - apart)
     suffixes = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
     problems += problem(
         MISSING_ROW,

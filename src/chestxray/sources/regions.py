@@ -129,9 +129,9 @@ def _coco_lengths(text: str) -> list[int] | None:
 
 def runs_of_mask(mask: npt.NDArray[np.bool_]) -> Runs:
     """Give the runs of a mask, bool [h, w]."""
-    down = np.concatenate([[False], mask.T.ravel(), [False]]).astype(np.int8)
-    change = np.flatnonzero(np.diff(down))
-    return np.column_stack([change[::2], change[1::2] - change[::2]]).astype(np.int64)
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.column_stack([edges[::2], edges[1::2] - edges[::2]]).astype(np.int64)
 
 
 def text_of_runs(runs: Runs, height: int, width: int) -> str:
