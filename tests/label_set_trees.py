@@ -232,7 +232,7 @@ def json_lines(path: Path, objects: Iterable[object]) -> None:
     path.write_text("".join(f"{json.dumps(each)}\n" for each in objects), encoding="utf-8")
 
 
-SIDE = 640  # pixels, of the radiographs that CheXlocalize's regions were drawn on
+SIDE = 160  # pixels, of the radiographs that CheXlocalize's regions were drawn on
 
 
 def region_name(film: Film) -> str:

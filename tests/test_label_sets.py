@@ -648,10 +648,11 @@ def test_labels_of_another_kind_are_refused_as_chexberts(
 def test_a_long_table_of_reports_is_read_by_the_columns_that_are_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = public_trees.table(tmp_path / "t.csv", ["a", "report", "b"],
-                              [[n, "long\nand quoted, ", -n] for n in range(50)])  # fmt: skip
-    monkeypatch.setattr(table_limits, "LONGEST", 200)
-    with pytest.raises(SourceError, match="has more than 0 MB unpacked"):
+    report = "long\nand quoted, " * 4_000
+    rows = [[n, report, -n] for n in range(50)]
+    path = public_trees.table(tmp_path / "t.csv", ["a", "report", "b"], rows)
+    monkeypatch.setattr(table_limits, "LONGEST", 2**21)
+    with pytest.raises(SourceError, match="has more than 2 MB unpacked"):
         table_files.text_table(path)
     found = table_files.text_table(path, columns={"b", "a"})
     assert found.columns.tolist() == ["a", "b"]

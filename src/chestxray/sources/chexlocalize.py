@@ -222,7 +222,7 @@ def _boxes(region: _Region) -> list[tuple[float, float, float, float]]:
         return [(*low, *(high - low + 1)) for low, high in corners]
     mask = mask_of_runs(text_of_runs(_runs(region), *region.size)).astype(np.uint8)
     _, _, parts, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return [tuple(float(side) for side in part[:4]) for part in parts[1:]]
+    return [(float(x), float(y), float(w), float(h)) for x, y, w, h, _ in parts[1:]]
 
 
 def _runs(region: _Region) -> Runs:
