@@ -44,7 +44,7 @@ def write(path: Path, *lines: str) -> Path:
 
 SHIPPED = [
     "nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr",
-    "nih-google", "nih-lt", "mimic-lt", "brax",
+    "nih-google", "nih-lt", "mimic-lt", "brax", "chexpert-plus",
     "shenzhen", "montgomery", "chestxdet", "chestxdet10", "openi", "jsrt",
 ]  # fmt: skip
 NIH_HEADER = (
