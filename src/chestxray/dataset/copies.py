@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,18 @@ import pandas as pd
 from chestxray.artifacts import write_table
 from chestxray.dataset.alignment import scores
 from chestxray.dataset.decoding import DecoderPool
-from chestxray.dataset.fingerprints import SIDE, Floats, Prints, descriptors, fingerprint, is_flat
+from chestxray.dataset.fingerprints import (
+    SIDE,
+    SMALLEST,
+    Floats,
+    Prints,
+    descriptors,
+    fingerprint,
+    is_flat,
+)
 from chestxray.dataset.pixels import Canonical, placement
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.shards import Shards
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
 from chestxray.errors import ImageError, SourceError
 from chestxray.parallel import check_main_module, process_count
@@ -48,6 +57,7 @@ _BLOCK: Final = 2048  # images whose products are made at a time
 _CHUNK: Final = 16  # files that a worker takes at a time
 
 Kind = Literal["exact", "copy"]
+Names = tuple[str, str]
 _Ints = npt.NDArray[np.int64]
 
 
@@ -252,6 +262,39 @@ def find(a: Images, b: Images | None = None, least: float = SCORE) -> list[Pair]
                     pairs.append(Pair(i, j, score, COPY))
             advance(len(some))
     return sorted(pairs)
+
+
+def between_sources(
+    rows: pd.DataFrame, sides: Sequence[tuple[int, int]], images: Shards, pairs: Iterable[Names]
+) -> list[Names]:
+    """Find the copies of radiographs between some sources of a dataset.
+
+    Args:
+        rows: `image` and `source` of each packed image.
+        sides: width and height of each original, pixels.
+        images: uint8 [n, size, size], in the order of the rows.
+        pairs: names of two sources each.
+
+    Returns:
+        Keys of two images each, equal ones too.
+    """
+    pairs = list(pairs)
+    if images.shape[1] < SMALLEST or not pairs:
+        return []
+    names, sources = rows["image"].tolist(), rows["source"].to_numpy()
+    seen = {}
+    for source in sorted({source for pair in pairs for source in pair}):
+        places = np.flatnonzero(sources == source)
+        seen[source] = packed(
+            [names[place] for place in places],
+            (images[int(place)] for place in places),
+            [sides[place] for place in places],
+        )
+    return [
+        (seen[one].names[pair.a], seen[other].names[pair.b])
+        for one, other in pairs
+        for pair in find(seen[one], seen[other])
+    ]
 
 
 class _Look(NamedTuple):

@@ -55,7 +55,6 @@ class _RSNA:
         reasons="Nothing is uncertain or blank: every image was read for pneumonia. An image that "
         "is not normal may show opacities of other kinds, so its Lung Opacity is unknown.",
         split="None: the labels of Kaggle's test were not given there. Patients are drawn.",
-        overlaps=("NIH ChestX-ray14", "COVIDx"),
         differs=(
             "Lung Opacity: absent in all images without boxes, here only in normal ones",
             "views: only PA, here PA and AP",
