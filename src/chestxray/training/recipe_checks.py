@@ -156,11 +156,11 @@ def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
     if not isinstance(weights, str) or weights in {"imagenet", "none", PHANTOMS}:
         return []
-    if Path(weights).is_file():
+    if Path(weights).is_file() or model_card.ON_HUB.fullmatch(weights):
         return []
     if Path(weights).is_dir():
         return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
-    choices = "`imagenet`, `none`, `phantoms`, a file, or a bundle's folder"
+    choices = "`imagenet`, `none`, `phantoms`, a file, a bundle's folder, or hub:OWNER/NAME"
     return [f"weights = {weights!r}: the weights file does not exist; give {choices}"]
 
 

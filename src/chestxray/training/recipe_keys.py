@@ -29,6 +29,7 @@ from chestxray.training.registry import (
 )
 
 _SMALLEST_SIDE: Final = 16  # pixels
+_MOST_MEMBERS: Final = 16  # as in `model_card`, which takes seconds to import
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -179,9 +180,14 @@ class Recipe(Strict):
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
         weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint
-            file of that backbone, or the folder of a bundle of it. Findings that the bundle has too
-            keep their part of its head; the others start anew. `phantoms` is a bundle that is
-            trained on phantoms by the recipe `phantoms`, once, and kept: see `phantom_weights`.
+            file of that backbone, `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` for such a file in
+            a repository of the Hugging Face hub (`model.safetensors`), or the folder of a bundle
+            of it. Findings that the bundle has too keep their part of its head; the others start
+            anew. `phantoms` is a bundle that is trained on phantoms by the recipe `phantoms`, once,
+            and kept: see `phantom_weights`.
+        initial_head: `weights` takes the head of the initial weights, as far as there is one;
+            `ridge` and `logistic` fit it to the training images first, as the methods of these
+            names do, and then the whole network is trained.
         phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
@@ -233,6 +239,9 @@ class Recipe(Strict):
         tta: views of an image whose logits and class maps the model averages, in validation and
             wherever it is used: `flip` adds the mirror image, `crops` adds four corners and the
             centre. Each multiplies the cost of a reading, by 2 and by 6.
+        members: how many networks are trained, one after the other, each with a seed of its own;
+            the bundle averages their calibrated logits and class maps, see `ensembling`. Training
+            and reading take as many times longer.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
         threads: processor threads; `auto` times a few steps and takes the fastest number.
@@ -246,6 +255,7 @@ class Recipe(Strict):
     backbone: str = "densenet121.tv_in1k"
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
+    initial_head: Literal["weights", "ridge", "logistic"] = "weights"
     phantoms: Annotated[int, Field(ge=16)] = 10_000
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
@@ -276,6 +286,7 @@ class Recipe(Strict):
     monitor: Literal["loss", "auroc"] = "loss"
     patience: Annotated[int, Field(ge=1)] = 5
     tta: tuple[Literal["flip", "crops"], ...] = ()
+    members: Annotated[int, Field(ge=1, le=_MOST_MEMBERS)] = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
