@@ -313,9 +313,7 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
     write_json(work / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def _copies(
-    combined: Combined, packing: Packing, size: int, work: Path
-) -> list[tuple[str, str]]:
+def _copies(combined: Combined, packing: Packing, size: int, work: Path) -> list[tuple[str, str]]:
     """Find the copies between the sources that are known to share radiographs."""
     pairs = sharing_sources(combined.collections)
     if not pairs:
