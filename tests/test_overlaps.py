@@ -34,7 +34,6 @@ from chestxray.training.leakage import check_unseen, overlap, seen_through
 from command_line import run_command
 from conftest import REPOSITORY
 
-
 PACKAGE = REPOSITORY / "src/chestxray"
 
 
