@@ -17,7 +17,7 @@ from chestxray.model.model_card import MOST_MEMBERS
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.reporting import figure_set
 from chestxray.reporting.run_files import RunFiles
-from chestxray.training import fit
+from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.finalize import logits_of
@@ -70,7 +70,7 @@ def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_pat
     recipe = recipes.load("quick", (*TWO, "max_epochs=1"))
 
     def interrupted(data, recipe, out, *rest):
-        if recipe.members == 1:
+        if not recipe.members:
             trained.append(out.name)
             if trained == ["1", "2"]:
                 raise KeyboardInterrupt
@@ -89,14 +89,45 @@ def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_pat
 
 
 def test_as_many_members_may_be_trained_as_a_bundle_may_have():
-    assert recipes.load("quick", {"members": MOST_MEMBERS}).members == MOST_MEMBERS
-    with pytest.raises(RecipeError, match="members"):
-        recipes.load("quick", {"members": MOST_MEMBERS + 1})
+    assert len(recipes.load("quick", {"members": MOST_MEMBERS}).members) == MOST_MEMBERS
+    for number in (0, MOST_MEMBERS + 1, True, "2", [1, 2]):
+        with pytest.raises(RecipeError, match=r"members = .*number from 1 to 16, or a list"):
+            recipes.load("quick", {"members": number})
+    assert recipes.load("quick", {"members": 1}) == recipes.load("quick")
 
 
-def test_a_head_that_is_fitted_alone_has_no_members():
-    with pytest.raises(RecipeError, match="does not use members"):
-        recipes.load("probe", {"members": 2})
+def test_each_member_changes_what_its_entry_says(tmp_path):
+    changes = [{}, {"learning_rate": 0.5, "augment": {"flip": 0}}, {"method": "ridge", "seed": 7}]
+    recipe = recipes.load("small", {"members": changes})
+    first, second, third = (recipe.member(number) for number in (1, 2, 3))
+    assert first == recipe.model_copy(update={"members": ()})
+    assert (second.learning_rate, second.augment["flip"], second.seed) == (0.5, 0, 1000)
+    assert (third.method, third.seed, third.tta, third.weights) == (
+        "ridge",
+        7,
+        ("flip",),
+        "phantoms",
+    )
+    assert third.ema == 0  # what only gradients use is left out
+    recipes.save(tmp_path / "recipe.yaml", recipe)
+    assert recipes.load(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"learning_rte": 1}, "network 2: learning_rte"),
+        ({"learning_rate": -1}, "network 2: learning_rate"),
+        ({"method": "ridge", "ema": 0.9}, "does not use ema"),
+        ({"size": 64}, "network 2 cannot change size"),
+        ({"members": 2}, "network 2 cannot change members"),
+        ({"backbone": "resnet10tt"}, "network 2: backbone = 'resnet10tt': timm has no backbone"),
+        ({"weights": "nowhere"}, "network 2: weights = 'nowhere': the weights file does not exist"),
+    ],
+)
+def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change, rule):
+    with pytest.raises(RecipeError, match=rule):
+        recipe_checks.checked("quick", {"members": [{}, change]})
 
 
 def test_members_are_cross_validated_like_one_model(dataset, tmp_path):

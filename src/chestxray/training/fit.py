@@ -168,7 +168,7 @@ def train(
     _check_method(chosen, processes, tensorboard)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
-    if chosen.members > 1:
+    if chosen.members:
         return _train_members(dataset, chosen, run, first, resume, tensorboard, processes)
     under_way = resume and (run / "checkpoints" / LAST).exists()
     if chosen.weights == PHANTOMS and not under_way:
@@ -211,6 +211,8 @@ def _train_members(
     if not first:
         train_members(recipe, run, member)
         return _awaited(run)
+    for number in range(1, len(recipe.members) + 1):
+        check_recipe(recipe.member(number))  # before the first has taken its hours
     with _alone(run, resume):
         begin(dataset, recipe, run)
         join(dataset, recipe, run, train_members(recipe, run, member))

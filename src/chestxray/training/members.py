@@ -1,4 +1,4 @@
-"""Several networks by one recipe, as one model: runs that differ in their seeds alone.
+"""Several networks by one recipe, as one model; see its key `members`.
 
 run/
   recipe.yaml, dataset.json   as of every run
@@ -31,7 +31,6 @@ from chestxray.training.recipe import Recipe
 
 _MADE_BY: Final = "chestxray train"
 _FOLDER: Final = "members"
-_APART: Final = 1000  # seeds from a member to the next, so that those of other runs lie between
 _COMMON: Final = ("best_epoch", "epochs", "seconds", "model", "seed")
 
 Json = dict[str, Any]
@@ -51,15 +50,16 @@ def train_members(recipe: Recipe, run: Path, train: Train) -> list[Json]:
         `run.json` of each.
     """
     found = []
-    for number in range(1, recipe.members + 1):
-        folder = run / _FOLDER / str(number)
+    for number, folder in enumerate(_folders(recipe, run), 1):
         if not (folder / "run.json").exists():
-            print(f"network {number} of {recipe.members}", file=sys.stderr)
-            seed = recipe.seed + _APART * (number - 1)
-            one = recipe.model_copy(update={"members": 1, "seed": seed})
-            train(one, folder, (folder / "recipe.yaml").exists())
+            print(f"network {number} of {len(recipe.members)}", file=sys.stderr)
+            train(recipe.member(number), folder, (folder / "recipe.yaml").exists())
         found.append(read_json(folder / "run.json", _MADE_BY))
     return found
+
+
+def _folders(recipe: Recipe, run: Path) -> list[Path]:
+    return [run / _FOLDER / str(number) for number in range(1, len(recipe.members) + 1)]
 
 
 def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:
@@ -77,7 +77,7 @@ def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -
         run: the folder of the run.
         members: what `train_members` gave.
     """
-    folders = [run / _FOLDER / str(number) for number in range(1, recipe.members + 1)]
+    folders = _folders(recipe, run)
     shutil.rmtree(run / "bundle", ignore_errors=True)  # of an interruption
     bundle = ensemble([folder / "bundle" for folder in folders], dataset, run / "bundle")
     predictions.write(run / "validation.csv", predicted(bundle, dataset, "val"))

@@ -87,10 +87,10 @@ class Pretraining:
                 "weights = 'phantoms': pretraining on phantoms cannot start from a network that is "
                 "pretrained on phantoms; give `none`, `imagenet`, a file or a bundle"
             )
-        if self.recipe.members > 1:
+        if self.recipe.members:
             raise RecipeError(
-                f"members = {self.recipe.members}: no training can start from several networks; "
-                f"give 1, and the members to the training that starts from the pretrained network"
+                f"members = {len(self.recipe.members)}: no training can start from several "
+                f"networks; give 1, and the members to the training that starts from this one"
             )
         if self.recipe.taught:
             raise RecipeError(
