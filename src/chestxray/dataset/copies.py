@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,15 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without(self, places: AbstractSet[int]) -> Images:
+        """Give the same images but for those at some positions."""
+        kept = [place for place in range(len(self)) if place not in places]
+        return Images(
+            tuple(self.names[place] for place in kept),
+            tuple(self.keys[place] for place in kept),
+            self.prints[kept],
+        )
 
 
 @dataclass(frozen=True)
@@ -290,11 +300,17 @@ def between_sources(
             (images[int(place)] for place in places),
             [sides[place] for place in places],
         )
-    return [
-        (seen[one].names[pair.a], seen[other].names[pair.b])
-        for one, other in pairs
-        for pair in find(seen[one], seen[other])
-    ]
+    return [pair for one, other in pairs for pair in _shared(seen[one], seen[other])]
+
+
+def _shared(a: Images, b: Images) -> Iterator[Names]:
+    """Give the names of shared images; one with an equal image there is not searched again."""
+    if len(b) < len(a):
+        a, b = b, a
+    equal = list(_equal(a, b, alone=False))
+    yield from ((a.names[i], b.names[j]) for i, j in equal)
+    left = a.without({i for i, _ in equal})
+    yield from ((left.names[pair.a], b.names[pair.b]) for pair in find(left, b))
 
 
 class _Look(NamedTuple):
