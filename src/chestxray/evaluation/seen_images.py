@@ -137,10 +137,10 @@ def seen_images(seen: Iterable[Seen], images: Evaluated) -> tuple[SeenImages, ..
     Returns:
         One for each pair of data sets and way of learning; empty where there is nothing to tell.
     """
-    parts = {name: frozenset(names) for name, names in images.parts.items()}
+    unions = _unions(images.parts)
     found: dict[SeenImages, None] = {}
     for of in seen:
-        whole = _parts_of(parts, of.training_list_sha256)
+        whole = unions.get(of.training_list_sha256)
         if whole is not None:  # whatever the source is called: the folder names that of a table
             if whole & images.wanted:
                 here = " + ".join(map(title, images.sources))
@@ -189,11 +189,10 @@ def _told(
     )
 
 
-def _parts_of(parts: Mapping[str, frozenset[str]], listed: str) -> set[str] | None:
-    """Give the parts whose images together are those of a list, by its SHA-256."""
-    there = [part for part, names in parts.items() if names]
-    unions = (of for count in range(len(there)) for of in combinations(there, count + 1))
-    for some in unions:
-        if list_sha256(frozenset().union(*(parts[part] for part in some))) == listed:
-            return {*some}
-    return None
+def _unions(parts: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """Give every set of parts by the `list_sha256` of its images together."""
+    there = {part: names for part, of in parts.items() if (names := frozenset(of))}
+    some = (of for count in range(len(there)) for of in combinations(there, count + 1))
+    return {
+        list_sha256(frozenset().union(*(there[part] for part in of))): frozenset(of) for of in some
+    }
