@@ -25,6 +25,7 @@ from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
 from chestxray.cli.gateway import gateway
+from chestxray.cli.overlap import overlap
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
@@ -76,7 +77,7 @@ def chestxray(
 
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
-    "Data": (synth, download, verify, prepare),
+    "Data": (synth, download, verify, prepare, overlap),
     "Models": (
         train,
         pretrain,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.dataset.copies import SharedImages, overlap
     from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
@@ -24,7 +25,9 @@ __all__ = [
     "Manifest",
     "Masks",
     "Radiograph",
+    "SharedImages",
     "Verdict",
+    "overlap",
     "prepare",
     "verify",
 ]
@@ -32,6 +35,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "copies": ("SharedImages", "overlap"),
         "masks": ("Masks",),
         "preparation": ("prepare",),
         "radiograph": ("Radiograph",),
