@@ -37,6 +37,7 @@ from chestxray.cli.serve import serve
 from chestxray.cli.sign import keygen, sign
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
+from chestxray.cli.validate import validate
 from chestxray.cli.verify import verify
 from chestxray.errors import ChestXrayError, of_missing_module
 from chestxray.file_names import one_line
@@ -89,7 +90,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         keygen,
         recipe,
     ),
-    "Results": (predict, evaluate, compare, plan, explain, report),
+    "Results": (predict, evaluate, validate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
 for panel, verbs in _PANELS.items():
@@ -105,7 +106,8 @@ _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
 _AFTER_CTRL_C: Final = {
     **dict.fromkeys(
-        ("download", "prepare", "pretrain", "crossval", "predict", "run", "demo"), _RESUMES
+        ("download", "prepare", "pretrain", "crossval", "predict", "validate", "run", "demo"),
+        _RESUMES,
     ),
     "train": f"{_SAME_AGAIN} with --resume to resume",
     "serve": "stopped",

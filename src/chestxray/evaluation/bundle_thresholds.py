@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
+from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
 
@@ -55,6 +56,8 @@ class BundleThresholds(BaseModel):
         not_assessed: finding → why it is never called.
         prevalences: finding → share of positives in the validation images that the bundle was
             calibrated on.
+        validation_auroc: finding → how well the model ranks it on these; empty in bundles of
+            earlier versions.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -66,6 +69,7 @@ class BundleThresholds(BaseModel):
     operating_point: str
     not_assessed: dict[str, str]
     prevalences: dict[str, Prevalence]
+    validation_auroc: dict[str, ValidationAuroc] = {}
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
@@ -115,6 +119,10 @@ class BundleThresholds(BaseModel):
             for finding, name in names.items()
             if name in self.prevalences
         }
+
+    def validated(self, finding: str) -> ValidationAuroc | None:
+        """Give how well the model ranked a finding, under any of its names, on validation."""
+        return self.validation_auroc.get(self._named(finding) or "")
 
     def check_made(self, models: Sequence[str]) -> None:
         """Refuse predictions that name another model.

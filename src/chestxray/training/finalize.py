@@ -19,6 +19,7 @@ from torch import Tensor
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration
+from chestxray.evaluation.evidence import validation_auroc
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.evaluation.prior_shift import prevalences
@@ -124,6 +125,11 @@ def fit_on_validation(
         "operating_point": MAIN,
         "not_assessed": points.not_assessed,
         "prevalences": prevalences(labels, findings),
+        "validation_auroc": {
+            finding: found
+            for finding, y, p in zip(findings, labels.T, probabilities.T, strict=True)
+            if (found := validation_auroc(y, p, patients)) is not None
+        },
         "heat_references": references,
         "heat_scales": scales,
     }
