@@ -107,6 +107,16 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pair(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two networks on the phantoms; likewise."""
+    from chestxray.training import fit
+    from chestxray.training import recipe as recipes
+
+    recipe = recipes.load("quick", (*TINY, "members=2", "max_epochs=2"))
+    return once(tmp_path_factory, "pair", lambda out: fit.train(dataset, recipe, out))
+
+
+@pytest.fixture(scope="session")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's bundle as an OpenVINO export, by which a process reads without torch; likewise."""
     pytest.importorskip("openvino", reason="needs the export extra")

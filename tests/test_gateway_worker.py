@@ -109,6 +109,18 @@ def test_an_image_becomes_a_report_and_a_picture_in_its_study(bench: Bench) -> N
     assert bench.reader.bundle.identity in entry
 
 
+def test_an_ensemble_is_read_like_one_model(
+    pair: Path, tmp_path: Path, decoder: Isolated[DecodedImage]
+) -> None:
+    bench = Bench(tmp_path, chestxray.load(pair / "bundle", "torch"), decoder)
+    bench.receive(radiograph())
+    bench.work()
+    made = [dcmread(bench.store.result_file(uid)) for uid in bench.outbox()]
+    assert {one.Modality for one in made} == {"SR", "OT"}
+    assert bench.reader.bundle.identity in list(audit.verified_entries(bench.store.db))[-1]["entry"]
+    bench.store.close()
+
+
 def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,18 @@ def test_a_bundle_gives_its_backbone_and_the_head_of_the_findings_that_both_have
     assert torch.equal(new.head.weight[0], random.head.weight[0])
 
 
+def test_a_head_of_another_kind_is_left_out_with_a_warning(run, dataset, caplog):
+    same, other = (
+        tiny(f"weights={run / 'bundle'}", f"head={of}") for of in ("plain", "multiscale")
+    )
+    loop.classifier_of(same, dataset.findings, resumed=False)
+    assert not caplog.messages
+    loop.classifier_of(other, dataset.findings, resumed=False)
+    (warning,) = caplog.messages
+    assert "is plain, that of the recipe multiscale" in warning
+    assert "of 14 findings is not taken; --set head=plain takes it" in warning
+
+
 def test_the_run_records_which_bundle_it_started_from(run, dataset, tmp_path):
     recipe = tiny(f"weights={run / 'bundle'}", "max_epochs=1", "learning_rate=1e-9")
     finished = fit.train(dataset, recipe, tmp_path / "run")

@@ -128,7 +128,7 @@ def test_a_network_in_the_cache_is_not_trained_again(tuned, dataset, tmp_path, m
     said = io.StringIO()
     with redirect_stderr(said):
         again = fit.train(dataset, from_phantoms(), tmp_path / "run")
-    assert "pretrain" not in said.getvalue()
+    assert "pretrain: not needed" in said.getvalue()
     for file in WEIGHTS:
         assert (again.folder / file).read_bytes() == (tuned[0].folder / file).read_bytes(), file
 
@@ -212,6 +212,8 @@ def test_a_folder_of_other_settings_or_of_something_else_is_refused(whole, tmp_p
         pretrain(tmp_path / "new", [*FEW, "weights=phantoms"])
     with pytest.raises(RecipeError, match="leave the teacher out"):
         Pretraining(recipes.load("phantoms", [*FEW, "teacher=bundle"]))
+    with pytest.raises(RecipeError, match="no training can start from several networks"):
+        Pretraining(recipes.load("phantoms", [*FEW, "members=2"]))
     assert not (tmp_path / "new").exists()
 
 
@@ -222,7 +224,7 @@ OTHER = {
     "optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 0.1, "momentum": 0.8,
     "layer_decay": 0.9, "freeze": 1, "schedule": "cosine", "warmup": 1.0, "clip": 2.0,
     "accumulate": 2, "ema": 0.9, "batch_size": 16, "max_epochs": 7, "monitor": "auroc",
-    "patience": 99, "tta": [], "precision": "float32", "seed": 1,
+    "patience": 99, "initial_head": "ridge", "tta": [], "precision": "float32", "seed": 1,
 }  # fmt: skip
 INDIFFERENT = {"name": "x", "description": "x", "cost": "x", "expected": "x", "threads": 2}
 
@@ -236,11 +238,12 @@ def test_whatever_decides_the_network_changes_its_place_in_the_cache():
     assert {key for key, sha256 in changed.items() if sha256 == own} == {*INDIFFERENT}
     assert len({*changed.values()}) == len(OTHER) + 1
     keys = {key.partition(".")[0] for key in OTHER | INDIFFERENT} | {
+        "members",
         "method",
         "teacher",
         "teacher_weight",
     }
-    assert keys == {*recipes.Recipe.model_fields}  # other methods and teachers are refused
+    assert keys == {*recipes.Recipe.model_fields}  # the others are refused
 
 
 def test_the_network_of_a_recipe_has_its_backbone_head_size_and_drop_path_alone():

@@ -160,6 +160,18 @@ def test_a_probe_has_one_process_and_no_epochs(more, dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_can_start_from_the_head_that_a_probe_fits(run, dataset, tmp_path):
+    same = {"backbone": "resnet10t", "size": 32, "weights": str(run / "bundle"), "tta": []}
+    probed = fit.train(dataset, recipe.load("probe", same), tmp_path / "probed")
+    still = {**same, "initial_head": "ridge", "learning_rate": 1e-9, "max_epochs": 1}
+    trained = fit.train(dataset, recipe.load("quick", still), tmp_path / "trained")
+    heads = [bundles.load(of.bundle).classifier.head for of in (probed, trained)]
+    assert torch.allclose(heads[0].weight, heads[1].weight, atol=1e-6)
+    assert torch.allclose(heads[0].bias, heads[1].bias, atol=1e-6)
+    before = bundles.load(run / "bundle").classifier.head
+    assert not torch.allclose(heads[0].weight, before.weight, atol=1e-3)
+
+
 def test_a_folder_that_is_not_there_is_not_taken_for_a_backbone(dataset, tmp_path):
     command = ["probe", str(tmp_path / "bundle"), str(dataset.folder), "--out", "run"]
     with pytest.raises(BundleError, match="is not a folder: give the folder of a bundle"):

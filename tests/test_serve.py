@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -73,8 +74,19 @@ def png(image: np.ndarray) -> bytes:
 
 
 def test_an_answer_is_what_the_reader_says(client, reader, radiographs):
-    answer = read(client, radiographs[0], heatmaps="maps").json()
-    reading = reader.read(radiographs[0])
+    check_answer(read(client, radiographs[0], heatmaps="maps").json(), reader, radiographs[0])
+
+
+def test_an_ensemble_answers_like_one_model(pair, radiographs):
+    reader = chestxray.load(pair / "bundle", "torch")
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        answer = read(client, radiographs[0], heatmaps="maps").json()
+        check_answer(answer, reader, radiographs[0])
+        assert len(client.get("/v1/model").json()["members"]) == 2
+
+
+def check_answer(answer: dict[str, Any], reader: Reader, radiograph: Path) -> None:
+    reading = reader.read(radiograph)
     assert [row["finding"] for row in answer["findings"]] == list(FINDINGS)
     for row in answer["findings"]:
         finding = row["finding"]

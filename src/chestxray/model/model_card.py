@@ -14,6 +14,7 @@ value of the card has a range, and no file of another name belongs to a bundle.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ Head = Literal["plain", "multiscale"]
 ENSEMBLE: Final = "ensemble"
 """The `backbone` of a card whose networks are those of its members."""
 MOST_MEMBERS: Final = 16
+ON_HUB: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+"""Weights in a repository of the Hugging Face hub, by its name and perhaps a revision."""
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -54,9 +57,10 @@ class InitialWeights(BaseModel):
     """What the training started from; what does not apply is None.
 
     Attributes:
-        kind: random weights, ImageNet's, a file, a bundle, or a bundle that was trained on phantoms
-            for this.
+        kind: random weights, ImageNet's, a file, a file of the hub, a bundle, or a bundle that was
+            trained on phantoms for this.
         sha256: of the file; of all that decided the network of phantoms.
+        repository: of the hub, as `OWNER/NAME@COMMIT`.
         model: identity of the bundle.
         source: titles of the data sets that it was trained on.
         synthetic: some of their radiographs are drawn.
@@ -67,8 +71,9 @@ class InitialWeights(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["none", "imagenet", "file", "bundle", "phantoms"]
+    kind: Literal["none", "imagenet", "file", "hub", "bundle", "phantoms"]
     sha256: str | None = None
+    repository: str | None = None
     model: str | None = None
     source: str | None = None
     synthetic: bool | None = None

@@ -118,7 +118,7 @@ class Classifier(nn.Module):
         return round(self.mean.item(), 6), round(self.std.item(), 6)
 
     def load_pretrained(self, weights: str, backbone: str) -> None:
-        """Start the backbone from ImageNet weights (`imagenet`) or from a timm checkpoint file.
+        """Start the backbone from `imagenet`, `hub:OWNER/NAME`, or a timm checkpoint file.
 
         A file holds the whole state of timm's `backbone`, classifier included; a checkpoint with a
         missing, extra or misshapen tensor is refused.

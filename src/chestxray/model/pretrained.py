@@ -1,8 +1,9 @@
-"""Pretrained weights of timm's models: from the hub, from its cache, or from a file."""
+"""Pretrained weights of timm's models: from the Hugging Face hub, its cache, or a file."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,17 +12,77 @@ import timm
 
 from chestxray.errors import RecipeError
 from chestxray.model.backbones import image_size
+from chestxray.model.model_card import ON_HUB
 
-_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the hub
+_SAFE: Final = "model.safetensors"
+_HUB_FILES: Final = (_SAFE, "pytorch_model.bin")  # what timm looks for on the hub
 _SECONDS: Final = 10.0  # to wait for the hub
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """Weights in a repository of the Hugging Face hub, as `hub:OWNER/NAME` names them.
+
+    Only `model.safetensors` is taken: the hub's other formats can run code when they are opened.
+
+    Attributes:
+        repository: `OWNER/NAME`.
+        revision: a branch, a tag or a commit; None for the main branch.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, weights: str) -> HubWeights | None:
+        """Read a recipe's `weights`; None where it names no repository of the hub."""
+        found = ON_HUB.fullmatch(weights)
+        return cls(*found.groups()) if found else None
+
+    def cached(self) -> Path | None:
+        """Give the file in the hub's cache, None where it is not."""
+        path = huggingface_hub.try_to_load_from_cache(
+            self.repository, _SAFE, revision=self.revision
+        )
+        return Path(path) if isinstance(path, str) else None
+
+    def check(self) -> None:
+        """Check without a download, in ten seconds at most, that the hub has the repository.
+
+        Raises:
+            RecipeError: it is not in the cache, and the hub does not answer or has no such thing.
+        """
+        failure = None if self.cached() else _hub_failure(self.repository, self.revision)
+        if failure is not None:
+            raise RecipeError(self._cannot_fetch(failure)) from failure
+
+    def file(self) -> Path:
+        """Give the file, from the hub unless it is in the cache; its folder is named by the commit.
+
+        Raises:
+            RecipeError: it cannot be fetched.
+        """
+        self.check()
+        try:
+            path = huggingface_hub.hf_hub_download(self.repository, _SAFE, revision=self.revision)
+        except Exception as error:  # its classes change with the hub's HTTP library
+            raise RecipeError(self._cannot_fetch(error)) from error
+        return Path(path)
+
+    def _cannot_fetch(self, error: Exception) -> str:
+        at = f" at {self.revision}" if self.revision else ""
+        return (
+            f"{_SAFE} of {self.repository}{at} cannot be fetched from the hub ({_first(error)}): "
+            f"go online and check the name, or give a file with --set weights=FILE"
+        )
 
 
 def pretrained_model(weights: str, backbone: str, size: int) -> Any:  # noqa: ANN401 - no common type
     """Give a whole timm model of one grey channel with trained weights.
 
     Args:
-        weights: `imagenet`, or a file of the whole state of timm's `backbone`, classifier included;
-            one with a missing, extra or misshapen tensor is refused.
+        weights: `imagenet`, `hub:OWNER/NAME`, or a file of the whole state of timm's `backbone`,
+            classifier included; one with a missing, extra or misshapen tensor is refused.
         backbone: name of the model.
         size: of the images, pixels.
 
@@ -30,7 +91,11 @@ def pretrained_model(weights: str, backbone: str, size: int) -> Any:  # noqa: AN
     """
     if weights == "imagenet":
         check_reachable(backbone)
-    file = _cached(backbone) if weights == "imagenet" else _existing(weights)
+    hub = HubWeights.of(weights)
+    if hub:
+        file: Path | None = hub.file()
+    else:
+        file = _cached(backbone) if weights == "imagenet" else _existing(weights)
     overlay = {"file": str(file)} if file else None
     try:
         return timm.create_model(
@@ -65,7 +130,7 @@ def check_reachable(backbone: str) -> None:
         raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
 
 
-def _hub_failure(repository: str) -> Exception | None:
+def _hub_failure(repository: str, revision: str | None = None) -> Exception | None:
     """Ask the hub for a repository; give what failed, also where no answer comes in time.
 
     A thread asks: the hub's own timeout does not cover the look-up of its address.
@@ -74,7 +139,7 @@ def _hub_failure(repository: str) -> Exception | None:
 
     def ask() -> None:
         try:
-            huggingface_hub.model_info(repository, timeout=_SECONDS)
+            huggingface_hub.model_info(repository, revision=revision, timeout=_SECONDS)
             failures.clear()
         except Exception as error:  # noqa: BLE001 - its classes change with the hub's HTTP library
             failures[:] = [error]
@@ -105,7 +170,7 @@ def _existing(weights: str) -> Path:
 
 
 def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = _first(error)
     if weights == "imagenet":
         return (
             f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
@@ -115,3 +180,7 @@ def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
         f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "
         f"file of this backbone"
     )
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

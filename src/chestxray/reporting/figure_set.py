@@ -103,7 +103,8 @@ def _distribution(files: RunFiles) -> FigureSet | None:
 def _training(files: RunFiles) -> FigureSet | None:
     if files.history is None or files.run is None:
         return None
-    best = files.run["best_epoch"]
+    networks = files.run.get("members", [files.run])
+    best = [of["best_epoch"] for of in networks]
     panels = {
         title: plots.history(files.history, column, best) for column, title in _HISTORY.items()
     }
@@ -112,6 +113,8 @@ def _training(files: RunFiles) -> FigureSet | None:
     note = (
         f"Blue{styles[0]}: training. Orange{styles[1]}: validation. Vertical line: selected epoch."
     )
+    if len(networks) > 1:
+        note += f" A line of each of the {len(networks)} networks."
     return FigureSet("Training by epoch", 2, panels, note)
 
 

@@ -6,6 +6,7 @@ curve, confusion matrix, reliability diagram, and localization against the overl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -71,23 +72,34 @@ def distribution(part: str, counts: dict[str, int], widest: float) -> Drawing:
     return Drawing(f"Findings in the {part} split", (3.5, height), (1.15, 0.24, 0.05, 0.03), draw)
 
 
-def history(table: pd.DataFrame, column: str, best_epoch: int) -> Drawing:
-    """Draw one column of `history.csv` over the epochs, training and validation."""
+def history(table: pd.DataFrame, column: str, best_epochs: Sequence[int]) -> Drawing:
+    """Draw one column of `history.csv` over the epochs, training and validation.
+
+    Args:
+        table: with a column `member` where several networks were trained.
+        column: to draw.
+        best_epochs: of each network.
+    """
     values = table[["split", "epoch", column]]  # a table without them fails here, not in drawing
+    member = table.get("member", pd.Series(1, table.index))
+    networks = [values[member == number] for number in range(1, len(best_epochs) + 1)]
 
     def draw(axes: Axes) -> None:
+        width = 1.3 if len(networks) == 1 else 0.9
         for split, colour, line in (("train", FIRST, "--"), ("val", SECOND, "-")):
-            rows = values[values["split"] == split]
-            axes.plot(rows["epoch"], rows[column], line, color=colour, linewidth=1.3)
-            if len(rows) == 1:  # a line of one epoch is not visible
-                axes.plot(rows["epoch"], rows[column], "o", color=colour, markersize=4.5)
-            best = rows[rows["epoch"] == best_epoch]
-            if split == "val":
-                axes.plot(best["epoch"], best[column], "o", color=colour, markersize=4.5)
-        axes.axvline(best_epoch, color=FAINT, linewidth=0.7, zorder=0)
+            for of, best_epoch in zip(networks, best_epochs, strict=True):
+                rows = of[of["split"] == split]
+                axes.plot(rows["epoch"], rows[column], line, color=colour, linewidth=width)
+                if len(rows) == 1:  # a line of one epoch is not visible
+                    axes.plot(rows["epoch"], rows[column], "o", color=colour, markersize=4.5)
+                best = rows[rows["epoch"] == best_epoch]
+                if split == "val":
+                    axes.plot(best["epoch"], best[column], "o", color=colour, markersize=4.5)
+        for best_epoch in best_epochs:
+            axes.axvline(best_epoch, color=FAINT, linewidth=0.7, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if values["epoch"].max() == values["epoch"].min():
-            axes.set_xticks([best_epoch])
+            axes.set_xticks([*best_epochs][:1])
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y", color=FAINT, linewidth=0.4, alpha=0.5)
         axes.set_xlabel("epoch")

@@ -43,9 +43,8 @@ from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
-from chestxray.model.torch_engine import batches, device
 from chestxray.training import recipe as recipes
-from chestxray.training.data import Part
+from chestxray.training.finalize import predicted
 from chestxray.training.fit import Run, train
 from chestxray.training.leakage import overlap
 from chestxray.training.recipe import Overrides, Recipe
@@ -155,7 +154,7 @@ class _Study:
                 print(f"crossval: fold {fold} of {self.folds}, seed {seed}", file=sys.stderr)
                 recipe = self.recipe.model_copy(update={"seed": seed})
                 train(data, recipe, folder, resume=(folder / "recipe.yaml").exists())
-            tables.write(table, _predicted(Run.open(folder), data))
+            tables.write(table, predicted(bundles.load(Run.open(folder).bundle), data, "test"))
         return Run.open(folder).model, tables.read(table)
 
     def _folded(self, whole: pd.DataFrame) -> Folded:
@@ -244,14 +243,3 @@ def _dealt(dataset: Dataset, recipe: Recipe, out: Path, count: int) -> pd.DataFr
             f"dataset, or choose another --out"
         )
     return dealt
-
-
-def _predicted(run: Run, data: Dataset) -> Predictions:
-    """Predict the test part of a fold with the model of its run."""
-    bundle = bundles.load(run.bundle)
-    test = Part(data, "test")
-    answers = batches(bundle.classifier.to(device()), test.images)
-    logits = np.concatenate([answer[0] for answer in answers])
-    probabilities = bundle.card.calibration.apply(logits)
-    names = data.index["image"].iloc[test.rows].tolist()
-    return tables.table(names, probabilities, data.findings)

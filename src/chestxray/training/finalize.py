@@ -22,6 +22,7 @@ from chestxray.evaluation.calibration import fit_calibration
 from chestxray.evaluation.evidence import validation_auroc
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
+from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
@@ -32,7 +33,7 @@ from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn, list_sha256
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
-from chestxray.model.torch_engine import batches
+from chestxray.model.torch_engine import batches, device
 from chestxray.training.data import Part
 from chestxray.training.losses import link_of
 from chestxray.training.recipe import Recipe
@@ -79,8 +80,8 @@ def finish(
     val = Part(dataset, "val")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
     found = fit_on_validation(classifier, val, dataset.findings, recipe_link(recipe))
-    about = dataset.index.iloc[val.rows]
-    table = predictions.table(about["image"].tolist(), found.probabilities, dataset.findings)
+    names = dataset.index["image"].iloc[val.rows].tolist()
+    table = predictions.table(names, found.probabilities, dataset.findings)
     predictions.write(run / "validation.csv", table)
     card = ModelCard(
         package_version="",
@@ -98,6 +99,15 @@ def finish(
     )
     detector = fit_detector(dataset, recipe.seed, val, found.features)
     return save(run / "bundle", classifier, card, detector)
+
+
+def predicted(bundle: Bundle, dataset: Dataset, split: str) -> Predictions:
+    """Give a model's calibrated probabilities of a split of the dataset it was trained on."""
+    part = Part(dataset, split)
+    answers = batches(bundle.classifier.to(device()), part.images)
+    probabilities = bundle.card.calibration.apply(np.concatenate([answer[0] for answer in answers]))
+    names = dataset.index["image"].iloc[part.rows].tolist()
+    return predictions.table(names, probabilities, dataset.findings)
 
 
 def fit_on_validation(

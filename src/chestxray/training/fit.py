@@ -10,6 +10,8 @@ run/
   validation.csv         the best epoch's predictions on the validation split
   bundle/                the model, complete
   run.json               what was done, written last
+
+A recipe with several `members` leaves other files, see `members`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
+from chestxray.training.head_training import fit_head
 from chestxray.training.leakage import check_unseen
 from chestxray.training.lightning_module import Task
 from chestxray.training.loop import (
@@ -51,7 +54,7 @@ from chestxray.training.loop import (
     task_of,
 )
 from chestxray.training.mask_supervision import check_masks
-from chestxray.training.probe import fit_head
+from chestxray.training.members import begin, join, train_members
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
 from chestxray.training.recipe_keys import PHANTOMS, WORDS
@@ -68,7 +71,8 @@ class Run:
 
     Attributes:
         folder: it lies in.
-        history: `history.csv`, one row per epoch and split, see `callbacks.History`.
+        history: `history.csv`, one row per epoch and split, see `callbacks.History`; with several
+            members a column `member`.
         summary: `run.json`: data, recipe, best epoch, time, machine, versions.
     """
 
@@ -163,6 +167,8 @@ def train(
     _check_method(chosen, processes, tensorboard)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
+    if chosen.members:
+        return _train_members(dataset, chosen, run, first, resume, tensorboard, processes)
     under_way = resume and (run / "checkpoints" / LAST).exists()
     if chosen.weights == PHANTOMS and not under_way:
         resume |= _pretrain(dataset, chosen, run if first else None, resume)
@@ -185,6 +191,31 @@ def train(
             run_epochs(dataset, task, run, tensorboard)
         _load_best(task, run / "checkpoints" / BEST)
         return _finished(run, dataset, task, Outcome.read(run, chosen))
+
+
+def _train_members(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: Path,
+    first: bool,
+    resume: bool,
+    tensorboard: bool,
+    processes: Processes,
+) -> Run:
+    """Train the members of a recipe, and let the first machine join them."""
+
+    def member(recipe: Recipe, folder: Path, resume: bool) -> Run:
+        return train(dataset, recipe, folder, (), resume, tensorboard, processes)
+
+    if not first:
+        train_members(recipe, run, member)
+        return _awaited(run)
+    for number in range(1, len(recipe.members) + 1):
+        check_recipe(recipe.member(number))  # before the first has taken its hours
+    with _alone(run, resume):
+        begin(dataset, recipe, run)
+        join(dataset, recipe, run, train_members(recipe, run, member))
+        return Run.open(run)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -211,6 +242,7 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
         Whether the run has begun: `resume` continues it from here on.
     """
     if phantom_weights.bundle_of(recipe) is not None:
+        phantom_weights.tell_origin(recipe)
         return resume
     check_recipe(recipe)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a network starts from: ImageNet, random weights, a timm file, a bundle, or phantoms.
+"""What a network starts from: ImageNet, random weights, a file, the hub, a bundle, or phantoms.
 
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
 network has too. The rest of the head stays random, and all of it where the bundle's head is of
@@ -7,6 +7,7 @@ another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
 from chestxray.model.network import Classifier
-from chestxray.model.pretrained import check_reachable
+from chestxray.model.pretrained import HubWeights, check_reachable
 from chestxray.training import phantom_weights
 from chestxray.training.phantom_weights import Pretraining
 from chestxray.training.recipe_keys import PHANTOMS, Recipe
+
+_log = logging.getLogger(__name__)
 
 _HEAD: Final = "head."
 _NORMS: Final = "norms."  # of the multi-scale head's finer maps; another head has none
@@ -54,6 +57,8 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
     """
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
+    elif hub := HubWeights.of(recipe.weights):
+        hub.check()
     elif recipe.weights == PHANTOMS and phantom_weights.bundle_of(recipe) is None:
         phantom_weights.check(recipe)
     else:
@@ -64,7 +69,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     """Describe the initial weights of a recipe, for the record of a run.
 
     Returns:
-        `kind`: `imagenet`, `none`, `file`, `bundle` or `phantoms`. Of a file `sha256`. Of a bundle
+        `kind`: `imagenet`, `none`, `file`, `hub`, `bundle` or `phantoms`. Of a file `sha256`. Of
+        the hub the same and `repository`, as `OWNER/NAME@COMMIT`. Of a bundle
         `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
         was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
         the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
@@ -76,6 +82,10 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)
         return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
+    if hub := HubWeights.of(recipe.weights):
+        file = hub.file()
+        repository = f"{hub.repository}@{file.parent.name}"
+        return {"kind": "hub", "sha256": sha256(file), "repository": repository}
     path = Path(recipe.weights)
     if not path.is_dir():
         return {"kind": "file", "sha256": sha256(path)}
@@ -117,6 +127,7 @@ def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
 
 def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     bundle = bundles.load(folder)
+    _warn_of_lost_head(classifier, recipe, bundle)
     own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
@@ -132,6 +143,20 @@ def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _warn_of_lost_head(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> None:
+    common = [name for name in classifier.findings if bundle.card.findings.place(name) is not None]
+    if common and bundle.card.head != recipe.head:
+        _log.warning(
+            "the head of %s is %s, that of the recipe %s: what it knows of %d findings is not "
+            "taken; --set head=%s takes it",
+            recipe.weights,
+            bundle.card.head,
+            recipe.head,
+            len(common),
+            bundle.card.head,
+        )
 
 
 def _copy_rows(

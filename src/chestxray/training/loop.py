@@ -41,6 +41,7 @@ from chestxray.training.distillation import targets_of
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
 from chestxray.training.mask_supervision import MaskedPart
+from chestxray.training.probe import start_head
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
@@ -161,6 +162,8 @@ def task_of(dataset: Dataset, recipe: Recipe, resumed: bool) -> Task:
     """
     torch.manual_seed(recipe.seed)
     classifier = classifier_of(recipe, dataset.findings, resumed)
+    if recipe.initial_head != "weights" and not resumed:
+        start_head(classifier, dataset, recipe.initial_head, recipe.seed)
     labels = dataset.labels(dataset.rows("train"))
     sampling = Sampling.fit(recipe, labels)
     return Task(

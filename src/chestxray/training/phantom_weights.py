@@ -81,11 +81,16 @@ class Pretraining:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        """Refuse a recipe that starts from such a network itself, or that has a teacher."""
+        """Refuse a recipe that starts from such a network itself, has members or a teacher."""
         if self.recipe.weights == PHANTOMS:
             raise RecipeError(
                 "weights = 'phantoms': pretraining on phantoms cannot start from a network that is "
                 "pretrained on phantoms; give `none`, `imagenet`, a file or a bundle"
+            )
+        if self.recipe.members:
+            raise RecipeError(
+                f"members = {len(self.recipe.members)}: no training can start from several "
+                f"networks; give 1, and the members to the training that starts from this one"
             )
         if self.recipe.taught:
             raise RecipeError(
@@ -253,6 +258,13 @@ def provide(recipe: Recipe, train: Train) -> None:
             f"kept in {folder}, so this is done once (cost of the recipe {PHANTOMS}: {own.cost})"
         )
     wanted.make(folder, train, keep=False)
+    _say("done; now the training itself")
+
+
+def tell_origin(recipe: Recipe) -> None:
+    """Say from which network of the cache a recipe with `weights: phantoms` starts."""
+    wanted = Pretraining.of(recipe)
+    _say(f"not needed: {wanted.cached} has been trained on {wanted.recipe.phantoms:,} phantoms")
 
 
 def _empty(folder: Path) -> bool:

@@ -13,36 +13,28 @@ much as all others together.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from chestxray.artifacts import write_json, write_table
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.ridge import FOLDS, NormalEquations, folds_of, known_together
 from chestxray.model.network import Classifier
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.progress import progress
-from chestxray.training import recipe as recipes
-from chestxray.training import threads
-from chestxray.training.lightning_module import Task
-from chestxray.training.loop import Outcome, resolve
 
 Regression = Literal["ridge", "logistic"]
 
 _STRENGTHS: Final = tuple(float(of) for of in np.logspace(2, -4, 13))  # the strongest first
 _HALF: Final = 100.0
-_BATCH: Final = 32  # images
+BATCH: Final = 32  # images
 _STEPS: Final = 100  # of L-BFGS for one strength at most
 
 _Floats = npt.NDArray[np.float64]
@@ -111,47 +103,47 @@ class Probe:
             classifier.head.bias.copy_(torch.from_numpy(self.biases))
 
 
-def fit_head(dataset: Dataset, task: Task, run: Path) -> Outcome:
-    """Fit the head of a task's classifier by its recipe's `method`; the backbone stays as it is.
-
-    Writes `dataset.json`, `recipe.yaml` and `history.csv` into the run's folder. The history has
-    one epoch, whose training figures are those of held-out logits.
+def probe_of(
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    engine: TorchEngine,
+    method: Regression,
+    seed: int,
+) -> Probe:
+    """Fit a probe to the features of some images of a dataset.
 
     Args:
-        dataset: with the splits `train` and `val`.
-        task: of the recipe, its classifier with the initial weights.
-        run: the folder of the run.
+        dataset: with patients and labels.
+        rows: of the images.
+        engine: with the network, whose head is not used.
+        method: which regression.
+        seed: of the folds.
     """
-    start, recipe = time.monotonic(), task.recipe
-    bfloat16 = resolve(recipe.precision, device()) == "bfloat16"
-    engine = TorchEngine(task.classifier.eval().to(device()), bfloat16)
-    write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
-    recipes.save(run / "recipe.yaml", recipe)
-    rows = dataset.rows("train")
-    threads.choose(recipe.threads, lambda: engine.run(dataset.images[rows[:_BATCH]]))
     patients = dataset.index["patient"].iloc[rows].to_numpy(dtype=str)
-    labels = dataset.labels(rows)
-    method: Regression = "ridge" if recipe.method == "ridge" else "logistic"
-    features = _features(engine, dataset, rows)
-    probe = Probe.fit(features, labels, patients, method, recipe.seed)
-    probe.into(task.classifier)
-    task.outputs["train"].add(torch.from_numpy(probe.held_out), torch.from_numpy(labels))
-    val = dataset.rows("val")
-    logits = _features(engine, dataset, val) @ probe.weights.T + probe.biases
-    task.outputs["val"].add(torch.from_numpy(logits), torch.from_numpy(dataset.labels(val)))
-    table = [{"epoch": 0, "split": split, **task.measures(split)} for split in task.outputs]
-    write_table(run / "history.csv", pd.DataFrame(table))
-    return Outcome(0, 1, time.monotonic() - start, torch.get_num_threads())
+    features = features_of(engine, dataset, rows)
+    return Probe.fit(features, dataset.labels(rows), patients, method, seed)
 
 
-def _features(
+def start_head(classifier: Classifier, dataset: Dataset, method: Regression, seed: int) -> None:
+    """Fit the head to the training images before the network is trained, in place.
+
+    Gradients through a random head spoil good features first (Kumar et al., Fine-Tuning can Distort
+    Pretrained Features, arXiv 2202.10054).
+    """
+    there = next(classifier.parameters()).device
+    engine = TorchEngine(classifier.eval().to(device()))
+    probe_of(dataset, dataset.rows("train"), engine, method, seed).into(classifier)
+    classifier.to(there).train()
+
+
+def features_of(
     engine: TorchEngine, dataset: Dataset, rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """Give the head's input of some images, float32 [N, C]."""
     found = []
     with progress("features", len(rows), "images") as advance:
-        for start in range(0, len(rows), _BATCH):
-            answer = engine.run(dataset.images[rows[start : start + _BATCH]])
+        for start in range(0, len(rows), BATCH):
+            answer = engine.run(dataset.images[rows[start : start + BATCH]])
             found.append(answer.features)
             advance(len(answer.features))
     return np.concatenate(found)

@@ -110,6 +110,7 @@ def checked(
 
     def faults(values: Mapping[str, Any]) -> list[str]:
         found = [*_backbone_faults(values), *_weights_faults(values)]
+        found += _member_faults(values)
         if not taught:
             found += _teacher_faults(values, manifest)
         return [*found, *_size_faults(values, dataset, manifest.get("size"))]
@@ -121,6 +122,16 @@ def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     if not (dataset / _MANIFEST).exists() and dataset.is_dir():
         return {}  # `Dataset.open` says what the folder is
     return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT")
+
+
+def _member_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with the backbones and weights that members change."""
+    members = values.get("members")
+    for number, changes in enumerate(members if isinstance(members, list | tuple) else (), 1):
+        if isinstance(changes, dict) and {*changes} & {"backbone", "weights"}:
+            own = {**values, **changes}
+            for fault in (*_backbone_faults(own), *_weights_faults(own)):
+                yield f"members: network {number}: {fault}"
 
 
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
@@ -156,11 +167,11 @@ def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
     if not isinstance(weights, str) or weights in {"imagenet", "none", PHANTOMS}:
         return []
-    if Path(weights).is_file():
+    if Path(weights).is_file() or model_card.ON_HUB.fullmatch(weights):
         return []
     if Path(weights).is_dir():
         return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
-    choices = "`imagenet`, `none`, `phantoms`, a file, or a bundle's folder"
+    choices = "`imagenet`, `none`, `phantoms`, a file, a bundle's folder, or hub:OWNER/NAME"
     return [f"weights = {weights!r}: the weights file does not exist; give {choices}"]
 
 

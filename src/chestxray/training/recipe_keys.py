@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -29,6 +30,9 @@ from chestxray.training.registry import (
 )
 
 _SMALLEST_SIDE: Final = 16  # pixels
+_APART: Final = 1000  # seeds from a member to the next, so that those of other runs lie between
+_OF_ALL_MEMBERS: Final = {"name", "description", "cost", "expected", "size", "members"}
+_MOST_MEMBERS: Final = 16  # as in `model_card`, which takes seconds to import
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -43,6 +47,17 @@ def _small_side(value: object) -> int | float:
         rule = f"it should be a whole number of pixels from {_SMALLEST_SIDE} on, or a share below 1"
         raise PydanticCustomError("rule", "{rule}", {"rule": rule})
     return value  # type: ignore[return-value]
+
+
+def _changes(value: object) -> tuple[dict[str, Any], ...]:
+    """Give what each member changes; one member is none."""
+    given = [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+    many = isinstance(given, list | tuple) and all(isinstance(each, dict) for each in given)
+    if not many or len(given) > _MOST_MEMBERS or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+        rule = f"it should be a number from 1 to {_MOST_MEMBERS}, or a list of so many mappings"
+        raise PydanticCustomError("rule", "{rule}", {"rule": rule})
+    plain = json.loads(json.dumps(given, default=str))  # as a file gives them
+    return tuple(plain) if len(plain) > 1 or any(plain) else ()
 
 
 _SmallSide = Annotated[int | float, BeforeValidator(_small_side)]
@@ -179,9 +194,14 @@ class Recipe(Strict):
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
         weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint
-            file of that backbone, or the folder of a bundle of it. Findings that the bundle has too
-            keep their part of its head; the others start anew. `phantoms` is a bundle that is
-            trained on phantoms by the recipe `phantoms`, once, and kept: see `phantom_weights`.
+            file of that backbone, `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` for such a file in
+            a repository of the Hugging Face hub (`model.safetensors`), or the folder of a bundle
+            of it. Findings that the bundle has too keep their part of its head; the others start
+            anew. `phantoms` is a bundle that is trained on phantoms by the recipe `phantoms`, once,
+            and kept: see `phantom_weights`.
+        initial_head: `weights` takes the head of the initial weights, as far as there is one;
+            `ridge` and `logistic` fit it to the training images first, as the methods of these
+            names do, and then the whole network is trained.
         phantoms: how many are drawn for `weights: phantoms`, and by `chestxray pretrain`.
         size: side of the images in pixels; the dataset must have been prepared at this size.
         progressive: smaller sides to start with, each with its epochs, such as
@@ -233,6 +253,10 @@ class Recipe(Strict):
         tta: views of an image whose logits and class maps the model averages, in validation and
             wherever it is used: `flip` adds the mirror image, `crops` adds four corners and the
             centre. Each multiplies the cost of a reading, by 2 and by 6.
+        members: networks that are trained one after the other, each with a seed of its own; the
+            bundle averages their calibrated logits and class maps, see `ensembling`. A number, or
+            a list of what each changes in this recipe, such as `[{}, {}, {method: ridge}]`; a
+            member that fits its head alone leaves out what only training by gradients uses.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
         threads: processor threads; `auto` times a few steps and takes the fastest number.
@@ -246,6 +270,7 @@ class Recipe(Strict):
     backbone: str = "densenet121.tv_in1k"
     head: Literal["plain", "multiscale"] = "plain"
     weights: str = "imagenet"
+    initial_head: Literal["weights", "ridge", "logistic"] = "weights"
     phantoms: Annotated[int, Field(ge=16)] = 10_000
     size: _Side = 224
     progressive: tuple[tuple[_SmallSide, Annotated[int, Field(ge=1)]], ...] = ()
@@ -276,6 +301,7 @@ class Recipe(Strict):
     monitor: Literal["loss", "auroc"] = "loss"
     patience: Annotated[int, Field(ge=1)] = 5
     tta: tuple[Literal["flip", "crops"], ...] = ()
+    members: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_changes)] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
@@ -313,6 +339,29 @@ class Recipe(Strict):
             )
             raise _of_key("method", rule, self.method)
         return self
+
+    @model_validator(mode="after")
+    def _let_each_member_be_a_recipe(self) -> Self:
+        for number, changes in enumerate(self.members, 1):
+            if unfit := sorted({*changes} & _OF_ALL_MEMBERS):
+                rule = f"network {number} cannot change {', '.join(unfit)}; leave it out"
+                raise _of_key("members", rule, changes)
+            try:
+                self.member(number)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
+                message = f"network {number}: {key}: {rule.replace('Input should', 'it should')}"
+                raise _of_key("members", message, changes) from error
+        return self
+
+    def member(self, number: int) -> Recipe:
+        """Give the recipe of one of the members, from 1."""
+        changes = self.members[number - 1]
+        values = self.model_dump(mode="json") | {"seed": self.seed + _APART * (number - 1)}
+        if changes.get("method", self.method) != "gradient":
+            values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
+        return Recipe.model_validate({**values, "members": 1, **changes})
 
     @property
     def taught(self) -> bool:

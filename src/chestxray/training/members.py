@@ -1,0 +1,97 @@
+"""Several networks by one recipe, as one model; see its key `members`.
+
+run/
+  recipe.yaml, dataset.json   as of every run
+  members/1/ …                a run of each network, complete
+  history.csv                 those of the members, with a column `member`
+  validation.csv              predictions of all together
+  bundle/                     their ensemble, see `ensembling`
+  run.json                    written last
+
+Nothing here trains: `fit.train` is handed over, since it trains members by this module itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from chestxray.artifacts import read_json, write_json, write_table
+from chestxray.dataset.store import Dataset
+from chestxray.evaluation import predictions
+from chestxray.training import recipe as recipes
+from chestxray.training.ensembling import ensemble
+from chestxray.training.finalize import predicted
+from chestxray.training.recipe import Recipe
+
+_MADE_BY: Final = "chestxray train"
+_FOLDER: Final = "members"
+_COMMON: Final = ("best_epoch", "epochs", "seconds", "model", "seed")
+
+Json = dict[str, Any]
+Train = Callable[[Recipe, Path, bool], object]
+"""Trains a recipe in a folder; whether to resume what is there."""
+
+
+def train_members(recipe: Recipe, run: Path, train: Train) -> list[Json]:
+    """Train the members of a recipe that are not finished, one after the other.
+
+    Args:
+        recipe: with several members.
+        run: the folder of the run.
+        train: of one member.
+
+    Returns:
+        `run.json` of each.
+    """
+    found = []
+    for number, folder in enumerate(_folders(recipe, run), 1):
+        if not (folder / "run.json").exists():
+            print(f"network {number} of {len(recipe.members)}", file=sys.stderr)
+            train(recipe.member(number), folder, (folder / "recipe.yaml").exists())
+        found.append(read_json(folder / "run.json", _MADE_BY))
+    return found
+
+
+def _folders(recipe: Recipe, run: Path) -> list[Path]:
+    return [run / _FOLDER / str(number) for number in range(1, len(recipe.members) + 1)]
+
+
+def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:
+    """Write what a run says of itself before its members are trained."""
+    write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+    recipes.save(run / "recipe.yaml", recipe)
+
+
+def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -> None:
+    """Write the ensemble of finished members and all that a run has of it, `run.json` last.
+
+    Args:
+        dataset: that they were trained on.
+        recipe: with several members.
+        run: the folder of the run.
+        members: what `train_members` gave.
+    """
+    folders = _folders(recipe, run)
+    shutil.rmtree(run / "bundle", ignore_errors=True)  # of an interruption
+    bundle = ensemble([folder / "bundle" for folder in folders], dataset, run / "bundle")
+    predictions.write(run / "validation.csv", predicted(bundle, dataset, "val"))
+    histories = [
+        pd.read_csv(folder / "history.csv").assign(member=number)
+        for number, folder in enumerate(folders, 1)
+    ]
+    write_table(run / "history.csv", pd.concat(histories, ignore_index=True))
+    own = {
+        "model": bundle.identity,
+        "seed": recipe.seed,
+        "best_epoch": None,
+        "epochs": sum(of["epochs"] for of in members),
+        "seconds": sum(of["seconds"] for of in members),
+        "members": [{key: of[key] for key in _COMMON} for of in members],
+    }
+    write_json(run / "run.json", {**members[0], **own})

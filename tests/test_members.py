@@ -1,0 +1,148 @@
+"""A recipe with members: networks that differ in their seeds, and one bundle of all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import chestxray
+from chestxray.errors import RecipeError
+from chestxray.evaluation import predictions
+from chestxray.evaluation.calibration import stated_log_odds
+from chestxray.model import bundle as bundles
+from chestxray.model.model_card import MOST_MEMBERS
+from chestxray.model.torch_engine import TorchEngine
+from chestxray.reporting import figure_set
+from chestxray.reporting.run_files import RunFiles
+from chestxray.training import fit, recipe_checks
+from chestxray.training import recipe as recipes
+from chestxray.training.data import Part
+from chestxray.training.finalize import logits_of
+from conftest import TINY
+
+TWO = (*TINY, "members=2", "max_epochs=2")
+
+
+def test_the_model_of_a_run_with_members_averages_their_calibrated_logits(pair, dataset):
+    val = Part(dataset, "val")
+    stated = []
+    for number in (1, 2):
+        bundle = bundles.load(pair / "members" / str(number) / "bundle")
+        stated.append(
+            stated_log_odds(bundle.card.calibration.apply(logits_of(bundle.classifier, val)))
+        )
+    both = bundles.load(pair / "bundle")
+    found = TorchEngine(both.classifier).run(val.images).logits
+    assert np.abs(stated[0] - stated[1]).max() > 0.01
+    assert found == pytest.approx(np.mean(stated, 0), abs=1e-3)
+    kept = predictions.read(pair / "validation.csv").rows.set_index(predictions.IMAGE)
+    columns = list(predictions.probability_columns(dataset.findings))
+    names = dataset.index["image"].iloc[val.rows]
+    expected = both.card.calibration.apply(found.astype(np.float64))
+    assert kept.loc[names, columns].to_numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_each_member_has_its_own_seed_and_is_a_run_that_can_be_used_alone(pair, dataset, tmp_path):
+    summary = fit.Run.open(pair).summary
+    seeds = [of["seed"] for of in summary["members"]]
+    assert seeds[0] == summary["seed"] != seeds[1]
+    for number, seed in enumerate(seeds, 1):
+        run = fit.Run.open(pair / "members" / str(number))
+        alone = recipes.load("quick", (*TWO, "members=1", f"seed={seed}"))
+        assert recipes.load(run.folder / "recipe.yaml") == alone
+    again = fit.train(dataset, alone, tmp_path / "alone")
+    assert again.model == summary["members"][1]["model"]
+
+
+def test_a_report_draws_the_epochs_of_each_member(pair):
+    history = fit.Run.open(pair).history
+    assert history.groupby("member").size().tolist() == [4, 4]
+    figures = figure_set.figure_sets(RunFiles.read(pair))
+    training = next(of for of in figures.values() if of.title == "Training by epoch")
+    assert "2 networks" in training.note
+
+
+def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_path, monkeypatch):
+    trained, own = [], fit.train
+    recipe = recipes.load("quick", (*TWO, "max_epochs=1"))
+
+    def interrupted(data, recipe, out, *rest):
+        if not recipe.members:
+            trained.append(out.name)
+            if trained == ["1", "2"]:
+                raise KeyboardInterrupt
+        return own(data, recipe, out, *rest)
+
+    monkeypatch.setattr(fit, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(dataset, recipe, tmp_path / "run")
+    first = (tmp_path / "run" / "members" / "1" / "run.json").stat().st_mtime_ns
+    assert not (tmp_path / "run" / "run.json").exists()
+    finished = fit.train(dataset, recipe, tmp_path / "run", (), True)
+    assert trained == ["1", "2", "2"]
+    assert (tmp_path / "run" / "members" / "1" / "run.json").stat().st_mtime_ns == first
+    models = {of["model"] for of in finished.summary["members"]}
+    assert {of.identity for of in bundles.load(finished.bundle).card.members} == models
+
+
+def test_as_many_members_may_be_trained_as_a_bundle_may_have():
+    assert len(recipes.load("quick", {"members": MOST_MEMBERS}).members) == MOST_MEMBERS
+    for number in (0, MOST_MEMBERS + 1, True, "2", [1, 2]):
+        with pytest.raises(RecipeError, match=r"members = .*number from 1 to 16, or a list"):
+            recipes.load("quick", {"members": number})
+    assert recipes.load("quick", {"members": 1}) == recipes.load("quick")
+
+
+def test_each_member_changes_what_its_entry_says(tmp_path):
+    changes = [{}, {"learning_rate": 0.5, "augment": {"flip": 0}}, {"method": "ridge", "seed": 7}]
+    recipe = recipes.load("small", {"members": changes})
+    first, second, third = (recipe.member(number) for number in (1, 2, 3))
+    assert first == recipe.model_copy(update={"members": ()})
+    assert (second.learning_rate, second.augment["flip"], second.seed) == (0.5, 0, 1000)
+    assert (third.method, third.seed, third.tta, third.weights) == (
+        "ridge",
+        7,
+        ("flip",),
+        "phantoms",
+    )
+    assert third.ema == 0  # what only gradients use is left out
+    recipes.save(tmp_path / "recipe.yaml", recipe)
+    assert recipes.load(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"learning_rte": 1}, "network 2: learning_rte"),
+        ({"learning_rate": -1}, "network 2: learning_rate"),
+        ({"method": "ridge", "ema": 0.9}, "does not use ema"),
+        ({"size": 64}, "network 2 cannot change size"),
+        ({"members": 2}, "network 2 cannot change members"),
+        ({"backbone": "resnet10tt"}, "network 2: backbone = 'resnet10tt': timm has no backbone"),
+        ({"weights": "nowhere"}, "network 2: weights = 'nowhere': the weights file does not exist"),
+    ],
+)
+def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change, rule):
+    with pytest.raises(RecipeError, match=rule):
+        recipe_checks.checked("quick", {"members": [{}, change]})
+
+
+def test_members_are_cross_validated_like_one_model(dataset, tmp_path):
+    result = chestxray.crossval(
+        dataset,
+        "quick",
+        tmp_path / "cv",
+        folds=2,
+        overrides=(*TWO, "max_epochs=1"),
+        resamples=200,
+    )
+    assert result.images == len(dataset.index)
+    table = pd.read_csv(tmp_path / "cv" / "predictions.csv")
+    bundle = bundles.load(tmp_path / "cv" / "runs" / "fold1-seed0" / "bundle")
+    assert len(table) == len(dataset.index)
+    assert bundle.card.is_ensemble
+    card = json.loads((tmp_path / "cv" / "runs" / "fold1-seed0" / "run.json").read_text())
+    assert len(card["members"]) == 2
