@@ -77,6 +77,41 @@ def test_balanced_sampling_draws_each_finding_as_often_whoever_labels_it():
     assert np.allclose(of_each, 220 / 5)
 
 
+def test_sampling_by_sources_draws_each_source_as_often_up_to_the_limit():
+    """A source of 20 images beside one of 200; two images of the small one have no label."""
+    labels = np.zeros((220, 2), np.float32)
+    labels[:2] = np.nan
+    sources = np.array(["small"] * 20 + ["large"] * 200, dtype=object)
+    free, limited = (
+        Sampling.fit(
+            recipes.load("quick", ["sampling=sources", f"max_draws={most}"]), labels, sources
+        )
+        for most in (1000, 4)
+    )
+    draws = free.draws(labels, sources)
+    assert draws[:20].sum() == pytest.approx(110)
+    assert draws[20:].sum() == pytest.approx(110)
+    assert (draws[:2] == 0).all()
+    assert np.ptp(draws[2:20]) == np.ptp(draws[20:]) == 0
+    assert limited.draws(labels, sources).max() == pytest.approx(4)
+    assert limited.draws(labels, sources).sum() == pytest.approx(220)
+    other = np.array(["elsewhere"], dtype=object)
+    assert free.draws(labels[:1], other).tolist() == [1]
+
+
+def test_the_validation_loss_weights_sources_as_training_draws_them(both):
+    """By hand: each image of validation counts as often as training draws one of its source."""
+    changes = [*TINY, "sampling=sources", "max_draws=4"]
+    task = task_of(both, recipes.load("quick", changes), resumed=False)
+    val = Part(both, "val")
+    logits = torch.randn(len(val), len(UNION), generator=torch.Generator().manual_seed(0))
+    task.outputs["val"].add(logits, torch.from_numpy(val.labels))
+    train = both.index[both.index["split"] == "train"]["source"].value_counts()
+    weight = np.array([train.sum() / 2 / train[of] for of in val.sources])
+    expected = task.loss(logits, torch.from_numpy(val.labels), torch.from_numpy(weight))
+    assert task.measures("val")["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_thresholds_and_calibration_do_not_see_what_is_said_of_unknown_labels():
     y, p = two_sources()
     logits = np.log(p / (1 - p))

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 import chestxray
-from chestxray.cli import main
+from chestxray.cli.main import main
 from chestxray.errors import SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -172,7 +172,7 @@ def validated(run, dataset, tmp_path_factory) -> Path:
         patch.setattr(sys, "argv", given)
         with pytest.raises(SystemExit) as end:
             main()
-    assert end.value.code == 0
+    assert not end.value.code
     return base / "out"
 
 

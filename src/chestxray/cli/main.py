@@ -24,6 +24,7 @@ from chestxray.cli.ensemble import ensemble
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
+from chestxray.cli.findings import findings
 from chestxray.cli.gateway import gateway
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
@@ -77,7 +78,7 @@ def chestxray(
 
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
-    "Data": (synth, download, verify, prepare),
+    "Data": (synth, download, verify, prepare, findings),
     "Models": (
         train,
         pretrain,

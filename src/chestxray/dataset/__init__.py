@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.dataset.label_counts import LabelCount, label_counts
     from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "DatasetVerdict",
+    "LabelCount",
     "Manifest",
     "Masks",
     "Radiograph",
     "Verdict",
+    "label_counts",
     "prepare",
     "verify",
 ]
@@ -32,6 +35,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "label_counts": ("LabelCount", "label_counts"),
         "masks": ("Masks",),
         "preparation": ("prepare",),
         "radiograph": ("Radiograph",),

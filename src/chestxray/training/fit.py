@@ -336,14 +336,15 @@ def _await(path: Path, otherwise: str) -> None:
 
 def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     """Write all that follows from the final weights, `run.json` last."""
-    recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
+    recipe, rows = task.recipe, dataset.rows("train")
+    drawn = task.sampling.summary(dataset.labels(rows), dataset.sources(rows))
     origin = read_json(run / _ORIGIN, _MADE_BY)
     bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin)
     facts = {
         "model": bundle.identity,
         "teacher": origin_of(run) if recipe.taught else None,
         "precision": lightning_precision(recipe),
-        "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
+        "sampling": {"name": recipe.sampling, **drawn},
         "monitor": recipe.monitor,
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
