@@ -6,6 +6,7 @@ replaced by something absurd, and the result must stay the same to the bit.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,8 @@ def test_a_model_of_two_sources_predicts_the_findings_of_both(both, tmp_path):
     card = model_card.read(run.bundle).card
     assert card.findings == UNION
     assert set(card.trained_on.policies) == {"here", "there"}
+    probe = json.loads((run.folder / "source_probe.json").read_text(encoding="utf-8"))
+    assert {*probe["auroc"], *probe["too_few"]} == {"here", "there"}
     table = chestxray.predict(run.bundle, both, tmp_path / "test.csv", split="test").path
     read = chestxray.Predictions.read(table)
     assert np.isfinite(read.probabilities).all()

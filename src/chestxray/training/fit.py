@@ -8,6 +8,7 @@ run/
   checkpoints/           best.safetensors and last.safetensors: plain tensors and JSON
   teacher.safetensors    of a recipe with a teacher: its probabilities of the training images
   validation.csv         the best epoch's predictions on the validation split
+  source_probe.json      of a dataset of several sources: can they be told from the features?
   bundle/                the model, complete
   run.json               what was done, written last
 

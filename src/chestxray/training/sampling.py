@@ -53,10 +53,9 @@ class Sampling:
         """
         if recipe.sampling == "natural":
             return cls()
-        names = ()
-        if recipe.sampling == "sources":
-            names = tuple(sorted(set([] if sources is None else sources.tolist())))
-        classes = _sources(labels, sources, names) if names else _classes(labels)
+        by_source = recipe.sampling == "sources"
+        names = tuple(sorted(set(_needed(sources).tolist()))) if by_source else ()
+        classes = _of_sources(labels, _needed(sources), names) if by_source else _classes(labels)
         rates = 1 / np.maximum(classes.sum(axis=0), 1)
         weights = classes @ rates
         # Where many images have no label at all, the others must be drawn more often.
@@ -80,9 +79,9 @@ class Sampling:
         if not self.sources:
             draws: _Floats = np.minimum(_classes(labels) @ self.rates, self.most)
             return draws
-        known = np.isin(sources, self.sources)
-        classes = _sources(labels, sources, self.sources)
-        return np.where(known, np.minimum(classes @ self.rates, self.most), 1.0)
+        given = _needed(sources)
+        drawn = np.minimum(_of_sources(labels, given, self.sources) @ self.rates, self.most)
+        return np.where([source in self.sources for source in given], drawn, 1.0)
 
     def summary(self, labels: Labels, sources: Sources | None = None) -> dict[str, Any]:
         """Describe an epoch over the training split, whose labels are [N, K].
@@ -108,12 +107,17 @@ def _classes(labels: Labels) -> _Floats:
     return np.column_stack([shown, nothing]).astype(np.float64)
 
 
-def _sources(labels: Labels, sources: Sources | None, names: tuple[str, ...]) -> _Floats:
-    """Give the columns [N, S] of the sources; an image without any known label is in none."""
+def _needed(sources: Sources | None) -> Sources:
     if sources is None:
         raise ValueError("sampling by sources needs the source of each image")
-    there = sources[:, None] == np.array(names, dtype=object)
-    return (there & ~np.isnan(labels).all(axis=1, keepdims=True)).astype(np.float64)
+    return sources
+
+
+def _of_sources(labels: Labels, sources: Sources, names: tuple[str, ...]) -> _Floats:
+    """Give the columns [N, S] of the sources; an image without any known label is in none."""
+    there = np.array([[source == name for name in names] for source in sources], dtype=bool)
+    known = ~np.isnan(labels).all(axis=1, keepdims=True)
+    return np.asarray(there & known, dtype=np.float64)
 
 
 def _scale(weights: _Floats, most: float) -> float:
