@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from chestxray.model import bundle as bundles
 from chestxray.model.model_card import MOST_MEMBERS
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.reporting import figure_set
+from chestxray.reporting.page import report
 from chestxray.reporting.run_files import RunFiles
 from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
@@ -57,12 +59,17 @@ def test_each_member_has_its_own_seed_and_is_a_run_that_can_be_used_alone(pair, 
     assert again.model == summary["members"][1]["model"]
 
 
-def test_a_report_draws_the_epochs_of_each_member(pair):
+def test_a_report_tells_of_each_member(pair, tmp_path):
     history = fit.Run.open(pair).history
     assert history.groupby("member").size().tolist() == [4, 4]
     figures = figure_set.figure_sets(RunFiles.read(pair))
     training = next(of for of in figures.values() if of.title == "Training by epoch")
     assert "2 networks" in training.note
+    text = re.sub(r"\s+", " ", report(pair, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "The model is the ensemble of 2 networks" in text
+    assert "the mean of 2 networks." in text
+    assert "0, 1000" in text
+    assert "None" not in re.sub(r"<(script|style|pre).*?</\1>", "", text)
 
 
 def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_path, monkeypatch):

@@ -8,11 +8,6 @@ a second, plain reading by pandas says the same.
 from __future__ import annotations
 
 import ast
-import hashlib
-import os
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,39 +16,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import torchxrayvision_wheel
 from chestxray import sources
 from chestxray.findings import canonical, implied
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.padchest import FINDINGS, LEFT_OUT, MAY_MEAN, WORDS
 
-VERSION = "1.5.7"
-SHA256 = "95f6c3475661f3515d4258deb0855bd5d1b1a56e0b65384251d3dd3fa61fac41"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "chestxray-tests"
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
 
 
 @pytest.fixture(scope="module")
-def wheel() -> zipfile.ZipFile:
-    path = CACHE / f"torchxrayvision-{VERSION}-py3-none-any.whl"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--timeout", "20"]
-        with tempfile.TemporaryDirectory(dir=CACHE) as beside:  # another test process may download
-            run = subprocess.run(
-                [*pip, "--dest", beside, f"torchxrayvision=={VERSION}"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if run.returncode:
-                pytest.skip(f"torchxrayvision {VERSION} cannot be downloaded: {run.stderr[-200:]}")
-            Path(beside, path.name).replace(path)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    return zipfile.ZipFile(path)
-
-
-@pytest.fixture(scope="module")
-def tables(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables, unpacked; that of RSNA lies in an archive of its own."""
+    wheel = torchxrayvision_wheel.downloaded()
     folder = tmp_path_factory.mktemp("tables")
     for name in wheel.namelist():
         if name.startswith("torchxrayvision/data/") and name.endswith((".csv.gz", ".csv.zip")):
@@ -273,18 +249,33 @@ def test_vindrs_table_gives_its_images_by_each_rule_of_readers(
     assert int(nothing.sum()) >= 10_606
 
 
+def test_googles_table_gives_its_sets_and_its_answers(tables: Path) -> None:
+    path = tables / "google2019_nih-chest-xray-labels.csv.gz"
+    collection = sources.read(path)
+    assert collection.name == "nih-google"
+    assert collection.problems == ()
+    rows = collection.rows
+    assert len(rows) == 4_376
+    assert rows["patient"].str.fullmatch(r"\d{8}").all()
+    test = rows["image"].isin(collection.official["test"])
+    counts = {"Fracture": (114, 72), "Pneumothorax": (43, 195), "Lung Opacity": (1_031, 1_135),
+              "Nodule/Mass": (310, 295)}  # fmt: skip
+    assert set(counts) == set(collection.findings)
+    for finding, of in counts.items():
+        assert tuple(int((rows[finding] == 1)[part].sum()) for part in (~test, test)) == of
+    assert int(test.sum()) == 1_962
+    text = plain(path).set_index("Image Index").loc[rows["image"]]
+    beside = (text["Airspace opacity"] == "NO") & (text["Nodule or mass"] == "YES")
+    assert int(beside.sum()) == 207
+    assert (rows["Lung Opacity"].isna().to_numpy() == beside.to_numpy()).all()
+    assert not rows[["Fracture", "Pneumothorax", "Nodule/Mass"]].isna().any(axis=None)
+
+
 # Against torchxrayvision itself
 
 
-PINNED = (
-    f"torchxrayvision=={VERSION}", "scikit-image==0.26.0", "lazy_loader==0.6", "imageio==2.38.1",
-    "tifffile==2026.3.3", "networkx==3.6.1",
-)  # fmt: skip
 READ_THEIRS = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import numpy as np
-import torchxrayvision as xrv
 of = xrv.datasets
 for name, kind, key, options in (
     ("chexpert", of.CheX_Dataset, "Path", {"views": ["*"], "unique_patients": False}),
@@ -292,6 +283,7 @@ for name, kind, key, options in (
     ("rsna", of.RSNA_Pneumonia_Dataset, "patientId", {"views": ["*"]}),
     ("vindr", of.VinDr_Dataset, "image_id", {}),
     ("siim", of.SIIM_Pneumothorax_Dataset, "ImageId", {}),
+    ("google", of.NIH_Google_Dataset, "Image Index", {"views": ["*"], "unique_patients": False}),
 ):
     read = kind(imgpath=sys.argv[1], **options)
     keys = read.csv[key].to_numpy(dtype=str)
@@ -302,16 +294,8 @@ for name, kind, key, options in (
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labels as torchxrayvision reads them, in a process of its own: all views, all patients."""
-    site = CACHE / f"torchxrayvision-{VERSION}"
-    if not site.exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--timeout", "20"]
-        run = subprocess.run(
-            [*pip, "--target", str(site), *PINNED], capture_output=True, text=True, check=False
-        )
-        if run.returncode:
-            pytest.skip(f"torchxrayvision cannot be installed: {run.stderr[-200:]}")
     out = tmp_path_factory.mktemp("theirs")
-    subprocess.run([sys.executable, "-c", READ_THEIRS, str(site), str(out)], check=True)
+    torchxrayvision_wheel.answer(READ_THEIRS, torchxrayvision_wheel.installed(), out)
     return out
 
 
@@ -395,3 +379,10 @@ def test_the_challenges_labels_are_those_of_torchxrayvision_but_for_the_named_ru
     read = their_labels(theirs, "siim")
     assert len(read) == 12_954 > len(rows)
     assert pairs(rows, read.groupby(level=0).max(), "Pneumothorax").keys() == {"11", "00"}
+
+    rows = sources.read(tables / "google2019_nih-chest-xray-labels.csv.gz").rows.set_index("image")
+    read = their_labels(theirs, "google")
+    for finding in ("Fracture", "Pneumothorax", "Nodule/Mass"):
+        assert pairs(rows, read, finding).keys() == {"11", "00"}
+    assert pairs(rows, read, "Lung Opacity")["?0"] == 207
+    assert pairs(rows, read, "Lung Opacity").keys() == {"11", "00", "?0"}

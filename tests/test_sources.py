@@ -42,7 +42,11 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-SHIPPED = ["nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr"]
+SHIPPED = [
+    "nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr",
+    "nih-google", "nih-lt", "mimic-lt", "brax",
+    "shenzhen", "montgomery", "chestxdet", "chestxdet10", "openi", "jsrt",
+]  # fmt: skip
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
 )

@@ -178,8 +178,8 @@ def _rows(collection: Collection, findings: Findings, *, named: bool) -> pd.Data
         labels[finding] = _implied(rows, own, finding) if place is None else rows[own[place]]
     others = rows.drop(columns=list(own)).assign(source=collection.name)
     if named:
-        for column in ("image", "patient"):
-            others[column] = collection.name + "/" + others[column]
+        others["image"] = collection.name + "/" + others["image"]
+        others["patient"] = (collection.patients_of or collection.name) + "/" + others["patient"]
     return pd.concat([others, pd.DataFrame(labels, index=rows.index)], axis=1)
 
 

@@ -5,7 +5,8 @@ an image made in two ways. The same file gives the same bytes in every call and 
 
 The rule, whose name is `PIXEL_RULE`:
 
-1. Content decides the format (PNG, JPEG, DICOM); a file name that says otherwise is refused.
+1. Content decides the format (PNG, JPEG, DICOM); a file name that says otherwise is refused. A raw
+   image of JSRT, which has no header, is known by its suffix `.img` and its size.
 2. Colour becomes luminance (ITU-R BT.601), transparency is laid over black.
 3. The image is padded with black to a square, centred, and resized by area averaging; an image
    smaller than the square wanted is enlarged bilinearly.
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.dicom import Header, decode_dicom
-from chestxray.dataset.raster import decode_jpeg, decode_png
+from chestxray.dataset.raster import decode_jpeg, decode_jsrt, decode_png
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ImageError
 
@@ -37,7 +38,7 @@ _BYTE_LIMIT: Final = 512 * 2**20
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Canonical = npt.NDArray[np.uint8]
-Kind = Literal["PNG", "JPEG", "DICOM"]
+Kind = Literal["PNG", "JPEG", "DICOM", "JSRT"]
 Placement = tuple[float, float, float, float]
 Source = str | Path | bytes | BinaryIO
 
@@ -54,6 +55,7 @@ _BY_SUFFIX: Final = {
     ".tiff": "TIFF",
     ".webp": "WebP",
 }
+_RAW_SUFFIX: Final = ".img"
 _SIGNATURES: Final = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -129,7 +131,7 @@ def _kind_of(data: bytes) -> str | None:
 
 
 def decode_bytes(path: Path, data: bytes) -> _Decoded:
-    """Decode the bytes of a PNG, JPEG or DICOM file.
+    """Decode the bytes of a PNG, JPEG or DICOM file, or of a raw image of JSRT.
 
     Args:
         path: named in errors. Its suffix may be missing or unknown, but not that of another format.
@@ -140,6 +142,8 @@ def decode_bytes(path: Path, data: bytes) -> _Decoded:
             radiograph.
     """
     kind, named = _kind_of(data), _BY_SUFFIX.get(path.suffix.lower())
+    if kind is None and path.suffix.lower() == _RAW_SUFFIX:
+        return _Decoded("JSRT", decode_jsrt(path, data), None, 0.0)
     if kind is None:
         cause = "the file is damaged or not an image" if named in _SUPPORTED else "not supported"
         raise ImageError(path, f"the content is not PNG, JPEG or DICOM: {cause}")

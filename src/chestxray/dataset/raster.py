@@ -1,5 +1,8 @@
 """PNG and JPEG bytes to grey arrays, with how much colour they had; damaged files are refused.
 
+The raw images of JSRT are read here too: 2048 × 2048 values of 12 bits, in two bytes each, the
+higher first, without a header. They are densities of film, so that a high value is dark.
+
 The container is walked first (every chunk and checksum of a PNG, the segments of a JPEG up to its
 first scan), which tells the size before memory is taken for it and names the damage. The number of
 chunks, segments and scans is limited: each costs time, and a scan of a few bytes as much as one of
@@ -40,6 +43,9 @@ _SEGMENT_LIMIT: Final = 10_000
 _CHUNK_LIMIT: Final = 200_000
 # Second bytes of the frame markers of T.81, the lossless ones among them.
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+_JSRT_SIDE: Final = 2048  # pixels
+_JSRT_TOP: Final = 4095  # 12 bits
 
 _Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -127,6 +133,36 @@ def decode_jpeg(path: Path, data: bytes) -> tuple[_Grey, float]:
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ImageError(path, f"the JPEG data are truncated or damaged: {error}") from error
     return luminance(image, cv2.COLOR_RGB2GRAY), _chroma(image)
+
+
+def decode_jsrt(path: Path, data: bytes) -> npt.NDArray[np.uint16]:
+    """Decode a raw image of JSRT (Shiraishi et al., AJR 174(1), 2000).
+
+    Args:
+        path: named in errors.
+        data: the file's bytes.
+
+    Returns:
+        uint16 [2048, 2048], bright where the film is, over the whole nominal range.
+
+    Raises:
+        ImageError: another size, or a value of more than 12 bits.
+    """
+    if len(data) != 2 * _JSRT_SIDE**2:
+        raise ImageError(
+            path,
+            f"a raw image of JSRT has {2 * _JSRT_SIDE**2} bytes, not {len(data)}; convert other "
+            f"raw images to PNG",
+        )
+    stored = np.frombuffer(data, ">u2").reshape(_JSRT_SIDE, _JSRT_SIDE)
+    if stored.max() > _JSRT_TOP:
+        raise ImageError(
+            path,
+            f"a raw image of JSRT has values of up to {_JSRT_TOP}, not {stored.max()}: the file is "
+            f"damaged, or its bytes are in another order",
+        )
+    bright = np.uint32(_JSRT_TOP) - stored.astype(np.uint32)
+    return ((bright * 65535 + _JSRT_TOP // 2) // _JSRT_TOP).astype(np.uint16)
 
 
 def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -215,8 +215,8 @@ def _look(path: str) -> Kind:
 
 
 def _format(radiograph: Radiograph) -> str:
-    if radiograph.kind == "DICOM":
-        return f"DICOM {8 * radiograph.pixels.itemsize}-bit"
+    if radiograph.kind in {"DICOM", "JSRT"}:
+        return f"{radiograph.kind} {8 * radiograph.pixels.itemsize}-bit"
     with Image.open(BytesIO(radiograph.data)) as image:  # parses the header alone
         return f"{image.format} {image.mode}"
 

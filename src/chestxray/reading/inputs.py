@@ -30,7 +30,7 @@ from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import JudgedImage, load
 
-_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".img"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
 
 _T = TypeVar("_T")

@@ -103,8 +103,7 @@ def _distribution(files: RunFiles) -> FigureSet | None:
 def _training(files: RunFiles) -> FigureSet | None:
     if files.history is None or files.run is None:
         return None
-    networks = files.run.get("members", [files.run])
-    best = [of["best_epoch"] for of in networks]
+    best = files.best_epochs
     panels = {
         title: plots.history(files.history, column, best) for column, title in _HISTORY.items()
     }
@@ -113,8 +112,8 @@ def _training(files: RunFiles) -> FigureSet | None:
     note = (
         f"Blue{styles[0]}: training. Orange{styles[1]}: validation. Vertical line: selected epoch."
     )
-    if len(networks) > 1:
-        note += f" A line of each of the {len(networks)} networks."
+    if len(best) > 1:
+        note += f" A line of each of the {len(best)} networks."
     return FigureSet("Training by epoch", 2, panels, note)
 
 

@@ -101,6 +101,20 @@ class RunFiles:
         )  # fmt: skip
 
     @property
+    def best_epochs(self) -> list[int]:
+        """The selected epoch of each network of the run."""
+        return [of["best_epoch"] for of in self._networks]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each network of the run."""
+        return [of["seed"] for of in self._networks]
+
+    @property
+    def _networks(self) -> list[Json]:
+        return list(self.run.get("members", [self.run])) if self.run else []
+
+    @property
     def findings(self) -> list[str]:
         """The findings that were evaluated; those of the model before any evaluation."""
         return list(self.metrics["findings"]) if self.metrics else self.trained

@@ -9,10 +9,12 @@ lists are made, and what a table does not state is read from DICOM headers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
@@ -37,6 +39,7 @@ from chestxray.sources.table_columns import TABLE
 from chestxray.sources.table_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, titles
 from chestxray.sources.table_labels import TableLabels
 
+MISSING_ROW: Final = "missing-row"  # the code of a file without a row
 _PARTS: Final = ("train", "val", "test")
 _ADVICE: Final = "give the folder that holds both the images and the label table"
 
@@ -54,6 +57,12 @@ class Stated:
         problems: everything in the tables that could not be used as it is.
         facts: what the reader adds for people.
         headers: read view, age and sex from DICOM headers where the tables do not state them.
+        frontal: of a data set with lateral radiographs, whether each row is known to be frontal
+            where no direction (PA, AP) is stated; None where all radiographs are frontal.
+        of_larger_set: the tables label some images of another data set, so a file without a row
+            is not missed.
+        unstated_view: what to call a view that is stated nowhere; frontal where empty.
+        apart: paths from the root of images that need no row, such as masks.
     """
 
     rows: pd.DataFrame
@@ -62,6 +71,10 @@ class Stated:
     problems: tuple[Problem, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     headers: bool = False
+    frontal: pd.Series[bool] | None = None
+    of_larger_set: bool = False
+    unstated_view: str = ""
+    apart: frozenset[str] = frozenset()
 
 
 def assemble(
@@ -84,16 +97,20 @@ def assemble(
     values = resolve(pd.DataFrame(labels.values, columns=list(labels.findings)), applied)
     values = values.mask(labels.unknown | labels.empty[:, None])
     rows = pd.concat([stated.rows.reset_index(drop=True), values], axis=1)
-    rows = rows.assign(part=stated.parts.to_numpy())
-    rows, found, facts = _with_files(rows, tree, table)
+    rows = rows.assign(part=stated.parts.to_numpy(), frontal=_known_frontal(stated))
+    rows, found, facts = _with_files(rows, tree, table, stated)
     problems = [*stated.problems, *labels.problems, *found]
     rows, found = one_row_per_image(rows)
     problems += found
-    parts = rows.pop("part")
+    parts, frontal = rows.pop("part"), rows.pop("frontal")
     official, found = official_lists(rows, parts, "the data set's own split")
     problems += found
     rows, found = with_headers(rows, describe=stated.headers)
     problems += found
+    if applied["views"] == "frontal":
+        problems += _unknown_views(rows, frontal)
+    if stated.unstated_view:
+        rows = rows.assign(view=rows["view"].replace("", stated.unstated_view))
     rows, found = only_views(rows, applied["views"])
     problems += found
     rows = rows[[*LEADING_COLUMNS, *labels.findings]]
@@ -118,6 +135,22 @@ def assemble(
     )
 
 
+def _known_frontal(stated: Stated) -> npt.NDArray[np.bool_]:
+    if stated.frontal is None:
+        return np.ones(len(stated.rows), dtype=bool)
+    return stated.frontal.to_numpy(dtype=bool)
+
+
+def _unknown_views(rows: pd.DataFrame, frontal: pd.Series[bool]) -> list[Problem]:
+    return problem(
+        "unknown-view",
+        rows["image"][(rows["view"] == "") & ~frontal],
+        "neither a table nor the file tells whether the radiograph is frontal: taken for frontal; "
+        "--views PA,AP leaves it out",
+        loses=False,
+    )
+
+
 def completeness(parts: Iterable[str], expected: Mapping[str, int]) -> dict[str, str]:
     """Compare the images that tables list with those of the published data set.
 
@@ -138,7 +171,7 @@ def completeness(parts: Iterable[str], expected: Mapping[str, int]) -> dict[str,
 
 
 def _with_files(
-    rows: pd.DataFrame, tree: Path, table: Path
+    rows: pd.DataFrame, tree: Path, table: Path, stated: Stated
 ) -> tuple[pd.DataFrame, list[Problem], dict[str, str]]:
     """Give each row the path of its file, and leave out the rows without one."""
     written = rows["file"]
@@ -146,14 +179,22 @@ def _with_files(
     if tree.is_file():
         return rows.assign(path=""), [], {}
     scanned = scan(tree)
-    found, problems, facts = find_files(written, scanned, table, _ADVICE)
+    found, problems, facts = find_files(written, scanned, table, _ADVICE, stated.apart)
+    if stated.of_larger_set:
+        problems = [
+            replace(each, loses=each.loses and each.code != MISSING_ROW) for each in problems
+        ]
     here = found != ""
     path = f"{scanned.root.as_posix()}/" + found[here]
     return rows[here].assign(path=path).reset_index(drop=True), problems, facts
 
 
 def find_files(
-    written: pd.Series, tree: Tree, table: Path, advice: str
+    written: pd.Series,
+    tree: Tree,
+    table: Path,
+    advice: str,
+    apart: frozenset[str] = frozenset(),
 ) -> tuple[pd.Series, list[Problem], dict[str, str]]:
     """Find the files that a table names; report rows without a file and files without a row.
 
@@ -162,6 +203,7 @@ def find_files(
         tree: where to look.
         table: that names them.
         advice: what to do where no row has a file.
+        apart: paths from the root of files that need no row.
 
     Returns:
         The path from the root for each row, empty where there is none.
@@ -191,10 +233,10 @@ def find_files(
         "the table has a row, but the tree has no image: left out",
         loses=True,
     )
-    without = sorted(set(radiographs(tree)) - set(found))
+    without = sorted(set(radiographs(tree)) - set(found) - apart)
     suffixes = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
     problems += problem(
-        "missing-row",
+        MISSING_ROW,
         [path for path in without if path.casefold().endswith(suffixes)],
         "the tree has an image, but the table has no row: left out",
         loses=True,

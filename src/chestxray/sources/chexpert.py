@@ -95,7 +95,7 @@ class _CheXpert:
                 f"no row of {chosen[0].name} names a patient in its path, as in "
                 f"train/patient00001/study1/view1_frontal.jpg: download the table again"
             )
-        rows, found = _described(text, place)
+        rows, frontal, found = _described(text, place)
         parts = place[0].map(_PARTS)
         return assemble(
             self,
@@ -106,6 +106,7 @@ class _CheXpert:
                 labels=from_columns(text[list(OBSERVATIONS)], rows["image"]),
                 parts=_with_a_test(parts),
                 problems=(*problems, *found),
+                frontal=frontal,
                 facts={
                     "label tables": ", ".join(path.name for path in chosen),
                     **completeness(parts, {part: _EXPECTED[part] for part in parts.unique()}),
@@ -173,13 +174,15 @@ def _table(path: Path) -> pd.DataFrame:
     return table.assign(**dict.fromkeys(lacking, ""))[["Path", *_DESCRIPTION, *OBSERVATIONS]]
 
 
-def _described(text: pd.DataFrame, place: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read all that is not a label."""
+def _described(
+    text: pd.DataFrame, place: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.Series[bool], list[Problem]]:
+    """Read all that is not a label; and which rows are known to be frontal."""
     file = cleaned_paths(text["Path"]).str.replace(
         r"^.*?(?=(?:train|valid|val|test)/patient)", "", regex=True
     )
     age = pd.Series(in_years(text["Age"]), text.index).replace(0.0, np.nan)
-    view, contradicting = _views(text)
+    view, frontal, contradicting = _views(text)
     rows = pd.DataFrame(
         {
             "image": file,
@@ -192,21 +195,27 @@ def _described(text: pd.DataFrame, place: pd.DataFrame) -> tuple[pd.DataFrame, l
             "view": view,
         }
     )
-    return rows, problem(
-        "contradictory-view",
-        file[contradicting] + " (" + text["AP/PA"][contradicting] + ")",
-        "the table calls the image frontal and its projection lateral: taken for lateral",
-        loses=False,
+    return (
+        rows,
+        frontal,
+        problem(
+            "contradictory-view",
+            file[contradicting] + " (" + text["AP/PA"][contradicting] + ")",
+            "the table calls the image frontal and its projection lateral: taken for lateral",
+            loses=False,
+        ),
     )
 
 
-def _views(text: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Give the views, and which are frontal by one column and lateral by the other."""
+def _views(text: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Give the views, which rows are frontal, and which are so by one column and not the other."""
     stated = views(text["AP/PA"])
     side = text["Frontal/Lateral"].str.casefold()
     by_name = text["Path"].str.contains("lateral", regex=False) & (side == "")
     lateral = (side == "lateral") | by_name | (stated == "LATERAL")
-    return stated.mask(lateral, "LATERAL"), (side == "frontal") & (stated == "LATERAL")
+    frontal = (side == "frontal") | text["Path"].str.contains("frontal", regex=False)
+    contradicting = (side == "frontal") & (stated == "LATERAL")
+    return stated.mask(lateral, "LATERAL"), frontal, contradicting
 
 
 def _with_a_test(parts: pd.Series) -> pd.Series:

@@ -160,6 +160,8 @@ class Collection:
         masks: `image`, `finding` and `path` of a PNG file (absolute, str) over the whole image, 0
             outside the finding and above 0 inside; or an empty `path`, and `runs` as
             `regions.text_of_runs` writes them. `runs` may be missing where all have a file.
+        patients_of: the source whose patients these are, under the same names, such as `nih`; empty
+            where they are the data set's own. A patient of two sources is in one split.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Collection:
     masks: pd.DataFrame = field(
         default_factory=partial(pd.DataFrame, columns=list(MASK_COLUMNS), dtype=object)
     )
+    patients_of: str = ""
 
 
 class Source(Protocol):

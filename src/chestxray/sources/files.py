@@ -50,6 +50,8 @@ class Tree:
         other_tables: TSV and Parquet files, in the same order.
         settings: YAML files that describe the columns of a table, in the same order.
         json: JSON files, in the same order.
+        xml: XML files, in the same order.
+        texts: text files that are no official list, in the same order.
         lists: the official lists by part (`train_val`, `test`), in the same order.
         packed: archives of images that are not unpacked.
         titles: column titles of tables, as far as a source has read them.
@@ -64,6 +66,8 @@ class Tree:
     other_tables: list[Path] = field(default_factory=list)
     settings: list[Path] = field(default_factory=list)
     json: list[Path] = field(default_factory=list)
+    xml: list[Path] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
     lists: dict[str, list[Path]] = field(default_factory=dict)
     packed: list[Path] = field(default_factory=list)
     titles: dict[Path, tuple[str, ...]] = field(default_factory=dict)
@@ -125,7 +129,8 @@ def _scan(raw: Path) -> Tree:
         raise SourceError(
             f"{raw} cannot be read completely ({error}): correct its permissions"
         ) from error
-    for paths in (tree.tables, tree.other_tables, tree.settings, tree.json, *tree.lists.values()):
+    texts = (tree.tables, tree.other_tables, tree.settings, tree.json, tree.xml, tree.texts)
+    for paths in (*texts, *tree.lists.values()):
         paths.sort(key=lambda path: (len(path.parts), path))
     return tree
 
@@ -147,8 +152,11 @@ def _sort_in(tree: Tree) -> None:
             tree.lists.setdefault(LISTS[plain], []).append(Path(entry.path))
         elif name.startswith("images") and name.endswith((".tar.gz", ".zip")):
             tree.packed.append(Path(entry.path))
-        elif name.endswith((".json", *_COLUMNS_FILES)):
-            (tree.json if name.endswith(".json") else tree.settings).append(Path(entry.path))
+        elif name.endswith((".json", ".xml", ".txt", *_COLUMNS_FILES)):
+            texts = {".json": tree.json, ".xml": tree.xml, ".txt": tree.texts}.get(
+                name[name.rfind(".") :]
+            )
+            (tree.settings if texts is None else texts).append(Path(entry.path))
         elif name.endswith(DICOM_SUFFIXES) or _has_no_suffix(name):
             tree.dicom.append(entry.path)
 

@@ -33,11 +33,15 @@ from chestxray.sources.demographics import OLDEST, follow_ups, sexes, views
 from chestxray.sources.table_files import text_table
 from chestxray.sources.table_labels import TableLabels, from_columns
 
-_IMAGES: Final = frozenset({"dicom_id", "subject_id", "study_id", "ViewPosition"})
+IMAGES: Final = frozenset({"dicom_id", "subject_id", "study_id", "ViewPosition"})
+"""Columns of the list of images."""
+
 _SPLIT: Final = frozenset({"dicom_id", "split"})
 _LABELS: Final = frozenset({"subject_id", "study_id", *OBSERVATIONS})
 _TEST: Final = frozenset({"study_id", "Airspace Opacity", "Cardiomegaly"})
-_PEOPLE: Final = frozenset({"subject_id", "gender", "anchor_age", "anchor_year"})
+PEOPLE: Final = frozenset({"subject_id", "gender", "anchor_age", "anchor_year"})
+"""Columns of MIMIC-IV's table of patients."""
+
 _PARTS: Final = {"train": "train", "validate": "val", "test": "test"}
 _EXPECTED: Final = {"train": 368_960, "val": 2_991, "test": 5_159}
 
@@ -69,12 +73,12 @@ class _MIMIC:
 
     def recognises(self, tree: Path) -> bool:
         folder = _folder(tree)
-        listed, labels = _tables(folder, _IMAGES), _labels_of(folder)
+        listed, labels = _tables(folder, IMAGES), _labels_of(folder)
         return bool(listed and labels) and (tree == folder or tree in {*listed, *labels})
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         folder = _folder(tree)
-        listed = _tables(folder, _IMAGES)
+        listed = _tables(folder, IMAGES)
         tables = chosen_first(_labels_of(folder), folder, options)
         if not listed or not tables:
             raise SourceError(
@@ -93,12 +97,13 @@ class _MIMIC:
             f"--columns table=…",
             loses=False,
         )
-        rows, found = _described(images, _tables(folder, _PEOPLE))
+        rows, found = described(images, _tables(folder, PEOPLE))
         stated = Stated(
             rows=rows,
             labels=labels,
             parts=parts,
             problems=(*problems, *found),
+            frontal=pd.Series(False, rows.index),
             facts={
                 "labels of studies": tables[0].name,
                 **facts,
@@ -122,7 +127,8 @@ def _tables(tree: Path, wanted: frozenset[str]) -> list[Path]:
 
 def _labels_of(tree: Path) -> list[Path]:
     """Find the tables of labels of studies, that of CheXpert's labeler first."""
-    found = [t for t in _tables(tree, _LABELS) if t not in _tables(tree, _SPLIT)]
+    of_images = {*_tables(tree, _SPLIT), *_tables(tree, frozenset({"path"}))}  # not of studies
+    found = [table for table in _tables(tree, _LABELS) if table not in of_images]
     return sorted(found, key=lambda path: (len(path.parts), "chexpert" not in path.name, path))
 
 
@@ -208,8 +214,17 @@ def _of_radiologists(table: Path) -> pd.DataFrame:
     return text.assign(**lacking).set_index("r" + text["study_id"])[list(OBSERVATIONS)]
 
 
-def _described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read all that is not a label."""
+def described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, list[Problem]]:
+    """Give what is known of images besides their labels.
+
+    Args:
+        images: text columns `dicom_id`, `subject_id`, `study_id`, `ViewPosition`, and `StudyDate`
+            where it is known.
+        people: tables with the columns `PEOPLE`; the first is used.
+
+    Returns:
+        Rows as `assembly.Stated` has them, and dates that could not be used.
+    """
     date = images["StudyDate"] if "StudyDate" in images else pd.Series("", images.index)
     order, odd = follow_ups(date, images["subject_id"])
     rows = pd.DataFrame(

@@ -39,6 +39,7 @@ _IMAGES: Final = 160_861
 _NEEDED: Final = ("ImageID", "PatientID", "Projection", "Labels")
 _USEFUL: Final = (
     "ImageDir", "StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "MethodLabel",
+    "PhotometricInterpretation_DICOM",
 )  # fmt: skip
 
 WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -291,10 +292,17 @@ def _described(text: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
             "view": views(text["Projection"]),
         }
     )
-    return rows, problem(
+    problems = problem(
         "impossible-age",
         text["ImageID"][impossible],
         f"study minus birth is not from 0 to {OLDEST:.0f} years: the age is taken as unknown",
+        loses=False,
+    )
+    return rows, problems + problem(
+        "inverted-in-table",
+        text["ImageID"][text["PhotometricInterpretation_DICOM"].str.upper() == "MONOCHROME1"],
+        "the table calls the image MONOCHROME1, as no row of PadChest's own is: the grey values of "
+        "its file are used as they are; look whether they are inverted",
         loses=False,
     )
 

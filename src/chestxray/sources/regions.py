@@ -82,6 +82,13 @@ def runs_from_offsets(text: str, height: int, width: int) -> Runs | None:
     return np.column_stack([ends - numbers[:, 1], numbers[:, 1]])
 
 
+def runs_of_mask(mask: npt.NDArray[np.bool_]) -> Runs:
+    """Give the runs of a mask, bool [h, w]."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.column_stack([edges[::2], edges[1::2] - edges[::2]]).astype(np.int64)
+
+
 def text_of_runs(runs: Runs, height: int, width: int) -> str:
     """Write runs as `Collection.masks` has them: `1024x1024 120 3 …`, see `mask_of_runs`."""
     return f"{height}x{width} " + " ".join(map(str, runs.ravel()))

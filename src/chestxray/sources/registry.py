@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.sources.brax import BRAX
+from chestxray.sources.chestx_det import CHESTX_DET, CHESTX_DET10
 from chestxray.sources.chexpert import CHEXPERT
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
@@ -22,18 +24,25 @@ from chestxray.sources.collection import (
     SourceCard,
 )
 from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.jsrt import JSRT
+from chestxray.sources.long_tailed import MIMIC_LONG_TAILED, NIH_LONG_TAILED
 from chestxray.sources.mimic import MIMIC
 from chestxray.sources.nih import NIH
+from chestxray.sources.nih.adjudicated import GOOGLE
+from chestxray.sources.openi import OPENI
 from chestxray.sources.padchest import PADCHEST
 from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
 from chestxray.sources.siim import SIIM
 from chestxray.sources.table import TABLE_SOURCE, columns_of
+from chestxray.sources.tuberculosis import MONTGOMERY, SHENZHEN
 from chestxray.sources.vindr import VINDR
 
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX,
+    SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10, OPENI, JSRT,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits
 

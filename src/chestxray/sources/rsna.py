@@ -1,8 +1,10 @@
-"""The source `rsna`: the RSNA Pneumonia Detection Challenge of 2018, as Kaggle gives it.
+"""The source `rsna`: the RSNA Pneumonia Detection Challenge of 2018, of Kaggle or of RSNA itself.
 
-`stage_2_train_labels.csv` has a row per box, and one for an image without boxes; `patientId` is the
-name of the image. `stage_2_detailed_class_info.csv`, where it is there, tells the images of healthy
-people from those with other abnormalities, whose opacities of other kinds were not boxed.
+Kaggle: `stage_2_train_labels.csv` has a row per box, and one for an image without boxes;
+`patientId` is the name of the image. `stage_2_detailed_class_info.csv`, where it is there, tells
+the images of healthy people from those with other abnormalities, whose opacities of other kinds
+were not boxed. RSNA: the adjudicated annotations in JSON (`rsna_annotations`) beside a tree of
+studies; an image is named by its SOP Instance UID. Kaggle's tables come first where both are there.
 
 All images are NIH's. Their patients are known only through RSNA's mapping file
 (`pneumonia-challenge-dataset-mappings_2018.json`); without it each image counts as its own patient.
@@ -12,7 +14,6 @@ Source: Shih et al., Radiology: Artificial Intelligence 1(1), 2019.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,9 @@ from chestxray.sources.assembly import Stated, assemble, completeness, tables_wh
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
 from chestxray.sources.demographics import in_years, sexes, views
 from chestxray.sources.files import scan
+from chestxray.sources.json_files import json_value
 from chestxray.sources.regions import fractions
+from chestxray.sources.rsna_annotations import IMAGES, annotation_files, read_annotations
 from chestxray.sources.table_files import text_table
 from chestxray.sources.table_labels import TableLabels
 
@@ -36,8 +39,8 @@ _LABELS: Final = frozenset({"patientId", "x", "y", "width", "height", "Target"})
 _CLASSES: Final = frozenset({"patientId", "class"})
 _HEADERS: Final = frozenset({"PatientID", "PatientAge", "PatientSex", "ViewPosition"})
 _NORMAL, _OTHER, _OPACITY = "normal", "no lung opacity / not normal", "lung opacity"
+_MAPPED: Final = "NIH's"
 _SIDE: Final = 1024.0  # pixels, of the frame of all boxes
-_LONGEST: Final = 64 * 2**20  # characters of the mapping file; RSNA's has 30,000 images
 
 
 class _RSNA:
@@ -45,16 +48,20 @@ class _RSNA:
     card: Final = SourceCard(
         title="RSNA Pneumonia",
         citation="Shih et al., Radiology: Artificial Intelligence 1(1), 2019",
-        licence="The terms of the Kaggle competition; research use.",
+        licence="The terms of the Kaggle competition, or those of RSNA; research use.",
         access="Accept the rules of https://www.kaggle.com/c/rsna-pneumonia-detection-challenge, "
         "then: kaggle competitions download -c rsna-pneumonia-detection-challenge, and unpack it. "
-        "Put RSNA's pneumonia-challenge-dataset-mappings_2018.json beside the tables.",
+        "Put RSNA's pneumonia-challenge-dataset-mappings_2018.json beside the tables. RSNA's own "
+        "release has the labels of Kaggle's test too: get images, annotations and mappings at "
+        "RSNA's page of the challenge, and keep them in one folder.",
         label_origin="Boxed by radiologists, three on the stage 2 images.",
         uncertain="ignore",
         blank="negative",
         reasons="Nothing is uncertain or blank: every image was read for pneumonia. An image that "
         "is not normal may show opacities of other kinds, so its Lung Opacity is unknown.",
-        split="None: the labels of Kaggle's test were not given there. Patients are drawn.",
+        split="None: the labels of Kaggle's test were not given there, and RSNA's own release "
+        "states no part. Patients are drawn; with NIH in the same dataset, a patient of both "
+        "follows NIH's lists.",
         overlaps=("NIH ChestX-ray14", "COVIDx"),
         differs=(
             "Lung Opacity: absent in all images without boxes, here only in normal ones",
@@ -64,29 +71,42 @@ class _RSNA:
     )
 
     def recognises(self, tree: Path) -> bool:
-        return bool(_tables(tree, _LABELS))
+        return bool(_tables(tree, _LABELS) or annotation_files(tree))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
-        tables = _tables(tree, _LABELS)
-        if not tables:
+        tables, files = _tables(tree, _LABELS), annotation_files(tree)
+        if tables:
+            images, boxes, found = _of_kaggle(tree, tables[0])
+            count = _IMAGES
+        elif files:
+            images, boxes, found = _of_rsna(files[0])
+            count = IMAGES
+        else:
             raise SourceError(
                 f"{tree} holds no label table of RSNA Pneumonia (columns "
-                f"{', '.join(sorted(_LABELS))}): put stage_2_train_labels.csv into it"
+                f"{', '.join(sorted(_LABELS))}): put Kaggle's stage_2_train_labels.csv into it, or "
+                f"RSNA's pneumonia-challenge-annotations-adjudicated-kaggle_2018.json"
             )
-        text = text_table(tables[0])
-        images = _images(text, _beside(tree, tables[0], _CLASSES))
-        rows, facts = _described(images, tree, tables[0])
-        labels = _labels(images)
+        table = (tables or files)[0]
+        rows, facts = _described(images, tree, table)
         stated = Stated(
             rows=rows,
-            labels=labels,
+            labels=_labels(images),
             parts=pd.Series("", rows.index, dtype="str"),
-            facts={**completeness(rows["image"], {"": _IMAGES}), **facts},
+            problems=tuple(found),
+            facts={**completeness(rows["image"], {"": count}), **facts},
             headers=True,
+            of_larger_set=not tables,  # RSNA's release has images without an adjudicated label
         )
-        collection = assemble(self, tree, tables[0], stated, options)
-        boxes, problems = _boxes(text, collection.rows)
-        return replace(collection, boxes=boxes, problems=(*collection.problems, *problems))
+        collection = assemble(self, tree, table, stated, options)
+        boxes, found = _boxes(boxes[boxes["image"].isin(collection.rows["image"])])
+        mapped = facts["patients"].startswith(_MAPPED)
+        return replace(
+            collection,
+            boxes=boxes,
+            problems=(*collection.problems, *found),
+            patients_of="nih" if mapped else "",
+        )
 
 
 RSNA: Final = _RSNA()
@@ -94,6 +114,28 @@ RSNA: Final = _RSNA()
 
 def _tables(tree: Path, wanted: frozenset[str]) -> list[Path]:
     return tables_where(tree, lambda titles: wanted <= titles)
+
+
+def _of_kaggle(tree: Path, table: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Problem]]:
+    """Read Kaggle's tables: a row per image as `_labels` takes it, and the boxes; no problems."""
+    text = text_table(table)
+    sides = {"x": "x", "y": "y", "w": "width", "h": "height"}
+    numbers = {ours: pd.to_numeric(text[title], errors="coerce") for ours, title in sides.items()}
+    boxes = pd.DataFrame({"image": text["patientId"], **numbers}).assign(width=_SIDE, height=_SIDE)
+    return _images(text, _beside(tree, table, _CLASSES)), boxes[text["Target"] == "1"], []
+
+
+def _of_rsna(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Problem]]:
+    """Read RSNA's annotations: the same, and what could not be used."""
+    annotations, problems = read_annotations(path)
+    kind = annotations["kind"].str.casefold()
+    opacity = kind == _OPACITY
+    odd = ~kind.isin([_NORMAL, _OTHER, _OPACITY])
+    rows = annotations.assign(any=opacity, all=opacity, odd=odd, kind=kind, kinds=kind)
+    how = {"any": "max", "all": "min", "odd": "any", "kind": "first", "kinds": "nunique"}
+    images = rows.groupby("image", sort=True).agg(how).reset_index()
+    images["kind"] = images["kind"].mask(images["odd"], "")
+    return images, annotations[opacity].drop(columns="kind"), problems
 
 
 def _beside(tree: Path, table: Path, wanted: frozenset[str]) -> pd.DataFrame | None:
@@ -155,7 +197,8 @@ def _label_problems(images: pd.DataFrame, contrary: pd.Series, strange: pd.Serie
         *problem(
             "unknown-value",
             images["image"][images["odd"]],
-            "Target is not 0 or 1: the labels of the image are unknown",
+            "Target is not 0 or 1, or an annotation names none of the three classes: the labels of "
+            "the image are unknown",
             loses=True,
         ),
         *problem(
@@ -201,7 +244,7 @@ def _patients(image: pd.Series, tree: Path, table: Path) -> tuple[pd.Series, dic
             number = nih.str.extract(r"^(\d{8})_\d{3}")[0]
             found = int(number.notna().sum())
             return number.fillna(image), {
-                "patients": f"NIH's, of {found} of {len(image)} images, by {path.name}"
+                "patients": f"{_MAPPED}, of {found} of {len(image)} images, by {path.name}"
             }
     return image, {
         "patients": "not published: each image counts as its own patient, so images of one "
@@ -210,26 +253,22 @@ def _patients(image: pd.Series, tree: Path, table: Path) -> tuple[pd.Series, dic
 
 
 def _mapped(path: Path) -> dict[str, str]:
-    """Read NIH's image name of each of RSNA's."""
+    """Read NIH's image name of each image, by Kaggle's name and by its SOP Instance UID."""
+    what = "RSNA's list of img_id and subset_img_id"
+    listed = json_value(path, what)
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            listed = json.loads(file.read(_LONGEST))
-        return {str(each["subset_img_id"]): str(each["img_id"]) for each in listed}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        names = {str(each["subset_img_id"]): str(each["img_id"]) for each in listed}
+        uids = {str(each["SOPInstanceUID"]): str(each["img_id"]) for each in listed
+                if "SOPInstanceUID" in each}  # fmt: skip
+    except (TypeError, KeyError) as error:
         raise SourceError(
-            f"{path} is not RSNA's list of img_id and subset_img_id ({error}): download it again, "
-            f"or remove it"
+            f"{path} is not {what} ({error}): download it again, or remove it"
         ) from error
+    return names | uids
 
 
-def _boxes(text: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+def _boxes(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """Give each box to both findings, for it surrounds an opacity that is called pneumonia."""
-    here = text[(text["Target"] == "1") & text["patientId"].isin(rows["image"])]
-    sides = {
-        our: pd.to_numeric(here[title], errors="coerce")
-        for our, title in {"x": "x", "y": "y", "w": "width", "h": "height"}.items()
-    }
-    one = pd.DataFrame({"image": here["patientId"], **sides}).assign(width=_SIDE, height=_SIDE)
-    boxes, problems = fractions(one.assign(finding=FINDINGS[0]))
-    both = [boxes.assign(finding=name) for name in FINDINGS]
+    found, problems = fractions(boxes.assign(finding=FINDINGS[0]))
+    both = [found.assign(finding=name) for name in FINDINGS]
     return pd.concat(both, ignore_index=True), problems

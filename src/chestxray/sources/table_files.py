@@ -20,7 +20,7 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.table_limits import open_text, parquet_titles, read_parquet
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".img")  # .img: raw images of JSRT
 DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
 _TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SEPARATORS: Final = ("\t", ";", ",")

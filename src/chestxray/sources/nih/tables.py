@@ -59,6 +59,8 @@ FINDINGS: Final = Findings(
     )
 )
 ROW_COLUMNS: Final = (*LEADING_COLUMNS, *FINDINGS)
+ADJUDICATED: Final = ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass")
+"""The labels of Google's table, which repeats NIH's columns beside them."""
 
 _Generation = Literal["2017", "v2020", "unknown"]
 
@@ -108,8 +110,10 @@ class LabelTable:
 
 
 def is_label_table(path: Path) -> bool:
-    """Tell whether a CSV's header has the columns that a label table must have."""
-    return set(_REQUIRED) <= {_TITLES.get(key(title)) for title in header(path)}
+    """Tell whether a CSV's header has the columns of a label table, and is not that of Google."""
+    titles = header(path)
+    has_all = set(_REQUIRED) <= {_TITLES.get(key(title)) for title in titles}
+    return has_all and not {key(title) for title in ADJUDICATED} <= {key(title) for title in titles}
 
 
 def has_names_of_nih(path: Path) -> bool:

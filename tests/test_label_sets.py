@@ -1,0 +1,548 @@
+"""Readers of data sets that label the images of another one, on trees made of phantoms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import label_set_trees as trees
+import public_trees
+from chestxray import sources
+from chestxray.dataset import prepare, split
+from chestxray.dataset.combine import combine
+from chestxray.errors import SourceError
+from chestxray.sources import Collection, ReadOptions
+from public_trees import Film, change
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set: its builder, main table, column of images, and how a key names its film."""
+
+    build: Callable[[Path, list[Film]], Path]
+    table: str
+    column: str
+    number: Callable[[str], int]
+
+
+SETS = {
+    "nih-google": Set(
+        trees.google, "google2019_nih-chest-xray-labels.csv", "Image Index",
+        lambda image: int(image[9:12]),
+    ),
+    "nih-lt": Set(
+        trees.nih_lt, "miccai2023_nih-cxr-lt_labels_train.csv", "id",
+        lambda image: int(image[9:12]),
+    ),
+    "mimic-lt": Set(
+        trees.mimic_lt, "miccai2023_mimic-cxr-lt_labels_train.csv", "path",
+        lambda image: int(image[-8:], 16),
+    ),
+    "brax": Set(
+        trees.brax, "master_spreadsheet_update.csv", "PngPath", lambda image: int(image[-4:]),
+    ),
+}  # fmt: skip
+every_set = pytest.mark.parametrize("name", SETS)
+
+
+@pytest.fixture(scope="module")
+def films(phantoms: Path) -> list[Film]:
+    return public_trees.films(phantoms)
+
+
+@pytest.fixture
+def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: SETS[name].build(tmp_path / name, films)
+
+
+def codes(collection: Collection) -> dict[str, int]:
+    return {problem.code: problem.count for problem in collection.problems}
+
+
+def losing(collection: Collection) -> list[str]:
+    return [problem.code for problem in collection.problems if problem.loses]
+
+
+def values(collection: Collection, *findings: str) -> list[list[float | None]]:
+    """Labels in the order of the images, None for unknown."""
+    cells = collection.rows[list(findings)].to_numpy()
+    return [[None if np.isnan(v) else v for v in row] for row in cells]
+
+
+def edited(tree: Path, name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+    change(tree / SETS[name].table, edit)
+    return tree
+
+
+@every_set
+def test_a_tree_is_recognised_by_its_content_and_by_one_source_alone(
+    build: Callable[[str], Path], name: str
+) -> None:
+    tree = build(name)
+    assert sources.recognise(tree).name == name
+    assert sources.recognise(tree / SETS[name].table).name == name
+
+
+@every_set
+def test_labels_patients_and_demographics_are_those_of_the_films(
+    build: Callable[[str], Path], films: list[Film], name: str
+) -> None:
+    collection = sources.read(build(name))
+    known = {"Cardiomegaly", "Effusion", "Pneumonia", "Pneumothorax"} & {*collection.findings}
+    assert known
+    assert len(collection.rows) == len(films)
+    for row in collection.rows.to_dict("records"):
+        film = films[SETS[name].number(str(row["image"]))]
+        for finding in known:
+            assert row[finding] == float(finding in film.findings), (row["image"], finding)
+        assert int(str(row["patient"])[-5:]) == film.patient
+        assert row["sex"] in {film.sex, ""}
+        assert np.isnan(row["age"]) or abs(row["age"] - film.age) < 5
+    assert losing(collection) == []
+
+
+@every_set
+def test_a_tree_becomes_a_dataset_of_the_films_pixels(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path, name: str
+) -> None:
+    dataset = prepare(build(name), tmp_path / "dataset", size=32, allow_empty=True)
+    assert dataset.manifest.failures == ()
+    assert len(dataset.index) == len(films)
+    for place, image in enumerate(dataset.index["image"]):
+        pixels = films[SETS[name].number(str(image))].pixels.astype(float)
+        halved = pixels.reshape(32, 2, 32, 2).mean((1, 3))
+        assert np.abs(dataset.images[np.array([place])][0] - halved).mean() < 4
+
+
+@every_set
+def test_a_byte_order_mark_windows_line_ends_and_repeated_rows_change_nothing(
+    build: Callable[[str], Path], name: str
+) -> None:
+    tree = build(name)
+    before = sources.read(tree)
+    edited(tree, name, lambda table: pd.concat([table, table]))
+    path = tree / SETS[name].table
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    after = sources.read(tree)
+    pd.testing.assert_frame_equal(before.rows, after.rows)
+    pd.testing.assert_frame_equal(before.boxes, after.boxes)
+    assert codes(before).items() <= codes(after).items()
+    assert losing(after) == []
+
+
+@every_set
+def test_rows_without_an_image_are_counted_and_rows_without_a_name_left_out(
+    build: Callable[[str], Path], name: str
+) -> None:
+    tree = build(name)
+    before = sources.read(tree)
+    Path(before.rows["path"].iloc[0]).unlink()
+    column = SETS[name].column
+    blank = dict.fromkeys([column, *(["DicomPath"] if name == "brax" else [])], "")
+    edited(tree, name, lambda table: pd.concat([table, table.head(1).assign(**blank)]))
+    after = sources.read(tree)
+    assert codes(after)["missing-image"] == 1
+    assert after.rows["image"].tolist() == before.rows["image"].tolist()[1:]
+
+
+@every_set
+def test_a_missing_column_is_named_when_the_source_is(
+    build: Callable[[str], Path], name: str
+) -> None:
+    tree = build(name)
+    for path in tree.rglob("*.csv"):
+        change(path, lambda table: table.rename(columns={SETS[name].column: "picture"}))
+    with pytest.raises(SourceError, match=rf"holds no label table of .*{SETS[name].column}"):
+        sources.read(tree, name)
+
+
+# Google's adjudicated labels of NIH
+
+
+def google_cells(tree: Path, rows: Iterable[tuple[str, str, str, str]]) -> Path:
+    """Write the first answers: Fracture, Pneumothorax, Airspace opacity, Nodule or mass."""
+
+    def write(table: pd.DataFrame) -> pd.DataFrame:
+        titles = ["Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass"]
+        for place, answers in enumerate(rows):
+            table.loc[table.index[place], titles] = list(answers)
+        return table
+
+    return edited(tree, "nih-google", write)
+
+
+def test_googles_answers_are_labels_and_an_opacity_beside_a_nodule_is_open(
+    build: Callable[[str], Path],
+) -> None:
+    tree = google_cells(
+        build("nih-google"),
+        [
+            ("NO", "YES", "YES", "NO"), ("YES", "NO", "NO", "NO"), ("no", "no", "no", "yes"),
+            ("NO", "NO", "YES", "YES"), ("", "MAYBE", "2", "NO"),
+        ],
+    )  # fmt: skip
+    read = sources.read(tree)
+    assert read.findings == ("Fracture", "Pneumothorax", "Lung Opacity", "Nodule/Mass")
+    assert values(read, *read.findings)[:5] == [
+        [0, 1, 1, 0], [1, 0, 0, 0], [0, 0, None, 1], [0, 0, 1, 1], [None, None, None, 0],
+    ]  # fmt: skip
+    assert codes(read)["unknown-value"] == 1
+    assert losing(read) == ["unknown-value"]
+
+
+def test_googles_sets_are_nihs_lists_and_an_unknown_one_is_refused(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("nih-google")
+    read = sources.read(tree)
+    last = {trees.nih_name(film) for film in films if film.patient == films[-1].patient}
+    assert read.official["test"] == last
+    assert read.official["train_val"] == {*read.rows["image"]} - last
+    assert read.facts["images of the data set"].startswith(f"val: {len(films) - len(last)} of 2414")
+    edited(tree, "nih-google", lambda table: table.assign(**{"Set Id": "tune"}))
+    with pytest.raises(SourceError, match="names the set 'tune': allowed are val and test"):
+        sources.read(tree)
+
+
+def test_a_tree_of_nih_stays_nihs_until_googles_labels_are_named(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = edited(build("nih-google"), "nih-google", lambda table: table[2:])
+    trees.nih_table(tree, films)
+    nih = sources.read(tree)
+    assert nih.name == "nih"
+    assert len(nih.rows) == len(films)
+    assert "unused-label-table" not in codes(nih), "Google's table is not one of NIH's"
+    read = sources.read(tree, "nih-google")
+    assert len(read.rows) == len(films) - 2
+    assert codes(read)["missing-row"] == 2
+    assert losing(read) == [], "the other images are NIH's, not missed"
+    pd.testing.assert_frame_equal(
+        read.rows[["image", "patient", "age", "sex", "view"]],
+        nih.rows[["image", "patient", "age", "sex", "view"]][2:].reset_index(drop=True),
+    )
+
+
+def test_an_image_whose_patient_is_not_told_counts_as_its_own(
+    build: Callable[[str], Path],
+) -> None:
+    tree = edited(build("nih-google"), "nih-google", lambda table: table.drop(columns="Patient ID"))
+    assert "no-patient" not in codes(sources.read(tree)), "the name tells it"
+    first = Path(sources.read(tree).rows["path"].iloc[0])
+    first.rename(first.with_name("film.png"))
+    edited(
+        tree,
+        "nih-google",
+        lambda t: t.assign(**{"Image Index": ["film.png", *t["Image Index"][1:]]}),
+    )
+    read = sources.read(tree)
+    assert codes(read)["no-patient"] == 1
+    assert "film.png" in set(read.rows["patient"])
+
+
+def test_options_choose_views_and_label_tables(build: Callable[[str], Path]) -> None:
+    tree = build("nih-google")
+    (tree / "other.csv").write_bytes((tree / SETS["nih-google"].table).read_bytes())
+    options = ReadOptions(views="PA", columns={"table": "other.csv"})
+    read = sources.read(tree, "nih-google", options)
+    assert set(read.rows["view"]) == {"PA"}
+    assert read.facts["label table"] == "other.csv"
+
+
+# The long-tailed sets
+
+
+@pytest.mark.parametrize("name", ["nih-lt", "mimic-lt"])
+def test_a_long_tailed_set_has_its_own_split_and_its_new_findings(
+    build: Callable[[str], Path], films: list[Film], name: str
+) -> None:
+    read = sources.read(build(name))
+    counts = {part: len(names) for part, names in read.official.items()}
+    wanted = [trees.part_of(film, films) for film in films]
+    assert counts == {part: wanted.count(part) for part in ("train", "val", "test")}
+    assert len(read.findings) == {"nih-lt": 19, "mimic-lt": 18}[name]
+    for row in read.rows.to_dict("records"):
+        number = SETS[name].number(str(row["image"]))
+        assert row["Tortuous Aorta"] == float(number % 3 == 0)
+        assert row["Pneumoperitoneum"] == 0
+
+
+def test_nihs_own_table_tells_the_age_sex_and_view_of_a_long_tailed_set(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("nih-lt")
+    assert (sources.read(tree).rows["sex"] == "").all()
+    trees.nih_table(tree, films)
+    assert sources.recognise(tree).name == "nih", "its table is NIH's own"
+    rows = sources.read(tree, "nih-lt").rows
+    nih = sources.read(tree, "nih").rows
+    told = ["image", "patient", "age", "sex", "view", "follow_up"]
+    pd.testing.assert_frame_equal(rows[told], nih[told])
+
+
+def test_mimics_metadata_tells_the_views_and_unknown_ones_are_counted(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("mimic-lt")
+    assert codes(sources.read(tree)) == {"unknown-view": len(films)}
+    titles = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
+    rows = []
+    for film in films[1:]:
+        _, _, subject, study, name = trees.mimic_path(film).split("/")
+        view = "LATERAL" if film.number == 5 else "PA"
+        rows.append([name.removesuffix(".jpg"), subject[1:], study[1:], view, "21800101"])
+    public_trees.table(tree / "mimic-cxr-2.0.0-metadata.csv", titles, rows)
+    read = sources.read(tree)
+    assert read.name == "mimic-lt"
+    assert codes(read) == {"unknown-view": 1, "other-view": 1}
+    strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
+    assert codes(strict) == {"other-view": 2}
+
+
+def test_a_table_of_another_release_is_not_mixed_in(build: Callable[[str], Path]) -> None:
+    tree = build("nih-lt")
+    before = sources.read(tree)
+    for part, of in (("train", "train"), ("val", "balanced-val"), ("test", "test")):
+        data = (tree / f"miccai2023_nih-cxr-lt_labels_{part}.csv").read_bytes()
+        (tree / f"nih-cxr-lt_single-label_{of}.csv").write_bytes(data)
+    read = sources.read(tree)
+    pd.testing.assert_frame_equal(read.rows, before.rows)
+    assert codes(read) == {"unused-label-table": 3}
+    name = "nih-cxr-lt_single-label_train.csv"
+    chosen = sources.read(tree, "nih-lt", ReadOptions(columns={"table": name}))
+    assert chosen.facts["label table"] == name
+    assert {part: len(names) for part, names in chosen.official.items()} == {
+        part: len(names) for part, names in before.official.items()
+    }
+
+
+def test_a_long_tailed_image_in_two_parts_is_left_out_and_an_odd_cell_is_unknown(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("nih-lt")
+    before = sources.read(tree)
+    train = pd.read_csv(tree / SETS["nih-lt"].table, dtype=str)
+    change(tree / "miccai2023_nih-cxr-lt_labels_val.csv", lambda t: pd.concat([t, train[:1]]))
+    edited(tree, "nih-lt", lambda table: table.assign(Hernia=["0", "2", *table["Hernia"][2:]]))
+    read = sources.read(tree)
+    assert codes(read) == {"conflicting-rows": 1, "unknown-value": 1}
+    assert read.rows["image"].tolist() == before.rows["image"].tolist()[1:]
+    assert values(read, "Hernia")[0] == [None]
+
+
+def test_mimics_long_tailed_columns_beyond_the_common_ones_are_findings(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("mimic-lt")
+    for path in tree.glob("*.csv"):
+        change(path, lambda t: t.rename(columns={"path": "fpath"}).assign(
+            Adenopathy=["1"] + ["0"] * (len(t) - 1), sampling_weight="0.25"))  # fmt: skip
+    read = sources.read(tree)
+    assert read.name == "mimic-lt"
+    assert read.findings[-1] == "Adenopathy"
+    assert "sampling_weight" not in read.findings
+    change(tree / SETS["mimic-lt"].table, lambda t: t.assign(fpath=["x.jpg", *t["fpath"][1:]]))
+    assert codes(sources.read(tree))["no-patient"] == 1
+
+
+def test_mimics_own_tables_are_read_by_mimic_beside_a_long_tailed_set(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = public_trees.mimic(tmp_path, films)
+    single = pd.read_csv(tree / "mimic-cxr-2.0.0-chexpert.csv", dtype=str, keep_default_na=False)
+    single = single.assign(dicom_id="x", path="x.jpg", **dict.fromkeys(trees.NEW, "0"))
+    single.to_csv(tree / "mimic-cxr-lt_single-label_train.csv", index=False)
+    read = sources.read(tree)
+    assert read.name == "mimic"
+    assert codes(read) == {"unused-label-table": 1}, "that of NegBio alone"
+
+
+# CheXpert
+
+
+def test_chexperts_unknown_views_are_counted_and_frontal_ones_without_a_direction_are_not(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = public_trees.chexpert(tmp_path, films)
+    assert "unknown-view" not in codes(sources.read(tree))
+    table = pd.read_csv(tree / "train.csv", dtype=str, keep_default_na=False)
+    frontal = table.index[table["Frontal/Lateral"] == "Frontal"]
+    table.loc[frontal[:3], ["Frontal/Lateral", "AP/PA"]] = ["", ""]
+    table.loc[frontal[3], "AP/PA"] = ""
+    table.loc[frontal[4], ["Frontal/Lateral", "AP/PA"]] = ["", "PA"]
+    for place in frontal[[0, 1, 4]]:
+        name = table.loc[place, "Path"].split("/", 1)[1]
+        (tree / name).rename(tree / name.replace("view1_frontal", "view1"))
+        table.loc[place, "Path"] = table.loc[place, "Path"].replace("view1_frontal", "view1")
+    table.to_csv(tree / "train.csv", index=False)
+    read = sources.read(tree)
+    assert codes(read)["unknown-view"] == 2, "two have no word for it, not even in their name"
+    assert "unknown-view" not in losing(read)
+    strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
+    assert len(strict.rows) == len(read.rows) - 4
+
+
+# RSNA's own release
+
+
+@pytest.fixture
+def rsna(films: list[Film], tmp_path: Path) -> Path:
+    return trees.rsna_release(tmp_path / "rsna", films)
+
+
+def project(tree: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """Edit the annotations of RSNA's release."""
+    path = tree / trees.RSNA_ANNOTATIONS
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(value, indent=1).replace("\n", "\r\n").encode())
+    return tree
+
+
+def test_rsnas_own_release_gives_the_labels_boxes_and_patients_of_kaggles(
+    rsna: Path, films: list[Film], tmp_path: Path
+) -> None:
+    assert sources.recognise(rsna).name == "rsna"
+    assert sources.recognise(rsna / trees.RSNA_ANNOTATIONS).name == "rsna"
+    ours = sources.read(rsna)
+    kaggle = sources.read(public_trees.rsna(tmp_path / "kaggle", films[:-1]))
+    order = ours.rows["image"].str.rsplit(".", n=1).str[-1].argsort().to_numpy()
+    told = ["patient", "age", "sex", "view", "Pneumonia", "Lung Opacity"]
+    pd.testing.assert_frame_equal(
+        ours.rows.iloc[order][told].reset_index(drop=True), kaggle.rows[told]
+    )
+    boxes = [
+        sorted(map(tuple, each.boxes[["finding", *"xywh"]].round(9).to_numpy().tolist()))
+        for each in (ours, kaggle)
+    ]
+    assert boxes[0] == boxes[1]
+    assert len(boxes[0])
+    assert losing(ours) == [], "an image without an adjudicated label is not missed"
+    assert codes(ours)["missing-row"] == 1
+    assert ours.facts["images of the data set"] == f"all: {len(films) - 1} of 29684"
+    alone = sources.read(rsna / trees.RSNA_ANNOTATIONS)
+    assert alone.rows["Pneumonia"].tolist() == ours.rows["Pneumonia"].tolist()
+
+
+def test_rsnas_own_release_becomes_a_dataset(rsna: Path, films: list[Film], tmp_path: Path) -> None:
+    dataset = prepare(rsna, tmp_path / "dataset", size=32, allow_empty=True)
+    assert dataset.manifest.failures == ()
+    assert len(dataset.index) == len(films) - 1
+    assert set(dataset.boxes["image"]) <= set(dataset.index["image"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda p: p.pop("datasets"), "is not RSNA's export of MD.ai with labelGroups"),
+        (lambda p: p.update(datasets=[{"annotations": [7]}]), "is not RSNA's export of MD.ai"),
+        (lambda p: p["labelGroups"].pop(), r"no annotation of the group Calculated.*Team 1\)"),
+    ],
+)
+def test_another_export_is_refused_as_rsnas(
+    rsna: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        sources.read(project(rsna, edit))
+
+
+def test_a_cut_annotation_file_is_refused(rsna: Path) -> None:
+    path = rsna / trees.RSNA_ANNOTATIONS
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(SourceError, match=r"is not RSNA's export of MD.ai .*download it again"):
+        sources.read(rsna)
+
+
+def test_rsnas_repeated_contradictory_nameless_and_unknown_annotations_are_counted(
+    rsna: Path,
+) -> None:
+    before = sources.read(rsna)
+    healthy = before.rows["image"][before.rows["Pneumonia"] == 0].tolist()
+    boxed = before.boxes["image"].iloc[0]
+
+    def edit(value: dict[str, Any]) -> None:
+        value["labelGroups"][1]["labels"].append({"id": "L_new", "name": "Exclude"})
+        annotations = value["datasets"][0]["annotations"]
+        annotations += list(annotations)
+        box = {"x": 1, "y": 1, "width": 9, "height": 9}
+        for image, label in ((healthy[0], "L_v8n"), (healthy[1], "L_new"), ("", "L_o8w")):
+            annotations.append({"SOPInstanceUID": image, "labelId": label, "data": box,
+                                "width": 1024, "height": 1024})  # fmt: skip
+        for each in annotations:
+            if each["SOPInstanceUID"] == boxed and each["data"]:
+                each["data"]["width"] = 2048
+                break
+
+    read = sources.read(project(rsna, edit))
+    assert {code: count for code, count in codes(read).items() if code in losing(read)} == {
+        "no-image": 1, "contradiction": 1, "unknown-value": 1, "bad-box": 1,
+    }  # fmt: skip
+    unknown = read.rows["image"][read.rows["Pneumonia"].isna()].tolist()
+    assert sorted(unknown) == sorted(healthy[:2])
+
+
+@pytest.mark.parametrize("name", ["rsna", "nih-google", "nih-lt"])
+def test_a_patient_of_nih_is_in_one_split_whatever_the_set(
+    rsna: Path, build: Callable[[str], Path], films: list[Film], tmp_path: Path, name: str
+) -> None:
+    """No pixel is compared here, so only the patients' names can tell."""
+    tree = rsna if name == "rsna" else build(name)
+    other = sources.read(tree)
+    half = [film for film in films if film.number % 2]
+    root = trees.nih_images(tmp_path / "nih", half)
+    trees.nih_table(root, half)
+    joined = combine([sources.read(root), other])
+    patients = joined.rows.groupby("source")["patient"].agg(set)
+    assert patients["nih"] & patients[name], "some patients are in both"
+    parts = split.assign(joined.rows, joined.findings, "patient", 0, joined.official)
+    assert parts.groupby(joined.rows["patient"].str.split("/").str[-1]).nunique().max() == 1
+
+
+# BRAX
+
+
+def test_braxs_dicom_and_png_files_are_the_same_images(films: list[Film], tmp_path: Path) -> None:
+    png = sources.read(trees.brax(tmp_path / "png", films))
+    dicom = sources.read(trees.brax(tmp_path / "dicom", films, "dcm"))
+    pd.testing.assert_frame_equal(png.rows.drop(columns="path"), dicom.rows.drop(columns="path"))
+    assert (png.facts["files"], dicom.facts["files"]) == ("PNG", "DICOM")
+    both = trees.brax(tmp_path / "png", films, "dcm")
+    read = sources.read(both)
+    assert read.facts["files"] == "DICOM"
+    assert losing(read) == [], "the PNG files are not missed"
+
+
+def test_braxs_ages_views_and_patients_that_are_not_stated_are_counted(
+    build: Callable[[str], Path],
+) -> None:
+    def edit(table: pd.DataFrame) -> pd.DataFrame:
+        table.loc[:4, "PatientAge"] = ["85 or more", "47", "old", "", "[30, 35)"]
+        table.loc[[5, 6], "ViewPosition"] = ["", "LATERAL"]
+        table.loc[7, "PatientID"] = ""
+        return table
+
+    read = sources.read(edited(build("brax"), "brax", edit))
+    age = read.rows.set_index(read.rows["image"].str[-4:].astype(int))["age"].fillna(-1)
+    assert age.sort_index().loc[:4].tolist() == [85, 47, -1, -1, 30]
+    assert codes(read) == {
+        "impossible-age": 1, "unknown-view": 1, "other-view": 1, "no-patient": 1, "missing-row": 1,
+    }  # fmt: skip
+
+
+def test_braxs_uncertain_labels_and_older_table(build: Callable[[str], Path]) -> None:
+    tree = build("brax")
+    (tree / "master_spreadsheet.csv").write_bytes((tree / SETS["brax"].table).read_bytes())
+    edited(tree, "brax", lambda table: table.assign(Fracture="-1.0"))
+    read = sources.read(tree)
+    assert read.rows["Fracture"].isna().all()
+    assert (sources.read(tree, options=ReadOptions(uncertain="ones")).rows["Fracture"] == 1).all()
+    assert codes(read) == {"unused-label-table": 1}
+    older = ReadOptions(columns={"table": "master_spreadsheet.csv"})
+    assert (sources.read(tree, "brax", older).rows["Fracture"] == 0).all()
