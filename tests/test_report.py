@@ -181,6 +181,24 @@ def test_null_is_a_dash_with_the_reason_and_never_zero(full: Path, html: str) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_source_that_can_be_told_and_pays_is_a_limit_of_the_results(
+    full: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(full, run)
+    told = {"value": 0.93, "low": 0.9, "high": 0.95, "percentile": {"low": None, "high": None}}
+    probe: dict[str, Any] = {"auroc": {"nih": told}, "too_few": {"site": "3 patients"}}
+    for warns in (True, False):
+        content = probe | {"sentence": "The source can be told.", "warning": warns}
+        (run / "source_probe.json").write_text(json.dumps(content), encoding="utf-8")
+        html = page_of(run)
+        elements(html)
+        assert ("Figures over all sources together" in html) == warns
+        assert "The source can be told." in html
+        assert "0.930" in html
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_an_evaluation_without_validation_says_so(full: Path, tmp_path: Path) -> None:
     reason = "no validation predictions: --fit-on"
     nothing = {"value": None, "low": None, "high": None, "reason": reason}

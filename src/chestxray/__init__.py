@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from chestxray.findings import Findings, vocabulary
     from chestxray.model import calibrate
-    from chestxray.reading import Reader, Reading, explain, load, predict
+    from chestxray.reading import Reader, Reading, explain, load, predict, validate
     from chestxray.reporting import report
     from chestxray.serving import serve
     from chestxray.sources import Collection, ReadOptions, Source, SourceCard, synth
@@ -85,7 +85,7 @@ _ROOMS: Final = {
     ),
     "findings": ("Findings", "vocabulary"),
     "model": ("calibrate",),
-    "reading": ("Reader", "Reading", "explain", "load", "predict"),
+    "reading": ("Reader", "Reading", "explain", "load", "predict", "validate"),
     "reporting": ("report",),
     "serving": ("serve",),
     "sources": ("Collection", "ReadOptions", "Source", "SourceCard", "synth"),
@@ -100,7 +100,7 @@ __all__ = [
     "SignatureError", "Source", "SourceCard", "SourceError", "TrainingError", "WorkerError",
     "__version__", "calibrate", "compare", "crossval", "ensemble", "evaluate", "explain", "load",
     "overlap", "plan", "predict", "prepare", "pretrain", "report", "serve", "synth", "train",
-    "verify", "vocabulary",
+    "validate", "verify", "vocabulary",
 ]  # fmt: skip
 
 

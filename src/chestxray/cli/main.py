@@ -24,6 +24,7 @@ from chestxray.cli.ensemble import ensemble
 from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.export import export
+from chestxray.cli.findings import findings
 from chestxray.cli.gateway import gateway
 from chestxray.cli.overlap import overlap
 from chestxray.cli.plan import plan
@@ -38,6 +39,7 @@ from chestxray.cli.serve import serve
 from chestxray.cli.sign import keygen, sign
 from chestxray.cli.synth import synth
 from chestxray.cli.train import train
+from chestxray.cli.validate import validate
 from chestxray.cli.verify import verify
 from chestxray.errors import ChestXrayError, of_missing_module
 from chestxray.file_names import one_line
@@ -77,7 +79,7 @@ def chestxray(
 
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
-    "Data": (synth, download, verify, prepare, overlap),
+    "Data": (synth, download, verify, prepare, findings, overlap),
     "Models": (
         train,
         pretrain,
@@ -90,7 +92,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         keygen,
         recipe,
     ),
-    "Results": (predict, evaluate, compare, plan, explain, report),
+    "Results": (predict, evaluate, validate, compare, plan, explain, report),
     "Clinic": (serve, gateway),
 }
 for panel, verbs in _PANELS.items():
@@ -106,7 +108,8 @@ _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
 _AFTER_CTRL_C: Final = {
     **dict.fromkeys(
-        ("download", "prepare", "pretrain", "crossval", "predict", "run", "demo"), _RESUMES
+        ("download", "prepare", "pretrain", "crossval", "predict", "validate", "run", "demo"),
+        _RESUMES,
     ),
     "train": f"{_SAME_AGAIN} with --resume to resume",
     "serve": "stopped",

@@ -13,6 +13,7 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.dataset.copies import SharedImages, overlap
+    from chestxray.dataset.label_counts import LabelCount, label_counts
     from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "DatasetVerdict",
+    "LabelCount",
     "Manifest",
     "Masks",
     "Radiograph",
     "SharedImages",
     "Verdict",
+    "label_counts",
     "overlap",
     "prepare",
     "verify",
@@ -36,6 +39,7 @@ __getattr__ = exports(
     __name__,
     {
         "copies": ("SharedImages", "overlap"),
+        "label_counts": ("LabelCount", "label_counts"),
         "masks": ("Masks",),
         "preparation": ("prepare",),
         "radiograph": ("Radiograph",),

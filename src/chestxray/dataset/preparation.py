@@ -253,6 +253,7 @@ def _record(collection: Collection) -> SourceRecord:
         policies=collection.policies,
         facts=collection.facts,
         images=len(collection.rows),
+        findings=tuple(collection.findings),
     )
 
 

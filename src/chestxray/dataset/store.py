@@ -73,6 +73,7 @@ class SourceRecord(_Strict):
         policies: what was done with uncertain labels, with blanks, and with views.
         facts: what its reader reports in addition.
         images: listed, including those that could not be read.
+        findings: that it labels, as it names them; empty in datasets of earlier versions.
     """
 
     name: str
@@ -83,6 +84,7 @@ class SourceRecord(_Strict):
     policies: dict[str, str]
     facts: dict[str, str]
     images: int
+    findings: tuple[str, ...] = ()
 
 
 class Plan(_Strict):
@@ -265,6 +267,11 @@ class Dataset:
         """Give the labels of rows as float32 [n, K]: 1, 0, NaN where unknown."""
         table = self.index[list(self.findings)].to_numpy(dtype=np.float32)
         return np.asarray(table[np.asarray(rows, dtype=np.int64)])
+
+    def sources(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> npt.NDArray[np.object_]:
+        """Give the short names of the data sets that rows are of, [n]."""
+        named = self.index["source"].to_numpy(dtype=object)
+        return np.asarray(named[np.asarray(rows, dtype=np.int64)])
 
     def with_split(self, parts: pd.Series[str], name: str, seed: int | None = None) -> Self:
         """Give the same images and labels with other parts, such as those of a fold.

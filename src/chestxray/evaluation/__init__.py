@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chestxray.evaluation.results import Comparison, Results, schema
     from chestxray.evaluation.sample_size import SampleSize, plan
     from chestxray.evaluation.thresholds import OperatingPoints, fit_operating_points
+    from chestxray.evaluation.validation_results import ExternalValidation
 
 __all__ = [
     "METRICS",
@@ -32,6 +33,7 @@ __all__ = [
     "CausalEffects",
     "Comparison",
     "CrossValidation",
+    "ExternalValidation",
     "FocalLink",
     "Interval",
     "Labels",
@@ -88,5 +90,6 @@ __getattr__ = exports(
             "OperatingPoints",
             "fit_operating_points",
         ),
+        "validation_results": ("ExternalValidation",),
     },
 )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
+from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
@@ -75,6 +76,8 @@ class BundleThresholds(BaseModel):
             calibrated on.
         trained_on: origin of the weights.
         members: of an ensemble, whose own origins count instead.
+        validation_auroc: finding → how well the model ranks it on these; empty in bundles of
+            earlier versions.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -88,6 +91,7 @@ class BundleThresholds(BaseModel):
     prevalences: dict[str, Prevalence]
     trained_on: _Origin
     members: tuple[_Member, ...] = ()
+    validation_auroc: dict[str, ValidationAuroc] = {}
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
@@ -143,6 +147,10 @@ class BundleThresholds(BaseModel):
             for finding, name in names.items()
             if name in self.prevalences
         }
+
+    def validated(self, finding: str) -> ValidationAuroc | None:
+        """Give how well the model ranked a finding, under any of its names, on validation."""
+        return self.validation_auroc.get(self._named(finding) or "")
 
     def check_made(self, models: Sequence[str]) -> None:
         """Refuse predictions that name another model.

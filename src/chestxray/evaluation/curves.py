@@ -230,13 +230,19 @@ def reliability(
 def _prior_shift(
     y: Floats, p: Floats, fitted: float | None, given: float | None
 ) -> PriorShift | None:
-    """Give the prevalences of one finding; None where that of the calibration is unknown."""
+    """Give the prevalences of one finding; None where that of the calibration is unknown.
+
+    That of these images is estimated from those whose label is known, on which the correction is
+    measured: another source among them may have another prevalence.
+    """
     if fitted is None:
         return None
-    labelled = y[~np.isnan(y)]
+    known = ~np.isnan(y)
+    labelled = y[known]
+    judged = p[known] if len(labelled) else p
     return PriorShift(
         fitted=fitted,
-        here=estimate_prevalence(p, fitted) if given is None else given,
+        here=estimate_prevalence(judged, fitted) if given is None else given,
         given=given is not None,
         observed=float(labelled.mean()) if len(labelled) else None,
     )

@@ -25,12 +25,28 @@ from scipy.special import expit, logit, stdtrit
 
 from chestxray.evaluation.bootstrap import TAILS, Floats
 from chestxray.evaluation.delong import delong
+from chestxray.evaluation.result_details import ValidationAuroc
 
 FEWEST_PATIENTS: Final = 5
 """Patients with the finding, and patients without it, below which there is no evidence."""
 
 _CHANCE: Final = 0.5
 _SIDES: Final = (("positives", 1), ("negatives", 0))
+
+
+def validation_auroc(y: Floats, p: Floats, patients: npt.NDArray[Any]) -> ValidationAuroc | None:
+    """Measure a finding on validation; None where no interval holds.
+
+    Args:
+        y: labels, float [n], 1 present, 0 absent, NaN unknown (left out).
+        p: probabilities or logits, float [n].
+        patients: of each image, [n].
+    """
+    smaller = min(len(np.unique(patients[y == value])) for _, value in _SIDES)
+    if smaller < FEWEST_PATIENTS:
+        return None
+    auroc, low, high = _interval(y, p, patients, smaller)
+    return ValidationAuroc(auroc=auroc, low=low, high=high, patients=smaller)
 
 
 def no_evidence(y: Floats, p: Floats, patients: npt.NDArray[Any]) -> str:

@@ -176,8 +176,8 @@ class Pairs:
         failed: rows without probabilities, left out here.
         unlabelled: rows with probabilities whose image has no labels, left out here.
         unpredicted: labelled images of the same split without a prediction.
-        about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex` and `view`,
-            empty where unknown.
+        about: n rows: `age` float years and `follow_up` float, NaN where unknown; `sex`, `view` and
+            `source`, empty where unknown.
         matched_by_file_name: images whose predicted name is only the end of the label's path, or
             the reverse.
         called: bool [n, K], the model's own calls; None where the table has none.
@@ -367,12 +367,12 @@ def _left_out(predicted: Findings, labelled: Findings) -> dict[str, str]:
 
 
 def about_images(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give age, follow-up number, sex and view, see `Pairs.about`; labels need not have them."""
+    """Give age, follow-up, sex, view and source, see `Pairs.about`; labels need not have them."""
     about = pd.DataFrame(
         {name: rows.get(name, np.nan) for name in ("age", "follow_up")}, rows.index
     )
     about = about.astype(np.float64)
-    for name in ("sex", "view"):
+    for name in ("sex", "view", "source"):
         about[name] = rows.get(name, "")
     return about.reset_index(drop=True)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,21 @@ class ResampleSettings(Model):
     resamples: int
     seed: int
     by: str = "patient"
+
+
+class ValidationAuroc(Model):
+    """How well a model ranks a finding on the validation images that chose and calibrated it.
+
+    Attributes:
+        auroc: its value.
+        low, high: its 95 % interval by patient, by which `evidence` judges it.
+        patients: on the smaller side, those with or those without the finding.
+    """
+
+    auroc: Annotated[float, Field(ge=0, le=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+    patients: Annotated[int, Field(ge=1)]
 
 
 class Workload(Model):

@@ -9,8 +9,8 @@
     benchmarks.json     Benchmarks: beside published results
     comparison.json     Comparison: two models on the same images
 
-`python -m chestxray.evaluation.results FOLDER` writes the JSON Schemas of `metrics.json` and
-`comparison.json`.
+`python -m chestxray.evaluation.results FOLDER` writes the JSON Schemas of `metrics.json`,
+`comparison.json`, and `validation.json` (see `validation_results`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from chestxray.evaluation.result_details import (
     Workload,
 )
 from chestxray.evaluation.seen_images import SeenImages
+from chestxray.evaluation.validation_results import ExternalValidation
 
 _FORMAT: Final = 1
 _METRICS_FILE: Final = "metrics.json"
@@ -445,8 +446,8 @@ class Comparison(Model):
     __str__ = __repr__
 
 
-def schema(model: type[Results | Comparison] = Results) -> dict[str, Any]:
-    """Give the JSON Schema (2020-12) of `metrics.json`, or of `comparison.json`.
+def schema(model: type[Results | Comparison | ExternalValidation] = Results) -> dict[str, Any]:
+    """Give the JSON Schema (2020-12) of `metrics.json`, `comparison.json` or `validation.json`.
 
     Every metric of `METRICS` is a property with its label, meaning and range.
     """
@@ -477,9 +478,10 @@ def _described(metric: str, where: str) -> dict[str, Any]:
 
 
 def _write_schemas(folder: Path) -> None:
-    """Write `metrics.schema.json` and `comparison.schema.json`."""
+    """Write `metrics.schema.json`, `comparison.schema.json` and `validation.schema.json`."""
     write_json(folder / "metrics.schema.json", schema(Results))
     write_json(folder / "comparison.schema.json", schema(Comparison))
+    write_json(folder / "validation.schema.json", schema(ExternalValidation))
 
 
 def _validated(model: Any, file: Path) -> Any:  # noqa: ANN401 - a model or a type adapter

@@ -1,15 +1,17 @@
 """Subgroups: AUROC and missed findings by group, the gaps, and the view as a shortcut.
 
-Groups are by sex, age, view, first image against follow-up, and whether a finding occurs alone or
-with others. An image whose labels do not say belongs to no group of that axis. Each group has its
-AUROC, and the share of positives that are not called at the threshold, which for one finding is the
-under-diagnosis rate of Seyyed-Kalantari 2021 (doi:10.1038/s41591-021-01595-0). A group below
-`SMALLEST` is reported as too small and gets no figure.
+Groups are by source where there are several, by sex, age, view, first image against follow-up, and
+whether a finding occurs alone or with others. An image whose labels do not say belongs to no group
+of that axis. Each group has its AUROC, and the share of positives that are not called at the
+threshold, which for one finding is the under-diagnosis rate of Seyyed-Kalantari 2021
+(doi:10.1038/s41591-021-01595-0). A group below `SMALLEST` is reported as too small and gets no
+figure.
 
-Gaps are between groups named in advance (`CONTRASTS`): the largest minus the smallest would show a
-gap even where there is none. All use the same resamples of patients, so a patient with images in
-both groups counts in both. Interval and p-value of a gap are those of one test (see
-`significance`). The p-values of all gaps are adjusted together.
+Gaps are between groups named in advance (`CONTRASTS`), and between each source and the one with the
+most images: the largest minus the smallest would show a gap even where there is none. All use the
+same resamples of patients, so a patient with images in both groups counts in both. Interval and
+p-value of a gap are those of one test (see `significance`). The p-values of all gaps are adjusted
+together.
 
 The shortcut: severely ill patients are radiographed AP, in bed, so a model could learn the view
 instead of the lungs. The AUROC of the view alone shows what it would reach. The view in which the
@@ -19,7 +21,7 @@ the evaluated images, which favours the view.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +43,9 @@ from chestxray.evaluation.result_details import Group as GroupResult
 from chestxray.evaluation.significance import Significance
 from chestxray.evaluation.weighted_counts import Calls, Column
 
+_SOURCE: Final = "source"
 _RULES: Final = {
+    _SOURCE: "data set or site; each is compared with the one that has the most images",
     "sex": "as labelled",
     "age": "years at the time of the radiograph; each band is compared with 40–59, the band of "
     "reference",
@@ -67,6 +71,9 @@ _Mask = npt.NDArray[np.bool_]
 def members(axis: str, pairs: Pairs, finding: str) -> dict[str, _Mask]:
     """Give the images of each group of an axis, for one finding: bool [n] each."""
     about = pairs.about
+    if axis == _SOURCE:
+        named = about[_SOURCE].to_numpy(dtype=object)
+        return {name: named == name for name in _sources(pairs)}
     if axis == "co_occurrence":
         place = pairs.findings.index(finding)
         present = pairs.labels[:, place] == 1
@@ -82,6 +89,15 @@ def members(axis: str, pairs: Pairs, finding: str) -> dict[str, _Mask]:
     codes = {"female": "F", "male": "M"} if axis == "sex" else {"PA": "PA", "AP": "AP"}
     labelled = about[axis].to_numpy(dtype=object)
     return {name: labelled == code for name, code in codes.items()}
+
+
+def _sources(pairs: Pairs) -> list[str]:
+    """Name the sources of the images, the one with the most images first."""
+    named = pairs.about.get(_SOURCE)
+    if named is None:
+        return []
+    counts = named[named != ""].value_counts()
+    return sorted(counts.index, key=lambda name: (-counts[name], name))
 
 
 # With 5 patients, a normal test would find a gap that is not there in 12 of 100 tables, not in 5.
@@ -114,7 +130,12 @@ def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
         draws: of the patients of `pairs`.
         thresholds: finding → probability from which it is called, None where none was chosen.
     """
-    axes = {axis: _axis(axis, pairs, draws, thresholds) for axis in CONTRASTS}
+    largest, *others = _sources(pairs) or [""]
+    by_source = {_SOURCE: tuple((name, largest) for name in others)} if others else {}
+    axes = {
+        axis: _axis(axis, pairs, draws, thresholds, between)
+        for axis, between in (by_source | CONTRASTS).items()
+    }
     axes, multiplicity = _adjusted(axes)
     return Subgroups(
         axes=axes,
@@ -125,7 +146,13 @@ def subgroups(pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]
     )
 
 
-def _axis(axis: str, pairs: Pairs, draws: Draws, thresholds: Mapping[str, float | None]) -> Axis:
+def _axis(
+    axis: str,
+    pairs: Pairs,
+    draws: Draws,
+    thresholds: Mapping[str, float | None],
+    contrasts: Sequence[tuple[str, str]],
+) -> Axis:
     findings: dict[str, dict[str, _Group]] = {}
     unknown = np.zeros(len(pairs.images), dtype=np.bool_)
     for place, finding in enumerate(pairs.findings):
@@ -143,7 +170,7 @@ def _axis(axis: str, pairs: Pairs, draws: Draws, thresholds: Mapping[str, float 
             finding: {name: group.result for name, group in groups.items()}
             for finding, groups in findings.items()
         },
-        gaps=[_contrast(findings, draws, *between) for between in CONTRASTS[axis]],
+        gaps=[_contrast(findings, draws, *between) for between in contrasts],
         mean=_means(findings, draws),
     )
 

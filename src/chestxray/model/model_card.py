@@ -27,6 +27,7 @@ from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
+from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
@@ -214,6 +215,8 @@ class ModelCard(BaseModel):
             threshold at any operating point and is never called.
         prevalences: finding → share of positives in validation, which the calibration contains;
             none for a finding without positives or without negatives there.
+        validation_auroc: finding → how well the model ranks it on the validation images; none for
+            one with too few patients there, and empty in bundles of earlier versions.
         heat_references: value of the finding's class map that its heatmap shows as 0, in logits.
         heat_scales: logits above the reference that its heatmap shows as 1.
         trained_on: origin of the weights; of several members what they have in common, see
@@ -244,6 +247,7 @@ class ModelCard(BaseModel):
     operating_point: str
     not_assessed: dict[str, str] = {}
     prevalences: dict[str, Prevalence]
+    validation_auroc: dict[str, ValidationAuroc] = {}
     heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn

@@ -4,7 +4,8 @@
                    gate: header, pixels      probabilities, calls, heatmaps, warnings
 
 `load` gives a reader, `predict` reads many radiographs into a table, `explain` draws heatmaps,
-`explain_pairs` tests them on phantoms drawn without and with a finding.
+`explain_pairs` tests them on phantoms drawn without and with a finding, `validate` measures a
+bundle on other data sets.
 Names are loaded when they are first used, since decoder processes need none of them.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from chestxray.reading.prediction import PredictionRun, predict
     from chestxray.reading.reader import Reader, load
     from chestxray.reading.reading import Reading
+    from chestxray.reading.validation import validate
 
 __all__ = [
     "NOTICES",
@@ -35,6 +37,7 @@ __all__ = [
     "explain_pairs",
     "load",
     "predict",
+    "validate",
 ]
 
 __getattr__ = exports(
@@ -59,5 +62,6 @@ __getattr__ = exports(
             "load",
         ),
         "reading": ("Reading",),
+        "validation": ("validate",),
     },
 )

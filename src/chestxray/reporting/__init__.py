@@ -1,4 +1,4 @@
-"""One HTML page with figures about a run or an evaluation. Reads artefacts, computes nothing."""
+"""One HTML page about a run, an evaluation or an external validation: reads, computes nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.reporting.page import report
+    from chestxray.reporting.validation_page import validation_page
 
 __all__ = [
     "report",
+    "validation_page",
 ]
 
 __getattr__ = exports(
     __name__,
     {
         "page": ("report",),
+        "validation_page": ("validation_page",),
     },
 )

@@ -21,6 +21,7 @@ from chestxray.reporting.svg import Drawing, save
 
 SPLITS: Final = ("train", "val", "test")
 _AXES: Final = {
+    "source": "Source",
     "sex": "Sex",
     "age": "Age",
     "view": "View position",
@@ -182,7 +183,7 @@ def _forest(metrics: Json, benchmarks: Json | None) -> FigureSet:
         return () if prevalence is None else (prevalence,)
 
     auroc, auprc = table("auroc"), table("auprc")
-    low = _floor([row.metric for row in auroc], 0.4)
+    low = floor([row.metric for row in auroc], 0.4)
     room = width_of_labels([*auroc, *auprc])
     drawings = {
         "AUROC": forest_plot("AUROC by finding", auroc, 0.5, (low, 1), "AUROC", room),
@@ -215,14 +216,7 @@ def _reliability(entries: Json) -> FigureSet:
 
 def _subgroups(axes: dict[str, Json], findings: int) -> dict[str, FigureSet]:
     """Draw the mean AUROC of every group in one forest, and the gaps of each axis by finding."""
-    rows = []
-    name = "Mean AUROC" if findings > 1 else "AUROC"
-    for axis, entry in axes.items():
-        over = f", {_over(entry['mean'])}" if findings > 1 else ""
-        rows.append(Row(f"{axis_title(axis)}{over}", None))
-        rows += [Row(f"  {group}", entry["mean"][group]) for group in entry["groups"]]
-    low = _floor([row.metric for row in rows if row.metric], 0.5)
-    means = forest_plot(f"{name} by subgroup", rows, None, (low, 1), name)
+    means, name = group_means(axes, findings)
     contrasts = {
         f"{axis_title(axis)}: {' minus '.join(contrast['between'])}": contrast
         for axis, entry in axes.items()
@@ -232,11 +226,30 @@ def _subgroups(axes: dict[str, Json], findings: int) -> dict[str, FigureSet]:
     room = width_of_labels([row for contrast in contrasts.values() for row in _rows_of(contrast)])
     gaps = {title: _gap(contrast, room) for title, contrast in contrasts.items()}
     return {
-        "subgroups": FigureSet(f"{name} by subgroup", 1, {"all": means},
+        "subgroups": FigureSet(name, 1, {"all": means},
             "Value with 95 % interval.", captions=False),
         "gaps": FigureSet("AUROC difference between groups, by finding", 2, gaps,
             "Difference with 95 % interval. Dotted: no difference."),
     }  # fmt: skip
+
+
+def group_means(axes: dict[str, Json], findings: int, where: str = "") -> tuple[Drawing, str]:
+    """Draw the AUROC of every group, averaged over findings, in one forest; with its title.
+
+    Args:
+        axes: of `subgroups.json`.
+        findings: how many were evaluated.
+        where: what the images are, for the title.
+    """
+    rows = []
+    name = "Mean AUROC" if findings > 1 else "AUROC"
+    for axis, entry in axes.items():
+        over = f", {_over(entry['mean'])}" if findings > 1 else ""
+        rows.append(Row(f"{axis_title(axis)}{over}", None))
+        rows += [Row(f"  {group}", entry["mean"][group]) for group in entry["groups"]]
+    low = floor([row.metric for row in rows if row.metric], 0.5)
+    title = f"{name} by subgroup{where}"
+    return forest_plot(title, rows, None, (low, 1), name), title
 
 
 def _over(means: Json) -> str:
@@ -294,7 +307,7 @@ def published(benchmarks: Json | None, finding: str, kind: str) -> dict[float, f
     return {float(found[1]): row[finding] for found, row in named if found and finding in row}
 
 
-def _floor(metrics: list[dict[str, Any] | None], most: float) -> float:
+def floor(metrics: list[dict[str, Any] | None], most: float) -> float:
     """Give a lower limit of an axis below all values and intervals, in tenths."""
     values = [m[part] for m in metrics if m for part in ("value", "low") if m[part] is not None]
     return float(max(0, math.floor(10 * min([most, *values])) / 10))

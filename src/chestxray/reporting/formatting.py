@@ -1,4 +1,4 @@
-"""How the report writes metrics, intervals and findings: the filters of its templates."""
+"""How pages write metrics, intervals and findings: their templates' environment and its filters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from chestxray.evaluation.metrics import METRICS
@@ -210,3 +211,16 @@ FILTERS: Final = {
         metric_description,
     )
 }  # fmt: skip
+
+
+def environment() -> Environment:
+    """Give the environment of the templates: strict, escaping, with the filters of this module."""
+    made = Environment(
+        loader=PackageLoader("chestxray.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= FILTERS
+    return made

@@ -280,6 +280,7 @@ def unsupported(files: RunFiles) -> list[Limit]:
     """Give what the results do not support, the most specific first."""
     return [
         *_untested(files),
+        *_shortcut(files),
         *_chance_calls(files),
         *_misses(files),
         *_data(files),
@@ -317,6 +318,14 @@ def _untested(files: RunFiles) -> list[Limit]:
         why = files.benchmarks["note"] or "no published result is on the same test images"
         limits.append(Limit("Comparison with published results", f"{capitalized(why)}."))
     return limits
+
+
+def _shortcut(files: RunFiles) -> list[Limit]:
+    """Warn where the model may use the source of a radiograph in place of its content."""
+    probe = files.source_probe
+    if probe is None or not probe["warning"]:
+        return []
+    return [Limit("Figures over all sources together", probe["sentence"])]
 
 
 def _data(files: RunFiles) -> list[Limit]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
 from markupsafe import Markup
 from PIL import Image
 
@@ -25,7 +25,7 @@ from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, term
 from chestxray.reporting import figure_set, interpretation, reporting_checklist
 from chestxray.reporting.figure_set import FigureSet
-from chestxray.reporting.formatting import FILTERS, metrics_in
+from chestxray.reporting.formatting import environment, metrics_in
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
 from chestxray.version import __version__
@@ -129,7 +129,7 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
         return Markup(drawn)  # noqa: S704  # nosec B704
 
     try:
-        return _environment().get_template("report.html.j2").render(
+        return environment().get_template("report.html.j2").render(
             vars(files),
             files=files,
             figure_sets=sets,
@@ -248,18 +248,6 @@ _CONSTANTS: Final = {
     "iobb": _IOBB,
     "few": FEW,
 }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("chestxray.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment
 
 
 def _not_understood(files: RunFiles, error: Exception) -> ArtifactError:

@@ -38,6 +38,7 @@ class RunFiles:
         recipe: `recipe.yaml`, as text.
         explanations: `explanations/explanations.json`.
         causal: `causal.json`.
+        source_probe: `source_probe.json`; None where training had one source.
         metrics, curves, reliability, subgroups, localization, benchmarks, reference, comparison:
             the files of `evaluation/`.
     """
@@ -50,6 +51,7 @@ class RunFiles:
     recipe: str | None
     explanations: Json | None
     causal: Json | None
+    source_probe: Json | None
     metrics: Json | None
     curves: Json | None
     reliability: Json | None
@@ -90,6 +92,7 @@ class RunFiles:
             history=_table(folder / "history.csv"),
             recipe=read_text(recipe, train) if recipe.exists() else None,
             explanations=_json(folder / "explanations" / "explanations.json", "chestxray explain"),
+            source_probe=_json(folder / "source_probe.json", train),
             causal=_json(folder / "causal.json", "chestxray explain --phantom-pairs"),
             metrics=metrics,
             curves=metrics and read_json(evaluation / "curves.json", evaluate),

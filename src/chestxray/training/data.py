@@ -66,6 +66,7 @@ class Part(TorchDataset[Batch]):
         self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
+        self.sources = dataset.sources(self.rows)
         self._images = dataset.images
         self._targets = () if targets is None else (targets,)
         self._resident: Batch | None = None

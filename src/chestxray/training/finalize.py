@@ -16,14 +16,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import fit_calibration
+from chestxray.evaluation.evidence import validation_auroc
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.seen_images import Seen, list_sha256
+from chestxray.evaluation.source_probe import source_probe
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
 from chestxray.model.bundle import Bundle, save
@@ -71,6 +74,9 @@ def finish(
 ) -> Bundle:
     """Predict validation, fit on it, and write `validation.csv` and `bundle/`.
 
+    Of a dataset of several sources `source_probe.json` is written too, see
+    `evaluation.source_probe`.
+
     Args:
         run: the run's folder.
         dataset: that it was trained on.
@@ -99,8 +105,17 @@ def finish(
         trained_on=_trained_on(dataset, recipe, origin, seen),
         **found.fitted,
     )
+    _probe_sources(run, val, found.features, recipe.seed)
     detector = fit_detector(dataset, recipe.seed, val, found.features)
     return save(run / "bundle", classifier, card, detector)
+
+
+def _probe_sources(run: Path, val: Part, features: Features, seed: int) -> None:
+    """Write whether the source of validation images can be told, where there are several."""
+    patients = val.dataset.index["patient"].iloc[val.rows].to_numpy()
+    found = source_probe(features, val.sources, patients, val.labels, val.dataset.findings, seed)
+    if found is not None:
+        write_json(run / "source_probe.json", found.model_dump(mode="json"))
 
 
 def predicted(bundle: Bundle, dataset: Dataset, split: str) -> Predictions:
@@ -137,6 +152,11 @@ def fit_on_validation(
         "operating_point": MAIN,
         "not_assessed": points.not_assessed,
         "prevalences": prevalences(labels, findings),
+        "validation_auroc": {
+            finding: found
+            for finding, y, p in zip(findings, labels.T, probabilities.T, strict=True)
+            if (found := validation_auroc(y, p, patients)) is not None
+        },
         "heat_references": references,
         "heat_scales": scales,
     }

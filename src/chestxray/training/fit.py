@@ -8,6 +8,7 @@ run/
   checkpoints/           best.safetensors and last.safetensors: plain tensors and JSON
   teacher.safetensors    of a recipe with a teacher: its probabilities of the training images
   validation.csv         the best epoch's predictions on the validation split
+  source_probe.json      of a dataset of several sources: can they be told from the features?
   bundle/                the model, complete
   run.json               what was done, written last
 
@@ -337,7 +338,8 @@ def _await(path: Path, otherwise: str) -> None:
 
 def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     """Write all that follows from the final weights, `run.json` last."""
-    recipe, labels = task.recipe, dataset.labels(dataset.rows("train"))
+    recipe, rows = task.recipe, dataset.rows("train")
+    drawn = task.sampling.summary(dataset.labels(rows), dataset.sources(rows))
     origin = read_json(run / _ORIGIN, _MADE_BY)
     teacher = origin_of(run) if recipe.taught else None
     seen = [Seen.model_validate(of) for by in (origin, teacher or {}) for of in by.pop("seen", ())]
@@ -346,7 +348,7 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
         "model": bundle.identity,
         "teacher": teacher,
         "precision": lightning_precision(recipe),
-        "sampling": {"name": recipe.sampling, **task.sampling.summary(labels)},
+        "sampling": {"name": recipe.sampling, **drawn},
         "monitor": recipe.monitor,
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,

@@ -30,7 +30,7 @@ from chestxray.training.losses import binary_cross_entropy, loss_of, teacher_los
 from chestxray.training.mask_supervision import mask_loss
 from chestxray.training.optimisation import WeightAverage, optimiser_of
 from chestxray.training.recipe import Recipe
-from chestxray.training.sampling import Sampling
+from chestxray.training.sampling import Sampling, Sources
 
 _Split = Literal["train", "val"]
 
@@ -65,6 +65,12 @@ def _gathered(own: Tensor) -> Tensor:
     return torch.cat(of_all).to(own.device)
 
 
+def _gathered_order(count: int) -> npt.NDArray[np.int64]:
+    """Give the row numbers of a part in the order of `_gathered`: one process after another."""
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
+    return np.concatenate([np.arange(count)[rank::processes] for rank in range(processes)])
+
+
 def _measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Give the columns of the history that do not depend on the recipe, see `History`.
 
@@ -88,6 +94,7 @@ class Task(LightningModule):
         recipe: how to train it.
         loss_weights: [K, 2] weights of absent and present labels.
         sampling: of the training images.
+        sources: [n] of the validation images, in row order; needed where sampling is by sources.
 
     Attributes:
         average: of the weights; None where the recipe wants none.
@@ -99,11 +106,13 @@ class Task(LightningModule):
         recipe: Recipe,
         loss_weights: npt.NDArray[np.float64],
         sampling: Sampling,
+        sources: Sources | None = None,
     ) -> None:
         super().__init__()
         self.classifier = classifier
         self.recipe = recipe
         self.sampling = sampling
+        self._sources = sources
         self.average = WeightAverage(classifier, recipe.ema) if recipe.ema else None
         self.augment = augmentation(recipe.augment)
         self.loss = loss_of(recipe.loss, loss_weights)
@@ -159,7 +168,9 @@ class Task(LightningModule):
         logits, labels = self.outputs[split].all()
         importance = None  # the training batches were drawn by it
         if split == "val":
-            importance = torch.from_numpy(self.sampling.draws(labels.cpu().numpy())).to(labels)
+            sources = None if self._sources is None else self._sources[_gathered_order(len(labels))]
+            drawn = self.sampling.draws(labels.cpu().numpy(), sources)
+            importance = torch.from_numpy(drawn).to(labels)
         loss = float(self.loss(logits, labels, importance))
         return {"loss": loss, **_measures(logits, labels)}
 

@@ -132,7 +132,9 @@ def run_epochs(
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
         recipes.save(run / "recipe.yaml", recipe)
     share = Share(trainer.global_rank, trainer.world_size)
-    batches = EpochBatches(task.sampling.draws(part.labels), recipe.batch_size, recipe.seed, share)
+    batches = EpochBatches(
+        task.sampling.draws(part.labels, part.sources), recipe.batch_size, recipe.seed, share
+    )
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -164,11 +166,11 @@ def task_of(dataset: Dataset, recipe: Recipe, resumed: bool) -> Task:
     classifier = classifier_of(recipe, dataset.findings, resumed)
     if recipe.initial_head != "weights" and not resumed:
         start_head(classifier, dataset, recipe.initial_head, recipe.seed)
-    labels = dataset.labels(dataset.rows("train"))
-    sampling = Sampling.fit(recipe, labels)
-    return Task(
-        classifier, recipe, label_weights(recipe.loss, labels, sampling.draws(labels)), sampling
-    )
+    rows = dataset.rows("train")
+    labels, sources = dataset.labels(rows), dataset.sources(rows)
+    sampling = Sampling.fit(recipe, labels, sources)
+    weights = label_weights(recipe.loss, labels, sampling.draws(labels, sources))
+    return Task(classifier, recipe, weights, sampling, dataset.sources(dataset.rows("val")))
 
 
 def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifier:

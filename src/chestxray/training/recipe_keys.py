@@ -226,8 +226,9 @@ class Recipe(Strict):
         teacher_weight: w of a teacher: the loss is (1 - w) times the loss of the known labels plus
             w times the cross-entropy to the teacher's probabilities of all findings.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
-            allows; `natural` shows each image once per epoch, except for a short last batch.
-        max_draws: with balanced sampling, the most draws of one image per epoch.
+            allows; `sources` draws each source of the dataset equally often, likewise; `natural`
+            shows each image once per epoch, except for a short last batch.
+        max_draws: with balanced sampling or by sources, the most draws of one image per epoch.
         optimiser: `adam`, `adamw`, `sgd`, or one of another package.
         learning_rate: of the optimiser, at its highest.
         weight_decay: of weights, per step; biases and normalisation layers have none. `adam` and
@@ -283,7 +284,7 @@ class Recipe(Strict):
     mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     teacher: str = NO_TEACHER
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    sampling: Literal["balanced", "natural"] = "natural"
+    sampling: Literal["balanced", "natural", "sources"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     optimiser: _OptimiserName = "adam"
     learning_rate: _Positive = 1e-4

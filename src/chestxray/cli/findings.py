@@ -1,0 +1,41 @@
+"""`chestxray findings`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chestxray.cli.options import AsJson
+
+
+def findings(
+    dataset: Annotated[Path, typer.Argument(help="A prepared dataset.")], *, as_json: AsJson = False
+) -> None:
+    """Count positive, negative and unknown labels per source and finding, with the rule behind.
+
+    What a source cannot say is unknown, not absent: it is left out of training, thresholds and
+    metrics.
+    """
+    from chestxray.dataset import Dataset, label_counts
+
+    opened = Dataset.open(dataset)
+    counts = label_counts(opened)
+    if as_json:
+        typer.echo(json.dumps([asdict(of) for of in counts], indent=2, ensure_ascii=False))
+        return
+    width = max(20, *(len(of.finding) + 2 for of in counts))
+    for record in {of.name: of for of in opened.manifest.sources}.values():
+        rows = [of for of in counts if of.source == record.name]
+        images = rows[0].positive + rows[0].negative + rows[0].unknown
+        typer.echo(f"\n{record.name}: {record.title}, {images} images")
+        typer.echo(f"{'':{width}}{'positive':>10}{'negative':>10}{'unknown':>10}  rule")
+        for of in rows:
+            numbers = "".join(f"{n:>10}" for n in (of.positive, of.negative, of.unknown))
+            typer.echo(f"{of.finding:{width}}{numbers}  {of.rule}")
+        for name, fact in record.facts.items():
+            if name.startswith("renamed") or name.endswith("by a finer finding"):
+                typer.echo(f"{name}: {fact}")

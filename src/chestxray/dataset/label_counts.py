@@ -1,0 +1,90 @@
+"""What each source of a dataset says of each finding, and by which rule.
+
+A rule is how the data set's own labels became 1, 0 or unknown: under which name it labels the
+finding, what happened to findings that a row does not mention (blank) or leaves open (uncertain),
+or that the vocabulary implies a broader finding from a finer one (see `dataset.combine`). What a
+source cannot say is unknown, never absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chestxray.dataset.store import Dataset, SourceRecord
+from chestxray.findings import Findings, canonical, implied, key
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """A finding in one source.
+
+    Attributes:
+        source: short name of the data set.
+        finding: as the dataset names it.
+        positive, negative, unknown: images by label.
+        rule: behind the labels, in words.
+    """
+
+    source: str
+    finding: str
+    positive: int
+    negative: int
+    unknown: int
+    rule: str
+
+
+def label_counts(dataset: Dataset) -> list[LabelCount]:
+    """Count the labels of every source and finding, in the order of the manifest.
+
+    Args:
+        dataset: whose index is counted: the images that could be read.
+    """
+    records = {record.name: record for record in dataset.manifest.sources}
+    own = {
+        name: [
+            finding for of in dataset.manifest.sources if of.name == name for finding in of.findings
+        ]
+        for name in records
+    }
+    named = dataset.index["source"].to_numpy(dtype=object)
+    found = []
+    for name, record in records.items():
+        labels = dataset.labels(np.flatnonzero(named == name))
+        for finding, y in zip(dataset.findings, labels.T, strict=True):
+            positive, negative = int((y == 1).sum()), int((y == 0).sum())
+            rule = _rule(finding, record, own[name], negative)
+            unknown = len(y) - positive - negative
+            found.append(LabelCount(name, finding, positive, negative, unknown, rule))
+    return found
+
+
+def _rule(finding: str, record: SourceRecord, own: Sequence[str], negative: int) -> str:
+    """Say how a source's labels of a finding came to be.
+
+    Args:
+        finding: as the dataset names it.
+        record: of the source.
+        own: findings that it labels, as it names them; empty where an earlier version did not
+            record them.
+        negative: images without the finding.
+    """
+    names = Findings(dict.fromkeys(own))
+    place = names.place(finding)
+    if place is not None:
+        spelled = "" if names[place] == finding else f" as {names[place]}"
+        policies = ", ".join(
+            f"{name}: {record.policies[name]}"
+            for name in ("blank", "uncertain")
+            if name in record.policies
+        )
+        return f"labelled{spelled}" + (f"; {policies}" if policies else "")
+    if not own and negative:
+        return "labelled"
+    wanted = key(finding)
+    finer = [name for name in names if wanted in {key(of) for of in implied(canonical(name))}]
+    if finer:
+        return f"not labelled: present where {' or '.join(finer)} is, else unknown"
+    return "not labelled: unknown"

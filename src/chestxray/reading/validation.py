@@ -1,0 +1,223 @@
+"""External validation: one bundle on several data sets, from raw trees to one page.
+
+    OUT/validation.json            typed results, see `evaluation.validation_results`
+    OUT/validation.html            the page, with its figures in OUT/validation_figures
+    OUT/sets/NAME/dataset/         prepared from a raw tree; a dataset that is given stays in place
+    OUT/sets/NAME/predictions.csv
+    OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
+
+Images that the bundle was trained or tuned on are left out as far as they are known, see
+`training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from chestxray.dataset.preparation import prepare
+from chestxray.dataset.split import PARTS
+from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
+from chestxray.errors import SourceError
+from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES
+from chestxray.evaluation.bundle_thresholds import BundleThresholds
+from chestxray.evaluation.evaluation import Evaluation
+from chestxray.evaluation.external_validation import (
+    described,
+    flagged_of,
+    judged,
+    measured,
+    warnings_of,
+)
+from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
+from chestxray.model import model_card
+from chestxray.model.model_card import ModelCard
+from chestxray.reading.prediction import predict
+from chestxray.reading.reader import Reader, opened
+from chestxray.reporting.validation_page import validation_page
+from chestxray.sources.collection import ReadOptions
+from chestxray.training.leakage import overlap
+
+_TEST: Final = "test"  # the part that predictions are evaluated of
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """The images of a data set that a bundle may be judged by.
+
+    Attributes:
+        dataset: they are its part `test`.
+        relation: to the training images.
+        left_out: part → images that were left out.
+    """
+
+    dataset: Dataset
+    relation: Relation
+    left_out: dict[str, int]
+
+
+def validate(  # noqa: PLR0913 - the options of one command
+    bundle: str | Path,
+    sets: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    source: str | None = None,
+    options: ReadOptions | None = None,
+    engine: str | Path = "auto",
+    allow_missing: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ExternalValidation:
+    """Validate a bundle on other data sets, and write results and one page.
+
+    Called again with the same arguments after an interruption, it resumes.
+
+    Args:
+        bundle: its folder.
+        sets: prepared datasets of the bundle's size, which are taken as they are, and raw trees,
+            which are prepared first.
+        out: the folder to write.
+        source: name of the source of all raw trees; recognised by their content when None.
+        options: what is asked of the sources of raw trees.
+        engine: see `chestxray.load`.
+        allow_missing: accept that more than half of the rows of a tree have no image file.
+        resamples: of patients, for the intervals; 0 gives values alone, and no verdict on ranking.
+        seed: of the resamples, and of the halves by which recalibration is measured.
+
+    Raises:
+        BundleError: not a bundle.
+        SourceError: a tree that cannot be read, or a data set all of whose images the bundle was
+            trained or tuned on.
+        PredictionsError: no finding in common.
+        ArtifactError: a dataset that is damaged or does not fit the bundle.
+    """
+    out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
+    card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
+    names = _names([Path(each) for each in given])
+    unseen = {}
+    for name, each in names.items():  # what cannot be read is said before anything is predicted
+        folder = out / "sets" / name / "dataset"
+        dataset = _dataset(each, folder, card.size, source, options, allow_missing)
+        unseen[name] = _unseen(dataset, card)
+    reader = opened(bundle, engine, None, None)
+    results = ExternalValidation(
+        model=thresholds.model,
+        trained_on=card.trained_on.source,
+        operating_point=thresholds.operating_point,
+        intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
+        sets=[
+            _validated(name, of, out / "sets" / name, reader, thresholds, resamples, seed)
+            for name, of in unseen.items()
+        ],
+    )
+    results.write(out)
+    validation_page(out)
+    return results
+
+
+def _dataset(
+    given: Path,
+    folder: Path,
+    size: int,
+    source: str | None,
+    options: ReadOptions | None,
+    allow_missing: bool,
+) -> Dataset:
+    """Open a dataset, or prepare a raw tree into a folder."""
+    if (given / MANIFEST).exists() or (given / UNFINISHED).exists():
+        return Dataset.open(given)
+    return prepare(
+        given,
+        folder,
+        size=size,
+        source=source,
+        options=options,
+        allow_missing=allow_missing,
+        allow_empty=True,
+    )
+
+
+def _names(given: Sequence[Path]) -> dict[str, Path]:
+    """Name each data set after its folder; several of one name are numbered.
+
+    A folder called `dataset`, as `chestxray run` makes it, has the name of the one above.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path.absolute, given):
+        plain = (path.parent.name if path.name == "dataset" else path.name) or "set"
+        name = next(
+            name
+            for number in range(1, len(given) + 1)
+            if (name := plain if number == 1 else f"{plain}-{number}") not in found
+        )
+        found[name] = path
+    return found
+
+
+def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
+    """Leave out the parts that a bundle was trained on, and with them the validation part.
+
+    Raises:
+        SourceError: no image is left.
+    """
+    parts = [part for part in PARTS if len(dataset.rows(part))]
+    trained = {part for part in parts if overlap(card, dataset, (part,)) == "certain"}
+    left_out = [part for part in parts if part in trained or (trained and part == "val")]
+    kept = [part for part in parts if part not in left_out]
+    if not kept:
+        raise SourceError(
+            f"the bundle was trained or tuned on all images of {dataset.folder}: give a data set "
+            f"that it has not seen"
+        )
+    counts = {part: len(dataset.rows(part)) for part in left_out}
+    of_test = dataset.index["split"].where(dataset.index["split"].isin(left_out), _TEST)
+    if overlap(card, dataset, kept) == "unknown":
+        relation: Relation = "unknown"
+    else:
+        relation = "held out" if trained else "independent"
+    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts)
+
+
+def _validated(
+    name: str,
+    unseen: _Unseen,
+    folder: Path,
+    reader: Reader,
+    bundle: BundleThresholds,
+    resamples: int,
+    seed: int,
+) -> ValidatedSet:
+    """Predict and measure one data set."""
+    dataset, manifest = unseen.dataset, unseen.dataset.manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    table = predict(reader, dataset, folder / "predictions.csv", split=_TEST).path
+    evaluation = Evaluation.of(
+        table, Labels.of_dataset(dataset), resamples=resamples, seed=seed, bundle=bundle
+    )
+    results, _ = measured(evaluation)
+    results.write(folder / "evaluation")
+    trained = reader.bundle.card.trained_on
+    return ValidatedSet(
+        name=name,
+        source=manifest.title,
+        release=manifest.release,
+        synthetic=manifest.synthetic,
+        label_origins={of.title: of.label_origin for of in manifest.sources if of.label_origin},
+        relation=unseen.relation,
+        left_out=unseen.left_out,
+        unread=len(manifest.failures),
+        images=results.images,
+        patients=results.patients,
+        mean=results.mean.auroc,
+        flagged=flagged_of(results),
+        not_labelled=[name for name, why in results.left_out.items() if why == "not labelled"],
+        findings=judged(evaluation, results, bundle, unseen.relation),
+        warnings=warnings_of(results, unseen.relation, trained.source, trained.synthetic),
+        **described(evaluation.pairs),
+    )

@@ -1,0 +1,226 @@
+"""External validation: planted truths for each verdict, and one bundle on a tree and a dataset."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+import chestxray
+from chestxray.cli.main import main
+from chestxray.errors import SourceError
+from chestxray.evaluation.bootstrap import Draws, Interval
+from chestxray.evaluation.bundle_thresholds import BundleThresholds
+from chestxray.evaluation.evaluation import Evaluation
+from chestxray.evaluation.external_validation import (
+    _halves,
+    _of_calls,
+    by_halves,
+    judged,
+    measured,
+    warnings_of,
+)
+from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.result_details import ValidationAuroc
+from chestxray.evaluation.results import schema
+from chestxray.evaluation.validation_results import RULES, ExternalValidation
+from chestxray.findings import Findings
+from chestxray.model import model_card
+from chestxray.reading.validation import _unseen
+from chestxray.sources.phantom.tree import synth
+from evaluation_parts import pairs_of
+
+# One finding for each verdict, in the order of `judge`'s planted truths.
+FINDINGS = Findings(
+    ["Effusion", "Mass", "Nodule", "Edema", "Hernia", "Fibrosis", "Pneumothorax", "Emphysema"]
+)
+N = 1500
+OWN = {"auroc": 0.85, "low": 0.82, "high": 0.88, "patients": 200}
+
+
+def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
+    """A bundle that calls from 0.5, does not assess Hernia, and validated at 0.85."""
+    points: dict[str, float | None] = dict.fromkeys(FINDINGS, 0.5)
+    points["Hernia"] = None
+    return BundleThresholds(
+        format=4,
+        model="planted",
+        findings=FINDINGS,
+        operating_points={"joint": points},
+        operating_point="joint",
+        not_assessed={"Hernia": "no positives in validation"},
+        prevalences=dict.fromkeys(FINDINGS, 0.3),
+        validation_auroc=dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
+    )
+
+
+@pytest.fixture(scope="module")
+def planted() -> Evaluation:
+    """Calibrated probabilities of AUROC 0.86 that rank; then what each verdict is about is spoilt.
+
+    Mass is noise; Nodule is ranked worse than in validation; Edema has odds squared; Fibrosis has
+    five positives; Pneumothorax is noise in AP; Emphysema has odds a seventh.
+    """
+    rng = np.random.default_rng(0)
+    y = (rng.random((N, len(FINDINGS))) < 0.3).astype(float)
+    y[:, 5] = np.arange(N) < 5
+    x = 1.5 * rng.normal(1.5 * y, 1) - 1.5**2 / 2 + logit(0.3)
+    x[:, 1] = rng.normal(0, 0.3, N) + logit(0.3)
+    x[:, 2] = 0.6 * rng.normal(0.6 * y[:, 2], 1) - 0.6**2 / 2 + logit(0.3)
+    x[:, 3] *= 2
+    x[:, 7] -= 2
+    view = np.where(np.arange(N) % 2, "AP", "PA")
+    x[view == "AP", 6] = rng.normal(-0.5, 1, N // 2)
+    about = pd.DataFrame(
+        {"age": np.nan, "follow_up": 0.0, "sex": "F", "view": view, "source": "a site"},
+        index=range(N),
+    )
+    pairs = pairs_of(y, expit(x), np.arange(N), FINDINGS, about=about)
+    rows = pd.DataFrame({"patient": pairs.patients.astype(str), "split": "test"}, pairs.images)
+    truth = Labels("a site", False, "", FINDINGS, rows, None)
+    return Evaluation(truth, pairs, None, 0, Draws.of(pairs.patients, 100), bundle_of())
+
+
+@pytest.fixture(scope="module")
+def results(planted: Evaluation) -> chestxray.Results:
+    return measured(planted)[0]
+
+
+def test_each_planted_fault_gives_its_verdict_and_no_other(planted, results):
+    found = judged(planted, results, bundle_of(), "independent")
+    assert {finding: of.status for finding, of in found.items() if finding != "Pneumothorax"} == {
+        "Effusion": "no objection",
+        "Mass": "do not use",
+        "Nodule": "do not use",
+        "Edema": "recalibrate",
+        "Hernia": "not assessed",
+        "Fibrosis": "too few",
+        "Emphysema": "recalibrate",
+    }
+    assert "better than chance" in found["Mass"].reasons[0]
+    assert "worse than in the bundle's own validation" in found["Nodule"].reasons[0]
+    assert "too extreme: slope 0.5" in found["Edema"].reasons[0]
+    assert "too low: intercept 2." in found["Emphysema"].reasons[0]
+    assert found["Fibrosis"].reasons == [
+        "5 images with and 1495 without the finding; 5 patients on the smaller side, 10 are needed"
+    ]
+    assert not found["Effusion"].reasons
+
+
+def test_a_group_in_which_a_finding_is_not_ranked_is_named(planted, results):
+    own = {"Pneumothorax": ValidationAuroc(auroc=0.7, low=0.6, high=0.8, patients=50)}
+    found = judged(planted, results, bundle_of(**own), "independent")["Pneumothorax"]
+    assert found.status in {"restricted", "recalibrate"}
+    assert any("ranks worse in AP than in PA" in why for why in found.reasons)
+
+
+def test_where_training_images_may_be_among_them_nothing_is_cleared(planted, results):
+    found = judged(planted, results, bundle_of(), "unknown")
+    assert found["Effusion"].status == "not independent"
+    assert found["Mass"].status == "do not use"
+    warning, *_ = warnings_of(results, "unknown", "NIH", synthetic=False)
+    assert "may be among these" in warning
+
+
+def test_calls_that_say_no_more_than_chance_are_an_objection():
+    def share(value: float) -> Interval:
+        return Interval(value=value, low=value - 0.1, high=value + 0.1)
+
+    assert list(_of_calls(share(0.4), share(0.6)))
+    assert not list(_of_calls(share(0.7), share(0.6)))
+    assert not list(_of_calls(Interval(value=None, reason="no threshold"), share(0.6)))
+
+
+def test_recalibration_by_halves_mends_what_is_off(results):
+    for finding in ("Edema", "Emphysema"):
+        mended = results.reliability[finding].recalibrated
+        assert mended.slope.value == pytest.approx(1, abs=0.1)
+        assert mended.intercept.value == pytest.approx(0, abs=0.1)
+    assert results.reliability["Fibrosis"].recalibrated is None
+
+
+def test_each_half_has_the_line_that_was_fitted_to_the_other(planted):
+    pairs = planted.pairs
+    after, reasons = by_halves(pairs)
+    assert set(reasons) == {"Fibrosis"}
+    assert np.array_equal(after[:, 5], pairs.probabilities[:, 5])
+    x, y, shown = (of[:, 3] for of in (logit(pairs.probabilities), pairs.labels, logit(after)))
+    half = _halves(pairs.patients, y == 1, 0)
+    for which in (0, 1):
+        slope, level = np.polyfit(x[half == which], shown[half == which], 1)
+        line = LogisticRegression(C=1e9).fit(x[half != which, None], y[half != which])
+        assert slope == pytest.approx(line.coef_[0, 0], rel=0.02)
+        assert level == pytest.approx(line.intercept_[0], abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def validated(run, dataset, tmp_path_factory) -> Path:
+    """The tiny run's bundle on its own dataset and on a tree of other phantoms."""
+    base = tmp_path_factory.mktemp("validate")
+    synth(base / "elsewhere", images=60, pixels=64, seed=9, balanced=True)
+    words = [run / "bundle", dataset.folder, base / "elsewhere", "--out", base / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        given = ["chestxray", "validate", *map(str, words), "--resamples", "100"]
+        patch.setattr(sys, "argv", given)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return base / "out"
+
+
+def test_images_that_the_bundle_was_trained_or_tuned_on_are_left_out(validated, dataset):
+    own, elsewhere = ExternalValidation.read(validated).sets
+    counts = dataset.manifest.counts
+    assert own.relation == "held out"
+    assert own.left_out == {part: counts[part]["images"] for part in ("train", "val")}
+    assert own.images == counts["test"]["images"]
+    assert elsewhere.relation == "unknown"  # phantoms too, of another split
+    assert elsewhere.images == 60
+    assert not elsewhere.left_out
+    assert {of.status for of in elsewhere.findings.values()} <= set(RULES) - {"no objection"}
+
+
+def test_the_bundle_says_how_well_its_validation_ranked(run, validated):
+    card = model_card.read(run / "bundle").card
+    assert card.validation_auroc
+    table = chestxray.Predictions.read(run / "validation.csv")
+    assert set(card.validation_auroc) <= set(table.findings)
+    for of in card.validation_auroc.values():
+        assert of.low <= of.auroc <= of.high
+    results = ExternalValidation.read(validated)
+    shown = {name: entry.own for name, entry in results.sets[0].findings.items() if entry.own}
+    assert shown == card.validation_auroc
+
+
+def test_validation_json_satisfies_its_schema(validated):
+    content = json.loads((validated / "validation.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema(ExternalValidation))
+    validator.validate(content)
+    assert not validator.is_valid(content | {"strange": 1})
+
+
+def test_the_page_leads_with_the_verdicts_and_carries_everything_itself(validated):
+    page = (validated / "validation.html").read_text(encoding="utf-8")
+    assert "Where the model may be used" in page
+    assert page.index("verdict") < page.index("Ranking")
+    results = ExternalValidation.read(validated)
+    for of in results.sets:
+        assert all(warning in page for warning in of.warnings)
+        assert of.name in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert (validated / "validation_figures" / "forest.svg").exists()
+
+
+def test_a_bundle_that_saw_all_images_of_a_set_is_refused(run, dataset):
+    index = dataset.index[dataset.index["split"] == "train"]
+    card = model_card.read(run / "bundle").card
+    with pytest.raises(SourceError, match="trained or tuned on all images"):
+        _unseen(replace(dataset, index=index), card)
