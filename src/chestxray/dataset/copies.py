@@ -173,8 +173,8 @@ def of_dataset(dataset: Dataset, rows: Sequence[int] | _Ints | None = None) -> I
         dataset: the dataset.
         rows: of the index; all when None.
     """
-    index = dataset.index if rows is None else dataset.index.iloc[rows]
     places = np.arange(len(dataset.index)) if rows is None else np.asarray(rows, dtype=np.int64)
+    index = dataset.index.iloc[places]
     return packed(
         index["image"].tolist(),
         (dataset.images[int(place)] for place in places),
@@ -298,7 +298,7 @@ def between_sources(
         seen[source] = packed(
             [names[place] for place in places],
             (images[int(place)] for place in places),
-            [sides[place] for place in places],
+            [sides[int(place)] for place in places],
         )
     return [pair for one, other in pairs for pair in _shared(seen[one], seen[other])]
 
