@@ -81,7 +81,7 @@ def films(phantoms: Path, count: int = 24) -> list[Film]:
                 int(row["patient"]),
                 number,
                 row["sex"],
-                int(row["age"]),
+                round(float(np.nan_to_num(row["age"], nan=50))),
             )
         )
     return found

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import label_set_trees as trees
 import public_trees
 from chestxray import sources, table_limits
-from chestxray.dataset import prepare, split
+from chestxray.cli.main import app
+from chestxray.dataset import Dataset, prepare, split
 from chestxray.dataset.combine import combine
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions, regions, table_files
+from conftest import TINY
 from public_trees import Film, change
 
 
@@ -760,3 +763,23 @@ def test_another_file_is_refused_as_chexlocalizes(
     (tree / "gt_segmentations_test.json").write_text(text)
     with pytest.raises(SourceError, match="is not a file of regions of CheXlocalize"):
         sources.read(tree)
+
+
+@pytest.mark.slow
+def test_chexpert_with_chexlocalize_goes_through_to_a_report_with_localization(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    films = public_trees.films(phantoms, 120)
+    tree = trees.chexlocalize(public_trees.chexpert(tmp_path / "raw", films), films)
+    changes = [word for change in TINY for word in ("--set", change)]
+    words = ["run", str(tree), "--out", str(tmp_path / "out"), "--recipe", "quick", *changes,
+             "--split", "patient"]  # fmt: skip
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 0, run.output
+    dataset = Dataset.open(tmp_path / "out" / "dataset")
+    test = set(dataset.index["image"][dataset.index["split"] == "test"])
+    boxed = dataset.boxes[dataset.boxes["image"].isin(test)]
+    located = json.loads((tmp_path / "out/run/evaluation/localization.json").read_text())
+    assert located["all"]["cases"] == len(boxed.drop_duplicates(["image", "finding"])) > 5
+    assert dataset.masks is not None
+    assert "Localization" in (tmp_path / "out/run/report.html").read_text(encoding="utf-8")
