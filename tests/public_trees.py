@@ -81,7 +81,7 @@ def films(phantoms: Path, count: int = 24) -> list[Film]:
                 int(row["patient"]),
                 number,
                 row["sex"],
-                round(float(np.nan_to_num(row["age"], nan=50))),
+                int(row["age"]),
             )
         )
     return found
