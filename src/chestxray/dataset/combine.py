@@ -289,6 +289,6 @@ def _overlaps(collections: Sequence[Collection]) -> list[Problem]:
         map(" and ".join, sharing_sources(collections)),
         "these sources are known to share radiographs: equal ones are linked, and altered copies "
         "where images are packed with 48 pixels a side or more; a patient of whom they hold "
-        "different radiographs may be in two splits under different patient numbers",
+        "different radiographs may be in two splits, unless both name the patient alike",
         loses=False,
     )
