@@ -126,7 +126,9 @@ def _share_of(present: npt.NDArray[np.bool_]) -> Callable[[Values], Values]:
 
     def share(w: Values) -> Values:
         whole: Values = w.sum(axis=1)
-        return np.divide(w @ present, whole, out=np.full(len(w), np.nan), where=whole > 0)
+        out = np.full(len(w), np.nan)
+        np.divide(w @ present, whole, out=out, where=whole > 0)
+        return out
 
     return share
 
