@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.long_tailed import NEW
@@ -183,4 +184,115 @@ def brax(root: Path, made: Sequence[Film], form: str = "png") -> Path:
                      f"{low}-{low + 4}", f"{film.number}", f"2010{film.number % 12 + 1:02d}01",
                      *cells.values(), "AP", 64, 64, "FUJI"])  # fmt: skip
     table(root / "master_spreadsheet_update.csv", BRAX_TITLES, rows)
+    return root
+
+
+PLUS_TITLES = (
+    "path_to_image", "path_to_dcm", "frontal_lateral", "ap_pa", "deid_patient_id",
+    "patient_report_date_order", "report", "section_impression", "age", "sex", "race", "ethnicity",
+    "split",
+)  # fmt: skip
+
+
+def plus_path(film: Film, made: Sequence[Film]) -> str:
+    part = "valid" if film.patient == made[-1].patient else "train"
+    return f"{part}/patient{film.patient:05d}/study{film.number + 1}/view1_frontal.jpg"
+
+
+def chexpert_plus(root: Path, made: Sequence[Film], form: str = "png") -> Path:
+    """Reports of two lines, PNG chunks or DICOM; the labels of the impression name a fracture."""
+    rows, labels = [], []
+    for film in made:
+        name = plus_path(film, made)
+        stem, sex = name.removesuffix(".jpg"), {"M": "Male", "F": "Female"}[film.sex]
+        if form == "png":
+            placed(root / f"PNG/png_chexpert_plus_chunk_{film.number % 2}/{stem}.png", film)
+        else:
+            path = root / f"DICOM/{stem}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(dicom(film.pixels, 8))
+        rows.append([name, f"{stem}.dcm", "Frontal", "AP", f"patient{film.patient:05d}", 1,
+                     'NARRATIVE:\n1. "No" change, as before.', "1. None.", float(film.age), sex,
+                     "Unknown", "Unknown", name.split("/")[0]])  # fmt: skip
+        cells: dict[str, object] = dict.fromkeys(OBSERVATIONS)
+        cells |= dict.fromkeys(CHEXPERT_OF_NIH.values(), 0.0)
+        cells |= dict.fromkeys(film.fixed(CHEXPERT_OF_NIH), 1.0)
+        labels.append({"path_to_image": name, **cells})
+    table(root / "df_chexpert_plus_240401.csv", PLUS_TITLES, rows)
+    for section in ("report", "findings", "impression"):
+        json_lines(
+            root / f"chexbert_labels/{section}_fixed.json",
+            [{**each, "Fracture": 1.0 if section == "impression" else None} for each in labels],
+        )
+    return root
+
+
+def json_lines(path: Path, objects: Iterable[object]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in objects), encoding="utf-8")
+
+
+SIDE = 160  # pixels, of the radiographs that CheXlocalize's regions were drawn on
+
+
+def region_name(film: Film) -> str:
+    return f"patient{film.patient:05d}_study{film.number + 1}_view1_frontal"
+
+
+def drawn_boxes(film: Film) -> dict[str, list[tuple[int, int, int, int]]]:
+    """The boxes of a phantom in pixels, by CheXpert's names; apart, as contours are."""
+    found: dict[str, list[tuple[int, int, int, int]]] = {}
+    for finding, *sides in film.boxes:
+        if name := CHEXPERT_OF_NIH.get(finding):
+            x, y, w, h = (round(SIDE * side) for side in sides)
+            found.setdefault(name, []).append((x, y, max(w, 1), max(h, 1)))
+    return found
+
+
+def coco(mask: np.ndarray) -> str:
+    """Compress a mask as the COCO API does (`rleEncode`, `rleToString`)."""
+    flat = mask.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
+    lengths = np.diff(np.concatenate([[0], edges])).tolist()
+    text = ""
+    for place, length in enumerate(lengths):
+        value = length - (lengths[place - 2] if place > 2 else 0)
+        while True:
+            low, value = value & 31, value >> 5
+            more = value != (-1 if low & 16 else 0)
+            text += chr(low + 32 * more + 48)
+            if not more:
+                break
+    return text
+
+
+def mask_of(boxes: Iterable[tuple[int, int, int, int]]) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    for x, y, w, h in boxes:
+        mask[y : y + h, x : x + w] = True
+    return mask
+
+
+def chexlocalize(
+    root: Path, made: Sequence[Film], kinds: Sequence[str] = ("segmentations", "annotations")
+) -> Path:
+    """Files of CheXlocalize for phantoms in CheXpert's layout; absent findings have empty masks."""
+    segmentations, annotations = {}, {}
+    for film in made:
+        boxes = drawn_boxes(film)
+        segmentations[region_name(film)] = {
+            name: {"size": [SIDE, SIDE], "counts": coco(mask_of(boxes.get(name, [])))}
+            for name in (*CHEXPERT_OF_NIH.values(), "Airspace Opacity")
+        }
+        annotations[region_name(film)] = {
+            "img_size": [SIDE, SIDE],
+            **{
+                name: [[[x, y], [x + w - 1, y], [x + w - 1, y + h - 1], [x, y + h - 1]]
+                       for x, y, w, h in of]
+                for name, of in boxes.items()
+            },
+        }  # fmt: skip
+    for kind, value in (("segmentations", segmentations), ("annotations", annotations)):
+        if kind in kinds:
+            (root / f"gt_{kind}_val.json").write_text(json.dumps(value), encoding="utf-8")
     return root

@@ -71,7 +71,7 @@ def films(phantoms: Path, count: int = 24) -> list[Film]:
     """The first phantoms of a tree."""
     read = sources.read(phantoms)
     found = []
-    for number, row in enumerate(read.rows.head(count).to_dict("records")):
+    for number, row in enumerate(read.rows.dropna(subset="age").head(count).to_dict("records")):
         boxes = read.boxes[read.boxes["image"] == row["image"]]
         found.append(
             Film(

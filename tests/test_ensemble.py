@@ -21,6 +21,7 @@ from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.calibrators import Beta, Logistic
 from chestxray.evaluation.focal_link import FocalLink
+from chestxray.evaluation.seen_images import list_sha256
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -320,7 +321,7 @@ def trained(run: Path, out: Path, dataset, parts: list[str], seed: int) -> Path:
     """Write a bundle that says it was trained on some parts of a dataset."""
     images = dataset.index["image"][dataset.index["split"].isin(parts)]
     before = model_card.read(run / "bundle").card.trained_on
-    listed = {"training_list_sha256": model_card.list_sha256(images), "split_sha256": "0"}
+    listed = {"training_list_sha256": list_sha256(images), "split_sha256": "0"}
     return member(out, run, seed, trained_on=before.model_copy(update=listed))
 
 

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import label_set_trees as trees
 import public_trees
-from chestxray import sources
-from chestxray.dataset import prepare, split
+from chestxray import sources, table_limits
+from chestxray.cli.main import app
+from chestxray.dataset import Dataset, prepare, split
 from chestxray.dataset.combine import combine
 from chestxray.errors import SourceError
-from chestxray.sources import Collection, ReadOptions
+from chestxray.findings import canonical
+from chestxray.sources import Collection, ReadOptions, regions, table_files
+from conftest import TINY
 from public_trees import Film, change
 
 
@@ -47,6 +51,10 @@ SETS = {
     ),
     "brax": Set(
         trees.brax, "master_spreadsheet_update.csv", "PngPath", lambda image: int(image[-4:]),
+    ),
+    "chexpert-plus": Set(
+        trees.chexpert_plus, "df_chexpert_plus_240401.csv", "path_to_image",
+        lambda image: int(image.split("/study")[1].split("/")[0]) - 1,
     ),
 }  # fmt: skip
 every_set = pytest.mark.parametrize("name", SETS)
@@ -546,3 +554,232 @@ def test_braxs_uncertain_labels_and_older_table(build: Callable[[str], Path]) ->
     assert codes(read) == {"unused-label-table": 1}
     older = ReadOptions(columns={"table": "master_spreadsheet.csv"})
     assert (sources.read(tree, "brax", older).rows["Fracture"] == 0).all()
+
+
+# CheXpert Plus
+
+
+def plus_labels(tree: Path, section: str, edit: Callable[[list[dict[str, Any]]], object]) -> Path:
+    """Edit the labels of a section."""
+    path = tree / f"chexbert_labels/{section}_fixed.json"
+    objects = [json.loads(line) for line in path.read_text().splitlines()]
+    edit(objects)
+    trees.json_lines(path, objects)
+    return path
+
+
+def test_chexpert_plus_names_images_and_patients_as_chexpert_does(
+    films: list[Film], tmp_path: Path
+) -> None:
+    plus = sources.read(trees.chexpert_plus(tmp_path / "plus", films))
+    chexpert = sources.read(public_trees.chexpert(tmp_path / "chexpert", films))
+    told = ["image", "patient", "study", "age", "sex", "view", *chexpert.findings]
+    pd.testing.assert_frame_equal(plus.rows[told], chexpert.rows[told])
+    frontal = {*chexpert.rows["image"]}
+    assert plus.official == {part: names & frontal for part, names in chexpert.official.items()}
+    assert plus.patients_of == "chexpert"
+
+
+def test_chexpert_plus_reads_dicom_where_both_forms_are_there(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = trees.chexpert_plus(tmp_path, films, "dicom")
+    dicom = sources.read(tree)
+    trees.chexpert_plus(tmp_path, films)
+    both = sources.read(tree)
+    pd.testing.assert_frame_equal(both.rows, dicom.rows)
+    assert both.rows["path"].str.endswith(".dcm").all()
+    assert losing(both) == []
+
+
+def test_chexpert_plus_labels_are_those_of_the_report_or_of_the_section_named(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("chexpert-plus")
+    plain = sources.read(tree)
+    assert plain.facts["labels of reports"] == "report_fixed.json"
+    assert (plain.rows["Fracture"] == 0).all()
+    options = ReadOptions(columns={"table": "impression_fixed.json"})
+    assert (sources.read(tree, "chexpert-plus", options).rows["Fracture"] == 1).all()
+    for name in ("report", "findings", "impression"):
+        (tree / f"chexbert_labels/{name}_fixed.json").unlink()
+    with pytest.raises(SourceError, match="has no labels of CheXbert: it has none; put"):
+        sources.read(tree)
+
+
+def test_chexpert_plus_labels_that_lack_repeat_or_contradict_are_counted(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("chexpert-plus")
+
+    def edit(objects: list[dict[str, Any]]) -> None:
+        objects += [dict(each) for each in objects]  # the same again says nothing new
+        objects[-1]["Fracture"] = -1.0
+        objects[1]["Edema"] = objects[len(objects) // 2 + 1]["Edema"] = "perhaps so"
+        del objects[len(objects) // 2], objects[0]
+
+    plus_labels(tree, "report", edit)
+    read = sources.read(tree)
+    assert codes(read) == {"no-label": 2, "conflicting-rows": 1, "unknown-value": 1}
+    assert int(read.rows[list(read.findings)].isna().all(axis=1).sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda objects: objects[3].pop("Edema"), "an object lacks Edema; download it again"),
+        (lambda objects: objects.clear(), "it is empty; download it again"),
+        (lambda objects: objects.append([1]), r"line 25 is not an object\): download it again"),
+        (
+            lambda objects: [o.update(path_to_image=f"x{o['path_to_image']}") for o in objects],
+            "has labels of none of the images: it begins with 'xtrain/",
+        ),
+    ],
+)
+def test_labels_of_another_kind_are_refused_as_chexberts(
+    build: Callable[[str], Path], edit: Callable[[list[dict[str, Any]]], object], message: str
+) -> None:
+    tree = build("chexpert-plus")
+    plus_labels(tree, "report", edit)
+    with pytest.raises(SourceError, match=message):
+        sources.read(tree)
+
+
+def test_a_long_table_of_reports_is_read_by_the_columns_that_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = "long\nand quoted, " * 4_000
+    rows = [[n, report, -n] for n in range(50)]
+    path = public_trees.table(tmp_path / "t.csv", ["a", "report", "b"], rows)
+    monkeypatch.setattr(table_limits, "LONGEST", 2**21)
+    with pytest.raises(SourceError, match="has more than 2 MB unpacked"):
+        table_files.text_table(path)
+    found = table_files.text_table(path, columns={"b", "a"})
+    assert found.columns.tolist() == ["a", "b"]
+    assert found["b"].tolist() == [str(-n) for n in range(50)]
+    path.write_text('a,report,b\n1,"x\ny",2\n\n3\n4,unquoted, comma,5\n')
+    with pytest.raises(SourceError, match="line 6 holds more values than the header"):
+        table_files.text_table(path, columns={"a"})
+    path.write_text('a,report,b\n1,"x\ny",2\n\n3\n')
+    assert table_files.text_table(path, columns={"a", "b"}).to_numpy().tolist() == [
+        ["1", "2"], ["3", ""]
+    ]  # fmt: skip
+
+
+# CheXlocalize
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("61X13mN000`0", [6, 1, 40, 4, 5, 4, 5, 4, 21]),  # the example of the COCO API
+        ("04", [0, 4]),
+        ("Z1", [42]),
+    ],
+)
+def test_cocos_run_lengths_are_read_from_text_and_from_lists(text: str, lengths: list[int]) -> None:
+    runs = regions.runs_from_coco(text, 1, sum(lengths))
+    again = regions.runs_from_coco(lengths, 1, sum(lengths))
+    assert runs is not None
+    assert again is not None
+    starts = np.cumsum([0, *lengths])[1:-1:2].tolist()
+    wanted = [[start, n] for start, n in zip(starts, lengths[1::2], strict=True)]
+    assert runs.tolist() == again.tolist() == wanted
+
+
+def test_masks_go_through_cocos_run_lengths_and_back() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        mask = rng.random((37, 61)) < share
+        runs = regions.runs_from_coco(trees.coco(mask), 37, 61)
+        assert runs is not None
+        assert np.array_equal(runs, regions.runs_of_mask(mask))
+        text = regions.text_of_runs(runs, 37, 61)
+        assert not len(runs) or np.array_equal(regions.mask_of_runs(text), mask)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["61X13mN000`", "61X", "!", "~~~~", "ooooooooooo0", [1, 2], [-1, 26], ["25"], 5, None, ""],
+)
+def test_run_lengths_that_do_not_fill_the_mask_are_no_region(bad: object) -> None:
+    assert regions.runs_from_coco(bad, 5, 5) is None
+
+
+@pytest.mark.parametrize(
+    "kinds", [["segmentations"], ["annotations"], ["segmentations", "annotations"]]
+)
+def test_regions_of_chexlocalize_are_the_boxes_and_masks_of_the_films(
+    films: list[Film], tmp_path: Path, kinds: list[str]
+) -> None:
+    read = sources.read(trees.chexlocalize(public_trees.chexpert(tmp_path, films), films, kinds))
+    assert losing(read) == []
+    boxes = read.boxes.assign(film=read.boxes["image"].str.extract(r"study(\d+)")[0].astype(int))
+    count = 0
+    for film in films:
+        for name, drawn in trees.drawn_boxes(film).items():
+            finding = canonical(name)
+            here = boxes[(boxes["film"] == film.number + 1) & (boxes["finding"] == finding)]
+            mask = trees.mask_of(drawn)
+            runs = read.masks[(read.masks["image"] == here["image"].iloc[0])
+                              & (read.masks["finding"] == finding)]["runs"].item()  # fmt: skip
+            assert np.array_equal(regions.mask_of_runs(runs), mask)
+            if "annotations" in kinds:
+                found = sorted(map(tuple, (here[[*"xywh"]] * trees.SIDE).round(6).to_numpy()))
+                assert found == sorted({*drawn})
+            count += 1
+    assert len(read.masks) == count > 5, "an empty mask is no region"
+
+
+def test_regions_that_cannot_be_used_are_counted(films: list[Film], tmp_path: Path) -> None:
+    tree = trees.chexlocalize(public_trees.chexpert(tmp_path, films), films, ["segmentations"])
+    path = tree / "gt_segmentations_val.json"
+    value = json.loads(path.read_text())
+    whole = {"size": [8, 8], "counts": trees.coco(np.ones((8, 8), bool))}
+    first = next(iter(value))
+    absent = next(film for film in films if film.findings and "Edema" not in film.findings)
+    value[first]["Pneumothorax"] = {"size": [8, 8], "counts": "61X"}
+    value[first]["Ovni"] = whole
+    value["patient99999_study1_view1_frontal"] = {"Edema": whole}
+    value[trees.region_name(absent)]["Edema"] = whole
+    path.write_text(json.dumps(value))
+    found = codes(sources.read(tree))
+    assert {name: found[name] for name in (
+        "bad-mask", "unknown-region-finding", "region-without-image", "region-of-absent-finding",
+    )} == {
+        "bad-mask": 1, "unknown-region-finding": 1, "region-without-image": 1,
+        "region-of-absent-finding": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"a": 5}', '{"a": {"Edema": {"size": [0, 3], "counts": "0"}}}', '{"a": {"E": 1}}'],
+)
+def test_another_file_is_refused_as_chexlocalizes(
+    films: list[Film], tmp_path: Path, text: str
+) -> None:
+    tree = public_trees.chexpert(tmp_path, films)
+    (tree / "gt_segmentations_test.json").write_text(text)
+    with pytest.raises(SourceError, match="is not a file of regions of CheXlocalize"):
+        sources.read(tree)
+
+
+@pytest.mark.slow
+def test_chexpert_with_chexlocalize_goes_through_to_a_report_with_localization(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    films = public_trees.films(phantoms, 120)
+    tree = trees.chexlocalize(public_trees.chexpert(tmp_path / "raw", films), films)
+    changes = [word for change in TINY for word in ("--set", change)]
+    words = ["run", str(tree), "--out", str(tmp_path / "out"), "--recipe", "quick", *changes,
+             "--split", "patient"]  # fmt: skip
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 0, run.output
+    dataset = Dataset.open(tmp_path / "out" / "dataset")
+    test = set(dataset.index["image"][dataset.index["split"] == "test"])
+    boxed = dataset.boxes[dataset.boxes["image"].isin(test)]
+    located = json.loads((tmp_path / "out/run/evaluation/localization.json").read_text())
+    assert located["all"]["cases"] == len(boxed.drop_duplicates(["image", "finding"])) > 5
+    assert dataset.masks is not None
+    assert "Localization" in (tmp_path / "out/run/report.html").read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ def write(path: Path, *lines: str) -> Path:
 
 SHIPPED = [
     "nih", "phantoms", "chexpert", "mimic", "padchest", "rsna", "siim", "vindr",
-    "nih-google", "nih-lt", "mimic-lt", "brax",
+    "nih-google", "nih-lt", "mimic-lt", "brax", "chexpert-plus",
     "shenzhen", "montgomery", "chestxdet", "chestxdet10", "openi", "jsrt",
 ]  # fmt: skip
 NIH_HEADER = (
@@ -100,7 +100,7 @@ def test_every_card_states_title_licence_and_origin_of_the_labels() -> None:
         assert card.label_origin.endswith(".")
         assert card.uncertain in {"zeros", "ones", "ignore"}
         assert card.blank in {"negative", "unknown"}
-    assert "RSNA Pneumonia" in sources.cards()["nih"].overlaps
+    assert "RSNA Pneumonia" in dict(card_text.described(sources.cards()["nih"]))["overlaps with"]
     assert sources.cards()["phantoms"].synthetic
 
 

@@ -35,7 +35,7 @@ from chestxray.lazy import exports
 from chestxray.version import __version__
 
 if TYPE_CHECKING:
-    from chestxray.dataset import Dataset, Manifest, prepare, verify
+    from chestxray.dataset import Dataset, Manifest, overlap, prepare, verify
     from chestxray.errors import (
         ArtifactError,
         BundleError,
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from chestxray.training import Recipe, Run, crossval, ensemble, pretrain, train
 
 _ROOMS: Final = {
-    "dataset": ("Dataset", "Manifest", "prepare", "verify"),
+    "dataset": ("Dataset", "Manifest", "overlap", "prepare", "verify"),
     "errors": (
         "ArtifactError", "BundleError", "ChestXrayError", "ConfigError", "DownloadError",
         "FindingsError", "ImageError", "MissingExtraError", "Notice", "PredictionsError",
@@ -99,8 +99,8 @@ __all__ = [
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run",
     "SignatureError", "Source", "SourceCard", "SourceError", "TrainingError", "WorkerError",
     "__version__", "calibrate", "compare", "crossval", "ensemble", "evaluate", "explain", "load",
-    "plan", "predict", "prepare", "pretrain", "report", "serve", "synth", "train", "validate",
-    "verify", "vocabulary",
+    "overlap", "plan", "predict", "prepare", "pretrain", "report", "serve", "synth", "train",
+    "validate", "verify", "vocabulary",
 ]  # fmt: skip
 
 

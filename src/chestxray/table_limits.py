@@ -22,14 +22,17 @@ LONGEST: Final = 256 * 2**20
 
 _MOST_CELLS: Final = 100_000_000  # of a Parquet table
 _ROWS: Final = 1024  # of a Parquet table, read at a time
-_TOO_LONG: Final = f"it has more than {LONGEST // 2**20} MB unpacked, the most that is read"
+
+
+def _too_long(longest: int) -> str:
+    return f"it has more than {longest // 2**20} MB unpacked, the most that is read"
 
 
 class _Limited(io.RawIOBase):
-    """The bytes of a file, up to `LONGEST` of them."""
+    """The bytes of a file, up to a number of them."""
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self._file, self._left = file, LONGEST
+    def __init__(self, file: io.BufferedIOBase, longest: int) -> None:
+        self._file, self._left, self._longest = file, longest, longest
 
     def readable(self) -> bool:
         return True
@@ -38,22 +41,23 @@ class _Limited(io.RawIOBase):
         data = self._file.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise OSError(_TOO_LONG)
+            raise OSError(_too_long(self._longest))
         buffer[: len(data)] = data
         return len(data)
 
 
 @contextmanager
-def open_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+def open_text(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[TextIO]:
     """Open a text of UTF-8, unpacked where its name ends in `.gz`; line ends stay as they are.
 
     Args:
         path: of the file.
         errors: what to do with bytes that are not UTF-8, as of `bytes.decode`.
+        longest: bytes to read, unpacked; `LONGEST` when None.
 
     Raises:
         OSError: it cannot be opened or unpacked, is no regular file, or, while it is read, it is
-            longer than `LONGEST`.
+            longer than `longest`.
         EOFError, zlib.error: while it is read, it cannot be unpacked.
         UnicodeDecodeError: while it is read, it is not UTF-8.
     """
@@ -61,7 +65,7 @@ def open_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     packed = path.suffix.casefold() == ".gz"
     with (
         gzip.open(path) if packed else path.open("rb") as file,
-        io.BufferedReader(_Limited(file), 2**20) as limited,
+        io.BufferedReader(_Limited(file, longest or LONGEST), 2**20) as limited,
     ):
         yield io.TextIOWrapper(limited, encoding="utf-8-sig", errors=errors, newline="")
 
@@ -86,7 +90,7 @@ def read_parquet(path: Path) -> pa.Table:
             batch = packed.cast(schema)
             size += batch.nbytes
             if size > LONGEST:
-                raise OSError(_TOO_LONG)
+                raise OSError(_too_long(LONGEST))
             batches.append(batch)
         return pa.Table.from_batches(batches, schema)
 

@@ -148,6 +148,8 @@ def _show(result: Results) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
+    for seen in result.seen_images:
+        typer.echo(f"warning: {seen.sentence}")
     if result.split == "unknown":
         typer.echo("the split of these images is unknown: training images may be among them")
     with_thresholds = bool(result.fit_on or result.thresholds_of)

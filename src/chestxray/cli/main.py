@@ -26,6 +26,7 @@ from chestxray.cli.explain import explain
 from chestxray.cli.export import export
 from chestxray.cli.findings import findings
 from chestxray.cli.gateway import gateway
+from chestxray.cli.overlap import overlap
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
@@ -78,7 +79,7 @@ def chestxray(
 
 _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
     "Start": (demo, run, doctor),
-    "Data": (synth, download, verify, prepare, findings),
+    "Data": (synth, download, verify, prepare, findings, overlap),
     "Models": (
         train,
         pretrain,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.dataset.copies import SharedImages, overlap
     from chestxray.dataset.label_counts import LabelCount, label_counts
     from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
@@ -26,8 +27,10 @@ __all__ = [
     "Manifest",
     "Masks",
     "Radiograph",
+    "SharedImages",
     "Verdict",
     "label_counts",
+    "overlap",
     "prepare",
     "verify",
 ]
@@ -35,6 +38,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "copies": ("SharedImages", "overlap"),
         "label_counts": ("LabelCount", "label_counts"),
         "masks": ("Masks",),
         "preparation": ("prepare",),

@@ -7,14 +7,16 @@
 - With several sources, `image` and `patient` become `<source>/<key>`, so that patient 17 of one
   source is not patient 17 of another. Trees of one source share its patients.
 - The same radiograph in two sources, by the SHA-256 of the decoded pixels, links their patients:
-  `dataset.split` keeps linked patients in one part. Twice in one source, it links its patients
-  where their parts are drawn; parts that a list states stay as they are.
+  `dataset.split` keeps linked patients in one part. So does an altered copy, which is looked for
+  between sources that are known to share radiographs (`sources.overlaps`). Twice in one source, it
+  links its patients where their parts are drawn; parts that a list states stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from chestxray.dataset.split import Lists
 from chestxray.errors import SourceError
 from chestxray.findings import Findings, canonical, implied, key
 from chestxray.sources.collection import MAX_EXAMPLES, Collection, Problem, problem
+from chestxray.sources.overlaps import may_share
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,15 @@ class _Duplicates:
         within: keys of one radiograph that a source with stated parts lists more than once.
         linked: keys of one radiograph that a source with drawn parts lists more than once.
         groups: a name for each row's patient, equal for linked patients.
+        altered: two keys of one radiograph, in two sources, that differ by size, crop, compression
+            or grey values.
     """
 
     across: tuple[tuple[str, ...], ...]
     within: tuple[tuple[str, ...], ...]
     linked: tuple[tuple[str, ...], ...]
     groups: pd.Series[str]
+    altered: tuple[tuple[str, str], ...] = ()
 
     def problems(self, split: Mapping[str, str]) -> list[Problem]:
         """Report them; `split` is the final part of each image."""
@@ -98,6 +104,13 @@ class _Duplicates:
                 map(" = ".join, self.across),
                 "the same radiograph is in more than one source (equal decoded pixels): both are "
                 "kept, and their patients are kept in one split",
+                loses=False,
+            ),
+            *problem(
+                "altered-copy-in-two-sources",
+                map(" = ".join, self.altered),
+                "the same radiograph is in two sources in different form (size, crop, compression "
+                "or grey values): both are kept, and their patients are kept in one split",
                 loses=False,
             ),
             *problem(
@@ -124,7 +137,12 @@ class _Duplicates:
         ]
 
 
-def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] = ()) -> _Duplicates:
+def duplicates(
+    rows: pd.DataFrame,
+    sha256: Sequence[str],
+    drawn: Iterable[str] = (),
+    altered: Iterable[tuple[str, str]] = (),
+) -> _Duplicates:
     """Find images with equal decoded pixels, and link the patients that share one.
 
     Args:
@@ -132,6 +150,7 @@ def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] =
         sha256: of each row's decoded pixels; empty where it could not be read.
         drawn: the sources whose parts are drawn. Patients of any other source are linked only
             through a radiograph that another source has too.
+        altered: pairs of images that are one radiograph, in equal or in different form.
     """
     drawn = frozenset(drawn)
     hashes = pd.Series(list(sha256), index=rows.index)
@@ -149,8 +168,18 @@ def duplicates(rows: pd.DataFrame, sha256: Sequence[str], drawn: Iterable[str] =
                 links.join(of["patient"])
             elif len(of) > 1:
                 within.append(tuple(of["image"]))
-    groups = rows["patient"].map(links.root)
-    return _Duplicates(tuple(sorted(across)), tuple(sorted(within)), tuple(sorted(linked)), groups)
+    by_name = dict(zip(rows["image"], hashes, strict=True))
+    altered = tuple(sorted(pair for pair in altered if len({by_name[name] for name in pair}) > 1))
+    patients = rows.set_index("image")["patient"] if altered else rows["patient"]
+    for pair in altered:
+        links.join(patients[list(pair)])
+    return _Duplicates(
+        tuple(sorted(across)),
+        tuple(sorted(within)),
+        tuple(sorted(linked)),
+        rows["patient"].map(links.root),
+        altered,
+    )
 
 
 class _Links:
@@ -241,18 +270,25 @@ def _problems(collections: Sequence[Collection], *, named: bool) -> list[Problem
     ]
 
 
+def sharing_sources(collections: Sequence[Collection]) -> list[tuple[str, str]]:
+    """Give the pairs of sources that are known to share radiographs, by name."""
+    about = {each.name: each.card for each in collections}
+    return [
+        (one, other)
+        for one, other in combinations(about, 2)
+        if may_share(about[one].title, about[other].title)
+        or not {other, about[other].title}.isdisjoint(about[one].overlaps)
+        or not {one, about[one].title}.isdisjoint(about[other].overlaps)
+    ]
+
+
 def _overlaps(collections: Sequence[Collection]) -> list[Problem]:
-    """Report sources that are known to share radiographs, whose pixels may differ by encoding."""
-    names = {alias for each in collections for alias in (each.name, each.card.title)}
+    """Report sources that are known to share radiographs."""
     return problem(
         "known-overlap",
-        (
-            f"{each.name} and {other}"
-            for each in collections
-            for other in each.card.overlaps
-            if other in names
-        ),
-        "these sources are known to share radiographs; only copies with equal decoded pixels are "
-        "found, so patients of one may be in another split under a different patient number",
+        map(" and ".join, sharing_sources(collections)),
+        "these sources are known to share radiographs: equal ones are linked, and altered copies "
+        "where images are packed with 48 pixels a side or more; a patient of whom they hold "
+        "different radiographs may be in two splits under different patient numbers",
         loses=False,
     )

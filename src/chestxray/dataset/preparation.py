@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from chestxray import sources
 from chestxray.artifacts import lock, read_json, sha256, sync_folder, write_json, write_table
 from chestxray.dataset import masks, shards
-from chestxray.dataset.combine import Combined, combine, duplicates
+from chestxray.dataset.combine import Combined, combine, duplicates, sharing_sources
+from chestxray.dataset.copies import between_sources
 from chestxray.dataset.masks import PackedMasks, pack_masks
 from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, renew
 from chestxray.dataset.pixels import PIXEL_RULE
@@ -285,7 +286,12 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
         first = packing.files[0]
         reason = first.reason if isinstance(first, Unreadable) else ""
         raise SourceError(f"no image can be read, such as {rows['path'].iloc[0]}: {reason}")
-    found = duplicates(rows, [_sha256(file) for file in packing.files], job.drawn)
+    found = duplicates(
+        rows,
+        [_sha256(file) for file in packing.files],
+        job.drawn,
+        _copies(job.combined, packing, plan.size, work),
+    )
     rows = rows.assign(split=job.split(found.groups))
     problems = [
         *job.combined.problems,
@@ -306,6 +312,17 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
     manifest = _manifest(plan, rows, index, packing, problems, work)
     manifest = manifest.model_copy(update={"masks": tuple(each.shard for each in packed)})
     write_json(work / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _copies(combined: Combined, packing: Packing, size: int, work: Path) -> list[tuple[str, str]]:
+    """Find the copies between the sources that are known to share radiographs."""
+    pairs = sharing_sources(combined.collections)
+    if not pairs:
+        return []
+    read = [isinstance(file, Packed) for file in packing.files]
+    sides = [(file.width, file.height) for file in packing.files if isinstance(file, Packed)]
+    images = shards.Shards(work / shards.FOLDER, packing.shards, (size, size))
+    return between_sources(combined.rows[read], sides, images, pairs)
 
 
 def _pack_masks(

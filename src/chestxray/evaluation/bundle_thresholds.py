@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.result_details import ValidationAuroc
+from chestxray.evaluation.seen_images import Seen, all_seen
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
 
@@ -45,6 +46,23 @@ def model_identity(card: Mapping[str, Any]) -> str:
     return f"{card['backbone']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+class _Origin(BaseModel):
+    """What of the origin of some weights tells which images they have seen."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    policies: dict[str, Any]
+    synthetic: bool
+    training_list_sha256: str
+    seen: tuple[Seen, ...] = ()
+
+
+class _Member(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    trained_on: _Origin
+
+
 class BundleThresholds(BaseModel):
     """The thresholds of a bundle, chosen on other images than those that are evaluated.
 
@@ -56,6 +74,8 @@ class BundleThresholds(BaseModel):
         not_assessed: finding → why it is never called.
         prevalences: finding → share of positives in the validation images that the bundle was
             calibrated on.
+        trained_on: origin of the weights.
+        members: of an ensemble, whose own origins count instead.
         validation_auroc: finding → how well the model ranks it on these; empty in bundles of
             earlier versions.
     """
@@ -69,6 +89,8 @@ class BundleThresholds(BaseModel):
     operating_point: str
     not_assessed: dict[str, str]
     prevalences: dict[str, Prevalence]
+    trained_on: _Origin
+    members: tuple[_Member, ...] = ()
     validation_auroc: dict[str, ValidationAuroc] = {}
 
     @classmethod
@@ -88,6 +110,12 @@ class BundleThresholds(BaseModel):
                 f"{path} is not the card of a bundle that this version reads: give the `bundle` "
                 f"folder of a finished run, or train again"
             ) from error
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """All lists of images that the model learned from, directly or through another model."""
+        origins = [member.trained_on for member in self.members] or [self.trained_on]
+        return all_seen(origins)
 
     def points(self, findings: Sequence[str]) -> OperatingPoints:
         """Give the operating points for findings under any of their names, the default first."""

@@ -38,6 +38,7 @@ from chestxray.evaluation.results import (
     Results,
 )
 from chestxray.evaluation.scoring import Scores, as_called, mean_of, micro_of, score
+from chestxray.evaluation.seen_images import Evaluated, SeenImages, seen_images
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import (
     MAIN,
@@ -265,6 +266,7 @@ class Evaluation:
             not_assessed=points.not_assessed if points else {},
             operating_point=self.main,
             thresholds_of=self.bundle.model if self.bundle else None,
+            seen_images=list(self._seen_images()),
             as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),
             intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
@@ -276,6 +278,15 @@ class Evaluation:
             ),
             package_version=__version__,
         )
+
+    def _seen_images(self) -> tuple[SeenImages, ...]:
+        """Tell which evaluated images the model may have seen; empty without a bundle."""
+        if self.bundle is None:
+            return ()
+        rows = self.truth.rows
+        parts = {str(part): rows.index[rows["split"] == part] for part in rows["split"].unique()}
+        wanted = frozenset({self.pairs.split})
+        return seen_images(self.bundle.seen, Evaluated(self.truth.sources, parts, wanted))
 
     def _workload(self, scores: dict[str, Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""

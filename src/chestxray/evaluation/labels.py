@@ -60,6 +60,7 @@ class Labels:
         problems: rows of a label table that could not be used; a dataset reports its own when it
             is prepared.
         images: packed, image i of row i; None from a label table.
+        sources: names of the data sets.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Labels:
     split_name: str | None = None
     problems: tuple[Problem, ...] = ()
     images: Shards | None = None
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -109,6 +111,7 @@ class Labels:
             boxes=None,
             split_name=OFFICIAL if (rows["split"] != _UNKNOWN_SPLIT).any() else None,
             problems=read.problems,
+            sources=(read.name,),
         )
 
     @classmethod
@@ -125,6 +128,7 @@ class Labels:
             split_sha256=about.split.sha256,
             split_name=about.split.name,
             images=dataset.images,
+            sources=tuple(dict.fromkeys(source.name for source in about.sources)),
         )
 
     @classmethod

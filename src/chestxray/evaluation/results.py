@@ -39,6 +39,7 @@ from chestxray.evaluation.result_details import (
     Subgroups,
     Workload,
 )
+from chestxray.evaluation.seen_images import SeenImages
 from chestxray.evaluation.validation_results import ExternalValidation
 
 _FORMAT: Final = 1
@@ -190,6 +191,8 @@ class Results(Model):
             validation predictions.
         thresholds_of: identity of the bundle whose own thresholds these are; None where they were
             chosen on validation predictions.
+        seen_images: images that the bundle has, or may have, seen in its training, or that what it
+            started from or learned from has; empty without a bundle.
         as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
@@ -218,6 +221,7 @@ class Results(Model):
     operating_point: str = "youden"
     workload: dict[str, PointWorkload] = Field(default_factory=dict)
     thresholds_of: str | None = None
+    seen_images: list[SeenImages] = Field(default_factory=list)
     as_called: AsCalled | None = None
     intervals: ResampleSettings
     findings: dict[str, FindingResult]

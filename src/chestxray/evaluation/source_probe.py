@@ -126,9 +126,9 @@ def _share_of(present: npt.NDArray[np.bool_]) -> Callable[[Values], Values]:
 
     def share(w: Values) -> Values:
         whole: Values = w.sum(axis=1)
-        out = np.full(len(w), np.nan)
-        np.divide(w @ present, whole, out=out, where=whole > 0)
-        return out
+        shares = np.full(len(w), np.nan)
+        np.divide(w @ present, whole, out=shares, where=whole > 0)
+        return shares
 
     return share
 

@@ -13,7 +13,6 @@ value of the card has a range, and no file of another name belongs to a bundle.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
+from chestxray.evaluation.seen_images import Seen, all_seen
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
@@ -38,6 +38,7 @@ Head = Literal["plain", "multiscale"]
 ENSEMBLE: Final = "ensemble"
 """The `backbone` of a card whose networks are those of its members."""
 MOST_MEMBERS: Final = 16
+MOST_SEEN: Final = 1000
 ON_HUB: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 """Weights in a repository of the Hugging Face hub, by its name and perhaps a revision."""
 WEIGHTS: Final = "weights.safetensors"
@@ -96,9 +97,10 @@ class TrainedOn(BaseModel):
         split_sha256: of the split, as in the dataset's manifest.
         train_images: in the training split.
         train_patients: in the training split.
-        training_list_sha256: `list_sha256` of the training split's image names.
+        training_list_sha256: `seen_images.list_sha256` of the training split's image names.
         recipe: name of the recipe.
         initial_weights: what the training started from; None where it is not known.
+        seen: lists of images that it learned from through its initial weights and its teacher.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -114,6 +116,7 @@ class TrainedOn(BaseModel):
     training_list_sha256: str
     recipe: str
     initial_weights: InitialWeights | None = None
+    seen: Annotated[tuple[Seen, ...], Field(max_length=MOST_SEEN)] = ()
 
 
 class Recalibration(BaseModel):
@@ -280,6 +283,11 @@ class ModelCard(BaseModel):
         """The origin of all weights: of each member, or of the single model."""
         return tuple(member.trained_on for member in self.members) or (self.trained_on,)
 
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """All lists of images that the weights learned from, directly or through other models."""
+        return all_seen(self.trainings)
+
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
 
@@ -366,12 +374,8 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
         training_list_sha256=common("training_list_sha256"),
         recipe=joined("recipe"),
         initial_weights=first.initial_weights if alike else None,
+        seen=tuple(dict.fromkeys(seen for of in trained for seen in of.seen)),
     )
-
-
-def list_sha256(images: Iterable[str]) -> str:
-    """Give the SHA-256 over sorted image names, each followed by a newline, in UTF-8."""
-    return hashlib.sha256("".join(f"{name}\n" for name in sorted(images)).encode()).hexdigest()
 
 
 def _check_files(folder: Path, card: ModelCard) -> None:

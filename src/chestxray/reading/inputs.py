@@ -25,6 +25,7 @@ from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.evaluation.seen_images import Evaluated, seen_images
 from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
@@ -169,13 +170,15 @@ def leakage(inputs: Inputs, card: ModelCard) -> str | None:
         return None
     manifest, trained = inputs.dataset.manifest, card.trained_on
     shared = [source.title for source in manifest.sources if source.name in trained.policies]
-    if not shared or manifest.split.sha256 == trained.split_sha256:
-        return None
-    return (
-        f"the model was trained on {' + '.join(shared)} with another split than that of "
-        f"{inputs.dataset.folder}, so its training patients may be among these images and metrics "
-        f"would be too optimistic: use the dataset that it was trained on"
-    )
+    if shared and manifest.split.sha256 != trained.split_sha256:
+        return (
+            f"the model was trained on {' + '.join(shared)} with another split than that of "
+            f"{inputs.dataset.folder}, so its training patients may be among these images and "
+            f"metrics would be too optimistic: use the dataset that it was trained on"
+        )
+    sources = tuple(source.name for source in manifest.sources)
+    found = seen_images(card.seen, Evaluated(sources, {}, frozenset()))
+    return next((of.sentence for of in found if not of.same_source), None)
 
 
 def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:

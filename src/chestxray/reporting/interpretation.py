@@ -329,7 +329,9 @@ def _shortcut(files: RunFiles) -> list[Limit]:
 
 
 def _data(files: RunFiles) -> list[Limit]:
-    limits = [_SYNTHETIC] if files.synthetic else [_labels(files)]
+    seen = (files.metrics or {}).get("seen_images", ())
+    limits = [Limit("Generalization to unseen radiographs", of["sentence"]) for of in seen]
+    limits.append(_SYNTHETIC if files.synthetic else _labels(files))
     if files.run is not None and not files.external:
         limits.append(_ONE_SOURCE)
     if files.subgroups is not None:

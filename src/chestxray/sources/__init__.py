@@ -8,6 +8,7 @@ hold.
 
 from __future__ import annotations
 
+from chestxray.sources.anatomy import read_chexmask, read_lung_masks
 from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
 from chestxray.sources.phantom.tree import synth
 from chestxray.sources.registry import cards, read, recognise, registered
@@ -22,6 +23,8 @@ __all__ = [
     "cards",
     "find_columns",
     "read",
+    "read_chexmask",
+    "read_lung_masks",
     "recognise",
     "registered",
     "synth",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from chestxray.sources.collection import SourceCard
+from chestxray.sources.overlaps import sharing
 
 _HEAD = """\
 # Data sets
 
 What each shipped source reads, how its labels came to be, and which rules it applies. This page is
 made from the cards of the sources; `chestxray prepare --list-sources` prints the same. How a source
-is chosen, and what the policies mean, is in [sources.md](sources.md).
+is chosen, and what the policies mean, is in [sources.md](sources.md); which sets share radiographs,
+and where that is known from, in [overlaps.md](overlaps.md).
 """
 
 
@@ -25,7 +27,7 @@ def described(card: SourceCard) -> list[tuple[str, str]]:
         ("policies", f"uncertain {card.uncertain}, blank {card.blank}, views {card.views}"),
         ("why", card.reasons),
         ("split", card.split),
-        ("overlaps with", ", ".join(card.overlaps)),
+        ("overlaps with", ", ".join(sharing(card.title, card.overlaps))),
         ("torchxrayvision differs", "; ".join(card.differs)),
     )
     return [(what, text) for what, text in pairs if text]

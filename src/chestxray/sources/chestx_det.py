@@ -14,7 +14,6 @@ Imaging 40(8), 2021 (ChestX-Det).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from chestxray.sources.collection import (
     problem,
 )
 from chestxray.sources.files import scan
+from chestxray.sources.json_files import json_value
 from chestxray.sources.regions import Runs, fractions, runs_of_mask, text_of_runs
 from chestxray.sources.table_labels import TableLabels
 
@@ -52,7 +52,6 @@ CLASSES_10: Final = tuple(
 """The classes of ChestX-Det10."""
 
 _SIDE: Final = 1024  # pixels, of the frame of all regions
-_LONGEST: Final = 64 * 2**20  # characters of a list; that of ChestX-Det's train has 2 million
 _MOST_REGIONS: Final = 200_000  # of a list; that of ChestX-Det's train has 7,905
 _HEAD: Final = 4096  # bytes in which a list shows what it is
 
@@ -189,7 +188,6 @@ CHESTX_DET: Final = _ChestXDet(
         reasons="Nothing is uncertain: the readers looked for every class in every image, so one "
         "that is not named is absent.",
         split=_SPLIT,
-        overlaps=("NIH ChestX-ray14", "ChestX-Det10"),
         differs=_DIFFERS,
     ),
 )
@@ -210,7 +208,6 @@ CHESTX_DET10: Final = _ChestXDet(
         reasons="Nothing is uncertain: the readers looked for every class in every image, so one "
         "that is not named is absent.",
         split=_SPLIT,
-        overlaps=("NIH ChestX-ray14", "ChestX-Det"),
         differs=_DIFFERS,
     ),
 )
@@ -222,15 +219,12 @@ def _entries(path: Path, part: str) -> list[_Entry]:
     Raises:
         SourceError: it is not a list of entries with a file name, or has too many regions.
     """
+    what = "a list of entries with file_name, syms and boxes"
+    listed = json_value(path, what)
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            listed = json.loads(file.read(_LONGEST))
         entries = [_Entry(str(each["file_name"]), part, _named(each)) for each in listed]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SourceError(
-            f"{path} is not a list of entries with file_name, syms and boxes ({error}): download "
-            f"it again"
-        ) from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise SourceError(f"{path} is not {what} ({error}): download it again") from error
     if sum(len(entry.regions or ()) for entry in entries) > _MOST_REGIONS:
         raise SourceError(f"{path} has more than {_MOST_REGIONS} regions, the most that are read")
     return entries

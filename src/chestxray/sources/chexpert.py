@@ -5,7 +5,8 @@
 `CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`. Its first folder is the release
 and says nothing; the rest gives part, patient and study, and is the image's key, so that both
 releases name their images alike. Tables of other labelers, such as `train_cheXbert.csv`, have the
-same columns; `--source chexpert --columns table=train_cheXbert.csv` reads one.
+same columns; `--source chexpert --columns table=train_cheXbert.csv` reads one. The files of
+CheXlocalize, where they lie in the tree, give regions (`chexlocalize`).
 
 Source: Irvin et al., CheXpert, AAAI 2019 (arXiv 1901.07031).
 """
@@ -26,6 +27,7 @@ from chestxray.sources.assembly import (
     completeness,
     tables_where,
 )
+from chestxray.sources.chexlocalize import with_regions
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
 from chestxray.sources.demographics import in_years, sexes, views
 from chestxray.sources.files import cleaned_paths
@@ -54,7 +56,9 @@ class _CheXpert:
         licence="Research use after registration; no redistribution.",
         access="Register at https://stanfordaimi.azurewebsites.net, accept the agreement, download "
         "CheXpert-v1.0-small (11 GB) or CheXpert-v1.0 (440 GB) and unpack it. Put the test labels "
-        "of 2023 beside train.csv as test.csv, and the test images into the folder test.",
+        "of 2023 beside train.csv as test.csv, and the test images into the folder test. For "
+        "regions of valid and test put the files gt_segmentations_….json and gt_annotations_….json "
+        "of CheXlocalize into the tree.",
         label_origin="Mined from the reports by a program (CheXpert labeler); those of valid and "
         "test were read by three and five radiologists.",
         uncertain="ignore",
@@ -64,7 +68,6 @@ class _CheXpert:
         split="train.csv, valid.csv and test.csv by the folder in the path. Without test.csv, the "
         "234 images of valid.csv, which radiologists read, are the test, and val is drawn from "
         "the patients of train.",
-        overlaps=("CheXpert Plus", "CheXlocalize"),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",
@@ -81,31 +84,17 @@ class _CheXpert:
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         chosen, problems = _chosen(tree, options)
         text = pd.concat([_table(path) for path in chosen], ignore_index=True)
-        place = text["Path"].str.extract(_PLACE)
-        lost = place[0].isna()
-        problems += problem(
-            "no-patient",
-            text["Path"][lost],
-            "the path names no part, patient and study, as in train/patient00001/study1/: left out",
-            loses=True,
-        )
-        text, place = (frame[~lost].reset_index(drop=True) for frame in (text, place))
-        if text.empty:
-            raise SourceError(
-                f"no row of {chosen[0].name} names a patient in its path, as in "
-                f"train/patient00001/study1/view1_frontal.jpg: download the table again"
-            )
-        rows, frontal, found = _described(text, place)
-        parts = place[0].map(_PARTS)
-        return assemble(
+        text, place, parts, lost = placed(text, chosen[0])
+        rows, frontal, found = described(text, place)
+        collection = assemble(
             self,
             tree,
             chosen[0],
             Stated(
                 rows=rows,
                 labels=from_columns(text[list(OBSERVATIONS)], rows["image"]),
-                parts=_with_a_test(parts),
-                problems=(*problems, *found),
+                parts=with_a_test(parts),
+                problems=(*problems, *lost, *found),
                 frontal=frontal,
                 facts={
                     "label tables": ", ".join(path.name for path in chosen),
@@ -114,6 +103,7 @@ class _CheXpert:
             ),
             options,
         )
+        return with_regions(collection, tree)
 
 
 CHEXPERT: Final = _CheXpert()
@@ -174,10 +164,51 @@ def _table(path: Path) -> pd.DataFrame:
     return table.assign(**dict.fromkeys(lacking, ""))[["Path", *_DESCRIPTION, *OBSERVATIONS]]
 
 
-def _described(
+def placed(
+    text: pd.DataFrame, table: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[str], list[Problem]]:
+    """Leave out the rows whose path does not tell their patient.
+
+    Args:
+        text: with `Path`.
+        table: that they are from.
+
+    Returns:
+        The rows; part, patient, study and its number of each as in the path; its part in our words;
+        and what was left out.
+
+    Raises:
+        SourceError: no row is left.
+    """
+    place = text["Path"].str.extract(_PLACE)
+    lost = place[0].isna()
+    problems = problem(
+        "no-patient",
+        text["Path"][lost],
+        "the path names no part, patient and study, as in train/patient00001/study1/: left out",
+        loses=True,
+    )
+    text, place = (frame[~lost].reset_index(drop=True) for frame in (text, place))
+    if text.empty:
+        raise SourceError(
+            f"no row of {table.name} names a patient in its path, as in "
+            f"train/patient00001/study1/view1_frontal.jpg: download the table again"
+        )
+    return text, place, place[0].map(_PARTS), problems
+
+
+def described(
     text: pd.DataFrame, place: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.Series[bool], list[Problem]]:
-    """Read all that is not a label; and which rows are known to be frontal."""
+    """Read all that is not a label.
+
+    Args:
+        text: `Path`, `Sex`, `Age`, `Frontal/Lateral` and `AP/PA`.
+        place: as `placed` gives it.
+
+    Returns:
+        Rows as `assembly.Stated` has them; which are known to be frontal; and contradictions.
+    """
     file = cleaned_paths(text["Path"]).str.replace(
         r"^.*?(?=(?:train|valid|val|test)/patient)", "", regex=True
     )
@@ -218,7 +249,7 @@ def _views(text: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
     return stated.mask(lateral, "LATERAL"), frontal, contradicting
 
 
-def _with_a_test(parts: pd.Series) -> pd.Series:
+def with_a_test(parts: pd.Series) -> pd.Series:
     """Let valid be the test where there is none: radiologists read it."""
     if (parts == "test").any():
         return parts

@@ -89,7 +89,8 @@ class SourceCard:
         views: default policy for views, see `ReadOptions`.
         reasons: why these policies are the default.
         split: what the official split is.
-        overlaps: names of data sets that hold images of this one.
+        overlaps: titles of data sets that share images with this one, beyond those that
+            `sources.overlaps` knows.
         differs: what torchxrayvision's reader of the data set does differently, rule by rule.
         synthetic: the radiographs are drawn, so no result on them is valid for patients.
     """

@@ -87,7 +87,6 @@ class _NihLongTailed:
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}11,616 images of the training part of 2022 are in NIH's official test: "
         f"a model trained on it may not be tested there.",
-        overlaps=("NIH ChestX-ray14", "RSNA Pneumonia", "Google's adjudicated NIH labels"),
         differs=("not read by torchxrayvision",),
     )
 
@@ -126,7 +125,6 @@ class _MimicLongTailed:
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}It is not MIMIC's: a model trained on one may not be tested on the "
         f"other.",
-        overlaps=("MIMIC-CXR-JPG",),
         differs=("not read by torchxrayvision",),
     )
 

@@ -74,7 +74,6 @@ class _OpenI:
         reasons="The indexers named every abnormality that a report states, so one that is not "
         "named is taken for absent, except where a term is broader or may mean it.",
         split="None. Patients are drawn; each study is of a different patient.",
-        overlaps=(),
         differs=(
             "terms: those that a program found (automatic), here those of human indexers (major)",
             "words are parts of words: subcutaneous emphysema is Emphysema; here terms are whole",

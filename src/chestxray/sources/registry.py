@@ -15,6 +15,7 @@ from chestxray.errors import SourceError
 from chestxray.sources.brax import BRAX
 from chestxray.sources.chestx_det import CHESTX_DET, CHESTX_DET10
 from chestxray.sources.chexpert import CHEXPERT
+from chestxray.sources.chexpert_plus import CHEXPERT_PLUS
 from chestxray.sources.collection import (
     LEADING_COLUMNS,
     UNCERTAIN,
@@ -41,7 +42,7 @@ from chestxray.sources.vindr import VINDR
 ENTRY_POINTS: Final = "chestxray.sources"
 _SHIPPED: Final[tuple[Source, ...]] = (
     NIH, PHANTOMS, CHEXPERT, MIMIC, PADCHEST, RSNA, SIIM, VINDR,
-    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX,
+    GOOGLE, NIH_LONG_TAILED, MIMIC_LONG_TAILED, BRAX, CHEXPERT_PLUS,
     SHENZHEN, MONTGOMERY, CHESTX_DET, CHESTX_DET10, OPENI, JSRT,
 )  # fmt: skip
 _LAST: Final[Source] = TABLE_SOURCE  # reads any table, so it is asked only where no other fits

@@ -62,7 +62,6 @@ class _RSNA:
         split="None: the labels of Kaggle's test were not given there, and RSNA's own release "
         "states no part. Patients are drawn; with NIH in the same dataset, a patient of both "
         "follows NIH's lists.",
-        overlaps=("NIH ChestX-ray14", "COVIDx"),
         differs=(
             "Lung Opacity: absent in all images without boxes, here only in normal ones",
             "views: only PA, here PA and AP",

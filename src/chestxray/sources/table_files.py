@@ -9,7 +9,7 @@ import csv
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
@@ -24,6 +24,7 @@ IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".img")  # .img: raw images of
 DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
 _TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SEPARATORS: Final = ("\t", ";", ",")
+_LONGEST: Final = 4 * 2**30  # bytes of a table of which a few columns are kept: reports are long
 _SPARE_COLUMNS: Final = 4  # NIH's rows end with up to three more commas than the header has
 
 
@@ -64,8 +65,12 @@ def titles(path: Path) -> list[str]:
     return [title.strip() for title in header(path, separator(path))]
 
 
-def text_table(path: Path) -> pd.DataFrame:
+def text_table(path: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
     """Read a table of any kind as text.
+
+    Args:
+        path: of the table.
+        columns: titles to keep, all when None. A CSV of reports may be longer then.
 
     Returns:
         A column per title, of text without outer white space; empty where a value is missing. Whole
@@ -82,13 +87,16 @@ def text_table(path: Path) -> pd.DataFrame:
     else:
         mark = separator(path)
         names = [title.strip() for title in header(path, mark)]
-        table = cells(path, mark)
+        places = [place for place, name in enumerate(names) if columns is None or name in columns]
+        table = cells(path, mark) if columns is None else _chosen_cells(path, mark, places)
+        names = [names[place] for place in places]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise SourceError(f"{path} has several columns called {', '.join(twice)}: rename them")
     if table.empty:
         raise SourceError(f"{path} has no rows")
-    return table.set_axis(list(names), axis=1)
+    table = table.set_axis(list(names), axis=1)
+    return table if columns is None else table[[name for name in names if name in columns]]
 
 
 def separator(path: Path) -> str:
@@ -150,6 +158,28 @@ def cells(path: Path, separator: str = ",", rows: int | None = None) -> pd.DataF
     return table
 
 
+def _chosen_cells(path: Path, separator: str, places: Sequence[int]) -> pd.DataFrame:
+    """Read a few columns of a text table, by position, as `cells` reads them.
+
+    The other columns are dropped row by row, so that long texts in them take no memory.
+    """
+    width = len(header(path, separator))
+    kept: list[list[str]] = []
+    with _opened(path, longest=_LONGEST) as file:
+        try:
+            reader = csv.reader(file, delimiter=separator)
+            next(reader, None)
+            for row in filter(None, reader):
+                if any(cell.strip() for cell in row[width:]):
+                    raise _too_long(path, f"line {reader.line_num}", width)
+                kept.append([row[at].strip() if at < len(row) else "" for at in places])
+        except csv.Error as error:
+            raise SourceError(
+                f"{path} is not a complete CSV table ({error}): download it again"
+            ) from error
+    return pd.DataFrame(kept, columns=list(places), dtype="str")
+
+
 def lines(path: Path) -> list[str]:
     """Read the lines of a list that are not empty, without outer white space.
 
@@ -161,9 +191,9 @@ def lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+def _opened(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[TextIO]:
     try:
-        with open_text(path, errors) as file:
+        with open_text(path, errors, longest) as file:
             yield file
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SourceError(

@@ -179,7 +179,6 @@ SHENZHEN: Final = _TuberculosisSet(
         label_origin=_ORIGIN,
         reasons=_REASONS,
         split="None. Patients are drawn; each image counts as its own patient.",
-        overlaps=("TBX11K",),
         differs=(
             "views: all PA, here unknown, since the set holds AP radiographs of children",
             "age and sex: not read, here those of ClinicalReadings",
@@ -203,7 +202,6 @@ MONTGOMERY: Final = _TuberculosisSet(
         reasons=_REASONS,
         split="None. Patients are drawn; images that the readings say are of one patient stay "
         "together.",
-        overlaps=("TBX11K",),
         differs=(
             "patients: each image its own, here those that a reading calls the same are one",
             "age and sex: not read, here those of ClinicalReadings",

@@ -91,7 +91,6 @@ class _VinDr:
         "named is absent.",
         split="PhysioNet's train and test. Kaggle's train has none; its images are drawn, and "
         "since no patient is published, those of one patient may be in train and test.",
-        overlaps=("VinDr-RibCXR",),
         differs=(
             "readers: any of the three, here two of three (--readers any agrees)",
             "finer findings: a reader who names Consolidation names Lung Opacity too",

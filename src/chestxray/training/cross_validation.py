@@ -14,7 +14,6 @@ and one with more seeds keeps the runs of the others.
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +41,10 @@ from chestxray.evaluation.cross_validation import (
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.model import bundle as bundles
-from chestxray.model import model_card
 from chestxray.training import recipe as recipes
 from chestxray.training.finalize import predicted
 from chestxray.training.fit import Run, train
-from chestxray.training.leakage import overlap
+from chestxray.training.leakage import check_unseen
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import checked
 from chestxray.training.recipe_keys import WORDS
@@ -54,8 +52,6 @@ from chestxray.version import __version__
 
 _FOLDS: Final = 5
 _PREDICTIONS: Final = "predictions.csv"
-_DRAWN: Final = "phantoms"  # the source whose radiographs are nobody's
-_log = logging.getLogger(__name__)
 
 
 def crossval(
@@ -94,8 +90,8 @@ def crossval(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     for key in ("teacher", "weights"):
-        if (value := getattr(chosen, key)) not in WORDS:
-            _check_unseen(key, Path(value), dataset)
+        if (value := getattr(chosen, key)) not in WORDS and Path(value).is_dir():
+            check_unseen(key, Path(value), dataset, everywhere=True)
     study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
     return study.finish(resamples)
 
@@ -189,33 +185,6 @@ class _Study:
             findings=pooled.findings,
             mean=pooled.mean,
             package_version=__version__,
-        )
-
-
-def _check_unseen(key: str, folder: Path, dataset: Dataset) -> None:
-    """Refuse to start from, or learn from, a model that has seen the radiographs of the folds.
-
-    Phantoms are drawn anew for each model, so one that was trained on them may start any.
-    """
-    if not folder.is_dir():
-        return
-    card = model_card.read(folder).card
-    how = overlap(card, dataset, ("train", "val", "test"))
-    real = [of.source for of in card.trainings if not (of.synthetic and {*of.policies} == {_DRAWN})]
-    if how == "certain" or (how == "unknown" and real):
-        raise RecipeError(
-            f"{key} = {str(folder)!r}: it was trained on {card.trained_on.source}, whose images "
-            f"are tested in the folds, so that all figures would be too good; give a model of "
-            f"other data"
-        )
-    if real:
-        _log.warning(
-            "%s = %s was trained on radiographs of %s: if these are among those of %s, all figures "
-            "are too good",
-            key,
-            folder,
-            " + ".join(real),
-            dataset.folder,
         )
 
 

@@ -28,6 +28,7 @@ from chestxray.model import bundle as bundles
 from chestxray.model.torch_engine import device
 from chestxray.training.data import Part
 from chestxray.training.finalize import logits_of
+from chestxray.training.leakage import seen_through
 from chestxray.training.recipe import Recipe
 from chestxray.training.recipe_checks import TARGETS
 
@@ -57,6 +58,7 @@ def keep_targets(dataset: Dataset, recipe: Recipe, run: Path) -> None:
         "synthetic": trained.synthetic,
         "recipe": trained.recipe,
         "members": [member.identity for member in teacher.card.members],
+        "seen": [of.model_dump(mode="json") for of in seen_through("teacher", teacher)],
     }
     facts = {"images": _images_sha256(dataset), "teacher": json.dumps(origin)}
     with written(run / TARGETS) as temporary:
@@ -84,7 +86,7 @@ def origin_of(run: Path) -> dict[str, Any]:
 
     Returns:
         `model`, its identity; `source` and `synthetic`, what it was trained on; `recipe`;
-        `members`, the identities of those of an ensemble.
+        `members`, the identities of those of an ensemble; `seen`, see `seen_images.Seen`.
     """
     origin: dict[str, Any] = json.loads(_read(run / TARGETS)[1]["teacher"])
     return origin

@@ -297,8 +297,9 @@ def _check_independent(dataset: Dataset, members: Sequence[Facts]) -> bool:
         )
     if unknown := [name for name, how in found.items() if how == "unknown"]:
         _log.warning(
-            "%s was trained on images of the same source with another split than that of %s: they "
-            "may be among the validation images, so that probabilities and calls are too sure; "
+            "%s was trained on images of the same source with another split than that of %s, or of "
+            "a source that shares radiographs with it (`chestxray overlap` finds them): they may "
+            "be among the validation images, so that probabilities and calls are too sure; "
             "each reading by the new bundle says so",
             ", ".join(unknown),
             dataset.folder,

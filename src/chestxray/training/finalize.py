@@ -6,7 +6,7 @@ out-of-distribution detector: it is fitted on training images. The test split is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
+from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.evaluation.source_probe import source_probe
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
@@ -32,7 +33,7 @@ from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.ensemble import Network, reduced
 from chestxray.model.heatmaps import MapSummary, fit_heat_scales
-from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn, list_sha256
+from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
 from chestxray.model.torch_engine import batches, device
@@ -69,6 +70,7 @@ def finish(
     recipe: Recipe,
     classifier: Classifier,
     origin: Mapping[str, Any],
+    seen: Sequence[Seen] = (),
 ) -> Bundle:
     """Predict validation, fit on it, and write `validation.csv` and `bundle/`.
 
@@ -81,6 +83,7 @@ def finish(
         recipe: that it was trained by.
         classifier: with the best weights.
         origin: of its initial weights, see `initial_weights.origin`.
+        seen: what it learned from through its initial weights and its teacher.
     """
     val = Part(dataset, "val")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
@@ -99,7 +102,7 @@ def finish(
         tta=recipe.tta,
         pixel_rule=dataset.manifest.pixel_rule,
         findings=dataset.findings,
-        trained_on=_trained_on(dataset, recipe, origin),
+        trained_on=_trained_on(dataset, recipe, origin, seen),
         **found.fitted,
     )
     _probe_sources(run, val, found.features, recipe.seed)
@@ -216,7 +219,9 @@ def _predict(classifier: Network, images: Images) -> tuple[_Floats, MapSummary, 
     return logits.astype(np.float64), MapSummary(*summary), features
 
 
-def _trained_on(dataset: Dataset, recipe: Recipe, origin: Mapping[str, Any]) -> TrainedOn:
+def _trained_on(
+    dataset: Dataset, recipe: Recipe, origin: Mapping[str, Any], seen: Sequence[Seen]
+) -> TrainedOn:
     manifest, train = dataset.manifest, dataset.index.iloc[dataset.rows("train")]
     return TrainedOn(
         source=manifest.title,
@@ -230,4 +235,5 @@ def _trained_on(dataset: Dataset, recipe: Recipe, origin: Mapping[str, Any]) -> 
         training_list_sha256=list_sha256(train["image"]),
         recipe=recipe.name,
         initial_weights=InitialWeights.model_validate(origin),
+        seen=tuple(seen),
     )

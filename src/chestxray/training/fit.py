@@ -34,6 +34,7 @@ from chestxray.artifacts import lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
+from chestxray.evaluation.seen_images import Seen
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
@@ -340,10 +341,12 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     recipe, rows = task.recipe, dataset.rows("train")
     drawn = task.sampling.summary(dataset.labels(rows), dataset.sources(rows))
     origin = read_json(run / _ORIGIN, _MADE_BY)
-    bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin)
+    teacher = origin_of(run) if recipe.taught else None
+    seen = [Seen.model_validate(of) for by in (origin, teacher or {}) for of in by.pop("seen", ())]
+    bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin, seen)
     facts = {
         "model": bundle.identity,
-        "teacher": origin_of(run) if recipe.taught else None,
+        "teacher": teacher,
         "precision": lightning_precision(recipe),
         "sampling": {"name": recipe.sampling, **drawn},
         "monitor": recipe.monitor,

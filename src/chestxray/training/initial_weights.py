@@ -23,6 +23,7 @@ from chestxray.model.bundle import Bundle
 from chestxray.model.network import Classifier
 from chestxray.model.pretrained import HubWeights, check_reachable
 from chestxray.training import phantom_weights
+from chestxray.training.leakage import seen_through
 from chestxray.training.phantom_weights import Pretraining
 from chestxray.training.recipe_keys import PHANTOMS, Recipe
 
@@ -74,7 +75,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
         was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
         the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
-        network.
+        network. Of a bundle, that of phantoms too, `seen`: what it learned from, see
+        `seen_images.Seen`.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
@@ -95,7 +97,9 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
 def _of_bundle(path: Path, recipe: Recipe, findings: Findings) -> dict[str, Any]:
     facts = model_card.read(path)
     trained = facts.card.trained_on
+    seen = seen_through("weights", facts)
     return {
+        "seen": [of.model_dump(mode="json") for of in seen],
         "model": facts.identity,
         "source": trained.source,
         "synthetic": trained.synthetic,

@@ -1,27 +1,36 @@
 """Leakage: may a model that is used in training have seen the images that it is measured on?
 
-A bundle records the SHA-256 of its list of training images, not the list. So a model that was
-trained on this dataset is recognised by the parts of its split. Of another split, or of a dataset
-with other images of the same source, nothing can be told.
+What a model has seen is read from its card, through its initial weights and its teacher too; see
+`evaluation.seen_images` for what can be told from it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from itertools import combinations
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
+from chestxray.evaluation.seen_images import (
+    Evaluated,
+    Overlap,
+    Seen,
+    SeenImages,
+    Through,
+    seen_images,
+    verdict,
+)
 from chestxray.model import model_card
-from chestxray.model.model_card import ModelCard, list_sha256
-
-Overlap = Literal["none", "unknown", "certain"]
+from chestxray.model.model_card import Facts, ModelCard
 
 _PARTS: Final = ("train", "val", "test")
-_WORSE: Final[tuple[Overlap, ...]] = ("none", "unknown", "certain")
+_HOW: Final = {
+    "training": "it was",
+    "weights": "the network that it started from was",
+    "teacher": "the teacher that it learned from was",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -34,57 +43,92 @@ def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
         parts: names of the parts.
 
     Returns:
-        `none` where the lists say so, or no source is common to both; `certain` where the model was
-        trained on whole parts and these are among them; else `unknown`.
+        `none` where the lists say so, or no source of the dataset is, or shares radiographs with,
+        one that the model learned from; `certain` where it was trained on whole parts and these are
+        among them; else `unknown`.
     """
-    names = {source.name for source in dataset.manifest.sources}
-    wanted, found = {*parts}, set[Overlap]()
-    for trained in card.trainings:
-        whole = _parts_of(dataset, trained.training_list_sha256)
-        if whole is not None:  # whatever the source is called: the folder names that of a table
-            found.add("certain" if whole & wanted else "none")
-        elif names & {*trained.policies}:
-            found.add("unknown")
-    return max(found, key=_WORSE.index, default="none")
+    return verdict(found_seen(card, dataset, parts))
 
 
-def check_unseen(key: str, bundle: Path, dataset: Dataset) -> None:
+def found_seen(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> tuple[SeenImages, ...]:
+    """Tell which images of some parts of a dataset a model may have seen, and how.
+
+    Args:
+        card: of the model.
+        dataset: with its split.
+        parts: names of the parts.
+    """
+    index = dataset.index
+    return seen_images(
+        card.seen,
+        Evaluated(
+            sources=tuple(dict.fromkeys(source.name for source in dataset.manifest.sources)),
+            parts={part: index["image"][index["split"] == part] for part in _PARTS},
+            wanted=frozenset(parts),
+        ),
+    )
+
+
+def seen_through(through: Through, facts: Facts) -> tuple[Seen, ...]:
+    """Give what a network learns to know through a model that it starts or learns from.
+
+    Args:
+        through: `weights` or `teacher`.
+        facts: of the model.
+    """
+    return tuple(
+        of.model_copy(update={"through": through, "model": of.model or facts.identity})
+        for of in facts.card.seen
+    )
+
+
+def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool = False) -> None:
     """Refuse a model that was trained on the images that a network is measured on.
 
-    Warns where that cannot be told.
+    Warns where that cannot be told. Radiographs that are drawn anew for each model are nobody's:
+    one that learned from them alone may start any.
 
     Args:
         key: of the recipe, `teacher` or `weights`, that names the model.
         bundle: its folder.
         dataset: that the network is trained on.
+        everywhere: all images are measured on, as in cross-validation, not validation and test
+            alone. Then a model of the same data set is refused also where its list is another one.
 
     Raises:
         RecipeError: it was.
         BundleError: no bundle is there.
     """
-    how = overlap(model_card.read(bundle).card, dataset, ("val", "test"))
-    if how == "certain":
-        raise RecipeError(
-            f"{key} = {str(bundle)!r}: it was trained on validation or test images of "
-            f"{dataset.folder}, so that all figures would be too good; give a model that was "
-            f"trained on the training images of this split"
+    card = model_card.read(bundle).card
+    found = found_seen(card, dataset, _PARTS if everywhere else ("val", "test"))
+    real = {source for of in card.seen if not of.drawn for source in of.sources}
+    certain = any(of.certain for of in found)
+    if certain or (everywhere and real and any(of.same_source for of in found)):
+        what = (
+            f"{card.trained_on.source}, whose images are tested in the folds"
+            if everywhere
+            else f"validation or test images of {dataset.folder}"
         )
-    if how == "unknown":
+        data = "other data" if everywhere else "the training images of this split"
+        raise RecipeError(
+            f"{key} = {str(bundle)!r}: {_HOW[_first(found).through]} trained on {what}, so that "
+            f"all figures would be too good; give a model that was trained on {data}"
+        )
+    if everywhere and not real:
+        return
+    for of in found:
+        _log.warning("%s = %s: %s", key, bundle, of.sentence)
+    if everywhere and not found:
         _log.warning(
-            "%s = %s was trained on images of the same source with another split than that of %s: "
-            "they may be among the validation and test images, so that all figures are too good",
+            "%s = %s was trained on radiographs of %s: if these are among those of %s, all figures "
+            "are too good",
             key,
             bundle,
+            " + ".join(sorted(real)),
             dataset.folder,
         )
 
 
-def _parts_of(dataset: Dataset, listed: str) -> set[str] | None:
-    """Give the parts whose images together are those of a list, by its SHA-256."""
-    there = [part for part in _PARTS if len(dataset.rows(part))]
-    unions = (of for count in range(len(there)) for of in combinations(there, count + 1))
-    for parts in unions:
-        images = dataset.index["image"][dataset.index["split"].isin(parts)]
-        if list_sha256(images) == listed:
-            return {*parts}
-    return None
+def _first(found: Iterable[SeenImages]) -> SeenImages:
+    """Give the worst of what was found."""
+    return max(found, key=lambda of: (of.certain, of.same_source))

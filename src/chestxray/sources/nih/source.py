@@ -59,13 +59,6 @@ class _NIH:
         reasons="No label is uncertain, and a finding that a row does not name is absent: NIH "
         "writes No Finding where none of the 14 was named.",
         split="train_val_list.txt and test_list.txt; val is drawn from the patients of the former.",
-        overlaps=(
-            "RSNA Pneumonia",
-            "SIIM-ACR Pneumothorax",
-            "ChestX-Det",
-            "NIH-CXR-LT",
-            "Google's adjudicated NIH labels",
-        ),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",

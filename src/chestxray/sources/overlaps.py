@@ -1,0 +1,168 @@
+"""Which data sets share radiographs, and which public models have seen which.
+
+The facts are in `overlaps.json`, each with its source. A set that was drawn from another shares its
+radiographs with that one, and may share them with every other set that was drawn from it: RSNA
+Pneumonia and SIIM-ACR are both parts of NIH ChestX-ray14.
+
+A set is known by the name of its source, by its title, or by another name it goes by; letter case
+and signs do not count. A name that is not in the registry is a set of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+_FILE: Final = "overlaps.json"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A set whose radiographs come from another one.
+
+    Attributes:
+        inside: name of the set.
+        of: name of the set that it was drawn from.
+        images: how many, or which.
+        map: how an image of one is found in the other.
+        fact: where this is known from.
+    """
+
+    inside: str
+    of: str
+    images: str
+    map: str
+    fact: str
+
+
+@dataclass(frozen=True)
+class SeenBy:
+    """What a public model was trained on.
+
+    Attributes:
+        model: its name.
+        sets: names of the data sets; empty where none of the registry is known.
+        with_labels: whether it learned their labels.
+        images: how many, or which.
+        fact: where this is known from.
+    """
+
+    model: str
+    sets: tuple[str, ...]
+    with_labels: bool
+    images: str
+    fact: str
+
+
+@cache
+def relations() -> tuple[Relation, ...]:
+    """Give all relations of sets, in the order of the registry."""
+    return tuple(
+        Relation(each["set"], each["from"], each["images"], each["map"], each["fact"])
+        for each in _registry()["drawn_from"]
+    )
+
+
+@cache
+def public_models() -> tuple[SeenBy, ...]:
+    """Give what is known of the training lists of public models."""
+    return tuple(
+        SeenBy(each["model"], tuple(each["saw"]), each["with_labels"], each["images"], each["fact"])
+        for each in _registry()["models"]
+    )
+
+
+def title(name: str) -> str:
+    """Give the title of a set under any of its names; the name itself where it is not known."""
+    known: dict[str, dict[str, str]] = _registry()["sets"]
+    found = _named().get(_key(name))
+    return name if found is None else known[found]["title"]
+
+
+def may_share(one: str, other: str) -> bool:
+    """Tell whether two different sets may hold the same radiographs.
+
+    Args:
+        one: a set, under any of its names.
+        other: another one; a set is not said to share radiographs with itself.
+    """
+    a, b = _name(one), _name(other)
+    return a != b and not _origins(a).isdisjoint(_origins(b))
+
+
+def sharing(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
+    """Give the titles of the sets that may hold radiographs of a set.
+
+    Those that it was drawn from come first, then those that were drawn from it, then the others.
+
+    Args:
+        name: of the set, any.
+        others: titles of further sets, such as those that a card names; each is given once.
+    """
+    own = _name(name)
+    above = _origins(own) - {own}
+    known = [each for each in _registry()["sets"] if may_share(own, each)]
+    ranked = sorted(known, key=lambda each: (each not in above, own not in _origins(each)))
+    titles = {_name(each): title(each) for each in [*ranked, *others]}
+    return tuple(titles.values())
+
+
+def page() -> str:
+    """Write the tables of the page `docs/overlaps.md`."""
+    sets = [
+        "| set | drawn from | images | how to match them | known from |",
+        "|---|---|---|---|---|",
+    ]
+    sets += [
+        f"| {title(of.inside)} | {title(of.of)} | {of.images or 'not stated'} | {of.map} | "
+        f"{of.fact} |"
+        for of in relations()
+    ]
+    models = ["| model | trained on | images | known from |", "|---|---|---|---|"]
+    models += [
+        f"| {of.model} | {_trained(of)} | {of.images} | {of.fact} |" for of in public_models()
+    ]
+    return "\n".join([*sets, "", "## What public models have seen", "", *models, ""])
+
+
+def _trained(of: SeenBy) -> str:
+    names = ", ".join(title(name) for name in of.sets) or "none of these sets, or not known"
+    return names if of.with_labels or not of.sets else f"{names}, without labels"
+
+
+@cache
+def _registry() -> dict[str, Any]:
+    text = (files("chestxray.sources") / _FILE).read_text(encoding="utf-8")
+    registry: dict[str, Any] = json.loads(text)
+    return registry
+
+
+@cache
+def _named() -> dict[str, str]:
+    """Give the name of each set in the registry by every key that it goes by."""
+    return {
+        _key(alias): name
+        for name, about in _registry()["sets"].items()
+        for alias in (name, about["title"], *about.get("aliases", ()))
+    }
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", name.casefold())
+
+
+def _name(name: str) -> str:
+    """Give the registry's name of a set; a key of its own where it is not known."""
+    return _named().get(_key(name), _key(name))
+
+
+@cache
+def _origins(name: str) -> frozenset[str]:
+    """Give a set and all sets that it was drawn from, directly or not."""
+    above = [relation.of for relation in relations() if relation.inside == name]
+    return frozenset({name}).union(*map(_origins, above))
