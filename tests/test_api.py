@@ -10,8 +10,8 @@ import pytest
 import chestxray
 from chestxray.errors import MissingExtraError
 
-VERBS = ("prepare", "train", "pretrain", "crossval", "ensemble", "calibrate", "predict", "evaluate", "validate",
-         "compare", "plan", "explain", "report", "load", "synth", "verify")  # fmt: skip
+VERBS = ("prepare", "train", "pretrain", "crossval", "ensemble", "calibrate", "predict", "evaluate",
+         "validate", "compare", "plan", "explain", "report", "load", "synth", "verify")  # fmt: skip
 
 
 def python(code: str) -> str:

@@ -55,16 +55,18 @@ def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
     """A bundle that calls from 0.5, does not assess Hernia, and validated at 0.85."""
     points: dict[str, float | None] = dict.fromkeys(FINDINGS, 0.5)
     points["Hernia"] = None
-    return BundleThresholds(
-        format=4,
-        model="planted",
-        findings=FINDINGS,
-        operating_points={"joint": points},
-        operating_point="joint",
-        not_assessed={"Hernia": "no positives in validation"},
-        prevalences=dict.fromkeys(FINDINGS, 0.3),
-        validation_auroc=dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
-    )
+    said = {
+        "format": 4,
+        "model": "planted",
+        "findings": list(FINDINGS),
+        "operating_points": {"joint": points},
+        "operating_point": "joint",
+        "not_assessed": {"Hernia": "no positives in validation"},
+        "prevalences": dict.fromkeys(FINDINGS, 0.3),
+        "validation_auroc": dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
+        "trained_on": {"policies": {}, "training_list_sha256": "", "synthetic": False},
+    }
+    return BundleThresholds.model_validate(said)
 
 
 @pytest.fixture(scope="module")
