@@ -75,8 +75,11 @@ def validation_page(folder: str | Path) -> Path:
 
 def _inline(figures: FigureSet) -> dict[str, Markup]:
     """Give the panels of a figure set for the page; `svg` escapes what it is given."""
-    drawn = {key: inline(panel) for key, panel in figures.panels.items()}
-    return {key: Markup(of) for key, of in drawn.items()}  # noqa: S704  # nosec B704
+    return {key: _markup(inline(panel)) for key, panel in figures.panels.items()}
+
+
+def _markup(drawn: str) -> Markup:
+    return Markup(drawn)  # noqa: S704  # nosec B704
 
 
 def _groups(folder: Path, name: str) -> _Json:
