@@ -191,6 +191,7 @@ def test_what_the_table_says_of_an_image_stands_beside_its_prediction(
     pairs = pair(predict(tmp_path, [TEST[3], TEST[0]]), listed)
     assert pairs.about.to_dict("list") == {
         "age": [57.0, 57.0], "follow_up": [1.0, 0.0], "sex": ["F", "M"], "view": ["AP", "PA"],
+        "source": ["", ""],
     }  # fmt: skip
     assert pairs.labels[:, FINDINGS.index("Mass")].tolist() == [0, 0]
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 import chestxray
 from chestxray.cli.main import main
@@ -28,14 +29,18 @@ from chestxray.evaluation.external_validation import (
     measured,
     warnings_of,
 )
+from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.results import schema
 from chestxray.evaluation.validation_results import RULES, ExternalValidation
 from chestxray.findings import Findings
+from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.reading.validation import _unseen
 from chestxray.sources.phantom.tree import synth
+from chestxray.training.data import Part
+from chestxray.training.finalize import fit_on_validation
 from evaluation_parts import pairs_of
 
 # One finding for each verdict, in the order of `judge`'s planted truths.
@@ -50,16 +55,18 @@ def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
     """A bundle that calls from 0.5, does not assess Hernia, and validated at 0.85."""
     points: dict[str, float | None] = dict.fromkeys(FINDINGS, 0.5)
     points["Hernia"] = None
-    return BundleThresholds(
-        format=4,
-        model="planted",
-        findings=FINDINGS,
-        operating_points={"joint": points},
-        operating_point="joint",
-        not_assessed={"Hernia": "no positives in validation"},
-        prevalences=dict.fromkeys(FINDINGS, 0.3),
-        validation_auroc=dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
-    )
+    said = {
+        "format": 4,
+        "model": "planted",
+        "findings": list(FINDINGS),
+        "operating_points": {"joint": points},
+        "operating_point": "joint",
+        "not_assessed": {"Hernia": "no positives in validation"},
+        "prevalences": dict.fromkeys(FINDINGS, 0.3),
+        "validation_auroc": dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
+        "trained_on": {"policies": {}, "training_list_sha256": "", "synthetic": False},
+    }
+    return BundleThresholds.model_validate(said)
 
 
 @pytest.fixture(scope="module")
@@ -188,16 +195,23 @@ def test_images_that_the_bundle_was_trained_or_tuned_on_are_left_out(validated, 
     assert {of.status for of in elsewhere.findings.values()} <= set(RULES) - {"no objection"}
 
 
-def test_the_bundle_says_how_well_its_validation_ranked(run, validated):
-    card = model_card.read(run / "bundle").card
-    assert card.validation_auroc
-    table = chestxray.Predictions.read(run / "validation.csv")
-    assert set(card.validation_auroc) <= set(table.findings)
-    for of in card.validation_auroc.values():
-        assert of.low <= of.auroc <= of.high
-    results = ExternalValidation.read(validated)
-    shown = {name: entry.own for name, entry in results.sets[0].findings.items() if entry.own}
-    assert shown == card.validation_auroc
+def test_a_card_says_how_well_the_model_ranks_the_images_that_it_is_fitted_on(run, dataset):
+    """Here those of training, since the few of validation give no interval."""
+    part = Part(dataset, "train")
+    found = fit_on_validation(
+        bundles.load(run / "bundle").classifier, part, dataset.findings, FocalLink()
+    )
+    said = found.fitted["validation_auroc"]
+    patients = dataset.index["patient"].iloc[part.rows].to_numpy()
+    for place, finding in enumerate(dataset.findings):
+        y, p = part.labels[:, place], found.probabilities[:, place]
+        sides = [len(set(patients[y == label])) for label in (0, 1)]
+        assert (finding in said) == (min(sides) >= 5)
+        if finding in said:
+            assert said[finding].patients == min(sides)
+            assert said[finding].auroc == pytest.approx(roc_auc_score(y, p), abs=1e-12)
+            assert said[finding].low <= said[finding].auroc <= said[finding].high
+    assert len(said) > 5
 
 
 def test_validation_json_satisfies_its_schema(validated):
