@@ -93,6 +93,16 @@ def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_pat
     assert (tmp_path / "run" / "members" / "1" / "run.json").stat().st_mtime_ns == first
     models = {of["model"] for of in finished.summary["members"]}
     assert {of.identity for of in bundles.load(finished.bundle).card.members} == models
+    card = (finished.bundle / "bundle.json").stat().st_mtime_ns
+    fit.train(dataset, recipe, tmp_path / "run", (), True)
+    assert (finished.bundle / "bundle.json").stat().st_mtime_ns == card
+
+
+def test_a_member_must_not_start_from_what_has_seen_the_folds(run, dataset, tmp_path):
+    seen = {"members": [{}, {"weights": str(run / "bundle"), "backbone": "resnet10t"}], "size": 32}
+    with pytest.raises(RecipeError, match="tested in the folds"):
+        chestxray.crossval(dataset, "quick", tmp_path / "cv", overrides=seen)
+    assert not (tmp_path / "cv").exists()
 
 
 def test_as_many_members_may_be_trained_as_a_bundle_may_have():

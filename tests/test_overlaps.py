@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from chestxray import sources
+from chestxray.dataset.folds import folds
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
@@ -261,6 +262,8 @@ def test_altered_copies_in_sources_that_share_radiographs_are_in_one_split(real,
     assert problems["known-overlap"].examples == ("nih and siim",)
     assert problems["altered-copy-in-two-sources"].count == len(uids)
     part = dataset.index.set_index("image")["split"]
+    fold = folds(dataset, 5).set_index("image")["fold"]
     for uid, name in uids.items():
         assert part[f"siim/{uid}"] == part[f"nih/{name}"]
+        assert fold[f"siim/{uid}"] == fold[f"nih/{name}"]
     assert set(part) == {"train", "val", "test"}

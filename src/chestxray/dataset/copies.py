@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -47,6 +48,7 @@ from chestxray.errors import ImageError, SourceError
 from chestxray.parallel import check_main_module, process_count
 from chestxray.progress import progress
 from chestxray.sources.files import radiographs, scan
+from chestxray.sources.overlaps import may_share
 
 SCORE: Final = 0.83
 """From which a pair is a copy; chosen on planted copies, see docs/log.md."""
@@ -301,6 +303,18 @@ def between_sources(
             [sides[int(place)] for place in places],
         )
     return [pair for one, other in pairs for pair in _shared(seen[one], seen[other])]
+
+
+def within_dataset(dataset: Dataset) -> list[Names]:
+    """Find the copies between those sources of a dataset that are known to share radiographs."""
+    titles = {source.name: source.title for source in dataset.manifest.sources}
+    pairs = [
+        (one, other)
+        for one, other in combinations(titles, 2)
+        if may_share(titles[one], titles[other])
+    ]
+    sides = list(dataset.index[["width", "height"]].itertuples(index=False, name=None))
+    return between_sources(dataset.index, sides, dataset.images, pairs)
 
 
 def _shared(a: Images, b: Images) -> Iterator[Names]:

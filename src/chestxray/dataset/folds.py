@@ -5,8 +5,8 @@ patients are (`split.draw`). Each fold is the test part once; an eighth of the o
 likewise, is its validation part. The split that the dataset was prepared with plays no role.
 
 The index does not record which patients of several sources are the same person. Patients who share
-a radiograph are found by their packed images and stay in one fold, as `prepare` keeps them in one
-part.
+a radiograph, equal or altered, are found by their packed images and stay in one fold, as `prepare`
+keeps them in one part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import pandas as pd
 
 from chestxray.dataset.combine import duplicates
+from chestxray.dataset.copies import within_dataset
 from chestxray.dataset.split import draw
 from chestxray.dataset.store import Dataset
 from chestxray.errors import TrainingError
@@ -41,7 +42,8 @@ def folds(dataset: Dataset, count: int, seed: int = 0) -> pd.DataFrame:
     """
     rows = dataset.index
     hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in dataset.images]
-    groups = duplicates(rows, hashes, rows["source"].unique()).groups
+    altered = within_dataset(dataset)
+    groups = duplicates(rows, hashes, rows["source"].unique(), altered).groups
     if not 2 <= count <= groups.nunique():
         raise TrainingError(
             f"{dataset.folder} has {groups.nunique()} patients, who cannot be dealt into {count} "

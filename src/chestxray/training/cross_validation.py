@@ -52,6 +52,7 @@ from chestxray.version import __version__
 
 _FOLDS: Final = 5
 _PREDICTIONS: Final = "predictions.csv"
+_MODELS: Final = ("teacher", "weights")  # keys that name another model
 
 
 def crossval(
@@ -89,8 +90,8 @@ def crossval(
     chosen = checked("baseline" if recipe is None else recipe, overrides or (), folder)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
-    for key in ("teacher", "weights"):
-        if (value := getattr(chosen, key)) not in WORDS and Path(value).is_dir():
+    for key, value in {(key, getattr(of, key)) for of in chosen.networks for key in _MODELS}:
+        if value not in WORDS and Path(value).is_dir():
             check_unseen(key, Path(value), dataset, everywhere=True)
     study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
     return study.finish(resamples)

@@ -212,8 +212,9 @@ def _train_members(
     if not first:
         train_members(recipe, run, member)
         return _awaited(run)
-    for number in range(1, len(recipe.members) + 1):
-        check_recipe(recipe.member(number))  # before the first has taken its hours
+    for network in recipe.networks:  # before the first has taken its hours
+        check_recipe(network)
+        _check_models(run, dataset, network, resume)
     with _alone(run, resume):
         begin(dataset, recipe, run)
         join(dataset, recipe, run, train_members(recipe, run, member))

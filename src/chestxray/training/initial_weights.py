@@ -85,7 +85,7 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         bundle = phantom_weights.bundle_of(recipe)
         return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
     if hub := HubWeights.of(recipe.weights):
-        file = hub.file()
+        file = hub.cached() or hub.file()  # what was loaded, even if the branch has moved since
         repository = f"{hub.repository}@{file.parent.name}"
         return {"kind": "hub", "sha256": sha256(file), "repository": repository}
     path = Path(recipe.weights)

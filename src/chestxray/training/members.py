@@ -50,10 +50,11 @@ def train_members(recipe: Recipe, run: Path, train: Train) -> list[Json]:
         `run.json` of each.
     """
     found = []
-    for number, folder in enumerate(_folders(recipe, run), 1):
+    each = zip(recipe.networks, _folders(recipe, run), strict=True)
+    for number, (network, folder) in enumerate(each, 1):
         if not (folder / "run.json").exists():
             print(f"network {number} of {len(recipe.members)}", file=sys.stderr)
-            train(recipe.member(number), folder, (folder / "recipe.yaml").exists())
+            train(network, folder, (folder / "recipe.yaml").exists())
         found.append(read_json(folder / "run.json", _MADE_BY))
     return found
 
@@ -71,12 +72,17 @@ def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:
 def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -> None:
     """Write the ensemble of finished members and all that a run has of it, `run.json` last.
 
+    A run that is finished stays as it is. What `run.json` says beside model, seeds, epochs and time
+    is that of the first member.
+
     Args:
         dataset: that they were trained on.
         recipe: with several members.
         run: the folder of the run.
         members: what `train_members` gave.
     """
+    if (run / "run.json").exists():
+        return
     folders = _folders(recipe, run)
     shutil.rmtree(run / "bundle", ignore_errors=True)  # of an interruption
     bundle = ensemble([folder / "bundle" for folder in folders], dataset, run / "bundle")

@@ -356,6 +356,11 @@ class Recipe(Strict):
                 raise _of_key("members", message, changes) from error
         return self
 
+    @property
+    def networks(self) -> list[Recipe]:
+        """The recipe of each network: of the members, or this one."""
+        return [self.member(number) for number in range(1, len(self.members) + 1)] or [self]
+
     def member(self, number: int) -> Recipe:
         """Give the recipe of one of the members, from 1."""
         changes = self.members[number - 1]
