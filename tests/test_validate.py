@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import chestxray
 from chestxray.cli.main import main
-from chestxray.errors import SourceError
+from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.evaluation import Evaluation
@@ -238,3 +238,10 @@ def test_a_bundle_that_saw_all_images_of_a_set_is_refused(run, dataset):
     card = model_card.read(run / "bundle").card
     with pytest.raises(SourceError, match="trained or tuned on all images"):
         _unseen(replace(dataset, index=index), card)
+
+
+@pytest.mark.parametrize("resamples", [0, 99])
+def test_without_intervals_there_is_no_verdict(run, dataset, tmp_path, resamples):
+    with pytest.raises(PredictionsError, match="give at least 100"):
+        chestxray.validate(run / "bundle", dataset.folder, tmp_path / "out", resamples=resamples)
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ import pandas as pd
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
-from chestxray.errors import SourceError
+from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.evaluation import Evaluation
@@ -44,6 +44,7 @@ from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
 from chestxray.training.leakage import overlap
 
+FEWEST_RESAMPLES: Final = 100
 _TEST: Final = "test"  # the part that predictions are evaluated of
 
 
@@ -87,16 +88,22 @@ def validate(  # noqa: PLR0913 - the options of one command
         options: what is asked of the sources of raw trees.
         engine: see `chestxray.load`.
         allow_missing: accept that more than half of the rows of a tree have no image file.
-        resamples: of patients, for the intervals; 0 gives values alone, and no verdict on ranking.
+        resamples: of patients, for the intervals, at least 100: without intervals there is no
+            verdict.
         seed: of the resamples, and of the halves by which recalibration is measured.
 
     Raises:
         BundleError: not a bundle.
         SourceError: a tree that cannot be read, or a data set all of whose images the bundle was
             trained or tuned on.
-        PredictionsError: no finding in common.
+        PredictionsError: no finding in common, or too few resamples.
         ArtifactError: a dataset that is damaged or does not fit the bundle.
     """
+    if resamples < FEWEST_RESAMPLES:
+        raise PredictionsError(
+            f"resamples = {resamples}: every verdict follows from an interval; give at least "
+            f"{FEWEST_RESAMPLES}"
+        )
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
     card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
