@@ -6,8 +6,8 @@
     OUT/sets/NAME/predictions.csv
     OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
 
-Images that the bundle was trained or tuned on are left out as far as they are known, see
-`training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
+Images that the bundle was trained, tuned or calibrated on are left out as far as they are known,
+see `training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from chestxray.evaluation.external_validation import (
 )
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.evaluation.seen_images import verdict
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
@@ -42,7 +43,7 @@ from chestxray.reading.prediction import predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import overlap
+from chestxray.training.leakage import found_seen
 
 FEWEST_RESAMPLES: Final = 100
 _TEST: Final = "test"  # the part that predictions are evaluated of
@@ -56,11 +57,13 @@ class _Unseen:
         dataset: they are its part `test`.
         relation: to the training images.
         left_out: part → images that were left out.
+        doubts: what the model may have seen of the others, in words.
     """
 
     dataset: Dataset
     relation: Relation
     left_out: dict[str, int]
+    doubts: tuple[str, ...] = ()
 
 
 def validate(  # noqa: PLR0913 - the options of one command
@@ -95,7 +98,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     Raises:
         BundleError: not a bundle.
         SourceError: a tree that cannot be read, or a data set all of whose images the bundle was
-            trained or tuned on.
+            trained, tuned or calibrated on.
         PredictionsError: no finding in common, or too few resamples.
         ArtifactError: a dataset that is damaged or does not fit the bundle.
     """
@@ -168,13 +171,19 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
 
 
 def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
-    """Leave out the parts that a bundle was trained on, and with them the validation part.
+    """Leave out the parts that a bundle was trained or calibrated on.
+
+    With the part that it was trained on goes the validation part.
 
     Raises:
         SourceError: no image is left.
     """
     parts = [part for part in PARTS if len(dataset.rows(part))]
-    trained = {part for part in parts if overlap(card, dataset, (part,)) == "certain"}
+    trained = {
+        part
+        for part in parts
+        if verdict(found_seen(card, dataset, (part,), calibration=True)) == "certain"
+    }
     left_out = [part for part in parts if part in trained or (trained and part == "val")]
     kept = [part for part in parts if part not in left_out]
     if not kept:
@@ -184,11 +193,13 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
         )
     counts = {part: len(dataset.rows(part)) for part in left_out}
     of_test = dataset.index["split"].where(dataset.index["split"].isin(left_out), _TEST)
-    if overlap(card, dataset, kept) == "unknown":
+    doubts = found_seen(card, dataset, kept, calibration=True)
+    if doubts:
         relation: Relation = "unknown"
     else:
         relation = "held out" if trained else "independent"
-    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts)
+    said = tuple(dict.fromkeys(of.sentence for of in doubts))
+    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, said)
 
 
 def _validated(
@@ -209,7 +220,7 @@ def _validated(
     )
     results, _ = measured(evaluation)
     results.write(folder / "evaluation")
-    trained = reader.bundle.card.trained_on
+    synthetic = reader.bundle.card.trained_on.synthetic
     return ValidatedSet(
         name=name,
         source=manifest.title,
@@ -225,6 +236,6 @@ def _validated(
         flagged=flagged_of(results),
         not_labelled=[name for name, why in results.left_out.items() if why == "not labelled"],
         findings=judged(evaluation, results, bundle, unseen.relation),
-        warnings=warnings_of(results, unseen.relation, trained.source, trained.synthetic),
+        warnings=warnings_of(results, unseen.relation, unseen.doubts, synthetic=synthetic),
         **described(evaluation.pairs),
     )

@@ -50,17 +50,20 @@ def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
     return verdict(found_seen(card, dataset, parts))
 
 
-def found_seen(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> tuple[SeenImages, ...]:
+def found_seen(
+    card: ModelCard, dataset: Dataset, parts: Iterable[str], *, calibration: bool = False
+) -> tuple[SeenImages, ...]:
     """Tell which images of some parts of a dataset a model may have seen, and how.
 
     Args:
         card: of the model.
         dataset: with its split.
         parts: names of the parts.
+        calibration: also those that it was calibrated on, from which its weights learned nothing.
     """
     index = dataset.index
     return seen_images(
-        card.seen,
+        (*card.seen, *(card.calibrated_on if calibration else ())),
         Evaluated(
             sources=tuple(dict.fromkeys(source.name for source in dataset.manifest.sources)),
             parts={part: index["image"][index["split"] == part] for part in _PARTS},
