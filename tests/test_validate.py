@@ -42,6 +42,7 @@ from chestxray.reading.validation import _unseen
 from chestxray.sources.phantom.tree import synth
 from chestxray.training.data import Part
 from chestxray.training.finalize import fit_on_validation
+from chestxray.training.leakage import seen_through
 from evaluation_parts import pairs_of
 
 # One finding for each verdict, in the order of `judge`'s planted truths.
@@ -293,3 +294,31 @@ def test_a_bundle_that_was_calibrated_on_the_same_source_is_not_independent_of_i
     found = _unseen(dataset, calibrated(card, **by))
     assert found.relation == "unknown"
     assert found.doubts[0].startswith("The model was calibrated on images of PadChest")
+
+
+@pytest.mark.parametrize(
+    ("initial", "relation"),
+    [
+        ({"kind": "none"}, "independent"),
+        ({"kind": "imagenet"}, "independent"),
+        ({"kind": "phantoms", "model": "m"}, "independent"),
+        ({"kind": "file", "sha256": "0" * 64}, "unknown"),
+        ({"kind": "hub", "repository": "someone/chest@1"}, "unknown"),
+        ({"kind": "bundle", "model": "m"}, "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_weights_whose_images_are_not_recorded_leave_no_set_independent(
+    elsewhere, initial, relation
+):
+    card, dataset = elsewhere
+    weights = None if initial is None else model_card.InitialWeights(**initial)
+    trained = card.trained_on.model_copy(update={"initial_weights": weights})
+    card = card.model_copy(update={"trained_on": trained})
+    found = _unseen(dataset, card)
+    assert found.relation == relation
+    assert all("`chestxray overlap`" in doubt for doubt in found.doubts)
+    heir = seen_through("weights", model_card.Facts(card, None, "first"))
+    bundle = model_card.InitialWeights(kind="bundle", model="first")
+    trained = trained.model_copy(update={"initial_weights": bundle, "seen": heir})
+    assert _unseen(dataset, card.model_copy(update={"trained_on": trained})).relation == relation

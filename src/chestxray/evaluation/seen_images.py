@@ -39,7 +39,7 @@ class Seen(BaseModel):
         through: its own training, the weights that it started from, its teacher, or its
             calibration, from which the weights learned nothing.
         model: identity of the other model; None of its own training.
-        sources: names of the data sets.
+        sources: names of the data sets; empty where they are not recorded.
         synthetic: some of their radiographs are drawn.
         training_list_sha256: `list_sha256` of the images' names.
     """

@@ -43,7 +43,7 @@ from chestxray.reading.prediction import predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import found_seen
+from chestxray.training.leakage import found_seen, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
 _TEST: Final = "test"  # the part that predictions are evaluated of
@@ -193,13 +193,13 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
         )
     counts = {part: len(dataset.rows(part)) for part in left_out}
     of_test = dataset.index["split"].where(dataset.index["split"].isin(left_out), _TEST)
-    doubts = found_seen(card, dataset, kept, calibration=True)
+    found = found_seen(card, dataset, kept, calibration=True)
+    doubts = tuple(dict.fromkeys((*(of.sentence for of in found), *unrecorded(card))))
     if doubts:
         relation: Relation = "unknown"
     else:
         relation = "held out" if trained else "independent"
-    said = tuple(dict.fromkeys(of.sentence for of in doubts))
-    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, said)
+    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, doubts)
 
 
 def _validated(
