@@ -171,6 +171,9 @@ def test_the_card_names_members_cost_and_the_images_it_was_fitted_on(folders, ma
     assert (card.size, card.passes, card.is_ensemble) == (SIZE, 1 + 2 + 1, True)
     assert card.fitted_on.images == len(large.rows("val"))
     assert card.fitted_on.independent
+    assert [of.training_list_sha256 for of in card.calibrated_on] == [
+        list_sha256(large.index["image"].iloc[large.rows("val")])
+    ]
     assert card.trained_on == model_card.read(folders[0]).card.trained_on
     assert {of.backbone for of in card.members} == {"resnet10t", "mobilenetv3_small_050"}
     assert all(of.straightened == () for of in card.members)

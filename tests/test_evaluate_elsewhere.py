@@ -25,6 +25,7 @@ from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.metrics import value
 from chestxray.evaluation.predictions import Predictions
+from chestxray.evaluation.seen_images import list_sha256
 from chestxray.findings import Findings
 from chestxray.model import model_card
 
@@ -290,7 +291,13 @@ def test_images_that_the_bundle_was_trained_on_do_not_calibrate_it(bundle, tmp_p
 def test_a_calibrated_bundle_reads_and_can_be_calibrated_again(bundle, tmp_path):
     labels, p = site()
     chestxray.calibrate(bundle, table_of(bundle, p), labels, tmp_path / "new")
+    first = model_card.read(tmp_path / "new").card.calibrated_on
+    labels = replace(labels, source="Our ward", sources=("ward",))
     chestxray.calibrate(tmp_path / "new", table_of(tmp_path / "new", p), labels, tmp_path / "newer")
+    latest, *before = model_card.read(tmp_path / "newer").card.calibrated_on
+    assert latest.sources == ("ward",)
+    assert latest.training_list_sha256 == list_sha256(labels.rows.index)
+    assert tuple(before) == first
     image = np.random.default_rng(0).integers(0, 255, (1, 32, 32)).astype(np.uint8)
     old, new = (
         chestxray.load(folder, engine="torch").read_batch(image)[0]

@@ -175,6 +175,10 @@ def test_what_a_model_started_from_is_remembered_and_counts(run, dataset, tmp_pa
     assert [of.through for of in card.seen] == ["training", "weights"]
     assert overlap(card, named(dataset, "rsna"), ["test"]) == "unknown"
     assert overlap(card, named(dataset, "padchest"), ["test"]) == "none"
+    inputs = find([dataset.folder], "test", card)
+    nih = replace(inputs, dataset=named(dataset, "nih"))
+    assert "The network that the model started from was trained on NIH" in leakage(nih, card)
+    assert leakage(replace(inputs, dataset=named(dataset, "padchest")), card) is None
     third = seen_through("teacher", model_card.read(second))
     assert {(of.through, of.sources) for of in third} == {
         ("teacher", ("chexpert",)),

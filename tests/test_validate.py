@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import chestxray
 from chestxray.cli.main import main
-from chestxray.errors import SourceError
+from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.evaluation import Evaluation
@@ -33,6 +33,7 @@ from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.results import schema
+from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.evaluation.validation_results import RULES, ExternalValidation
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
@@ -41,6 +42,7 @@ from chestxray.reading.validation import _unseen
 from chestxray.sources.phantom.tree import synth
 from chestxray.training.data import Part
 from chestxray.training.finalize import fit_on_validation
+from chestxray.training.leakage import seen_through
 from evaluation_parts import pairs_of
 
 # One finding for each verdict, in the order of `judge`'s planted truths.
@@ -133,8 +135,9 @@ def test_where_training_images_may_be_among_them_nothing_is_cleared(planted, res
     found = judged(planted, results, bundle_of(), "unknown")
     assert found["Effusion"].status == "not independent"
     assert found["Mass"].status == "do not use"
-    warning, *_ = warnings_of(results, "unknown", "NIH", synthetic=False)
-    assert "may be among these" in warning
+    doubts = ("The teacher that the model learned from was trained on NIH.",)
+    warning, *_ = warnings_of(results, "unknown", doubts, synthetic=False)
+    assert warning == f"{doubts[0]} This is no external validation."
 
 
 def test_calls_that_say_no_more_than_chance_are_an_objection():
@@ -238,3 +241,84 @@ def test_a_bundle_that_saw_all_images_of_a_set_is_refused(run, dataset):
     card = model_card.read(run / "bundle").card
     with pytest.raises(SourceError, match="trained or tuned on all images"):
         _unseen(replace(dataset, index=index), card)
+
+
+@pytest.mark.parametrize("resamples", [0, 99])
+def test_without_intervals_there_is_no_verdict(run, dataset, tmp_path, resamples):
+    with pytest.raises(PredictionsError, match="give at least 100"):
+        chestxray.validate(run / "bundle", dataset.folder, tmp_path / "out", resamples=resamples)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def elsewhere(run, dataset) -> tuple[model_card.ModelCard, chestxray.Dataset]:
+    """The card of a model that says it was trained on NIH alone, and a dataset of PadChest."""
+    card = model_card.read(run / "bundle").card
+    told = {"policies": {"nih": {}}, "training_list_sha256": "0", "seen": ()}
+    trained = card.trained_on.model_copy(update=told)
+    record = dataset.manifest.sources[0].model_copy(update={"name": "padchest"})
+    manifest = dataset.manifest.model_copy(update={"sources": (record,)})
+    return (
+        card.model_copy(update={"trained_on": trained}),
+        replace(dataset, manifest=manifest, index=dataset.index.assign(source="padchest")),
+    )
+
+
+def calibrated(card: model_card.ModelCard, *, titled: str = "", listed: str = ""):
+    seen = (
+        Seen(
+            through="calibration",
+            sources=("padchest",),
+            synthetic=False,
+            training_list_sha256=listed,
+        ),
+    )
+    on = model_card.Recalibration(
+        source=titled or "PadChest", images=9, patients=9, of="m", seen=() if titled else seen
+    )
+    return card.model_copy(update={"recalibrated_on": on})
+
+
+def test_images_that_a_bundle_was_calibrated_on_are_left_out(elsewhere):
+    card, dataset = elsewhere
+    assert _unseen(dataset, card).relation == "independent"
+    listed = list_sha256(dataset.index["image"].iloc[dataset.rows("test")])
+    found = _unseen(dataset, calibrated(card, listed=listed))
+    assert found.relation == "held out"
+    assert found.left_out["test"] == len(dataset.rows("test"))
+
+
+@pytest.mark.parametrize("by", [{"listed": "another list"}, {"titled": "PadChest"}])
+def test_a_bundle_that_was_calibrated_on_the_same_source_is_not_independent_of_it(elsewhere, by):
+    card, dataset = elsewhere
+    found = _unseen(dataset, calibrated(card, **by))
+    assert found.relation == "unknown"
+    assert found.doubts[0].startswith("The model was calibrated on images of PadChest")
+
+
+@pytest.mark.parametrize(
+    ("initial", "relation"),
+    [
+        ({"kind": "none"}, "independent"),
+        ({"kind": "imagenet"}, "independent"),
+        ({"kind": "phantoms", "model": "m"}, "independent"),
+        ({"kind": "file", "sha256": "0" * 64}, "unknown"),
+        ({"kind": "hub", "repository": "someone/chest@1"}, "unknown"),
+        ({"kind": "bundle", "model": "m"}, "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_weights_whose_images_are_not_recorded_leave_no_set_independent(
+    elsewhere, initial, relation
+):
+    card, dataset = elsewhere
+    weights = None if initial is None else model_card.InitialWeights(**initial)
+    trained = card.trained_on.model_copy(update={"initial_weights": weights})
+    card = card.model_copy(update={"trained_on": trained})
+    found = _unseen(dataset, card)
+    assert found.relation == relation
+    assert all("`chestxray overlap`" in doubt for doubt in found.doubts)
+    heir = seen_through("weights", model_card.Facts(card, None, "first"))
+    bundle = model_card.InitialWeights(kind="bundle", model="first")
+    trained = trained.model_copy(update={"initial_weights": bundle, "seen": heir})
+    assert _unseen(dataset, card.model_copy(update={"trained_on": trained})).relation == relation

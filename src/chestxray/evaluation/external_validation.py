@@ -24,7 +24,7 @@ those that the model is meant for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -292,15 +292,15 @@ def _of_groups(finding: str, groups: Subgroups) -> Iterator[str]:
 
 
 def warnings_of(
-    results: Results, relation: Relation, trained_on: str, synthetic: bool
+    results: Results, relation: Relation, doubts: Sequence[str], *, synthetic: bool
 ) -> list[str]:
     """Say what speaks against the figures of a data set, or against the model there, as a whole.
 
     Args:
         results: of the data set.
         relation: of it to the training images.
-        trained_on: titles of the data sets that the model was trained on.
-        synthetic: whether any of them is drawn.
+        doubts: which of the images the model may have seen, in words, as of `SeenImages`.
+        synthetic: whether any radiograph that it was trained on is drawn.
     """
     found = []
     if synthetic and not results.synthetic:
@@ -309,14 +309,11 @@ def warnings_of(
             "those of patients."
         )
     if relation == "unknown":
-        found.append(
-            f"The model was trained on {trained_on}, and its training images may be among these: "
-            f"all figures may be too good. This is no external validation."
-        )
+        found += [f"{doubt} This is no external validation." for doubt in doubts]
     if relation == "held out":
         found.append(
-            "These images are of the data set that the model was trained on, kept out of training: "
-            "this is an internal validation, not an external one."
+            "These images are of a data set that the model was trained or calibrated on, kept out "
+            "of that: this is an internal validation, not an external one."
         )
     if results.synthetic:
         found.append("Radiographs are drawn by a program: the figures say nothing about patients.")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from chestxray.sources.overlaps import may_share, title
 
 Overlap = Literal["none", "unknown", "certain"]
-Through = Literal["training", "weights", "teacher"]
+Through = Literal["training", "weights", "teacher", "calibration"]
 
 _DRAWN: Final = frozenset({"phantoms"})  # sources whose radiographs are drawn anew for each model
 _WORSE: Final[tuple[Overlap, ...]] = ("none", "unknown", "certain")
@@ -28,6 +28,7 @@ _HOW: Final = {
     "training": "The model was trained on",
     "weights": "The network that the model started from was trained on",
     "teacher": "The teacher that the model learned from was trained on",
+    "calibration": "The model was calibrated on",
 }
 
 
@@ -35,9 +36,10 @@ class Seen(BaseModel):
     """A list of images that a model learned from, directly or through another model.
 
     Attributes:
-        through: its own training, the weights that it started from, or its teacher.
+        through: its own training, the weights that it started from, its teacher, or its
+            calibration, from which the weights learned nothing.
         model: identity of the other model; None of its own training.
-        sources: names of the data sets.
+        sources: names of the data sets; empty where they are not recorded.
         synthetic: some of their radiographs are drawn.
         training_list_sha256: `list_sha256` of the images' names.
     """
@@ -146,12 +148,13 @@ def seen_images(seen: Iterable[Seen], images: Evaluated) -> tuple[SeenImages, ..
                 here = " + ".join(map(title, images.sources))
                 found[_told(of, here, here, certain=True)] = None
             continue
-        if of.through != "training" and of.drawn:
+        if of.through in {"weights", "teacher"} and of.drawn:
             continue
         for theirs in of.sources:
             for ours in images.sources:
-                if theirs == ours or may_share(theirs, ours):
-                    found[_told(of, title(theirs), title(ours), same=theirs == ours)] = None
+                same = title(theirs) == title(ours)
+                if same or may_share(theirs, ours):
+                    found[_told(of, title(theirs), title(ours), same=same)] = None
     return tuple(found)
 
 
@@ -167,6 +170,11 @@ def _told(
     subject = _HOW[of.through]
     if certain:
         sentence = f"{subject} images that are measured here: all figures are too good."
+    elif same and of.through == "calibration":
+        sentence = (
+            f"{subject} images of {theirs}, which may be among those that are measured here, so "
+            f"that probabilities and calls are too good. Leave them out."
+        )
     elif same:
         sentence = (
             f"{subject} {theirs} with another split: its training images may be among those that "

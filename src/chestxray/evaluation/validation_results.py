@@ -92,8 +92,9 @@ class ValidatedSet(Model):
         release: of the data set; empty where there is one only.
         synthetic: whether any of the radiographs are drawn.
         label_origins: data set → how its labels were made.
-        relation: to the training images: `independent` (no data set in common), `held out` (images
-            of the same split that training did not use: an internal validation), or `unknown`.
+        relation: to the images that the model has seen: `independent` (no data set of that name in
+            common; `chestxray overlap` finds copies), `held out` (images of the same split that
+            training did not use: an internal validation), or `unknown`.
         left_out: part → images that were not evaluated, as the bundle was trained or tuned on them.
         unread: listed images that could not be decoded.
         images, patients: that were evaluated.

@@ -126,6 +126,8 @@ class Recalibration(BaseModel):
         source: title of the data set.
         images, patients: that were used.
         of: identity of the bundle before.
+        seen: the lists of these images, and of those of each calibration before; empty in bundles
+            of earlier versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -134,6 +136,7 @@ class Recalibration(BaseModel):
     images: int
     patients: int
     of: str
+    seen: Annotated[tuple[Seen, ...], Field(max_length=MOST_SEEN)] = ()
 
 
 class Member(BaseModel):
@@ -172,6 +175,7 @@ class FittedOn(BaseModel):
         independent: no member was trained on these images, as far as the lists of their training
             images and the names of their data sets tell; otherwise it cannot be told.
         auroc: mean over findings on these images, as of `Member`.
+        seen: the list of these images; empty in bundles of earlier versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -182,6 +186,7 @@ class FittedOn(BaseModel):
     patients: int
     independent: bool
     auroc: _Auroc | None = None
+    seen: Annotated[tuple[Seen, ...], Field(max_length=MOST_SEEN)] = ()
 
 
 class GateCard(Limits):
@@ -288,6 +293,19 @@ class ModelCard(BaseModel):
         """All lists of images that the weights learned from, directly or through other models."""
         return all_seen(self.trainings)
 
+    @property
+    def calibrated_on(self) -> tuple[Seen, ...]:
+        """All lists of images that the bundle was fitted or calibrated on after its training.
+
+        Where an earlier version did not record the list, the data set's title alone is known.
+        """
+        return tuple(
+            seen
+            for of in (self.fitted_on, self.recalibrated_on)
+            if of is not None
+            for seen in of.seen or (_titled(of.source),)
+        )
+
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
 
@@ -343,6 +361,15 @@ def read(folder: Path) -> Facts:
     _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
     return Facts(card, _load_detector(folder, card), identity)
+
+
+def _titled(source: str) -> Seen:
+    return Seen(
+        through="calibration",
+        sources=tuple(source.split(" + ")),
+        synthetic=False,
+        training_list_sha256="",
+    )
 
 
 def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:

@@ -29,6 +29,7 @@ from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
+from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.findings import Findings
 from chestxray.model.model_card import GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
 from chestxray.version import __version__
@@ -71,7 +72,7 @@ def calibrate(
     )
     _check_made(pairs, facts.identity)
     _check_not_trained_on(pairs, truth, facts.card)
-    card = _recalibrated(facts, pairs, truth.source)
+    card = _recalibrated(facts, pairs, truth)
     out.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, *((GATE,) if facts.detector else ())):
         with written(out / name) as temporary:
@@ -100,7 +101,7 @@ def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
         )
 
 
-def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
+def _recalibrated(facts: Facts, pairs: Pairs, truth: Labels) -> ModelCard:
     card = facts.card
     probabilities, labels = _columns(pairs, card.findings)
     if all(one_sided(y) for y in labels.T):
@@ -124,13 +125,26 @@ def _recalibrated(facts: Facts, pairs: Pairs, source: str) -> ModelCard:
             "thresholds": points[card.operating_point],
             "prevalences": _prevalences(card, labels),
             "recalibrated_on": Recalibration(
-                source=source,
+                source=truth.source,
                 images=len(labels),
                 patients=len(np.unique(pairs.patients)),
                 of=facts.identity,
+                seen=_calibrated_on(card, pairs, truth),
             ),
         }
     )
+
+
+def _calibrated_on(card: ModelCard, pairs: Pairs, truth: Labels) -> tuple[Seen, ...]:
+    """Give the list of the images of the site, and those of each calibration before."""
+    before = card.recalibrated_on
+    site = Seen(
+        through="calibration",
+        sources=truth.sources or (truth.source,),
+        synthetic=truth.synthetic,
+        training_list_sha256=list_sha256(pairs.images),
+    )
+    return tuple(dict.fromkeys((site, *(before.seen if before else ()))))
 
 
 def _prevalences(card: ModelCard, labels: npt.NDArray[Any]) -> dict[str, float]:

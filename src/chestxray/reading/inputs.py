@@ -25,11 +25,11 @@ from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
-from chestxray.evaluation.seen_images import Evaluated, seen_images
 from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import JudgedImage, load
+from chestxray.training.leakage import found_seen
 
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".img"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
@@ -165,20 +165,16 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
 
 
 def leakage(inputs: Inputs, card: ModelCard) -> str | None:
-    """Say so where a split of a dataset may contain patients that the model was trained on."""
+    """Say so where a split of a dataset may contain images that the model has seen.
+
+    The worst of it where there are several reasons, see `training.leakage.found_seen`.
+    """
     if not isinstance(inputs, DatasetImages):
         return None
-    manifest, trained = inputs.dataset.manifest, card.trained_on
-    shared = [source.title for source in manifest.sources if source.name in trained.policies]
-    if shared and manifest.split.sha256 != trained.split_sha256:
-        return (
-            f"the model was trained on {' + '.join(shared)} with another split than that of "
-            f"{inputs.dataset.folder}, so its training patients may be among these images and "
-            f"metrics would be too optimistic: use the dataset that it was trained on"
-        )
-    sources = tuple(source.name for source in manifest.sources)
-    found = seen_images(card.seen, Evaluated(sources, {}, frozenset()))
-    return next((of.sentence for of in found if not of.same_source), None)
+    parts = frozenset(inputs.dataset.index["split"].iloc[inputs.rows])
+    found = found_seen(card, inputs.dataset, parts)
+    worst = max(found, key=lambda of: (of.certain, of.same_source), default=None)
+    return None if worst is None else worst.sentence
 
 
 def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:

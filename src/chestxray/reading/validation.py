@@ -6,8 +6,8 @@
     OUT/sets/NAME/predictions.csv
     OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
 
-Images that the bundle was trained or tuned on are left out as far as they are known, see
-`training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
+Images that the bundle was trained, tuned or calibrated on are left out as far as they are known,
+see `training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
-from chestxray.errors import SourceError
+from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.evaluation import Evaluation
@@ -35,6 +35,7 @@ from chestxray.evaluation.external_validation import (
 )
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.evaluation.seen_images import verdict
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
@@ -42,8 +43,9 @@ from chestxray.reading.prediction import predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import overlap
+from chestxray.training.leakage import found_seen, unrecorded
 
+FEWEST_RESAMPLES: Final = 100
 _TEST: Final = "test"  # the part that predictions are evaluated of
 
 
@@ -55,11 +57,13 @@ class _Unseen:
         dataset: they are its part `test`.
         relation: to the training images.
         left_out: part → images that were left out.
+        doubts: what the model may have seen of the others, in words.
     """
 
     dataset: Dataset
     relation: Relation
     left_out: dict[str, int]
+    doubts: tuple[str, ...] = ()
 
 
 def validate(  # noqa: PLR0913 - the options of one command
@@ -87,16 +91,22 @@ def validate(  # noqa: PLR0913 - the options of one command
         options: what is asked of the sources of raw trees.
         engine: see `chestxray.load`.
         allow_missing: accept that more than half of the rows of a tree have no image file.
-        resamples: of patients, for the intervals; 0 gives values alone, and no verdict on ranking.
+        resamples: of patients, for the intervals, at least 100: without intervals there is no
+            verdict.
         seed: of the resamples, and of the halves by which recalibration is measured.
 
     Raises:
         BundleError: not a bundle.
         SourceError: a tree that cannot be read, or a data set all of whose images the bundle was
-            trained or tuned on.
-        PredictionsError: no finding in common.
+            trained, tuned or calibrated on.
+        PredictionsError: no finding in common, or too few resamples.
         ArtifactError: a dataset that is damaged or does not fit the bundle.
     """
+    if resamples < FEWEST_RESAMPLES:
+        raise PredictionsError(
+            f"resamples = {resamples}: every verdict follows from an interval; give at least "
+            f"{FEWEST_RESAMPLES}"
+        )
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
     card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
@@ -161,13 +171,19 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
 
 
 def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
-    """Leave out the parts that a bundle was trained on, and with them the validation part.
+    """Leave out the parts that a bundle was trained or calibrated on.
+
+    With the part that it was trained on goes the validation part.
 
     Raises:
         SourceError: no image is left.
     """
     parts = [part for part in PARTS if len(dataset.rows(part))]
-    trained = {part for part in parts if overlap(card, dataset, (part,)) == "certain"}
+    trained = {
+        part
+        for part in parts
+        if verdict(found_seen(card, dataset, (part,), calibration=True)) == "certain"
+    }
     left_out = [part for part in parts if part in trained or (trained and part == "val")]
     kept = [part for part in parts if part not in left_out]
     if not kept:
@@ -177,11 +193,13 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
         )
     counts = {part: len(dataset.rows(part)) for part in left_out}
     of_test = dataset.index["split"].where(dataset.index["split"].isin(left_out), _TEST)
-    if overlap(card, dataset, kept) == "unknown":
+    found = found_seen(card, dataset, kept, calibration=True)
+    doubts = tuple(dict.fromkeys((*(of.sentence for of in found), *unrecorded(card))))
+    if doubts:
         relation: Relation = "unknown"
     else:
         relation = "held out" if trained else "independent"
-    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts)
+    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, doubts)
 
 
 def _validated(
@@ -202,7 +220,7 @@ def _validated(
     )
     results, _ = measured(evaluation)
     results.write(folder / "evaluation")
-    trained = reader.bundle.card.trained_on
+    synthetic = reader.bundle.card.trained_on.synthetic
     return ValidatedSet(
         name=name,
         source=manifest.title,
@@ -218,6 +236,6 @@ def _validated(
         flagged=flagged_of(results),
         not_labelled=[name for name, why in results.left_out.items() if why == "not labelled"],
         findings=judged(evaluation, results, bundle, unseen.relation),
-        warnings=warnings_of(results, unseen.relation, trained.source, trained.synthetic),
+        warnings=warnings_of(results, unseen.relation, unseen.doubts, synthetic=synthetic),
         **described(evaluation.pairs),
     )

@@ -33,9 +33,9 @@ SECTIONS: Final = {
     "limits": "What this page cannot say",
 }
 RELATIONS: Final = {
-    "independent": "no data set in common",
+    "independent": "no data set of that name in common (chestxray overlap finds copies)",
     "held out": "held out of training (internal)",
-    "unknown": "may contain training images",
+    "unknown": "may contain images that the model has seen",
 }
 _MARKS: Final = {"no objection": "clear", "do not use": "against"}
 _MADE_BY: Final = "chestxray validate"

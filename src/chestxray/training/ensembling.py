@@ -29,6 +29,7 @@ from chestxray.errors import ArtifactError, BundleError, TrainingError
 from chestxray.evaluation.calibration import Calibration, stated_log_odds
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.focal_link import FocalLink
+from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -217,10 +218,21 @@ def _saved(
             patients=int(dataset.index["patient"].iloc[val.rows].nunique()),
             independent=independent,
             auroc=validation.auroc,
+            seen=(_list_of(dataset, val),),
         ),
         **validation.fitted,
     )
     return bundles.save(out, network, card, fit_detector(dataset, 0, val, validation.features))
+
+
+def _list_of(dataset: Dataset, val: Part) -> Seen:
+    manifest = dataset.manifest
+    return Seen(
+        through="calibration",
+        sources=tuple(dict.fromkeys(source.name for source in manifest.sources)),
+        synthetic=manifest.synthetic,
+        training_list_sha256=list_sha256(dataset.index["image"].iloc[val.rows]),
+    )
 
 
 def _recorded(member: Member, kept: bool) -> Member:

@@ -50,17 +50,20 @@ def overlap(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> Overlap:
     return verdict(found_seen(card, dataset, parts))
 
 
-def found_seen(card: ModelCard, dataset: Dataset, parts: Iterable[str]) -> tuple[SeenImages, ...]:
+def found_seen(
+    card: ModelCard, dataset: Dataset, parts: Iterable[str], *, calibration: bool = False
+) -> tuple[SeenImages, ...]:
     """Tell which images of some parts of a dataset a model may have seen, and how.
 
     Args:
         card: of the model.
         dataset: with its split.
         parts: names of the parts.
+        calibration: also those that it was calibrated on, from which its weights learned nothing.
     """
     index = dataset.index
     return seen_images(
-        card.seen,
+        (*card.seen, *(card.calibrated_on if calibration else ())),
         Evaluated(
             sources=tuple(dict.fromkeys(source.name for source in dataset.manifest.sources)),
             parts={part: index["image"][index["split"] == part] for part in _PARTS},
@@ -76,10 +79,46 @@ def seen_through(through: Through, facts: Facts) -> tuple[Seen, ...]:
         through: `weights` or `teacher`.
         facts: of the model.
     """
-    return tuple(
+    found = tuple(
         of.model_copy(update={"through": through, "model": of.model or facts.identity})
         for of in facts.card.seen
     )
+    if not unrecorded(facts.card) or any(not of.sources for of in found):
+        return found
+    blank = Seen(
+        through=through,
+        model=facts.identity,
+        sources=(),
+        synthetic=False,
+        training_list_sha256="",
+    )
+    return (*found, blank)
+
+
+def unrecorded(card: ModelCard) -> tuple[str, ...]:
+    """Say of which weights behind a model it is not recorded which images they were trained on.
+
+    Random weights, ImageNet's, and those of phantoms have seen no patient.
+    """
+    found: dict[str, None] = {}
+    for of in card.trainings:
+        initial = of.initial_weights
+        if initial is None:
+            found["The card does not say which weights the training started from"] = None
+        elif initial.kind in {"file", "hub"}:
+            what = initial.repository or f"a file of SHA-256 {(initial.sha256 or '')[:12]}"
+            found[f"The network started from {what}, whose training images are not recorded"] = None
+        elif initial.kind == "bundle" and all(seen.through != "weights" for seen in of.seen):
+            found[f"The network started from {initial.model}, whose data sets are not recorded"] = (
+                None
+            )
+        found |= {
+            f"Of the weights behind {seen.model} the training images are not recorded": None
+            for seen in of.seen
+            if not seen.sources
+        }
+    advice = "images that are measured here may be among them (`chestxray overlap` finds copies)."
+    return tuple(f"{what}: {advice}" for what in found)
 
 
 def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool = False) -> None:
