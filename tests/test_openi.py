@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +254,44 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(
     monkeypatch.setattr(openi_reports, "_MOST", 0)
     with pytest.raises(SourceError, match="more than 0 reports"):
         sources.read(path)
+
+
+def _header(kind: bytes, size: int) -> bytes:
+    """A block of 512 bytes, as the standard library writes it for a member of this type."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[482] = int(kind == tarfile.GNUTYPE_SPARSE)  # a block of places of a sparse file follows
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("head", "block", "blocks"),
+    [
+        (_header(tarfile.XHDTYPE, 2**24), bytes(512), 2**15),
+        (_header(tarfile.XGLTYPE, 2**24), bytes(512), 2**15),
+        (_header(tarfile.GNUTYPE_LONGNAME, 2**24), b"a" * 512, 2**15),
+        (_header(tarfile.XHDTYPE, 0), _header(tarfile.XHDTYPE, 0), 20_000),
+        (_header(tarfile.GNUTYPE_SPARSE, 0), bytes(504) + b"\1" + bytes(7), 20_000),
+    ],
+    ids=["header", "global header", "long name", "headers of headers", "sparse file"],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_headers_of_an_archive_are_not_read_into_memory_whatever_they_state(
+    tmp_path: Path, head: bytes, block: bytes, blocks: int, place: int
+) -> None:
+    path = tmp_path / "NLMCXR_reports.tgz"
+    path.write_bytes(gzip.compress(_header(tarfile.REGTYPE, 0) * place + head + block * blocks, 1))
+    tracemalloc.start()
+    try:
+        assert not openi_reports.has_reports(path)
+        with pytest.raises(SourceError, match=r"is damaged .*download it again"):
+            openi_reports.read_reports(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 # Hostile tables

@@ -2,11 +2,14 @@
 
 Nothing outside a report is read and nothing in it is expanded: one that declares a document type or
 an entity, which those of Open-i do not, is refused, and so is one that is too long. An archive is
-read as a stream, without unpacking it, up to a number of reports.
+read as a stream, without unpacking it, up to a number of reports and of unpacked bytes; the bytes
+between two of its entries are limited too, since tarfile keeps headers in memory.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -23,7 +26,11 @@ _HEAD: Final = 512  # bytes in which a report shows what it is
 _LONGEST: Final = 262_144  # bytes of a report; those of Open-i have at most 8,967
 _MOST: Final = 100_000  # reports; Open-i has 3,955
 _MOST_BYTES: Final = 2**30  # of an archive, unpacked; that of Open-i has 23 MB
+_HEADERS: Final = 65_536  # bytes of the headers of an entry; mostly there are 512
 _FIRST: Final = 5  # entries of an archive in which it shows what it is
+_DAMAGED: Final = (  # what tarfile raises for what is no archive
+    OSError, EOFError, tarfile.TarError, zlib.error, ValueError, IndexError, RecursionError,
+)  # fmt: skip
 _PACKED: Final = (".tgz", ".tar.gz")
 
 
@@ -33,13 +40,11 @@ class Report(NamedTuple):
     Attributes:
         study: such as `CXR1`; there is one for each patient.
         terms: MeSH terms by human indexers (`major`), such as `Opacity/lung/base`.
-        machine_terms: words that a program found (`automatic`).
         images: such as `CXR1_1_IM-0001-3001`.
     """
 
     study: str
     terms: tuple[str, ...]
-    machine_terms: tuple[str, ...]
     images: tuple[str, ...]
 
 
@@ -92,7 +97,6 @@ def parsed(data: bytes) -> Report | None:
     return Report(
         study.get("id", ""),
         tuple((node.text or "").strip() for node in root.findall("MeSH/major")),
-        tuple((node.text or "").strip() for node in root.findall("MeSH/automatic")),
         tuple(node.get("id", "") for node in root.findall("parentImage") if node.get("id")),
     )
 
@@ -116,24 +120,50 @@ def _is_packed(tree: Path) -> bool:
     return tree.name.casefold().endswith(_PACKED)
 
 
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes of an archive, as far as its entries that are known allow."""
+
+    def __init__(self, file: gzip.GzipFile, tree: Path) -> None:
+        self._file, self._tree, self._read = file, tree, 0
+        self.allow(0)
+
+    def allow(self, end: int) -> None:
+        """Allow to read the entries up to a byte, and the headers that follow them."""
+        if end > _MOST_BYTES:
+            raise SourceError(
+                f"{self._tree} has more than {_MOST_BYTES // 2**20} MB unpacked, the most that is "
+                f"read"
+            )
+        self._end = end + _HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._end - self._read
+        if left <= 0:
+            raise tarfile.ReadError(f"the headers of an entry have more than {_HEADERS} bytes")
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._read += len(data)
+        return data
+
+
 def _members(tree: Path, most: int = 2 * _MOST) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of the reports among the first entries of an archive."""
-    size = 0
     try:
-        with tarfile.open(tree, "r|gz") as archive:
-            for place, member in enumerate(archive):
-                size += member.size
-                if place >= most:
+        with (
+            gzip.open(tree) as packed,
+            _Unpacked(packed, tree) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r|") as archive,
+        ):
+            for _ in range(most):
+                member = archive.next()
+                if member is None:
                     return
-                if size > _MOST_BYTES:
-                    raise SourceError(
-                        f"{tree} has more than {_MOST_BYTES // 2**20} MB unpacked, the most that "
-                        f"is read"
-                    )
+                unpacked.allow(archive.offset)
                 name = Path(member.name)
                 if member.isfile() and name.parent.name == FOLDER and name.suffix == ".xml":
                     file = archive.extractfile(member)
                     if file is not None:
                         yield name.name, file.read(_LONGEST + 1)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+                archive.members.clear()  # which would keep the headers of all
+                archive.pax_headers.clear()
+    except _DAMAGED as error:
         raise SourceError(f"{tree} is damaged ({error}): download it again") from error
