@@ -210,9 +210,9 @@ def test_a_table_without_patients_is_recognised_by_its_settings_alone(tmp_path: 
 def test_what_is_unknown_is_refused_with_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist: give a folder of radiographs"):
         sources.read(tmp_path / "none")
-    with pytest.raises(SourceError, match=r"not a recognised data set \(nih, phantoms,.*table\)"):
+    with pytest.raises(SourceError, match="holds no image: give a folder with radiographs"):
         sources.read(tmp_path)
-    with pytest.raises(SourceError, match="unknown source 'chexpart': choose one of nih, phantoms"):
+    with pytest.raises(SourceError, match=r"unknown source 'chexpart': did you mean 'chexpert'\?"):
         sources.read(tmp_path, "chexpart")
     with pytest.raises(SourceError, match="has no table"):
         sources.read(tmp_path, "table")

@@ -111,7 +111,7 @@ _AFTER_CTRL_C: Final = {
         ("download", "prepare", "pretrain", "crossval", "predict", "validate", "run", "demo"),
         _RESUMES,
     ),
-    "train": f"{_SAME_AGAIN} with --resume to resume",
+    "train": f"{_SAME_AGAIN}, with --resume if the run folder exists, to resume",
     "serve": "stopped",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -24,7 +25,7 @@ from chestxray.sources.collection import (
     Source,
     SourceCard,
 )
-from chestxray.sources.files import scanned_once, unnamed_files
+from chestxray.sources.files import radiographs, scan, scanned_once, unnamed_files
 from chestxray.sources.jsrt import JSRT
 from chestxray.sources.long_tailed import MIMIC_LONG_TAILED, NIH_LONG_TAILED
 from chestxray.sources.mimic import MIMIC
@@ -112,9 +113,16 @@ def _recognised(tree: Path, known: Mapping[str, Source], broken: Mapping[str, st
         return _LAST
     if broken:
         raise SourceError(f"no source recognises {tree}, and {'; '.join(broken.values())}")
+    columns = columns_of(tree)
+    if tree.is_dir() and not columns and not radiographs(scan(tree)):
+        raise SourceError(
+            f"{tree} holds no image: give a folder with radiographs (PNG, JPEG or DICOM) and their "
+            f"label table"
+        )
     raise SourceError(
-        f"{tree} is not a recognised data set ({', '.join(known)}). To read your own table, name "
-        f"its columns: --source {_LAST.name} --columns image=…,patient=…,labels=…{columns_of(tree)}"
+        f"{tree} is not a recognised data set (`chestxray prepare --list-sources` shows them). To "
+        f"read your own table, put it beside the images and name its columns: --source "
+        f"{_LAST.name} --columns image=…,patient=…,labels=…{columns}"
     )
 
 
@@ -150,7 +158,9 @@ def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:
     if source in broken and source not in known:
         raise SourceError(broken[source])
     if source not in known:
-        raise SourceError(f"unknown source {source!r}: choose one of {', '.join(known)}")
+        near = difflib.get_close_matches(source, known, n=1)
+        rule = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+        raise SourceError(f"unknown source {source!r}: {rule}")
     return known[source]
 
 
