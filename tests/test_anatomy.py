@@ -85,6 +85,8 @@ def test_an_empty_mask_of_chexmask_has_no_row(tmp_path: Path) -> None:
         ({"Heart": "1 2 3"}, "runs outside"), ({"Heart": "-1 2"}, "runs outside"),
         ({"Heart": "9999999999999 2"}, "runs outside"), ({"Height": "0"}, "runs outside"),
         ({"Height": "99999", "Width": "99999"}, "runs outside"),
+        ({"Height": "nan"}, "runs outside"), ({"Width": "inf"}, "runs outside"),
+        ({"Height": "-1e300"}, "runs outside"), ({"Height": "9" * 400}, "runs outside"),
         ({"Landmarks": "1," * 3_000_000}, "a line of more than|field larger than field limit"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ import safetensors.torch
 import timm
 
 from chestxray.errors import RecipeError
+from chestxray.model.pretrained import HubWeights
 from chestxray.training import recipe_checks
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,6 +24,7 @@ REPOSITORY = "someone/chest-resnet"
 SCRIPT = """
 import json, sys
 from chestxray.errors import RecipeError
+from chestxray.model.pretrained import HubWeights
 from chestxray.findings import Findings
 from chestxray.training import fit, initial_weights, loop, recipe
 chosen = recipe.load("quick", ["backbone=resnet10t", "size=64", f"weights={sys.argv[1]}"])
@@ -133,3 +135,11 @@ def test_a_name_that_is_no_repository_is_refused_before_torch_is_needed():
     for name in ("hub:someone", "hub:a/b/c", "hub:a/b@"):
         with pytest.raises(RecipeError, match="hub:OWNER/NAME"):
             recipe_checks.checked("quick", [f"weights={name}"])
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "../x", "a/..", "-a/b", "a/" + "b" * 200])
+def test_a_name_that_no_repository_can_have_is_a_clear_error(name):
+    weights = HubWeights.of(f"hub:{name}")
+    assert weights is not None
+    with pytest.raises(RecipeError, match=r"is no name of a repository .*give hub:OWNER/NAME"):
+        weights.check()

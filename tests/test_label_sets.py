@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -496,6 +498,22 @@ def test_rsnas_repeated_contradictory_nameless_and_unknown_annotations_are_count
     assert sorted(unknown) == sorted(healthy[:2])
 
 
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), np.inf, np.nan], ids=["large", "small", "inf", "nan"]
+)
+@pytest.mark.parametrize("key", ["x", "width"])
+def test_numbers_of_rsna_that_are_no_place_make_no_box(rsna: Path, key: str, number: float) -> None:
+    before = sources.read(rsna)
+
+    def edit(value: dict[str, Any]) -> None:
+        each = next(each for each in value["datasets"][0]["annotations"] if each["data"])
+        (each["data"] if key == "x" else each)[key] = number
+
+    read = sources.read(project(rsna, edit))
+    assert len(read.boxes) == len(before.boxes) - 2, "one place is a box of both findings"
+    assert {"bad-box", "box-without-size"} & {*codes(read)}
+
+
 @pytest.mark.parametrize("name", ["rsna", "nih-google", "nih-lt"])
 def test_a_patient_of_nih_is_in_one_split_whatever_the_set(
     rsna: Path, build: Callable[[str], Path], films: list[Film], tmp_path: Path, name: str
@@ -657,6 +675,9 @@ def test_a_long_table_of_reports_is_read_by_the_columns_that_are_needed(
     found = table_files.text_table(path, columns={"b", "a"})
     assert found.columns.tolist() == ["a", "b"]
     assert found["b"].tolist() == [str(-n) for n in range(50)]
+    path.write_text("a,report,b\n" + ",,\n" * 20_000)
+    with pytest.raises(SourceError, match="more than 2 MB in the columns that are read"):
+        table_files.text_table(path, columns={"b", "a"})
     path.write_text('a,report,b\n1,"x\ny",2\n\n3\n4,unquoted, comma,5\n')
     with pytest.raises(SourceError, match="line 6 holds more values than the header"):
         table_files.text_table(path, columns={"a"})
@@ -664,6 +685,19 @@ def test_a_long_table_of_reports_is_read_by_the_columns_that_are_needed(
     assert table_files.text_table(path, columns={"a", "b"}).to_numpy().tolist() == [
         ["1", "2"], ["3", ""]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["", "a,b\n"])
+def test_a_line_without_end_is_refused_before_it_is_held(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(head.encode() + b"," * 2**25, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match="has a line of more than 4194304 characters"):
+            table_files.text_table(path, columns={"a"})
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 # CheXlocalize
@@ -700,10 +734,19 @@ def test_masks_go_through_cocos_run_lengths_and_back() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["61X13mN000`", "61X", "!", "~~~~", "ooooooooooo0", [1, 2], [-1, 26], ["25"], 5, None, ""],
-)
+    [
+        "61X13mN000`", "61X", "!", "~~~~", "ooooooooooo0", [1, 2], [-1, 26], ["25"], 5, None, "",
+        [2**63], [2**62] * 4 + [25], [2**64 - 1, 26], [10**400], [12.5, 12.5], [True] * 25, [],
+    ],
+)  # fmt: skip
 def test_run_lengths_that_do_not_fill_the_mask_are_no_region(bad: object) -> None:
     assert regions.runs_from_coco(bad, 5, 5) is None
+
+
+@pytest.mark.parametrize("runs", [f"{2**62} {2**62}", f"{2**63} 1", "-1 2", "24 2", "26 0", "1"])
+def test_runs_that_leave_the_mask_are_refused_however_large_they_are(runs: str) -> None:
+    with pytest.raises(ValueError, match=r"outside a mask|reshape"):
+        regions.mask_of_runs(f"5x5 {runs}")
 
 
 @pytest.mark.parametrize(
@@ -752,9 +795,34 @@ def test_regions_that_cannot_be_used_are_counted(films: list[Film], tmp_path: Pa
     }  # fmt: skip
 
 
+def test_contours_that_leave_their_image_are_counted_and_not_drawn(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = trees.chexlocalize(public_trees.chexpert(tmp_path, films), films, ["annotations"])
+    before = sources.read(tree)
+    path = tree / "gt_annotations_val.json"
+    value = json.loads(path.read_text())
+    image = next(name for name, of in value.items() if len(of) > 1)
+    finding = next(name for name in value[image] if name != "img_size")
+    bad = [1e300, -1e300, np.inf, np.nan, 10**400, trees.SIDE + 1, -2, "5"]
+    value[image][finding] += [[[1, 1], [20, 1], [20, at]] for at in bad]
+    path.write_text(json.dumps(value))
+    after = sources.read(tree)
+    assert codes(after)["bad-contour"] == len(bad)
+    pd.testing.assert_frame_equal(after.boxes, before.boxes)
+    pd.testing.assert_frame_equal(after.masks, before.masks)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{", '{"a": 5}', '{"a": {"Edema": {"size": [0, 3], "counts": "0"}}}', '{"a": {"E": 1}}'],
+    [
+        "[]",
+        "{",
+        '{"a": 5}',
+        '{"a": {"E": {"size": [Infinity, 3], "counts": "0"}}}',
+        '{"a": {"Edema": {"size": [0, 3], "counts": "0"}}}',
+        '{"a": {"E": 1}}',
+    ],
 )
 def test_another_file_is_refused_as_chexlocalizes(
     films: list[Film], tmp_path: Path, text: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -56,13 +57,15 @@ def test_parts_of_one_set_may_share_radiographs_and_sets_of_two_hospitals_do_not
 
 def test_every_fact_of_the_registry_has_a_source_and_names_known_sets():
     known = set(json.loads((PACKAGE / "sources/overlaps.json").read_text(encoding="utf-8"))["sets"])
+    for fact in [of.fact for of in (*overlaps.relations(), *overlaps.public_models())]:
+        assert fact
+        assert not re.search(r"\b(others|their|someone|said|known)\b", fact), "names no source"
+        assert ("third party" in fact) <= ("not verified" in fact), fact
     for of in overlaps.relations():
-        assert of.fact, of
         assert of.map, of
         assert of.inside != of.of
         assert {of.inside, of.of} <= known
     for seen in overlaps.public_models():
-        assert seen.fact
         assert seen.images
         assert {*seen.sets} <= known
 

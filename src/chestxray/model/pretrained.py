@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import huggingface_hub
 import timm
+from huggingface_hub.errors import HFValidationError
 
 from chestxray.errors import RecipeError
 from chestxray.model.backbones import image_size
@@ -40,17 +41,28 @@ class HubWeights:
         return cls(*found.groups()) if found else None
 
     def cached(self) -> Path | None:
-        """Give the file in the hub's cache, None where it is not."""
-        path = huggingface_hub.try_to_load_from_cache(
-            self.repository, _SAFE, revision=self.revision
-        )
+        """Give the file in the hub's cache, None where it is not.
+
+        Raises:
+            RecipeError: the name is none that a repository of the hub can have.
+        """
+        try:
+            path = huggingface_hub.try_to_load_from_cache(
+                self.repository, _SAFE, revision=self.revision
+            )
+        except HFValidationError as error:
+            raise RecipeError(
+                f"{self.repository!r} is no name of a repository ({_first(error)}): give "
+                f"hub:OWNER/NAME, or a file with --set weights=FILE"
+            ) from error
         return Path(path) if isinstance(path, str) else None
 
     def check(self) -> None:
         """Check without a download, in ten seconds at most, that the hub has the repository.
 
         Raises:
-            RecipeError: it is not in the cache, and the hub does not answer or has no such thing.
+            RecipeError: it has no possible name; or it is not in the cache, and the hub does not
+                answer or has no such thing.
         """
         failure = None if self.cached() else _hub_failure(self.repository, self.revision)
         if failure is not None:

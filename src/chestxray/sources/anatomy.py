@@ -24,7 +24,8 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.sources.files import scan
-from chestxray.sources.regions import Runs, runs_of_mask, text_of_runs
+from chestxray.sources.regions import MOST_PIXELS, Runs, runs_of_mask, text_of_runs
+from chestxray.sources.table_files import bounded_lines
 from chestxray.sources.tuberculosis import MONTGOMERY, is_mask
 
 STRUCTURES: Final = ("Left Lung", "Right Lung", "Heart")
@@ -34,8 +35,6 @@ LUNG: Final = "Lung"
 COLUMNS: Final = ("image", "structure", "path", "runs")
 _IDS: Final = ("Image Index", "dicom_id", "ImageID", "image_id", "Path")
 _QUALITY: Final = "Dice RCA (Mean)"
-_LONGEST_LINE: Final = 4 * 2**20  # characters; a line of the tables has some 30,000
-_MOST_PIXELS: Final = 80_000_000  # of an image
 
 
 def read_chexmask(
@@ -90,17 +89,10 @@ def _opened(table: Path) -> TextIO:
     return table.open(encoding="utf-8-sig", newline="")
 
 
-def _lines(table: Path, file: TextIO) -> Iterator[str]:
-    while line := file.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise SourceError(f"{table} has a line of more than {_LONGEST_LINE} characters")
-        yield line
-
-
 def _wanted(
     table: Path, file: TextIO, images: Container[str], least: float
 ) -> Iterator[tuple[str, str, str, str]]:
-    rows = csv.DictReader(_lines(table, file))
+    rows = csv.DictReader(bounded_lines(table, file))
     titles = rows.fieldnames or ()
     name = next((title for title in _IDS if title in titles), None)
     missing = [title for title in (*STRUCTURES, _QUALITY, "Height", "Width") if title not in titles]
@@ -112,7 +104,7 @@ def _wanted(
     for row in rows:
         image = (row[name] or "").strip()
         if image in images and _number(row[_QUALITY]) >= least:
-            height, width = (int(_number(row[side])) for side in ("Height", "Width"))
+            height, width = (_side(row[side]) for side in ("Height", "Width"))
             for structure in STRUCTURES:
                 runs = _turned(row[structure] or "", height, width)
                 if runs is None:
@@ -131,12 +123,18 @@ def _number(cell: str | None) -> float:
         return -1.0
 
 
+def _side(cell: str | None) -> int:
+    """Read a side of an image; 0, which no image has, where it is none."""
+    side = _number(cell)
+    return int(side) if 0 < side <= MOST_PIXELS else 0
+
+
 def _turned(text: str, height: int, width: int) -> Runs | None:
     """Turn runs along the rows, from 1, into runs down the columns; None where they do not fit."""
     words = text.split()
     if len(words) % 2 or not all(word.isascii() and word.isdigit() for word in words):
         return None
-    if not 0 < height * width <= _MOST_PIXELS or max(map(len, words), default=0) > 9:
+    if not 0 < height * width <= MOST_PIXELS or max(map(len, words), default=0) > 9:
         return None
     numbers = np.array(words, dtype=np.int64).reshape(-1, 2)
     first, last = numbers[:, 0] - 1, numbers.sum(axis=1) - 1

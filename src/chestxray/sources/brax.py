@@ -28,8 +28,8 @@ from chestxray.sources.assembly import (
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
 from chestxray.sources.demographics import follow_ups, in_years, sexes, views
-from chestxray.sources.files import cleaned_paths, scan
-from chestxray.sources.table_files import DICOM_SUFFIXES, table_stem, text_table
+from chestxray.sources.files import cleaned_paths, has_dicom, scan
+from chestxray.sources.table_files import table_stem, text_table
 from chestxray.sources.table_labels import from_columns
 
 _IMAGES: Final = 40_967
@@ -108,20 +108,14 @@ def _unused(tables: list[Path]) -> list[Problem]:
     )
 
 
-def _has_dicom(tree: Path) -> bool:
-    return tree.is_dir() and any(
-        path.casefold().endswith(DICOM_SUFFIXES) for path in scan(tree).dicom
-    )
-
-
 def _has_both(tree: Path) -> bool:
     """Tell whether each image has two files, of which only one is read."""
-    return _has_dicom(tree) and bool(scan(tree).images)
+    return has_dicom(tree) and bool(scan(tree).images)
 
 
 def _form(tree: Path) -> str:
     """Give the column of paths to read: DICOM where the tree has any."""
-    return "DicomPath" if _has_dicom(tree) else "PngPath"
+    return "DicomPath" if has_dicom(tree) else "PngPath"
 
 
 def _with_patients(text: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:

@@ -13,7 +13,7 @@ Source: Saporta et al., Nature Machine Intelligence 4, 2022 (doi:10.1038/s42256-
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,8 @@ from chestxray.sources.collection import (
 from chestxray.sources.files import scan
 from chestxray.sources.json_files import json_value
 from chestxray.sources.regions import (
+    MOST_PIXELS,
+    SLACK,
     Runs,
     fractions,
     mask_of_runs,
@@ -44,7 +46,6 @@ from chestxray.sources.regions import (
 
 _SEGMENTATIONS: Final = ("gt_segmentations_val.json", "gt_segmentations_test.json")
 _ANNOTATIONS: Final = ("gt_annotations_val.json", "gt_annotations_test.json")
-_MOST_PIXELS: Final = 80_000_000  # of an image
 _WHAT: Final = "a file of regions of CheXlocalize"
 
 _Contour = tuple[tuple[float, float], ...]
@@ -78,12 +79,18 @@ def with_regions(collection: Collection, tree: Path) -> Collection:
     Raises:
         SourceError: a file is not what its name says.
     """
-    found, bad = _drawn(tree)
+    found, bad, outside = _drawn(tree)
     kept, problems = _of_images(found, collection)
     problems += problem(
         "bad-mask",
         bad,
         "the run lengths of a region do not fill its image: the region is left out",
+        loses=True,
+    )
+    problems += problem(
+        "bad-contour",
+        outside,
+        "a contour is not inside its image: left out",
         loses=True,
     )
     if not kept:
@@ -112,24 +119,29 @@ def with_regions(collection: Collection, tree: Path) -> Collection:
     )
 
 
-def _drawn(tree: Path) -> tuple[_Regions, list[str]]:
-    """Read all files; a region by CheXlocalize's name of the image and the finding."""
+def _drawn(tree: Path) -> tuple[_Regions, list[str], list[str]]:
+    """Read all files; a region by CheXlocalize's name of the image and the finding.
+
+    Returns:
+        The regions, and those whose mask, and those of which a contour is not usable.
+    """
     regions: _Regions = {}
     bad: list[str] = []
+    outside: list[str] = []
     for path in _named(tree, _SEGMENTATIONS):
         with _checked(path):
             bad += _add_masks(regions, path)
     for path in _named(tree, _ANNOTATIONS):
         with _checked(path):
-            _add_contours(regions, path)
-    return regions, bad
+            outside += _add_contours(regions, path)
+    return regions, bad, outside
 
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
     try:
         yield
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
         raise SourceError(f"{path} is not {_WHAT} ({error!r}): download it again") from error
 
 
@@ -147,23 +159,37 @@ def _add_masks(regions: _Regions, path: Path) -> list[str]:
     return bad
 
 
-def _add_contours(regions: _Regions, path: Path) -> None:
-    """Add the contours of a file to the masks that are known."""
+def _add_contours(regions: _Regions, path: Path) -> list[str]:
+    """Add the contours of a file to the masks that are known; gives those that are not usable."""
+    bad = []
     for image, of_image in json_value(path, _WHAT).items():
         size = _size(of_image["img_size"])
         for finding, drawn in of_image.items():
             if finding == "img_size":
                 continue
-            contours = tuple(tuple((float(x), float(y)) for x, y in each) for each in drawn if each)
-            if contours:
+            points = [[(x, y) for x, y in each] for each in drawn if each]
+            inside = [each for each in points if _is_inside(each, size)]
+            bad += [f"{image} ({finding})"] * (len(points) - len(inside))
+            if inside:
                 known = regions.get((image, canonical(finding)), _Region(size))
+                contours = tuple(tuple((float(x), float(y)) for x, y in each) for each in inside)
                 regions[image, canonical(finding)] = replace(known, contours=contours)
+    return bad
+
+
+def _is_inside(contour: Sequence[tuple[object, object]], size: tuple[int, int]) -> bool:
+    """Tell whether all points are numbers in the image, or out of it by rounding alone."""
+    return all(
+        type(at) in {int, float} and -SLACK <= at <= side - 1 + SLACK  # type: ignore[operator]
+        for point in contour
+        for at, side in zip(point, reversed(size), strict=True)
+    )
 
 
 def _size(size: list[int]) -> tuple[int, int]:
     """Check height and width; a size that is none raises ValueError."""
     height, width = (int(side) for side in size)
-    if min(height, width) < 1 or height * width > _MOST_PIXELS:
+    if min(height, width) < 1 or height * width > MOST_PIXELS:
         raise ValueError(f"the size of an image is {size}")
     return height, width
 

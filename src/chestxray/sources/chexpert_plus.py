@@ -25,10 +25,10 @@ from chestxray.sources.assembly import Stated, assemble, completeness, tables_wh
 from chestxray.sources.chexlocalize import with_regions
 from chestxray.sources.chexpert import OBSERVATIONS, described, placed, with_a_test
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
-from chestxray.sources.files import cleaned_paths, scan
+from chestxray.sources.files import cleaned_paths, has_dicom, scan
 from chestxray.sources.json_files import json_lines
 from chestxray.sources.table_columns import TABLE
-from chestxray.sources.table_files import DICOM_SUFFIXES, text_table
+from chestxray.sources.table_files import text_table
 from chestxray.sources.table_labels import TableLabels, from_columns
 
 _IMAGES: Final = 223_462  # by the paper
@@ -87,7 +87,7 @@ class _CheXpertPlus:
             },
             headers=True,
             frontal=frontal,
-            of_larger_set=_has_dicom(tree) and bool(scan(tree).images),
+            of_larger_set=has_dicom(tree) and bool(scan(tree).images),
         )
         collection = assemble(self, tree, tables[0], stated, options)
         return replace(with_regions(collection, tree), patients_of="chexpert")
@@ -100,15 +100,9 @@ def _tables(tree: Path) -> list[Path]:
     return tables_where(tree, lambda titles: {*_TITLES, "deid_patient_id"} <= titles)
 
 
-def _has_dicom(tree: Path) -> bool:
-    return tree.is_dir() and any(
-        path.casefold().endswith(DICOM_SUFFIXES) for path in scan(tree).dicom
-    )
-
-
 def _files(image: pd.Series, tree: Path) -> pd.Series:
     """Give the paths to find: with the suffix of DICOM where the tree has such files."""
-    if not _has_dicom(tree):
+    if not has_dicom(tree):
         return image
     return image.str.replace(r"\.\w+$", "", regex=True) + ".dcm"
 

@@ -104,6 +104,13 @@ def scan(raw: Path) -> Tree:
     return scanned[raw]
 
 
+def has_dicom(raw: Path) -> bool:
+    """Tell whether a folder has files that are called DICOM."""
+    return raw.is_dir() and any(
+        path.casefold().endswith(DICOM_SUFFIXES) for path in scan(raw).dicom
+    )
+
+
 def unnamed_files() -> list[Problem]:
     """Report the files whose names are not UTF-8 in the trees scanned inside `scanned_once`."""
     trees = (_scanned.get() or {}).values()

@@ -165,7 +165,7 @@ def _members(tree: Path, most: int = 2 * _MOST) -> Iterator[tuple[str, bytes]]:
                     file = archive.extractfile(member)
                     if file is not None:
                         yield name.name, file.read(_LONGEST + 1)
-                archive.members.clear()  # which would keep the headers of all
-                archive.pax_headers.clear()
+                archive.pax_headers = {}  # or both would keep the headers of all entries
+                archive.members = []  # type: ignore[attr-defined]
     except _DAMAGED as error:
         raise SourceError(f"{tree} is damaged ({error}): download it again") from error

@@ -10,8 +10,11 @@ import pandas as pd
 
 from chestxray.sources.collection import BOX_COLUMNS, Problem, problem
 
-_SLACK: Final = 1.0  # pixels by which rounding may push a box out of the frame; cut off
-_MOST_PIXELS: Final = 80_000_000  # of a mask, as of a radiograph
+SLACK: Final = 1.0
+"""Pixels by which rounding may push a box out of the frame; cut off."""
+
+MOST_PIXELS: Final = 80_000_000
+"""Pixels of a mask, as of a radiograph."""
 
 
 def fractions(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
@@ -35,8 +38,8 @@ def fractions(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     boxes = boxes[~sides]
     right, bottom = boxes["x"] + boxes["w"], boxes["y"] + boxes["h"]
     good = (
-        (boxes["w"] > 0) & (boxes["h"] > 0) & (boxes["x"] >= -_SLACK) & (boxes["y"] >= -_SLACK)
-        & (right <= boxes["width"] + _SLACK) & (bottom <= boxes["height"] + _SLACK)
+        (boxes["w"] > 0) & (boxes["h"] > 0) & (boxes["x"] >= -SLACK) & (boxes["y"] >= -SLACK)
+        & (right <= boxes["width"] + SLACK) & (bottom <= boxes["height"] + SLACK)
     )  # fmt: skip
     problems += problem(
         "bad-box",
@@ -95,15 +98,15 @@ def runs_from_coco(counts: object, height: int, width: int) -> Runs | None:
     Returns:
         The runs inside, none for an empty mask; None where the counts do not fill the mask.
     """
-    if not 0 < height * width <= _MOST_PIXELS:
+    if not 0 < height * width <= MOST_PIXELS:
         return None
     lengths = _coco_lengths(counts) if isinstance(counts, str) else counts
-    if not isinstance(lengths, list) or not all(isinstance(n, int) and n >= 0 for n in lengths):
+    if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
+        return None
+    if not lengths or sum(lengths) != height * width:  # of Python, which does not overflow
         return None
     numbers = np.array(lengths, dtype=np.int64)
     ends = np.cumsum(numbers)
-    if not len(ends) or ends[-1] != height * width:
-        return None
     runs = np.column_stack([ends - numbers, numbers])[1::2]
     return runs[runs[:, 1] > 0]
 
@@ -147,9 +150,13 @@ def mask_of_runs(text: str) -> npt.NDArray[np.bool_]:
     """
     size, _, rest = text.partition(" ")
     height, width = (int(side) for side in size.split("x"))
-    runs = np.array(rest.split(), dtype=np.int64).reshape(-1, 2)
+    words = [int(word) for word in rest.split()]
+    most = height * width
+    if not 0 < most <= MOST_PIXELS or not all(0 <= word <= most for word in words):
+        raise ValueError(f"runs outside a mask of {size} pixels")
+    runs = np.array(words, dtype=np.int64).reshape(-1, 2)
     ends = runs.sum(axis=1)
-    if not 0 < height * width <= _MOST_PIXELS or (runs < 0).any() or (ends > height * width).any():
+    if (ends > most).any():
         raise ValueError(f"runs outside a mask of {size} pixels")
     change = np.zeros(height * width + 1, dtype=np.int64)
     np.add.at(change, runs[:, 0], 1)

@@ -8,6 +8,7 @@ states. Of 30,000 images 29,684 have an adjudicated label; the others are left o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ IMAGES: Final = 29_684
 
 _NAME: Final = "pneumonia-challenge-annotations"
 _WHAT: Final = "RSNA's export of MD.ai with labelGroups and datasets"
+_LARGEST: Final = 1e9  # pixels; no place in an image is as far
 _BOX: Final = {"x": "x", "y": "y", "w": "width", "h": "height"}
 
 
@@ -96,4 +98,7 @@ def _adjudicated(
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+    """Give a number; NaN for all else, and for what no double holds."""
+    if not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        return math.nan
+    return float(value)

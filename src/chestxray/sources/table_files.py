@@ -17,6 +17,7 @@ from typing import Final, TextIO
 import numpy as np
 import pandas as pd
 
+from chestxray import table_limits
 from chestxray.errors import SourceError
 from chestxray.table_limits import open_text, parquet_titles, read_parquet
 
@@ -25,6 +26,8 @@ DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".dic", ".ima")
 _TABLE_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SEPARATORS: Final = ("\t", ";", ",")
 _LONGEST: Final = 4 * 2**30  # bytes of a table of which a few columns are kept: reports are long
+_LONGEST_LINE: Final = 4 * 2**20  # characters; a line of CheXmask has some 30,000
+_CELL: Final = 64  # bytes that a kept cell, and a kept row, takes beside its characters
 _SPARE_COLUMNS: Final = 4  # NIH's rows end with up to three more commas than the header has
 
 
@@ -102,7 +105,7 @@ def text_table(path: Path, columns: Collection[str] | None = None) -> pd.DataFra
 def separator(path: Path) -> str:
     """Tell what separates the columns of a text table: a tab, a semicolon or a comma."""
     with _opened(path, errors="replace") as file:
-        first = re.sub(r'"[^"]*"', "", file.readline())
+        first = re.sub(r'"[^"]*"', "", next(bounded_lines(path, file), ""))
     return max(_SEPARATORS, key=first.count) if any(map(first.count, _SEPARATORS)) else ","
 
 
@@ -114,7 +117,7 @@ def header(path: Path, separator: str = ",") -> list[str]:
     """
     with _opened(path, errors="replace") as file:  # a stranger's table may be in any encoding
         try:
-            return next(csv.reader(file, delimiter=separator), [])
+            return next(csv.reader(bounded_lines(path, file), delimiter=separator), [])
         except csv.Error as error:
             raise SourceError(f"{path} is not a CSV table ({error}): download it again") from error
 
@@ -165,19 +168,38 @@ def _chosen_cells(path: Path, separator: str, places: Sequence[int]) -> pd.DataF
     """
     width = len(header(path, separator))
     kept: list[list[str]] = []
+    size = 0
     with _opened(path, longest=_LONGEST) as file:
         try:
-            reader = csv.reader(file, delimiter=separator)
+            reader = csv.reader(bounded_lines(path, file), delimiter=separator)
             next(reader, None)
             for row in filter(None, reader):
                 if any(cell.strip() for cell in row[width:]):
                     raise _too_long(path, f"line {reader.line_num}", width)
                 kept.append([row[at].strip() if at < len(row) else "" for at in places])
+                size += sum(map(len, kept[-1])) + _CELL * (len(places) + 1)
+                if size > table_limits.LONGEST:
+                    raise SourceError(
+                        f"{path} has more than {table_limits.LONGEST // 2**20} MB in the columns "
+                        f"that are read, the most that is kept: split it"
+                    )
         except csv.Error as error:
             raise SourceError(
                 f"{path} is not a complete CSV table ({error}): download it again"
             ) from error
     return pd.DataFrame(kept, columns=list(places), dtype="str")
+
+
+def bounded_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Give the lines of a text with their ends.
+
+    Raises:
+        SourceError: one is so long that it is none of a table.
+    """
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise SourceError(f"{path} has a line of more than {_LONGEST_LINE} characters")
+        yield line
 
 
 def lines(path: Path) -> list[str]:
@@ -187,7 +209,7 @@ def lines(path: Path) -> list[str]:
         SourceError: the file is not readable as text.
     """
     with _opened(path) as file:
-        return [line.strip() for line in file if line.strip()]
+        return [line.strip() for line in bounded_lines(path, file) if line.strip()]
 
 
 @contextmanager
