@@ -145,7 +145,7 @@ def test_only_what_is_asked_for_is_sent(client, radiographs):
 def test_the_model_card_has_the_model_and_its_training_data(client, reader):
     card = client.get("/v1/model").json()
     assert card["identity"] == reader.bundle.identity
-    assert card["trained_on"] == reader.bundle.card.trained_on.model_dump()
+    assert card["trained_on"] == reader.bundle.card.trained_on.model_dump(mode="json")
     assert [row["finding"] for row in card["findings"]] == list(FINDINGS)
     assert all(row["description"] for row in card["findings"])
     assert {row["finding"] for row in card["findings"] if not row["calibrated"]} == set(

@@ -45,7 +45,7 @@ from chestxray.reading.prediction import plan_of, predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import found_seen, unrecorded
+from chestxray.training.leakage import found_seen, overlap, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
 _FINISHED: Final = "predictions.json"  # which images and model a finished table is of
@@ -182,12 +182,13 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
         SourceError: no image is left.
     """
     parts = [part for part in PARTS if len(dataset.rows(part))]
-    trained = {
+    seen = {
         part
         for part in parts
         if verdict(found_seen(card, dataset, (part,), calibration=True)) == "certain"
     }
-    left_out = [part for part in parts if part in trained or (trained and part == "val")]
+    tuned = any(overlap(card, dataset, (part,)) == "certain" for part in parts)
+    left_out = [part for part in parts if part in seen or (tuned and part == "val")]
     kept = [part for part in parts if part not in left_out]
     if not kept:
         raise SourceError(
@@ -201,7 +202,7 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
     if doubts:
         relation: Relation = "unknown"
     else:
-        relation = "held out" if trained else "independent"
+        relation = "held out" if seen else "independent"
     return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, doubts)
 
 
