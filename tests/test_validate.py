@@ -38,6 +38,7 @@ from chestxray.evaluation.validation_results import RULES, ExternalValidation
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
+from chestxray.reading import validation
 from chestxray.reading.validation import _unseen
 from chestxray.sources.phantom.tree import synth
 from chestxray.training.data import Part
@@ -285,7 +286,7 @@ def test_images_that_a_bundle_was_calibrated_on_are_left_out(elsewhere):
     listed = list_sha256(dataset.index["image"].iloc[dataset.rows("test")])
     found = _unseen(dataset, calibrated(card, listed=listed))
     assert found.relation == "held out"
-    assert found.left_out["test"] == len(dataset.rows("test"))
+    assert found.left_out == {"test": len(dataset.rows("test"))}
 
 
 @pytest.mark.parametrize("by", [{"listed": "another list"}, {"titled": "PadChest"}])
@@ -322,3 +323,24 @@ def test_weights_whose_images_are_not_recorded_leave_no_set_independent(
     bundle = model_card.InitialWeights(kind="bundle", model="first")
     trained = trained.model_copy(update={"initial_weights": bundle, "seen": heir})
     assert _unseen(dataset, card.model_copy(update={"trained_on": trained})).relation == relation
+
+
+def test_a_finished_set_is_not_predicted_again(run, dataset, tmp_path, monkeypatch):
+    reader, asked = chestxray.load(run / "bundle", engine="torch"), []
+    predict = validation.predict
+
+    def counted(*words, **options):
+        asked.append(words)
+        return predict(*words, **options)
+
+    monkeypatch.setattr(validation, "predict", counted)
+    table = validation._predicted(reader, dataset, tmp_path)
+    content = table.read_bytes()
+    assert validation._predicted(reader, dataset, tmp_path) == table
+    assert len(asked) == 1
+    table.write_bytes(content[:-9])  # no longer the table that was finished
+    validation._predicted(reader, dataset, tmp_path)
+    assert table.read_bytes() == content
+    turned = dataset.index["split"].map({"train": "train", "val": "test", "test": "val"})
+    validation._predicted(reader, dataset.with_split(turned, "turned"), tmp_path)
+    assert len(asked) == 3

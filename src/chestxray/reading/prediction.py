@@ -144,7 +144,7 @@ def predict_inputs(
     names = inputs.names
     blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
-    plan, heat_shape = _plan(reader, inputs, force), (len(names), *shape)
+    plan, heat_shape = plan_of(reader, inputs, force), (len(names), *shape)
     with (
         PredictionsWriter(
             out, reader.findings, plan, reader.engine.name, heat_shape if heatmaps else None
@@ -226,7 +226,7 @@ def _answers(
     return *reader.read_batch(images), [()] * len(images)
 
 
-def _plan(reader: Reader, inputs: Inputs, force: bool) -> str:
+def plan_of(reader: Reader, inputs: Inputs, force: bool) -> str:
     """Hash all that decides the rows, so that only the same rows are resumed."""
     parts = (
         __version__,

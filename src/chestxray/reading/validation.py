@@ -3,7 +3,7 @@
     OUT/validation.json            typed results, see `evaluation.validation_results`
     OUT/validation.html            the page, with its figures in OUT/validation_figures
     OUT/sets/NAME/dataset/         prepared from a raw tree; a dataset that is given stays in place
-    OUT/sets/NAME/predictions.csv
+    OUT/sets/NAME/predictions.csv  and predictions.json, which images and model it is of
     OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
 
 Images that the bundle was trained, tuned or calibrated on are left out as far as they are known,
@@ -19,6 +19,7 @@ from typing import Final
 
 import pandas as pd
 
+from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
 from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
@@ -39,13 +40,15 @@ from chestxray.evaluation.seen_images import verdict
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
-from chestxray.reading.prediction import predict
+from chestxray.reading.inputs import find
+from chestxray.reading.prediction import plan_of, predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import found_seen, unrecorded
+from chestxray.training.leakage import found_seen, overlap, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
+_FINISHED: Final = "predictions.json"  # which images and model a finished table is of
 _TEST: Final = "test"  # the part that predictions are evaluated of
 
 
@@ -179,12 +182,13 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
         SourceError: no image is left.
     """
     parts = [part for part in PARTS if len(dataset.rows(part))]
-    trained = {
+    seen = {
         part
         for part in parts
         if verdict(found_seen(card, dataset, (part,), calibration=True)) == "certain"
     }
-    left_out = [part for part in parts if part in trained or (trained and part == "val")]
+    tuned = any(overlap(card, dataset, (part,)) == "certain" for part in parts)
+    left_out = [part for part in parts if part in seen or (tuned and part == "val")]
     kept = [part for part in parts if part not in left_out]
     if not kept:
         raise SourceError(
@@ -198,8 +202,22 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
     if doubts:
         relation: Relation = "unknown"
     else:
-        relation = "held out" if trained else "independent"
+        relation = "held out" if seen else "independent"
     return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, doubts)
+
+
+def _predicted(reader: Reader, dataset: Dataset, folder: Path) -> Path:
+    """Predict a data set, unless a finished table of the same images and model is there."""
+    table, note = folder / "predictions.csv", folder / _FINISHED
+    plan = plan_of(reader, find(dataset, _TEST, reader.bundle.card), force=False)
+    made = {"plan": plan, "engine": reader.engine.name}
+    if table.is_file() and note.is_file():
+        kept = read_json(note, "chestxray validate")
+        if kept == made | {"predictions_sha256": sha256(table)}:
+            return table
+    predict(reader, dataset, table, split=_TEST)
+    write_json(note, made | {"predictions_sha256": sha256(table)})
+    return table
 
 
 def _validated(
@@ -214,7 +232,7 @@ def _validated(
     """Predict and measure one data set."""
     dataset, manifest = unseen.dataset, unseen.dataset.manifest
     folder.mkdir(parents=True, exist_ok=True)
-    table = predict(reader, dataset, folder / "predictions.csv", split=_TEST).path
+    table = _predicted(reader, dataset, folder)
     evaluation = Evaluation.of(
         table, Labels.of_dataset(dataset), resamples=resamples, seed=seed, bundle=bundle
     )
