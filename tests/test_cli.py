@@ -173,7 +173,8 @@ def test_ctrl_c_ends_training_with_130_and_a_line_that_says_how_to_resume(datase
     ended = interrupted(command, "epoch 1")
     assert ended.returncode == 130, ended.stdout
     assert ended.stdout.splitlines()[-1] == (
-        "chestxray: interrupted: run the same command again with --resume to resume"
+        "chestxray: interrupted: run the same command again, with --resume if the run folder "
+        "exists, to resume"
     )
     assert "Traceback" not in ended.stdout
 

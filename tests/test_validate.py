@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import chestxray
+from chestxray import sources
 from chestxray.cli.main import main
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
@@ -323,6 +325,21 @@ def test_weights_whose_images_are_not_recorded_leave_no_set_independent(
     bundle = model_card.InitialWeights(kind="bundle", model="first")
     trained = trained.model_copy(update={"initial_weights": bundle, "seen": heir})
     assert _unseen(dataset, card.model_copy(update={"trained_on": trained})).relation == relation
+
+
+def test_a_set_without_a_common_finding_is_refused_before_anything_is_predicted(
+    run, phantoms, tmp_path
+):
+    rows = sources.read(phantoms).rows.head(12)
+    (tmp_path / "ward" / "images").mkdir(parents=True)
+    for path in rows["path"]:
+        shutil.copy(path, tmp_path / "ward" / "images")
+    table = pd.DataFrame({"image": rows["image"], "patient": rows["patient"], "Scoliosis": 0})
+    table.loc[::2, "Scoliosis"] = 1
+    table.to_csv(tmp_path / "ward" / "labels.csv", index=False)
+    with pytest.raises(PredictionsError, match=r"ward labels Scoliosis.*no finding in common"):
+        chestxray.validate(run / "bundle", tmp_path / "ward", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("predictions.csv"))
 
 
 def test_a_finished_set_is_not_predicted_again(run, dataset, tmp_path, monkeypatch):

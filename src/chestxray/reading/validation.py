@@ -38,6 +38,7 @@ from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.evaluation.seen_images import verdict
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
+from chestxray.findings import Findings
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.inputs import find
@@ -117,6 +118,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     for name, each in names.items():  # what cannot be read is said before anything is predicted
         folder = out / "sets" / name / "dataset"
         dataset = _dataset(each, folder, card.size, source, options, allow_missing)
+        _check_common(each, dataset.findings, card.findings)
         unseen[name] = _unseen(dataset, card)
     reader = opened(bundle, engine, None, None)
     results = ExternalValidation(
@@ -154,6 +156,14 @@ def _dataset(
         allow_missing=allow_missing,
         allow_empty=True,
     )
+
+
+def _check_common(given: Path, labelled: Findings, predicted: Findings) -> None:
+    if not predicted.common(labelled):
+        raise PredictionsError(
+            f"{given} labels {', '.join(labelled)}, but the bundle predicts "
+            f"{', '.join(predicted)}: no finding in common; leave this data set out"
+        )
 
 
 def _names(given: Sequence[Path]) -> dict[str, Path]:
