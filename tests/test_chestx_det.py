@@ -261,7 +261,7 @@ def test_a_file_that_is_no_list_of_entries_is_refused_with_its_name(
 def test_another_tools_train_json_is_not_chestx_det10(tmp_path: Path) -> None:
     coco = {"images": [{"file_name": "1.png"}], "annotations": [], "categories": []}
     small_trees.placed(tmp_path / "train.json", json.dumps(coco).encode())
-    with pytest.raises(SourceError, match="not a recognised data set"):
+    with pytest.raises(SourceError, match="holds no image"):
         sources.read(tmp_path)
 
 

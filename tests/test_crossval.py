@@ -58,6 +58,7 @@ def test_patients_who_share_a_radiograph_are_in_one_fold(dataset) -> None:
 
     class Linked:
         folder, index, findings = dataset.folder, rows, dataset.findings
+        manifest = dataset.manifest
 
     Linked.images = images
     for seed in range(5):
