@@ -38,6 +38,6 @@ def test_a_set_goes_from_its_own_tree_to_a_report_that_names_it(
     manifest = json.loads((tmp_path / "out/dataset/dataset.json").read_text())
     assert [source["name"] for source in manifest["sources"]] == [name]
     page = (tmp_path / "out/run/report.html").read_text()
-    assert manifest["sources"][0]["card"]["title"] in page
+    assert manifest["sources"][0]["title"] in page
     metrics = json.loads((tmp_path / "out/run/evaluation/metrics.json").read_text())
     assert metrics["images"] == manifest["counts"]["test"]["images"]
