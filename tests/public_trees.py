@@ -87,6 +87,11 @@ def films(phantoms: Path, count: int = 24) -> list[Film]:
     return found
 
 
+def codes(collection: sources.Collection) -> dict[str, int]:
+    """Count what a reader could not use, by code."""
+    return {problem.code: problem.count for problem in collection.problems}
+
+
 def table(path: Path, titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -18,9 +18,8 @@ from chestxray import sources
 from chestxray.dataset import prepare
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
-from chestxray.sources import Collection
 from chestxray.sources.regions import mask_of_runs, runs_of_mask, text_of_runs
-from public_trees import Film
+from public_trees import Film, codes
 
 BUILDERS = {"chestxdet": small_trees.chestxdet, "chestxdet10": small_trees.chestxdet10}
 LISTS = {
@@ -38,10 +37,6 @@ def films(phantoms: Path) -> list[Film]:
 @pytest.fixture
 def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: BUILDERS[name](tmp_path / name, films)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def edit(tree: Path, name: str, how: Callable[[list[dict[str, Any]]], object]) -> Path:

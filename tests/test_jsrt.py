@@ -18,8 +18,7 @@ from chestxray.dataset.pixels import decode
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.verification import Verdict
 from chestxray.errors import ImageError, SourceError
-from chestxray.sources import Collection
-from public_trees import Film
+from public_trees import Film, codes
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +42,6 @@ def _linked(source: str, target: str) -> None:
         Path(target).symlink_to(source)
     else:
         shutil.copy(source, target)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def film_of(image: str, films: list[Film]) -> Film:

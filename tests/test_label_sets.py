@@ -25,7 +25,7 @@ from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions, regions, table_files
 from conftest import TINY
-from public_trees import Film, change
+from public_trees import Film, change, codes
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,6 @@ def films(phantoms: Path) -> list[Film]:
 @pytest.fixture
 def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: SETS[name].build(tmp_path / name, films)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def losing(collection: Collection) -> list[str]:

@@ -111,6 +111,16 @@ def test_as_many_members_may_be_trained_as_a_bundle_may_have():
         with pytest.raises(RecipeError, match=r"members = .*number from 1 to 16, or a list"):
             recipes.load("quick", {"members": number})
     assert recipes.load("quick", {"members": 1}) == recipes.load("quick")
+    with pytest.raises(RecipeError, match="one network alone changes nothing"):
+        recipes.load("quick", {"members": [{"seed": 3}]})
+
+
+@pytest.mark.parametrize(
+    "members", [[{}, {"seed": 0}], [{}, {"method": "ridge"}, {"method": "ridge", "seed": 4}]]
+)
+def test_members_that_would_be_the_same_network_are_refused(members):
+    with pytest.raises(RecipeError, match=r"networks \d and \d are the same"):
+        recipes.load("quick", {"members": members})
 
 
 def test_each_member_changes_what_its_entry_says(tmp_path):

@@ -22,9 +22,9 @@ from chestxray import sources
 from chestxray.dataset import prepare
 from chestxray.errors import SourceError
 from chestxray.findings import implied
-from chestxray.sources import Collection, ReadOptions, openi_reports
+from chestxray.sources import ReadOptions, openi_reports
 from chestxray.sources.openi_terms import FINDINGS, LEFT_OUT, MAY_MEAN, TERMS, headings, split_term
-from public_trees import Film, change
+from public_trees import Film, change, codes
 
 BUILDERS: dict[str, Callable[..., Path]] = {
     "png": small_trees.openi,
@@ -43,10 +43,6 @@ def films(phantoms: Path) -> list[Film]:
 @pytest.fixture
 def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
     return lambda form: BUILDERS[form](tmp_path / form, films)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def film_of(image: str, films: list[Film]) -> Film:

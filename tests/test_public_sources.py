@@ -17,7 +17,7 @@ from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.regions import box_of_runs, mask_of_runs, text_of_runs
-from public_trees import Film, change
+from public_trees import Film, change, codes
 
 BUILDERS: dict[str, Callable[..., Path]] = {
     "chexpert": public_trees.chexpert,
@@ -50,10 +50,6 @@ def films(phantoms: Path) -> list[Film]:
 @pytest.fixture
 def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: BUILDERS[name](tmp_path / name, films)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def edit(tree: Path, name: str, how: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:

@@ -17,8 +17,7 @@ import torchxrayvision_wheel
 from chestxray import sources
 from chestxray.dataset import prepare
 from chestxray.errors import SourceError
-from chestxray.sources import Collection
-from public_trees import Film
+from public_trees import Film, codes
 
 BUILDERS = {"shenzhen": small_trees.shenzhen, "montgomery": small_trees.montgomery}
 PREFIX = {"shenzhen": "CHNCXR", "montgomery": "MCUCXR"}
@@ -34,10 +33,6 @@ def films(phantoms: Path) -> list[Film]:
 @pytest.fixture
 def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: BUILDERS[name](tmp_path / name, films)
-
-
-def codes(collection: Collection) -> dict[str, int]:
-    return {problem.code: problem.count for problem in collection.problems}
 
 
 def film_of(image: str, films: list[Film]) -> Film:

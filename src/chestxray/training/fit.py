@@ -214,7 +214,6 @@ def _train_members(
         return _awaited(run)
     for network in recipe.networks:  # before the first has taken its hours
         check_recipe(network)
-        _check_models(run, dataset, network, resume)
     with _alone(run, resume):
         begin(dataset, recipe, run)
         join(dataset, recipe, run, train_members(recipe, run, member))
@@ -285,10 +284,11 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
 
 def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> None:
     """Check what a training learns from or starts from, unless the run has that already."""
-    if recipe.taught and not (run / TARGETS).exists():
-        check_unseen("teacher", Path(recipe.teacher), dataset)
-    if not resume and recipe.weights not in WORDS and Path(recipe.weights).is_dir():
-        check_unseen("weights", Path(recipe.weights), dataset)
+    for network in recipe.networks:
+        if network.taught and not (run / TARGETS).exists():
+            check_unseen("teacher", Path(network.teacher), dataset)
+        if not resume and network.weights not in WORDS and Path(network.weights).is_dir():
+            check_unseen("weights", Path(network.weights), dataset)
 
 
 def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:

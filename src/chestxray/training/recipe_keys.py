@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import combinations
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -57,7 +58,10 @@ def _changes(value: object) -> tuple[dict[str, Any], ...]:
         rule = f"it should be a number from 1 to {_MOST_MEMBERS}, or a list of so many mappings"
         raise PydanticCustomError("rule", "{rule}", {"rule": rule})
     plain = json.loads(json.dumps(given, default=str))  # as a file gives them
-    return tuple(plain) if len(plain) > 1 or any(plain) else ()
+    if len(plain) == 1 and any(plain):
+        rule = "one network alone changes nothing; write its keys into the recipe itself"
+        raise PydanticCustomError("rule", "{rule}", {"rule": rule})
+    return tuple(plain) if len(plain) > 1 else ()
 
 
 _SmallSide = Annotated[int | float, BeforeValidator(_small_side)]
@@ -354,6 +358,15 @@ class Recipe(Strict):
                 key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
                 message = f"network {number}: {key}: {rule.replace('Input should', 'it should')}"
                 raise _of_key("members", message, changes) from error
+        # The seed changes nothing where the head alone is fitted.
+        each = [
+            of if of.method == "gradient" else of.model_copy(update={"seed": 0})
+            for of in self.networks
+        ]
+        for (one, of_one), (other, of_other) in combinations(enumerate(each, 1), 2):
+            if of_one == of_other:
+                rule = f"networks {one} and {other} are the same; let them differ, or leave one out"
+                raise _of_key("members", rule, self.members)
         return self
 
     @property
