@@ -19,14 +19,6 @@ from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.regions import box_of_runs, mask_of_runs, text_of_runs
 from public_trees import Film, change, codes
 
-BUILDERS: dict[str, Callable[..., Path]] = {
-    "chexpert": public_trees.chexpert,
-    "padchest": public_trees.padchest,
-    "rsna": public_trees.rsna,
-    "vindr": public_trees.vindr,
-    "siim": public_trees.siim,
-    "mimic": public_trees.mimic,
-}
 MAIN_TABLE = {
     "chexpert": "train.csv",
     "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
@@ -39,17 +31,7 @@ IMAGE_COLUMN = {
     "chexpert": "Path", "padchest": "ImageID", "rsna": "patientId", "vindr": "image_id",
     "siim": "ImageId", "mimic": "dicom_id",
 }  # fmt: skip
-every_set = pytest.mark.parametrize("name", BUILDERS)
-
-
-@pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Film]:
-    return public_trees.films(phantoms)
-
-
-@pytest.fixture
-def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: BUILDERS[name](tmp_path / name, films)
+every_set = pytest.mark.parametrize("name", MAIN_TABLE)
 
 
 def edit(tree: Path, name: str, how: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
@@ -564,19 +546,7 @@ def test_kaggles_table_of_vindr_gives_the_labels_of_physionets(
     build: Callable[[str], Path], films: list[Film], tmp_path: Path
 ) -> None:
     tree = build("vindr")
-    rows: list[list[object]] = []
-    for film in films:
-        for reader in ("R1", "R2", "R3"):
-            named = film.fixed(public_trees.VINDR_OF_NIH)
-            named = named if reader != "R3" else named[1:]
-            rows += [[f"{film.number:032x}", name, 0, reader, 1, 2, 30, 40] for name in named]
-            if not named:
-                rows.append([f"{film.number:032x}", "No finding", 14, reader, "", "", "", ""])
-    kaggle = public_trees.table(
-        tmp_path / "kaggle" / "train.csv",
-        ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"),
-        rows,
-    )
+    kaggle = public_trees.vindr_kaggle(tmp_path / "kaggle", films) / "train.csv"
     read = sources.read(kaggle)
     assert read.name == "vindr"
     whole = sources.read(tree).rows
