@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest
 
 import public_trees
 from chestxray import sources
-from chestxray.dataset import prepare
+from chestxray.dataset import Dataset, prepare
+from chestxray.dataset.store import no_finding
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.regions import box_of_runs, mask_of_runs, text_of_runs
+from command_line import run_command
 from public_trees import Film, change, codes
 
 MAIN_TABLE = {
@@ -675,3 +678,35 @@ def test_mimics_unknown_part_and_contradictory_study(build: Callable[[str], Path
         SourceError, match="names the split 'tune': allowed are train, validate, test"
     ):
         sources.read(tree)
+
+
+# Several sets in one dataset
+
+
+def test_prepare_tells_once_what_sets_have_in_common_and_what_none_of_them_can_say(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path
+) -> None:
+    trees = [build(name) for name in ("chestxdet", "siim", "rsna")]
+    done = run_command("prepare", *trees, tmp_path / "out", "--size", 32, "--allow-empty")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    assert "split by the lists of chestxdet, drawn in rsna, siim (SHA-256 " in shown
+    view = "the table does not state the view: that of the DICOM header is used"
+    assert shown.count(view) == 1
+    assert f"{view}: siim {len(films)}, rsna {len(films)}, such as " in shown
+    assert not re.search(r"^No Finding +\d", shown, re.MULTILINE)
+    assert "No Finding is unknown: no source labels all of these findings" in shown
+    counts = Dataset.open(tmp_path / "out").manifest.counts
+    assert all("No Finding" not in of for of in counts.values())
+
+
+def test_no_finding_is_counted_where_one_set_labels_all_findings(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path
+) -> None:
+    dataset = prepare([build("nih"), build("siim")], tmp_path / "out", size=32, allow_empty=True)
+    free = sum(of["No Finding"] for of in dataset.manifest.counts.values())
+    assert free == sum(not film.findings for film in films) > 0
+    none = no_finding(dataset.index[list(dataset.findings)]).groupby(dataset.index["source"])
+    assert none.count()["nih"] == len(films)
+    shown = sum("Pneumothorax" in film.findings for film in films)
+    assert none.count()["siim"] == shown, "an image without a pneumothorax may have another finding"

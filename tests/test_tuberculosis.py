@@ -96,6 +96,17 @@ def test_a_reading_is_understood_in_the_spellings_of_the_set_or_counted(
     assert codes(read) == ({} if sex and age is not None else {"unreadable-reading": 1})
 
 
+def test_kaggles_masks_of_both_sets_are_no_images_of_montgomery(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("montgomery")
+    before = sources.read(tree).rows
+    (tree / "ManualMask/leftMask").rename(tree / "masks")
+    after = sources.read(tree)
+    pd.testing.assert_frame_equal(after.rows, before)
+    assert codes(after) == {}
+
+
 @both_sets
 def test_readings_without_an_image_change_nothing_and_images_without_one_are_kept(
     build: Callable[[str], Path], name: str

@@ -94,6 +94,7 @@ class _NihLongTailed:
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}11,616 images of the training part of 2022 are in NIH's official test: "
         f"a model trained on it may not be tested there.",
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 
@@ -136,6 +137,7 @@ class _MimicLongTailed:
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}The challenges' development is val. It is not MIMIC's: a model trained "
         f"on one may not be tested on the other.",
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 

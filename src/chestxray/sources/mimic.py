@@ -63,6 +63,7 @@ class _MIMIC:
         reasons="As for CheXpert: a finding that a report leaves open is left out, one that it "
         "does not mention is taken for absent.",
         split="The split table: train, validate and test by patient.",
+        heeds=("table",),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",
