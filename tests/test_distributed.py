@@ -47,9 +47,7 @@ def test_the_processes_together_see_each_batch_and_the_whole_validation_once(dat
     assert sorted(map(tuple, ordered)) == sorted(map(tuple, val.labels))
 
 
-def test_sources_are_balanced_in_the_share_of_each_process_and_the_shares_make_up_the_whole() -> (
-    None
-):
+def test_sources_are_balanced_in_the_share_of_each_process_and_shares_make_up_the_whole():
     """A small source, and a large one of which a tenth has no known label."""
     sources = np.array(["large"] * 900 + ["small"] * 100, dtype=object)
     labels = np.zeros((1000, 2), np.float32)
@@ -79,8 +77,8 @@ def test_two_processes_train_on_balanced_sources_as_one_does(phantoms, tmp_path)
         for name, of in (("nih", films), ("siim", films[:40]))
     ]
     made = prepare(trees, tmp_path / "dataset", size=32, split="patient")
-    recipe = tiny("sampling=sources", "augment.flip=0", "augment.rotate=0", "augment.gamma=0",
-                  "augment.contrast=0", "dropout=0", "max_epochs=2", "learning_rate=0.0005")  # fmt: skip
+    still = [f"augment.{name}=0" for name in ("flip", "rotate", "gamma", "contrast")]
+    recipe = tiny("sampling=sources", *still, "dropout=0", "max_epochs=2", "learning_rate=0.0005")
     one = fit.train(made, recipe, tmp_path / "one")
     two = fit.train(made, recipe, tmp_path / "two", processes=Processes(devices=2))
     told = [json.loads((of.folder / "run.json").read_text()) for of in (one, two)]
