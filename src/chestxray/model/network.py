@@ -17,7 +17,8 @@ Shapes: B images of S × S pixels, K findings, C channels of the last feature ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class Classifier(nn.Module):
         tta: views that are averaged in evaluation mode, see `test_time`.
         head: `plain` pools the last feature map, `multiscale` those at strides 8 and 16 as well.
 
+    Attributes:
+        backbone_context: makes the context that the backbone alone computes in.
+
     Raises:
         RecipeError: timm has no such backbone, it takes no images of this size, or gives no maps
             from which the logits follow exactly.
@@ -71,6 +75,7 @@ class Classifier(nn.Module):
         self.findings = tuple(findings)
         self.size = size
         self.tta = tuple(tta)
+        self.backbone_context: Callable[[], AbstractContextManager[object]] = nullcontext
         model = timm_model(backbone, size, drop_path)
         mean, std = grey_normalisation(model)
         image = noise(size)
@@ -148,7 +153,8 @@ class Classifier(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Give the backbone's feature maps, the finest first, each [B, C, h, w]."""
-        return feature_maps(self.backbone, (images - self.mean) / self.std, self.finer)
+        with self.backbone_context():
+            return feature_maps(self.backbone, (images - self.mean) / self.std, self.finer)
 
     def _normalised(self, features: list[Tensor]) -> list[Tensor]:
         """Normalise the finer maps by channel; all in float32."""
