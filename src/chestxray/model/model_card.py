@@ -28,7 +28,7 @@ from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
-from chestxray.evaluation.seen_images import Seen, all_seen
+from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
@@ -100,7 +100,8 @@ class TrainedOn(BaseModel):
         training_list_sha256: `seen_images.list_sha256` of the training split's image names.
         recipe: name of the recipe.
         initial_weights: what the training started from; None where it is not known.
-        seen: lists of images that it learned from through its initial weights and its teacher.
+        seen: lists of images that it learned from through its initial weights and its teacher, and
+            those that its epoch was chosen by where they are not the validation part of this split.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -295,16 +296,11 @@ class ModelCard(BaseModel):
 
     @property
     def calibrated_on(self) -> tuple[Seen, ...]:
-        """All lists of images that the bundle was fitted or calibrated on after its training.
+        """All lists of images that the bundle was chosen by, fitted or calibrated on.
 
         Where an earlier version did not record the list, the data set's title alone is known.
         """
-        return tuple(
-            seen
-            for of in (self.fitted_on, self.recalibrated_on)
-            if of is not None
-            for seen in of.seen or (_titled(of.source),)
-        )
+        return all_tuned_on(self.trainings, (self.fitted_on, self.recalibrated_on))
 
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
@@ -361,15 +357,6 @@ def read(folder: Path) -> Facts:
     _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
     return Facts(card, _load_detector(folder, card), identity)
-
-
-def _titled(source: str) -> Seen:
-    return Seen(
-        through="calibration",
-        sources=tuple(source.split(" + ")),
-        synthetic=False,
-        training_list_sha256="",
-    )
 
 
 def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
