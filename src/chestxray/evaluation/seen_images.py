@@ -105,7 +105,7 @@ class Origin(Protocol):
     def synthetic(self) -> bool: ...  # noqa: D102
 
     @property
-    def training_list_sha256(self) -> str: ...  # noqa: D102
+    def training_list_sha256(self) -> str | None: ...  # noqa: D102
 
     @property
     def seen(self) -> tuple[Seen, ...]: ...  # noqa: D102
@@ -118,7 +118,7 @@ def all_seen(origins: Iterable[Origin]) -> tuple[Seen, ...]:
         own = Seen(
             sources=tuple(of.policies),
             synthetic=of.synthetic,
-            training_list_sha256=of.training_list_sha256,
+            training_list_sha256=of.training_list_sha256 or "",
         )
         found |= dict.fromkeys((own, *of.seen))
     return tuple(found)
