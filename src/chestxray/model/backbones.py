@@ -49,6 +49,20 @@ def timm_model(name: str, size: int, drop_path: float = 0.0, channels: int = 1) 
     return untyped
 
 
+def without_final_activation(model: Any, name: str) -> None:  # noqa: ANN401
+    """Take the activation off the end of a timm DenseNet.
+
+    Keras's DenseNets had none before August 2018 (keras-applications, commit e8a7474).
+
+    Raises:
+        RecipeError: another model.
+    """
+    last: Any = getattr(getattr(model, "features", None), "norm5", None)
+    if not hasattr(last, "act"):
+        raise RecipeError(f"{name} is no DenseNet, whose last activation can be left out")
+    last.act = nn.Identity()
+
+
 def image_size(name: str, size: int) -> dict[str, Any]:
     """Give the argument for timm that builds a transformer for images of another size."""
     known = timm.get_pretrained_cfg(name)

@@ -102,6 +102,7 @@ def _classifier(of: ModelCard | Member, findings: Sequence[str]) -> Classifier:
         head=of.head,
         channels=channels_of(of.mean),
         crops=of.crops,
+        final_activation=of.final_activation,
     )
 
 

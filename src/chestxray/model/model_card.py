@@ -156,7 +156,7 @@ class Member(BaseModel):
 
     Attributes:
         identity: of its model.
-        backbone, head, size, mean, std, tta, crops, origin: as in `ModelCard`.
+        backbone, head, size, mean, std, tta, crops, final_activation, origin: as in `ModelCard`.
         trained_on: origin of its weights.
         straightened: findings whose calibration was no straight line and was replaced by the one
             nearest to it on the validation images of `FittedOn`.
@@ -173,6 +173,7 @@ class Member(BaseModel):
     std: PerChannel
     tta: _Views
     crops: Crops | None = None
+    final_activation: bool = True
     trained_on: TrainedOn
     origin: Origin | None = None
     straightened: tuple[str, ...] = ()
@@ -233,6 +234,8 @@ class ModelCard(BaseModel):
             averaged (test-time augmentation); see `test_time`.
         crops: parts of the image that the network sees, at their own size, instead of the whole;
             only of imported models.
+        final_activation: the backbone ends in timm's activation; False for an imported DenseNet
+            that was trained without.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities: the link of the training loss, and a strictly
@@ -271,6 +274,7 @@ class ModelCard(BaseModel):
     std: PerChannel
     tta: _Views = ()
     crops: Crops | None = None
+    final_activation: bool = True
     pixel_rule: str
     findings: Findings
     calibration: Calibration

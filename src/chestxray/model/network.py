@@ -35,6 +35,7 @@ from chestxray.model.backbones import (
     stages_of,
     timm_model,
     timms_features,
+    without_final_activation,
 )
 from chestxray.model.feature_maps import NoFeatureMapError, feature_maps, spread
 from chestxray.model.model_card import Head
@@ -58,6 +59,8 @@ class Classifier(nn.Module):
             normalisation, as models do that were made for colour.
         crops: parts of the image that are read in evaluation mode instead of the whole, without
             `tta`; the backbone's images are then of their side.
+        final_activation: the backbone ends in timm's activation; a DenseNet that was trained
+            without has none.
 
     Raises:
         RecipeError: timm has no such backbone, it takes no images of this size, or gives no maps
@@ -76,6 +79,7 @@ class Classifier(nn.Module):
         *,
         channels: int = 1,
         crops: Crops | None = None,
+        final_activation: bool = True,
     ) -> None:
         super().__init__()
         self.findings = tuple(findings)
@@ -84,6 +88,8 @@ class Classifier(nn.Module):
         self.crops = crops
         side = crops.side if crops else size
         model = timm_model(backbone, side, drop_path, channels)
+        if not final_activation:
+            without_final_activation(model, backbone)
         normalisation = grey_normalisation(model) if channels == 1 else colour_normalisation(model)
         mean, std = map(_buffer, normalisation)
         image = noise(side, channels)
@@ -114,13 +120,13 @@ class Classifier(nn.Module):
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
         if self.tta and not self.training:
-            return averaged(self._explain, images, self.tta)
+            return averaged(self.explain_view, images, self.tta)
         if self.crops and not self.training:
-            return read_crops(self._explain, images, self.crops)
-        return self._explain(images)
+            return read_crops(self.explain_view, images, self.crops)
+        return self.explain_view(images)
 
-    def _explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do `explain` for one view."""
+    def explain_view(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do `explain` for one view, of the backbone's own side."""
         features = self._features(images)
         with _in_float32(features[-1]):
             features = self._normalised(features)
