@@ -53,7 +53,7 @@ class _Origin(BaseModel):
 
     policies: dict[str, Any]
     synthetic: bool
-    training_list_sha256: str
+    training_list_sha256: str | None
     seen: tuple[Seen, ...] = ()
 
 

@@ -125,7 +125,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     reader = opened(bundle, engine, None, None)
     results = ExternalValidation(
         model=thresholds.model,
-        trained_on=card.trained_on.source,
+        trained_on=card.trained_on.title,
         operating_point=thresholds.operating_point,
         intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
         sets=[

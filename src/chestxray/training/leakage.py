@@ -153,7 +153,7 @@ def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool =
     certain = any(of.certain for of in found)
     if certain or (everywhere and real and any(of.same_source for of in found)):
         what = (
-            f"{card.trained_on.source}, whose images are tested in the folds"
+            f"{card.trained_on.title}, whose images are tested in the folds"
             if everywhere
             else f"validation or test images of {dataset.folder}"
         )
