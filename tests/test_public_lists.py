@@ -14,8 +14,10 @@ import pytest
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError, SourceError
-from chestxray.evaluation import evaluate
+from chestxray.evaluation import Labels, evaluate
 from chestxray.evaluation import predictions as tables
+from chestxray.evaluation.bundle_thresholds import BundleThresholds
+from chestxray.evaluation.evaluation import Evaluation
 from chestxray.evaluation.seen_images import (
     Evaluated,
     Seen,
@@ -27,6 +29,8 @@ from chestxray.evaluation.seen_images import (
 )
 from chestxray.findings import Findings
 from chestxray.model import model_card
+from chestxray.model.importing.checkpoint import _trained_on
+from chestxray.model.importing.formats import FORMATS
 from chestxray.model.model_card import InitialWeights, ModelCard
 from chestxray.reading import predict
 from chestxray.reading.inputs import find, leakage
@@ -225,24 +229,34 @@ def test_each_source_of_a_dataset_is_counted_by_itself():
     assert "37 of the 42 images" in found[0].sentence
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_of_a_public_model_records_what_the_registry_knows_of_it(form):
+    of, about = FORMATS[form], overlaps.public_model(form)
+    if not of.sources:  # a format, not a model
+        assert about is None
+        return
+    assert about.sets == of.sources
+    assert about.training_list == of.training_list
+    trained = _trained_on(form, of, ())
+    assert tuple(trained.policies) == of.sources
+    listed = by_name(of.training_list) if of.training_list else None
+    assert trained.training_list_sha256 == (listed and listed.images_sha256)
+    assert trained.train_images == (listed and listed.images)
+    selection = [each.published.name for each in trained.seen]
+    assert selection == ([about.selection_list] if about.selection_list else [])
+    other = _trained_on(form, of, ("padchest",))  # the user's own, trained by the same code
+    assert (tuple(other.policies), other.training_list_sha256) == (("padchest",), None)
+
+
 # --- what the package does with it ---------------------------------------------------------------
-
-
-def card_of(model: str) -> dict[str, object]:
-    """Give what a card says of the training of a public model."""
-    own, *more = public_seen(model)
-    return {
-        "policies": {source: {} for source in own.sources},
-        "training_list_sha256": own.training_list_sha256,
-        "seen": [of.model_dump(mode="json") for of in more],
-    }
 
 
 @pytest.fixture(scope="module")
 def imported(run, tmp_path_factory) -> Path:
     """A bundle that says it is arnoweng's; the phantoms' names are those of patients 1 to 59."""
     folder = tmp_path_factory.mktemp("imported") / "bundle"
-    return changed(run / "bundle", folder, **card_of("arnoweng/CheXNet"))
+    trained = _trained_on("arnoweng", FORMATS["arnoweng"], ())
+    return changed(run / "bundle", folder, **trained.model_dump(mode="json"))
 
 
 def counts(names: pd.Series[str]) -> dict[str, int]:
@@ -266,6 +280,11 @@ def told(names: pd.Series[str]) -> dict[str, int]:
     return {through: count for through, count in both.items() if count}
 
 
+def flags(path: Path, dataset: Dataset, bundle: BundleThresholds | None = None):
+    evaluation = Evaluation.of(path, Labels.of(dataset), resamples=0, bundle=bundle)
+    return evaluation._seen_images()
+
+
 def test_evaluate_gives_the_number_of_images_that_were_seen(imported, dataset, tmp_path):
     names = dataset.index["image"].iloc[dataset.rows("test")]
     assert counts(names)["train"]
@@ -273,16 +292,16 @@ def test_evaluate_gives_the_number_of_images_that_were_seen(imported, dataset, t
     table, there = predicted(dataset, tmp_path), named(dataset, "nih")
     results = evaluate(table, there, bundle=imported, resamples=0)
     assert {of.through: of.images for of in results.seen_images} == told(names)
-    assert not evaluate(table, dataset, bundle=imported, resamples=0).seen_images  # phantoms
+    assert not flags(table, dataset, BundleThresholds.read(imported))  # phantoms
 
 
 def test_predictions_of_some_images_are_counted_by_these_alone(imported, dataset, tmp_path):
     path = predicted(dataset, tmp_path)
     few = pd.read_csv(path).head(20)
     few.to_csv(path, index=False)
-    results = evaluate(path, named(dataset, "nih"), bundle=imported, resamples=0)
-    assert {of.through: of.images for of in results.seen_images} == told(few["Image Index"])
-    assert all("of the 20 images" in of.sentence for of in results.seen_images)
+    found = flags(path, named(dataset, "nih"), BundleThresholds.read(imported))
+    assert {of.through: of.images for of in found} == told(few["Image Index"])
+    assert all("of the 20 images" in of.sentence for of in found)
 
 
 def test_predictions_in_a_run_folder_are_flagged_without_naming_its_bundle(
@@ -292,11 +311,11 @@ def test_predictions_in_a_run_folder_are_flagged_without_naming_its_bundle(
     changed(imported, tmp_path / "bundle")
     there = named(dataset, "nih")
     path = predicted(dataset, tmp_path, model=model_card.read(tmp_path / "bundle").identity)
-    assert evaluate(path, there, resamples=0).seen_images
-    path = predicted(dataset, tmp_path, model=f"another-{identity}")
-    assert not evaluate(path, there, resamples=0).seen_images
+    assert flags(path, there)
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
-    assert not evaluate(path, there, resamples=0).seen_images
+    assert not flags(path, there)
+    changed(imported, tmp_path / "other" / "bundle")
+    assert not flags(predicted(dataset, tmp_path / "other", model=f"another-{identity}"), there)
 
 
 def test_predict_warns_with_the_number(imported, dataset, tmp_path, caplog):

@@ -198,38 +198,28 @@ def public_seen(model: str, through: Through = "training") -> tuple[Seen, ...]:
         that the registry does not know, or of which it knows no data set.
     """
     about = public_model(model)
-    if about is None:
+    if about is None or not about.sets:
         return ()
-    name = None if through == "training" else about.model
-    found = []
-    listed = by_name(about.training_list) if about.training_list else None
-    rest = tuple(each for each in about.sets if listed is None or each != listed.set)
-    for sets, sha256 in (
-        ((listed.set,), listed.images_sha256) if listed else ((), ""),
-        (rest, ""),
-    ):
-        if sets:
-            found.append(
-                Seen(
-                    through=through,
-                    model=name,
-                    sources=sets,
-                    synthetic=False,
-                    training_list_sha256=sha256,
-                    labels=about.with_labels,
-                )
-            )
-    if about.selection_list and through == "training":
-        chosen = by_name(about.selection_list)
-        found.append(
-            Seen(
-                through="selection",
-                sources=(chosen.set,),
-                synthetic=False,
-                training_list_sha256=chosen.images_sha256,
-            )
-        )
-    return tuple(found)
+    learned = Seen(
+        through=through,
+        model=None if through == "training" else about.model,
+        sources=about.sets,
+        synthetic=False,
+        training_list_sha256=by_name(about.training_list).images_sha256
+        if about.training_list
+        else "",
+        labels=about.with_labels,
+    )
+    if about.selection_list is None or through != "training":
+        return (learned,)
+    chosen = by_name(about.selection_list)
+    selection = Seen(
+        through="selection",
+        sources=(chosen.set,),
+        synthetic=False,
+        training_list_sha256=chosen.images_sha256,
+    )
+    return (learned, selection)
 
 
 def list_sha256(images: Iterable[str]) -> str:
