@@ -93,7 +93,7 @@ def _check_made(pairs: Pairs, identity: str) -> None:
 
 def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
     """Refuse the images that the bundle was trained on."""
-    splits = {of.split_sha256 for of in card.trainings}
+    splits = {of.split_sha256 for of in card.trainings} - {None, ""}
     if pairs.split == "train" and truth.split_sha256 in splits:
         raise PredictionsError(
             f"the bundle was trained on these images of {truth.source}, where its probabilities "
