@@ -32,6 +32,7 @@ from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.pretrain import pretrain
 from chestxray.cli.probe import probe
+from chestxray.cli.push import card, push
 from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
@@ -88,6 +89,8 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         crossval,
         calibrate,
         export,
+        card,
+        push,
         sign,
         keygen,
         recipe,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chestxray.model.ensemble import Ensemble
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
+    from chestxray.model.publishing import push
     from chestxray.model.recalibration import calibrate
     from chestxray.model.signature import check_signature, create_key, sign
 
@@ -29,6 +30,7 @@ __all__ = [
     "calibrate",
     "check_signature",
     "create_key",
+    "push",
     "sign",
 ]
 
@@ -46,6 +48,7 @@ __getattr__ = exports(
             "TrainedOn",
         ),
         "network": ("Classifier",),
+        "publishing": ("push",),
         "recalibration": ("calibrate",),
         "signature": ("check_signature", "create_key", "sign"),
     },

@@ -19,6 +19,7 @@ from typing import Final
 
 import pandas as pd
 
+from chestxray import hub
 from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
@@ -87,7 +88,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     Called again with the same arguments after an interruption, it resumes.
 
     Args:
-        bundle: its folder.
+        bundle: its folder, or `hub:OWNER/NAME@REVISION`.
         sets: prepared datasets of the bundle's size, which are taken as they are, and raw trees,
             which are prepared first.
         out: the folder to write.
@@ -112,7 +113,8 @@ def validate(  # noqa: PLR0913 - the options of one command
             f"{FEWEST_RESAMPLES}"
         )
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
-    card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
+    bundle = hub.local(bundle)
+    card, thresholds = model_card.read(bundle).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
     unseen = {}
     for name, each in names.items():  # what cannot be read is said before anything is predicted

@@ -9,6 +9,7 @@ export function showModelCard(card) {
   by("model").title = by("model").textContent;
   const facts = {
     Model: card.identity,
+    ...(card.origin ? { Origin: card.origin } : {}),
     "Trained on": `${from.source}${from.release ? ` (${from.release})` : ""}, ${size}`,
     Split: `${from.split}, ${from.split_sha256.slice(0, 12)}`,
     Recipe: from.recipe,
