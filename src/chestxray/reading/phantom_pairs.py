@@ -115,7 +115,7 @@ def explain_pairs(
     write_pairs(written.picture, panels)
     about = {
         "model": model.identity,
-        "trained_on": model.card.trained_on.source,
+        "trained_on": model.card.trained_on.title,
         "synthetic": model.card.trained_on.synthetic,
         "pairs": {"patients": patients, "pixels": model.card.size, "seed": seed},
         "cells": list(trained.maps.shape[1:]),

@@ -8,7 +8,8 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `prob_<Finding>`| calibrated probability of each finding; empty where the image was not read   |
 | `status`        | `ok`, `refused` (by the gate) or `error` (not a readable radiograph)         |
 | `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
-|                 | `warning: code: sentence`, also beside probabilities                         |
+|                 | `warning: code: sentence`, also beside probabilities; and that an imported   |
+|                 | model is not calibrated                                                      |
 | `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
 | `not_assessed`  | findings without a threshold, which are never called; likewise               |
 | `operating_point` | name of the rule that chose the thresholds                                 |
@@ -53,6 +54,7 @@ from chestxray.version import __version__
 
 _REFUSED: Final = "refused"
 _ERROR: Final = "error"
+_IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
 _BATCH: Final = 32
 _log = logging.getLogger(__name__)
 
@@ -193,11 +195,15 @@ def _read(
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
     outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
     good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
+    always = tuple(of for of in reader.warnings if of.code == _IN_THE_TABLE)
     if good:
         found = _answers(reader, [batch[place] for place in good])
         for place, p, maps, notices in zip(good, *found, strict=True):
             refused = not force and any(notice.refuses for notice in notices)
-            outcome[place] = (_REFUSED if refused else predictions.OK, in_words(notices))
+            outcome[place] = (
+                _REFUSED if refused else predictions.OK,
+                in_words((*notices, *always)),
+            )
             if not refused:
                 probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities, reader.findings).rows

@@ -30,6 +30,10 @@ from chestxray.reading.reading import Reading
 __all__ = ["Reader", "Reading", "Source", "load"]
 
 _RUNTIMES: Final = {"auto", "torch", "openvino"}
+_IMPORTED: Final = "an imported model has no detector"
+_FIT: Final = (
+    "to fit a detector, run `chestxray train DATASET --out RUN --resume` on the finished run"
+)
 
 Source = FileSource | Radiograph | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | JudgedImage
 
@@ -231,12 +235,14 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
     if bundle.card.trained_on.synthetic:
         yield warning("trained-on-synthetic")
     if bundle.detector is None:
-        yield warning("gate-not-fitted")
+        yield warning("gate-not-fitted", advice=_IMPORTED if bundle.card.origin else _FIT)
     fitted = bundle.card.fitted_on
     if fitted is not None and not fitted.independent:
         yield warning("fitted-on-training-images", source=fitted.source)
-    unfitted = bundle.card.calibration.uncalibrated
-    if unfitted:
+    unfitted, origin = bundle.card.calibration.uncalibrated, bundle.card.origin
+    if origin is not None and len(unfitted) == len(bundle.card.findings):
+        yield warning("imported-not-calibrated", format=origin.format)
+    elif unfitted:
         yield warning("not-calibrated", dict(unfitted), names=", ".join(unfitted))
 
 

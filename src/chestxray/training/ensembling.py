@@ -64,7 +64,7 @@ from chestxray.training.leakage import overlap
 
 Method = Literal["logits", "weights"]
 
-_SAME: Final = ("backbone", "head", "size", "mean", "std", "tta")
+_SAME: Final = ("backbone", "head", "size", "mean", "std", "tta", "crops", "final_activation")
 _log = logging.getLogger(__name__)
 _Floats = npt.NDArray[np.float64]
 
@@ -144,7 +144,10 @@ def _answered(bundle: Bundle, findings: Findings, val: Part) -> _Found:
         mean=card.mean,
         std=card.std,
         tta=card.tta,
+        crops=card.crops,
+        final_activation=card.final_activation,
         trained_on=card.trained_on,
+        origin=card.origin,
         straightened=tuple(
             own for own, name in zip(findings, names, strict=True) if name not in exact
         ),
@@ -210,6 +213,8 @@ def _saved(
         mean=0.0 if kept else first.mean,
         std=1.0 if kept else first.std,
         tta=() if kept else first.tta,
+        crops=None if kept else first.crops,
+        final_activation=True if kept else first.final_activation,
         pixel_rule=manifest.pixel_rule,
         findings=first.findings,
         trained_on=of_members([of.trained_on for of in cards]),
