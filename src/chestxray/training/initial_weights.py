@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
+from chestxray.evaluation.seen_images import public_seen
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -75,8 +76,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
         was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
         the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
-        network. Of a bundle, that of phantoms too, `seen`: what it learned from, see
-        `seen_images.Seen`.
+        network. Of a bundle, that of phantoms too, and of the hub, `seen`: what it learned from,
+        as far as known, see `seen_images.Seen`.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
@@ -87,7 +88,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     if hub := HubWeights.of(recipe.weights):
         file = hub.cached() or hub.file()  # what was loaded, even if the branch has moved since
         repository = f"{hub.repository}@{file.parent.name}"
-        return {"kind": "hub", "sha256": sha256(file), "repository": repository}
+        seen = [of.model_dump(mode="json") for of in public_seen(hub.repository, "weights")]
+        return {"kind": "hub", "sha256": sha256(file), "repository": repository, "seen": seen}
     path = Path(recipe.weights)
     if not path.is_dir():
         return {"kind": "file", "sha256": sha256(path)}
