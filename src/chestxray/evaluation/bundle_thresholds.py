@@ -17,7 +17,7 @@ from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
-from chestxray.evaluation.seen_images import Seen, all_seen
+from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
 
@@ -58,12 +58,22 @@ class _Origin(BaseModel):
     seen: tuple[Seen, ...] = ()
 
 
+<<<<<<< HEAD
 class _ImportedFrom(BaseModel):
     """What an imported bundle says of its file, as far as it is used here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     format: str
+=======
+class _Fit(BaseModel):
+    """What of the images that a bundle was fitted on tells which these are."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    source: str
+    seen: tuple[Seen, ...] = ()
+>>>>>>> integration
 
 
 class _Member(BaseModel):
@@ -85,6 +95,7 @@ class BundleThresholds(BaseModel):
             calibrated on.
         trained_on: origin of the weights.
         members: of an ensemble, whose own origins count instead.
+        fitted_on, recalibrated_on: images that it was fitted or calibrated on after its training.
         validation_auroc: finding → how well the model ranks it on these; empty in bundles of
             earlier versions.
         calibration: from logits to probabilities.
@@ -102,6 +113,8 @@ class BundleThresholds(BaseModel):
     prevalences: dict[str, Prevalence]
     trained_on: _Origin
     members: tuple[_Member, ...] = ()
+    fitted_on: _Fit | None = None
+    recalibrated_on: _Fit | None = None
     validation_auroc: dict[str, ValidationAuroc] = {}
     calibration: Calibration
     origin: _ImportedFrom | None = None
@@ -133,9 +146,10 @@ class BundleThresholds(BaseModel):
 
     @property
     def seen(self) -> tuple[Seen, ...]:
-        """All lists of images that the model learned from, directly or through another model."""
+        """All lists of images that the model learned from, was chosen by or calibrated on."""
         origins = [member.trained_on for member in self.members] or [self.trained_on]
-        return all_seen(origins)
+        fits = (self.fitted_on, self.recalibrated_on)
+        return (*all_seen(origins), *all_tuned_on(origins, fits))
 
     def points(self, findings: Sequence[str]) -> OperatingPoints:
         """Give the operating points for findings under any of their names, the default first."""

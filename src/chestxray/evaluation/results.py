@@ -193,8 +193,9 @@ class Results(Model):
             chosen on validation predictions.
         uncalibrated_import: format of the checkpoint that the bundle was imported from, where it
             is not calibrated; None otherwise.
-        seen_images: images that the bundle has, or may have, seen in its training, or that what it
-            started from or learned from has; empty without a bundle.
+        seen_images: images that the model has, or may have, seen in its training, or that what it
+            started from or learned from has, or that it was chosen by or calibrated on; empty where
+            neither a bundle is given nor is one in the run folder of the predictions.
         as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.

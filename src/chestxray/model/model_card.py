@@ -28,7 +28,7 @@ from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
-from chestxray.evaluation.seen_images import Seen, all_seen
+from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
@@ -101,7 +101,8 @@ class TrainedOn(BaseModel):
         training_list_sha256: `seen_images.list_sha256` of the training split's image names.
         recipe: name of the recipe.
         initial_weights: what the training started from; None where it is not known.
-        seen: lists of images that it learned from through its initial weights and its teacher.
+        seen: lists of images that it learned from through its initial weights and its teacher, and
+            those that its epoch was chosen by where they are not the validation part of this split.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -337,16 +338,11 @@ class ModelCard(BaseModel):
 
     @property
     def calibrated_on(self) -> tuple[Seen, ...]:
-        """All lists of images that the bundle was fitted or calibrated on after its training.
+        """All lists of images that the bundle was chosen by, fitted or calibrated on.
 
         Where an earlier version did not record the list, the data set's title alone is known.
         """
-        return tuple(
-            seen
-            for of in (self.fitted_on, self.recalibrated_on)
-            if of is not None
-            for seen in of.seen or (_titled(of.source),)
-        )
+        return all_tuned_on(self.trainings, (self.fitted_on, self.recalibrated_on))
 
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
@@ -410,15 +406,6 @@ def _check_input(of: ModelCard | Member) -> None:
     check_normalisation(of.mean, of.std)
     if of.crops and (of.tta or of.crops.side > of.size):
         raise ValueError("crops must be within the image, and stand without tta")
-
-
-def _titled(source: str) -> Seen:
-    return Seen(
-        through="calibration",
-        sources=tuple(source.split(" + ")),
-        synthetic=False,
-        training_list_sha256="",
-    )
 
 
 def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:

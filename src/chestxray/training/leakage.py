@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import pandas as pd
+
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
 from chestxray.evaluation.seen_images import (
@@ -59,17 +61,23 @@ def found_seen(
         card: of the model.
         dataset: with its split.
         parts: names of the parts.
-        calibration: also those that it was calibrated on, from which its weights learned nothing.
+        calibration: also those that it was chosen by or calibrated on, from which its weights
+            learned nothing.
     """
-    index = dataset.index
-    return seen_images(
-        (*card.seen, *(card.calibrated_on if calibration else ())),
-        Evaluated(
-            sources=tuple(dict.fromkeys(source.name for source in dataset.manifest.sources)),
-            parts={part: index["image"][index["split"] == part] for part in _PARTS},
-            wanted=frozenset(parts),
-        ),
-    )
+    seen = (*card.seen, *(card.calibrated_on if calibration else ()))
+    return seen_images(seen, evaluated(dataset, dataset.index["split"].isin(list(parts))))
+
+
+def evaluated(dataset: Dataset, measured: pd.Series[bool]) -> Evaluated:
+    """Take some rows of a dataset as the images that a model is measured on.
+
+    Args:
+        dataset: with its split.
+        measured: for each row of its index, whether it is measured.
+    """
+    sources = tuple(dict.fromkeys(source.name for source in dataset.manifest.sources))
+    images = dataset.index["image"]
+    return Evaluated.of(dataset.index.set_index("image"), sources, images[measured])
 
 
 def seen_through(through: Through, facts: Facts) -> tuple[Seen, ...]:
@@ -103,12 +111,13 @@ def unrecorded(card: ModelCard) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for of in card.trainings:
         initial = of.initial_weights
+        recorded = any(seen.through == "weights" for seen in of.seen)
         if initial is None:
             found["The card does not say which weights the training started from"] = None
-        elif initial.kind in {"file", "hub"}:
+        elif initial.kind in {"file", "hub"} and not recorded:
             what = initial.repository or f"a file of SHA-256 {(initial.sha256 or '')[:12]}"
             found[f"The network started from {what}, whose training images are not recorded"] = None
-        elif initial.kind == "bundle" and all(seen.through != "weights" for seen in of.seen):
+        elif initial.kind == "bundle" and not recorded:
             found[f"The network started from {initial.model}, whose data sets are not recorded"] = (
                 None
             )

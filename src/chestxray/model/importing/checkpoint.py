@@ -22,13 +22,14 @@ from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.calibrators import Logistic
+from chestxray.evaluation.seen_images import public_seen
 from chestxray.findings import Findings
 from chestxray.model.backbones import image_size, noise, without_final_activation
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.importing import names
 from chestxray.model.importing.formats import Format, check_backbone, format_of
 from chestxray.model.importing.tensors import Tensors, read_tensors
-from chestxray.model.model_card import ModelCard, TrainedOn
+from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
 from chestxray.model.origin import Crops, Origin, PerChannel, channels_of
 from chestxray.sources.overlaps import title
@@ -302,21 +303,33 @@ def _card(
         prevalences={},
         heat_references=dict.fromkeys(findings, 0.0),
         heat_scales=dict.fromkeys(findings, HEAT_SCALE),
-        trained_on=_trained_on(sources or plan.of.sources),
+        trained_on=_trained_on(origin.format, plan.of, sources),
         origin=origin,
     )
 
 
-def _trained_on(sources: Sequence[str]) -> TrainedOn:
+def _trained_on(name: str, of: Format, given: Sequence[str]) -> TrainedOn:
+    """State what is known of the training: of a public model also the lists of its images.
+
+    Args:
+        name: of the format.
+        of: the format.
+        given: data sets that the user names; then the file is another model than the public one.
+    """
+    learned, *more = (() if given else public_seen(name)) or (None,)
+    listed = None if learned is None else learned.published
+    sources = given or (of.sources if learned is None else learned.sources)
     return TrainedOn(
         source=" + ".join(map(title, sources)) or None,
         release=None,
         synthetic=False,
-        policies={name: {} for name in sources},
-        split=None,
+        policies={source: {} for source in sources},
+        split=None if listed is None else listed.title,
         split_sha256=None,
-        train_images=None,
-        train_patients=None,
-        training_list_sha256=None,
+        train_images=None if listed is None else listed.images,
+        train_patients=None if listed is None else listed.patients,
+        training_list_sha256=None if listed is None else listed.images_sha256,
         recipe=None,
+        initial_weights=InitialWeights(kind="imagenet") if of.from_imagenet else None,
+        seen=tuple(seen for seen in more if seen is not None),
     )

@@ -53,6 +53,7 @@ class Format:
         classes: as `module.name`, that its pickle holds.
         left: names of tensors that the network does not need.
         sources: short names of the data sets that it was trained on.
+        from_imagenet: its authors' code starts from ImageNet's weights.
         url, citation, licence, preprocessing, differences, training_list: as in `Origin`.
         leak: which images of public tests it is known to have seen.
     """
@@ -69,6 +70,7 @@ class Format:
     classes: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    from_imagenet: bool = False
     url: str | None = None
     citation: str | None = None
     licence: str | None = None
@@ -97,6 +99,7 @@ _DENSENET_121: Final = Format(
     crops=(256, Crops(side=224, rule="ten")),
     normalisation=IMAGENET,
     sources=("nih",),
+    from_imagenet=True,
     citation=_CHEXNET,
     preprocessing=_TEN_CROPS,
     differences=_SQUARE,
@@ -225,6 +228,7 @@ FORMATS: Final[dict[str, Format]] = {
         summary="model.pth.tar of arnoweng/CheXNet",
         url="https://github.com/arnoweng/CheXNet",
         licence="the repository states none",
+        training_list="arnoweng-train",
         leak="17,920 of NIH's 25,596 official test images are in its training list, 2,463 in its "
         f"validation list; {_ONE_TEST}",
     ),
@@ -232,7 +236,8 @@ FORMATS: Final[dict[str, Format]] = {
         _DENSENET_121,
         summary="m-25012018-123527.pth.tar of zoogzog/chexnet",
         url="https://github.com/zoogzog/chexnet",
-        leak=f"{_ONE_TEST}, and others in its training list",
+        training_list="arnoweng-train",
+        leak=f"as arnoweng's: {_ONE_TEST}",
     ),
     "jrzech": replace(
         _DENSENET_121,
@@ -243,6 +248,7 @@ FORMATS: Final[dict[str, Format]] = {
         licence="BSD 3-Clause",
         preprocessing="RGB, the shorter side to 224 px (PIL, bilinear), the centre square, "
         "ImageNet's mean and standard deviation",
+        training_list="arnoweng-train",
         leak=f"{_ONE_TEST}; it was trained or validated on the others",
     ),
     "keras-chexnet": replace(
@@ -257,6 +263,7 @@ FORMATS: Final[dict[str, Format]] = {
         "standard deviation",
         differences="an image that is not square is padded with black instead of stretched; "
         "resized by area averaging",
+        training_list="chexnet-keras-train",
         leak="its split is its own: images of NIH's official test list are in its training list",
     ),
     **_TORCHXRAYVISION,
