@@ -58,14 +58,14 @@ class _Origin(BaseModel):
     seen: tuple[Seen, ...] = ()
 
 
-<<<<<<< HEAD
 class _ImportedFrom(BaseModel):
     """What an imported bundle says of its file, as far as it is used here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     format: str
-=======
+
+
 class _Fit(BaseModel):
     """What of the images that a bundle was fitted on tells which these are."""
 
@@ -73,7 +73,6 @@ class _Fit(BaseModel):
 
     source: str
     seen: tuple[Seen, ...] = ()
->>>>>>> integration
 
 
 class _Member(BaseModel):
