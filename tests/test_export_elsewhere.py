@@ -16,7 +16,7 @@ from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.calibrators import Logistic
 from chestxray.model import bundle
 from chestxray.model.export import export
-from chestxray.model.exported import noise
+from chestxray.model.parity import noise
 from conftest import REPOSITORY
 
 GUIDE = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ from chestxray.cli.explain import explain
 from chestxray.cli.export import export
 from chestxray.cli.findings import findings
 from chestxray.cli.gateway import gateway
+from chestxray.cli.import_ import import_
 from chestxray.cli.overlap import overlap
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
@@ -87,6 +88,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         ensemble,
         crossval,
         calibrate,
+        import_,
         export,
         sign,
         keygen,
@@ -100,7 +102,7 @@ for panel, verbs in _PANELS.items():
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(verb)
+            app.command(verb.__name__.rstrip("_"), rich_help_panel=panel)(verb)
 
 _LONGEST_NAME: Final = 300  # characters of a path that are shown
 _INTERRUPTED: Final = 130

@@ -124,8 +124,8 @@ class SourceOptions:
     readers: Annotated[
         Literal["majority", "any", "unanimous"] | None,
         typer.Option(
-            help="For a data set that several people read: how many of them must name a finding. "
-            "Default: majority."
+            help="For a data set that several people read (VinDr-CXR): how many of them must name "
+            "a finding. Default: majority."
         ),
     ] = None
 
@@ -139,7 +139,7 @@ class SourceOptions:
             self.views,
             _columns(self.columns),
             self.patient_per_image,
-            self.readers or "majority",
+            self.readers,
         )
 
     def words(self) -> list[str]:

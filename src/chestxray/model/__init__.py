@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chestxray.model.bundle import Bundle
     from chestxray.model.engines import Answer, Engine
     from chestxray.model.ensemble import Ensemble
+    from chestxray.model.importing import import_checkpoint
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
     from chestxray.model.recalibration import calibrate
@@ -29,6 +30,7 @@ __all__ = [
     "calibrate",
     "check_signature",
     "create_key",
+    "import_checkpoint",
     "sign",
 ]
 
@@ -41,6 +43,7 @@ __getattr__ = exports(
             "Engine",
         ),
         "ensemble": ("Ensemble",),
+        "importing": ("import_checkpoint",),
         "model_card": (
             "ModelCard",
             "TrainedOn",

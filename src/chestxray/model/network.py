@@ -17,7 +17,8 @@ Shapes: B images of S × S pixels, K findings, C channels of the last feature ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,6 +63,9 @@ class Classifier(nn.Module):
         final_activation: the backbone ends in timm's activation; a DenseNet that was trained
             without has none.
 
+    Attributes:
+        backbone_context: makes the context that the backbone alone computes in.
+
     Raises:
         RecipeError: timm has no such backbone, it takes no images of this size, or gives no maps
             from which the logits follow exactly.
@@ -85,6 +89,7 @@ class Classifier(nn.Module):
         self.findings = tuple(findings)
         self.size = size
         self.tta = tuple(tta)
+        self.backbone_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.crops = crops
         side = crops.side if crops else size
         model = timm_model(backbone, side, drop_path, channels)
@@ -177,7 +182,8 @@ class Classifier(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Give the backbone's feature maps, the finest first, each [B, C, h, w]."""
-        return feature_maps(self.backbone, (images - self.mean) / self.std, self.finer)
+        with self.backbone_context():
+            return feature_maps(self.backbone, (images - self.mean) / self.std, self.finer)
 
     def _normalised(self, features: list[Tensor]) -> list[Tensor]:
         """Normalise the finer maps by channel; all in float32."""

@@ -11,7 +11,7 @@ from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import Engine, OpenVinoEngine, last_line
 from chestxray.model.export import to_onnx, to_openvino
-from chestxray.model.exported import TOLERANCE, noise
+from chestxray.model.parity import TOLERANCE, noise
 from chestxray.model.torch_engine import TorchEngine, device
 
 _NEEDED: Final = ("onnx", "openvino")

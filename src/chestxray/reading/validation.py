@@ -46,7 +46,7 @@ from chestxray.reading.inputs import find
 from chestxray.reading.prediction import plan_of, predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
-from chestxray.sources.collection import ReadOptions
+from chestxray.sources import ReadOptions, options_of_each
 from chestxray.training.leakage import evaluated, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
@@ -116,10 +116,12 @@ def validate(  # noqa: PLR0913 - the options of one command
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
     card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
+    raws = [path for path in names.values() if not _is_dataset(path)]
+    own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
     unseen = {}
     for name, each in names.items():  # what cannot be read is said before anything is predicted
         folder = out / "sets" / name / "dataset"
-        dataset = _dataset(each, folder, card.size, source, options, allow_missing)
+        dataset = _dataset(each, folder, card.size, source, own.get(each), allow_missing)
         _check_common(each, dataset.findings, card.findings)
         unseen[name] = _unseen(dataset, card)
     reader = opened(bundle, engine, None, None)
@@ -147,7 +149,7 @@ def _dataset(
     allow_missing: bool,
 ) -> Dataset:
     """Open a dataset, or prepare a raw tree into a folder."""
-    if (given / MANIFEST).exists() or (given / UNFINISHED).exists():
+    if _is_dataset(given):
         return Dataset.open(given)
     return prepare(
         given,
@@ -158,6 +160,10 @@ def _dataset(
         allow_missing=allow_missing,
         allow_empty=True,
     )
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / MANIFEST).exists() or (path / UNFINISHED).exists()
 
 
 def _check_common(given: Path, labelled: Findings, predicted: Findings) -> None:

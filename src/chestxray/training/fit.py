@@ -39,6 +39,7 @@ from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
+from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
 from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
@@ -266,6 +267,7 @@ def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool)
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
     check_masks(dataset, recipe)
+    check_auxiliary(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if split == "train" and len(labels) and recipe.taught and recipe.sampling == "natural":

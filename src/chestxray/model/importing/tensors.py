@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -80,6 +81,10 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _of_torch(path: Path, classes: Sequence[str]) -> Tensors:
+    try:
+        unpickling.check_archive(path)
+    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} holds no tensors of torch.save ({error})") from error
     try:
         value = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError:  # more than tensors

@@ -18,6 +18,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import importlib
+import os
 import pickle
 import resource
 import sys
@@ -147,19 +148,30 @@ def _confine(source: Path, result: Path) -> None:
         ctypes.CDLL(None).unshare(_NEW_NETWORK)
 
     def refuse(event: str, given: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(given[1], str) and not {*given[1]} <= {*"rb"}
-        if (writes and str(given[0]) != str(result)) or event.startswith(_FORBIDDEN):
+        if (_writes(event, given) and str(given[0]) != str(result)) or event.startswith(_FORBIDDEN):
             raise PermissionError(f"{event} is not allowed while a pickle is converted")
 
     sys.addaudithook(refuse)
+
+
+def _writes(event: str, given: tuple[Any, ...]) -> bool:
+    """Tell whether an audit event is the opening of a file for writing, by `open` or `os.open`."""
+    if event != "open":
+        return False
+    _, mode, flags = given
+    return bool(flags & (os.O_WRONLY | os.O_RDWR)) if mode is None else not {*mode} <= {*"rb"}
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size + 2**20
 
 
-def _check_archive(source: Path) -> None:
-    """Refuse archives that torch opens in other ways than by the reader."""
+def check_archive(source: Path) -> None:
+    """Refuse archives that torch opens in other ways than by its reader or this one.
+
+    Raises:
+        UnpicklingError: a TorchScript program, or no file of `torch.save`.
+    """
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -176,7 +188,7 @@ def convert(source: Path, result: Path, classes: frozenset[str]) -> None:
     Raises:
         UnpicklingError: the file is damaged, or names something that is not allowed.
     """
-    _check_archive(source)
+    check_archive(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the source of classes has changed
         value = torch.load(source, "cpu", restricted(classes), weights_only=False)
