@@ -151,6 +151,11 @@ def _show(result: Results) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
+    if result.uncalibrated_import:
+        typer.echo(
+            f"The bundle was imported from {result.uncalibrated_import} and is not calibrated: its "
+            f"probabilities are the original network's own."
+        )
     for seen in result.seen_images:
         typer.echo(f"warning: {seen.sentence}")
     if result.split == "unknown":

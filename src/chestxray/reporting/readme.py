@@ -229,30 +229,48 @@ def _training(card: Json, files: RunFiles | None) -> str:
     drawn = " Some of the radiographs are drawn by a program." if of["synthetic"] else ""
     lines = [
         (
-            f"{_text(of['source'])}{release}: {counted(of['train_images'], 'image')} of "
-            f"{counted(of['train_patients'], 'patient')}, split {_text(of['split'])} "
-            f"(`{_code(of['split_sha256'][:12])}`), list of training images "
-            f"`{_code(of['training_list_sha256'][:12])}`.{drawn}"
-        )
+            f"{_text(of['source'] or 'Data sets that are not recorded')}{release}"
+            f"{_amount(of)}{_split(of)}.{drawn}"
+        ),
+        *(f"Labels of {_text(t)}: {_text(o.rstrip('.'))}." for t, o in _labels(files)),
     ]
-    if files:
-        lines += [
-            f"Labels of {_text(t)}: {_text(o.rstrip('.'))}." for t, o in files.label_origins.items()
-        ]
     lines += [
         f"Policy for {_text(name)}: " + ", ".join(f"{k} {_text(v)}" for k, v in policy.items())
         for name, policy in of["policies"].items()
+        if policy
     ]
     return _bullets(lines)
 
 
+def _labels(files: RunFiles | None) -> Iterable[tuple[str, str]]:
+    return files.label_origins.items() if files else ()
+
+
+def _amount(of: Json) -> str:
+    counts = ((of["train_images"], "image"), (of["train_patients"], "patient"))
+    known = " of ".join(counted(count, what) for count, what in counts if count is not None)
+    return f": {known}" if known else ""
+
+
+def _split(of: Json) -> str:
+    hashes = (("split", "split_sha256"), ("list of training images", "training_list_sha256"))
+    known = [f"{what} `{_code(of[key][:12])}`" for what, key in hashes if of[key]]
+    name = [f"split {_text(of['split'])}"] if of["split"] else []
+    return "".join(f", {part}" for part in (*name, *known))
+
+
 def _preprocessing(card: Json) -> str:
-    alone = f"then ({card['mean']:g} subtracted, divided by {card['std']:g})"
+    alone = f"then {_numbers(card['mean'])} subtracted, divided by {_numbers(card['std'])}"
     how = "each member's own normalisation" if card["backbone"] == "ensemble" else alone
     return (
         f"Any grey radiograph (PNG, JPEG, DICOM), bright is dense, becomes {card['size']} × "
         f"{card['size']} pixels by the rule `{_code(card['pixel_rule'])}`; values in [0, 1], {how}."
     )
+
+
+def _numbers(value: float | Sequence[float]) -> str:
+    several = value if isinstance(value, list | tuple) else [value]
+    return " / ".join(f"{of:g}" for of in several)
 
 
 def _calibration(card: Json) -> str:

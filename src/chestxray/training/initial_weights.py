@@ -17,6 +17,7 @@ from torch import Tensor
 from chestxray import hub
 from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
+from chestxray.evaluation.seen_images import public_seen
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -77,7 +78,7 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         on; `synthetic`, whether any of that was drawn; `recipe`; and `head`, the findings whose
         part of the head was taken. Of phantoms the same and `images`, how many they were; `seed`,
         theirs; `sha256`, of all that decided the network. Of a bundle, that of phantoms too,
-        `seen`: what it learned from, see `seen_images.Seen`.
+        and of the hub, `seen`: what it learned from, as far as known, see `seen_images.Seen`.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
@@ -92,7 +93,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     if on_hub := HubWeights.of(recipe.weights):
         file = on_hub.cached() or on_hub.file()  # what was loaded, even if the branch has moved
         repository = f"{on_hub.repository}@{file.parent.name}"
-        return {"kind": "hub", "sha256": sha256(file), "repository": repository}
+        seen = [of.model_dump(mode="json") for of in public_seen(on_hub.repository, "weights")]
+        return {"kind": "hub", "sha256": sha256(file), "repository": repository, "seen": seen}
     return {"kind": "file", "sha256": sha256(Path(recipe.weights))}
 
 
