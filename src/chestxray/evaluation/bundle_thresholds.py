@@ -13,8 +13,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
+from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
@@ -57,6 +59,14 @@ class _Origin(BaseModel):
     seen: tuple[Seen, ...] = ()
 
 
+class _ImportedFrom(BaseModel):
+    """What an imported bundle says of its file, as far as it is used here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: str
+
+
 class _Fit(BaseModel):
     """What of the images that a bundle was fitted on tells which these are."""
 
@@ -88,6 +98,8 @@ class BundleThresholds(BaseModel):
         fitted_on, recalibrated_on: images that it was fitted or calibrated on after its training.
         validation_auroc: finding → how well the model ranks it on these; empty in bundles of
             earlier versions.
+        calibration: from logits to probabilities.
+        origin: of an imported model.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -104,16 +116,26 @@ class BundleThresholds(BaseModel):
     fitted_on: _Fit | None = None
     recalibrated_on: _Fit | None = None
     validation_auroc: dict[str, ValidationAuroc] = {}
+    calibration: Calibration
+    origin: _ImportedFrom | None = None
+
+    @property
+    def uncalibrated_import(self) -> str | None:
+        """The format that the model was imported from, while no finding of it is calibrated."""
+        if self.origin is None or len(self.calibration.uncalibrated) < len(self.findings):
+            return None
+        return self.origin.format
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
-        """Read the thresholds of a bundle.
+        """Read the thresholds of a bundle, in a folder or on the hub (`hub:OWNER/NAME`).
 
         Raises:
+            BundleError: as `hub.local` says.
             PredictionsError: not a bundle, or of another format.
             ArtifactError: the folder has no card.
         """
-        path = Path(folder) / CARD
+        path = hub.local(folder) / CARD
         card = read_json(path, "chestxray train")
         try:
             return cls.model_validate(card | {"model": model_identity(card)})

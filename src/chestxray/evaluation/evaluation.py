@@ -270,6 +270,7 @@ class Evaluation:
             not_assessed=points.not_assessed if points else {},
             operating_point=self.main,
             thresholds_of=self.bundle.model if self.bundle else None,
+            uncalibrated_import=self.bundle.uncalibrated_import if self.bundle else None,
             seen_images=list(self._seen_images()),
             as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),

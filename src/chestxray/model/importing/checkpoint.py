@@ -148,8 +148,7 @@ def _planned(name: str, of: Format, choices: Choices) -> _Plan:
             f"--findings, the names of its outputs in their order"
         )
     check_backbone(name, backbone)
-    side = of.side or _timms_side(backbone)
-    size, crops = _crops(of, side, choices)
+    size, crops = _crops(of, of.side or _side(backbone, choices), choices)
     return _Plan(
         of, backbone, tuple(outputs), size, crops, choices.normalisation or of.normalisation
     )
@@ -169,7 +168,11 @@ def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
     return size, Crops.model_validate({"side": side, "rule": rule})
 
 
-def _timms_side(backbone: str) -> int:
+def _side(backbone: str, choices: Choices) -> int:
+    """Give the side of a network's images where its format leaves it open, pixels."""
+    if choices.size is not None:
+        cropped = choices.crops in {"centre", "ten"}
+        return round(choices.size * 7 / 8) if cropped else choices.size
     known = timm.get_pretrained_cfg(backbone)
     return 224 if known is None else int(known.input_size[-1])
 
