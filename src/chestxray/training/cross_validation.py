@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray import hub
 from chestxray.artifacts import write_table
 from chestxray.csv_cells import restored
 from chestxray.dataset.folds import fold_of
@@ -92,8 +93,9 @@ def crossval(
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     for key, value in {(key, getattr(of, key)) for of in chosen.networks for key in _MODELS}:
-        if value not in WORDS and Path(value).is_dir():
-            check_unseen(key, Path(value), dataset, everywhere=True)
+        bundle = None if value in WORDS else hub.bundle_in(value)
+        if bundle:
+            check_unseen(key, bundle, dataset, everywhere=True)
         elif on_hub := HubWeights.of(value):
             warn_of_public(key, on_hub.repository, dataset, everywhere=True)
     study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)

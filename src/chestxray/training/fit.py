@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from chestxray import hub
 from chestxray.artifacts import lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
@@ -289,10 +290,11 @@ def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> 
     """Check what a training learns from or starts from, unless the run has that already."""
     for network in recipe.networks:
         if network.taught and not (run / TARGETS).exists():
-            check_unseen("teacher", Path(network.teacher), dataset)
-        if not resume and network.weights not in WORDS and Path(network.weights).is_dir():
-            check_unseen("weights", Path(network.weights), dataset)
-        if not resume and (on_hub := HubWeights.of(network.weights)):
+            check_unseen("teacher", hub.local(network.teacher), dataset)
+        start = None if resume or network.weights in WORDS else hub.bundle_in(network.weights)
+        if start:
+            check_unseen("weights", start, dataset)
+        elif not resume and (on_hub := HubWeights.of(network.weights)):
             warn_of_public("weights", on_hub.repository, dataset)
 
 
