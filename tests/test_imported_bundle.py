@@ -20,10 +20,10 @@ from chestxray.evaluation.labels import Labels
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.export import export
-from chestxray.model.exported import noise
 from chestxray.model.importing import Choices, import_checkpoint
 from chestxray.model.model_card import CARD, ModelCard
 from chestxray.model.origin import Crops
+from chestxray.model.parity import noise
 from chestxray.reading.prediction import predict
 from chestxray.serving.gateway.result_objects.instance import Model
 from chestxray.serving.responses import model_card_result
