@@ -66,6 +66,8 @@ def export(
     )
     if parity.mean_auroc is not None:
         typer.echo(f"the mean AUROC changes by {parity.mean_auroc}")
+    elif parity.auroc is not None:
+        typer.echo(f"AUROC was not compared: {parity.untested}")
     for miss in record.misses:
         typer.echo(f"warning: {miss}", err=True)
 
