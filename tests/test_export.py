@@ -105,11 +105,16 @@ def test_float32_is_held_image_by_image():
     ]
 
 
-def steep(given: Bundle) -> Bundle:
+def steep(given: Bundle, trial: Trial) -> Bundle:
     """The bundle with a calibration by which a small change of a logit is a large one."""
-    line = Logistic(family="platt", slope=500.0, offset=0.0)
-    calibration = Calibration(calibrators=dict.fromkeys(given.card.findings, line))
-    return replace(given, card=given.card.model_copy(update={"calibration": calibration}))
+    logits = TorchEngine(given.classifier).run(trial.images).logits
+    middle, slope = np.median(logits, axis=0), 200 / logits.std(axis=0)
+    lines = {
+        finding: Logistic(family="platt", slope=float(s), offset=float(-s * at))
+        for finding, s, at in zip(given.card.findings, slope, middle, strict=True)
+    }
+    card = given.card.model_copy(update={"calibration": Calibration(calibrators=lines)})
+    return replace(given, card=card)
 
 
 def test_bf16_of_a_sound_model_is_written_without_force(loaded, dataset, tmp_path):
@@ -130,7 +135,7 @@ def test_bf16_of_a_sound_model_is_written_without_force(loaded, dataset, tmp_pat
 def test_a_graph_that_harms_is_refused_with_the_figure_and_written_when_forced(
     loaded, trial, tmp_path
 ):
-    harmful = steep(loaded)
+    harmful = steep(loaded, trial)
     with pytest.raises(ArtifactError, match=r"probabilities differ by up to [01].*--force"):
         export(harmful, tmp_path / "out", "openvino", "bf16", trial)
     assert not (tmp_path / "out").exists()
@@ -171,7 +176,7 @@ def test_int8_that_harms_is_refused_with_the_figure(loaded, trial, tmp_path, mon
     pytest.importorskip("nncf", reason="needs the export extra")
     monkeypatch.setattr(exports, "_CALIBRATION_IMAGES", 16)
     with pytest.raises(ArtifactError, match=r"probabilities differ by up to [01].*--force"):
-        export(steep(loaded), tmp_path / "out", "openvino", "int8", trial)
+        export(steep(loaded, trial), tmp_path / "out", "openvino", "int8", trial)
     assert not (tmp_path / "out").exists()
 
 
