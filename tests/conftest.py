@@ -140,7 +140,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx", reason="needs the export extra")
     from chestxray.model import bundle
     from chestxray.model.export import export
-    from chestxray.model.exported import noise
+    from chestxray.model.parity import noise
 
     return once(
         tmp_path_factory,

@@ -14,7 +14,8 @@ from chestxray.evaluation import predictions
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model.export import export
-from chestxray.model.exported import Trial, open_engine
+from chestxray.model.exported import open_engine
+from chestxray.model.parity import Trial
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.training import Run, recipe, train
 from conftest import TINY

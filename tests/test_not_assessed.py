@@ -17,7 +17,7 @@ from chestxray.errors import BundleError
 from chestxray.evaluation import fit_operating_points
 from chestxray.model import bundle as bundles
 from chestxray.model.export import export
-from chestxray.model.exported import noise
+from chestxray.model.parity import noise
 from chestxray.reading.explanation import _panels, _title
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway import result_objects as objects

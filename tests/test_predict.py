@@ -576,7 +576,7 @@ def test_memory_does_not_grow_with_the_radiographs(reader, dataset, tmp_path):
 
     class Still:
         bundle, findings, size, engine = reader.bundle, reader.findings, reader.size, reader.engine
-        call = reader.call
+        call, warnings = reader.call, reader.warnings
 
         def read_batch(self, batch):
             return np.full((len(batch), 14), 0.5), np.zeros((len(batch), *shape), np.float32)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def ensemble(
     bundles: Annotated[
         list[Path],
-        typer.Argument(metavar="BUNDLE...", help="2 to 16 bundles with the same findings."),
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="2 to 16 bundles with the same findings: folders, or hub:OWNER/NAME@REVISION.",
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the new bundle.")],

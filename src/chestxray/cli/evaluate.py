@@ -39,7 +39,10 @@ def evaluate(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="The bundle that made the predictions: evaluate its own thresholds."),
+        typer.Option(
+            help="The bundle that made the predictions, a folder or hub:OWNER/NAME@REVISION: "
+            "evaluate its own thresholds.",
+        ),
     ] = None,
     prevalence: Annotated[
         list[str] | None,
@@ -148,6 +151,11 @@ def _show(result: Results) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
+    if result.uncalibrated_import:
+        typer.echo(
+            f"The bundle was imported from {result.uncalibrated_import} and is not calibrated: its "
+            f"probabilities are the original network's own."
+        )
     for seen in result.seen_images:
         typer.echo(f"warning: {seen.sentence}")
     if result.split == "unknown":

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 from scipy.stats import rankdata
 
-from chestxray.evaluation.bootstrap import TAILS, Floats, Values
+from chestxray.evaluation.bootstrap import LEVEL, TAILS, Floats, Values
 from chestxray.evaluation.results import DeLongTest
 from chestxray.evaluation.significance import FEWEST, satterthwaite, smaller_side, too_few
 
@@ -80,7 +80,12 @@ class _Difference:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval; NaN where the variance is unknown."""
-        width = float(stdtrit(self.degrees, TAILS[1])) * math.sqrt(max(self.variance, 0.0))
+        return self.interval_at(LEVEL)
+
+    def interval_at(self, level: float) -> tuple[float, float]:
+        """Give the interval at a level between 0 and 1; NaN where the variance is unknown."""
+        quantile = float(stdtrit(self.degrees, (1 + level) / 2))
+        width = quantile * math.sqrt(max(self.variance, 0.0))
         return self.value - width, self.value + width
 
     @property

@@ -12,33 +12,23 @@ export needs no torch; `export` writes one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.evaluation.bundle_thresholds import CARD
-from chestxray.evaluation.calibration import Calibration
-from chestxray.evaluation.metrics import value
 from chestxray.model.engines import (
     Arithmetic,
     Engine,
-    Images,
-    Logits,
-    Maps,
     OnnxEngine,
     OpenVinoEngine,
     last_line,
     needed,
-    run_all,
 )
-from chestxray.progress import progress
+from chestxray.model.parity import Parity
 
 Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -49,128 +39,7 @@ XML: Final = "graph.xml"
 BIN: Final = "graph.bin"
 GRAPH: Final[dict[Format, tuple[str, ...]]] = {"onnx": (ONNX,), "openvino": (XML, BIN)}
 ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-TOLERANCE: Final = 1e-4  # of a probability, and of a cell of a class map in logits
-AUROC_TOLERANCE: Final = 0.002
-
-_NOISE_IMAGES: Final = 8
 _MADE_BY: Final = "chestxray export"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Images on which a graph is compared with torch.
-
-    Attributes:
-        name: what they are, for people.
-        images: uint8 [N, S, S], canonical; may be memory-mapped.
-        labels: float32 [N, K] of 1, 0, NaN; None where there are no labels.
-    """
-
-    name: str
-    images: Images
-    labels: npt.NDArray[np.float32] | None = None
-
-
-class Parity(BaseModel):
-    """Differences of a graph from torch in float32.
-
-    Attributes:
-        images: their number; `measured_on` names them.
-        measured_with: the runtime and its arithmetic, which differs from the graph's own where this
-            processor lacks it.
-        probability: largest difference of a calibrated probability.
-        map: largest difference of a cell of a class map, in logits.
-        auroc: change of each finding's AUROC, None where it is not defined; None without labels.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    images: int
-    measured_on: str
-    measured_with: str
-    probability: float
-    map: float
-    auroc: dict[str, float | None] | None
-
-    def misses(self, exact: bool) -> list[str]:
-        """Give a sentence for each limit that is not kept.
-
-        Args:
-            exact: whether the graph must agree image by image (float32), or in AUROC.
-        """
-        if exact:
-            return [
-                f"{what} differ by up to {value:.2g}, at most {TOLERANCE:g} is allowed"
-                for what, value in (("probabilities", self.probability), ("maps", self.map))
-                if not value <= TOLERANCE  # NaN is a miss
-            ]
-        return [
-            f"AUROC of {finding} changes by {change:+.4f}, at most {AUROC_TOLERANCE:g} is allowed"
-            for finding, change in (self.auroc or {}).items()
-            if change is not None and not abs(change) <= AUROC_TOLERANCE
-        ]
-
-
-def noise(size: int) -> Trial:
-    """Give images where there is no dataset: eight of random pixels, the same each time."""
-    shape = (_NOISE_IMAGES, size, size)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return Trial(f"{_NOISE_IMAGES} images of random pixels", images)
-
-
-def outputs(engine: Engine, trial: Trial, label: str) -> tuple[Logits, Maps]:
-    """Run an engine over all images of a trial: logits [N, K] and maps [N, K, h, w]."""
-    found = []
-    with progress(label, len(trial.images)) as advance:
-        for answer in run_all(engine, trial.images, batch_size=8):
-            found.append((answer.logits, answer.maps))
-            advance(len(answer.logits))
-    logits, maps = (np.concatenate(of) for of in zip(*found, strict=True))
-    return logits, maps
-
-
-def measure(
-    engine: Engine, reference: tuple[Logits, Maps], trial: Trial, calibration: Calibration
-) -> Parity:
-    """Compare an engine with torch on the same images.
-
-    Args:
-        engine: to be measured.
-        reference: torch's logits and maps, as `outputs` gives them.
-        trial: the images.
-        calibration: from logits to probabilities.
-    """
-    logits, maps = outputs(engine, trial, "check the graph")
-    probabilities, expected = (
-        calibration.apply(of.astype(np.float64)) for of in (logits, reference[0])
-    )
-    changes = None
-    if trial.labels is not None:
-        findings = list(calibration.calibrators)
-        changes = auroc_changes(logits, reference[0], trial.labels, findings)
-    return Parity(
-        images=len(trial.images),
-        measured_on=trial.name,
-        measured_with=engine.name,
-        probability=float(np.abs(probabilities - expected).max()),
-        map=float(np.abs(maps - reference[1]).max()),
-        auroc=changes,
-    )
-
-
-def auroc_changes(
-    logits: Logits, reference: Logits, labels: npt.NDArray[np.float32], findings: Sequence[str]
-) -> dict[str, float | None]:
-    """Give each finding's AUROC by `logits` minus that by `reference`, None where not defined.
-
-    Logits, reference and labels are float32 [N, K]; labels of 1, 0, NaN.
-    """
-    changes: dict[str, float | None] = {}
-    for k, finding in enumerate(findings):
-        y = labels[:, k]
-        change = value("auroc", y, logits[:, k]) - value("auroc", y, reference[:, k])
-        changes[finding] = None if np.isnan(change) else float(change)
-    return changes
 
 
 class Export(BaseModel):
@@ -191,7 +60,7 @@ class Export(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: Format
     precision: Precision
     model: str
