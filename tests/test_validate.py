@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 import chestxray
 from chestxray import sources
 from chestxray.cli.main import main
+from chestxray.cli.validate import _show as show
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -244,6 +245,17 @@ def test_the_page_begins_with_what_to_do_and_carries_everything_itself(validated
             assert all(figures in page for _, figures in cases)
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (validated / "validation_figures" / "forest.svg").exists()
+
+
+def test_the_command_says_what_to_do_first_and_no_figure_twice(validated, capsys):
+    for of in ExternalValidation.read(validated).sets:
+        show(of)
+        first, then, *lines = capsys.readouterr().out.strip().splitlines()
+        assert first.startswith(f"{of.name}: ")
+        assert then == opening(of.model_dump(mode="json"))
+        rows = [line for line in lines if line.split(" ")[0] in of.findings]
+        assert len(rows) == len(of.findings)
+        assert not any("AUROC" in row for row in rows), "it stands in the column"
 
 
 def test_a_bundle_that_saw_all_images_of_a_set_is_refused(run, dataset):
