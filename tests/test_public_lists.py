@@ -37,7 +37,7 @@ from chestxray.reading.inputs import find, leakage
 from chestxray.reading.validation import _unseen
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
-from chestxray.training.leakage import check_unseen, unrecorded
+from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
 from command_line import run_command
 from seen_parts import changed, named
 
@@ -394,6 +394,17 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
     assert found.doubts[0].startswith(
         f"The network that the model started from was trained on {total} of the {total} images"
     )
+
+
+def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
+    there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
+    with caplog.at_level(logging.WARNING):
+        warn_of_public("weights", "microsoft/rad-dino", there)
+        warn_of_public("weights", "microsoft/rad-dino", there, everywhere=True)
+        warn_of_public("weights", "timm/resnet18.a1_in1k", there)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert f"was trained on {count} of the {count} images" in first
+    assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
 
 
 # --- calibration ---------------------------------------------------------------------------------

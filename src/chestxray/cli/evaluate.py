@@ -39,7 +39,10 @@ def evaluate(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="The bundle that made the predictions: evaluate its own thresholds."),
+        typer.Option(
+            help="The bundle that made the predictions, a folder or hub:OWNER/NAME@REVISION: "
+            "evaluate its own thresholds.",
+        ),
     ] = None,
     prevalence: Annotated[
         list[str] | None,

@@ -33,6 +33,7 @@ from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.pretrain import pretrain
 from chestxray.cli.probe import probe
+from chestxray.cli.push import card, push
 from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
@@ -90,6 +91,8 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         calibrate,
         import_,
         export,
+        card,
+        push,
         sign,
         keygen,
         recipe,

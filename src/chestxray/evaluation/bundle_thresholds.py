@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.calibration import Calibration
@@ -127,13 +128,14 @@ class BundleThresholds(BaseModel):
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
-        """Read the thresholds of a bundle.
+        """Read the thresholds of a bundle, in a folder or on the hub (`hub:OWNER/NAME`).
 
         Raises:
+            BundleError: as `hub.local` says.
             PredictionsError: not a bundle, or of another format.
             ArtifactError: the folder has no card.
         """
-        path = Path(folder) / CARD
+        path = hub.local(folder) / CARD
         card = read_json(path, "chestxray train")
         try:
             return cls.model_validate(card | {"model": model_identity(card)})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from chestxray.model.importing import import_checkpoint
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
+    from chestxray.model.publishing import push
     from chestxray.model.recalibration import calibrate
     from chestxray.model.signature import check_signature, create_key, sign
 
@@ -31,6 +32,7 @@ __all__ = [
     "check_signature",
     "create_key",
     "import_checkpoint",
+    "push",
     "sign",
 ]
 
@@ -49,6 +51,7 @@ __getattr__ = exports(
             "TrainedOn",
         ),
         "network": ("Classifier",),
+        "publishing": ("push",),
         "recalibration": ("calibrate",),
         "signature": ("check_signature", "create_key", "sign"),
     },

@@ -85,7 +85,7 @@ def load(folder: Path) -> Bundle:
     check_finite(classifier)
     _check_normalisation(folder, facts.card, classifier)
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    return Bundle(facts.card, facts.detector, facts.identity, classifier)
+    return Bundle(facts.card, facts.detector, facts.identity, classifier, origin=facts.origin)
 
 
 def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:

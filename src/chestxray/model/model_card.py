@@ -13,15 +13,15 @@ value of the card has a range, and no file of another name belongs to a bundle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
+from chestxray import hub
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
@@ -33,6 +33,7 @@ from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
 from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
+from chestxray.model.parity import Parity
 
 Head = Literal["plain", "multiscale"]
 
@@ -40,8 +41,8 @@ ENSEMBLE: Final = "ensemble"
 """The `backbone` of a card whose networks are those of its members."""
 MOST_MEMBERS: Final = 16
 MOST_SEEN: Final = 1000
-ON_HUB: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
-"""Weights in a repository of the Hugging Face hub, by its name and perhaps a revision."""
+README: Final = "README.md"
+"""The model card for people, which `chestxray push` writes; a bundle may hold it."""
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -262,6 +263,8 @@ class ModelCard(BaseModel):
             validation is that of `trained_on`.
         recalibrated_on: images of a site; None for the bundle of a run.
         gate: limits of the out-of-distribution detector, None where none was fitted.
+        bfloat16: how the network in bfloat16 differed from float32 when it was finished; None where
+            it was not measured. It is read in bfloat16 only where this kept all limits.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -293,6 +296,7 @@ class ModelCard(BaseModel):
     fitted_on: FittedOn | None = None
     recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
+    bfloat16: Parity | None = None
     weights_sha256: str
 
     @model_validator(mode="after")
@@ -379,11 +383,13 @@ class Facts:
         card: of the model.
         detector: of images unlike those it knows, None where none was fitted.
         identity: short name of exactly this model, see `model_identity`.
+        origin: `hub:OWNER/NAME@COMMIT` of a bundle of the hub; None of any other.
     """
 
     card: ModelCard
     detector: Detector | None
     identity: str
+    origin: str | None = field(default=None, kw_only=True)
 
 
 def read(folder: Path) -> Facts:
@@ -398,7 +404,7 @@ def read(folder: Path) -> Facts:
     card, identity = _read_card(folder)
     _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
-    return Facts(card, _load_detector(folder, card), identity)
+    return Facts(card, _load_detector(folder, card), identity, origin=hub.origin(folder))
 
 
 def _check_input(of: ModelCard | Member) -> None:
@@ -447,7 +453,7 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
 
 def _check_files(folder: Path, card: ModelCard) -> None:
     """Refuse files that a bundle does not have; hidden files, as file managers make them, pass."""
-    known = {CARD, WEIGHTS} | ({GATE} if card.gate else set())
+    known = {CARD, WEIGHTS, README} | ({GATE} if card.gate else set())
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if strange := sorted(found - known):
         raise BundleError(

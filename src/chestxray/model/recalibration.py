@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chestxray import hub
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.store import Dataset
 from chestxray.errors import BundleError, PredictionsError
@@ -64,7 +65,7 @@ def calibrate(
         SourceError: a label table that cannot be read.
         ArtifactError: a file that does not exist.
     """
-    folder, out = Path(bundle), Path(out)
+    folder, out = hub.local(bundle), Path(out)
     facts = read(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the calibrated bundle")

@@ -14,6 +14,7 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `not_assessed`  | findings without a threshold, which are never called; likewise               |
 | `operating_point` | name of the rule that chose the thresholds                                 |
 | `model`         | identity of the weights                                                      |
+| `origin`        | `hub:OWNER/NAME@COMMIT` of a model of the hub; empty for any other           |
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray import hub
 from chestxray.dataset.pixels import Canonical
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
@@ -109,7 +111,7 @@ def predict(  # noqa: PLR0913 - the options of one command
     kill -9, it resumes.
 
     Args:
-        model: a reader, or the `bundle` folder of a run.
+        model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         inputs: a dataset or its folder; or files and folders, which are searched with all their
             subfolders.
         out: the table to write, .csv, .parquet or .jsonl.
@@ -128,7 +130,8 @@ def predict(  # noqa: PLR0913 - the options of one command
             dataset or the bundle is damaged or does not fit.
     """
     check_out(Path(out))
-    card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
+    model = model if isinstance(model, Reader) else hub.local(model)
+    card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
     # Wrong inputs are reported before the network is loaded, which takes seconds.
     found = find(inputs, split, card)
     reader = opened(model, engine, operating_point, require_signature)
@@ -212,6 +215,7 @@ def _read(
     table[predictions.NOT_ASSESSED] = ["" if np.isnan(row).any() else none for row in probabilities]
     table[predictions.OPERATING_POINT] = card.operating_point
     table[predictions.MODEL] = reader.bundle.identity
+    table[predictions.ORIGIN] = reader.bundle.origin or ""
     return table, heat
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from chestxray import hub
 from chestxray.dataset.pixels import Canonical, name_of
 from chestxray.dataset.pixels import Source as FileSource
 from chestxray.dataset.radiograph import Radiograph
@@ -157,6 +158,7 @@ class Reader:
             placement=judged.placement,
             not_assessed=card.unavailable,
             operating_point=card.operating_point,
+            origin=self.bundle.origin,
         )
 
 
@@ -169,7 +171,7 @@ def load(
     """Load a bundle into a reader.
 
     Args:
-        bundle: the `bundle` folder of a run.
+        bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`, see `chestxray.hub`.
         engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
             installed, else torch. Or the folder of an export of this bundle, which loads in a
             fraction of the time, since it does not need torch.
@@ -180,11 +182,12 @@ def load(
 
     Raises:
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
-            network; or it does not have the operating point.
+            network; or it does not have the operating point; or, of the hub, as `hub.local` says.
         ArtifactError: the export is missing, altered, or of another model.
         SignatureError: bundle or export are not as the holder of the key signed them.
         MissingExtraError: the engine asked for is not installed.
     """
+    bundle = hub.local(bundle)
     if require_signature is not None:
         from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
 
@@ -195,9 +198,9 @@ def load(
         from chestxray.model import bundle as bundles  # noqa: PLC0415
         from chestxray.reading.engine import choose  # noqa: PLC0415
 
-        trained = bundles.load(Path(bundle))
+        trained = bundles.load(bundle)
         return Reader(_at(trained, operating_point), choose(trained, str(engine)))
-    facts = model_card.read(Path(bundle))
+    facts = model_card.read(bundle)
     return Reader(_at(facts, operating_point), open_engine(Path(engine), facts.identity))
 
 

@@ -20,6 +20,7 @@ from typing import Final
 
 import pandas as pd
 
+from chestxray import hub
 from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
@@ -89,7 +90,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     Called again with the same arguments after an interruption, it resumes.
 
     Args:
-        bundle: its folder.
+        bundle: its folder, or `hub:OWNER/NAME@REVISION`.
         sets: prepared datasets of the bundle's size, which are taken as they are, and raw trees,
             which are prepared first.
         out: the folder to write.
@@ -114,7 +115,8 @@ def validate(  # noqa: PLR0913 - the options of one command
             f"{FEWEST_RESAMPLES}"
         )
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
-    card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
+    bundle = hub.local(bundle)
+    card, thresholds = model_card.read(bundle).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
     raws = [path for path in names.values() if not _is_dataset(path)]
     own = dict(zip(raws, options_of_each(raws, source, options), strict=True))

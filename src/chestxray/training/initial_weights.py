@@ -20,8 +20,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from chestxray import hub
 from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
+from chestxray.evaluation.seen_images import public_seen
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -51,8 +53,8 @@ def load(classifier: Classifier, recipe: Recipe) -> None:
         return
     if recipe.weights == PHANTOMS:
         _load_phantoms(classifier, recipe)
-    elif Path(recipe.weights).is_dir():
-        _load_bundle(classifier, recipe, Path(recipe.weights))
+    elif folder := _bundle(recipe):
+        _load_bundle(classifier, recipe, folder)
     else:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
 
@@ -65,8 +67,8 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
     """
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
-    elif hub := HubWeights.of(recipe.weights):
-        hub.check()
+    elif (on_hub := HubWeights.of(recipe.weights)) and not _bundle(recipe):
+        on_hub.check()
     elif recipe.weights == PHANTOMS and phantom_weights.bundle_of(recipe) is None:
         phantom_weights.check(recipe)
     else:
@@ -79,11 +81,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     Returns:
         `kind`: `imagenet`, `none`, `file`, `hub`, `bundle` or `phantoms`. Of a file `sha256`. Of
         the hub the same and `repository`, as `OWNER/NAME@COMMIT`. Of a bundle
-        `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
-        was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
-        the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
-        network. Of a bundle, that of phantoms too, `seen`: what it learned from, see
-        `seen_images.Seen`.
+        `model`, its identity; `repository`, where it is of the hub; `source`, what it was trained
+        on; `synthetic`, whether any of that was drawn; `recipe`; and `head`, the findings whose
+        part of the head was taken. Of phantoms the same and `images`, how many they were; `seed`,
+        theirs; `sha256`, of all that decided the network. Of a bundle, that of phantoms too,
+        and of the hub, `seen`: what it learned from, as far as known, see `seen_images.Seen`.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
@@ -91,14 +93,28 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)
         return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
-    if hub := HubWeights.of(recipe.weights):
-        file = hub.cached() or hub.file()  # what was loaded, even if the branch has moved since
-        repository = f"{hub.repository}@{file.parent.name}"
-        return {"kind": "hub", "sha256": sha256(file), "repository": repository}
-    path = Path(recipe.weights)
-    if not path.is_dir():
-        return {"kind": "file", "sha256": sha256(path)}
-    return {"kind": "bundle", **_of_bundle(path, recipe, findings)}
+    if bundle := _bundle(recipe):
+        repository = (hub.origin(bundle) or "").removeprefix(hub.PREFIX)
+        place = {"repository": repository} if repository else {}
+        return {"kind": "bundle", **place, **_of_bundle(bundle, recipe, findings)}
+    if on_hub := HubWeights.of(recipe.weights):
+        file = on_hub.cached() or on_hub.file()  # what was loaded, even if the branch has moved
+        repository = f"{on_hub.repository}@{file.parent.name}"
+        seen = [of.model_dump(mode="json") for of in public_seen(on_hub.repository, "weights")]
+        return {"kind": "hub", "sha256": sha256(file), "repository": repository, "seen": seen}
+    return {"kind": "file", "sha256": sha256(Path(recipe.weights))}
+
+
+def _bundle(recipe: Recipe) -> Path | None:
+    """Give the folder of the bundle that a recipe starts from; None where it is no bundle.
+
+    Raises:
+        RecipeError: it is on the hub and cannot be fetched.
+    """
+    try:
+        return hub.bundle_in(recipe.weights)
+    except BundleError as error:
+        raise RecipeError(f"weights = {recipe.weights!r}: {error}") from error
 
 
 def _of_bundle(path: Path, recipe: Recipe, findings: Findings) -> dict[str, Any]:

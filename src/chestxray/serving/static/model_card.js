@@ -14,6 +14,7 @@ export function showModelCard(card) {
   }
   const facts = {
     Model: card.identity,
+    ...(card.origin ? { Origin: card.origin } : {}),
     "Trained on": data.join(", "),
     Split: from.split ? `${from.split}, ${(from.split_sha256 ?? "").slice(0, 12)}` : UNKNOWN,
     Recipe: from.recipe ?? UNKNOWN,
