@@ -23,7 +23,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -193,7 +192,7 @@ def _answered(reader: Reader, batches: Iterator[_Batch]) -> Iterator[tuple[_Batc
 
     None where no image of a batch can be read.
     """
-    with closing(batches), ThreadPoolExecutor(1, "network") as network:
+    with ThreadPoolExecutor(1, "network") as network:
         waiting: tuple[_Batch, Future[Answer | None]] | None = None
         for batch in batches:
             images = [_pixels(one) for one in batch if not isinstance(one, ImageError)]

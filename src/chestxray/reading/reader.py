@@ -171,8 +171,8 @@ def load(
 
     Args:
         bundle: the `bundle` folder of a run.
-        engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
-            installed, else torch. Or the folder of an export of this bundle, which loads in a
+        engine: `torch`, `openvino` (in float32), or `auto`: torch on a GPU, on a CPU the fastest
+            that answers as torch does, see `chestxray.reading.engine`. Or the folder of an export of this bundle, which loads in a
             fraction of the time, since it does not need torch.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
