@@ -15,6 +15,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
+    from public_trees import Film
 
 # A deadline tells of a busy machine, not of the code. Each run draws other examples.
 settings.register_profile("no deadline", deadline=None, max_examples=50)
@@ -70,6 +71,22 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "phantoms",
         lambda out: synth(out, images=160, pixels=64, seed=1, balanced=True),
     )
+
+
+@pytest.fixture(scope="session")
+def films(phantoms: Path) -> list[Film]:
+    """The first 24 phantoms."""
+    import public_trees
+
+    return public_trees.films(phantoms)
+
+
+@pytest.fixture
+def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a tree in a public data set's layout, named as in `set_trees.BUILDERS`."""
+    import set_trees
+
+    return lambda name: set_trees.BUILDERS[name](tmp_path / name.replace("/", " "), films)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,12 @@ def nih_table(root: Path, made: Sequence[Film]) -> Path:
     return table(root / "Data_Entry_2017_v2020.csv", NIH_TITLES, map(nih_cells, made))
 
 
+def nih(root: Path, made: Sequence[Film]) -> Path:
+    """NIH's own tree, without lists: as it was given in 2017."""
+    nih_table(nih_images(root, made), made)
+    return root
+
+
 def google(root: Path, made: Sequence[Film]) -> Path:
     """The last patient is the set `test`; NIH's own table is not there."""
     rows = []
@@ -84,6 +90,22 @@ def nih_lt(root: Path, made: Sequence[Film]) -> Path:
     return root
 
 
+def nih_lt_2022(root: Path, made: Sequence[Film]) -> Path:
+    """The release of 2022: one label an image, balanced val, NIH's spelling, the patient last."""
+    titles = (*FINDINGS, *NEW, "No Finding")
+    rows: dict[str, list[list[object]]] = {"train": [], "balanced-val": [], "test": []}
+    for film in nih_images(root, made) and made:
+        name = {"val": "balanced-val"}.get(part_of(film, made), part_of(film, made))
+        label = min(film.findings, default="No Finding")
+        cells = [int(title == label) for title in titles]
+        rows[name].append([nih_name(film), *cells, film.patient])
+    for part, of in rows.items():
+        path = root / f"LongTailCXR/nih-cxr-lt_single-label_{part}.csv"
+        table(path, ("id", *titles, "subj_id"), of)
+    table(root / "LongTailCXR/nih-cxr-lt_image_ids.csv", ("id",), [[nih_name(f)] for f in made])
+    return root
+
+
 def part_of(film: Film, made: Sequence[Film]) -> str:
     last = made[-1].patient
     return {last: "test", last - 1: "val"}.get(film.patient, "train")
@@ -104,6 +126,57 @@ def mimic_lt(root: Path, made: Sequence[Film]) -> Path:
         rows[part_of(film, made)].append([mimic_path(film), *_long_tailed(film, titles, present)])
     for part, of in rows.items():
         table(root / f"miccai2023_mimic-cxr-lt_labels_{part}.csv", ("path", *titles), of)
+    return root
+
+
+CHALLENGE = {
+    2023: ("Emphysema", "Fibrosis", "Hernia", "Infiltration", "Mass", "Nodule",
+           "Pleural Thickening"),
+    2024: ("Emphysema", "Fibrosis", "Hernia", "Infiltration", "Mass", "Nodule",
+           "Pleural Thickening", "Adenopathy", "Azygos Lobe", "Clavicle Fracture", "Fissure",
+           "Granuloma", "Hydropneumothorax", "Infarction", "Kyphosis", "Lobar Atelectasis",
+           "Pulmonary Embolism", "Pulmonary Hypertension", "Rib Fracture",
+           "Round(ed) Atelectasis", "Tuberculosis"),
+}  # fmt: skip
+"""What the challenges CXR-LT label beyond MIMIC-CXR-LT."""
+
+
+def cxr_lt(root: Path, made: Sequence[Film], year: int = 2024) -> Path:
+    """A challenge's tables, of 2024 with those of task2 and all labels in one."""
+    normal = "Normal" if year == 2024 else "No Finding"
+    old = [normal if title == "No Finding" else title for title in (*OBSERVATIONS, *NEW)]
+    titles = sorted({*old, *CHALLENGE[year]})
+    fewer = sorted({*old, *CHALLENGE[2023]})
+    leading = ("dicom_id", "subject_id", "study_id", "ViewPosition",
+               "ViewCodeSequence_CodeMeaning", "fpath")  # fmt: skip
+    rows: dict[str, list[dict[str, object]]] = {"train": [], "development": [], "test": []}
+    for film in made:
+        placed(root / mimic_path(film), film, ".jpg")
+        _, _, subject, study, name = mimic_path(film).split("/")
+        present = {*film.fixed(CHEXPERT_OF_NIH), *(film.findings & {"Mass", "Nodule", "Hernia"})}
+        present |= set() if film.findings else {normal}
+        cells = {title: int(title in present) for title in titles}
+        about = (
+            Path(name).stem,
+            subject[1:],
+            study[1:],
+            "PA",
+            "postero-anterior",
+            mimic_path(film),
+        )
+        part = {"val": "development"}.get(part_of(film, made), part_of(film, made))
+        rows[part].append(dict(zip(leading, about, strict=True)) | cells)
+    folder = root / f"cxr-lt-{year}"
+    for part, of in rows.items():
+        task = "" if part == "train" else "_task{}"
+        names = {f"{part}_labeled{task}.csv".format(1): titles} if year == 2024 else {}
+        names |= {f"{part}_labeled{task}.csv".format(2): fewer} if year == 2024 and task else {}
+        for file, wanted in (names or {f"{part}.csv": titles}).items():
+            table(folder / file, (*leading, *wanted),
+                  [[row[title] for title in (*leading, *wanted)] for row in of])  # fmt: skip
+    if year == 2024:
+        split = [[*row.values(), part] for part, of in rows.items() for row in of]
+        table(folder / "labels.csv", (*leading, *titles, "split"), split)
     return root
 
 

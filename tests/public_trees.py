@@ -303,3 +303,36 @@ def vindr(root: Path, made: Sequence[Film]) -> Path:
         titles = ["image_id", *reader, "class_name", "x_min", "y_min", "x_max", "y_max"]
         table(root / f"annotations/annotations_{part}.csv", titles, boxes[part])
     return root
+
+
+def vindr_kaggle(root: Path, made: Sequence[Film]) -> Path:
+    """Kaggle's layout: the training part, a row per box and reader, DICOM files."""
+    rows: list[list[object]] = []
+    for film in made:
+        name, present = f"{film.number:032x}", film.fixed(VINDR_OF_NIH)
+        _placed(root / f"train/{name}.dicom", dicom(film.pixels, 8))
+        boxes = {VINDR_OF_NIH[f]: sides for f, *sides in film.boxes if f in VINDR_OF_NIH}
+        for reader in ("R1", "R2", "R3"):
+            named = present if reader != "R3" else present[1:]  # the third reader misses one
+            for title in named:
+                x, y, w, h = boxes.get(title, (0.25, 0.25, 0.5, 0.5))
+                corners = (round(side * 64, 2) for side in (x, y, x + w, y + h))
+                rows.append([name, title, ALL.index(title), reader, *corners])
+            if not named:
+                rows.append([name, "No finding", 14, reader, "", "", "", ""])
+    titles = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
+    table(root / "train.csv", titles, rows)
+    return root
+
+
+def own_table(root: Path, made: Sequence[Film]) -> Path:
+    """A table of one's own: a column per finding, with blanks, beside PNG files."""
+    findings = ("Cardiomegaly", "Effusion", "Pneumothorax")
+    rows = []
+    for film in made:
+        name = f"P{film.patient:04d}/IM{film.number:04d}.png"
+        _placed(root / name, film.path.read_bytes())
+        cells = [int(finding in film.findings) for finding in findings]
+        rows.append([name, f"P{film.patient:04d}", "PA", film.sex, film.age, *cells])
+    table(root / "labels.csv", ("file", "pid", "projection", "sex", "age", *findings), rows)
+    return root

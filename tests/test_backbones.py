@@ -25,12 +25,14 @@ FAMILIES = {
     "vit_tiny_patch16_224": 0, "xcit_nano_12_p16_224": 0, "resmlp_12_224": 0, "mixer_s32_224": 0,
     "vit_relpos_small_patch16_224": 1, "beit_base_patch16_224": 1,
     "swin_tiny_patch4_window7_224": 0, "poolformer_s12": 1, "davit_tiny": 1, "hgnet_tiny": 2,
-    "vgg11_bn": 0, "mvitv2_tiny": 0,
+    "vgg11_bn": 0, "mvitv2_tiny": 0, "convnextv2_atto": 1, "swinv2_cr_tiny_224": 0,
+    "eva02_tiny_patch14_224": 1, "vit_small_patch14_dinov2": 0, "vit_small_patch14_reg4_dinov2": 0,
+    "vit_small_patch16_dinov3": 0,
 }  # fmt: skip
 FAST = (
     "resnet10t", "tf_efficientnet_lite0", "convnext_atto", "inception_next_atto", "mambaout_femto",
     "efficientvit_b0", "mobilenetv3_small_050", "vit_tiny_patch16_224", "regnety_002",
-    "xcit_nano_12_p16_224",
+    "xcit_nano_12_p16_224", "eva02_tiny_patch14_224",
 )  # fmt: skip
 # Features are compared for each kind of layers, and where timm's classifier is not one layer.
 LAYERED = {
@@ -47,19 +49,24 @@ SLOW = ("davit_tiny", "maxvit_tiny_tf_224", "hgnet_tiny")  # seconds each
 )
 def test_with_timms_classifier_as_the_head_the_logits_are_timms(backbone, tmp_path):
     torch.manual_seed(0)
+    size = 56 if "patch14" in backbone else SIZE
     known = timm.get_pretrained_cfg(backbone)
-    theirs = timm.create_model(backbone, **({"img_size": SIZE} if known.fixed_input_size else {}))
+    theirs = timm.create_model(backbone, **({"img_size": size} if known.fixed_input_size else {}))
     _disturb(theirs.eval())
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
     head = theirs.get_classifier()
-    ours = Classifier(backbone, [f"class {k}" for k in range(head.out_features)], SIZE).eval()
+    if not isinstance(head, torch.nn.Linear):  # DINO: features only
+        head = torch.nn.Linear(theirs.num_features, 7)
+    ours = Classifier(backbone, [f"class {k}" for k in range(head.out_features)], size).eval()
     ours.load_pretrained(str(tmp_path / "weights.safetensors"), backbone)
     ours.head.load_state_dict(head.state_dict())
     if getattr(theirs, "global_pool", None) == "token":  # the class token has no place
         theirs.global_pool = "avg"
-    images = torch.rand(2, 1, SIZE, SIZE)
+    images = torch.rand(2, 1, size, size)
     with torch.inference_mode():
         expected = theirs(((images - ours.mean) / ours.std).expand(-1, 3, -1, -1))
+        if not theirs.num_classes:
+            expected = head(expected)
         logits, maps, _ = ours.explain(images)
     scale = float(expected.abs().max())
     assert expected.std() > 0

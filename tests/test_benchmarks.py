@@ -48,6 +48,10 @@ NO_CASES = {
     "iou": {},
     "iobb": {},
 }
+SEEN = {
+    "through": "training", "certain": True, "same_source": True, "trained_on": "NIH",
+    "evaluated_on": "NIH", "images": 17_920, "public_list": "a list", "sentence": "It has.",
+}  # fmt: skip
 FEWER = dict.fromkeys(FINDINGS[1:], SCORED)
 OTHERS = FEWER | {"Rib fracture": SCORED}
 
@@ -122,6 +126,7 @@ def test_figures_of_other_splits_are_never_compared() -> None:
         (OFFICIAL | {"split_name": None}, "'unknown'"),
         (OFFICIAL | {"split": "val"}, "'val'"),
         (OFFICIAL | {"images": 25_595}, "25,595 images"),
+        (OFFICIAL | {"seen_images": [SEEN]}, "has seen images that are evaluated"),
         (OFFICIAL | {"findings": FEWER}, "lacks Atelectasis"),
         (OFFICIAL | {"findings": OTHERS}, "lacks Atelectasis"),
         (mean(findings=15), "15 findings"),

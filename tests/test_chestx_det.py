@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import public_trees
 import small_trees
 from chestxray import sources
 from chestxray.dataset import prepare
@@ -21,22 +20,11 @@ from chestxray.findings import canonical
 from chestxray.sources.regions import mask_of_runs, runs_of_mask, text_of_runs
 from public_trees import Film, codes
 
-BUILDERS = {"chestxdet": small_trees.chestxdet, "chestxdet10": small_trees.chestxdet10}
 LISTS = {
     "chestxdet": ("ChestX_Det_train.json", "ChestX_Det_test.json"),
     "chestxdet10": ("train.json", "test.json"),
 }
-both_sets = pytest.mark.parametrize("name", BUILDERS)
-
-
-@pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Film]:
-    return public_trees.films(phantoms)
-
-
-@pytest.fixture
-def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: BUILDERS[name](tmp_path / name, films)
+both_sets = pytest.mark.parametrize("name", LISTS)
 
 
 def edit(tree: Path, name: str, how: Callable[[list[dict[str, Any]]], object]) -> Path:

@@ -102,7 +102,7 @@ def test_mixed_images_have_mixed_targets():
 def test_masks_come_after_targets(dataset):
     rows = dataset.rows("train")
     targets = torch.rand(len(rows), 14)
-    part = MaskedPart(dataset, "train", None, targets)
+    part = MaskedPart(dataset, "train", None, [targets])
     images, labels, taught, masks = part[[4, 0]]
     assert torch.equal(taught, targets[[4, 0]])
     assert masks.shape[:2] == labels.shape == (2, 14)

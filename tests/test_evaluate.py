@@ -385,6 +385,18 @@ def write_bare_table(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def test_findings_without_a_figure_are_named_in_one_line_and_not_in_rows_of_dashes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = LABELS.rows.assign(Hernia=0.0, Mass=0.0, Edema=np.nan)
+    labels = dataclasses.replace(LABELS, rows=rows)
+    show(evaluations.evaluate(table_of("test", tmp_path), labels, resamples=0))
+    shown = capsys.readouterr().out
+    assert "not measured: Mass, Hernia (no positives); Edema (" in shown
+    assert not re.search(r"^(Hernia|Mass|Edema) ", shown, re.MULTILINE)
+    assert re.search(r"^Effusion .*0\.\d{3}", shown, re.MULTILINE)
+
+
 def test_the_command_evaluates_others_predictions_against_a_bare_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,8 @@ import timm
 from chestxray.errors import RecipeError
 from chestxray.model.pretrained import HubWeights
 from chestxray.training import recipe_checks
+from hub_server import Hub, Repository, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/chest-resnet"
 SCRIPT = """
 import json, sys
@@ -39,47 +36,6 @@ print(json.dumps([origin, network.backbone.state_dict()["bn1.weight"].tolist()])
 """
 
 
-class Hub(http.server.ThreadingHTTPServer):
-    """The two answers of the hub that a download needs, for one repository."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.content, self.asked = content, list[str]()
-
-
-class Answers(http.server.BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        revision = self.path.rsplit("/", 2)[-2] if "/resolve/" in self.path else ""
-        if self.path.startswith(f"/api/models/{REPOSITORY}"):
-            self.give(json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": []}).encode())
-        elif revision in {"main", "v1", COMMIT} and self.path.startswith(f"/{REPOSITORY}/"):
-            self.give(self.server.content, etag=hashlib.sha256(self.server.content).hexdigest())
-        else:
-            self.send_error(404)
-
-    def give(self, body: bytes, etag: str = "") -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        if etag:
-            self.send_header("ETag", f'"{etag}"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("hub") / "model.safetensors"
@@ -89,44 +45,45 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hub(weights):
-    server = Hub(weights.read_bytes())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        server.repositories[REPOSITORY] = Repository()
+        server.repositories[REPOSITORY].commit({"model.safetensors": weights.read_bytes()}, "v1")
+        server.repositories[REPOSITORY].refs["main"] = server.repositories[REPOSITORY].refs["v1"]
+        yield server
 
 
-def start(name: str, cache: Path, port: int) -> subprocess.CompletedProcess[str]:
+def start(name: str, cache: Path, hub: Hub, port: int | None = None):
     """Make a network in a new process, since the hub's client reads its address only once."""
-    environment = {
-        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
+    environment = hub.environment(cache)
+    if port:
+        environment["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-c", SCRIPT, name]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_weights_of_the_hub_are_fetched_once_recorded_and_used(hub, weights, tmp_path):
-    done = start(f"hub:{REPOSITORY}@v1", tmp_path, hub.server_port)
+    commit = hub.repositories[REPOSITORY].refs["v1"]
+    done = start(f"hub:{REPOSITORY}@v1", tmp_path, hub)
     assert done.returncode == 0, done.stderr
     origin, scales = json.loads(done.stdout)
     state = safetensors.torch.load_file(weights)
     assert scales == state["bn1.weight"].tolist()
     assert origin == {
         "kind": "hub",
-        "repository": f"{REPOSITORY}@{COMMIT}",
+        "repository": f"{REPOSITORY}@{commit}",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "seen": [],  # no model that the registry knows
     }
     assert sum(line.startswith("GET") and "/resolve/" in line for line in hub.asked) == 1
-    again = start(f"hub:{REPOSITORY}@{COMMIT}", tmp_path, 9)  # nobody answers there
+    again = start(f"hub:{REPOSITORY}@{commit}", tmp_path, hub, 9)  # nobody answers there
     assert json.loads(again.stdout) == [origin, scales]
 
 
 def test_a_hub_without_the_repository_or_without_an_answer_is_a_clear_error(hub, tmp_path):
-    lacking = start("hub:someone/else", tmp_path, hub.server_port)
+    lacking = start("hub:someone/else", tmp_path, hub)
     assert lacking.returncode == 2
     assert "model.safetensors of someone/else cannot be fetched from the hub" in lacking.stdout
-    offline = start(f"hub:{REPOSITORY}", tmp_path, 9)
+    offline = start(f"hub:{REPOSITORY}", tmp_path, hub, 9)
     assert offline.returncode == 2
     assert "--set weights=FILE" in offline.stdout
 

@@ -13,26 +13,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import label_set_trees as trees
 import public_trees
 from chestxray import sources, table_limits
-from chestxray.cli.main import app
-from chestxray.dataset import Dataset, prepare, split
+from chestxray.dataset import prepare, split
 from chestxray.dataset.combine import combine
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions, regions, table_files
-from conftest import TINY
 from public_trees import Film, change, codes
 
 
 @dataclass(frozen=True)
 class Set:
-    """A data set: its builder, main table, column of images, and how a key names its film."""
+    """A data set: its main table, column of images, and how a key names its film."""
 
-    build: Callable[[Path, list[Film]], Path]
     table: str
     column: str
     number: Callable[[str], int]
@@ -40,36 +36,26 @@ class Set:
 
 SETS = {
     "nih-google": Set(
-        trees.google, "google2019_nih-chest-xray-labels.csv", "Image Index",
+        "google2019_nih-chest-xray-labels.csv", "Image Index",
         lambda image: int(image[9:12]),
     ),
     "nih-lt": Set(
-        trees.nih_lt, "miccai2023_nih-cxr-lt_labels_train.csv", "id",
+        "miccai2023_nih-cxr-lt_labels_train.csv", "id",
         lambda image: int(image[9:12]),
     ),
     "mimic-lt": Set(
-        trees.mimic_lt, "miccai2023_mimic-cxr-lt_labels_train.csv", "path",
+        "miccai2023_mimic-cxr-lt_labels_train.csv", "path",
         lambda image: int(image[-8:], 16),
     ),
     "brax": Set(
-        trees.brax, "master_spreadsheet_update.csv", "PngPath", lambda image: int(image[-4:]),
+        "master_spreadsheet_update.csv", "PngPath", lambda image: int(image[-4:]),
     ),
     "chexpert-plus": Set(
-        trees.chexpert_plus, "df_chexpert_plus_240401.csv", "path_to_image",
+        "df_chexpert_plus_240401.csv", "path_to_image",
         lambda image: int(image.split("/study")[1].split("/")[0]) - 1,
     ),
 }  # fmt: skip
 every_set = pytest.mark.parametrize("name", SETS)
-
-
-@pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Film]:
-    return public_trees.films(phantoms)
-
-
-@pytest.fixture
-def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: SETS[name].build(tmp_path / name, films)
 
 
 def losing(collection: Collection) -> list[str]:
@@ -310,6 +296,72 @@ def test_mimics_metadata_tells_the_views_and_unknown_ones_are_counted(
     assert codes(read) == {"unknown-view": 1, "other-view": 1}
     strict = sources.read(tree, options=ReadOptions(views="PA,AP"))
     assert codes(strict) == {"other-view": 2}
+
+
+def test_the_release_of_2022_spells_pleural_thickening_as_nih_does_and_has_one_label_an_image(
+    build: Callable[[str], Path], films: list[Film]
+) -> None:
+    tree = build("nih-lt/2022")
+    assert sources.recognise(tree).name == "nih-lt"
+    read = sources.read(tree)
+    assert set(read.findings) == set(sources.read(build("nih-lt")).findings)
+    assert (read.rows[list(read.findings)].sum(axis=1) <= 1).all()
+    thick = [
+        film.number for film in films if min(film.findings, default="") == "Pleural_Thickening"
+    ]
+    assert thick
+    drawn = read.rows["image"][read.rows["Pleural_Thickening"] == 1]
+    assert [int(name[9:12]) for name in drawn] == thick
+    assert {part: len(names) for part, names in read.official.items()} == {
+        part: [trees.part_of(film, films) for film in films].count(part)
+        for part in ("train", "val", "test")
+    }
+    assert codes(read) == {}, "the list of all images is no label table"
+
+
+@pytest.mark.parametrize(("year", "findings"), [(2023, 25), (2024, 39)])
+def test_a_challenge_of_mimic_cxr_lt_is_read_whole_with_its_views(
+    build: Callable[[str], Path], films: list[Film], year: int, findings: int
+) -> None:
+    tree = build(f"mimic-lt/CXR-LT {year}")
+    assert sources.recognise(tree).name == "mimic-lt"
+    read = sources.read(tree)
+    assert len(read.findings) == findings
+    assert not {"Normal", "No Finding"} & {*read.findings}
+    assert len(read.rows) == len(films), "development is val, and train_labeled belongs to task1"
+    assert len(read.official["val"]) == sum(trees.part_of(f, films) == "val" for f in films)
+    assert set(read.rows["view"]) == {"PA"}
+    for row in read.rows.to_dict("records"):
+        film = films[int(str(row["image"])[-8:], 16)]
+        assert row["Mass"] == float("Mass" in film.findings)
+        assert row["Pneumothorax"] == float("Pneumothorax" in film.findings)
+    assert codes(read) == ({} if year == 2023 else {"unused-label-table": 3})
+
+
+def test_of_a_challenge_radiologists_labels_or_all_in_one_table_can_be_chosen(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("mimic-lt/CXR-LT 2024")
+    whole = sources.read(tree)
+    chosen = ReadOptions(columns={"table": "test_labeled_task2.csv"})
+    task2 = sources.read(tree, "mimic-lt", chosen)
+    assert len(task2.findings) == 25
+    assert set(task2.rows["image"]) == whole.official["test"] | whole.official["val"]
+    assert task2.official == {}, "it has no train, so that images of its own cannot be split"
+    one = sources.read(tree, "mimic-lt", ReadOptions(columns={"table": "labels.csv"}))
+    assert one.official == whole.official
+    pd.testing.assert_frame_equal(one.rows, whole.rows)
+
+
+def test_tables_of_two_releases_in_two_folders_are_not_mixed(
+    films: list[Film], tmp_path: Path
+) -> None:
+    tree = trees.cxr_lt(trees.cxr_lt(tmp_path, films), films, year=2023)
+    (tree / "cxr-lt-2023/train.csv").unlink()
+    read = sources.read(tree)
+    parts = [trees.part_of(film, films) for film in films]
+    assert len(read.rows) == len(films) - parts.count("train")
+    assert codes(read)["unused-label-table"] == 6
 
 
 def test_a_table_of_another_release_is_not_mixed_in(build: Callable[[str], Path]) -> None:
@@ -827,23 +879,3 @@ def test_another_file_is_refused_as_chexlocalizes(
     (tree / "gt_segmentations_test.json").write_text(text)
     with pytest.raises(SourceError, match="is not a file of regions of CheXlocalize"):
         sources.read(tree)
-
-
-@pytest.mark.slow
-def test_chexpert_with_chexlocalize_goes_through_to_a_report_with_localization(
-    phantoms: Path, tmp_path: Path
-) -> None:
-    films = public_trees.films(phantoms, 120)
-    tree = trees.chexlocalize(public_trees.chexpert(tmp_path / "raw", films), films)
-    changes = [word for change in TINY for word in ("--set", change)]
-    words = ["run", str(tree), "--out", str(tmp_path / "out"), "--recipe", "quick", *changes,
-             "--split", "patient"]  # fmt: skip
-    run = CliRunner().invoke(app, words)
-    assert run.exit_code == 0, run.output
-    dataset = Dataset.open(tmp_path / "out" / "dataset")
-    test = set(dataset.index["image"][dataset.index["split"] == "test"])
-    boxed = dataset.boxes[dataset.boxes["image"].isin(test)]
-    located = json.loads((tmp_path / "out/run/evaluation/localization.json").read_text())
-    assert located["all"]["cases"] == len(boxed.drop_duplicates(["image", "finding"])) > 5
-    assert dataset.masks is not None
-    assert "Localization" in (tmp_path / "out/run/report.html").read_text(encoding="utf-8")

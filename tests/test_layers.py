@@ -22,6 +22,7 @@ LAYERS = (
         "csv_cells",
         "dicom_elements",
         "file_names",
+        "hub",
         "plain_yaml",
         "table_limits",
     },

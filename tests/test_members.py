@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.finalize import logits_of
+from chestxray.training.members import summary_of
 from conftest import TINY
 
 TWO = (*TINY, "members=2", "max_epochs=2")
@@ -59,7 +63,36 @@ def test_each_member_has_its_own_seed_and_is_a_run_that_can_be_used_alone(pair, 
     assert again.model == summary["members"][1]["model"]
 
 
+def alone(pair: Path) -> list[dict[str, Any]]:
+    """Give `run.json` of each member, the second with a teacher, and drawn in another way."""
+    one, two = (
+        json.loads((pair / "members" / number / "run.json").read_text(encoding="utf-8"))
+        for number in ("1", "2")
+    )
+    balanced = {**two["sampling"], "name": "balanced", "effective_images": 71.0}
+    teacher = {"model": "a teacher"}
+    return [one, {**two, "teacher": teacher, "sampling": balanced, "monitor": "auroc"}]
+
+
+def test_run_json_says_what_members_have_in_common_and_of_each_what_differs(pair):
+    one, two = alone(pair)
+    of_both = summary_of([one, two], "both", 0)
+    assert (of_both["teacher"], of_both["sampling"], of_both["monitor"]) == (None, None, None)
+    assert [of["sampling"]["name"] for of in of_both["members"]] == ["natural", "balanced"]
+    assert [of["teacher"] for of in of_both["members"]] == [None, {"model": "a teacher"}]
+    assert [of["monitor"] for of in of_both["members"]] == ["loss", "auroc"]
+    assert of_both["backbone"] == "resnet10t"
+    assert of_both["epochs"] == one["epochs"] + two["epochs"]
+    alike = summary_of([one, {**one, "model": "m"}], "both", 0)
+    assert (alike["sampling"], alike["monitor"]) == (one["sampling"], "loss")
+    assert "sampling" not in alike["members"][0]
+
+
 def test_a_report_tells_of_each_member(pair, tmp_path):
+    shutil.copytree(pair, tmp_path / "pair")
+    pair = tmp_path / "pair"
+    both = summary_of(alone(pair), fit.Run.open(pair).model, 0)
+    (pair / "run.json").write_text(json.dumps(both), encoding="utf-8")
     history = fit.Run.open(pair).history
     assert history.groupby("member").size().tolist() == [4, 4]
     figures = figure_set.figure_sets(RunFiles.read(pair))
@@ -69,6 +102,9 @@ def test_a_report_tells_of_each_member(pair, tmp_path):
     assert "The model is the ensemble of 2 networks" in text
     assert "the mean of 2 networks." in text
     assert "0, 1000" in text
+    assert text.count("Balanced sampling: an epoch draws") == 1
+    assert "The effective sample size is 71 images" in text
+    assert "lowest validation loss or the highest mean AUROC on validation" in text
     assert "None" not in re.sub(r"<(script|style|pre).*?</\1>", "", text)
 
 

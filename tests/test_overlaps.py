@@ -17,7 +17,6 @@ import pytest
 from chestxray import sources
 from chestxray.dataset.folds import folds
 from chestxray.dataset.preparation import prepare
-from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
 from chestxray.evaluation import Labels, evaluate
 from chestxray.evaluation import predictions as tables
@@ -35,6 +34,7 @@ from chestxray.sources import overlaps
 from chestxray.training.leakage import check_unseen, overlap, seen_through
 from command_line import run_command
 from conftest import REPOSITORY
+from seen_parts import changed, named
 
 PACKAGE = REPOSITORY / "src/chestxray"
 
@@ -124,28 +124,11 @@ def seen(source: str, listed: str = "0", **more) -> Seen:
     ],
 )
 def test_what_a_model_has_seen_is_told_from_names_and_lists(of, sources_here, how, words):
-    found = seen_images([of], Evaluated(sources_here, PARTS, frozenset({"val", "test"})))
+    measured = [*PARTS["val"], *PARTS["test"]]
+    found = seen_images([of], Evaluated(PARTS, dict.fromkeys(sources_here, measured)))
     assert verdict(found) == how
     assert bool(found) == (how != "none")
     assert all(words in each.sentence for each in found)
-
-
-def changed(bundle: Path, out: Path, **trained) -> Path:
-    """Copy a bundle with another origin."""
-    folder = Path(shutil.copytree(bundle, out))
-    card = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    card["trained_on"] |= {"synthetic": False, **trained}
-    (folder / "bundle.json").write_text(json.dumps(card), encoding="utf-8")
-    return folder
-
-
-def named(dataset: Dataset, source: str) -> Dataset:
-    """Give a dataset that says its radiographs are of another source."""
-    record = dataset.manifest.sources[0].model_copy(
-        update={"name": source, "title": overlaps.title(source), "synthetic": False}
-    )
-    manifest = dataset.manifest.model_copy(update={"sources": (record,)})
-    return replace(dataset, manifest=manifest, index=dataset.index.assign(source=source))
 
 
 def test_a_model_of_nih_that_is_measured_on_siim_is_flagged(run, dataset, tmp_path, caplog):
@@ -228,7 +211,10 @@ def test_the_command_warns_of_images_that_the_bundle_was_trained_on(run, dataset
     words = ["evaluate", tmp_path / "p.csv", "--labels", dataset.folder, "--bundle", bundle]
     done = run_command(*words, "--resamples", 0)
     assert done.returncode == 0, done.stderr
-    assert "warning: The model was trained on images that are measured here" in done.stdout
+    assert (
+        "warning: The model was trained on 45 of the 45 images that are measured here"
+        in done.stdout
+    )
 
 
 # --- several trees in one dataset -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,21 +13,15 @@ import pytest
 
 import public_trees
 from chestxray import sources
-from chestxray.dataset import prepare
+from chestxray.dataset import Dataset, prepare
+from chestxray.dataset.store import no_finding
 from chestxray.errors import SourceError
 from chestxray.findings import canonical
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.regions import box_of_runs, mask_of_runs, text_of_runs
+from command_line import run_command
 from public_trees import Film, change, codes
 
-BUILDERS: dict[str, Callable[..., Path]] = {
-    "chexpert": public_trees.chexpert,
-    "padchest": public_trees.padchest,
-    "rsna": public_trees.rsna,
-    "vindr": public_trees.vindr,
-    "siim": public_trees.siim,
-    "mimic": public_trees.mimic,
-}
 MAIN_TABLE = {
     "chexpert": "train.csv",
     "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
@@ -39,17 +34,7 @@ IMAGE_COLUMN = {
     "chexpert": "Path", "padchest": "ImageID", "rsna": "patientId", "vindr": "image_id",
     "siim": "ImageId", "mimic": "dicom_id",
 }  # fmt: skip
-every_set = pytest.mark.parametrize("name", BUILDERS)
-
-
-@pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Film]:
-    return public_trees.films(phantoms)
-
-
-@pytest.fixture
-def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: BUILDERS[name](tmp_path / name, films)
+every_set = pytest.mark.parametrize("name", MAIN_TABLE)
 
 
 def edit(tree: Path, name: str, how: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
@@ -564,19 +549,7 @@ def test_kaggles_table_of_vindr_gives_the_labels_of_physionets(
     build: Callable[[str], Path], films: list[Film], tmp_path: Path
 ) -> None:
     tree = build("vindr")
-    rows: list[list[object]] = []
-    for film in films:
-        for reader in ("R1", "R2", "R3"):
-            named = film.fixed(public_trees.VINDR_OF_NIH)
-            named = named if reader != "R3" else named[1:]
-            rows += [[f"{film.number:032x}", name, 0, reader, 1, 2, 30, 40] for name in named]
-            if not named:
-                rows.append([f"{film.number:032x}", "No finding", 14, reader, "", "", "", ""])
-    kaggle = public_trees.table(
-        tmp_path / "kaggle" / "train.csv",
-        ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"),
-        rows,
-    )
+    kaggle = public_trees.vindr_kaggle(tmp_path / "kaggle", films) / "train.csv"
     read = sources.read(kaggle)
     assert read.name == "vindr"
     whole = sources.read(tree).rows
@@ -705,3 +678,35 @@ def test_mimics_unknown_part_and_contradictory_study(build: Callable[[str], Path
         SourceError, match="names the split 'tune': allowed are train, validate, test"
     ):
         sources.read(tree)
+
+
+# Several sets in one dataset
+
+
+def test_prepare_tells_once_what_sets_have_in_common_and_what_none_of_them_can_say(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path
+) -> None:
+    trees = [build(name) for name in ("chestxdet", "siim", "rsna")]
+    done = run_command("prepare", *trees, tmp_path / "out", "--size", 32, "--allow-empty")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    assert "split by the lists of chestxdet, drawn in rsna, siim (SHA-256 " in shown
+    view = "the table does not state the view: that of the DICOM header is used"
+    assert shown.count(view) == 1
+    assert f"{view}: siim {len(films)}, rsna {len(films)}, such as " in shown
+    assert not re.search(r"^No Finding +\d", shown, re.MULTILINE)
+    assert "No Finding is unknown: no source labels all of these findings" in shown
+    counts = Dataset.open(tmp_path / "out").manifest.counts
+    assert all("No Finding" not in of for of in counts.values())
+
+
+def test_no_finding_is_counted_where_one_set_labels_all_findings(
+    build: Callable[[str], Path], films: list[Film], tmp_path: Path
+) -> None:
+    dataset = prepare([build("nih"), build("siim")], tmp_path / "out", size=32, allow_empty=True)
+    free = sum(of["No Finding"] for of in dataset.manifest.counts.values())
+    assert free == sum(not film.findings for film in films) > 0
+    none = no_finding(dataset.index[list(dataset.findings)]).groupby(dataset.index["source"])
+    assert none.count()["nih"] == len(films)
+    shown = sum("Pneumothorax" in film.findings for film in films)
+    assert none.count()["siim"] == shown, "an image without a pneumothorax may have another finding"

@@ -134,8 +134,8 @@ def test_predictions_stand_beside_the_right_names(reader, folder, tmp_path):
 def test_a_row_says_what_is_called_and_by_which_model(reader, run, folder, tmp_path):
     predict_inputs(reader, find([folder], None, reader.bundle.card), tmp_path / "predictions.csv")
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
-    added = ["called", "not_assessed", "operating_point", "model"]
-    assert table.columns.tolist()[-6:] == ["status", "reason", *added]
+    added = ["called", "not_assessed", "operating_point", "model", "origin"]
+    assert table.columns.tolist()[-7:] == ["status", "reason", *added]
     assert set(table["model"]) == {reader.bundle.identity}
     card = json.loads((run / "bundle/bundle.json").read_text(encoding="utf-8"))
     thresholds = card["operating_points"]["youden"]
@@ -264,6 +264,7 @@ def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
         assert np.isclose(entry["probability"], best, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_explaining_a_dataset_keeps_the_heatmaps_of_one_batch_alone(
     reader, dataset, tmp_path, monkeypatch
 ):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -30,6 +31,7 @@ from chestxray.sources import (
 )
 from chestxray.sources.collection import UNCERTAIN, only_views, policies, resolve
 from chestxray.sources.demographics import sexes, views
+from command_line import run_command
 from conftest import REPOSITORY
 from nih_tree import write_tree
 
@@ -100,7 +102,10 @@ def test_every_card_states_title_licence_and_origin_of_the_labels() -> None:
         assert card.label_origin.endswith(".")
         assert card.uncertain in {"zeros", "ones", "ignore"}
         assert card.blank in {"negative", "unknown"}
-    assert "RSNA Pneumonia" in dict(card_text.described(sources.cards()["nih"]))["overlaps with"]
+    assert (
+        "RSNA Pneumonia"
+        in dict(card_text.described("nih", sources.cards()["nih"]))["overlaps with"]
+    )
     assert sources.cards()["phantoms"].synthetic
 
 
@@ -273,6 +278,45 @@ def test_the_page_of_data_sets_is_that_of_the_cards() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("padchest", ReadOptions(readers="any"), "labels of several people for an image"),
+        ("table", ReadOptions(readers="majority"), "labels of several people for an image"),
+        ("vindr", ReadOptions(columns={"image": "image_id"}), "columns of a public data set are"),
+        ("rsna", ReadOptions(columns={"table": "x.csv"}), "this one has one set of labels"),
+        ("siim", ReadOptions(patient_per_image=True), "for a table of your own"),
+    ],
+)
+def test_an_option_that_a_source_would_ignore_is_refused_with_the_reason(
+    build: Callable[[str], Path], name: str, options: ReadOptions, reason: str
+) -> None:
+    with pytest.raises(SourceError, match=rf"read by the source {name}: .*{reason}"):
+        sources.read(build(name), name, options)
+
+
+def test_of_several_trees_only_those_with_readers_get_their_rule(
+    build: Callable[[str], Path],
+) -> None:
+    options = ReadOptions(readers="any", blank="negative")
+    each = sources.options_of_each([build("siim"), build("vindr")], None, options)
+    assert [of.readers for of in each] == [None, "any"]
+    assert {of.blank for of in each} == {"negative"}
+    with pytest.raises(SourceError, match="leave the option out"):
+        sources.options_of_each([build("siim"), build("rsna")], None, options)
+
+
+def test_the_command_prints_one_card_with_its_files() -> None:
+    shown = run_command("prepare", "--show-source", "padchest")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("padchest: PadChest\n")
+    assert "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz\n" in shown.stdout
+    assert "VinDr" not in shown.stdout
+    wrong = run_command("prepare", "--show-source", "padchset")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "did you mean 'padchest'?" in wrong.stderr
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_card_of_real_radiographs_says_what_a_user_has_to_know(name: str) -> None:
     card = sources.cards()[name]
@@ -280,9 +324,12 @@ def test_a_card_of_real_radiographs_says_what_a_user_has_to_know(name: str) -> N
         return
     for text in (card.citation, card.access, card.reasons, card.split, card.differs):
         assert text
-    shown = dict(card_text.described(card))
+    shown = dict(card_text.described(name, card))
     assert shown["policies"] == "uncertain ignore, blank negative, views frontal"
     assert shown["how to get it"] == card.access
+    assert shown["checked on"]
+    assert len(card_text.layout(name)) >= 2
+    assert max(map(len, card_text.layout(name))) <= 90, "a line of the page does not scroll"
 
 
 # What a source gives is checked

@@ -5,11 +5,20 @@ import json
 import numpy as np
 import pytest
 import torch
+from torchvision import transforms
 
 from chestxray.evaluation import predictions
 from chestxray.model import bundle as bundles
 from chestxray.model.network import Classifier, to_input
-from chestxray.model.test_time import _overlap, _parts, averaged
+from chestxray.model.origin import Crops
+from chestxray.model.test_time import (
+    _overlap,
+    _parts,
+    averaged,
+    log_odds_of_mean,
+    read_crops,
+    secant_weights,
+)
 from chestxray.model.torch_engine import batches
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
@@ -120,3 +129,80 @@ def test_validation_calibration_and_the_bundle_average_the_same_views(dataset, t
     bce = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), labels)
     found = finished.history.query("split == 'val'")["loss"].item()
     assert found == pytest.approx(float(bce), rel=1e-4)
+
+
+# crops of imported models
+
+
+def cropped(rule: str) -> Classifier:
+    torch.manual_seed(0)
+    crops = Crops(side=56, rule=rule)
+    classifier = Classifier("resnet10t", ("A", "B", "C"), 64, channels=3, crops=crops).eval()
+    torch.nn.init.normal_(classifier.head.weight, std=0.5)
+    torch.nn.init.normal_(classifier.head.bias)
+    return classifier
+
+
+def of_colour(classifier: Classifier, crops: torch.Tensor) -> torch.Tensor:
+    """The logits of crops by the same network of three channels, each normalised by ImageNet's."""
+    colours = crops.expand(-1, 3, -1, -1)
+    normal = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    features = classifier.backbone(normal(colours))
+    return features.mean((2, 3)) @ classifier.head.weight.T + classifier.head.bias
+
+
+def test_the_probability_of_ten_crops_is_the_mean_probability_of_torchvisions_ten_crops(images):
+    classifier = cropped("ten")
+    with torch.inference_mode():
+        each = [of_colour(classifier, crop).sigmoid() for crop in transforms.TenCrop(56)(images)]
+        found = classifier(images).sigmoid()
+    expected = torch.stack(each).mean(0)
+    assert torch.stack(each).std(0).min() > 1e-3
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_a_centre_crop_is_torchvisions(images):
+    classifier = cropped("centre")
+    with torch.inference_mode():
+        expected = of_colour(classifier, transforms.CenterCrop(56)(images))
+        assert torch.allclose(classifier(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["ten", "centre"])
+def test_the_mean_of_the_class_map_of_crops_and_the_bias_are_the_logit_of_their_probability(
+    rule, images
+):
+    classifier = cropped(rule)
+    with torch.inference_mode():
+        logits, maps, _ = classifier.explain(images)
+        assert torch.equal(classifier(images), logits)
+    assert torch.allclose(maps.mean((2, 3)) + classifier.head.bias, logits, atol=1e-5)
+    assert len(maps[0, 0]) == round(64 / 56 * 2)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 1.0, 30.0, 90.0])
+def test_weights_of_crops_are_positive_add_up_to_one_and_give_the_logit_of_the_mean(spread):
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(10, 50, generator=generator) - 3
+    joint = log_odds_of_mean(logits)
+    weights = secant_weights(logits, joint)
+    expected = logits.double().sigmoid().mean(0).logit()
+    assert torch.allclose(joint.double(), expected, atol=1e-4) or spread > 30
+    assert (weights > 0).all() or spread > 1
+    assert torch.allclose(weights.sum(0), torch.ones(50))
+    assert torch.allclose((weights * logits).sum(0), joint, atol=1e-4, rtol=1e-4)
+
+
+def test_maps_of_crops_lie_where_the_crops_lie():
+    """A model that sees brightness itself, in cells of 8 px: what ten crops of it see in common."""
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 48:56, 8:16] = 1
+
+    def explain(images):
+        maps = torch.nn.functional.avg_pool2d(images, 8)
+        return maps.mean((2, 3)), maps, maps.mean((2, 3))
+
+    _, maps, _ = read_crops(explain, image, Crops(side=48, rule="ten"))
+    row, column = divmod(int(maps[0, 0].argmax()), 8)
+    assert (row, column) == (6, 1)
+    assert maps[0, 0, 6, 1] > 0.9 * maps.sum()

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import public_trees
 import small_trees
 import torchxrayvision_wheel
 from chestxray import sources
@@ -19,20 +18,9 @@ from chestxray.dataset import prepare
 from chestxray.errors import SourceError
 from public_trees import Film, codes
 
-BUILDERS = {"shenzhen": small_trees.shenzhen, "montgomery": small_trees.montgomery}
 PREFIX = {"shenzhen": "CHNCXR", "montgomery": "MCUCXR"}
 IMAGES = {"shenzhen": 662, "montgomery": 138}
-both_sets = pytest.mark.parametrize("name", BUILDERS)
-
-
-@pytest.fixture(scope="module")
-def films(phantoms: Path) -> list[Film]:
-    return public_trees.films(phantoms)
-
-
-@pytest.fixture
-def build(films: list[Film], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: BUILDERS[name](tmp_path / name, films)
+both_sets = pytest.mark.parametrize("name", IMAGES)
 
 
 def film_of(image: str, films: list[Film]) -> Film:
@@ -108,6 +96,17 @@ def test_a_reading_is_understood_in_the_spellings_of_the_set_or_counted(
     assert codes(read) == ({} if sex and age is not None else {"unreadable-reading": 1})
 
 
+def test_kaggles_masks_of_both_sets_are_no_images_of_montgomery(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("montgomery")
+    before = sources.read(tree).rows
+    (tree / "ManualMask/leftMask").rename(tree / "masks")
+    after = sources.read(tree)
+    pd.testing.assert_frame_equal(after.rows, before)
+    assert codes(after) == {}
+
+
 @both_sets
 def test_readings_without_an_image_change_nothing_and_images_without_one_are_kept(
     build: Callable[[str], Path], name: str
@@ -175,11 +174,11 @@ def test_both_sets_in_one_folder_are_read_one_at_a_time(
     build: Callable[[str], Path], films: list[Film], tmp_path: Path
 ) -> None:
     tree = tmp_path / "mixed"
-    for name in BUILDERS:
+    for name in IMAGES:
         shutil.copytree(build(name), tree, dirs_exist_ok=True)
     with pytest.raises(SourceError, match=r"matches several sources \(shenzhen, montgomery\)"):
         sources.read(tree)
-    for name in BUILDERS:
+    for name in IMAGES:
         read = sources.read(tree, name)
         assert read.rows["image"].str.startswith(PREFIX[name]).all()
         assert len(read.rows) == len(films)
@@ -203,7 +202,7 @@ def test_labels_of_both_sets_are_those_of_torchxrayvision(build: Callable[[str],
         "    read = xrv.datasets.NLMTB_Dataset(tree)\n"
         "    print(*(f'{n[:-4]}={int(v)}' for n, v in zip(read.csv.fname, read.labels[:, 0])))\n"
     )
-    trees = [build(name) for name in BUILDERS]
+    trees = [build(name) for name in IMAGES]
     said = torchxrayvision_wheel.answer(code, *trees)
     theirs = dict(word.split("=") for word in said.split() if "CXR_" in word)
     ours = pd.concat([sources.read(tree).rows for tree in trees])

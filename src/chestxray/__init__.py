@@ -8,7 +8,7 @@
     results = chestxray.evaluate(predictions.path, labels=dataset)
     results.mean.auroc                           # value, low, high; shown as 0.814 (0.798–0.832)
 
-    reader = chestxray.load("run/bundle")
+    reader = chestxray.load("run/bundle")        # or "hub:OWNER/NAME@REVISION"
     reading = reader.read("radiograph.dcm")      # DICOM, PNG, JPEG, or a grey NumPy array
     reading.probabilities["Effusion"]            # calibrated, in [0, 1]
     reading.heatmaps["Effusion"]                 # float32 [h, w], one scale per finding
@@ -19,8 +19,8 @@
     reading.not_localised                        # finding → why its heatmap points to no place
 
 A reading also has `image`, the canonical image that the model saw, `placement`, where the
-radiograph lies in it, the `thresholds`, the `operating_point` that they are of, and `model`, the
-identity of the model.
+radiograph lies in it, the `thresholds`, the `operating_point` that they are of, `model`, the
+identity of the model, and `origin`, its commit on the hub if it comes from there.
 
 Everything that the command line does is a function here or in a room's `__init__`. Names are loaded
 when they are first used, so that importing the package stays fast and the core works without torch.
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         plan,
     )
     from chestxray.findings import Findings, vocabulary
-    from chestxray.model import calibrate
+    from chestxray.model import calibrate, push
     from chestxray.reading import Reader, Reading, explain, load, predict, validate
     from chestxray.reporting import report
     from chestxray.serving import serve
@@ -84,7 +84,7 @@ _ROOMS: Final = {
         "Comparison", "Interval", "Labels", "Predictions", "Results", "compare", "evaluate", "plan",
     ),
     "findings": ("Findings", "vocabulary"),
-    "model": ("calibrate",),
+    "model": ("calibrate", "push"),
     "reading": ("Reader", "Reading", "explain", "load", "predict", "validate"),
     "reporting": ("report",),
     "serving": ("serve",),
@@ -99,8 +99,8 @@ __all__ = [
     "Reader", "Reading", "Recipe", "RecipeError", "RefusedError", "Results", "Run",
     "SignatureError", "Source", "SourceCard", "SourceError", "TrainingError", "WorkerError",
     "__version__", "calibrate", "compare", "crossval", "ensemble", "evaluate", "explain", "load",
-    "overlap", "plan", "predict", "prepare", "pretrain", "report", "serve", "synth", "train",
-    "validate", "verify", "vocabulary",
+    "overlap", "plan", "predict", "prepare", "pretrain", "push", "report", "serve", "synth",
+    "train", "validate", "verify", "vocabulary",
 ]  # fmt: skip
 
 

@@ -152,6 +152,7 @@ _EXTRA_OF_MODULE: Final = {
     "huggingface_hub": "train",
     "sklearn": "train",
     "tensorboard": "track",
+    "h5py": "keras",
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",

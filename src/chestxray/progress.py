@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_TO_ESTIMATE = 5.0  # before this, workers start and files are read for the first time
 
 
 class Advance(Protocol):
@@ -44,9 +45,19 @@ class _Rate(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:.1f} {self.unit}/s")
 
 
+class _Left(TimeRemainingColumn):
+    max_refresh = None  # the first estimate is shown as soon as there is one
+
+    def render(self, task: Task) -> Text:
+        """Show the time left after the first seconds, whose rate says nothing, or that taken."""
+        if not task.finished and (task.elapsed or 0.0) < _SECONDS_TO_ESTIMATE:
+            return Text("-:--:--", style="progress.remaining")
+        return super().render(task)
+
+
 @contextmanager
 def progress(label: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Advance]:
-    """Show the progress of an operation.
+    """Show the progress of an operation; nothing where there is nothing to do.
 
     Args:
         label: name of the operation, such as `prepare`.
@@ -54,9 +65,19 @@ def progress(label: str, total: int, unit: str = "images", done: int = 0) -> Ite
         unit: name of the units, in the plural.
         done: units of an earlier, interrupted run; the rate ignores them.
     """
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _nothing if total == 0 else _bar if sys.stderr.isatty() else _lines
     with show(label, total, unit, done) as advance:
         yield advance
+
+
+def say(label: str, text: str) -> None:
+    """Tell what a long operation does now, on standard error."""
+    print(f"{label}: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _nothing(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:  # noqa: ARG001
+    yield lambda count=1: None  # noqa: ARG005
 
 
 @contextmanager
@@ -66,7 +87,7 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(unit),
-        TimeRemainingColumn(),
+        _Left(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=done)
@@ -81,13 +102,14 @@ def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     def line() -> None:
         nonlocal shown
         shown = now_done
-        rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
-        left = (total - now_done) / rate if rate else 0.0
-        print(
-            f"{label}: {now_done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        seconds = time.monotonic() - start
+        rate = (now_done - done) / max(seconds, 1e-9)
+        text = f"{now_done}/{total} {unit}, {rate:.1f}/s"
+        if now_done < total and rate:
+            text += f", {(total - now_done) / rate:.0f} s left"
+        elif now_done >= total:
+            text += f", {seconds:.0f} s"
+        say(label, text)
 
     def advance(count: int = 1) -> None:
         nonlocal now_done, last

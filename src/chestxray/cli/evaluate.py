@@ -39,7 +39,10 @@ def evaluate(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="The bundle that made the predictions: evaluate its own thresholds."),
+        typer.Option(
+            help="The bundle that made the predictions, a folder or hub:OWNER/NAME@REVISION: "
+            "evaluate its own thresholds.",
+        ),
     ] = None,
     prevalence: Annotated[
         list[str] | None,
@@ -148,6 +151,11 @@ def _show(result: Results) -> None:
     ):
         if count:
             typer.echo(f"{count} {what}")
+    if result.uncalibrated_import:
+        typer.echo(
+            f"The bundle was imported from {result.uncalibrated_import} and is not calibrated: its "
+            f"probabilities are the original network's own."
+        )
     for seen in result.seen_images:
         typer.echo(f"warning: {seen.sentence}")
     if result.split == "unknown":
@@ -158,6 +166,8 @@ def _show(result: Results) -> None:
     typer.echo(f"\n{'':{width}}{'positives':>10}{_heads(shown)}")
     for finding, entry in result.findings.items():
         name, positives = f"{finding:{width}}", str(entry.positives)
+        if _unmeasured(entry, shown):
+            continue
         if finding in result.not_assessed:
             line = _line(name, positives, entry.metrics, _WITH_INTERVAL)
             typer.echo(line + "not assessed".rjust(sum(map(_width, _AT_THRESHOLD))))
@@ -165,13 +175,37 @@ def _show(result: Results) -> None:
             typer.echo(_line(name, positives, entry.metrics, shown))
     typer.echo(_line(f"{'mean':{width}}", "", result.mean.metrics, shown))
     for line in (
+        *_not_measured(result, shown),
         *_workload(result),
         *_few(result.findings),
-        *_remarks(result),
+        *_remarks(result, shown),
         *_left_out(result),
         *_baselines(result),
     ):
         typer.echo(line)
+
+
+def _unmeasured(entry: FindingResult, shown: Sequence[str]) -> bool:
+    return all(entry.metrics[metric].value is None for metric in shown)
+
+
+def _not_measured(result: Results, shown: Sequence[str]) -> Iterator[str]:
+    """Name the findings that have no figure, in one line."""
+    reasons = {
+        finding: entry.auroc.reason or "no figure"
+        for finding, entry in result.findings.items()
+        if _unmeasured(entry, shown)
+    }
+    if reasons:
+        yield f"not measured: {'; '.join(f'{n} ({why})' for why, n in _by_text(reasons).items())}"
+
+
+def _by_text(texts: Mapping[str, str]) -> dict[str, str]:
+    """Give each text with the findings that it is said of."""
+    return {
+        text: ", ".join(finding for finding, of in texts.items() if of == text)
+        for text in dict.fromkeys(texts.values())
+    }
 
 
 def _thresholds(result: Results) -> str:
@@ -273,15 +307,18 @@ def _few(findings: dict[str, FindingResult]) -> Iterator[str]:
         )
 
 
-def _remarks(result: Results) -> Iterator[str]:
-    """Say why a figure, an interval or a threshold is missing."""
-    for finding, entry in result.findings.items():
-        if entry.auroc.reason:
-            yield f"{finding}: {entry.auroc.reason}"
-        if finding in result.not_assessed:
-            yield f"{finding} is not assessed: {result.not_assessed[finding]}"
-        elif entry.threshold.reason and result.fit_on and not entry.auroc.reason:
-            yield f"{finding}: {entry.threshold.reason}"
+def _remarks(result: Results, shown: Sequence[str]) -> Iterator[str]:
+    """Say why an interval or a threshold is missing, once for all findings of which it is true."""
+    missing = {
+        finding: entry.auroc.reason
+        or (entry.threshold.reason if result.fit_on and finding not in result.not_assessed else "")
+        for finding, entry in result.findings.items()
+        if not _unmeasured(entry, shown)
+    }
+    for why, names in _by_text({f: why for f, why in missing.items() if why}).items():
+        yield f"{names}: {why}"
+    for why, names in _by_text(result.not_assessed).items():
+        yield f"{names} {'are' if ', ' in names else 'is'} not assessed: {why}"
 
 
 def _left_out(result: Results) -> Iterator[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestxray.cli.options import BundleFolder
+
 if TYPE_CHECKING:
     from chestxray.serving.gateway.store import Store
 
@@ -31,7 +33,7 @@ Items = Annotated[
 
 @gateway.command()
 def run(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder of a run.")],
+    bundle: BundleFolder,
     config: ConfigFile,
 ) -> None:
     """Receive radiographs over DICOM, read them, and send the results, until stopped.

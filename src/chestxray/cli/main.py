@@ -26,12 +26,14 @@ from chestxray.cli.explain import explain
 from chestxray.cli.export import export
 from chestxray.cli.findings import findings
 from chestxray.cli.gateway import gateway
+from chestxray.cli.import_ import import_
 from chestxray.cli.overlap import overlap
 from chestxray.cli.plan import plan
 from chestxray.cli.predict import predict
 from chestxray.cli.prepare import prepare
 from chestxray.cli.pretrain import pretrain
 from chestxray.cli.probe import probe
+from chestxray.cli.push import card, push
 from chestxray.cli.recipe import recipe
 from chestxray.cli.report import report
 from chestxray.cli.run import run
@@ -87,7 +89,10 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any] | typer.Typer, ...]]] = {
         ensemble,
         crossval,
         calibrate,
+        import_,
         export,
+        card,
+        push,
         sign,
         keygen,
         recipe,
@@ -100,7 +105,7 @@ for panel, verbs in _PANELS.items():
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(verb)
+            app.command(verb.__name__.rstrip("_"), rich_help_panel=panel)(verb)
 
 _LONGEST_NAME: Final = 300  # characters of a path that are shown
 _INTERRUPTED: Final = 130

@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
+
+from chestxray.hub import local
 
 if TYPE_CHECKING:
     from chestxray.sources import Problem, ReadOptions
@@ -61,7 +63,8 @@ RequireSignature = Annotated[
         "`chestxray sign`).",
     ),
 ]
-BundleFolder = Annotated[Path, typer.Argument(help="The bundle folder of a run.")]
+BUNDLE_HELP: Final = "The bundle folder of a run, or hub:OWNER/NAME@REVISION."
+BundleFolder = Annotated[Path, typer.Argument(help=BUNDLE_HELP, callback=local)]
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
 ]
@@ -124,8 +127,8 @@ class SourceOptions:
     readers: Annotated[
         Literal["majority", "any", "unanimous"] | None,
         typer.Option(
-            help="For a data set that several people read: how many of them must name a finding. "
-            "Default: majority."
+            help="For a data set that several people read (VinDr-CXR): how many of them must name "
+            "a finding. Default: majority."
         ),
     ] = None
 
@@ -139,7 +142,7 @@ class SourceOptions:
             self.views,
             _columns(self.columns),
             self.patient_per_image,
-            self.readers or "majority",
+            self.readers,
         )
 
     def words(self) -> list[str]:

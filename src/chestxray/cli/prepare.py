@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,7 +17,11 @@ from chestxray.cli.options import (
 
 if TYPE_CHECKING:
     from chestxray.dataset import Dataset
-    from chestxray.sources import ReadOptions
+    from chestxray.dataset.store import Manifest, SourceProblem
+    from chestxray.sources import ReadOptions, SourceCard
+
+
+_EXAMPLES: Final = 3  # of a notice
 
 
 def _not_pixels(pixels: int | None) -> None:
@@ -30,13 +35,30 @@ def _list_sources(wanted: bool) -> None:
     if not wanted:
         return
     from chestxray.sources import cards
-    from chestxray.sources.card_text import described
 
     for name, card in cards().items():
-        typer.secho(f"{name}: {card.title}", bold=True)
-        for what, text in described(card):
-            typer.echo(f"  {what}: {text}")
+        _show_card(name, card)
     raise typer.Exit
+
+
+def _show_source(wanted: str | None) -> None:
+    """Print the card of one source."""
+    if wanted is None:
+        return
+    from chestxray.sources.registry import named
+
+    _show_card(wanted, named(wanted).card)
+    raise typer.Exit
+
+
+def _show_card(name: str, card: SourceCard) -> None:
+    from chestxray.sources.card_text import described, layout
+
+    typer.secho(f"{name}: {card.title}", bold=True)
+    for what, text in described(name, card):
+        typer.echo(f"  {what}: {text}")
+    if lines := layout(name):
+        typer.echo("\n".join(["  files:", *(f"    {line}" for line in lines)]))
 
 
 @with_source_options
@@ -69,9 +91,22 @@ def prepare(
     list_sources: Annotated[  # noqa: ARG001 - its callback prints them
         bool,
         typer.Option(
-            "--list-sources", callback=_list_sources, is_eager=True, help="List all sources."
+            "--list-sources",
+            callback=_list_sources,
+            is_eager=True,
+            help="Print the cards of all sources.",
         ),
     ] = False,
+    show_source: Annotated[  # noqa: ARG001 - its callback prints it
+        str | None,
+        typer.Option(
+            "--show-source",
+            metavar="NAME",
+            callback=_show_source,
+            is_eager=True,
+            help="Print the card of one source: how to get the data set, its files, its labels.",
+        ),
+    ] = None,
     pixels: Annotated[  # noqa: ARG001 - its callback refuses it
         int | None, typer.Option(hidden=True, callback=_not_pixels)
     ] = None,
@@ -122,31 +157,63 @@ def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:
 def _show(dataset: Dataset) -> None:
     """Print what was packed by split, then what was not."""
     manifest = dataset.manifest
-    typer.echo(
-        f"{manifest.title}, split {manifest.split.name} (SHA-256 {manifest.split.sha256[:16]})"
-    )
+    typer.echo(f"{manifest.title}, {_split_of(manifest)} (SHA-256 {manifest.split.sha256[:16]})")
     for record in manifest.sources:
         policies = ", ".join(f"{name} {value}" for name, value in record.policies.items())
         typer.echo(f"{record.name}: {record.images} images; {policies}")
         for name, fact in record.facts.items():
             typer.echo(f"  {name}: {fact}")
     _show_counts(dataset)
-    for problem in manifest.problems:
-        typer.echo(f"\n{problem.sentence}: {problem.count}, such as {', '.join(problem.examples)}")
+    for line in _notices(manifest):
+        typer.echo(f"\n{line}")
     if manifest.failures:
         typer.echo(f"\n{len(manifest.failures)} of {manifest.listed} images cannot be read:")
     for failure in manifest.failures:
         typer.echo(f"  {failure.image} ({failure.split}): {failure.reason}")
 
 
+def _split_of(manifest: Manifest) -> str:
+    """Name the split; where the parts of some sources are drawn, which."""
+    drawn = [p for p in manifest.problems if p.code == "no-official-list"]
+    if not drawn or manifest.split.name != "official":
+        return f"split {manifest.split.name}"
+    names = {name for p in drawn for name in p.examples}
+    own = [record.name for record in manifest.sources if record.name not in names]
+    return f"split by the lists of {', '.join(own)}, drawn in {', '.join(sorted(names))}"
+
+
+def _notices(manifest: Manifest) -> Iterator[str]:
+    """Say once what several sources have in common, with the count of each."""
+    names = [record.name for record in manifest.sources]
+    by_sentence: dict[tuple[str, str], list[tuple[str, SourceProblem]]] = {}
+    for problem in manifest.problems:
+        of = next((name for name in names if problem.sentence.startswith(f"{name}: ")), "")
+        sentence = problem.sentence.removeprefix(f"{of}: ")
+        by_sentence.setdefault((problem.code, sentence), []).append((of, problem))
+    for (_, sentence), found in by_sentence.items():
+        counts = ", ".join(f"{of} {problem.count}".strip() for of, problem in found)
+        examples = [example for _, problem in found for example in problem.examples[:_EXAMPLES]]
+        yield f"{sentence}: {counts}, such as {', '.join(examples[:_EXAMPLES])}"
+
+
 def _show_counts(dataset: Dataset) -> None:
     """Print images, patients and positives by split, and the unknown labels of each finding."""
+    from chestxray.dataset.store import no_finding
+    from chestxray.findings import NO_FINDING
+
     parts = dataset.manifest.counts
-    unknown = dataset.index[list(dataset.findings)].isna().sum()
+    labels = dataset.index[list(dataset.findings)]
+    unknown = labels.isna().sum()
+    unknown[NO_FINDING] = int(no_finding(labels).isna().sum())
     width = max(20, *(len(name) + 2 for name in next(iter(parts.values()))))
     typer.echo(f"\n{'':{width}}" + "".join(f"{part:>10}" for part in (*parts, "unknown")))
     for count in next(iter(parts.values())):
         figures = "".join(f"{parts[part][count]:>10}" for part in parts)
         typer.echo(
             f"{count:{width}}{figures}" + (f"{unknown[count]:>10}" if count in unknown else "")
+        )
+    if NO_FINDING not in next(iter(parts.values())):
+        typer.echo(
+            "No Finding is unknown: no source labels all of these findings, so that an image "
+            "without a known one may have another"
         )

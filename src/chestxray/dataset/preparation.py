@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -61,6 +60,7 @@ from chestxray.errors import ArtifactError, SourceError
 from chestxray.file_names import is_text, one_line
 from chestxray.findings import Findings
 from chestxray.parallel import check_main_module
+from chestxray.progress import say
 from chestxray.sources.collection import (
     MISSING_IMAGE,
     OTHER_VIEW,
@@ -122,7 +122,10 @@ def prepare(  # noqa: PLR0913 - the options of one command
     trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
     if not trees:
         raise SourceError("no raw tree was given: give at least one folder")
-    combined = combine([sources.read(tree, source, options) for tree in trees])
+    each = sources.options_of_each(trees, source, options)
+    combined = combine(
+        [sources.read(tree, source, own) for tree, own in zip(trees, each, strict=True)]
+    )
     if combined.rows.empty:
         raise SourceError(_nothing_left(trees[0], combined))
     if not allow_missing:
@@ -141,7 +144,10 @@ def prepare(  # noqa: PLR0913 - the options of one command
         _make_missing(job, manifest, out)
         return Dataset.open(out)
     for name in combined.official if (split, job.how) == (AUTO, "patient") else job.drawn_sources:
-        _say(f"{name} has no official list: its patients are split at random (70 / 10 / 20 %)")
+        say(
+            "prepare",
+            f"{name} has no official list: its patients are split at random (70 / 10 / 20 %)",
+        )
     with _working(work, plan):
         if not (work / MANIFEST).exists():
             _make(job, plan, work)
@@ -433,13 +439,13 @@ def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
     ]
     if missing:
         count = len(manifest.shards) + len(manifest.masks)
-        _say(f"{out} lacks {len(missing)} of {count} shards: making them again")
+        say("prepare", f"{out} lacks {len(missing)} of {count} shards: making them again")
         (out / UNFINISHED).mkdir(exist_ok=True)
         with _locked(out / UNFINISHED):
             _renew_images([s for place, s in missing if place == shards.FOLDER], job, manifest, out)
             _renew_masks([s for place, s in missing if place == masks.FOLDER], job, manifest, out)
     else:
-        _say(f"{out} is complete, made from the same inputs")
+        say("prepare", f"{out} is complete, made from the same inputs")
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
@@ -492,7 +498,7 @@ def _working(work: Path, plan: Plan) -> Iterator[None]:
     with _locked(work):
         if (work / _PLAN).exists():
             _check_same(plan, _read_plan(work / _PLAN), out, "started")
-            _say(f"resuming the unfinished {out}")
+            say("prepare", f"resuming the unfinished {out}")
         else:
             write_json(work / _PLAN, plan.model_dump(mode="json"))
         yield
@@ -511,7 +517,3 @@ def _read_plan(path: Path) -> Plan:
             f"{path.parent.parent} was started by another version of chestxray: remove it, or name "
             f"another folder"
         ) from error
-
-
-def _say(line: str) -> None:
-    print(f"prepare: {line}", file=sys.stderr, flush=True)

@@ -309,19 +309,39 @@ def _table(path: Path) -> pd.DataFrame:
     return table
 
 
+def no_finding(labels: pd.DataFrame) -> pd.Series[float]:
+    """Tell where no finding is present: 1, 0, or NaN where an unknown one may be.
+
+    Args:
+        labels: a float column per finding.
+    """
+    none = (labels == 0).all(axis=1).astype(np.float64)
+    return none.mask((none == 0) & ~(labels == 1).any(axis=1))
+
+
 def counts_by_part(index: pd.DataFrame, findings: Findings) -> dict[str, dict[str, int]]:
-    """Count images, patients, `No Finding` and each finding in every part of an index."""
-    return {part: _counts(index[index["split"] == part], findings) for part in PARTS}
+    """Count images, patients, `No Finding` and each finding in every part of an index.
+
+    `No Finding` is left out where it is unknown of every image without a finding, as in a union of
+    sources that label different ones.
+    """
+    none = no_finding(index[list(findings)])
+    said = bool((none == 1).any() or none.notna().all())
+    return {
+        part: _counts(index[here], findings, none[here] if said else None)
+        for part in PARTS
+        for here in [index["split"] == part]
+    }
 
 
-def _counts(part: pd.DataFrame, findings: Findings) -> dict[str, int]:
-    present = part[list(findings)] == 1
-    absent = part[list(findings)] == 0  # an unknown label is neither
+def _counts(
+    part: pd.DataFrame, findings: Findings, none: pd.Series[float] | None
+) -> dict[str, int]:
     return {
         "images": len(part),
         "patients": int(part["patient"].nunique()),
-        NO_FINDING: int(absent.all(axis=1).sum()),
-        **{finding: int(present[finding].sum()) for finding in findings},
+        **({} if none is None else {NO_FINDING: int((none == 1).sum())}),
+        **{finding: int((part[finding] == 1).sum()) for finding in findings},
     }
 
 

@@ -27,6 +27,7 @@ from chestxray.dataset.store import (
     MANIFEST,
     UNFINISHED,
     Manifest,
+    no_finding,
     read_manifest,
     remake,
     renew,
@@ -289,7 +290,7 @@ class Count(NamedTuple):
 def findings(collection: Collection) -> dict[str, Count]:
     """Count each finding, and No Finding."""
     labels = collection.rows[list(collection.findings)]
-    labels = labels.assign(**{NO_FINDING: (labels == 0).all(axis=1).astype(float)})
+    labels = labels.assign(**{NO_FINDING: no_finding(labels)})
     boxes = Counter(collection.boxes["finding"])
     return {
         str(name): Count(

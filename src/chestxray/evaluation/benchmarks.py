@@ -175,6 +175,9 @@ def _obstacle(results: Results) -> str | None:
         f"{images:,} images were evaluated, the official test list has {_OFFICIAL_TEST_IMAGES:,}": (
             images != _OFFICIAL_TEST_IMAGES
         ),
+        "the model has seen images that are evaluated, so that its figures are too good": any(
+            of.certain for of in results.seen_images
+        ),
         f"the mean lacks {', '.join(lacking)}: the published means are over {len(FINDINGS)} "
         "findings": bool(lacking),
         f"the mean is over {mean.findings} findings, the published ones over {len(FINDINGS)}": (

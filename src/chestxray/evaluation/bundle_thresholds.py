@@ -13,10 +13,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
+from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
-from chestxray.evaluation.seen_images import Seen, all_seen
+from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
 from chestxray.findings import Findings
 
@@ -53,7 +55,24 @@ class _Origin(BaseModel):
 
     policies: dict[str, Any]
     synthetic: bool
-    training_list_sha256: str
+    training_list_sha256: str | None
+    seen: tuple[Seen, ...] = ()
+
+
+class _ImportedFrom(BaseModel):
+    """What an imported bundle says of its file, as far as it is used here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: str
+
+
+class _Fit(BaseModel):
+    """What of the images that a bundle was fitted on tells which these are."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    source: str
     seen: tuple[Seen, ...] = ()
 
 
@@ -76,8 +95,11 @@ class BundleThresholds(BaseModel):
             calibrated on.
         trained_on: origin of the weights.
         members: of an ensemble, whose own origins count instead.
+        fitted_on, recalibrated_on: images that it was fitted or calibrated on after its training.
         validation_auroc: finding → how well the model ranks it on these; empty in bundles of
             earlier versions.
+        calibration: from logits to probabilities.
+        origin: of an imported model.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -91,17 +113,29 @@ class BundleThresholds(BaseModel):
     prevalences: dict[str, Prevalence]
     trained_on: _Origin
     members: tuple[_Member, ...] = ()
+    fitted_on: _Fit | None = None
+    recalibrated_on: _Fit | None = None
     validation_auroc: dict[str, ValidationAuroc] = {}
+    calibration: Calibration
+    origin: _ImportedFrom | None = None
+
+    @property
+    def uncalibrated_import(self) -> str | None:
+        """The format that the model was imported from, while no finding of it is calibrated."""
+        if self.origin is None or len(self.calibration.uncalibrated) < len(self.findings):
+            return None
+        return self.origin.format
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
-        """Read the thresholds of a bundle.
+        """Read the thresholds of a bundle, in a folder or on the hub (`hub:OWNER/NAME`).
 
         Raises:
+            BundleError: as `hub.local` says.
             PredictionsError: not a bundle, or of another format.
             ArtifactError: the folder has no card.
         """
-        path = Path(folder) / CARD
+        path = hub.local(folder) / CARD
         card = read_json(path, "chestxray train")
         try:
             return cls.model_validate(card | {"model": model_identity(card)})
@@ -113,9 +147,10 @@ class BundleThresholds(BaseModel):
 
     @property
     def seen(self) -> tuple[Seen, ...]:
-        """All lists of images that the model learned from, directly or through another model."""
+        """All lists of images that the model learned from, was chosen by or calibrated on."""
         origins = [member.trained_on for member in self.members] or [self.trained_on]
-        return all_seen(origins)
+        fits = (self.fitted_on, self.recalibrated_on)
+        return (*all_seen(origins), *all_tuned_on(origins, fits))
 
     def points(self, findings: Sequence[str]) -> OperatingPoints:
         """Give the operating points for findings under any of their names, the default first."""

@@ -25,7 +25,7 @@ from chestxray.evaluation.bootstrap import (
     RESAMPLES,
     Draws,
 )
-from chestxray.evaluation.bundle_thresholds import BundleThresholds
+from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
@@ -38,7 +38,7 @@ from chestxray.evaluation.results import (
     Results,
 )
 from chestxray.evaluation.scoring import Scores, as_called, mean_of, micro_of, score
-from chestxray.evaluation.seen_images import Evaluated, SeenImages, seen_images
+from chestxray.evaluation.seen_images import Evaluated, Seen, SeenImages, seen_images
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import (
     MAIN,
@@ -83,7 +83,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
             them and without a bundle there are no metrics of calls at thresholds.
         bundle: that made the predictions. Its own thresholds are evaluated, and calibration is
-            corrected for the prevalence of these images.
+            corrected for the prevalence of these images. Which of these images it has seen is told
+            for the bundle of a run folder too, whose predictions these are.
         prevalence: finding → known prevalence of the evaluated images, in (0, 1); needs `fit_on`
             or `bundle`. Others are estimated from the probabilities.
         heatmaps: `heatmaps.npy` of these predictions, for localization.
@@ -134,6 +135,7 @@ class Evaluation:
         draws: the resamples of the evaluated patients.
         bundle: whose thresholds are evaluated; None to choose them on validation.
         prevalence: finding → known prevalence of the evaluated images.
+        seen: lists of images that the model which made the predictions has seen, as far as known.
     """
 
     truth: Labels
@@ -143,6 +145,7 @@ class Evaluation:
     draws: Draws
     bundle: BundleThresholds | None = None
     prevalence: Mapping[str, float] = field(default_factory=dict)
+    seen: tuple[Seen, ...] = ()
 
     @classmethod
     def of(  # noqa: PLR0913 - the options of `evaluate`
@@ -175,7 +178,8 @@ class Evaluation:
                 "a known prevalence corrects probabilities of which it is known what prevalence "
                 "they contain: give --bundle or --fit-on too"
             )
-        return cls(truth, pairs, validation, seed, draws, bundle, known)
+        seen = _seen_by(bundle, predictions, pairs)
+        return cls(truth, pairs, validation, seed, draws, bundle, known, seen)
 
     @cached_property
     def points(self) -> OperatingPoints | None:
@@ -266,6 +270,7 @@ class Evaluation:
             not_assessed=points.not_assessed if points else {},
             operating_point=self.main,
             thresholds_of=self.bundle.model if self.bundle else None,
+            uncalibrated_import=self.bundle.uncalibrated_import if self.bundle else None,
             seen_images=list(self._seen_images()),
             as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),
@@ -280,13 +285,13 @@ class Evaluation:
         )
 
     def _seen_images(self) -> tuple[SeenImages, ...]:
-        """Tell which evaluated images the model may have seen; empty without a bundle."""
-        if self.bundle is None:
+        """Tell which evaluated images the model may have seen; empty where it is not known."""
+        truth = self.truth
+        if not self.seen:
             return ()
-        rows = self.truth.rows
-        parts = {str(part): rows.index[rows["split"] == part] for part in rows["split"].unique()}
-        wanted = frozenset({self.pairs.split})
-        return seen_images(self.bundle.seen, Evaluated(self.truth.sources, parts, wanted))
+        return seen_images(
+            self.seen, Evaluated.of(truth.rows, truth.sources, self.pairs.images.tolist())
+        )
 
     def _workload(self, scores: dict[str, Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""
@@ -312,6 +317,21 @@ class Evaluation:
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:
     return source if isinstance(source, Predictions) else Path(source)
+
+
+def _seen_by(
+    bundle: BundleThresholds | None, predictions: Predictions | Path | str, pairs: Pairs
+) -> tuple[Seen, ...]:
+    """Give what the model has seen: of the bundle, or of that in the predictions' run folder."""
+    if bundle is None and not isinstance(predictions, Predictions):
+        folder = file_of(Path(predictions)).parent / "bundle"
+        if pairs.models and (folder / CARD).exists():
+            try:
+                beside = BundleThresholds.read(folder)
+            except PredictionsError:  # of another version: what it has seen cannot be told
+                return ()
+            bundle = beside if pairs.models == (beside.model,) else None
+    return bundle.seen if bundle else ()
 
 
 def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, float]:

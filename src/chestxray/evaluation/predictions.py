@@ -36,6 +36,7 @@ OK: Final = "ok"
 CALLED: Final = "called"
 NOT_ASSESSED: Final = "not_assessed"
 OPERATING_POINT: Final = "operating_point"
+ORIGIN: Final = "origin"
 MODEL: Final = "model"
 _OF_MODEL: Final = (CALLED, NOT_ASSESSED, MODEL)
 _OTHERS: Final = (IMAGE, "status", "reason", *_OF_MODEL)

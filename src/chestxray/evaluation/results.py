@@ -191,8 +191,11 @@ class Results(Model):
             validation predictions.
         thresholds_of: identity of the bundle whose own thresholds these are; None where they were
             chosen on validation predictions.
-        seen_images: images that the bundle has, or may have, seen in its training, or that what it
-            started from or learned from has; empty without a bundle.
+        uncalibrated_import: format of the checkpoint that the bundle was imported from, where it
+            is not calibrated; None otherwise.
+        seen_images: images that the model has, or may have, seen in its training, or that what it
+            started from or learned from has, or that it was chosen by or calibrated on; empty where
+            neither a bundle is given nor is one in the run folder of the predictions.
         as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
@@ -221,6 +224,7 @@ class Results(Model):
     operating_point: str = "youden"
     workload: dict[str, PointWorkload] = Field(default_factory=dict)
     thresholds_of: str | None = None
+    uncalibrated_import: str | None = None
     seen_images: list[SeenImages] = Field(default_factory=list)
     as_called: AsCalled | None = None
     intervals: ResampleSettings

@@ -2,25 +2,30 @@
 
 A card records the names of the data sets that a model learned from, and the SHA-256 of its list of
 training images, not the list; and the same of every model that it started from or learned from. So
-a model that was trained on this dataset is recognised by the parts of its split. Of another split,
-and of a data set that is known to share radiographs with this one (`sources.overlaps`), it cannot
-be told which images were seen: `chestxray overlap` finds them.
+a model that was trained on this dataset is recognised by the parts of its split, and one that was
+trained on a published list (`sources.public_lists`) by the names of the images: then it is known
+how many of the measured images it has seen. Of another split, and of a data set that is known to
+share radiographs with this one (`sources.overlaps`), it cannot be told which images were seen:
+`chestxray overlap` finds them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, Self
 
+import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from chestxray.sources.overlaps import may_share, title
+from chestxray.sources.overlaps import is_known, may_share, public_model, title
+from chestxray.sources.public_lists import PublicList, by_name, by_sha256
 
 Overlap = Literal["none", "unknown", "certain"]
-Through = Literal["training", "weights", "teacher", "calibration"]
+Through = Literal["training", "weights", "teacher", "selection", "calibration"]
 
 _DRAWN: Final = frozenset({"phantoms"})  # sources whose radiographs are drawn anew for each model
 _WORSE: Final[tuple[Overlap, ...]] = ("none", "unknown", "certain")
@@ -28,7 +33,12 @@ _HOW: Final = {
     "training": "The model was trained on",
     "weights": "The network that the model started from was trained on",
     "teacher": "The teacher that the model learned from was trained on",
+    "selection": "The model was chosen by its results on",
     "calibration": "The model was calibrated on",
+}
+_TOO_GOOD: Final = {
+    "selection": "all figures are somewhat too good",
+    "calibration": "probabilities and calls are too good",
 }
 
 
@@ -36,12 +46,13 @@ class Seen(BaseModel):
     """A list of images that a model learned from, directly or through another model.
 
     Attributes:
-        through: its own training, the weights that it started from, its teacher, or its
-            calibration, from which the weights learned nothing.
+        through: its own training, the weights that it started from, its teacher; or the choice of
+            its epoch, or its calibration, from which the weights learned nothing.
         model: identity of the other model; None of its own training.
         sources: names of the data sets; empty where they are not recorded.
         synthetic: some of their radiographs are drawn.
-        training_list_sha256: `list_sha256` of the images' names.
+        training_list_sha256: `list_sha256` of the images' names; empty where it is not known.
+        labels: whether the labels of these images were learned from too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,11 +62,17 @@ class Seen(BaseModel):
     sources: tuple[str, ...]
     synthetic: bool
     training_list_sha256: str
+    labels: bool = True
 
     @property
     def drawn(self) -> bool:
         """Whether all of the radiographs are drawn, so that they are nobody's."""
         return self.synthetic and {*self.sources} <= _DRAWN
+
+    @property
+    def published(self) -> PublicList | None:
+        """The list where it is a published one."""
+        return by_sha256(self.training_list_sha256)
 
 
 @dataclass(frozen=True)
@@ -63,14 +80,33 @@ class Evaluated:
     """The images that a model is measured on.
 
     Attributes:
-        sources: names of their data sets.
         parts: image names by part of the split: all parts, also those that are not measured.
-        wanted: names of the parts that are measured.
+        measured: names of the images that are measured, by name of their data set.
     """
 
-    sources: tuple[str, ...]
     parts: Mapping[str, Iterable[str]]
-    wanted: frozenset[str]
+    measured: Mapping[str, Collection[str]]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, sources: Sequence[str], measured: Iterable[str]) -> Self:
+        """Take images by name.
+
+        Args:
+            rows: of all images, indexed by name: `split`, and `source` where there are several.
+            sources: names of the data sets.
+            measured: names of the images that are measured.
+        """
+        parts = {str(part): rows.index[rows["split"] == part] for part in rows["split"].unique()}
+        names = pd.Index(measured)
+        if len(sources) < 2:
+            return cls(parts, {(*sources, "")[0]: names})
+        there = rows["source"].loc[names]
+        return cls(parts, {name: names[there == name] for name in there.unique()})
+
+    @property
+    def images(self) -> int:
+        """How many are measured."""
+        return sum(map(len, self.measured.values()))
 
 
 class SeenImages(BaseModel):
@@ -78,10 +114,12 @@ class SeenImages(BaseModel):
 
     Attributes:
         through: as of `Seen`.
-        certain: it was trained on whole parts that are measured.
+        certain: it is known to have learned the labels of images that are measured.
         same_source: the data sets are the same; otherwise they are known to share radiographs.
-        trained_on: title of the data set that was learned from.
+        trained_on: title of the data set that was learned from; empty where it is not recorded.
         evaluated_on: title of the data set that is measured on.
+        images: how many of the measured images it has seen; None where that cannot be told.
+        public_list: title of the published list that these are in; None where it is another.
         sentence: the same in words, and what to do.
     """
 
@@ -92,6 +130,8 @@ class SeenImages(BaseModel):
     same_source: bool
     trained_on: str
     evaluated_on: str
+    images: int | None = None
+    public_list: str | None = None
     sentence: str
 
 
@@ -105,7 +145,17 @@ class Origin(Protocol):
     def synthetic(self) -> bool: ...  # noqa: D102
 
     @property
-    def training_list_sha256(self) -> str: ...  # noqa: D102
+    def training_list_sha256(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def seen(self) -> tuple[Seen, ...]: ...  # noqa: D102
+
+
+class Fit(Protocol):
+    """What a card says of images that a model was fitted on after its training."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
 
     @property
     def seen(self) -> tuple[Seen, ...]: ...  # noqa: D102
@@ -118,10 +168,58 @@ def all_seen(origins: Iterable[Origin]) -> tuple[Seen, ...]:
         own = Seen(
             sources=tuple(of.policies),
             synthetic=of.synthetic,
-            training_list_sha256=of.training_list_sha256,
+            training_list_sha256=of.training_list_sha256 or "",
         )
-        found |= dict.fromkeys((own, *of.seen))
+        learned = (each for each in of.seen if each.through != "selection")
+        found |= dict.fromkeys((own, *learned))
     return tuple(found)
+
+
+def all_tuned_on(origins: Iterable[Origin], fits: Iterable[Fit | None]) -> tuple[Seen, ...]:
+    """Give all lists of images that a model was chosen by, fitted or calibrated on.
+
+    Where an earlier version did not record the list of a fit, the data set's title alone is known.
+    """
+    chosen = (each for of in origins for each in of.seen if each.through == "selection")
+    fitted = (each for of in fits if of is not None for each in of.seen or (_titled(of.source),))
+    return tuple(dict.fromkeys((*chosen, *fitted)))
+
+
+def public_seen(model: str, through: Through = "training") -> tuple[Seen, ...]:
+    """Give what a public model has seen, as far as the registry knows (`sources.overlaps`).
+
+    Args:
+        model: any of its names, such as that of its repository.
+        through: `training` for the model itself; `weights` or `teacher` for one that started or
+            learned from it.
+
+    Returns:
+        What it was trained on; for the model itself, also what it was chosen by. Empty for a model
+        that the registry does not know, or of which it knows no data set.
+    """
+    about = public_model(model)
+    if about is None or not about.sets:
+        return ()
+    learned = Seen(
+        through=through,
+        model=None if through == "training" else about.model,
+        sources=about.sets,
+        synthetic=False,
+        training_list_sha256=by_name(about.training_list).images_sha256
+        if about.training_list
+        else "",
+        labels=about.with_labels,
+    )
+    if about.selection_list is None or through != "training":
+        return (learned,)
+    chosen = by_name(about.selection_list)
+    selection = Seen(
+        through="selection",
+        sources=(chosen.set,),
+        synthetic=False,
+        training_list_sha256=chosen.images_sha256,
+    )
+    return (learned, selection)
 
 
 def list_sha256(images: Iterable[str]) -> str:
@@ -137,25 +235,37 @@ def seen_images(seen: Iterable[Seen], images: Evaluated) -> tuple[SeenImages, ..
         images: that it is measured on.
 
     Returns:
-        One for each pair of data sets and way of learning; empty where there is nothing to tell.
+        One for each list and pair of data sets; empty where there is nothing to tell.
     """
     unions = _unions(images.parts)
     found: dict[SeenImages, None] = {}
     for of in seen:
         whole = unions.get(of.training_list_sha256)
         if whole is not None:  # whatever the source is called: the folder names that of a table
-            if whole & images.wanted:
-                here = " + ".join(map(title, images.sources))
-                found[_told(of, here, here, certain=True)] = None
-            continue
-        if of.through in {"weights", "teacher"} and of.drawn:
-            continue
-        for theirs in of.sources:
-            for ours in images.sources:
-                same = title(theirs) == title(ours)
-                if same or may_share(theirs, ours):
-                    found[_told(of, title(theirs), title(ours), same=same)] = None
+            found |= dict.fromkeys(_in_parts(of, whole, images))
+        elif of.through not in {"weights", "teacher"} or not of.drawn:
+            found |= dict.fromkeys(_in_sets(of, images))
     return tuple(found)
+
+
+def seen_names(seen: Iterable[Seen], images: Evaluated) -> frozenset[str]:
+    """Give the names of the measured images that a model is known to have learned with labels.
+
+    Args:
+        seen: all lists that it learned from, or that it was tuned on.
+        images: that it is measured on.
+    """
+    unions = _unions(images.parts)
+    names: set[str] = set()
+    for of in seen:
+        whole = unions.get(of.training_list_sha256)
+        for ours, measured in images.measured.items():
+            if whole is not None:
+                names |= whole.intersection(measured)
+            elif of.labels and of.published is not None and _related(of.published.set, ours):
+                held = of.published.holds(measured) == 1
+                names.update(np.asarray(measured, dtype=object)[held])
+    return frozenset(names)
 
 
 def verdict(found: Iterable[SeenImages]) -> Overlap:
@@ -164,43 +274,139 @@ def verdict(found: Iterable[SeenImages]) -> Overlap:
     return max(how, key=_WORSE.index, default="none")
 
 
-def _told(
-    of: Seen, theirs: str, ours: str, *, certain: bool = False, same: bool = False
-) -> SeenImages:
+def shares_a_set(seen: Iterable[Seen], sources: Iterable[str]) -> bool:
+    """Tell whether a model learned from one of these data sets, or from one that shares with it."""
+    return any(_related(theirs, ours) for of in seen for theirs in of.sources for ours in sources)
+
+
+def _related(theirs: str, ours: str) -> bool:
+    return title(theirs) == title(ours) or may_share(theirs, ours)
+
+
+def _in_parts(of: Seen, whole: frozenset[str], images: Evaluated) -> Iterator[SeenImages]:
+    """Tell of a list that is parts of this split."""
+    count = sum(len(whole.intersection(names)) for names in images.measured.values())
+    here = " + ".join(map(title, images.measured))
+    if count:
+        yield SeenImages(
+            through=of.through,
+            certain=True,
+            same_source=True,
+            trained_on=here,
+            evaluated_on=here,
+            images=count,
+            sentence=f"{_HOW[of.through]} {_share(count, images)}: {_effect(of)}.",
+        )
+
+
+def _in_sets(of: Seen, images: Evaluated) -> Iterator[SeenImages]:
+    """Tell of a list of another split or data set, by names and by what the registry knows."""
+    published = of.published
+    if of.through == "training" and not of.sources and {*images.measured} - _DRAWN:
+        yield _unrecorded(images)
+    for theirs in of.sources:
+        for ours, names in images.measured.items():
+            unclear = len(names)
+            if published is not None and title(published.set) == title(theirs):
+                held = published.holds(names)
+                unclear = int(np.isnan(held).sum())
+                if count := int((held == 1).sum()):
+                    yield from _in_public_list(of, published, ours, count, images)
+            if unclear and _related(theirs, ours):
+                yield _unclear(of, title(theirs), title(ours))
+
+
+def _in_public_list(
+    of: Seen, listed: PublicList, ours: str, count: int, images: Evaluated
+) -> Iterator[SeenImages]:
+    """Tell of images whose names are in a published list."""
+    theirs = title(listed.set)
+    told = f"{_HOW[of.through]} {_share(count, images)}{'' if of.labels else ', without labels'}"
+    if _related(listed.set, ours):
+        sentence = f"{told}: they are in {listed.title}, so that {_effect(of)}. Leave them out."
+    elif is_known(ours) or ours in _DRAWN:
+        return
+    else:
+        sentence = (
+            f"{told}, if these are images of {theirs}, as their names say: they are in "
+            f"{listed.title}. Then {_effect(of)}."
+        )
+    yield SeenImages(
+        through=of.through,
+        certain=of.labels and _related(listed.set, ours),
+        same_source=theirs == title(ours),
+        trained_on=theirs,
+        evaluated_on=title(ours),
+        images=count,
+        public_list=listed.title,
+        sentence=sentence,
+    )
+
+
+def _unclear(of: Seen, theirs: str, ours: str) -> SeenImages:
+    """Tell of data sets by which it cannot be told which images were seen."""
     subject = _HOW[of.through]
-    if certain:
-        sentence = f"{subject} images that are measured here: all figures are too good."
-    elif same and of.through == "calibration":
+    if theirs == ours and of.through in _TOO_GOOD:
         sentence = (
             f"{subject} images of {theirs}, which may be among those that are measured here, so "
-            f"that probabilities and calls are too good. Leave them out."
+            f"that {_effect(of)}. Leave them out."
         )
-    elif same:
+    elif theirs == ours:
         sentence = (
             f"{subject} {theirs} with another split: its training images may be among those that "
-            f"are measured here, so that all figures are too good. Use the split that it was "
-            f"trained with."
+            f"are measured here, so that {_effect(of)}. Use the split that it was trained with."
         )
     else:
         sentence = (
             f"{subject} {theirs}, which shares radiographs with {ours}: images that are measured "
-            f"here may have been seen in training, so that all figures are too good. Find them "
-            f"with `chestxray overlap`, and leave them and their patients out."
+            f"here may be among them, so that {_effect(of)}. Find them with `chestxray overlap`, "
+            f"and leave them and their patients out."
         )
     return SeenImages(
         through=of.through,
-        certain=certain,
-        same_source=certain or same,
+        certain=False,
+        same_source=theirs == ours,
         trained_on=theirs,
         evaluated_on=ours,
         sentence=sentence,
     )
 
 
+def _unrecorded(images: Evaluated) -> SeenImages:
+    """Tell of a model of which no data set is recorded."""
+    return SeenImages(
+        through="training",
+        certain=False,
+        same_source=False,
+        trained_on="",
+        evaluated_on=" + ".join(map(title, images.measured)),
+        sentence="It is not recorded which images the model was trained on: those that are "
+        "measured here may be among them, so that all figures may be too good.",
+    )
+
+
+def _share(count: int, images: Evaluated) -> str:
+    return f"{count:,} of the {images.images:,} images that are measured here"
+
+
+def _effect(of: Seen) -> str:
+    if not of.labels:
+        return "all figures may be too good"
+    return _TOO_GOOD.get(of.through, "all figures are too good")
+
+
+def _titled(source: str) -> Seen:
+    return Seen(
+        through="calibration",
+        sources=tuple(source.split(" + ")),
+        synthetic=False,
+        training_list_sha256="",
+    )
+
+
 def _unions(parts: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
-    """Give every set of parts by the `list_sha256` of its images together."""
-    there = {part: names for part, of in parts.items() if (names := frozenset(of))}
+    """Give the images of every set of parts by their `list_sha256`."""
+    there = [names for of in parts.values() if (names := frozenset(of))]
     some = (of for count in range(len(there)) for of in combinations(there, count + 1))
-    return {
-        list_sha256(frozenset().union(*(there[part] for part in of))): frozenset(of) for of in some
-    }
+    unions = (frozenset().union(*of) for of in some)
+    return {list_sha256(names): names for names in unions}

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from chestxray.model.bundle import Bundle
     from chestxray.model.engines import Answer, Engine
     from chestxray.model.ensemble import Ensemble
+    from chestxray.model.importing import import_checkpoint
     from chestxray.model.model_card import ModelCard, TrainedOn
     from chestxray.model.network import Classifier
+    from chestxray.model.publishing import push
     from chestxray.model.recalibration import calibrate
     from chestxray.model.signature import check_signature, create_key, sign
 
@@ -29,6 +31,8 @@ __all__ = [
     "calibrate",
     "check_signature",
     "create_key",
+    "import_checkpoint",
+    "push",
     "sign",
 ]
 
@@ -41,11 +45,13 @@ __getattr__ = exports(
             "Engine",
         ),
         "ensemble": ("Ensemble",),
+        "importing": ("import_checkpoint",),
         "model_card": (
             "ModelCard",
             "TrainedOn",
         ),
         "network": ("Classifier",),
+        "publishing": ("push",),
         "recalibration": ("calibrate",),
         "signature": ("check_signature", "create_key", "sign"),
     },

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from chestxray.errors import RecipeError
 from chestxray.model.feature_maps import NoFeatureMapError, finer_stages
+from chestxray.model.origin import PerChannel
 from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
 
 
-def timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: ANN401 - no common type
-    """Create a timm model of one grey channel that ends in its pooled features.
+def timm_model(name: str, size: int, drop_path: float = 0.0, channels: int = 1) -> Any:  # noqa: ANN401 - no common type
+    """Create a timm model of one grey channel, or of three, that ends in its pooled features.
 
     One that classifies by its class token gives the mean of its patch tokens instead.
     """
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         model = timm.create_model(
-            name, pretrained=False, in_chans=1, **options, **image_size(name, size)
+            name, pretrained=False, in_chans=channels, **options, **image_size(name, size)
         )
     except AssertionError as error:
         raise no_images_of(size, error) from error
@@ -46,6 +47,20 @@ def timm_model(name: str, size: int, drop_path: float = 0.0) -> Any:  # noqa: AN
     except AssertionError as error:
         raise no_exact_maps(name, str(error)) from error
     return untyped
+
+
+def without_final_activation(model: Any, name: str) -> None:  # noqa: ANN401
+    """Take the activation off the end of a timm DenseNet.
+
+    Keras's DenseNets had none before August 2018 (keras-applications, commit e8a7474).
+
+    Raises:
+        RecipeError: another model.
+    """
+    last: Any = getattr(getattr(model, "features", None), "norm5", None)
+    if not hasattr(last, "act"):
+        raise RecipeError(f"{name} is no DenseNet, whose last activation can be left out")
+    last.act = nn.Identity()
 
 
 def image_size(name: str, size: int) -> dict[str, Any]:
@@ -73,9 +88,17 @@ def grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401
     return mean, std
 
 
-def noise(size: int) -> Tensor:
+def colour_normalisation(model: Any) -> tuple[PerChannel, PerChannel]:  # noqa: ANN401
+    """Give the mean and standard deviation of each of a timm model's three colours."""
+    settings = model.pretrained_cfg
+    red, green, blue = settings["mean"]
+    deviations = settings["std"]
+    return (red, green, blue), (deviations[0], deviations[1], deviations[2])
+
+
+def noise(size: int, channels: int = 1) -> Tensor:
     """Give one image of noise, always the same, without a draw from torch's own generator."""
-    return torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401

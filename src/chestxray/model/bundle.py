@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -84,7 +85,7 @@ def load(folder: Path) -> Bundle:
     check_finite(classifier)
     _check_normalisation(folder, facts.card, classifier)
     classifier = classifier.eval().to(memory_format=torch.channels_last)
-    return Bundle(facts.card, facts.detector, facts.identity, classifier)
+    return Bundle(facts.card, facts.detector, facts.identity, classifier, origin=facts.origin)
 
 
 def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:
@@ -105,9 +106,11 @@ def _build(folder: Path, card: ModelCard) -> Network:
 def _check_normalisation(folder: Path, card: ModelCard, classifier: Network) -> None:
     stated: Sequence[Member | ModelCard] = card.members if card.is_ensemble else (card,)
     for of, network in zip(stated, members_of(classifier), strict=True):
-        inside = (network.mean.item(), network.std.item())
-        if max(abs(inside[0] - of.mean), abs(inside[1] - of.std)) > 1e-6:
+        inside, said = network.normalisation, (of.mean, of.std)
+        if not all(
+            np.allclose(*pair, rtol=1e-5, atol=1e-6) for pair in zip(inside, said, strict=True)
+        ):
             raise BundleError(
-                f"{folder}: the weights normalise by {inside}, {CARD} says {(of.mean, of.std)}: "
-                f"copy the whole bundle again"
+                f"{folder}: the weights normalise by {inside}, {CARD} says {said}: copy the whole "
+                f"bundle again"
             )

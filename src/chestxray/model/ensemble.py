@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from chestxray.model.feature_maps import spread
-from chestxray.model.model_card import ENSEMBLE, ModelCard
+from chestxray.model.model_card import ENSEMBLE, Member, ModelCard
 from chestxray.model.network import Classifier
+from chestxray.model.origin import channels_of
 
 
 class Ensemble(nn.Module):
@@ -88,18 +89,29 @@ def network_of(card: ModelCard) -> Network:
         RecipeError: as `Classifier` says.
     """
     if card.backbone != ENSEMBLE:
-        return Classifier(card.backbone, card.findings, card.size, head=card.head, tta=card.tta)
-    members = [
-        Classifier(of.backbone, card.findings, of.size, head=of.head, tta=of.tta)
-        for of in card.members
-    ]
-    return Ensemble(members, card.size)
+        return _classifier(card, card.findings)
+    return Ensemble([_classifier(of, card.findings) for of in card.members], card.size)
+
+
+def _classifier(of: ModelCard | Member, findings: Sequence[str]) -> Classifier:
+    return Classifier(
+        of.backbone,
+        findings,
+        of.size,
+        tta=of.tta,
+        head=of.head,
+        channels=channels_of(of.mean),
+        crops=of.crops,
+        final_activation=of.final_activation,
+    )
 
 
 def fold_lines(
     classifier: Classifier, slopes: npt.NDArray[np.float64], offsets: npt.NDArray[np.float64]
 ) -> None:
     """Let a classifier give slope × logit + offset of each finding, in place.
+
+    Of ten crops the probabilities of the new logits are averaged, which is near to the line only.
 
     Args:
         classifier: to change.

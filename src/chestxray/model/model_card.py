@@ -13,24 +13,25 @@ value of the card has a range, and no file of another name belongs to a bundle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
+from chestxray import hub
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
-from chestxray.evaluation.seen_images import Seen, all_seen
+from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
 from chestxray.model.exported import EXPORT
+from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
 from chestxray.model.parity import Parity
 
@@ -40,8 +41,8 @@ ENSEMBLE: Final = "ensemble"
 """The `backbone` of a card whose networks are those of its members."""
 MOST_MEMBERS: Final = 16
 MOST_SEEN: Final = 1000
-ON_HUB: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
-"""Weights in a repository of the Hugging Face hub, by its name and perhaps a revision."""
+README: Final = "README.md"
+"""The model card for people, which `chestxray push` writes; a bundle may hold it."""
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
@@ -86,14 +87,14 @@ class InitialWeights(BaseModel):
 
 
 class TrainedOn(BaseModel):
-    """What the weights were trained on.
+    """What the weights were trained on; of an imported model, what is not known is None.
 
     Attributes:
         source: titles of the data sets, joined by ` + `.
         release: of the data sets; empty where they have none.
         synthetic: some of the radiographs are drawn.
         policies: by short name of the data set, what was done with uncertain labels, with findings
-            that are not mentioned, and with views.
+            that are not mentioned, and with views; of an imported model the names alone.
         split: name of the split.
         split_sha256: of the split, as in the dataset's manifest.
         train_images: in the training split.
@@ -101,23 +102,35 @@ class TrainedOn(BaseModel):
         training_list_sha256: `seen_images.list_sha256` of the training split's image names.
         recipe: name of the recipe.
         initial_weights: what the training started from; None where it is not known.
-        seen: lists of images that it learned from through its initial weights and its teacher.
+        seen: lists of images that it learned from through its initial weights and its teacher, and
+            those that its epoch was chosen by where they are not the validation part of this split.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    source: str
-    release: str
+    source: str | None
+    release: str | None
     synthetic: bool
     policies: dict[str, dict[str, str]]
-    split: str
-    split_sha256: str
-    train_images: int
-    train_patients: int
-    training_list_sha256: str
-    recipe: str
+    split: str | None
+    split_sha256: str | None
+    train_images: int | None
+    train_patients: int | None
+    training_list_sha256: str | None
+    recipe: str | None
     initial_weights: InitialWeights | None = None
     seen: Annotated[tuple[Seen, ...], Field(max_length=MOST_SEEN)] = ()
+
+    @property
+    def title(self) -> str:
+        """The data sets, in words where they are not known."""
+        return self.source or "data sets that are not recorded"
+
+    @property
+    def amount(self) -> str:
+        """How many images and patients there were, in words; empty where that is not known."""
+        counts = ((self.train_images, "images"), (self.train_patients, "patients"))
+        return " of ".join(f"{count} {what}" for count, what in counts if count is not None)
 
 
 class Recalibration(BaseModel):
@@ -145,7 +158,7 @@ class Member(BaseModel):
 
     Attributes:
         identity: of its model.
-        backbone, head, size, mean, std, tta: as in `ModelCard`.
+        backbone, head, size, mean, std, tta, crops, final_activation, origin: as in `ModelCard`.
         trained_on: origin of its weights.
         straightened: findings whose calibration was no straight line and was replaced by the one
             nearest to it on the validation images of `FittedOn`.
@@ -158,12 +171,20 @@ class Member(BaseModel):
     backbone: _Backbone
     head: Head
     size: _Size
-    mean: float = Field(allow_inf_nan=False)
-    std: float = Field(gt=0, allow_inf_nan=False)
+    mean: PerChannel
+    std: PerChannel
     tta: _Views
+    crops: Crops | None = None
+    final_activation: bool = True
     trained_on: TrainedOn
+    origin: Origin | None = None
     straightened: tuple[str, ...] = ()
     auroc: _Auroc | None = None
+
+    @model_validator(mode="after")
+    def _has_an_input(self) -> Self:
+        _check_input(self)
+        return self
 
 
 class FittedOn(BaseModel):
@@ -202,13 +223,21 @@ class ModelCard(BaseModel):
     Attributes:
         backbone: timm's own name; never one of a hub or a folder, which would be contacted.
             `ensemble` where the networks are those of `members`, each with its own backbone, head,
-            size, normalisation and views; then `head` is `plain`, `mean` 0, `std` 1, `tta` empty.
+            size, normalisation and views; then `head` is `plain`, `mean` 0, `std` 1, `tta` and
+            `crops` empty.
         head: `plain`, linear on the pooled last feature map, or `multiscale`, on those at strides 8
             and 16 as well.
         size: side of the canonical image, pixels.
         mean: that the network subtracts from grey values in [0, 1]; `std` that it divides by.
+            Three of each for a network of three channels, as of an imported model: each gets the
+            grey image in its own normalisation. They are not folded into one channel, since the
+            zeros that convolutions put around an image stand for another grey in each.
         tta: views of an image, beside the image itself, over which logits and class maps are
             averaged (test-time augmentation); see `test_time`.
+        crops: parts of the image that the network sees, at their own size, instead of the whole;
+            only of imported models.
+        final_activation: the backbone ends in timm's activation; False for an imported DenseNet
+            that was trained without.
         pixel_rule: the rule of `dataset.pixels` by which files became canonical images.
         findings: in the order of the logits.
         calibration: from logits to probabilities: the link of the training loss, and a strictly
@@ -227,6 +256,7 @@ class ModelCard(BaseModel):
         heat_scales: logits above the reference that its heatmap shows as 1.
         trained_on: origin of the weights; of several members what they have in common, see
             `of_members`.
+        origin: of an imported model, the file that it was imported from.
         members: bundles that this one was made of: the networks of an ensemble, or those whose
             weights were averaged. None for the bundle of a run.
         fitted_on: validation images of a bundle with members; None for the bundle of a run, whose
@@ -244,9 +274,11 @@ class ModelCard(BaseModel):
     backbone: _Backbone
     head: Head = "plain"
     size: _Size
-    mean: float = Field(allow_inf_nan=False)
-    std: float = Field(gt=0, allow_inf_nan=False)
+    mean: PerChannel
+    std: PerChannel
     tta: _Views = ()
+    crops: Crops | None = None
+    final_activation: bool = True
     pixel_rule: str
     findings: Findings
     calibration: Calibration
@@ -259,12 +291,18 @@ class ModelCard(BaseModel):
     heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
+    origin: Origin | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MOST_MEMBERS)] = ()
     fitted_on: FittedOn | None = None
     recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
     bfloat16: Parity | None = None
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _has_an_input(self) -> Self:
+        _check_input(self)
+        return self
 
     @model_validator(mode="after")
     def _has_its_members(self) -> Self:
@@ -284,8 +322,13 @@ class ModelCard(BaseModel):
     @property
     def passes(self) -> int:
         """Passes through a network that a reading takes: each member's views."""
-        views = [member.tta for member in self.members] if self.is_ensemble else [self.tta]
-        return sum((1 + ("flip" in tta)) * (1 + 5 * ("crops" in tta)) for tta in views)
+        networks: Sequence[Member | ModelCard] = self.members if self.is_ensemble else (self,)
+        return sum(
+            of.crops.number
+            if of.crops
+            else (1 + ("flip" in of.tta)) * (1 + 5 * ("crops" in of.tta))
+            for of in networks
+        )
 
     @property
     def trainings(self) -> tuple[TrainedOn, ...]:
@@ -299,16 +342,11 @@ class ModelCard(BaseModel):
 
     @property
     def calibrated_on(self) -> tuple[Seen, ...]:
-        """All lists of images that the bundle was fitted or calibrated on after its training.
+        """All lists of images that the bundle was chosen by, fitted or calibrated on.
 
         Where an earlier version did not record the list, the data set's title alone is known.
         """
-        return tuple(
-            seen
-            for of in (self.fitted_on, self.recalibrated_on)
-            if of is not None
-            for seen in of.seen or (_titled(of.source),)
-        )
+        return all_tuned_on(self.trainings, (self.fitted_on, self.recalibrated_on))
 
     def at(self, operating_point: str) -> Self:
         """Give the same card with the thresholds of another operating point.
@@ -345,11 +383,13 @@ class Facts:
         card: of the model.
         detector: of images unlike those it knows, None where none was fitted.
         identity: short name of exactly this model, see `model_identity`.
+        origin: `hub:OWNER/NAME@COMMIT` of a bundle of the hub; None of any other.
     """
 
     card: ModelCard
     detector: Detector | None
     identity: str
+    origin: str | None = field(default=None, kw_only=True)
 
 
 def read(folder: Path) -> Facts:
@@ -364,34 +404,36 @@ def read(folder: Path) -> Facts:
     card, identity = _read_card(folder)
     _check_files(folder, card)
     _checked(folder / WEIGHTS, card.weights_sha256)
-    return Facts(card, _load_detector(folder, card), identity)
+    return Facts(card, _load_detector(folder, card), identity, origin=hub.origin(folder))
 
 
-def _titled(source: str) -> Seen:
-    return Seen(
-        through="calibration",
-        sources=tuple(source.split(" + ")),
-        synthetic=False,
-        training_list_sha256="",
-    )
+def _check_input(of: ModelCard | Member) -> None:
+    """Raise `ValueError` where normalisation, views and crops do not go together."""
+    check_normalisation(of.mean, of.std)
+    if of.crops and (of.tta or of.crops.side > of.size):
+        raise ValueError("crops must be within the image, and stand without tta")
 
 
 def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
     """Join what several weights were trained on.
 
     Names are joined by ` + `. Where the members' splits or lists of training images differ, the
-    hashes are empty, and the numbers are the largest; initial weights that differ are not given.
+    hashes are empty, and the numbers are the largest that are known; initial weights that differ
+    are not given.
     """
     first = trained[0]
     alike = all(of.initial_weights == first.initial_weights for of in trained)
 
     def joined(field: str) -> str:
-        names = (name for of in trained for name in getattr(of, field).split(" + "))
+        names = (name for of in trained for name in (getattr(of, field) or "").split(" + "))
         return " + ".join(dict.fromkeys(name for name in names if name))
 
     def common(field: str) -> str:
-        values = {getattr(of, field) for of in trained}
+        values = {getattr(of, field) or "" for of in trained}
         return values.pop() if len(values) == 1 else ""
+
+    def largest(field: str) -> int | None:
+        return max((n for of in trained if (n := getattr(of, field)) is not None), default=None)
 
     return TrainedOn(
         source=joined("source"),
@@ -400,8 +442,8 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
         policies={name: policy for of in trained for name, policy in of.policies.items()},
         split=first.split if common("split_sha256") else joined("split"),
         split_sha256=common("split_sha256"),
-        train_images=max(of.train_images for of in trained),
-        train_patients=max(of.train_patients for of in trained),
+        train_images=largest("train_images"),
+        train_patients=largest("train_patients"),
         training_list_sha256=common("training_list_sha256"),
         recipe=joined("recipe"),
         initial_weights=first.initial_weights if alike else None,
@@ -411,7 +453,7 @@ def of_members(trained: Sequence[TrainedOn]) -> TrainedOn:
 
 def _check_files(folder: Path, card: ModelCard) -> None:
     """Refuse files that a bundle does not have; hidden files, as file managers make them, pass."""
-    known = {CARD, WEIGHTS} | ({GATE} if card.gate else set())
+    known = {CARD, WEIGHTS, README} | ({GATE} if card.gate else set())
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if strange := sorted(found - known):
         raise BundleError(

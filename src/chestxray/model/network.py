@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from chestxray.errors import BundleError
 from chestxray.model.backbones import (
+    colour_normalisation,
     divided,
     grey_normalisation,
     no_exact_maps,
@@ -34,11 +36,13 @@ from chestxray.model.backbones import (
     stages_of,
     timm_model,
     timms_features,
+    without_final_activation,
 )
 from chestxray.model.feature_maps import NoFeatureMapError, feature_maps, spread
 from chestxray.model.model_card import Head
+from chestxray.model.origin import Crops, PerChannel
 from chestxray.model.pretrained import pretrained_model
-from chestxray.model.test_time import View, averaged
+from chestxray.model.test_time import View, averaged, read_crops
 
 
 class Classifier(nn.Module):
@@ -52,6 +56,12 @@ class Classifier(nn.Module):
         drop_path: probability of skipping the last residual block in training.
         tta: views that are averaged in evaluation mode, see `test_time`.
         head: `plain` pools the last feature map, `multiscale` those at strides 8 and 16 as well.
+        channels: of the backbone's input. With three each gets the grey image in its own
+            normalisation, as models do that were made for colour.
+        crops: parts of the image that are read in evaluation mode instead of the whole, without
+            `tta`; the backbone's images are then of their side.
+        final_activation: the backbone ends in timm's activation; a DenseNet that was trained
+            without has none.
 
     Attributes:
         backbone_context: makes the context that the backbone alone computes in.
@@ -61,7 +71,7 @@ class Classifier(nn.Module):
             from which the logits follow exactly.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the choices of one architecture
         self,
         backbone: str,
         findings: Sequence[str],
@@ -70,31 +80,40 @@ class Classifier(nn.Module):
         drop_path: float = 0.0,
         tta: Sequence[View] = (),
         head: Head = "plain",
+        *,
+        channels: int = 1,
+        crops: Crops | None = None,
+        final_activation: bool = True,
     ) -> None:
         super().__init__()
         self.findings = tuple(findings)
         self.size = size
         self.tta = tuple(tta)
         self.backbone_context: Callable[[], AbstractContextManager[object]] = nullcontext
-        model = timm_model(backbone, size, drop_path)
-        mean, std = grey_normalisation(model)
-        image = noise(size)
+        self.crops = crops
+        side = crops.side if crops else size
+        model = timm_model(backbone, side, drop_path, channels)
+        if not final_activation:
+            without_final_activation(model, backbone)
+        normalisation = grey_normalisation(model) if channels == 1 else colour_normalisation(model)
+        mean, std = map(_buffer, normalisation)
+        image = noise(side, channels)
         expected = timms_features(model, image)
         self.finer = stages_of(model, backbone) if head == "multiscale" else ()
         self.backbone, self.pooled_layers = divided(model, backbone)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
         self.mean: Tensor
         self.std: Tensor
-        channels = _check_features(self, backbone, image, expected)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in channels)
-        self.widths = [*channels, expected.shape[1]]
+        finer = _check_features(self, backbone, image, expected)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in finer)
+        self.widths = [*finer, expected.shape[1]]
         self.head = nn.Linear(sum(self.widths), len(self.findings))
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits, float32 [B, K], for float images [B, 1, S, S] in [0, 1]."""
-        if self.tta and not self.training:
+        if (self.tta or self.crops) and not self.training:
             return self.explain(images)[0]
         features = self._features(images)
         with _in_float32(features[-1]):
@@ -106,11 +125,13 @@ class Classifier(nn.Module):
         The maps are in logits: `maps.mean((2, 3)) + head.bias == logits` in evaluation mode.
         """
         if self.tta and not self.training:
-            return averaged(self._explain, images, self.tta)
-        return self._explain(images)
+            return averaged(self.explain_view, images, self.tta)
+        if self.crops and not self.training:
+            return read_crops(self.explain_view, images, self.crops)
+        return self.explain_view(images)
 
-    def _explain(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do `explain` for one view."""
+    def explain_view(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do `explain` for one view, of the backbone's own side."""
         features = self._features(images)
         with _in_float32(features[-1]):
             features = self._normalised(features)
@@ -118,9 +139,14 @@ class Classifier(nn.Module):
             return self._classify(pooled), self._class_maps(features), pooled
 
     @property
-    def normalisation(self) -> tuple[float, float]:
+    def normalisation(self) -> tuple[PerChannel, PerChannel]:
         """Mean and standard deviation that grey values in [0, 1] are normalised by."""
-        return round(self.mean.item(), 6), round(self.std.item(), 6)
+        return _values(self.mean), _values(self.std)
+
+    def normalise_by(self, mean: PerChannel, std: PerChannel) -> None:
+        """Set mean and standard deviation, of as many channels as the classifier has."""
+        self.mean.copy_(_buffer(mean))
+        self.std.copy_(_buffer(std))
 
     def load_pretrained(self, weights: str, backbone: str) -> None:
         """Start the backbone from `imagenet`, `hub:OWNER/NAME`, or a timm checkpoint file.
@@ -131,7 +157,10 @@ class Classifier(nn.Module):
         Raises:
             RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
         """
-        whole = pretrained_model(weights, backbone, self.size)
+        self.take_backbone(pretrained_model(weights, backbone, self.size), backbone)
+
+    def take_backbone(self, whole: Any, backbone: str) -> None:  # noqa: ANN401 - timm has no common type
+        """Take the weights of a whole timm model of the same backbone, which is used up."""
         trained, layers = divided(whole, backbone)
         self.backbone.load_state_dict(trained.state_dict())
         self.pooled_layers.load_state_dict(layers.state_dict())
@@ -181,6 +210,24 @@ class Classifier(nn.Module):
     def _classify(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
+
+
+def colour_convolution(classifier: nn.Module) -> str:
+    """Name the weights of the convolution of three channels in the state of a classifier."""
+    state = classifier.state_dict()
+    return next(name for name, of in state.items() if of.ndim == 4 and of.shape[1] == 3)
+
+
+def _buffer(values: PerChannel) -> Tensor:
+    """Give one number as it is, those of three channels as [3, 1, 1]."""
+    found = torch.tensor(values)
+    return found[:, None, None] if found.ndim else found
+
+
+def _values(buffer: Tensor) -> PerChannel:
+    """Give the numbers of a buffer, rounded to six significant digits."""
+    values = [float(f"{value:.6g}") for value in buffer.flatten().tolist()]
+    return (values[0], values[1], values[2]) if buffer.ndim else values[0]
 
 
 def to_input(images: Tensor) -> Tensor:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
 import timm
-from huggingface_hub.errors import HFValidationError
 
-from chestxray.errors import RecipeError
+from chestxray.errors import BundleError, RecipeError
+from chestxray.hub import WHOLE, Repository, first_line
 from chestxray.model.backbones import image_size
-from chestxray.model.model_card import ON_HUB
 
-_SAFE: Final = "model.safetensors"
-_HUB_FILES: Final = (_SAFE, "pytorch_model.bin")  # what timm looks for on the hub
-_SECONDS: Final = 10.0  # to wait for the hub
+_HUB_FILES: Final = (WHOLE, "pytorch_model.bin")  # what timm looks for on the hub
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,8 @@ class HubWeights:
     @classmethod
     def of(cls, weights: str) -> HubWeights | None:
         """Read a recipe's `weights`; None where it names no repository of the hub."""
-        found = ON_HUB.fullmatch(weights)
-        return cls(*found.groups()) if found else None
+        found = Repository.of(weights)
+        return cls(found.name, found.revision) if found else None
 
     def cached(self) -> Path | None:
         """Give the file in the hub's cache, None where it is not.
@@ -47,15 +43,9 @@ class HubWeights:
             RecipeError: the name is none that a repository of the hub can have.
         """
         try:
-            path = huggingface_hub.try_to_load_from_cache(
-                self.repository, _SAFE, revision=self.revision
-            )
-        except HFValidationError as error:
-            raise RecipeError(
-                f"{self.repository!r} is no name of a repository ({_first(error)}): give "
-                f"hub:OWNER/NAME, or a file with --set weights=FILE"
-            ) from error
-        return Path(path) if isinstance(path, str) else None
+            return self._place.cached(WHOLE)
+        except BundleError as error:
+            raise RecipeError(f"{error}, or a file with --set weights=FILE") from error
 
     def check(self) -> None:
         """Check without a download, in ten seconds at most, that the hub has the repository.
@@ -64,7 +54,7 @@ class HubWeights:
             RecipeError: it has no possible name; or it is not in the cache, and the hub does not
                 answer or has no such thing.
         """
-        failure = None if self.cached() else _hub_failure(self.repository, self.revision)
+        failure = None if self.cached() else self._place.failure()
         if failure is not None:
             raise RecipeError(self._cannot_fetch(failure)) from failure
 
@@ -76,16 +66,21 @@ class HubWeights:
         """
         self.check()
         try:
-            path = huggingface_hub.hf_hub_download(self.repository, _SAFE, revision=self.revision)
+            path = huggingface_hub.hf_hub_download(self.repository, WHOLE, revision=self.revision)
         except Exception as error:  # its classes change with the hub's HTTP library
             raise RecipeError(self._cannot_fetch(error)) from error
         return Path(path)
 
+    @property
+    def _place(self) -> Repository:
+        return Repository(self.repository, self.revision)
+
     def _cannot_fetch(self, error: Exception) -> str:
         at = f" at {self.revision}" if self.revision else ""
         return (
-            f"{_SAFE} of {self.repository}{at} cannot be fetched from the hub ({_first(error)}): "
-            f"go online and check the name, or give a file with --set weights=FILE"
+            f"{WHOLE} of {self.repository}{at} cannot be fetched from the hub "
+            f"({first_line(error)}): go online and check the name, or give a file with "
+            f"--set weights=FILE"
         )
 
 
@@ -137,29 +132,9 @@ def check_reachable(backbone: str) -> None:
         )
     if not known.hf_hub_id or _cached(backbone):
         return
-    failure = _hub_failure(known.hf_hub_id)
+    failure = Repository(known.hf_hub_id).failure()
     if failure is not None:
         raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
-
-
-def _hub_failure(repository: str, revision: str | None = None) -> Exception | None:
-    """Ask the hub for a repository; give what failed, also where no answer comes in time.
-
-    A thread asks: the hub's own timeout does not cover the look-up of its address.
-    """
-    failures: list[Exception] = [TimeoutError(f"no answer from the hub in {_SECONDS:g} s")]
-
-    def ask() -> None:
-        try:
-            huggingface_hub.model_info(repository, revision=revision, timeout=_SECONDS)
-            failures.clear()
-        except Exception as error:  # noqa: BLE001 - its classes change with the hub's HTTP library
-            failures[:] = [error]
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_SECONDS)
-    return failures[0] if failures else None
 
 
 def _cached(backbone: str) -> Path | None:
@@ -182,7 +157,7 @@ def _existing(weights: str) -> Path:
 
 
 def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
-    first = _first(error)
+    first = first_line(error)
     if weights == "imagenet":
         return (
             f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
@@ -192,7 +167,3 @@ def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
         f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "
         f"file of this backbone"
     )
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,8 +6,9 @@ to correct its probabilities: a second calibration follows the bundle's own, by 
 the same families (`evaluation.calibration`), so that its simplest form is a correction for the
 prevalence. Both rise strictly, so the ranking of images stays.
 
-Calls stay too: each threshold becomes the corrected probability of the same images. What the calls
-cost and find at the site is for `evaluate` to measure, on other images than these.
+Calls stay too: each threshold becomes the corrected probability of the same images. A bundle
+without any threshold, such as an imported one, gets its operating points from these images. What
+the calls cost and find at the site is for `evaluate` to measure, on other images than these.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chestxray import hub
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.store import Dataset
 from chestxray.errors import BundleError, PredictionsError
@@ -30,6 +32,7 @@ from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
 from chestxray.evaluation.seen_images import Seen, list_sha256
+from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
 from chestxray.model.model_card import GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
 from chestxray.version import __version__
@@ -62,7 +65,7 @@ def calibrate(
         SourceError: a label table that cannot be read.
         ArtifactError: a file that does not exist.
     """
-    folder, out = Path(bundle), Path(out)
+    folder, out = hub.local(bundle), Path(out)
     facts = read(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the calibrated bundle")
@@ -93,7 +96,7 @@ def _check_made(pairs: Pairs, identity: str) -> None:
 
 def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
     """Refuse the images that the bundle was trained on."""
-    splits = {of.split_sha256 for of in card.trainings}
+    splits = {of.split_sha256 for of in card.trainings} - {None, ""}
     if pairs.split == "train" and truth.split_sha256 in splits:
         raise PredictionsError(
             f"the bundle was trained on these images of {truth.source}, where its probabilities "
@@ -113,16 +116,11 @@ def _recalibrated(facts: Facts, pairs: Pairs, truth: Labels) -> ModelCard:
     site = fit_calibration(
         log_odds, labels, pairs.patients, card.findings, where="the images of the site"
     )
-    points = {
-        name: _through(site, thresholds, card.findings)
-        for name, thresholds in card.operating_points.items()
-    }
     return card.model_copy(
         update={
             "package_version": __version__,
             "calibration": card.calibration.followed_by(site),
-            "operating_points": points,
-            "thresholds": points[card.operating_point],
+            **_operating_points(card, site, site.apply(log_odds), labels, pairs.patients),
             "prevalences": _prevalences(card, labels),
             "recalibrated_on": Recalibration(
                 source=truth.source,
@@ -133,6 +131,32 @@ def _recalibrated(facts: Facts, pairs: Pairs, truth: Labels) -> ModelCard:
             ),
         }
     )
+
+
+def _operating_points(
+    card: ModelCard,
+    site: Calibration,
+    probabilities: Values,
+    labels: npt.NDArray[Any],
+    patients: npt.NDArray[Any],
+) -> dict[str, Any]:
+    """Move the thresholds with the probabilities; choose them where the bundle has none at all."""
+    if any(t is not None for of in card.operating_points.values() for t in of.values()):
+        points = {
+            name: _through(site, thresholds, card.findings)
+            for name, thresholds in card.operating_points.items()
+        }
+        point, not_assessed = card.operating_point, card.not_assessed
+    else:
+        found = fit_operating_points(probabilities, labels, patients, card.findings)
+        points = {name: found.thresholds(name) for name in found.chosen}
+        point, not_assessed = MAIN, found.not_assessed
+    return {
+        "operating_points": points,
+        "operating_point": point,
+        "thresholds": points[point],
+        "not_assessed": not_assessed,
+    }
 
 
 def _calibrated_on(card: ModelCard, pairs: Pairs, truth: Labels) -> tuple[Seen, ...]:

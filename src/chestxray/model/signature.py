@@ -36,10 +36,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.errors import ArtifactError, ConfigError, SignatureError
 from chestxray.evaluation.bundle_thresholds import CARD
+from chestxray.hub import SIGNATURE as SUFFIX
 from chestxray.model import model_card
 from chestxray.model.exported import EXPORT, read_export
 
-SUFFIX: Final = ".sig"
 PUBLIC: Final = ".pub"
 _PURPOSE: Final = b"signature of chestxray files, format 1\n"
 _MADE_BY: Final = "chestxray sign"
@@ -159,6 +159,8 @@ def check_signature(folder: Path, public_key: Path) -> None:
 
 def _read(folder: Path) -> Signature:
     path = path_of(folder)
+    if not path.exists() and (folder / SUFFIX).exists():  # a bundle of the hub
+        path = folder / SUFFIX
     if not path.exists():
         raise SignatureError(
             f"{folder} has no signature {path}: get it from who made the folder, or sign it with "

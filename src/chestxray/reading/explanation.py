@@ -24,6 +24,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from chestxray import hub
 from chestxray.artifacts import write_json, written
 from chestxray.dataset.pixels import Canonical, placement
 from chestxray.errors import ImageError, SourceError
@@ -119,7 +120,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     and `explanations.json`, which lists them.
 
     Args:
-        model: a reader, or the `bundle` folder of a run.
+        model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         inputs: a dataset or its folder; or files and folders, which are searched with all their
             subfolders.
         out: folder for the pictures.
@@ -135,7 +136,8 @@ def explain(  # noqa: PLR0913 - the options of one command
         SourceError: an input is missing or not possible, or a finding is not one of the model's.
         ArtifactError: the dataset or the bundle is damaged or does not fit.
     """
-    card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
+    model = model if isinstance(model, Reader) else hub.local(model)
+    card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
     wanted = _wanted(findings, card.findings)
     found = find(inputs, split, card)
     reader = opened(model, engine, require_signature=require_signature)

@@ -188,14 +188,16 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
 def leakage(inputs: Inputs, card: ModelCard) -> str | None:
     """Say so where a split of a dataset may contain images that the model has seen.
 
-    The worst of it where there are several reasons, see `training.leakage.found_seen`.
+    All that is certain where anything is; else the worst of what may be, see
+    `training.leakage.found_seen`.
     """
     if not isinstance(inputs, DatasetImages):
         return None
     parts = frozenset(inputs.dataset.index["split"].iloc[inputs.rows])
-    found = found_seen(card, inputs.dataset, parts)
-    worst = max(found, key=lambda of: (of.certain, of.same_source), default=None)
-    return None if worst is None else worst.sentence
+    found = found_seen(card, inputs.dataset, parts, calibration=True)
+    certain = [of.sentence for of in found if of.certain]
+    doubts = sorted(found, key=lambda of: (of.images is None, not of.same_source))
+    return " ".join(certain or [of.sentence for of in doubts[:1]]) or None
 
 
 def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chestxray import hub
 from chestxray.artifacts import write_json
 from chestxray.errors import SourceError
 from chestxray.evaluation.causal import CausalEffects, PairedAnswers, causal_effects
@@ -86,7 +87,7 @@ def explain_pairs(
     """Measure what drawing a finding changes in a bundle's answer, and whether its map shows it.
 
     Args:
-        bundle: the `bundle` folder of a run.
+        bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         out: folder for `causal.json` and `causal.png`.
         patients: how many; each gives a pair for each finding.
         seed: of the population of phantoms.
@@ -96,7 +97,7 @@ def explain_pairs(
         BundleError: the bundle is damaged.
         ArtifactError: a file of the bundle is missing.
     """
-    model, out = bundles.load(Path(bundle)), Path(out)
+    model, out = bundles.load(hub.local(bundle)), Path(out)
     drawable = _drawable(model)
     if not model.card.trained_on.synthetic:
         _log.warning("the pairs are phantoms, the model was trained on radiographs of patients")
@@ -114,7 +115,7 @@ def explain_pairs(
     write_pairs(written.picture, panels)
     about = {
         "model": model.identity,
-        "trained_on": model.card.trained_on.source,
+        "trained_on": model.card.trained_on.title,
         "synthetic": model.card.trained_on.synthetic,
         "pairs": {"patients": patients, "pixels": model.card.size, "seed": seed},
         "cells": list(trained.maps.shape[1:]),

@@ -8,11 +8,13 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `prob_<Finding>`| calibrated probability of each finding; empty where the image was not read   |
 | `status`        | `ok`, `refused` (by the gate) or `error` (not a readable radiograph)         |
 | `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
-|                 | `warning: code: sentence`, also beside probabilities                         |
+|                 | `warning: code: sentence`, also beside probabilities; and that an imported   |
+|                 | model is not calibrated                                                      |
 | `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
 | `not_assessed`  | findings without a threshold, which are never called; likewise               |
 | `operating_point` | name of the rule that chose the thresholds                                 |
 | `model`         | identity of the weights                                                      |
+| `origin`        | `hub:OWNER/NAME@COMMIT` of a model of the hub; empty for any other           |
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from chestxray import hub
 from chestxray.dataset.pixels import Canonical
 from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
@@ -52,6 +55,7 @@ from chestxray.version import __version__
 
 _REFUSED: Final = "refused"
 _ERROR: Final = "error"
+_IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
 _BATCH: Final = 32
 _log = logging.getLogger(__name__)
 
@@ -110,7 +114,7 @@ def predict(  # noqa: PLR0913 - the options of one command
     kill -9, it resumes.
 
     Args:
-        model: a reader, or the `bundle` folder of a run.
+        model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         inputs: a dataset or its folder; or files and folders, which are searched with all their
             subfolders.
         out: the table to write, .csv, .parquet or .jsonl.
@@ -129,7 +133,8 @@ def predict(  # noqa: PLR0913 - the options of one command
             dataset or the bundle is damaged or does not fit.
     """
     check_out(Path(out))
-    card = model.bundle.card if isinstance(model, Reader) else model_card.read(Path(model)).card
+    model = model if isinstance(model, Reader) else hub.local(model)
+    card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
     # Wrong inputs are reported before the network is loaded, which takes seconds.
     found = find(inputs, split, card)
     with found.decoding() as ready:  # its processes start while the model is loaded
@@ -225,11 +230,15 @@ def _rows(
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
     outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
     good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
+    always = tuple(of for of in reader.warnings if of.code == _IN_THE_TABLE)
     if answer is not None:
         found = _judged(reader, [batch[place] for place in good], answer)
         for place, p, maps, notices in zip(good, *found, strict=True):
             refused = not force and any(notice.refuses for notice in notices)
-            outcome[place] = (_REFUSED if refused else predictions.OK, in_words(notices))
+            outcome[place] = (
+                _REFUSED if refused else predictions.OK,
+                in_words((*notices, *always)),
+            )
             if not refused:
                 probabilities[place], heat[place] = p, maps
     table = predictions.table(names, probabilities, reader.findings).rows
@@ -241,6 +250,7 @@ def _rows(
     table[predictions.NOT_ASSESSED] = ["" if np.isnan(row).any() else none for row in probabilities]
     table[predictions.OPERATING_POINT] = card.operating_point
     table[predictions.MODEL] = reader.bundle.identity
+    table[predictions.ORIGIN] = reader.bundle.origin or ""
     return table, heat
 
 

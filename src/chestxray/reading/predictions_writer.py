@@ -46,6 +46,7 @@ def columns(findings: Findings) -> tuple[str, ...]:
         predictions.NOT_ASSESSED,
         predictions.OPERATING_POINT,
         predictions.MODEL,
+        predictions.ORIGIN,
     )
 
 

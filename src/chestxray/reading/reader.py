@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from chestxray import hub
 from chestxray.dataset.pixels import Canonical, name_of
 from chestxray.dataset.pixels import Source as FileSource
 from chestxray.dataset.radiograph import Radiograph
@@ -29,6 +30,10 @@ from chestxray.reading.reading import Reading
 __all__ = ["Reader", "Reading", "Source", "load"]
 
 _RUNTIMES: Final = {"auto", "torch", "openvino"}
+_IMPORTED: Final = "an imported model has no detector"
+_FIT: Final = (
+    "to fit a detector, run `chestxray train DATASET --out RUN --resume` on the finished run"
+)
 
 Source = FileSource | Radiograph | npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | JudgedImage
 
@@ -158,6 +163,7 @@ class Reader:
             placement=judged.placement,
             not_assessed=card.unavailable,
             operating_point=card.operating_point,
+            origin=self.bundle.origin,
         )
 
 
@@ -170,10 +176,10 @@ def load(
     """Load a bundle into a reader.
 
     Args:
-        bundle: the `bundle` folder of a run.
+        bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`, see `chestxray.hub`.
         engine: `torch`, `openvino` (in float32), or `auto`: torch on a GPU, on a CPU the fastest
-            that answers as torch does, see `chestxray.reading.engine`. Or the folder of an export of this bundle, which loads in a
-            fraction of the time, since it does not need torch.
+            that answers as torch does, see `chestxray.reading.engine`. Or the folder of an export
+            of this bundle, which loads in a fraction of the time, since it does not need torch.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
         require_signature: public key (PEM) of who must have signed the bundle, and the export
@@ -181,11 +187,12 @@ def load(
 
     Raises:
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
-            network; or it does not have the operating point.
+            network; or it does not have the operating point; or, of the hub, as `hub.local` says.
         ArtifactError: the export is missing, altered, or of another model.
         SignatureError: bundle or export are not as the holder of the key signed them.
         MissingExtraError: the engine asked for is not installed.
     """
+    bundle = hub.local(bundle)
     if require_signature is not None:
         from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
 
@@ -196,9 +203,9 @@ def load(
         from chestxray.model import bundle as bundles  # noqa: PLC0415
         from chestxray.reading.engine import choose  # noqa: PLC0415
 
-        trained = bundles.load(Path(bundle))
+        trained = bundles.load(bundle)
         return Reader(_at(trained, operating_point), choose(trained, str(engine)))
-    facts = model_card.read(Path(bundle))
+    facts = model_card.read(bundle)
     return Reader(_at(facts, operating_point), open_engine(Path(engine), facts.identity))
 
 
@@ -233,12 +240,14 @@ def _warnings(bundle: Facts) -> Iterator[Notice]:
     if bundle.card.trained_on.synthetic:
         yield warning("trained-on-synthetic")
     if bundle.detector is None:
-        yield warning("gate-not-fitted")
+        yield warning("gate-not-fitted", advice=_IMPORTED if bundle.card.origin else _FIT)
     fitted = bundle.card.fitted_on
     if fitted is not None and not fitted.independent:
         yield warning("fitted-on-training-images", source=fitted.source)
-    unfitted = bundle.card.calibration.uncalibrated
-    if unfitted:
+    unfitted, origin = bundle.card.calibration.uncalibrated, bundle.card.origin
+    if origin is not None and len(unfitted) == len(bundle.card.findings):
+        yield warning("imported-not-calibrated", format=origin.format)
+    elif unfitted:
         yield warning("not-calibrated", dict(unfitted), names=", ".join(unfitted))
 
 

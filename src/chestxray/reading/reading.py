@@ -41,6 +41,7 @@ class Reading:
             what lies outside is padding.
         not_assessed: finding that is not called at any probability → why.
         operating_point: name of the rule that chose the thresholds.
+        origin: `hub:OWNER/NAME@COMMIT` of a model of the hub; None of any other.
     """
 
     probabilities: dict[str, float]
@@ -53,6 +54,7 @@ class Reading:
     placement: Placement = WHOLE
     not_assessed: dict[str, str] = field(default_factory=dict)
     operating_point: str = ""
+    origin: str | None = None
 
     @property
     def findings(self) -> Findings:
@@ -116,6 +118,7 @@ class Reading:
         ]
         return {
             "model": self.model,
+            "origin": self.origin,
             "operating_point": self.operating_point,
             "findings": findings,
             "warnings": warnings,
@@ -129,7 +132,7 @@ class Reading:
         none = [finding for finding in ranked if self.calls[finding] is None]
         count = len(self.warnings)
         return (
-            f"<Reading by {self.model}: called {self._listed(called) or 'nothing'}; "
+            f"<Reading by {self._named}: called {self._listed(called) or 'nothing'}; "
             f"{'next' if called else 'highest'} {self._listed(others[:_SHOWN]) or 'nothing'}; "
             f"{f'not assessed {len(none)} of {len(ranked)} findings; ' if none else ''}"
             f"{count} warning{'' if count == 1 else 's'}>"
@@ -159,8 +162,12 @@ class Reading:
             f"<th>Call</th></tr></thead><tbody>{rows}</tbody></table></div>"
             f"{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}"
             f"{f'<p>Not assessed</p><ul>{unassessed}</ul>' if unassessed else ''}"
-            f"<p><small>{escape(self.model)}. For research, not a medical device.</small></p>"
+            f"<p><small>{escape(self._named)}. For research, not a medical device.</small></p>"
         )
+
+    @property
+    def _named(self) -> str:
+        return f"{self.model} ({self.origin})" if self.origin else self.model
 
     def _ranked(self) -> list[str]:
         """Give the findings by probability, those that are not assessed last."""

@@ -7,7 +7,8 @@
     OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
 
 Images that the bundle was trained, tuned or calibrated on are left out as far as they are known,
-see `training.leakage`. Whatever part of its own split an image is in, it is evaluated otherwise.
+with all others of their patients, see `evaluation.seen_images`. Whatever part of its own split an
+image is in, it is evaluated otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Final
 
 import pandas as pd
 
+from chestxray import hub
 from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import PARTS
@@ -36,7 +38,7 @@ from chestxray.evaluation.external_validation import (
 )
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ResampleSettings
-from chestxray.evaluation.seen_images import verdict
+from chestxray.evaluation.seen_images import seen_images, seen_names, shares_a_set
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
 from chestxray.findings import Findings
 from chestxray.model import model_card
@@ -45,12 +47,13 @@ from chestxray.reading.inputs import find
 from chestxray.reading.prediction import plan_of, predict
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
-from chestxray.sources.collection import ReadOptions
-from chestxray.training.leakage import found_seen, overlap, unrecorded
+from chestxray.sources import ReadOptions, options_of_each
+from chestxray.training.leakage import evaluated, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
 _FINISHED: Final = "predictions.json"  # which images and model a finished table is of
 _TEST: Final = "test"  # the part that predictions are evaluated of
+_TRAIN: Final = "train"  # the part that images are put into which are left out
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     Called again with the same arguments after an interruption, it resumes.
 
     Args:
-        bundle: its folder.
+        bundle: its folder, or `hub:OWNER/NAME@REVISION`.
         sets: prepared datasets of the bundle's size, which are taken as they are, and raw trees,
             which are prepared first.
         out: the folder to write.
@@ -112,18 +115,21 @@ def validate(  # noqa: PLR0913 - the options of one command
             f"{FEWEST_RESAMPLES}"
         )
     out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
-    card, thresholds = model_card.read(Path(bundle)).card, BundleThresholds.read(bundle)
+    bundle = hub.local(bundle)
+    card, thresholds = model_card.read(bundle).card, BundleThresholds.read(bundle)
     names = _names([Path(each) for each in given])
+    raws = [path for path in names.values() if not _is_dataset(path)]
+    own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
     unseen = {}
     for name, each in names.items():  # what cannot be read is said before anything is predicted
         folder = out / "sets" / name / "dataset"
-        dataset = _dataset(each, folder, card.size, source, options, allow_missing)
+        dataset = _dataset(each, folder, card.size, source, own.get(each), allow_missing)
         _check_common(each, dataset.findings, card.findings)
         unseen[name] = _unseen(dataset, card)
     reader = opened(bundle, engine, None, None)
     results = ExternalValidation(
         model=thresholds.model,
-        trained_on=card.trained_on.source,
+        trained_on=card.trained_on.title,
         operating_point=thresholds.operating_point,
         intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
         sets=[
@@ -145,7 +151,7 @@ def _dataset(
     allow_missing: bool,
 ) -> Dataset:
     """Open a dataset, or prepare a raw tree into a folder."""
-    if (given / MANIFEST).exists() or (given / UNFINISHED).exists():
+    if _is_dataset(given):
         return Dataset.open(given)
     return prepare(
         given,
@@ -156,6 +162,10 @@ def _dataset(
         allow_missing=allow_missing,
         allow_empty=True,
     )
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / MANIFEST).exists() or (path / UNFINISHED).exists()
 
 
 def _check_common(given: Path, labelled: Findings, predicted: Findings) -> None:
@@ -184,36 +194,39 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
 
 
 def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
-    """Leave out the parts that a bundle was trained or calibrated on.
+    """Leave out the images that a bundle was trained, tuned or calibrated on, and their patients.
 
-    With the part that it was trained on goes the validation part.
+    With the part of this split that it was trained on goes the validation part.
 
     Raises:
         SourceError: no image is left.
     """
-    parts = [part for part in PARTS if len(dataset.rows(part))]
-    seen = {
-        part
-        for part in parts
-        if verdict(found_seen(card, dataset, (part,), calibration=True)) == "certain"
-    }
-    tuned = any(overlap(card, dataset, (part,)) == "certain" for part in parts)
-    left_out = [part for part in parts if part in seen or (tuned and part == "val")]
-    kept = [part for part in parts if part not in left_out]
-    if not kept:
+    index, lists = dataset.index, (*card.seen, *card.calibrated_on)
+    everything = evaluated(dataset, index["split"].isin(PARTS))
+    out = index["image"].isin(list(seen_names(lists, everything)))
+    if any(of.certain and of.public_list is None for of in seen_images(card.seen, everything)):
+        out |= index["split"] == "val"
+    out = index["patient"].isin(index["patient"][out])
+    if out.all():
         raise SourceError(
             f"the bundle was trained or tuned on all images of {dataset.folder}: give a data set "
             f"that it has not seen"
         )
-    counts = {part: len(dataset.rows(part)) for part in left_out}
-    of_test = dataset.index["split"].where(dataset.index["split"].isin(left_out), _TEST)
-    found = found_seen(card, dataset, kept, calibration=True)
+    counts = index["split"][out].value_counts()
+    kept = evaluated(dataset, ~out)
+    found = seen_images(lists, kept)
     doubts = tuple(dict.fromkeys((*(of.sentence for of in found), *unrecorded(card))))
     if doubts:
         relation: Relation = "unknown"
     else:
-        relation = "held out" if seen else "independent"
-    return _Unseen(dataset.with_split(pd.Series(of_test), "validate"), relation, counts, doubts)
+        relation = "held out" if shares_a_set(lists, kept.measured) or out.any() else "independent"
+    parts: pd.Series[str] = out.map({True: _TRAIN, False: _TEST})
+    return _Unseen(
+        dataset.with_split(parts, "validate"),
+        relation,
+        {part: int(counts[part]) for part in PARTS if part in counts},
+        doubts,
+    )
 
 
 def _predicted(reader: Reader, dataset: Dataset, folder: Path) -> Path:

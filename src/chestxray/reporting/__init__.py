@@ -8,9 +8,11 @@ from chestxray.lazy import exports
 
 if TYPE_CHECKING:
     from chestxray.reporting.page import report
+    from chestxray.reporting.readme import model_card
     from chestxray.reporting.validation_page import validation_page
 
 __all__ = [
+    "model_card",
     "report",
     "validation_page",
 ]
@@ -19,6 +21,7 @@ __getattr__ = exports(
     __name__,
     {
         "page": ("report",),
+        "readme": ("model_card",),
         "validation_page": ("validation_page",),
     },
 )

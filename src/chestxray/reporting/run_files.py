@@ -110,6 +110,12 @@ class RunFiles:
         """The seed of each network of the run."""
         return [of["seed"] for of in self._networks]
 
+    def each(self, key: str) -> list[Any]:
+        """What `run.json` says of a run, once; several where its networks differ in it."""
+        common = self.run.get(key) if self.run else None
+        found = [of.get(key) for of in self._networks] if common is None else [common]
+        return [value for place, value in enumerate(found) if value not in (None, *found[:place])]
+
     @property
     def _networks(self) -> list[Json]:
         return list(self.run.get("members", [self.run])) if self.run else []
@@ -141,7 +147,7 @@ class RunFiles:
         if self.run is None:
             return "Evaluation of predictions"
         if self.bundle is None:
-            return str(self.run["backbone"])
+            return " + ".join(map(str, self.each("backbone")))
         return model_identity(self.bundle)
 
     @property

@@ -110,6 +110,9 @@ class ModelCardResult(BaseModel):
     """The model: its findings, its training data and its engine."""
 
     identity: str
+    origin: str | None = Field(
+        description="hub:OWNER/NAME@COMMIT of a model of the hub; null for any other."
+    )
     backbone: str
     members: list[str] = Field(
         description="Identities of the models that this one was made of; empty for a single one."
@@ -132,6 +135,7 @@ def model_card_result(reader: Reader) -> ModelCardResult:
     card = reader.bundle.card
     return ModelCardResult(
         identity=reader.bundle.identity,
+        origin=reader.bundle.origin,
         backbone=card.backbone,
         members=[member.identity for member in card.members],
         passes=card.passes,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from chestxray.sources.anatomy import read_chexmask, read_lung_masks
 from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
 from chestxray.sources.phantom.tree import synth
-from chestxray.sources.registry import cards, read, recognise, registered
+from chestxray.sources.registry import cards, options_of_each, read, recognise, registered
 from chestxray.sources.table import find_columns, write_columns
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SourceCard",
     "cards",
     "find_columns",
+    "options_of_each",
     "read",
     "read_chexmask",
     "read_lung_masks",

@@ -52,6 +52,7 @@ class _BRAX:
         reasons="As for CheXpert: a finding that a report leaves open is left out, one that it "
         "does not mention is taken for absent.",
         split="None. Patients are drawn.",
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 

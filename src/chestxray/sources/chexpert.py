@@ -68,6 +68,7 @@ class _CheXpert:
         split="train.csv, valid.csv and test.csv by the folder in the path. Without test.csv, the "
         "234 images of valid.csv, which radiologists read, are the test, and val is drawn from "
         "the patients of train.",
+        heeds=("table",),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",

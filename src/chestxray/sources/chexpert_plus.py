@@ -57,6 +57,7 @@ class _CheXpertPlus:
         "without its test, and val is drawn from the patients of train. Radiologists did not give "
         "these labels of valid: read CheXpert's valid.csv for theirs.",
         overlaps=("CheXpert", "CheXlocalize"),
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 

@@ -93,6 +93,8 @@ class SourceCard:
             `sources.overlaps` knows.
         differs: what torchxrayvision's reader of the data set does differently, rule by rule.
         synthetic: the radiographs are drawn, so no result on them is valid for patients.
+        heeds: what it heeds of `ReadOptions` besides policies: `table` (a choice among several
+            label tables), `columns`, `patient_per_image`, `readers`. Others are refused.
     """
 
     title: str
@@ -108,6 +110,7 @@ class SourceCard:
     overlaps: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     synthetic: bool = False
+    heeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class ReadOptions:
             data set with several label tables: `{"table": "train_cheXbert.csv"}` chooses one.
         patient_per_image: of the source `table`: each image belongs to a different patient.
         readers: of a data set that several people read: a finding is present where more than half
-            of them (`majority`, the default), at least one (`any`) or all of them (`unanimous`;
-            unknown where they disagree) say so.
+            of them (`majority`, which is meant by None), at least one (`any`) or all of them
+            (`unanimous`; unknown where they disagree) say so.
     """
 
     uncertain: Uncertain | None = None
@@ -132,7 +135,7 @@ class ReadOptions:
     views: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     patient_per_image: bool = False
-    readers: Readers = "majority"
+    readers: Readers | None = None
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,28 @@
 """The sources `nih-lt` and `mimic-lt`: NIH-CXR-LT and MIMIC-CXR-LT, the long-tailed label sets.
 
-Each is a few tables, one for a part, whose names end in `train`, `val` or `test`; a row is an
-image, a column a finding with 0 or 1. NIH-CXR-LT names images by `id`, NIH's file name;
-MIMIC-CXR-LT by `path` (`fpath` in CXR-LT of 2024). The images are NIH's and MIMIC-CXR-JPG's.
-Columns beyond the common ones are findings where they hold labels alone. There are two releases: of
-2022 with the images of a single label (`single-label` in the names of tables), of 2023
-(`miccai2023`) with all.
+Each is a few tables, one for a part, which their names state (`train`, `val`, `test`,
+`development`); a row is an image, a column a finding with 0 or 1. NIH-CXR-LT names images by `id`,
+NIH's file name; MIMIC-CXR-LT by `path`, its challenges by `fpath`. The images are NIH's and
+MIMIC-CXR-JPG's. Columns beyond the common ones are findings where they hold labels alone.
+
+Releases: of 2022 with the images of a single label (`single-label` in the names of tables), of 2023
+(`miccai2023`) with all, and the challenges CXR-LT of 2023 (`train.csv`, `development.csv`,
+`test.csv`) and 2024 (`train_labeled.csv`, `development_labeled_task1.csv`, ...; those of task2 are
+read by a few radiologists; `labels.csv` states the part in a column). Of 2022 the spelling is
+Pleural_Thickening; 2024 writes Normal for No Finding.
 
 What the tables do not state is read from those of the images' own data set where they lie in the
 tree: NIH's Data_Entry table, MIMIC's metadata and MIMIC-IV's patients.
 
-Sources: Holste et al., DALI 2022 (arXiv 2208.13365) and MICCAI 2023 (arXiv 2308.09180). The layout
-is that of their readers; the tables themselves were not at hand.
+Sources: Holste et al., DALI 2022 (arXiv 2208.13365) and MICCAI 2023 (arXiv 2308.09180). Of the
+tables themselves only MIMIC's balanced ones of 2022 were at hand (285 and 570 rows, repository
+VITA-Group/LongTailCXR); the other layouts are those that several public readers agree on.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.errors import SourceError
+from chestxray.findings import NO_FINDING, canonical
 from chestxray.sources.assembly import (
     Stated,
     assemble,
@@ -35,7 +42,7 @@ from chestxray.sources.assembly import (
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
 from chestxray.sources.files import cleaned_paths
-from chestxray.sources.mimic import IMAGES, MIMIC, PEOPLE, described
+from chestxray.sources.mimic import MIMIC, PATHS, PEOPLE, described, image_lists
 from chestxray.sources.nih.adjudicated import nih_patients
 from chestxray.sources.nih.source import label_tables
 from chestxray.sources.nih.tables import FINDINGS, read_labels
@@ -48,13 +55,11 @@ NEW: Final = (
 )  # fmt: skip
 """The findings that the long-tailed sets add to those of their images' data sets."""
 
-OF_NIH: Final = frozenset(
-    {*(name.replace("_", " ") for name in FINDINGS), "No Finding", *NEW, "id"}
-)
-OF_MIMIC: Final = frozenset({*OBSERVATIONS, *NEW})
-_PATHS: Final = ("path", "fpath")
+OF_NIH: Final = frozenset({*FINDINGS, NO_FINDING, *NEW})
+OF_MIMIC: Final = frozenset({*map(canonical, OBSERVATIONS), *NEW})
+_NORMAL: Final = "Normal"  # of CXR-LT 2024, for No Finding
 _NAMING: Final = frozenset(
-    {"id", "subj_id", "subject_id", "study_id", "dicom_id", "split", "ViewPosition", *_PATHS}
+    {"id", "subj_id", "subject_id", "study_id", "dicom_id", "split", "ViewPosition", *PATHS}
 )
 _PART: Final = re.compile(
     r"(?:^|[_-])(balanced[_-])?(train|val|valid|validation|dev|development|test)(?=$|[_-])"
@@ -64,6 +69,8 @@ _PARTS: Final = {
     "development": "val", "test": "test",
 }  # fmt: skip
 _SINGLE: Final = "single-label"
+_COMMON: Final = re.compile(r"[_-](?:labeled|task1)(?=$|[_-])")  # in some names of a release
+_WHOLE: Final = 377_110  # images of a challenge, all of MIMIC-CXR-JPG
 _STUDY: Final = r"(?:^|/)p(\d{8})/s(\d+)/[^/]+$"
 _OWN_SPLIT: Final = (
     "Its own, by the names of the tables: train, val and test; of 2022's balanced parts only where "
@@ -87,6 +94,7 @@ class _NihLongTailed:
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}11,616 images of the training part of 2022 are in NIH's official test: "
         f"a model trained on it may not be tested there.",
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 
@@ -94,7 +102,7 @@ class _NihLongTailed:
         return bool(_nih_tables(tree)) and (tree.is_file() or not label_tables(tree))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
-        text, first, problems = _joined(_nih_tables(tree), tree, options, self.card, OF_NIH)
+        text, first, problems = _joined(_nih_tables(tree), tree, options, self.card, "id", OF_NIH)
         parts = text["part"]
         rows, found = _nih_rows(text["id"], label_tables(_folder(tree)))
         single = _SINGLE in first.name
@@ -116,15 +124,20 @@ class _MimicLongTailed:
         title="MIMIC-CXR-LT",
         citation=_TWO_RELEASES,
         licence="PhysioNet credentialed, as MIMIC-CXR-JPG.",
-        access="Get MIMIC-CXR-JPG (see there), and put the tables of MIMIC-CXR-LT, such as "
-        "miccai2023_mimic-cxr-lt_labels_train.csv, …_val.csv and …_test.csv, beside its metadata, "
-        "which gives the views. With MIMIC's own labels in the tree, name this source: --source "
-        "mimic-lt.",
-        label_origin="MIMIC's labels of the CheXpert labeler, and five more mined from the reports "
-        "by a program (RadText); the authors made 0 or 1 of what a report left open.",
+        access="Get MIMIC-CXR-JPG (see there), and put the tables of MIMIC-CXR-LT beside its "
+        "metadata, which gives views and dates: those of one folder of "
+        "https://physionet.org/content/cxr-lt-iccv-workshop-cvamd/2.0.0 "
+        "(miccai-2023_mimic-cxr-lt, cxr-lt-2023 or cxr-lt-2024), or those of 2022 in "
+        "https://github.com/VITA-Group/LongTailCXR. With MIMIC's own labels in the tree, name this "
+        "source: --source mimic-lt.",
+        label_origin="MIMIC's labels of the CheXpert labeler, and others mined from the reports by "
+        "a program (RadText), in the challenges 12 to 26 of them; the authors made 0 or 1 of what "
+        "a report left open. The tables of task2 of 2024 were read by radiologists (--columns "
+        "table=test_labeled_task2.csv).",
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
-        split=f"{_OWN_SPLIT}It is not MIMIC's: a model trained on one may not be tested on the "
-        f"other.",
+        split=f"{_OWN_SPLIT}The challenges' development is val. It is not MIMIC's: a model trained "
+        f"on one may not be tested on the other.",
+        heeds=("table",),
         differs=("not read by torchxrayvision",),
     )
 
@@ -133,17 +146,17 @@ class _MimicLongTailed:
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         text, first, problems = _joined(
-            _mimic_tables(tree), tree, options, self.card, OF_MIMIC | {"path"}
+            _mimic_tables(tree), tree, options, self.card, "path", OF_MIMIC
         )
-        rows, found = _mimic_rows(text["path"], _folder(tree))
+        rows, found = _mimic_rows(text, _folder(tree))
         text = text.loc[rows.index]
-        whole = "miccai2023" in first.name
+        expected = 257_018 if "miccai2023" in first.name else 0 if _SINGLE in first.name else _WHOLE
         stated = Stated(
             rows=rows,
             labels=from_columns(text[_finding_titles(text, OF_MIMIC)], rows["image"]),
             parts=text["part"],
             problems=(*problems, *found),
-            facts=completeness(text["part"], {"": 257_018}) if whole else {},
+            facts=completeness(text["part"], {"": expected}) if expected else {},
             frontal=pd.Series(False, rows.index),
             of_larger_set=True,
         )
@@ -160,23 +173,33 @@ def _folder(tree: Path) -> Path:
 
 
 def _nih_tables(tree: Path) -> list[Path]:
-    return tables_where(tree, lambda titles: titles >= OF_NIH)
+    return tables_where(tree, lambda titles: "id" in titles and _names(titles) >= OF_NIH)
 
 
 def _mimic_tables(tree: Path) -> list[Path]:
     return tables_where(
-        tree, lambda titles: titles >= OF_MIMIC and any(path in titles for path in _PATHS)
+        tree, lambda titles: not titles.isdisjoint(PATHS) and _names(titles) >= OF_MIMIC
     )
 
 
+def _names(titles: Iterable[str]) -> set[str]:
+    """Give the canonical names of columns."""
+    return {NO_FINDING if title == _NORMAL else canonical(title) for title in titles}
+
+
 def _joined(
-    tables: list[Path], tree: Path, options: ReadOptions, card: SourceCard, wanted: frozenset[str]
+    tables: list[Path],
+    tree: Path,
+    options: ReadOptions,
+    card: SourceCard,
+    image: str,
+    wanted: frozenset[str],
 ) -> tuple[pd.DataFrame, Path, list[Problem]]:
     """Join the tables of one release.
 
     Returns:
-        Rows of text that name an image, by `id` or `path`, with `part`; the first table; and the
-        tables that are not used.
+        Rows of text that name an image in the column `image` (`id` or `path`), with `part`; the
+        first table; and the tables that are not used.
 
     Raises:
         SourceError: there is no table.
@@ -184,17 +207,15 @@ def _joined(
     if not tables:
         raise SourceError(
             f"{tree} holds no label table of {card.title}: put its tables of train, val and test "
-            f"into it, with the columns {', '.join(sorted(wanted))}"
+            f"into it, with the columns {', '.join((image, *sorted(wanted)))}"
         )
     tables = sorted(
         tables, key=lambda table: (len(table.parts), "balanced" in table.name, table.name)
     )
     chosen = _of_one_release(chosen_first(tables, tree, options))
-    text = [text_table(table).assign(part=part) for part, table in chosen.items()]
-    joined = pd.concat(text).fillna("").drop_duplicates()
-    if "fpath" in joined and "path" not in joined:
-        joined = joined.rename(columns={"fpath": "path"})
-    joined = joined[joined["id" if "id" in wanted else "path"] != ""].reset_index(drop=True)
+    joined = pd.concat([_read(table, part) for part, table in chosen.items()])
+    joined = joined.fillna("").drop_duplicates()
+    joined = joined[joined[image] != ""].reset_index(drop=True)
     used = list(chosen.values())
     return joined, used[0], problem(
         "unused-label-table",
@@ -205,13 +226,21 @@ def _joined(
     )  # fmt: skip
 
 
+def _read(table: Path, part: str) -> pd.DataFrame:
+    """Read a table of one part, or one whose column `split` states it."""
+    text = text_table(table)
+    text = text.assign(part=part or text.get("split", pd.Series("", text.index)).map(_PARTS))
+    other = {"fpath": "path", _NORMAL: NO_FINDING}
+    return text.rename(columns={old: new for old, new in other.items() if new not in text})
+
+
 def _of_one_release(tables: list[Path]) -> dict[str, Path]:
-    """Give the first table of each part whose name is that of the first but for the part."""
+    """Give the first table of each part beside the first table and named like it, or without it."""
     chosen: dict[str, Path] = {}
     for table in tables:
         name = table_stem(table).casefold()
         parts = list(_PART.finditer(name))
-        release = _PART.sub("", name)
+        release = table.parent, _COMMON.sub("", _PART.sub("", name))
         if table == tables[0]:
             first = release
         if release == first:
@@ -221,9 +250,10 @@ def _of_one_release(tables: list[Path]) -> dict[str, Path]:
 
 def _finding_titles(text: pd.DataFrame, known: frozenset[str]) -> list[str]:
     """Give the columns of findings: the known ones, and others that hold labels alone."""
-    rest = text[[title for title in text.columns if title not in known | _NAMING | {"part"}]]
-    more, _ = finding_columns(rest)
-    return [title for title in text.columns if title in (known - _NAMING) | set(more)]
+    names = {title: canonical(title) for title in text.columns}
+    rest = [title for title, name in names.items() if name not in known]
+    more, _ = finding_columns(text[[title for title in rest if title not in {*_NAMING, "part"}]])
+    return [title for title, name in names.items() if name in known or title in more]
 
 
 def _nih_rows(image: pd.Series, tables: list[Path]) -> tuple[pd.DataFrame, list[Problem]]:
@@ -242,20 +272,22 @@ def _nih_rows(image: pd.Series, tables: list[Path]) -> tuple[pd.DataFrame, list[
     return rows, problems
 
 
-def _mimic_rows(written: pd.Series, folder: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Give what is known of MIMIC's images, by their paths, MIMIC's metadata and patients."""
-    path = cleaned_paths(written)
+def _mimic_rows(text: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Give what is known of MIMIC's images, by their table, MIMIC's metadata and patients."""
+    path = cleaned_paths(text["path"])
     place = path.str.extract(_STUDY)
     lost = place[0].isna()
     name = path.str.rsplit("/", n=1).str[-1].map(radiograph_stem)
     images = pd.DataFrame({"dicom_id": name, "subject_id": place[0], "study_id": place[1]})[~lost]
-    listed = tables_where(folder, lambda titles: titles >= IMAGES and not titles & {*_PATHS})
-    images = images.assign(ViewPosition="")
+    listed = image_lists(folder)
+    images = images.assign(ViewPosition=text.get("ViewPosition", ""))
     if listed:
         known = text_table(listed[0]).drop_duplicates("dicom_id").set_index("dicom_id")
         known = known.reindex(images["dicom_id"]).fillna("").set_index(images.index)
+        own = images["ViewPosition"]
         titles = [title for title in ("ViewPosition", "StudyDate") if title in known]
         images[titles] = known[titles]
+        images["ViewPosition"] = images["ViewPosition"].mask(images["ViewPosition"] == "", own)
     people = tables_where(folder, lambda titles: titles >= PEOPLE)
     rows, problems = described(images, people)
     problems += problem(

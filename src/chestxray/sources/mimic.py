@@ -33,8 +33,9 @@ from chestxray.sources.demographics import OLDEST, follow_ups, sexes, views
 from chestxray.sources.table_files import text_table
 from chestxray.sources.table_labels import TableLabels, from_columns
 
-IMAGES: Final = frozenset({"dicom_id", "subject_id", "study_id", "ViewPosition"})
-"""Columns of the list of images."""
+_IMAGES: Final = frozenset({"dicom_id", "subject_id", "study_id", "ViewPosition"})
+PATHS: Final = ("path", "fpath")
+"""Columns by which the tables of MIMIC-CXR-LT name an image; MIMIC's own have none of them."""
 
 _SPLIT: Final = frozenset({"dicom_id", "split"})
 _LABELS: Final = frozenset({"subject_id", "study_id", *OBSERVATIONS})
@@ -62,6 +63,7 @@ class _MIMIC:
         reasons="As for CheXpert: a finding that a report leaves open is left out, one that it "
         "does not mention is taken for absent.",
         split="The split table: train, validate and test by patient.",
+        heeds=("table",),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",
@@ -72,12 +74,12 @@ class _MIMIC:
 
     def recognises(self, tree: Path) -> bool:
         folder = _folder(tree)
-        listed, labels = _tables(folder, IMAGES), _labels_of(folder)
+        listed, labels = image_lists(folder), _labels_of(folder)
         return bool(listed and labels) and (tree == folder or tree in {*listed, *labels})
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         folder = _folder(tree)
-        listed = _tables(folder, IMAGES)
+        listed = image_lists(folder)
         tables = chosen_first(_labels_of(folder), folder, options)
         if not listed or not tables:
             raise SourceError(
@@ -124,10 +126,19 @@ def _tables(tree: Path, wanted: frozenset[str]) -> list[Path]:
     return tables_where(tree, lambda titles: wanted <= titles)
 
 
+def image_lists(tree: Path) -> list[Path]:
+    """Find MIMIC's lists of images."""
+    return tables_where(tree, lambda titles: titles >= _IMAGES and titles.isdisjoint(PATHS))
+
+
 def _labels_of(tree: Path) -> list[Path]:
     """Find the tables of labels of studies, that of CheXpert's labeler first."""
-    of_images = {*_tables(tree, _SPLIT), *_tables(tree, frozenset({"path"}))}  # not of studies
-    found = [table for table in _tables(tree, _LABELS) if table not in of_images]
+    found = tables_where(
+        tree,
+        lambda titles: (
+            titles >= _LABELS and not titles >= _SPLIT and titles.isdisjoint(PATHS)  # of studies
+        ),
+    )
     return sorted(found, key=lambda path: (len(path.parts), "chexpert" not in path.name, path))
 
 

@@ -18,6 +18,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from chestxray.sources.public_lists import PublicList, public_lists
+
 _FILE: Final = "overlaps.json"
 
 
@@ -50,6 +52,10 @@ class SeenBy:
         with_labels: whether it learned their labels.
         images: how many, or which.
         fact: where this is known from.
+        aliases: other names of it, such as those of repositories.
+        training_list: name of the published list that it was trained on, see `public_lists`; None
+            where there is none.
+        selection_list: name of the one that its epoch was chosen by.
     """
 
     model: str
@@ -57,6 +63,9 @@ class SeenBy:
     with_labels: bool
     images: str
     fact: str
+    aliases: tuple[str, ...] = ()
+    training_list: str | None = None
+    selection_list: str | None = None
 
 
 @cache
@@ -72,9 +81,30 @@ def relations() -> tuple[Relation, ...]:
 def public_models() -> tuple[SeenBy, ...]:
     """Give what is known of the training lists of public models."""
     return tuple(
-        SeenBy(each["model"], tuple(each["saw"]), each["with_labels"], each["images"], each["fact"])
+        SeenBy(
+            model=each["model"],
+            sets=tuple(each["saw"]),
+            with_labels=each["with_labels"],
+            images=each["images"],
+            fact=each["fact"],
+            aliases=tuple(each.get("aliases", ())),
+            training_list=each.get("training_list"),
+            selection_list=each.get("selection_list"),
+        )
         for each in _registry()["models"]
     )
+
+
+def public_model(name: str) -> SeenBy | None:
+    """Give a public model under any of its names; None where it is not in the registry."""
+    wanted = _key(name)
+    named = {_key(alias): of for of in public_models() for alias in (of.model, *of.aliases)}
+    return named.get(wanted)
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a set is in the registry, under any of its names."""
+    return _key(name) in _named()
 
 
 def title(name: str) -> str:
@@ -127,7 +157,26 @@ def page() -> str:
     models += [
         f"| {of.model} | {_trained(of)} | {of.images} | {of.fact} |" for of in public_models()
     ]
-    return "\n".join([*sets, "", "## What public models have seen", "", *models, ""])
+    lists = [
+        "| list | images | patients | in NIH's official test | SHA-256 of its names | known from |",
+        "|---|---|---|---|---|---|",
+    ]
+    lists += [
+        f"| {of.title} | {of.images:,} | {of.patients:,} | {of.official_test:,} | "
+        f"`{of.images_sha256[:12]}…` | {_place(of)}; {of.fact} |"
+        for of in public_lists()
+    ]
+    return "\n".join(
+        [
+            *sets,
+            *("", "## What public models have seen", "", *models),
+            *("", "## Published lists", "", *lists, ""),
+        ]
+    )
+
+
+def _place(of: PublicList) -> str:
+    return f"[{of.file}]({of.url}){f' @{of.commit[:7]}' if of.commit else ''}"
 
 
 def _trained(of: SeenBy) -> str:

@@ -205,6 +205,7 @@ class _PadChest:
         reasons="Reports are labelled with every finding that they name, so one that is not named "
         "is taken for absent, except where the report says that nothing changed.",
         split="None. Patients are drawn; test on the physicians' labels where you can.",
+        heeds=("table",),
         differs=(
             "views: only PA, here PA, AP and AP_horizontal",
             "patients: the first image of each, here all",

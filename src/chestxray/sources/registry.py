@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -37,6 +37,7 @@ from chestxray.sources.phantom.tree import PHANTOMS
 from chestxray.sources.rsna import RSNA
 from chestxray.sources.siim import SIIM
 from chestxray.sources.table import TABLE_SOURCE, columns_of
+from chestxray.sources.table_columns import TABLE
 from chestxray.sources.tuberculosis import MONTGOMERY, SHENZHEN
 from chestxray.sources.vindr import VINDR
 
@@ -144,8 +145,53 @@ def read(
     tree = Path(tree)
     with scanned_once():
         chosen = _chosen(tree, source, options)
+        if unheeded := _unheeded(chosen, options):
+            raise SourceError(f"{tree} is read by the source {chosen.name}: {unheeded[0]}")
         collection = _checked(chosen.read(tree, options), chosen.name)
         return replace(collection, problems=(*collection.problems, *unnamed_files()))
+
+
+def options_of_each(
+    trees: Sequence[Path], source: str | None, options: ReadOptions | None
+) -> list[ReadOptions]:
+    """Give each of several trees the options that its source heeds.
+
+    Raises:
+        SourceError: no source heeds the rule of readers, or one cannot be chosen.
+    """
+    options = options or ReadOptions()
+    if options.readers is None or len(trees) == 1:
+        return [options] * len(trees)
+    chosen = [_chosen(tree, source, options) for tree in trees]
+    heeding = [not any("--readers" in why for why in _unheeded(each, options)) for each in chosen]
+    if not any(heeding):
+        raise SourceError(_UNHEEDED["readers"])
+    return [options if heeds else replace(options, readers=None) for heeds in heeding]
+
+
+_UNHEEDED: Final = {
+    "readers": "--readers is for a data set whose table has the labels of several people for an "
+    "image, such as VinDr-CXR; leave the option out",
+    "columns": "--columns names the columns of a table of your own, and the columns of a public "
+    "data set are fixed; leave the option out, or name --source table",
+    "table": "--columns table=… chooses among several label tables of a data set, and this one has "
+    "one set of labels; leave the option out",
+    "patient_per_image": "--patient-per-image is for a table of your own without a column of "
+    "patients; leave the option out",
+}
+
+
+def _unheeded(source: Source, options: ReadOptions) -> list[str]:
+    """Say why a shipped source would ignore options; those of other packages check their own."""
+    asked = {
+        "readers": options.readers is not None,
+        "columns": bool(set(options.columns) - {TABLE}),
+        "table": TABLE in options.columns,
+        "patient_per_image": options.patient_per_image,
+    }
+    if not any(source is each for each in (*_SHIPPED, _LAST)):
+        return []
+    return [why for name, why in _UNHEEDED.items() if asked[name] and name not in source.card.heeds]
 
 
 def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:
@@ -154,14 +200,23 @@ def _chosen(tree: Path, source: str | None, options: ReadOptions) -> Source:
         return _LAST  # other sources have these options only where they are named
     if source is None:
         return recognise(tree)
+    return named(source)
+
+
+def named(name: str) -> Source:
+    """Give the source of a name.
+
+    Raises:
+        SourceError: there is none, or it cannot be loaded.
+    """
     known, broken = _loaded()
-    if source in broken and source not in known:
-        raise SourceError(broken[source])
-    if source not in known:
-        near = difflib.get_close_matches(source, known, n=1)
+    if name in broken and name not in known:
+        raise SourceError(broken[name])
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         rule = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
-        raise SourceError(f"unknown source {source!r}: {rule}")
-    return known[source]
+        raise SourceError(f"unknown source {name!r}: {rule}")
+    return known[name]
 
 
 def _checked(collection: Collection, source: str) -> Collection:

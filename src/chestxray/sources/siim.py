@@ -66,6 +66,7 @@ class _SIIM:
         reasons="Nothing is uncertain or blank: every image has a mask or -1.",
         split="None: the labels of Kaggle's test were not given. Patients are not published, so "
         "images of one patient may be in train and test.",
+        heeds=("table",),
         differs=("rows: each of the 12,954 rows is an image, here they are 12,047 images",),
     )
 

@@ -63,6 +63,7 @@ class _Table:
         title="a table of your own",
         licence="Yours; its terms are not known here.",
         label_origin="Not stated.",
+        heeds=("table", "columns", "patient_per_image"),
     )
 
     def recognises(self, tree: Path) -> bool:

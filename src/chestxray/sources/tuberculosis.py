@@ -6,8 +6,11 @@ such as `male 45yrs`, in Montgomery by `Patient's Sex: F` and `Patient's Age: 02
 readings name repeated images of one patient (`same pt as MCUCXR_0162_1`), which share a patient
 here. Masks of the lungs are read by `anatomy`.
 
-Known by descriptions of the sets alone, not checked on the files of the owners: the odd spellings
-of a reading (`femal 32yrs`, `16month`, `64days`), and the patients who have several images.
+Kaggle's copy of both sets in one folder has one mask per image in `masks`, under the same name.
+
+Not checked on the owners' files: the layout, the counts, both forms of a reading and the odd
+spellings of some (`femal 32yrs`, `16month`, `64days`) are those that several public readers and an
+inventory of Kaggle's copy agree on; that some patients have several images is known by one of them.
 
 Source: Jaeger et al., Quantitative Imaging in Medicine and Surgery 4(6), 2014.
 """
@@ -34,7 +37,7 @@ from chestxray.sources.table_labels import TableLabels
 FINDINGS: Final = Findings(("Tuberculosis",))
 READINGS: Final = "ClinicalReadings"
 _LONGEST: Final = 65_536  # bytes of a reading; those of the sets have a few hundred
-_MASK_FOLDERS: Final = frozenset({"leftmask", "rightmask"})
+_MASK_FOLDERS: Final = frozenset({"leftmask", "rightmask", "masks"})  # the last in Kaggle's copy
 _LABELS: Final = {"0": 0.0, "1": 1.0}
 _SEX: Final = re.compile(r"sex\s*:\s*([a-z]*)", re.IGNORECASE)
 _AGE: Final = re.compile(r"age\s*:\s*(\d+)\s*([a-z]?)", re.IGNORECASE)

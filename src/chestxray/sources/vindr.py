@@ -91,6 +91,7 @@ class _VinDr:
         "named is absent.",
         split="PhysioNet's train and test. Kaggle's train has none; its images are drawn, and "
         "since no patient is published, those of one patient may be in train and test.",
+        heeds=("readers",),
         differs=(
             "readers: any of the three, here two of three (--readers any agrees)",
             "finer findings: a reader who names Consolidation names Lung Opacity too",
@@ -112,13 +113,14 @@ class _VinDr:
                 f"{tree} holds no label table of VinDr-CXR: put PhysioNet's image_labels_train.csv "
                 f"and image_labels_test.csv, or Kaggle's train.csv, into it"
             )
-        rows, labels, parts = _aggregated(read, options.readers)
+        rule = options.readers or "majority"
+        rows, labels, parts = _aggregated(read, rule)
         stated = Stated(
             rows=rows,
             labels=labels,
             parts=parts,
             problems=tuple(problems),
-            facts=_facts(read, parts, options.readers),
+            facts=_facts(read, parts, rule),
             headers=True,
         )
         collection = assemble(self, tree, (wide or long)[0], stated, options)

@@ -20,7 +20,9 @@ from torch.utils.data import Dataset as TorchDataset
 from chestxray.dataset.shards import Shards
 from chestxray.dataset.store import Dataset
 
-Batch = tuple[Tensor, ...]  # images and labels; a teacher's probabilities; masks
+Batch = tuple[Tensor, ...]
+"""Images and labels; and in training what a recipe learns beside them, in this order: a teacher's
+probabilities, auxiliary targets, masks."""
 
 _COPIED: Final = 4096  # images at a time
 
@@ -45,15 +47,15 @@ class Share:
 class Part(TorchDataset[Batch]):
     """One split of a dataset; indexing with a list of positions gives a batch.
 
-    A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown), and with
-    targets these as float32 [B, K].
+    A batch is uint8 images [B, S, S] and float32 labels [B, K] (1, 0, NaN = unknown), and the
+    targets of these images.
 
     Args:
         dataset: of the split.
         split: its name.
         device: that computes. On a GPU with room for them, all images are kept there, so that a
             batch is neither read nor copied.
-        targets: [N, K], a teacher's probabilities, see `distillation`; None without one.
+        targets: what else is learned, each [N, …] for the N images of the split, see `Batch`.
     """
 
     def __init__(
@@ -61,14 +63,14 @@ class Part(TorchDataset[Batch]):
         dataset: Dataset,
         split: str,
         device: torch.device | None = None,
-        targets: Tensor | None = None,
+        targets: Sequence[Tensor] = (),
     ) -> None:
         self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
         self.sources = dataset.sources(self.rows)
         self._images = dataset.images
-        self._targets = () if targets is None else (targets,)
+        self._targets = tuple(targets)
         self._resident: Batch | None = None
         if device is not None and fits(len(self.rows) * dataset.manifest.size**2, device):
             labels = torch.from_numpy(self.labels).to(device)

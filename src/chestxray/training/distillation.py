@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from chestxray import hub
 from chestxray.artifacts import require, written
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError
@@ -46,7 +47,7 @@ def keep_targets(dataset: Dataset, recipe: Recipe, run: Path) -> None:
     if (run / TARGETS).exists():
         targets_of(dataset, run)
         return
-    teacher = bundles.load(Path(recipe.teacher))
+    teacher = bundles.load(hub.local(recipe.teacher))
     part, findings = Part(dataset, "train", device()), dataset.findings
     logits = logits_of(teacher.classifier.to(device()), part)
     places = [theirs for _, theirs in findings.common(teacher.card.findings)]

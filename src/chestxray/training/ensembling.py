@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from chestxray import hub
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, BundleError, TrainingError
 from chestxray.evaluation.calibration import Calibration, stated_log_odds
@@ -63,7 +64,7 @@ from chestxray.training.leakage import overlap
 
 Method = Literal["logits", "weights"]
 
-_SAME: Final = ("backbone", "head", "size", "mean", "std", "tta")
+_SAME: Final = ("backbone", "head", "size", "mean", "std", "tta", "crops", "final_activation")
 _log = logging.getLogger(__name__)
 _Floats = npt.NDArray[np.float64]
 
@@ -77,7 +78,8 @@ def ensemble(
     """Write one bundle of several; their order does not matter.
 
     Args:
-        members: folders of 2 to 16 bundles with the same findings, none of them an ensemble.
+        members: 2 to 16 bundles with the same findings, none of them an ensemble: folders, or
+            `hub:OWNER/NAME@REVISION`.
         dataset: or its folder; of the largest member's size. On its validation part calibration,
             thresholds and heatmap scales are fitted; on its training part, the detector of images
             unlike these.
@@ -97,9 +99,10 @@ def ensemble(
         raise BundleError(f"there is no method {method!r}: choose logits or weights")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the bundle")
-    facts = {Path(folder): model_card.read(Path(folder)) for folder in members}
+    given = [hub.local(folder) for folder in members]
+    facts = {folder: model_card.read(folder) for folder in given}
     _check_members(facts, len(members), method)
-    folders = sorted(map(Path, members), key=lambda folder: facts[folder].identity)
+    folders = sorted(given, key=lambda folder: facts[folder].identity)
     cards = [facts[folder].card for folder in folders]
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(Path(dataset))
@@ -141,7 +144,10 @@ def _answered(bundle: Bundle, findings: Findings, val: Part) -> _Found:
         mean=card.mean,
         std=card.std,
         tta=card.tta,
+        crops=card.crops,
+        final_activation=card.final_activation,
         trained_on=card.trained_on,
+        origin=card.origin,
         straightened=tuple(
             own for own, name in zip(findings, names, strict=True) if name not in exact
         ),
@@ -207,6 +213,8 @@ def _saved(
         mean=0.0 if kept else first.mean,
         std=1.0 if kept else first.std,
         tta=() if kept else first.tta,
+        crops=None if kept else first.crops,
+        final_activation=True if kept else first.final_activation,
         pixel_rule=manifest.pixel_rule,
         findings=first.findings,
         trained_on=of_members([of.trained_on for of in cards]),

@@ -40,6 +40,7 @@ from chestxray.model.out_of_distribution import Detector
 from chestxray.model.parity import Parity, measure
 from chestxray.model.parity_images import trial_of
 from chestxray.model.torch_engine import TorchEngine, batches, device
+from chestxray.progress import say
 from chestxray.training.data import Part
 from chestxray.training.losses import link_of
 from chestxray.training.recipe import Recipe
@@ -89,6 +90,7 @@ def finish(
         seen: what it learned from through its initial weights and its teacher.
     """
     val = Part(dataset, "val")
+    say("train", f"calibration, thresholds and heatmap scales on {len(val)} validation images")
     classifier = classifier.eval().to(memory_format=torch.channels_last)
     found = fit_on_validation(classifier, val, dataset.findings, recipe_link(recipe))
     names = dataset.index["image"].iloc[val.rows].tolist()
@@ -109,6 +111,7 @@ def finish(
         **found.fitted,
     )
     _probe_sources(run, val, found.features, recipe.seed)
+    say("train", "template of the detector of unlike images")
     detector = fit_detector(dataset, recipe.seed, val, found.features)
     return save(run / "bundle", classifier, card, detector)
 

@@ -30,22 +30,25 @@ import numpy as np
 import pandas as pd
 import torch
 
+from chestxray import hub
 from chestxray.artifacts import lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.seen_images import Seen
 from chestxray.findings import Findings
+from chestxray.model.pretrained import HubWeights
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
+from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
 from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import node_rank, run_in_processes
 from chestxray.training.finalize import finish
 from chestxray.training.head_training import fit_head
-from chestxray.training.leakage import check_unseen
+from chestxray.training.leakage import check_unseen, warn_of_public
 from chestxray.training.lightning_module import Task
 from chestxray.training.loop import (
     Outcome,
@@ -266,6 +269,7 @@ def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool)
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
     check_masks(dataset, recipe)
+    check_auxiliary(dataset, recipe)
     for split in ("train", "val"):
         labels = dataset.labels(dataset.rows(split))
         if split == "train" and len(labels) and recipe.taught and recipe.sampling == "natural":
@@ -286,9 +290,12 @@ def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> 
     """Check what a training learns from or starts from, unless the run has that already."""
     for network in recipe.networks:
         if network.taught and not (run / TARGETS).exists():
-            check_unseen("teacher", Path(network.teacher), dataset)
-        if not resume and network.weights not in WORDS and Path(network.weights).is_dir():
-            check_unseen("weights", Path(network.weights), dataset)
+            check_unseen("teacher", hub.local(network.teacher), dataset)
+        start = None if resume or network.weights in WORDS else hub.bundle_in(network.weights)
+        if start:
+            check_unseen("weights", start, dataset)
+        elif not resume and (on_hub := HubWeights.of(network.weights)):
+            warn_of_public("weights", on_hub.repository, dataset)
 
 
 def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:

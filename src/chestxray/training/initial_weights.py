@@ -3,6 +3,12 @@
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
 network has too. The rest of the head stays random, and all of it where the bundle's head is of
 another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_weights` puts it.
+
+An imported bundle may have three channels. Its first convolution becomes that of one grey channel:
+its weights divided by each channel's standard deviation, added up, and multiplied by the new one.
+What the means add is a constant per output channel, which the batch normalisation of the first
+training steps takes away; at the border, where zeros are padded, it is not constant, so that a
+network to start from is close to the imported one, not equal.
 """
 
 from __future__ import annotations
@@ -14,13 +20,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from chestxray import hub
 from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
+from chestxray.evaluation.seen_images import public_seen
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
-from chestxray.model.network import Classifier
+from chestxray.model.network import Classifier, colour_convolution
+from chestxray.model.origin import channels_of
 from chestxray.model.pretrained import HubWeights, check_reachable
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
@@ -44,8 +53,8 @@ def load(classifier: Classifier, recipe: Recipe) -> None:
         return
     if recipe.weights == PHANTOMS:
         _load_phantoms(classifier, recipe)
-    elif Path(recipe.weights).is_dir():
-        _load_bundle(classifier, recipe, Path(recipe.weights))
+    elif folder := _bundle(recipe):
+        _load_bundle(classifier, recipe, folder)
     else:
         classifier.load_pretrained(recipe.weights, recipe.backbone)
 
@@ -58,8 +67,8 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
     """
     if recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
-    elif hub := HubWeights.of(recipe.weights):
-        hub.check()
+    elif (on_hub := HubWeights.of(recipe.weights)) and not _bundle(recipe):
+        on_hub.check()
     elif recipe.weights == PHANTOMS and phantom_weights.bundle_of(recipe) is None:
         phantom_weights.check(recipe)
     else:
@@ -72,11 +81,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     Returns:
         `kind`: `imagenet`, `none`, `file`, `hub`, `bundle` or `phantoms`. Of a file `sha256`. Of
         the hub the same and `repository`, as `OWNER/NAME@COMMIT`. Of a bundle
-        `model`, its identity; `source`, what it was trained on; `synthetic`, whether any of that
-        was drawn; `recipe`; and `head`, the findings whose part of the head was taken. Of phantoms
-        the same and `images`, how many they were; `seed`, theirs; `sha256`, of all that decided the
-        network. Of a bundle, that of phantoms too, `seen`: what it learned from, see
-        `seen_images.Seen`.
+        `model`, its identity; `repository`, where it is of the hub; `source`, what it was trained
+        on; `synthetic`, whether any of that was drawn; `recipe`; and `head`, the findings whose
+        part of the head was taken. Of phantoms the same and `images`, how many they were; `seed`,
+        theirs; `sha256`, of all that decided the network. Of a bundle, that of phantoms too,
+        and of the hub, `seen`: what it learned from, as far as known, see `seen_images.Seen`.
     """
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
@@ -84,14 +93,28 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)
         return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
-    if hub := HubWeights.of(recipe.weights):
-        file = hub.cached() or hub.file()  # what was loaded, even if the branch has moved since
-        repository = f"{hub.repository}@{file.parent.name}"
-        return {"kind": "hub", "sha256": sha256(file), "repository": repository}
-    path = Path(recipe.weights)
-    if not path.is_dir():
-        return {"kind": "file", "sha256": sha256(path)}
-    return {"kind": "bundle", **_of_bundle(path, recipe, findings)}
+    if bundle := _bundle(recipe):
+        repository = (hub.origin(bundle) or "").removeprefix(hub.PREFIX)
+        place = {"repository": repository} if repository else {}
+        return {"kind": "bundle", **place, **_of_bundle(bundle, recipe, findings)}
+    if on_hub := HubWeights.of(recipe.weights):
+        file = on_hub.cached() or on_hub.file()  # what was loaded, even if the branch has moved
+        repository = f"{on_hub.repository}@{file.parent.name}"
+        seen = [of.model_dump(mode="json") for of in public_seen(on_hub.repository, "weights")]
+        return {"kind": "hub", "sha256": sha256(file), "repository": repository, "seen": seen}
+    return {"kind": "file", "sha256": sha256(Path(recipe.weights))}
+
+
+def _bundle(recipe: Recipe) -> Path | None:
+    """Give the folder of the bundle that a recipe starts from; None where it is no bundle.
+
+    Raises:
+        RecipeError: it is on the hub and cannot be fetched.
+    """
+    try:
+        return hub.bundle_in(recipe.weights)
+    except BundleError as error:
+        raise RecipeError(f"weights = {recipe.weights!r}: {error}") from error
 
 
 def _of_bundle(path: Path, recipe: Recipe, findings: Findings) -> dict[str, Any]:
@@ -132,7 +155,7 @@ def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
 def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     bundle = bundles.load(folder)
     _warn_of_lost_head(classifier, recipe, bundle)
-    own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
+    own, theirs = classifier.state_dict(), _grey_state(classifier, recipe, bundle)
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
             _copy_rows(own.get(name), tensor, classifier.findings, bundle)
@@ -147,6 +170,22 @@ def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _grey_state(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> dict[str, Tensor]:
+    """Give the state of a bundle's network, for one grey channel where it has three."""
+    card, state = bundle.card, dict(bundle.classifier.state_dict())
+    if not card.final_activation:
+        raise RecipeError(
+            f"the network of {recipe.weights} ends without an activation, which a training has: "
+            f"choose other weights"
+        )
+    if card.is_ensemble or channels_of(card.mean) == 1:
+        return state
+    first = colour_convolution(bundle.classifier)
+    std = state["std"].flatten()[:, None, None] / classifier.std.to(state["std"])
+    state[first] = (state[first] / std).sum(1, keepdim=True)
+    return state | {"mean": classifier.mean, "std": classifier.std}
 
 
 def _warn_of_lost_head(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> None:

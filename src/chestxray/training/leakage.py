@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import pandas as pd
+
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
 from chestxray.evaluation.seen_images import (
@@ -19,6 +21,7 @@ from chestxray.evaluation.seen_images import (
     Seen,
     SeenImages,
     Through,
+    public_seen,
     seen_images,
     verdict,
 )
@@ -59,17 +62,23 @@ def found_seen(
         card: of the model.
         dataset: with its split.
         parts: names of the parts.
-        calibration: also those that it was calibrated on, from which its weights learned nothing.
+        calibration: also those that it was chosen by or calibrated on, from which its weights
+            learned nothing.
     """
-    index = dataset.index
-    return seen_images(
-        (*card.seen, *(card.calibrated_on if calibration else ())),
-        Evaluated(
-            sources=tuple(dict.fromkeys(source.name for source in dataset.manifest.sources)),
-            parts={part: index["image"][index["split"] == part] for part in _PARTS},
-            wanted=frozenset(parts),
-        ),
-    )
+    seen = (*card.seen, *(card.calibrated_on if calibration else ()))
+    return seen_images(seen, evaluated(dataset, dataset.index["split"].isin(list(parts))))
+
+
+def evaluated(dataset: Dataset, measured: pd.Series[bool]) -> Evaluated:
+    """Take some rows of a dataset as the images that a model is measured on.
+
+    Args:
+        dataset: with its split.
+        measured: for each row of its index, whether it is measured.
+    """
+    sources = tuple(dict.fromkeys(source.name for source in dataset.manifest.sources))
+    images = dataset.index["image"]
+    return Evaluated.of(dataset.index.set_index("image"), sources, images[measured])
 
 
 def seen_through(through: Through, facts: Facts) -> tuple[Seen, ...]:
@@ -103,12 +112,13 @@ def unrecorded(card: ModelCard) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for of in card.trainings:
         initial = of.initial_weights
+        recorded = any(seen.through == "weights" for seen in of.seen)
         if initial is None:
             found["The card does not say which weights the training started from"] = None
-        elif initial.kind in {"file", "hub"}:
+        elif initial.kind in {"file", "hub"} and not recorded:
             what = initial.repository or f"a file of SHA-256 {(initial.sha256 or '')[:12]}"
             found[f"The network started from {what}, whose training images are not recorded"] = None
-        elif initial.kind == "bundle" and all(seen.through != "weights" for seen in of.seen):
+        elif initial.kind == "bundle" and not recorded:
             found[f"The network started from {initial.model}, whose data sets are not recorded"] = (
                 None
             )
@@ -144,7 +154,7 @@ def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool =
     certain = any(of.certain for of in found)
     if certain or (everywhere and real and any(of.same_source for of in found)):
         what = (
-            f"{card.trained_on.source}, whose images are tested in the folds"
+            f"{card.trained_on.title}, whose images are tested in the folds"
             if everywhere
             else f"validation or test images of {dataset.folder}"
         )
@@ -166,6 +176,21 @@ def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool =
             " + ".join(sorted(real)),
             dataset.folder,
         )
+
+
+def warn_of_public(key: str, model: str, dataset: Dataset, *, everywhere: bool = False) -> None:
+    """Warn where a public model is known to have seen images that a network is measured on.
+
+    Args:
+        key: of the recipe that names the model.
+        model: any name of it in the registry; of another model nothing is said here.
+        dataset: that the network is trained on.
+        everywhere: as of `check_unseen`.
+    """
+    parts = _PARTS if everywhere else ("val", "test")
+    measured = dataset.index["split"].isin(parts)
+    for of in seen_images(public_seen(model, "weights"), evaluated(dataset, measured)):
+        _log.warning("%s = %s: %s", key, model, of.sentence)
 
 
 def _first(found: Iterable[SeenImages]) -> SeenImages:

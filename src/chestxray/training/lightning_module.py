@@ -25,6 +25,7 @@ from chestxray.training.augmentation import (
     augmented_with_masks,
     mixed,
 )
+from chestxray.training.auxiliary import AuxiliaryHead
 from chestxray.training.data import Batch
 from chestxray.training.losses import binary_cross_entropy, loss_of, teacher_loss
 from chestxray.training.mask_supervision import mask_loss
@@ -98,6 +99,7 @@ class Task(LightningModule):
 
     Attributes:
         average: of the weights; None where the recipe wants none.
+        auxiliary: reads view, sex and age from the features; None where the recipe leaves them out.
     """
 
     def __init__(
@@ -114,6 +116,9 @@ class Task(LightningModule):
         self.sampling = sampling
         self._sources = sources
         self.average = WeightAverage(classifier, recipe.ema) if recipe.ema else None
+        self.auxiliary = None
+        if recipe.auxiliary_weight:
+            self.auxiliary = AuxiliaryHead(classifier.head.in_features)
         self.augment = augmentation(recipe.augment)
         self.loss = loss_of(recipe.loss, loss_weights)
         self.outputs: dict[_Split, _Outputs] = {"train": _Outputs(), "val": _Outputs()}
@@ -190,7 +195,7 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Give the optimiser; `callbacks.Rates` changes its rates."""
-        return optimiser_of(self.classifier, self.recipe)
+        return optimiser_of(self.classifier, self.recipe, self.auxiliary)
 
     def configure_gradient_clipping(
         self,
@@ -200,7 +205,7 @@ class Task(LightningModule):
     ) -> None:
         """Limit the norm of all gradients; Lightning's own refuses fused optimisers in bfloat16."""
         if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.recipe.clip)
+            nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
 
     def _begin_epoch(self) -> None:
         """Let an epoch's randomness depend on seed and epoch alone, so that it can be resumed.
@@ -242,19 +247,40 @@ class Task(LightningModule):
         return interpolate(images, (side, side), mode="area")
 
     def _step(self, split: _Split, inputs: Tensor, labels: Tensor, *more: Tensor) -> Tensor:
-        """Give the loss of a batch, which in training may have targets, and masks after them."""
+        """Give the loss of a batch, which in training may have more targets, see `Batch`."""
         classifier = self.classifier if split == "train" else self.evaluated
-        inputs, recipe = inputs.contiguous(memory_format=torch.channels_last), self.recipe
-        maps = None
-        if more and recipe.mask_weight:
-            logits, maps, _ = classifier.explain(inputs)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if more and (self.recipe.mask_weight or self.recipe.auxiliary_weight):
+            logits, *explained = classifier.explain(inputs)
         else:
-            logits = classifier(inputs)
+            logits, explained = classifier(inputs), []
         loss: Tensor = self.loss(logits, labels)
-        if more and recipe.taught:
-            taught = recipe.teacher_weight * teacher_loss(logits, more[0])
-            loss = (1 - recipe.teacher_weight) * loss + taught
-        if maps is not None:
-            loss = loss + recipe.mask_weight * mask_loss(maps, more[-1], labels)
         self.outputs[split].add(logits, labels)
+        return self._with_targets(loss, logits, explained, labels, list(more)) if more else loss
+
+    def _with_targets(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        explained: list[Tensor],
+        labels: Tensor,
+        more: list[Tensor],
+    ) -> Tensor:
+        """Add to the loss of the labels those of all other targets that the recipe learns.
+
+        Args:
+            loss: of the labels.
+            logits: [B, K].
+            explained: class maps and features, as `Classifier.explain` gives them, where needed.
+            labels: [B, K].
+            more: the targets, as in `Batch`.
+        """
+        recipe = self.recipe
+        if recipe.taught:
+            taught = recipe.teacher_weight * teacher_loss(logits, more.pop(0))
+            loss = (1 - recipe.teacher_weight) * loss + taught
+        if self.auxiliary is not None:
+            loss = loss + recipe.auxiliary_weight * self.auxiliary.loss(explained[1], more.pop(0))
+        if recipe.mask_weight:
+            loss = loss + recipe.mask_weight * mask_loss(explained[0], more.pop(0), labels)
         return loss

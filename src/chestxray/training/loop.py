@@ -26,6 +26,7 @@ from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, threads
 from chestxray.training import recipe as recipes
+from chestxray.training.auxiliary import auxiliary_targets
 from chestxray.training.callbacks import (
     LAST,
     Checkpoints,
@@ -123,7 +124,7 @@ def run_epochs(
     """
     last, recipe = run / "checkpoints" / LAST, task.recipe
     kind = MaskedPart if recipe.mask_weight else Part
-    targets = targets_of(dataset, run) if recipe.taught else None
+    targets = _targets(dataset, recipe, run)
     part, val = kind(dataset, "train", device(), targets), Part(dataset, "val", device())
     if not last.exists():
         threads.choose(recipe.threads, _TimedStep(task, part))
@@ -152,6 +153,15 @@ def run_epochs(
             raise KeyboardInterrupt(
                 "interrupted: resume with the same command and --resume"
             ) from error
+
+
+def _targets(dataset: Dataset, recipe: Recipe, run: Path) -> list[Tensor]:
+    """Give what else than labels a recipe learns of the training images, but for their masks."""
+    taught = [targets_of(dataset, run)] if recipe.taught else []
+    if not recipe.auxiliary_weight:
+        return taught
+    index = dataset.index.iloc[dataset.rows("train")]
+    return [*taught, torch.from_numpy(auxiliary_targets(index))]
 
 
 def task_of(dataset: Dataset, recipe: Recipe, resumed: bool) -> Task:

@@ -31,7 +31,7 @@ from chestxray.training.recipe import Recipe
 
 _MADE_BY: Final = "chestxray train"
 _FOLDER: Final = "members"
-_COMMON: Final = ("best_epoch", "epochs", "seconds", "model", "seed")
+_OWN: Final = ("best_epoch", "epochs", "seconds", "model", "seed")
 
 Json = dict[str, Any]
 Train = Callable[[Recipe, Path, bool], object]
@@ -72,8 +72,9 @@ def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:
 def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -> None:
     """Write the ensemble of finished members and all that a run has of it, `run.json` last.
 
-    A run that is finished stays as it is. What `run.json` says beside model, seeds, epochs and time
-    is that of the first member.
+    A run that is finished stays as it is. `run.json` says what the members have in common; where
+    they differ, such as in their teacher or sampling, it is None, and each member's entry under
+    `members` says its own.
 
     Args:
         dataset: that they were trained on.
@@ -92,12 +93,26 @@ def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -
         for number, folder in enumerate(folders, 1)
     ]
     write_table(run / "history.csv", pd.concat(histories, ignore_index=True))
-    own = {
-        "model": bundle.identity,
-        "seed": recipe.seed,
+    write_json(run / "run.json", summary_of(members, bundle.identity, recipe.seed))
+
+
+def summary_of(members: Sequence[Json], model: str, seed: int) -> Json:
+    """Give `run.json` of several networks.
+
+    Args:
+        members: that of each.
+        model: identity of all together.
+        seed: of the recipe.
+    """
+    first, *others = members
+    differing = [key for key in first if any(of[key] != first[key] for of in others)]
+    return {
+        **first,
+        **dict.fromkeys(differing),
+        "model": model,
+        "seed": seed,
         "best_epoch": None,
         "epochs": sum(of["epochs"] for of in members),
         "seconds": sum(of["seconds"] for of in members),
-        "members": [{key: of[key] for key in _COMMON} for of in members],
+        "members": [{key: of[key] for key in dict.fromkeys((*_OWN, *differing))} for of in members],
     }
-    write_json(run / "run.json", {**members[0], **own})

@@ -36,18 +36,28 @@ def sgd(groups: list[Group], recipe: Recipe) -> Optimizer:
     return SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 
-def optimiser_of(classifier: Classifier, recipe: Recipe) -> Optimizer:
+def optimiser_of(
+    classifier: Classifier, recipe: Recipe, auxiliary: nn.Module | None = None
+) -> Optimizer:
     """Make the optimiser that a recipe chooses, over all weights of a classifier.
+
+    Args:
+        classifier: to train.
+        recipe: to train it by.
+        auxiliary: another head, which learns as the classifier's does.
 
     Raises:
         RecipeError: no optimiser of this name, or `layer_decay` and a backbone whose layers timm
             does not name.
     """
-    made: Optimizer = loaded(OPTIMISERS[recipe.optimiser])(groups_of(classifier, recipe), recipe)
+    groups = groups_of(classifier, recipe, auxiliary)
+    made: Optimizer = loaded(OPTIMISERS[recipe.optimiser])(groups, recipe)
     return made
 
 
-def groups_of(classifier: Classifier, recipe: Recipe) -> list[Group]:
+def groups_of(
+    classifier: Classifier, recipe: Recipe, auxiliary: nn.Module | None = None
+) -> list[Group]:
     """Group a classifier's weights by learning rate, and by whether they decay.
 
     Biases and the weights of normalisation, which are vectors, do not decay. The head learns at the
@@ -55,7 +65,8 @@ def groups_of(classifier: Classifier, recipe: Recipe) -> list[Group]:
     """
     depth = _depths(classifier, recipe)
     groups: dict[tuple[int, bool], Group] = {}
-    for name, parameter in classifier.named_parameters():
+    more = () if auxiliary is None else auxiliary.named_parameters(prefix="auxiliary")
+    for name, parameter in (*classifier.named_parameters(), *more):
         decays = parameter.ndim > 1
         layers = depth.get(name, 0)
         rate = recipe.learning_rate * recipe.layer_decay**layers

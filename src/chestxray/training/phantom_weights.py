@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from chestxray.dataset.split import draw
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.errors import ArtifactError, RecipeError
 from chestxray.findings import Findings
+from chestxray.progress import say
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.fingerprint import drawing_sha256
 from chestxray.training import recipe as recipes
@@ -253,18 +253,22 @@ def provide(recipe: Recipe, train: Train) -> None:
     folder = wanted.cached
     if not _trained(folder):
         own = wanted.recipe
-        _say(
+        say(
+            "pretrain",
             f"{own.backbone} is trained on {own.phantoms:,} phantoms of {own.size} px first; it is "
-            f"kept in {folder}, so this is done once (cost of the recipe {PHANTOMS}: {own.cost})"
+            f"kept in {folder}, so this is done once (cost of the recipe {PHANTOMS}: {own.cost})",
         )
     wanted.make(folder, train, keep=False)
-    _say("done; now the training itself")
+    say("pretrain", "done; now the training itself")
 
 
 def tell_origin(recipe: Recipe) -> None:
     """Say from which network of the cache a recipe with `weights: phantoms` starts."""
     wanted = Pretraining.of(recipe)
-    _say(f"not needed: {wanted.cached} has been trained on {wanted.recipe.phantoms:,} phantoms")
+    say(
+        "pretrain",
+        f"not needed: {wanted.cached} has been trained on {wanted.recipe.phantoms:,} phantoms",
+    )
 
 
 def _empty(folder: Path) -> bool:
@@ -304,10 +308,6 @@ def _awaited(folder: Path) -> IO[bytes]:
             return lock(folder / _LOCK, busy)
         except ArtifactError:
             if not told:
-                _say(f"{busy}: waiting until it ends")
+                say("pretrain", f"{busy}: waiting until it ends")
             told = True
             time.sleep(_SECONDS)
-
-
-def _say(line: str) -> None:
-    print(f"pretrain: {line}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.errors import ArtifactError, ChestXrayError
 from chestxray.model import model_card
@@ -167,7 +168,7 @@ def _weights_faults(values: Mapping[str, Any]) -> list[str]:
     weights = values.get("weights", Recipe().weights)
     if not isinstance(weights, str) or weights in {"imagenet", "none", PHANTOMS}:
         return []
-    if Path(weights).is_file() or model_card.ON_HUB.fullmatch(weights):
+    if Path(weights).is_file() or hub.NAME.fullmatch(weights):
         return []
     if Path(weights).is_dir():
         return _bundle_faults(weights, values.get("backbone", Recipe().backbone))
@@ -197,7 +198,7 @@ def _teacher_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> l
         rule = "this recipe learns from another model; give its bundle with --set teacher=BUNDLE"
         return [f"teacher = {teacher!r}: {rule}"]
     try:
-        card = model_card.read(Path(teacher)).card
+        card = model_card.read(hub.local(teacher)).card
     except ChestXrayError as error:
         return [f"teacher = {teacher!r}: {error}"]
     return [f"teacher = {teacher!r}: {fault}" for fault in _unfit_teacher(card, manifest)]

@@ -223,6 +223,8 @@ class Recipe(Strict):
         loss: what is minimised.
         mask_weight: weight of the mask loss, which is added to it; 0 trains without masks. The
             dataset must have masks, as those of phantoms do.
+        auxiliary_weight: weight of the loss of view, sex and age, which the network then learns to
+            tell beside the findings, as far as the dataset states them; 0 leaves them out.
         teacher: the folder of a bundle from whose probabilities the network learns as well
             (distillation), `none`, or `required` in a recipe that needs one to be given. It must
             have all findings of the dataset. Its probabilities of the training images are
@@ -286,6 +288,7 @@ class Recipe(Strict):
     method: Literal["gradient", "ridge", "logistic"] = "gradient"
     loss: Loss = Loss()
     mask_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    auxiliary_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     teacher: str = NO_TEACHER
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     sampling: Literal["balanced", "natural", "sources"] = "natural"

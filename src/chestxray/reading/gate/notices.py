@@ -143,8 +143,7 @@ NOTICES: Final[dict[str, NoticeKind]] = {
     # the model itself
     "gate-not-fitted": NoticeKind(
         "the bundle has no out-of-distribution detector, so the four checks above are skipped",
-        warns="Rotated, inverted and non-chest images are not detected; to fit a detector, run "
-        "`chestxray train DATASET --out RUN --resume` on the finished run",
+        warns="Rotated, inverted and non-chest images are not detected; {advice}",
     ),
     "trained-on-synthetic": NoticeKind(
         "the model was trained on synthetic radiographs only",
@@ -155,6 +154,12 @@ NOTICES: Final[dict[str, NoticeKind]] = {
         "the images that an ensemble was calibrated on may be training images of its members",
         warns="Calibration and thresholds were fitted on images of {source} that members of this "
         "model may have been trained on, so probabilities may be too sure",
+    ),
+    "imported-not-calibrated": NoticeKind(
+        "the model was imported, and its probabilities are those of the original network",
+        warns="This model was imported from {format} and is not calibrated: its probabilities are "
+        "the original network's own, which may be far from the observed frequency; to calibrate "
+        "them for your patients, run `chestxray calibrate`",
     ),
     "not-calibrated": NoticeKind(
         "the probabilities of some findings are not calibrated",

@@ -61,6 +61,7 @@ class _Google:
         "Lung Opacity is unknown.",
         split="The set val, which lies in NIH's train_val list, is train_val; the set test, which "
         "lies in NIH's test list, is test. val is small for training: use the source to evaluate.",
+        heeds=("table",),
         differs=(
             "views: only PA, here PA and AP",
             "patients: the first image of each, here all",

@@ -106,7 +106,7 @@ class Model:
 
 def _data(card: ModelCard) -> str:
     trained, site = card.trained_on, card.recalibrated_on
-    data = f"{trained.source}, {trained.train_images} images of {trained.train_patients} patients"
+    data = ", ".join(part for part in (trained.title, trained.amount) if part)
     return data if site is None else f"{data}; calibrated for {site.source}"
 
 

@@ -1,0 +1,478 @@
+"""Checkpoints of other projects as bundles: their own probabilities and maps, or a refusal."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import chestxray
+import torchxrayvision_wheel
+from chestxray.errors import BundleError
+from chestxray.model.importing import FORMATS, Choices, import_checkpoint, unpickling
+from chestxray.sources.nih import FINDINGS
+from foreign_checkpoints import (
+    COLOURS,
+    TORCHXRAYVISION,
+    chexnet,
+    film,
+    grad_cam,
+    in_colour,
+    keras_forward,
+    keras_weights,
+    last_relu,
+    old_checkpoint,
+    old_state,
+    randomised,
+    ten_crops,
+    whole_checkpoint,
+)
+
+TINY = Choices(backbone="resnet10t", findings=("A", "-B", ""), size=64)
+
+
+def check_read(bundle: Path, images: np.ndarray, p: np.ndarray, maps: np.ndarray | None) -> None:
+    """Check probabilities and maps of an imported bundle against the original network's own."""
+    reader = chestxray.load(bundle, "torch")
+    found, _ = reader.read_batch(images)
+    assert np.ptp(p) > 0.01
+    assert np.abs(found - p).max() < 1e-5
+    if maps is not None:
+        ours = reader.engine.run(images).maps[0].clip(0)
+        assert maps.max() > 0.01
+        assert np.abs(ours - maps).max() < 1e-4 * max(1, maps.max())
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return chexnet()
+
+
+@pytest.fixture(scope="module")
+def zoogzog(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoogzog")
+    return old_checkpoint(folder / "m-25012018-123527.pth.tar", old_state(network))
+
+
+# what the original networks say
+
+
+def test_ten_crops_of_arnoweng_and_zoogzog_have_the_original_mean_probability(
+    network, zoogzog, real, tmp_path
+):
+    images = film(real, 256)
+    made = import_checkpoint(zoogzog, "zoogzog", tmp_path / "bundle")
+    card = made.bundle.card
+    assert (card.size, card.passes, card.findings) == (256, 10, FINDINGS)
+    assert made.tensors == len(old_state(network))
+    check_read(tmp_path / "bundle", images, ten_crops(network, images), None)
+
+
+def whole(network: nn.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [1, K] of a network with a sigmoid, and Grad-CAM of its logits."""
+    p, activation = last_relu(lambda: network(COLOURS(in_colour(images))))
+    logits = p.logit()
+    maps = [grad_cam(logits[0, k], activation) for k in range(logits.shape[1])]
+    return p.detach().numpy(), np.stack(maps)
+
+
+def test_one_view_has_the_original_probability_and_grad_cam(network, zoogzog, real, tmp_path):
+    images = film(real, 224)
+    import_checkpoint(zoogzog, "arnoweng", tmp_path / "bundle", Choices(crops="none"))
+    check_read(tmp_path / "bundle", images, *whole(network, images))
+
+
+@pytest.mark.parametrize("old", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_pickled_network_of_jrzech_is_converted_and_reads_as_the_original(
+    network, real, tmp_path, old
+):
+    images = film(real, 224)
+    file = whole_checkpoint(tmp_path / "checkpoint", network, old=old)
+    made = import_checkpoint(file, "jrzech", tmp_path / "bundle")
+    assert made.bundle.card.origin.converted
+    check_read(tmp_path / "bundle", images, *whole(network, images))
+
+
+def keras_file(path: Path, weights: dict[str, np.ndarray], root: str = "") -> Path:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for name, of in weights.items():
+            file[root + name] = of
+    return path
+
+
+@pytest.mark.parametrize("root", ["", pytest.param("model_weights/", marks=pytest.mark.slow)])
+def test_a_keras_file_reads_as_kerass_densenet_without_its_last_relu(network, real, tmp_path, root):
+    weights = keras_weights(network)
+    weights = {name.replace("classifier.0", "classifier"): of for name, of in weights.items()}
+    file = keras_file(tmp_path / "weights.h5", weights, root)
+    images = film(real, 224)
+    logits, activation = keras_forward(
+        weights, COLOURS(in_colour(images)).contiguous().requires_grad_()
+    )
+    maps = np.stack([grad_cam(logits[0, k], activation) for k in range(14)])
+    import_checkpoint(file, "keras-chexnet", tmp_path / "bundle")
+    check_read(tmp_path / "bundle", images, logits.sigmoid().detach().numpy(), maps)
+
+
+def torchxrayvision(
+    folder: Path, name: str, images: np.ndarray
+) -> tuple[dict, np.lib.npyio.NpzFile]:
+    np.save(folder / "images.npy", images)
+    table = torchxrayvision_wheel.answer(TORCHXRAYVISION, Path(__file__).parent, folder, name)
+    return json.loads(table.splitlines()[-1]), np.load(folder / "answer.npz")
+
+
+def check_torchxrayvision(folder: Path, name: str, images: np.ndarray) -> dict:
+    table, answer = torchxrayvision(folder, name, images)
+    of = table[name]
+    file = folder / of["weights_url"].split("/")[-1]
+    made = import_checkpoint(file, "torchxrayvision", folder / "bundle")
+    card = made.bundle.card
+    named = [place for place, finding in enumerate(of["labels"]) if finding]
+    assert list(card.findings) == [of["labels"][place] for place in named]
+    check_read(folder / "bundle", images, answer["p"][:, named], answer["maps"][named])
+    p, _ = chestxray.load(folder / "bundle", "torch").read_batch(images)
+    for column, place in enumerate(named):  # op_norm: the threshold becomes 0.5
+        t = card.thresholds[card.findings[column]]
+        if t is None:
+            assert np.isnan(of["op_threshs"][place])
+            continue
+        assert (p[0, column] >= t) == (answer["op"][0, place] >= 0.5)
+    return table
+
+
+def test_torchxrayvisions_densenet_reads_as_its_own_and_all_eight_tables_are_its_own(
+    real, tmp_path
+):
+    table = check_torchxrayvision(tmp_path, "densenet121-res224-nih", film(real, 224))
+    for name, of in table.items():
+        if "-res" not in name:
+            continue  # short names of the same
+        ours = FORMATS[
+            "torchxrayvision-resnet50" if name.startswith("resnet")
+            else name.replace("densenet121-res224", "torchxrayvision")
+        ]  # fmt: skip
+        assert ours.url == of["weights_url"]
+        assert list(ours.outputs) == of["labels"]
+        assert ours.side == of["input_resolution"]
+        theirs = zip(of["labels"], of["op_threshs"], strict=True)
+        assert ours.thresholds == {finding: t for finding, t in theirs if not np.isnan(t)}
+    assert sum(name.startswith("torchxrayvision-") for name in FORMATS) == 8
+
+
+@pytest.mark.slow
+def test_torchxrayvisions_resnet_reads_as_its_own(real, tmp_path):
+    check_torchxrayvision(tmp_path, "resnet50-res512-all", film(real, 512))
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_a_state_dict_of_any_head_reads_as_the_original(real, tmp_path, kind):
+    images = film(real, 64)
+    if kind == "timm":
+        name, original = "resnet10t", timm.create_model("resnet10t", num_classes=3)
+    else:
+        name, original = "resnet18", torchvision.models.resnet18(weights=None, num_classes=3)
+    randomised(original)
+    state = {f"module.{key}": of for key, of in original.state_dict().items()}
+    file = tmp_path / "weights"
+    if kind == "timm":
+        save_file({key: of.contiguous() for key, of in state.items()}, file)
+    else:
+        torch.save({"state_dict": state, "epoch": 1}, file)
+    kept: list[Tensor] = []
+    original.layer4.register_forward_hook(lambda *of: kept.append(of[2]))
+    logits = original(COLOURS(in_colour(images)))
+    maps = np.stack([grad_cam(logits[0, k], kept[0]) for k in (0, 2)])
+    choices = Choices(
+        backbone=name, findings=("Nodule", "", "Mass"), size=64, sources=("nih",),
+        normalisation=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    )  # fmt: skip
+    card = import_checkpoint(file, kind, tmp_path / "bundle", choices).bundle.card
+    assert card.findings == ("Nodule", "Mass")
+    assert card.trained_on.source == "NIH ChestX-ray14"
+    check_read(tmp_path / "bundle", images, logits[:, [0, 2]].sigmoid().detach().numpy(), maps)
+
+
+# what is refused
+
+
+Damage = Callable[[dict[str, Tensor]], None]
+
+
+def _renamed(state: dict[str, Tensor], old: str, new: str) -> None:
+    state[new] = state.pop(old)
+
+
+def damages(state: dict[str, Tensor]) -> dict[str, tuple[Damage, str]]:
+    """Ten ways to damage the tensors of a network, each with what the refusal says."""
+    names = list(state)
+    conv, last = names[0], names[-1]
+    var = next(name for name in names if name.endswith(("running_var", "moving_variance:0")))
+
+    def put(name: str, change: Callable[[Tensor], Tensor]) -> Damage:
+        return lambda of: of.__setitem__(name, change(of[name].clone()))
+
+    return {
+        "missing": (lambda of: of.__delitem__(var), "1 missing"),
+        "extra": (lambda of: of.__setitem__("more.weight", torch.zeros(3)), "1 extra: more.weight"),
+        "misshapen": (put(conv, lambda x: x[..., :-1]), "1 misshapen"),
+        "misshapen head": (put(last, lambda x: x[:-1]), "1 misshapen"),
+        "renamed": (lambda of: _renamed(of, var, "other"), "1 missing.*1 extra: other"),
+        "NaN": (put(conv, lambda x: x * torch.nan), "1 not possible"),
+        "infinite": (put(last, lambda x: x / 0 + torch.inf), "1 not possible"),
+        "negative variance": (put(var, lambda x: -x - 1), "1 not possible"),
+        "integers": (put(conv, lambda x: x.long()), "floating point|missing"),
+        "empty": (lambda of: of.clear(), "no tensors"),
+    }
+
+
+def check_refused(path: Path, form: str, choices: Choices | None, reason: str) -> None:
+    out = path.with_name("refused")
+    with pytest.raises(BundleError, match=reason) as caught:
+        import_checkpoint(path, form, out, choices)
+    assert path.name in str(caught.value)
+    assert not out.exists()
+
+
+def test_ten_damaged_files_of_a_state_dict_are_refused_with_the_reason(tmp_path):
+    plain = timm.create_model("resnet10t", num_classes=3).state_dict()
+    for name, (damage, reason) in damages(plain).items():
+        state = dict(plain)
+        damage(state)
+        file = tmp_path / name
+        torch.save({"state_dict": state}, file)
+        check_refused(file, "timm", TINY, reason)
+        check_refused(file, "torchvision", TINY, reason)
+
+
+@pytest.mark.parametrize("form", ["arnoweng", "zoogzog"])
+def test_damaged_files_of_old_chexnets_are_refused_with_the_reason(network, tmp_path, form):
+    plain = old_state(network)
+    cases = damages(plain)
+    some = cases if form == "arnoweng" else {name: cases[name] for name in ("missing", "extra")}
+    for name, (damage, reason) in some.items():
+        state = dict(plain)
+        damage(state)
+        check_refused(old_checkpoint(tmp_path / name, state), form, None, reason)
+
+
+@pytest.mark.slow
+def test_ten_damaged_keras_files_are_refused_with_the_reason(network, tmp_path):
+    plain = {name: torch.from_numpy(of) for name, of in keras_weights(network).items()}
+    for name, (damage, reason) in damages(plain).items():
+        state = dict(plain)
+        damage(state)
+        file = keras_file(tmp_path / name, {key: of.numpy() for key, of in state.items()})
+        check_refused(file, "keras-chexnet", None, reason)
+
+
+@pytest.mark.slow
+def test_ten_damaged_pickled_networks_are_refused_with_the_reason(tmp_path):
+    plain = chexnet().state_dict()
+    cases = damages({name: of for name, of in plain.items() if "num_batches" not in name})
+    for name, (damage, reason) in cases.items():
+        state = dict(plain)
+        damage(state)
+        network = chexnet()
+        replace_tensors(network, state)
+        file = whole_checkpoint(tmp_path / name, network, old=False)
+        check_refused(file, "jrzech", None, reason)
+
+
+def replace_tensors(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a network exactly these tensors, whatever their shapes and names."""
+    for module in network.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        module = network
+        for part in path:
+            if part not in module._modules:
+                module._modules[part] = nn.Sequential()
+            module = module._modules[part]
+        module._buffers[last] = tensor
+
+
+def test_a_file_that_is_no_checkpoint_or_is_cut_short_is_refused(zoogzog, tmp_path):
+    whole = zoogzog.read_bytes()
+    contents = {
+        "text": b"not a checkpoint at all",
+        "nothing": b"",
+        "short": whole[: len(whole) // 2],
+        "shorter": whole[:40],
+        "zip": b"PK\x03\x04" + bytes(100),
+        "safetensors": (2**40).to_bytes(8, "little") + b"{" + bytes(50),
+        "keras": b"\x89HDF\r\n\x1a\n" + bytes(200),
+        "tar": b"ustar" * 200,
+    }
+    if importlib.util.find_spec("h5py") is None:
+        contents.pop("keras")
+    for name, content in contents.items():
+        file = tmp_path / name
+        file.write_bytes(content)
+        check_refused(
+            file, "zoogzog", None, "not a checkpoint|damaged|not converted|no tensors|safetensors"
+        )
+    check_refused(tmp_path / "absent", "zoogzog", None, "not a file")
+
+
+@pytest.mark.parametrize(
+    ("form", "choices", "reason"),
+    [
+        ("no-such", None, "no format 'no-such': choose from arnoweng"),
+        ("timm", None, "give --backbone"),
+        ("timm", Choices(backbone="resnet10t"), "give --backbone"),
+        ("arnoweng", Choices(backbone="resnet50"), "leave --backbone out"),
+        ("arnoweng", Choices(findings=("A",)), "leave --findings out"),
+        ("arnoweng", Choices(size=200), "larger image than 200"),
+        ("torchxrayvision", None, "not the name of a file of torchxrayvision"),
+        ("torchvision", Choices(backbone="vit_base_patch16_224", findings=("A",)), "DenseNets and"),
+        ("timm", Choices(backbone="no_such_net", findings=("A",)), "timm"),
+        ("timm", Choices(backbone="vit_tiny_patch16_224", findings=("A",)), "class token"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_does_not_fit_is_refused_with_what_is_allowed(
+    tmp_path, form, choices, reason
+):
+    file = tmp_path / "weights"
+    save_file({"a": torch.zeros(1)}, file)
+    with pytest.raises(BundleError, match=reason):
+        import_checkpoint(file, form, tmp_path / "out", choices)
+
+
+# pickles that run programs
+
+
+class _Runs:
+    """Is pickled as the call of a function."""
+
+    def __init__(self, function: Callable, *given: object) -> None:
+        self.call = function, given
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def hostile(canary: Path) -> dict[str, object]:
+    touch = f"touch {canary}"
+    network = nn.Sequential(nn.Linear(1, 1))
+    network.attack = _Runs(os.system, touch)
+    return {
+        "system": _Runs(os.system, touch),
+        "in a state": {"state_dict": {"a": _Runs(eval, f"open({str(canary)!r}, 'w')")}},
+        "process": {"model": _Runs(subprocess.check_call, ["touch", str(canary)])},
+        "attribute": {"model": network},
+        "write": _Runs(Path.write_text, canary, "x"),
+        "getattr": _Runs(getattr, nn.Module, "load"),
+        "hub": _Runs(torch.hub.load_state_dict_from_url, "http://127.0.0.1:9/"),
+    }
+
+
+CLASSES = frozenset(FORMATS["jrzech"].classes)
+
+
+def test_a_hostile_pickle_is_refused_by_name_and_does_not_run(tmp_path):
+    canary, result = tmp_path / "canary", tmp_path / "result"
+    for name, content in hostile(canary).items():
+        for old in (False, True):
+            file = tmp_path / name
+            torch.save(content, file, _use_new_zipfile_serialization=not old)
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(file, weights_only=True)
+            with pytest.raises(unpickling.RefusedNameError):
+                unpickling.convert(file, result, CLASSES)
+            assert not canary.exists()
+    file.write_bytes(pickle.dumps(_Runs(os.system, f"touch {canary}"), protocol=2))
+    with pytest.raises(unpickling.RefusedNameError):
+        unpickling.convert(file, result, CLASSES)
+    assert not canary.exists()
+    assert not result.exists()
+
+
+def test_a_hostile_file_ends_the_import_with_the_name_that_it_asks_for(tmp_path):
+    canary, file = tmp_path / "canary", tmp_path / "checkpoint"
+    torch.save(hostile(canary)["attribute"], file)
+    check_refused(file, "jrzech", None, r"it names posix.system, which no file of this format")
+    assert not canary.exists()
+
+
+CONFINED = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import unpickling
+unpickling._confine(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[2] + ".result"))
+import os, socket, subprocess, torch
+def tried(what):
+    try:
+        what()
+    except (PermissionError, MemoryError, RuntimeError, OSError) as error:
+        return type(error).__name__
+    return "done"
+print(*map(tried, (
+    lambda: subprocess.run(["true"]),
+    lambda: os.system("true"),
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: open(sys.argv[2] + ".other", "w"),
+    lambda: os.open(sys.argv[2] + ".other", os.O_WRONLY | os.O_CREAT),
+    lambda: torch.zeros(2**33, dtype=torch.uint8),
+    lambda: open(sys.argv[2] + ".result", "w").close(),
+)))
+"""
+
+
+def test_the_process_that_converts_has_no_network_children_files_or_boundless_memory(tmp_path):
+    file = tmp_path / "source"
+    file.write_bytes(bytes(1000))
+    folder = Path(unpickling.__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", CONFINED, folder, file],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *refused, memory, result = run.stdout.split()
+    assert refused == ["PermissionError"] * 5
+    assert memory == ("RuntimeError" if sys.platform == "linux" else "done")
+    assert result == "done"
+    assert not Path(f"{file}.other").exists()
+
+
+def test_the_hostile_pickles_of_these_tests_would_run(tmp_path):
+    canary = tmp_path / "canary"
+    file = tmp_path / "file"
+    torch.save(hostile(canary)["attribute"], file)
+    torch.load(file, weights_only=False)
+    assert canary.exists()
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    file = tmp_path / "program.pt"
+    with pytest.warns(FutureWarning, match="script"):
+        torch.jit.script(nn.Linear(2, 2)).save(str(file))
+    check_refused(file, "jrzech", None, "TorchScript")
+
+
+def test_only_the_command_can_import_a_checkpoint():
+    """Neither the server nor a bundle that is loaded can reach what opens a pickle."""
+    package = Path(chestxray.__file__).parent
+    users = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(from|import) .*\bimporting\b", path.read_text("utf-8"), re.MULTILINE)
+    }
+    inside = {name for name in users if name.startswith("model/importing/")}
+    assert users - inside == {"cli/import_.py", "model/__init__.py"}  # there for type checkers
