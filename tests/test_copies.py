@@ -15,6 +15,8 @@ from chestxray.dataset.copies import SCORE, Images, find
 from chestxray.dataset.fingerprints import SIDE, descriptors, fingerprint, is_flat
 from chestxray.dataset.store import Dataset
 from chestxray.errors import SourceError
+from chestxray.sources.phantom.population import exams, patient
+from chestxray.sources.phantom.render import render
 from command_line import run_command
 from conftest import REAL
 from planted_copies import KINDS, Image, planted, sixteen_bits
@@ -50,6 +52,27 @@ def test_every_kind_of_planted_copy_is_found_and_no_other_radiograph_of_the_pati
     assert pairs <= truth
     assert len(pairs) >= 0.99 * len(truth)
     assert {(pair.b, pair.a) for pair in find(b, a)} == {(pair.a, pair.b) for pair in find(a, b)}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, Image]:
+    """Phantoms of 12 patients at 128 px, by number: the truth where no real radiograph is there."""
+    return {str(n): render(exams(patient(4, n))[0], 128).image for n in range(1, 13)}
+
+
+def test_the_threshold_parts_planted_copies_of_phantoms_from_other_phantoms(drawn):
+    a = images(drawn)
+    pairs = [(i, j) for i in range(len(a)) for j in range(i)]
+    one, other = (a.prints[[pair[side] for pair in pairs]] for side in (0, 1))
+    assert scores(one, other).max() < SCORE - 0.05
+    for k, kind in enumerate(KINDS):
+        made = {
+            name: planted(image, kind, np.random.default_rng([n, k]))
+            for n, (name, image) in enumerate(drawn.items())
+        }
+        b = images(made)
+        assert scores(a.prints, b.prints).min() > SCORE, kind
+        assert [pair[:2] for pair in find(a, b)] == [(n, n) for n in range(len(a))], kind
 
 
 def test_films_of_one_patient_score_far_below_a_copy(films):

@@ -72,7 +72,7 @@ def test_weights_of_the_hub_are_fetched_once_recorded_and_used(hub, weights, tmp
         "kind": "hub",
         "repository": f"{REPOSITORY}@{commit}",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "seen": [],
+        "seen": [],  # no model that the registry knows
     }
     assert sum(line.startswith("GET") and "/resolve/" in line for line in hub.asked) == 1
     again = start(f"hub:{REPOSITORY}@{commit}", tmp_path, hub, 9)  # nobody answers there

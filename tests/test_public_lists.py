@@ -35,9 +35,10 @@ from chestxray.model.model_card import InitialWeights, ModelCard
 from chestxray.reading import predict
 from chestxray.reading.inputs import find, leakage
 from chestxray.reading.validation import _unseen
+from chestxray.reporting import readme
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
-from chestxray.training.leakage import check_unseen, unrecorded
+from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
 from command_line import run_command
 from seen_parts import changed, named
 
@@ -383,6 +384,20 @@ def weights_of(card: ModelCard, repository: str) -> ModelCard:
     return card.model_copy(update={"trained_on": trained})
 
 
+def test_the_model_card_in_markdown_states_the_known_exposure(imported, tmp_path):
+    text = " ".join(readme.model_card(imported).split())
+    assert "trained on 17,920 of the 25,596 images of NIH ChestX-ray14's official test" in text
+    assert "chosen by its results on 2,463 of the 25,596 images" in text
+    hub = [of.model_dump(mode="json") for of in public_seen("microsoft/rad-dino", "weights")]
+    changed(imported, tmp_path / "bundle", training_list_sha256="0", seen=hub)
+    text = " ".join(readme.model_card(tmp_path / "bundle").split())
+    assert (
+        "trained on 25,596 of the 25,596 images of NIH ChestX-ray14's official test, without"
+        in text
+    )
+    assert "17,920" not in text
+
+
 def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
     card = weights_of(model_card.read(run / "bundle").card, "microsoft/rad-dino")
     assert not unrecorded(card)
@@ -394,6 +409,17 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
     assert found.doubts[0].startswith(
         f"The network that the model started from was trained on {total} of the {total} images"
     )
+
+
+def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
+    there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
+    with caplog.at_level(logging.WARNING):
+        warn_of_public("weights", "microsoft/rad-dino", there)
+        warn_of_public("weights", "microsoft/rad-dino", there, everywhere=True)
+        warn_of_public("weights", "timm/resnet18.a1_in1k", there)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert f"was trained on {count} of the {count} images" in first
+    assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
 
 
 # --- calibration ---------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.exported import EXPORT
 from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
+from chestxray.model.parity import Parity
 
 Head = Literal["plain", "multiscale"]
 
@@ -268,6 +269,8 @@ class ModelCard(BaseModel):
             validation is that of `trained_on`.
         recalibrated_on: images of a site; None for the bundle of a run.
         gate: limits of the out-of-distribution detector, None where none was fitted.
+        bfloat16: how the network in bfloat16 differed from float32 when it was finished; None where
+            it was not measured. It is read in bfloat16 only where this kept all limits.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -300,6 +303,7 @@ class ModelCard(BaseModel):
     fitted_on: FittedOn | None = None
     recalibrated_on: Recalibration | None = None
     gate: GateCard | None = None
+    bfloat16: Parity | None = None
     weights_sha256: str
 
     @model_validator(mode="after")

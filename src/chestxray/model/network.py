@@ -218,6 +218,12 @@ class Classifier(nn.Module):
         return logits
 
 
+def colour_convolution(classifier: nn.Module) -> str:
+    """Name the weights of the convolution of three channels in the state of a classifier."""
+    state = classifier.state_dict()
+    return next(name for name, of in state.items() if of.ndim == 4 and of.shape[1] == 3)
+
+
 def _buffer(values: PerChannel) -> Tensor:
     """Give one number as it is, those of three channels as [3, 1, 1]."""
     found = torch.tensor(values)

@@ -3,6 +3,12 @@
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
 network has too. The rest of the head stays random, and all of it where the bundle's head is of
 another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_weights` puts it.
+
+An imported bundle may have three channels. Its first convolution becomes that of one grey channel:
+its weights divided by each channel's standard deviation, added up, and multiplied by the new one.
+What the means add is a constant per output channel, which the batch normalisation of the first
+training steps takes away; at the border, where zeros are padded, it is not constant, so that a
+network to start from is close to the imported one, not equal.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
 from chestxray.model.foundation import Foundation, foundation
-from chestxray.model.network import Classifier
+from chestxray.model.network import Classifier, colour_convolution
+from chestxray.model.origin import channels_of
 from chestxray.model.pretrained import HubWeights, check_reachable
 from chestxray.progress import say
 from chestxray.training import phantom_weights
@@ -176,7 +183,7 @@ def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
 def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     bundle = bundles.load(folder)
     _warn_of_lost_head(classifier, recipe, bundle)
-    own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
+    own, theirs = classifier.state_dict(), _grey_state(classifier, recipe, bundle)
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
             _copy_rows(own.get(name), tensor, classifier.findings, bundle)
@@ -191,6 +198,22 @@ def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _grey_state(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> dict[str, Tensor]:
+    """Give the state of a bundle's network, for one grey channel where it has three."""
+    card, state = bundle.card, dict(bundle.classifier.state_dict())
+    if not card.final_activation:
+        raise RecipeError(
+            f"the network of {recipe.weights} ends without an activation, which a training has: "
+            f"choose other weights"
+        )
+    if card.is_ensemble or channels_of(card.mean) == 1:
+        return state
+    first = colour_convolution(bundle.classifier)
+    std = state["std"].flatten()[:, None, None] / classifier.std.to(state["std"])
+    state[first] = (state[first] / std).sum(1, keepdim=True)
+    return state | {"mean": classifier.mean, "std": classifier.std}
 
 
 def _warn_of_lost_head(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> None:

@@ -21,6 +21,7 @@ from chestxray.evaluation.seen_images import (
     Seen,
     SeenImages,
     Through,
+    public_seen,
     seen_images,
     verdict,
 )
@@ -175,6 +176,21 @@ def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool =
             " + ".join(sorted(real)),
             dataset.folder,
         )
+
+
+def warn_of_public(key: str, model: str, dataset: Dataset, *, everywhere: bool = False) -> None:
+    """Warn where a public model is known to have seen images that a network is measured on.
+
+    Args:
+        key: of the recipe that names the model.
+        model: any name of it in the registry; of another model nothing is said here.
+        dataset: that the network is trained on.
+        everywhere: as of `check_unseen`.
+    """
+    parts = _PARTS if everywhere else ("val", "test")
+    measured = dataset.index["split"].isin(parts)
+    for of in seen_images(public_seen(model, "weights"), evaluated(dataset, measured)):
+        _log.warning("%s = %s: %s", key, model, of.sentence)
 
 
 def _first(found: Iterable[SeenImages]) -> SeenImages:
