@@ -332,6 +332,35 @@ def test_ten_damaged_chexnets_are_refused_with_the_reason(network, tmp_path, for
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nih", "resnet50"])
+def test_ten_damaged_files_of_torchxrayvision_are_refused_with_the_reason(tmp_path, kind):
+    if kind == "nih":
+        network = torchvision.models.densenet121(weights=None, num_classes=18)
+        network.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    else:
+        network = torchvision.models.resnet50(weights=None, num_classes=18)
+        network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    plain = network.state_dict()
+    for name, (damage, reason) in damages(plain).items():
+        state = dict(plain)
+        damage(state)
+        torch.save(state, tmp_path / name)
+        check_refused(tmp_path / name, f"torchxrayvision-{kind}", None, reason)
+
+
+def test_a_keras_file_that_leads_to_another_file_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    other, file = tmp_path / "other", tmp_path / "weights.h5"
+    other.write_bytes(bytes(4000))
+    with h5py.File(file, "w") as made:
+        made.create_dataset("bn/bn/gamma:0", (1000,), "f4", external=[(str(other), 0, 4000)])
+    check_refused(file, "keras-chexnet", None, "lies in another file")
+    with h5py.File(file, "w") as made:
+        made["bn/bn/gamma:0"] = h5py.ExternalLink(str(other), "/")
+    check_refused(file, "keras-chexnet", None, "no tensors")
+
+
+@pytest.mark.slow
 def test_ten_damaged_keras_files_are_refused_with_the_reason(network, tmp_path):
     plain = {name: torch.from_numpy(of) for name, of in keras_weights(network).items()}
     for name, (damage, reason) in damages(plain).items():
