@@ -190,7 +190,13 @@ if name.startswith("resnet"):
     import torchvision
     network = torchvision.models.resnet50(num_classes=18, weights=None)
     network.conv1 = torch.nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    torch.save(made.randomised(network).state_dict(), file)
+    made.randomised(network)
+    with torch.no_grad():
+        network.conv1.weight /= 500
+        for place, layer in network.named_modules():
+            if place.endswith("bn3"):
+                layer.weight *= 0.2
+    torch.save(network.state_dict(), file)
     network = xrv.models.ResNet(weights=name, cache_dir=folder)
     kept = []
     network.model.layer4.register_forward_hook(lambda module, given, output: kept.append(output))
