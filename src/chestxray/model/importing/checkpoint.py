@@ -116,7 +116,7 @@ def import_checkpoint(
         raise BundleError(f"{path}: {error}") from error
     card = _card(plan, classifier, _origin(name, of, path, held), tuple(choices.sources))
     about = None if choices.sources else public_model(name)
-    return Imported(save(out, classifier, card), count, name, about and about.images)
+    return Imported(save(out, classifier, card), count, name, about.images if about else None)
 
 
 @dataclass(frozen=True)
