@@ -1,16 +1,24 @@
-"""Reading speed: one image in each runtime and precision, and `predict` beside decoding alone.
+"""Reading speed: one image in each runtime and precision, many files, a file by the service.
 
-Usage: python benchmarks/reading.py [BUNDLE [--int8 EXPORT] [--images N]]
+Usage: python benchmarks/reading.py [BUNDLE] [--int8 EXPORT] [--export EXPORT] [--images 1000]
 
 One image, all in this run and taking turns, since the machine may be shared: torch in float32 for
-the probabilities alone; torch with pytorch-grad-cam for 14 maps; probabilities and 14 maps in one
-pass by torch, by OpenVINO in float32, by OpenVINO in int8 where the folder of such an export is
-given, and in bfloat16 where the processor has it. Beside them stands the least time in float32: the
-network's multiplications and additions at the rate at which this machine multiplies two matrices.
+the probabilities alone; torch in float32 and in bfloat16 with all maps; OpenVINO with all maps in
+float32, in bfloat16 where the processor has it, in int8 where the folder of such an export is
+given; what `auto` takes; and torch with pytorch-grad-cam, a pass for each finding. Beside them
+stands the limit: the network's multiplications and additions at the rate at which this machine
+multiplies two matrices, in float32 and, where the processor has it, in bfloat16.
 
-A folder: images a second of `predict` on N phantoms of 1024 px, of a bare loop that decodes the
-same files on all cores, and of the engine alone; and what the two could do at best on these cores.
-Without a bundle, a DenseNet-121 of random weights is measured.
+Many files: images a second of `predict` on phantoms of 1024 px, of decoding alone in as many
+processes, and of the network alone; and the processor seconds of each. Where decoding and network
+have cores of their own, `predict` can reach the slower of the two; where both want the same cores,
+1 / (1 / decoding + 1 / network). Then the time from the start of the command line to the first row
+on the disk, and likewise by the export that --export names.
+
+One file by the service: an upload over a warm connection, beside decoding and the network.
+
+Without a bundle, a DenseNet-121 of random weights is measured. It has no ranking that bfloat16
+could harm, so its card says that bfloat16 passed, and `auto` may take it.
 """
 
 from __future__ import annotations
@@ -18,95 +26,150 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch.utils.flop_counter import FlopCounterMode
+if __name__ == "__main__":  # decoder processes import this file too, and need none of it
+    import httpx
+    import numpy as np
+    import torch
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from serving import service
+    from torch.utils.flop_counter import FlopCounterMode
 
-import chestxray
-from chestxray.model import bundle as bundles
-from chestxray.model.engines import OpenVinoEngine
-from chestxray.model.export import to_onnx, to_openvino
-from chestxray.model.exported import open_engine
-from chestxray.model.network import Classifier, to_input
-from chestxray.model.torch_engine import TorchEngine
-from chestxray.parallel import cores
-from chestxray.reading.judged_image import load
-from chestxray.reading.prediction import predict
-from chestxray.sources.nih import FINDINGS
-from chestxray.sources.phantom.tree import synth
+    import chestxray
+    from chestxray.dataset.decoding import DecoderPool
+    from chestxray.dataset.pixels import PIXEL_RULE
+    from chestxray.evaluation.calibration import Calibration
+    from chestxray.evaluation.calibrators import Logistic
+    from chestxray.model import bundle as bundles
+    from chestxray.model.bundle import Bundle
+    from chestxray.model.engines import OpenVinoEngine, has_bfloat16, needed
+    from chestxray.model.export import to_onnx, to_openvino
+    from chestxray.model.exported import open_engine
+    from chestxray.model.model_card import ModelCard, TrainedOn
+    from chestxray.model.network import Classifier, to_input
+    from chestxray.model.openvino_graph import keep_float32
+    from chestxray.model.parity import AurocChange, Parity
+    from chestxray.model.torch_engine import TorchEngine
+    from chestxray.parallel import cores
+    from chestxray.reading.judged_image import load
+    from chestxray.reading.prediction import predict
+    from chestxray.reading.reader import Reader
+    from chestxray.sources.nih import FINDINGS
+    from chestxray.sources.phantom.tree import synth
 
 ROUNDS = 15
 SLOW_ROUNDS = 2  # of 14 backward passes
 MATRIX = 2048
-PRODUCT = "matrix product"
+BATCH = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--int8", type=Path)
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--export", type=Path)
+    parser.add_argument("--images", type=int, default=1000)
     given = parser.parse_args()
-    if given.bundle:
-        classifier = bundles.load(given.bundle).classifier
-    else:
-        classifier = Classifier("densenet121", FINDINGS, 224).eval()
-    print(f"{cores()} cores")
-    one_image(classifier, given.int8)
-    if given.bundle:
-        with tempfile.TemporaryDirectory() as folder:
-            many_files(given.bundle, given.int8, given.images, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = given.bundle or random_bundle(Path(folder) / "bundle")
+        core = needed("openvino").Core()
+        print(f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}, {cores()} cores, "
+              f"{', '.join(core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}; "
+              f"load average {os.getloadavg()[0]:.1f}")  # fmt: skip
+        reader = chestxray.load(bundle)
+        one_image(bundles.load(bundle), reader, given.int8)
+        paths = phantoms(Path(folder) / "radiographs", given.images)
+        many_files(reader, paths, Path(folder))
+        first_rows(bundle, paths, given.export, Path(folder))
+        one_file(bundle, reader, paths[0])
 
 
-def one_image(classifier: Classifier, int8: Path | None) -> None:
+def random_bundle(folder: Path) -> Path:
+    """Write a bundle of random weights; the figures in its card mean nothing."""
+    torch.manual_seed(0)
+    classifier = Classifier("densenet121", FINDINGS, 224).eval()
+    line = Logistic(family="platt", slope=1.0, offset=0.0)
+    kept = Parity(
+        images=1000, measured_on="nothing", measured_with="nothing", probability=0.0, map=0.0,
+        auroc={}, mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
+    )  # fmt: skip
+    thresholds = dict.fromkeys(FINDINGS, 0.5)
+    card = ModelCard(
+        package_version="", weights_sha256="", backbone="densenet121", size=224,
+        mean=classifier.normalisation[0], std=classifier.normalisation[1], pixel_rule=PIXEL_RULE,
+        findings=FINDINGS, calibration=Calibration(calibrators=dict.fromkeys(FINDINGS, line)),
+        thresholds=thresholds, operating_points={"joint": thresholds}, operating_point="joint",
+        prevalences=dict.fromkeys(FINDINGS, 0.1), heat_references=dict.fromkeys(FINDINGS, 0.0),
+        heat_scales=dict.fromkeys(FINDINGS, 1.0), bfloat16=kept,
+        trained_on=TrainedOn(
+            source="nothing", release="", synthetic=True, policies={}, split="none",
+            split_sha256="0" * 64, train_images=0, train_patients=0,
+            training_list_sha256="0" * 64, recipe="none",
+        ),
+    )  # fmt: skip
+    bundles.save(folder, classifier, card, None)
+    return folder
+
+
+def one_image(bundle: Bundle, reader: Reader, int8: Path | None) -> None:
     """Print the median time of each way to read one image."""
+    classifier = bundle.classifier
     size = classifier.size
     image = np.random.default_rng(0).integers(0, 256, (1, size, size), dtype=np.uint8)
     graph = to_openvino(to_onnx(classifier))
-    classifier = classifier.to(memory_format=torch.contiguous_format)
+    able = has_bfloat16()
     ways: dict[str, Callable[[], object]] = {
         "torch float32, probabilities alone": partial(probabilities, classifier, image),
-        "torch float32, with 14 maps": partial(TorchEngine(classifier).run, image),
-        "OpenVINO float32, with 14 maps": partial(OpenVinoEngine(graph).run, image),
+        "torch float32, with maps": partial(TorchEngine(classifier).run, image),
+        "OpenVINO float32, with maps": partial(OpenVinoEngine(graph).run, image),
+        f"auto: {reader.engine.name}": partial(reader.engine.run, image),
     }
-    half = OpenVinoEngine(graph, "bf16")
-    if half.arithmetic() == "bfloat16":
-        ways["OpenVINO bfloat16, with 14 maps"] = partial(half.run, image)
-    else:
-        print("bfloat16: this processor has no instructions for it")
+    if able:
+        half = OpenVinoEngine(keep_float32(graph), "bf16")
+        ways["OpenVINO bfloat16, with maps"] = partial(half.run, image)
+        ways["torch bfloat16, with maps"] = partial(TorchEngine(classifier, True).run, image)
     if int8:
-        ways["OpenVINO int8, with 14 maps"] = partial(open_engine(int8).run, image)
-    slow = statistics.median(grad_cam(classifier, image) for _ in range(SLOW_ROUNDS))
-    matrix = torch.rand(MATRIX, MATRIX)
-    ways[PRODUCT] = partial(torch.mm, matrix, matrix)
+        ways["OpenVINO int8, with maps"] = partial(open_engine(int8).run, image)
+    products = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if able else {})
+    for name, kind in products.items():
+        matrix = torch.rand(MATRIX, MATRIX).to(kind)
+        ways[f"product {name}"] = partial(torch.mm, matrix, matrix)
+    median = in_turns(ways)
+    if not able:
+        slow = timed(partial(TorchEngine(classifier, True).run, image))
+        print(f"no bfloat16 in this processor: torch emulates it in {slow * 1000:.0f} ms")
+    share = operations(classifier, image) / (2 * MATRIX**3)
+    least = {name: share * median.pop(f"product {name}") for name in products}
+    cam = statistics.median(grad_cam(classifier, image) for _ in range(SLOW_ROUNDS))
+    print(f"{'torch with pytorch-grad-cam, maps of all findings':50} {cam * 1000:8.1f} ms")
+    for name, value in least.items():
+        print(f"{f'limit: its multiplications in {name}':50} {value * 1000:8.1f} ms")
+    limit, plain = min(least.values()), median["torch float32, with maps"]
+    for name, value in median.items():
+        print(
+            f"{name:50} {value * 1000:8.1f} ms, {plain / value:5.2f} x torch float32 with maps, "
+            f"{cam / value:4.0f} x grad-cam, {value / limit:5.2f} x the limit"
+        )
+
+
+def in_turns(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Give the median seconds of each way; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):
         for name, way in ways.items():
             times[name].append(timed(way))
-    least = operations(classifier, image) / (2 * MATRIX**3) * statistics.median(times.pop(PRODUCT))
-    median = {name: statistics.median(of[1:]) for name, of in times.items()}  # the first warms up
-    plain = median["torch float32, probabilities alone"]
-    print(f"{'torch with pytorch-grad-cam, 14 maps':40} {slow * 1000:8.1f} ms")
-    print(
-        f"{'least time in float32 on these cores':40} {least * 1000:8.1f} ms, "
-        f"{plain / least:5.2f} x torch's probabilities"
-    )
-    for name, value in median.items():
-        print(
-            f"{name:40} {value * 1000:8.1f} ms, {plain / value:5.2f} x torch's probabilities, "
-            f"{slow / value:5.0f} x grad-cam"
-        )
+    return {name: statistics.median(of[1:]) for name, of in times.items()}
 
 
 def probabilities(classifier: Classifier, image: np.ndarray) -> None:
@@ -122,53 +185,126 @@ def operations(classifier: Classifier, image: np.ndarray) -> int:
 
 
 def grad_cam(classifier: Classifier, image: np.ndarray) -> float:
+    """Give the seconds of a map of each finding; the last convolution's output is explained."""
     inputs = to_input(torch.from_numpy(image))
-    with GradCAM(classifier, [classifier.backbone.features.norm5]) as cam:
+    layers = [of for of in classifier.backbone.modules() if isinstance(of, torch.nn.BatchNorm2d)]
+    with GradCAM(classifier, [layers[-1]]) as cam:
         start = time.perf_counter()
-        for finding in range(len(FINDINGS)):
+        for finding in range(len(classifier.findings)):
             cam(inputs, [ClassifierOutputTarget(finding)])
         return time.perf_counter() - start
 
 
-def many_files(bundle: Path, int8: Path | None, images: int, folder: Path) -> None:
-    """Print images a second of decoding alone, of the engine alone, and of `predict`."""
-    paths = phantoms(folder / "radiographs", images)
-    for engine in ("auto", *([int8] if int8 else [])):
-        reader = chestxray.load(bundle, engine)
-        batch = np.zeros((32, reader.size, reader.size), np.uint8)
-        reader.read_batch(batch)
-        network = 32 / statistics.median(timed(partial(reader.read_batch, batch)) for _ in range(3))
-        decoding = images / timed(partial(decode_all, paths, reader.size))
-        with contextlib.redirect_stderr(io.StringIO()):
-            work = partial(predict, reader, paths, folder / "p.csv", heatmaps=True)
-            whole = images / timed(work)
-        best = 1 / (1 / decoding + 1 / network)  # both want the same cores
-        print(f"predict by {reader.engine.name}{' (int8)' * (engine == int8)}:")
-        print(f"  decoding alone {decoding:.1f} images/s, the network alone {network:.1f}")
-        print(
-            f"  predict {whole:.1f} images/s: {whole / decoding:.2f} of decoding alone, "
-            f"{whole / best:.2f} of both one after the other on these cores"
-        )
+def many_files(reader: Reader, paths: tuple[Path, ...], folder: Path) -> None:
+    """Print images a second, and processor seconds an image, of each part and of `predict`."""
+    count = len(paths)
+    batch = np.zeros((BATCH, reader.size, reader.size), np.uint8)
+    reader.engine.run(batch)
+    network = Cost.of(partial(reader.engine.run, batch), BATCH, rounds=5)
+    decoding = Cost.of(partial(decode_all, paths, reader.size), count)
+    with contextlib.redirect_stderr(io.StringIO()):
+        whole = Cost.of(partial(predict, reader, paths, folder / "p.csv", heatmaps=True), count)
+    slower = min(decoding.rate, network.rate)
+    shared = 1 / (1 / decoding.rate + 1 / network.rate)
+    print(f"{count} files of 1024 px by {reader.engine.name}:")
+    for name, cost in (("decoding", decoding), ("network", network), ("predict", whole)):
+        print(f"  {name:9} {cost.rate:7.1f} images/s, {cost.processor * 1000:6.1f} ms of a core")
+    both = (decoding.processor + network.processor) / whole.processor
+    print(
+        f"  predict is {whole.rate / slower:.2f} of the slower of the two, "
+        f"{whole.rate / shared:.2f} of both on the same cores; by processor time, which other work "
+        f"on the machine changes less, {both:.2f} of both"
+    )
+
+
+class Cost:
+    """What an image costs: images a second by the clock, and seconds of a core.
+
+    Args:
+        rate: images a second.
+        processor: seconds of a core an image, in all processes that ended.
+    """
+
+    def __init__(self, rate: float, processor: float) -> None:
+        self.rate, self.processor = rate, processor
+
+    @classmethod
+    def of(cls, work: Callable[[], object], images: int, rounds: int = 1) -> Cost:
+        before, start = processor_seconds(), time.perf_counter()
+        for _ in range(rounds):
+            work()
+        took, used = time.perf_counter() - start, processor_seconds() - before
+        return cls(images * rounds / took, used / images / rounds)
+
+
+def processor_seconds() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(of.ru_utime + of.ru_stime for of in used)
+
+
+def decode_all(paths: tuple[Path, ...], size: int) -> None:
+    """Decode as `predict` does, without a network."""
+    with DecoderPool(partial(load, size=size), cores()) as pool:
+        for _ in pool.map(paths, ahead=BATCH):
+            pass
+
+
+def first_rows(bundle: Path, paths: tuple[Path, ...], export: Path | None, folder: Path) -> None:
+    """Print the seconds from the start of the command line to the first row on the disk."""
+    for engine in ("auto", *([export] if export else [])):
+        out = folder / "first.csv"
+        part = out.with_name(f".{out.name}.part")
+        start = time.monotonic()
+        command = [sys.executable, "-m", "chestxray", "predict", bundle, paths[0].parent]
+        with subprocess.Popen(
+            [*map(str, command), "--engine", str(engine), "--out", str(out)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            while not (part.exists() and part.read_bytes().count(b"\n") > 1):
+                if process.poll() is not None:
+                    sys.exit("predict ended without a row")
+                time.sleep(0.02)
+            took = time.monotonic() - start
+            process.kill()
+        for left in folder.glob(".first.csv.*"):
+            left.unlink()
+        print(f"first row {took:.1f} s after the start of `predict --engine {engine}`")
+
+
+def one_file(bundle: Path, reader: Reader, path: Path) -> None:
+    """Print the time of an upload to the warm service, beside its parts."""
+    data = path.read_bytes()
+    image = load(path, reader.size).image[None]
+    with service(bundle, 4) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+
+        def upload() -> None:
+            answer = client.post("/v1/read", files={"file": data})
+            if answer.status_code not in {200, 422}:  # 422: the gate refuses it
+                sys.exit(answer.text)
+
+        median = in_turns({
+            "decoding": partial(load, data, reader.size),
+            "network": partial(reader.engine.run, image),
+            "service": upload,
+        })  # fmt: skip
+    more = median["service"] - median["decoding"] - median["network"]
+    print(", ".join(f"{name} {value * 1000:.1f} ms" for name, value in median.items()))
+    print(f"one file by the warm service: decoding and network and {more * 1000:.1f} ms")
 
 
 def phantoms(folder: Path, images: int) -> tuple[Path, ...]:
     """Make `images` names of eight phantoms of 1024 px."""
     with contextlib.redirect_stderr(io.StringIO()):
-        synth(folder, images=8, pixels=1024)
-    originals = sorted((folder / "images_001/images").glob("*.png"))
+        synth(folder / "raw", images=8, pixels=1024)
+    originals = sorted((folder / "raw/images_001/images").glob("*.png"))
+    names = folder / "names"
+    names.mkdir()
     paths = []
     for number in range(images):
-        path = folder / f"{number:06d}.png"
+        path = names / f"{number:06d}.png"
         path.hardlink_to(originals[number % len(originals)])
         paths.append(path)
     return tuple(paths)
-
-
-def decode_all(paths: tuple[Path, ...], size: int) -> None:
-    cv2.setNumThreads(1)
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(lambda path: load(path, size), paths):
-            pass
 
 
 def timed(work: Callable[[], object]) -> float:

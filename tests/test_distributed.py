@@ -15,12 +15,16 @@ import numpy as np
 import psutil
 import pytest
 
+import public_trees
+import set_trees
+from chestxray.dataset import prepare
 from chestxray.errors import TrainingError
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
 from chestxray.training.data import EpochBatches, Part, Share, in_order
 from chestxray.training.distributed import check
 from chestxray.training.loop import Processes
+from chestxray.training.sampling import Sampling
 from conftest import TINY
 
 
@@ -41,6 +45,46 @@ def test_the_processes_together_see_each_batch_and_the_whole_validation_once(dat
     assert sum(len(labels) for labels in seen) == len(val)
     ordered = np.concatenate([labels.numpy() for labels in seen])
     assert sorted(map(tuple, ordered)) == sorted(map(tuple, val.labels))
+
+
+def test_sources_are_balanced_in_the_share_of_each_process_and_shares_make_up_the_whole():
+    """A small source, and a large one of which a tenth has no known label."""
+    sources = np.array(["large"] * 900 + ["small"] * 100, dtype=object)
+    labels = np.zeros((1000, 2), np.float32)
+    labels[:90] = np.nan
+    labels[950:, 1] = 1
+    chosen = recipes.Recipe(sampling="sources", max_draws=20)
+    draws = Sampling.fit(chosen, labels, sources).draws(labels, sources)
+    assert draws[sources == "large"].sum() == pytest.approx(draws[sources == "small"].sum())
+    whole = EpochBatches(draws, 50, seed=1)
+    parts = [EpochBatches(draws, 50, 1, Share(rank, 2)) for rank in range(2)]
+    for epoch in range(3):
+        for batches in (whole, *parts):
+            batches.set_epoch(epoch)
+        shares = [list(chain(*part)) for part in parts]
+        assert sorted(chain(*shares)) == sorted(chain(*whole))
+        assert [len(share) for share in shares] == [500, 500]
+        for share in shares:
+            assert (sources[share] == "small").mean() == pytest.approx(0.5, abs=0.08)
+            assert not np.isnan(labels[share]).all(axis=1).any(), "they teach nothing"
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_balanced_sources_as_one_does(phantoms, tmp_path):
+    films = public_trees.films(phantoms, 120)
+    trees = [
+        set_trees.BUILDERS[name](tmp_path / name, of)
+        for name, of in (("nih", films), ("siim", films[:40]))
+    ]
+    made = prepare(trees, tmp_path / "dataset", size=32, split="patient")
+    still = [f"augment.{name}=0" for name in ("flip", "rotate", "gamma", "contrast")]
+    recipe = tiny("sampling=sources", *still, "dropout=0", "max_epochs=2", "learning_rate=0.0005")
+    one = fit.train(made, recipe, tmp_path / "one")
+    two = fit.train(made, recipe, tmp_path / "two", processes=Processes(devices=2))
+    told = [json.loads((of.folder / "run.json").read_text()) for of in (one, two)]
+    assert told[0]["sampling"] == told[1]["sampling"]
+    losses = [of.history.query("split == 'train'")["loss"].to_numpy() for of in (one, two)]
+    assert np.allclose(*losses, rtol=0.1)
 
 
 @pytest.mark.slow

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import chestxray
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model import bundle
+from chestxray.model.bfloat16 import Bfloat16Engine
+from chestxray.model.bundle import Bundle
 from chestxray.model.engines import run_all
+from chestxray.model.network import Classifier
+from chestxray.model.parity import AurocChange, Parity, measure, noise
+from chestxray.model.parity_images import trial_of
 from chestxray.model.torch_engine import TorchEngine, batches
 from chestxray.reading import engine as engines
-from chestxray.reading.engine import choose
+from chestxray.reading.engine import candidates, check_agrees, choose, fastest, passes_bfloat16
 from chestxray.reading.reader import Reader
 
 
@@ -23,10 +30,10 @@ def openvino(run: Path) -> Reader:
 
 
 def test_reading_by_openvino_and_by_torch_is_the_same(openvino, run, dataset):
-    torch = chestxray.load(run / "bundle", "torch")
+    by_torch = chestxray.load(run / "bundle", "torch")
     for count in (1, 7):
         ours = openvino.read_batch(dataset.images[:count])
-        theirs = torch.read_batch(dataset.images[:count])
+        theirs = by_torch.read_batch(dataset.images[:count])
         for a, b in zip(ours, theirs, strict=True):
             assert np.abs(a - b).max() < 1e-4
 
@@ -121,3 +128,81 @@ def test_batches_of_any_size_are_the_same_images(run, dataset):
         assert [len(part.logits) for part in parts] == [min(size, 7 - i) for i in range(0, 7, size)]
         assert np.allclose(np.concatenate([part.logits for part in parts]), whole, atol=1e-5)
     assert list(run_all(TorchEngine(loaded.classifier), dataset.images[:0])) == []
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> Bundle:
+    return bundle.load(run / "bundle")
+
+
+def recorded(given: Bundle, record: Parity | None) -> Bundle:
+    return replace(given, card=given.card.model_copy(update={"bfloat16": record}))
+
+
+KEPT = Parity(
+    images=400, measured_on="films", measured_with="torch", probability=0.01, map=0.1, auroc={},
+    mean_auroc=AurocChange(value=0.0, low=-0.004, high=0.003),
+)  # fmt: skip
+
+
+def test_training_records_how_the_network_differs_in_bfloat16(loaded, dataset):
+    record = loaded.card.bfloat16
+    classifier = loaded.classifier
+    trial = trial_of(dataset, dataset.findings, drawn=False)
+    ours = Bfloat16Engine(classifier), TorchEngine(classifier)
+    again = measure(*ours, trial, loaded.card.calibration)
+    assert record.images == len(dataset.rows("val")) + len(dataset.rows("train"))
+    assert record.measured_with.endswith("bfloat16 emulated on cpu")
+    assert 0 < record.probability == pytest.approx(again.probability, rel=0.2)
+
+
+def test_bfloat16_needs_a_record_that_kept_all_limits(loaded):
+    assert passes_bfloat16(recorded(loaded, KEPT))
+    assert not passes_bfloat16(recorded(loaded, None))  # a bundle of an earlier version
+    harmed = AurocChange(value=-0.006, low=-0.011, high=-0.001)
+    for change in ({"probability": 0.06}, {"mean_auroc": harmed}, {"images": 20}):
+        assert not passes_bfloat16(recorded(loaded, KEPT.model_copy(update=change)))
+
+
+def test_bfloat16_is_a_candidate_only_by_record_and_by_processor(loaded, monkeypatch):
+    """OpenVINO ignores the wish for bfloat16 where the processor has none: here it is float32."""
+    pytest.importorskip("openvino", reason="needs the export extra")
+
+    def found(record: Parity | None) -> list[str]:
+        return [of.name.split()[0] for of in candidates(recorded(loaded, record))]
+
+    for able, record, expected in (
+        (False, KEPT, ["OpenVINO", "torch"]),
+        (True, None, ["OpenVINO", "torch"]),
+        (True, KEPT, ["OpenVINO", "OpenVINO", "torch"]),
+    ):
+        monkeypatch.setattr(engines, "has_bfloat16", lambda able=able: able)
+        assert found(record) == expected
+
+
+def test_bfloat16_is_checked_on_this_machine_and_refused_where_it_is_another_network(loaded):
+    images = noise(32).images
+    rounded = Bfloat16Engine(loaded.classifier)
+    check_agrees(rounded, loaded, images, exact=False)
+    with pytest.raises(ArtifactError, match=r"bfloat16 emulated .* differ by .* logits"):
+        check_agrees(rounded, loaded, images, exact=True)
+    torch.manual_seed(1)
+    other = Classifier("resnet10t", loaded.card.findings, 32).eval()
+    with pytest.raises(ArtifactError, match=r"differ by 0\.\d+ in probability.*read with torch"):
+        check_agrees(Bfloat16Engine(other), loaded, images, exact=False)
+
+
+def test_the_fastest_engine_is_chosen_and_a_near_tie_is_the_first(loaded):
+    fast, slow = TorchEngine(loaded.classifier), Bfloat16Engine(loaded.classifier)
+    images = noise(32).images[:1]
+    assert fastest([fast, slow], images) is fast
+    assert fastest([slow, fast], images) is fast
+    twin = TorchEngine(loaded.classifier)
+    assert fastest([fast, twin], images) is fast
+
+
+def test_auto_reads_in_float32_where_the_processor_has_no_bfloat16(loaded):
+    pytest.importorskip("openvino", reason="needs the export extra")
+    if engines.has_bfloat16():
+        pytest.skip("this processor has bfloat16 instructions")
+    assert choose(recorded(loaded, KEPT)).name.endswith("float32")

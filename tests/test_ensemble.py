@@ -412,9 +412,9 @@ def test_the_command_prints_members_result_and_cost(folders, large, tmp_path):
     found = CliRunner().invoke(app, command, catch_exceptions=False)
     assert found.exit_code == 0
     lines = found.output.splitlines()
-    assert [line.split()[0] for line in lines[1:3]] == sorted(
-        model_card.read(of).identity for of in folders[:2]
-    )
+    by_identity = {model_card.read(of).identity: str(of) for of in folders[:2]}
+    named = [line.rsplit(maxsplit=1)[0].strip() for line in lines[1:3]]
+    assert named == [by_identity[identity] for identity in sorted(by_identity)]
     assert lines[3].startswith("together")
     assert "3 network passes per radiograph" in found.output
     assert isinstance(bundles.load(out).classifier, Ensemble)

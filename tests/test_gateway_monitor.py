@@ -248,6 +248,7 @@ def test_the_health_endpoint_answers_503_with_the_problems() -> None:
 # --- the whole gateway ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_damaged_page_halts_the_gateway_until_a_backup_is_restored(
     tmp_path: Path, run: Path, exported: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_dciodvfy_finds_no_error_with_any_findings(name, tmp_path, run):
         assert dciodvfy(result) == [], kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sr", "regions"])
 @pytest.mark.parametrize("name", ["five", pytest.param("forty", marks=pytest.mark.slow)])
 def test_pixelmed_finds_no_error_with_any_findings(name, kind, tmp_path, run):

@@ -30,6 +30,7 @@ def namespaces() -> list[str]:
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_documented_steps_install_a_service_that_runs_as_its_own_user(run: Path) -> None:
     driver = [sys.executable, gateway_service.__file__, run / "bundle"]

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from safetensors.torch import save_file
 
 import chestxray
+from chestxray.dataset.pixels import decode
 from chestxray.errors import BundleError
 from chestxray.evaluation import evaluate, predictions
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -20,13 +22,16 @@ from chestxray.evaluation.labels import Labels
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.export import export
-from chestxray.model.exported import noise
 from chestxray.model.importing import Choices, import_checkpoint
 from chestxray.model.model_card import CARD, ModelCard
+from chestxray.model.network import Classifier, to_input
 from chestxray.model.origin import Crops
+from chestxray.model.parity import noise
 from chestxray.reading.prediction import predict
 from chestxray.serving.gateway.result_objects.instance import Model
 from chestxray.serving.responses import model_card_result
+from chestxray.training import initial_weights
+from chestxray.training import recipe as recipes
 from command_line import run_command
 from foreign_checkpoints import randomised
 
@@ -181,3 +186,42 @@ def test_the_command_imports_and_says_what_it_did(weights, tmp_path):
     assert card.trained_on.source == "NIH ChestX-ray14 + PadChest"
     assert "tensors of resnet10t, from timm" in done.stdout
     assert "Not calibrated: run `chestxray calibrate`" in done.stdout
+
+
+def test_a_training_starts_from_an_imported_network_of_three_channels(imported, phantoms):
+    """Away from the border its features are those of the imported network but for a constant."""
+    classifier = Classifier("resnet10t", ("Mass", "Hernia"), 64).eval()
+    recipe = recipes.load("quick", ("backbone=resnet10t", "size=64", f"weights={imported}"))
+    initial_weights.load(classifier, recipe)
+    original = bundles.load(imported).classifier
+    image = to_input(torch.from_numpy(film_of(phantoms)))
+    first = [of.backbone.conv1[0] for of in (classifier, original)]
+    with torch.no_grad():
+        ours, theirs = (
+            conv((image - of.mean) / of.std)
+            for conv, of in zip(first, (classifier, original), strict=True)
+        )
+    difference = (ours - theirs)[:, :, 2:-2, 2:-2]
+    assert difference.std((2, 3)).max() < 1e-5
+    assert ours.std((2, 3)).min() > 1e-3
+    assert torch.equal(classifier.head.weight[0], original.head.weight[2])
+    assert isinstance(classifier.normalisation[0], float)
+
+
+@pytest.mark.slow
+def test_imported_networks_make_an_ensemble_with_exact_maps(imported, weights, phantoms, tmp_path):
+    dataset = chestxray.prepare(phantoms, tmp_path / "dataset", size=64)
+    other = Choices(backbone="resnet10t", findings=NAMES, size=48, crops="none")
+    import_checkpoint(weights, "timm", tmp_path / "other", other)
+    chestxray.ensemble([imported, tmp_path / "other"], dataset, tmp_path / "both")
+    network = bundles.load(tmp_path / "both").classifier
+    with torch.no_grad():
+        logits, maps, _ = network.explain(to_input(torch.from_numpy(film_of(phantoms))))
+    assert torch.allclose(maps.mean((2, 3)) + network.bias, logits, atol=1e-4)
+    members = model_card.read(tmp_path / "both").card.members
+    assert {of.origin.format for of in members} == {"timm"}
+    assert sorted(of.crops is None for of in members) == [False, True]
+
+
+def film_of(phantoms: Path) -> np.ndarray:
+    return decode(next((phantoms / "images_001/images").iterdir()))[None]

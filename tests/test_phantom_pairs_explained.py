@@ -107,6 +107,7 @@ def test_random_weights_are_those_of_the_seed_and_leave_torch_as_it_was(run: Pat
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_scores_as_the_maps_of_other_findings(run: Path, tmp_path: Path) -> None:
     """Though its peaks lie on changed pixels more often than a random position."""
     trained = bundle.load(run / "bundle")

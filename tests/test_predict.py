@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -26,13 +27,14 @@ from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import Calibration
 from chestxray.findings import Findings
 from chestxray.model.engines import Answer
+from chestxray.reading import prediction
 from chestxray.reading.explanation import explain
 from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import DatasetImages, RadiographFiles, find
 from chestxray.reading.judged_image import load
 from chestxray.reading.prediction import check_out, predict, predict_inputs
 from chestxray.reading.predictions_writer import PredictionsWriter
-from chestxray.reading.reader import Reader
+from chestxray.reading.reader import Reader, opened
 from chestxray.sources.nih import FINDINGS
 
 
@@ -209,6 +211,70 @@ def test_two_at_once_do_not_write_one_file(tmp_path):
         PredictionsWriter(tmp_path / "p.csv", FINDINGS, "a", "torch", None),
     ):
         pass
+
+
+def test_the_network_computes_a_batch_while_the_one_before_becomes_rows(
+    reader, dataset, tmp_path, monkeypatch
+):
+    """The network's second batch does not end before the first batch is written."""
+    written = threading.Event()
+
+    class Waiting:
+        name, batches = reader.engine.name, 0
+
+        def run(self, images):
+            self.batches += len(images) == 32
+            if self.batches == 2:
+                assert written.wait(60)
+            return reader.engine.run(images)
+
+    add = PredictionsWriter.add
+
+    def noted(writer, *rows):
+        add(writer, *rows)
+        written.set()
+
+    monkeypatch.setattr(PredictionsWriter, "add", noted)
+    chosen = DatasetImages(dataset, np.arange(70, dtype=np.int64))
+    predict_inputs(Reader(reader.bundle, Waiting()), chosen, tmp_path / "p.csv")
+    monkeypatch.undo()
+    predict_inputs(reader, chosen, tmp_path / "plain.csv")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+def test_a_failure_of_the_network_ends_the_run_and_keeps_the_rows_before(reader, dataset, tmp_path):
+    class Failing:
+        name, left = reader.engine.name, 2
+
+        def run(self, images):
+            if len(images) == 32:
+                self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("the third batch fails")
+            return reader.engine.run(images)
+
+    chosen = DatasetImages(dataset, np.arange(100, dtype=np.int64))
+    with pytest.raises(RuntimeError, match="third batch"):
+        predict_inputs(Reader(reader.bundle, Failing()), chosen, tmp_path / "p.csv")
+    assert len((tmp_path / ".p.csv.part").read_text(encoding="utf-8").splitlines()) == 1 + 64
+    assert len(predict_inputs(reader, chosen, tmp_path / "p.csv").failed) == 0
+
+
+def test_decoders_start_before_the_model_is_loaded(run, phantoms, tmp_path, monkeypatch):
+    films = sorted((phantoms / "images_001/images").iterdir())[:3]
+    started = []
+
+    def late(*given):
+        end = time.monotonic() + 60
+        while not multiprocessing.active_children() and time.monotonic() < end:
+            time.sleep(0.05)
+        started.extend(multiprocessing.active_children())
+        return opened(*given)
+
+    monkeypatch.setattr(prediction, "opened", late)
+    predict(run / "bundle", films, tmp_path / "p.csv", engine="torch")
+    assert started
+    assert not any(process.is_alive() for process in started)
 
 
 def test_a_changed_file_is_another_plan(reader, many):
@@ -572,19 +638,20 @@ def test_memory_does_not_grow_with_the_radiographs(reader, dataset, tmp_path):
     index = dataset.index.iloc[rows].assign(image=[f"{n:06d}.png" for n in range(len(rows))])
     images = np.broadcast_to(dataset.images[0], (len(rows), 32, 32))
     big = Dataset(dataset.folder, dataset.manifest, index, images, dataset.boxes)
-    shape = reader.read_batch(dataset.images[:1])[1].shape[1:]
+    one = reader.engine.run(dataset.images[:1])
+    shape = one.maps.shape[1:]
 
     class Still:
-        bundle, findings, size, engine = reader.bundle, reader.findings, reader.size, reader.engine
-        call, warnings = reader.call, reader.warnings
+        name = reader.engine.name
 
-        def read_batch(self, batch):
-            return np.full((len(batch), 14), 0.5), np.zeros((len(batch), *shape), np.float32)
+        def run(self, images):
+            return Answer(*(np.repeat(of, len(images), axis=0) for of in one))
 
+    still = Reader(reader.bundle, Still())
     few = DatasetImages(big, np.arange(64, dtype=np.int64))
-    predict_inputs(Still(), few, tmp_path / "few.csv", heatmaps=True)
+    predict_inputs(still, few, tmp_path / "few.csv", heatmaps=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     every = DatasetImages(big, np.arange(len(rows), dtype=np.int64))
-    predict_inputs(Still(), every, tmp_path / "all.csv", heatmaps=True)
+    predict_inputs(still, every, tmp_path / "all.csv", heatmaps=True)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024
     assert np.load(tmp_path / "heatmaps.npy", mmap_mode="r").shape == (len(rows), *shape)

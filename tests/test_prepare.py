@@ -373,6 +373,7 @@ def test_killed_while_packing_and_resumed_gives_the_same_bytes(raw, whole, tmp_p
     assert (out / "images/00000.npy").stat().st_ino == first, "a shard with a note is kept"
 
 
+@pytest.mark.slow
 def test_killed_while_finishing_and_resumed_gives_the_same_bytes(raw, whole, tmp_path):
     out = tmp_path / "out"
     for point in (

@@ -264,6 +264,7 @@ def test_explaining_a_split_picks_examples_by_rule(reader, dataset, tmp_path):
         assert np.isclose(entry["probability"], best, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_explaining_a_dataset_keeps_the_heatmaps_of_one_batch_alone(
     reader, dataset, tmp_path, monkeypatch
 ):

@@ -118,7 +118,9 @@ def test_every_shipped_entry_can_be_loaded(registry: Registry):
     assert all(callable(loaded(registry[name])) for name in registry.names)
 
 
-@pytest.mark.parametrize("name", ["small", "strong", "chexnet"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("small", marks=pytest.mark.slow), "strong", "chexnet"]
+)
 def test_a_shipped_recipe_trains_at_a_small_size(name, dataset, tmp_path):
     """All that the recipe chooses, but for backbone, weights and size."""
     changes = [*TINY[:3], "weights=none", "max_epochs=2", "learning_rate=0.001"]

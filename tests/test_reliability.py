@@ -67,6 +67,7 @@ def test_bins_are_scikit_learns_quantile_bins():
     assert [b["mean_probability"] for b in bins] == pytest.approx(mean, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_shows_no_error_beyond_chance_and_a_sharpened_one_does():
     for distort, beyond in ((lambda eta: eta, False), (sharpened, True)):
         pairs = planted(4000, 1, distort)

@@ -345,6 +345,7 @@ def test_the_checklist_follows_what_the_run_contains(full: Path, tmp_path: Path)
     assert everything["CLAIM 2024"][32][1] == reporting_checklist.MISSING  # no external data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_figures_are_written_beside_the_page_as_vector_files(full: Path, tmp_path: Path) -> None:
     assert report(full, tmp_path / "report.html") == tmp_path / "report.html"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -42,6 +44,7 @@ from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.reading import validation
 from chestxray.reading.validation import _unseen
+from chestxray.reporting.validation_summary import opening, reasons
 from chestxray.sources.phantom.tree import synth
 from chestxray.training.data import Part
 from chestxray.training.finalize import fit_on_validation
@@ -122,9 +125,11 @@ def test_each_planted_fault_gives_its_verdict_and_no_other(planted, results):
     assert "too extreme: slope 0.5" in found["Edema"].reasons[0]
     assert "too low: intercept 2." in found["Emphysema"].reasons[0]
     assert found["Fibrosis"].reasons == [
-        "5 images with and 1495 without the finding; 5 patients on the smaller side, 10 are needed"
+        "fewer than 10 patients with or without the finding: 5 images with and 1495 without it"
     ]
     assert not found["Effusion"].reasons
+    given = [why for finding, of in found.items() if finding != "Hernia" for why in of.reasons]
+    assert all(re.fullmatch(r"[^:]+: [^:]+", why) for why in given), "a statement, then figures"
 
 
 def test_a_group_in_which_a_finding_is_not_ranked_is_named(planted, results):
@@ -227,14 +232,16 @@ def test_validation_json_satisfies_its_schema(validated):
     assert not validator.is_valid(content | {"strange": 1})
 
 
-def test_the_page_leads_with_the_verdicts_and_carries_everything_itself(validated):
-    page = (validated / "validation.html").read_text(encoding="utf-8")
-    assert "Where the model may be used" in page
-    assert page.index("verdict") < page.index("Ranking")
+def test_the_page_begins_with_what_to_do_and_carries_everything_itself(validated):
+    page = html.unescape((validated / "validation.html").read_text(encoding="utf-8"))
     results = ExternalValidation.read(validated)
-    for of in results.sets:
-        assert all(warning in page for warning in of.warnings)
-        assert of.name in page
+    for of in results.model_dump(mode="json")["sets"]:
+        assert page.index(opening(of)) < page.index("What to do, and why")
+        assert all(warning in page for warning in of["warnings"])
+        assert f"sets/{of['name']}" in page
+        for _, what, cases in reasons(of):
+            assert page.count(f"{what[1:]}<span") <= len(results.sets), "once per set"
+            assert all(figures in page for _, figures in cases)
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (validated / "validation_figures" / "forest.svg").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,16 +44,22 @@ def ensemble(
     Its calibration, thresholds and detector of unusual images are fitted on the dataset. By
     `logits` a reading takes as long as those of all bundles together, by `weights` as long as one.
     """
+    from chestxray.model import model_card
     from chestxray.training import ensemble as combine
 
     made = combine(bundles, dataset, out, method)
-    _show(made.card)
+    _show(made.card, {model_card.read(folder).identity: str(folder) for folder in bundles})
     typer.echo(f"\n{out}: {made.identity}")
 
 
-def _show(card: ModelCard) -> None:
-    """Print members and result with their validation AUROC, and the cost of a reading."""
-    rows = [(member.identity, member.auroc) for member in card.members]
+def _show(card: ModelCard, folders: Mapping[str, str]) -> None:
+    """Print members and result with their validation AUROC, and the cost of a reading.
+
+    Args:
+        card: of the result.
+        folders: of the members, by their identity.
+    """
+    rows = [(folders[member.identity], member.auroc) for member in card.members]
     own = card.fitted_on.auroc if card.fitted_on else None
     width = max(len(name) for name, _ in rows) + 2
     typer.echo(f"{'validation':{width}}{'mean AUROC':>10}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from chestxray.cli.options import BundleFolder, RequireSignature
+from chestxray.errors import ArtifactError
 
 if TYPE_CHECKING:
     from chestxray.model.model_card import ModelCard
@@ -30,6 +31,14 @@ def export(
             "int8 is calibrated on its training split."
         ),
     ] = None,
+    *,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the ONNX graph into this folder as a model repository for Triton "
+            "Inference Server."
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Write it even if a limit is exceeded."),
@@ -47,6 +56,12 @@ def export(
     from chestxray.model.parity import noise
 
     exported.check(out, format, precision, labelled=calibrate_on is not None)
+    if triton is not None:
+        from chestxray.model.triton import check_place
+
+        if format != "onnx":
+            raise ArtifactError("--triton takes an ONNX graph: give --format onnx")
+        check_place(triton)
     if require_signature is not None:
         from chestxray.model import check_signature
 
@@ -66,8 +81,15 @@ def export(
     )
     if parity.mean_auroc is not None:
         typer.echo(f"the mean AUROC changes by {parity.mean_auroc}")
+    elif parity.auroc is not None:
+        typer.echo(f"AUROC was not compared: {parity.untested}")
     for miss in record.misses:
         typer.echo(f"warning: {miss}", err=True)
+    if triton is not None:
+        from chestxray.model.triton import write_repository
+
+        model = write_repository(triton, (out / exported.ONNX).read_bytes())
+        typer.echo(f"{model}: model repository for Triton")
 
 
 def _validation(folder: Path, card: ModelCard) -> Trial:

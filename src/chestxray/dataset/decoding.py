@@ -100,7 +100,7 @@ class Isolated(Generic[_T]):
         """
         done = 0
         while done < len(calls):
-            pipe = self._running()
+            pipe = self.ready()
             try:
                 with suppress(OSError):  # the process has ended, as its answer will show
                     pipe.send([arguments for _, arguments in calls[done:]])
@@ -113,8 +113,14 @@ class Isolated(Generic[_T]):
                 if done < len(calls) and self._pipe is pipe:
                     self.close()
 
-    def _running(self) -> Connection:
-        """Give the pipe of the process; one that died while idle did not die of a file."""
+    def ready(self) -> Connection:
+        """Give the pipe of the process, which is started where none runs.
+
+        One that died while idle did not die of a file.
+
+        Raises:
+            WorkerError: it does not start.
+        """
         if self._pipe is None or self._process is None or not self._process.is_alive():
             return self.start()
         return self._pipe
@@ -205,6 +211,14 @@ class DecoderPool(Generic[_T]):
         for decoder in self._all:
             decoder.start()
 
+    def begin(self) -> None:
+        """Start all processes in the background; the first files wait for them.
+
+        One that cannot be started is tried again with a file, which raises `WorkerError`.
+        """
+        for _ in self._all:
+            self._threads.submit(self._begun)
+
     def map(
         self, items: Iterable[object], ahead: int | None = None, chunk: int = 1
     ) -> Iterator[_T | ImageError]:
@@ -238,6 +252,10 @@ class DecoderPool(Generic[_T]):
         self._threads.shutdown()
         for decoder in self._all:
             decoder.close()
+
+    def _begun(self) -> None:
+        with self._one() as decoder:
+            decoder.ready()
 
     def _decoded(self, items: list[object]) -> list[_T | ImageError]:
         """Decode files one after the other in the same process."""

@@ -201,8 +201,8 @@ def _objections(
         yield "not assessed", results.not_assessed[finding]
         return
     if patients < FEWEST:
-        labels = f"{result.positives} images with and {result.negatives} without the finding"
-        yield "too few", f"{labels}; {patients} patients on the smaller side, {FEWEST} are needed"
+        counts = f"{result.positives} images with and {result.negatives} without it"
+        yield "too few", f"fewer than {FEWEST} patients with or without the finding: {counts}"
         return
     useless = [
         *_of_ranking(result.auroc, bundle.validated(finding)),

@@ -66,7 +66,7 @@ class ValidatedFinding(Model):
         recall, specificity, precision: at the bundle's threshold.
         reliability: as stated, corrected for prevalence, and recalibrated on the other half.
         status: whether it may be used here, see `RULES`.
-        reasons: for the status.
+        reasons: for the status, each a statement, then a colon and its figures.
     """
 
     positives: int

@@ -58,11 +58,11 @@ class Bfloat16Engine:
         return Answer(*(of.float().cpu().numpy() for of in found))
 
 
-class _Rounding(TorchDispatchMode):
+class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's has no types
     """Rounds the result of each operation from the first convolution on, and weights before."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._multiplied = 0
 
     def __torch_dispatch__(

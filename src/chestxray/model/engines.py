@@ -129,6 +129,12 @@ class OpenVinoEngine:
         return self._openvino.Core().compile_model(self._model, "CPU", settings)
 
 
+def has_bfloat16() -> bool:
+    """Tell whether OpenVINO computes in bfloat16 on this processor (AVX-512 BF16, AMX)."""
+    able = needed("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in able
+
+
 def quantised(model: Any) -> bool:  # noqa: ANN401
     """Tell whether any layer of an `openvino.Model` is int8."""
     return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())

@@ -133,6 +133,10 @@ def _int8(model: Any, images: Images) -> Any:  # noqa: ANN401
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=count,
             ignored_scope=nncf.IgnoredScope(names=sorted(float32_layers(model))),
+            # Without VNNI sums of products overflow, unless weights keep one bit free.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE
+            ),
         )
 
 

@@ -131,6 +131,12 @@ class Parity(BaseModel):
             ]
         return [*self._rank_misses(), *self._probability_misses()]
 
+    @property
+    def untested(self) -> str:
+        """Say why AUROC is not compared, where no finding has an interval."""
+        sides = f"{FEWEST} patients with it and {FEWEST} without it"
+        return f"no finding has {sides} in {self.measured_on}"
+
     def _rank_misses(self) -> Iterator[str]:
         for finding, change in (self.auroc or {}).items():
             if change and change.high is not None and change.high < -HARM:
@@ -139,10 +145,7 @@ class Parity(BaseModel):
                 )
         mean = self.mean_auroc
         if mean is None or mean.low is None:
-            yield (
-                f"no finding has {FEWEST} patients with it and {FEWEST} without it in "
-                f"{self.measured_on}, so AUROC cannot be compared: give more validation images"
-            )
+            yield f"{self.untested}: give more validation images"
         elif mean.low <= -MARGIN:
             yield (
                 f"the mean AUROC changes by {mean}: these images do not exclude a fall by "
@@ -186,9 +189,10 @@ def measure(
             expected.append(theirs.logits)
             farthest = np.maximum(farthest, np.abs(ours.maps - theirs.maps).max())  # keeps NaN
             advance(len(ours.logits))
-    probabilities, wanted = (
-        calibration.apply(np.concatenate(of).astype(np.float64)) for of in (logits, expected)
-    )
+    with np.errstate(invalid="ignore"):  # a graph that gives NaN is refused below, not here
+        probabilities, wanted = (
+            calibration.apply(np.concatenate(of).astype(np.float64)) for of in (logits, expected)
+        )
     changes = mean = None
     if trial.labels is not None:
         rows = slice(len(trial.labels))

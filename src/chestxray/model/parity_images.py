@@ -20,7 +20,7 @@ from chestxray.model.parity import FEWEST_IMAGES, Trial
 from chestxray.sources.phantom.population import population
 from chestxray.sources.phantom.render import render
 
-_MOST: Final = {"val": 2048, "train": 256}  # images of each split
+_MOST: Final = {"val": 1024, "train": 256}  # images of each split
 _PHANTOM_PIXELS: Final = 256
 
 

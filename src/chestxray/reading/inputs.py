@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,10 @@ class DatasetImages:
         manifest = self.dataset.manifest.model_dump_json()
         return sha256(manifest.encode() + self.rows.tobytes()).hexdigest()
 
+    def decoding(self) -> AbstractContextManager[Self]:
+        """Give these images, which are decoded already."""
+        return nullcontext(self)
+
     def batches(self, size: int, start: int = 0) -> Iterator[list[Canonical]]:
         """Give the packed images [S, S], `size` at a time, from the row `start` on."""
         for begin in range(start, len(self.rows), size):
@@ -71,12 +75,14 @@ class RadiographFiles:
         names: unique key of each, its `Image Index`.
         size: side of the canonical image, pixels.
         seconds: time limit for decoding one file.
+        pool: processes that decode and judge, see `decoding`.
     """
 
     paths: tuple[Path, ...]
     names: Sequence[str]
     size: int
     seconds: float = SECONDS_PER_FILE
+    pool: DecoderPool[JudgedImage] | None = field(default=None, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -88,6 +94,16 @@ class RadiographFiles:
             digest.update(repr((str(path.absolute()), name, state)).encode())
         return digest.hexdigest()
 
+    @contextmanager
+    def decoding(self) -> Iterator[Self]:
+        """Give these files with processes that decode and judge, and end with the context.
+
+        They start in the background, which takes about a second: while a model is loaded.
+        """
+        with self._pool(partial(load, size=self.size)) as pool:
+            pool.begin()
+            yield replace(self, pool=pool)
+
     def decoded(
         self, decode: Callable[[Path], _T], ahead: int, start: int = 0
     ) -> Generator[_T | ImageError, None, None]:
@@ -98,8 +114,7 @@ class RadiographFiles:
             ahead: files that are decoded in advance.
             start: first file.
         """
-        processes = min(cores(), len(self.paths) - start)
-        with DecoderPool(decode, processes, self.seconds) as pool:
+        with self._pool(decode, start) as pool:
             yield from pool.map(self.paths[start:], ahead)
 
     def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
@@ -108,10 +123,16 @@ class RadiographFiles:
         A batch is decoded while the one before it is read. A file that kills its decoder or exceeds
         the time limit is an error like any other.
         """
-        decode = partial(load, size=self.size)
-        with closing(self.decoded(decode, size, start)) as stream:
-            while batch := list(islice(stream, size)):
-                yield batch
+        if self.pool is None:
+            with self.decoding() as ready:
+                yield from ready.batches(size, start)
+            return
+        stream = self.pool.map(self.paths[start:], size)
+        while batch := list(islice(stream, size)):
+            yield batch
+
+    def _pool(self, decode: Callable[[Path], _T], start: int = 0) -> DecoderPool[_T]:
+        return DecoderPool(decode, min(cores(), len(self.paths) - start), self.seconds)
 
 
 Inputs = DatasetImages | RadiographFiles

@@ -23,7 +23,8 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,7 @@ from chestxray.errors import ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
 from chestxray.file_names import one_line
 from chestxray.model import model_card
-from chestxray.model.engines import Heat, Probabilities
+from chestxray.model.engines import Answer, Heat, Probabilities
 from chestxray.progress import progress
 from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import Given, Inputs, find, leakage
@@ -57,6 +58,8 @@ _ERROR: Final = "error"
 _IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
 _BATCH: Final = 32
 _log = logging.getLogger(__name__)
+
+_Batch = Sequence[JudgedImage | Canonical | ImageError]
 
 
 @dataclass(frozen=True)
@@ -134,20 +137,26 @@ def predict(  # noqa: PLR0913 - the options of one command
     card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
     # Wrong inputs are reported before the network is loaded, which takes seconds.
     found = find(inputs, split, card)
-    reader = opened(model, engine, operating_point, require_signature)
-    for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
-        if warning:
-            _log.warning("%s", warning)
-    return predict_inputs(reader, found, Path(out), heatmaps, force)
+    with found.decoding() as ready:  # its processes start while the model is loaded
+        reader = opened(model, engine, operating_point, require_signature)
+        for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
+            if warning:
+                _log.warning("%s", warning)
+        return predict_inputs(reader, ready, Path(out), heatmaps, force)
 
 
 def predict_inputs(
     reader: Reader, inputs: Inputs, out: Path, heatmaps: bool = False, force: bool = False
 ) -> PredictionRun:
-    """Predict what `inputs.find` found; see `predict`."""
+    """Predict what `inputs.find` found; see `predict`.
+
+    Three things happen at a time: files of the next batch are decoded, the network computes a
+    batch, and the one before it becomes rows.
+    """
     check_out(out)
     names = inputs.names
-    blank = np.zeros((1, reader.size, reader.size), dtype=np.uint8)
+    # As many as make the engine ready for batches, while the decoders start.
+    blank = np.zeros((min(2, len(names)), reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
     plan, heat_shape = plan_of(reader, inputs, force), (len(names), *shape)
     with (
@@ -156,9 +165,9 @@ def predict_inputs(
         ) as writer,
         progress("predict", len(names), done=writer.done) as advance,
     ):
-        for batch in inputs.batches(_BATCH, writer.done):
+        for batch, answer in _answered(reader, inputs.batches(_BATCH, writer.done)):
             of = names[writer.done : writer.done + len(batch)]
-            writer.add(*_read(reader, of, batch, shape, force))
+            writer.add(*_rows(reader, of, batch, answer, shape, force))
             advance(len(batch))
         refused, failed = _unread(writer.so_far())
         writer.finish()
@@ -183,10 +192,36 @@ def check_out(out: Path) -> None:
         )
 
 
-def _read(
+def _answered(reader: Reader, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, Answer | None]]:
+    """Give each batch with what the engine says of its images; the next one is computed meanwhile.
+
+    None where no image of a batch can be read.
+    """
+    with ThreadPoolExecutor(1, "network") as network:
+        waiting: tuple[_Batch, Future[Answer | None]] | None = None
+        for batch in batches:
+            images = [_pixels(one) for one in batch if not isinstance(one, ImageError)]
+            started = network.submit(_run, reader, images)
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = batch, started
+        if waiting:
+            yield waiting[0], waiting[1].result()
+
+
+def _run(reader: Reader, images: list[Canonical]) -> Answer | None:
+    return reader.engine.run(np.stack(images)) if images else None
+
+
+def _pixels(one: JudgedImage | Canonical) -> Canonical:
+    return one.image if isinstance(one, JudgedImage) else one
+
+
+def _rows(
     reader: Reader,
     names: Sequence[str],
-    batch: Sequence[JudgedImage | Canonical | ImageError],
+    batch: _Batch,
+    answer: Answer | None,
     shape: tuple[int, ...],
     force: bool,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
@@ -196,8 +231,8 @@ def _read(
     outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
     good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
     always = tuple(of for of in reader.warnings if of.code == _IN_THE_TABLE)
-    if good:
-        found = _answers(reader, [batch[place] for place in good])
+    if answer is not None:
+        found = _judged(reader, [batch[place] for place in good], answer)
         for place, p, maps, notices in zip(good, *found, strict=True):
             refused = not force and any(notice.refuses for notice in notices)
             outcome[place] = (
@@ -225,15 +260,14 @@ def _called(reader: Reader, probabilities: Sequence[float]) -> str:
     return "|".join(finding for finding, p in pairs if reader.call(finding, p))
 
 
-def _answers(
-    reader: Reader, batch: Sequence[JudgedImage | Canonical | ImageError]
+def _judged(
+    reader: Reader, batch: Sequence[JudgedImage | Canonical | ImageError], answer: Answer
 ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
     """Read files through the gate, and a dataset's images without."""
     judged = [one for one in batch if isinstance(one, JudgedImage)]
     if judged:
-        return reader.read_judged(judged)
-    images = np.stack([image for image in batch if isinstance(image, np.ndarray)])
-    return *reader.read_batch(images), [()] * len(images)
+        return reader.judge(judged, answer)
+    return *reader.readable(answer), [()] * len(batch)
 
 
 def plan_of(reader: Reader, inputs: Inputs, force: bool) -> str:

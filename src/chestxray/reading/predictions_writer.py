@@ -95,7 +95,7 @@ class PredictionsWriter:
             if shape
             else None
         )
-        self._synced = time.monotonic()
+        self._synced = -math.inf  # the first rows are on the disk at once
         if self.done:
             _log.warning("%s: resuming after %s", out, _rows(self.done))
 

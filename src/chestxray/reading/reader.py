@@ -17,7 +17,7 @@ from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError, Notice, RefusedError, SignatureError
 from chestxray.findings import Findings
 from chestxray.model import model_card
-from chestxray.model.engines import Engine, Features, Heat, Probabilities
+from chestxray.model.engines import Answer, Engine, Heat, Probabilities
 from chestxray.model.exported import open_engine
 from chestxray.model.heatmaps import HeatScale
 from chestxray.model.model_card import Facts
@@ -88,13 +88,19 @@ class Reader:
         Returns:
             Calibrated probabilities [B, K], heatmaps [B, K, h, w] and notices, in their order.
         """
-        images = np.stack([one.image for one in judged])
-        probabilities, heat, features = self._answer(images)
+        return self.judge(judged, self.engine.run(np.stack([one.image for one in judged])))
+
+    def judge(
+        self, judged: Sequence[JudgedImage], answer: Answer
+    ) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
+        """Do `read_judged` with what the engine says of these images."""
+        probabilities, heat = self.readable(answer)
         detector = self.bundle.detector
+        images = np.stack([one.image for one in judged])
         found = (
             [()] * len(judged)
             if detector is None
-            else checks.distribution(detector, images, features)
+            else checks.distribution(detector, images, answer.features)
         )
         notices = [one.notices + more for one, more in zip(judged, found, strict=True)]
         return probabilities, heat, notices
@@ -108,18 +114,17 @@ class Reader:
         Raises:
             ImageError: the images are of another kind.
         """
-        probabilities, heat, _ = self._answer(checked_batch(images, self.size))
-        return probabilities, heat
+        return self.readable(self.engine.run(checked_batch(images, self.size)))
+
+    def readable(self, answer: Answer) -> tuple[Probabilities, Heat]:
+        """Turn what the engine says into probabilities [B, K] and heatmaps [B, K, h, w]."""
+        probabilities = self.bundle.card.calibration.apply(answer.logits.astype(np.float64))
+        return probabilities, self._heat_scale.heatmaps(answer.maps, probabilities)
 
     def call(self, finding: str, probability: float) -> bool | None:
         """Say whether a probability reaches the finding's threshold; None where not assessed."""
         threshold = self.bundle.card.thresholds[finding]
         return None if threshold is None else probability >= threshold
-
-    def _answer(self, images: Canonical) -> tuple[Probabilities, Heat, Features]:
-        logits, maps, features = self.engine.run(images)
-        probabilities = self.bundle.card.calibration.apply(logits.astype(np.float64))
-        return probabilities, self._heat_scale.heatmaps(maps, probabilities), features
 
     def _judged(self, source: Source) -> JudgedImage:
         if isinstance(source, JudgedImage):
@@ -172,9 +177,9 @@ def load(
 
     Args:
         bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`, see `chestxray.hub`.
-        engine: `torch`, `openvino`, or `auto`: torch on a GPU, OpenVINO on a CPU where it is
-            installed, else torch. Or the folder of an export of this bundle, which loads in a
-            fraction of the time, since it does not need torch.
+        engine: `torch`, `openvino` (in float32), or `auto`: torch on a GPU, on a CPU the fastest
+            that answers as torch does, see `chestxray.reading.engine`. Or the folder of an export
+            of this bundle, which loads in a fraction of the time, since it does not need torch.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
         require_signature: public key (PEM) of who must have signed the bundle, and the export

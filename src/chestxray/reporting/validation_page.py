@@ -1,7 +1,7 @@
 """The page of an external validation: one bundle on several data sets, from the files in OUT.
 
-It begins with where the model may not be used, and why; the figures follow. Like every page it
-reads and formats, and computes nothing.
+It begins with what to do on each data set, then says why (`validation_summary`); the figures
+follow. Like every page it reads and formats, and computes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from chestxray.artifacts import read_json, write_text
 from chestxray.evaluation.validation_results import ExternalValidation
 from chestxray.findings import label
-from chestxray.reporting import figure_set
+from chestxray.reporting import figure_set, validation_summary
 from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.forest_plot import Row, forest_plot, width_of_labels
 from chestxray.reporting.formatting import counted, environment
@@ -24,7 +24,7 @@ from chestxray.version import __version__
 
 PAGE: Final = "validation.html"
 SECTIONS: Final = {
-    "verdict": "Where the model may be used",
+    "verdict": "What to do, and why",
     "sets": "Data sets",
     "ranking": "Ranking",
     "calls": "Calls at the bundle’s thresholds",
@@ -61,6 +61,8 @@ def validation_page(folder: str | Path) -> Path:
     page = folder / PAGE
     text = environment().get_template("validation.html.j2").render(
         results=results,
+        titles=validation_summary.titles(results["sets"]),
+        summary=validation_summary,
         findings=list(dict.fromkeys(name for of in results["sets"] for name in of["findings"])),
         sections=SECTIONS,
         relations=RELATIONS,
@@ -94,11 +96,12 @@ def _groups(folder: Path, name: str) -> _Json:
 
 
 def _figure_sets(results: _Json, groups: dict[str, _Json]) -> dict[str, FigureSet]:
+    shown = validation_summary.titles(results["sets"])
     note = "AUROC with 95 % interval. Dotted: chance. Tick: value in the bundle's own validation."
     panels = dict(_forests(results))
     drawn = {
-        of["name"]: figure_set.group_means(
-            groups[of["name"]], len(of["findings"]), f", {of['name']}"
+        shown[of["name"]]: figure_set.group_means(
+            groups[of["name"]], len(of["findings"]), f", {shown[of['name']]}"
         )[0]
         for of in results["sets"]
         if groups[of["name"]]
@@ -111,29 +114,36 @@ def _figure_sets(results: _Json, groups: dict[str, _Json]) -> dict[str, FigureSe
 
 
 def _forests(results: _Json) -> Iterator[tuple[str, Drawing]]:
-    """Draw a forest over data sets for the mean, and for each finding that has an AUROC."""
-    sets = results["sets"]
-    means = [Row(of["name"], of["mean"], _counted(of["mean"]), total=True) for of in sets]
+    """Draw a forest over data sets for each finding that has an AUROC, and for the mean.
+
+    There is none of means over different findings: they are not comparable.
+    """
+    sets, shown = results["sets"], validation_summary.titles(results["sets"])
+    means = [Row(shown[of["name"]], of["mean"], _counted(of["mean"]), total=True) for of in sets]
+    if not validation_summary.same_findings(sets):
+        means = []
     by_finding = {
-        finding: _rows(finding, sets)
+        finding: _rows(finding, sets, shown)
         for finding in dict.fromkeys(name for of in sets for name in of["findings"])
     }
     drawn = {f: rows for f, rows in by_finding.items() if any(_value(row) for row in rows)}
     room = width_of_labels([row for rows in (means, *drawn.values()) for row in rows])
     low = figure_set.floor([row.metric for rows in (means, *drawn.values()) for row in rows], 0.5)
-    yield "Mean over findings", forest_plot("Mean AUROC", means, 0.5, (low, 1), "AUROC", room)
+    if means:
+        yield "Mean over findings", forest_plot("Mean AUROC", means, 0.5, (low, 1), "AUROC", room)
     for finding, rows in drawn.items():
         title = f"AUROC of {label(finding)}"
         yield finding, forest_plot(title, rows, 0.5, (low, 1), "AUROC", room)
 
 
-def _rows(finding: str, sets: list[_Json]) -> list[Row]:
+def _rows(finding: str, sets: list[_Json], shown: dict[str, str]) -> list[Row]:
     """Give a finding's row in each data set that labels it, below that of its own validation."""
     there = {of["name"]: of["findings"][finding] for of in sets if finding in of["findings"]}
     own = next((entry["own"] for entry in there.values()), None)
     ticks = () if own is None else (own["auroc"],)
     rows = [
-        Row(name, entry["auroc"], f"{entry['positives']:,}", ticks) for name, entry in there.items()
+        Row(shown[name], entry["auroc"], f"{entry['positives']:,}", ticks)
+        for name, entry in there.items()
     ]
     if own is None:
         return rows

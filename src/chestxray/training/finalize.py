@@ -19,7 +19,7 @@ from torch import Tensor
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
-from chestxray.evaluation.calibration import fit_calibration
+from chestxray.evaluation.calibration import Calibration, fit_calibration
 from chestxray.evaluation.evidence import validation_auroc
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
@@ -29,6 +29,7 @@ from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.evaluation.source_probe import source_probe
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
+from chestxray.model.bfloat16 import Bfloat16Engine
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.ensemble import Network, reduced
@@ -36,7 +37,9 @@ from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
-from chestxray.model.torch_engine import batches, device
+from chestxray.model.parity import Parity, measure
+from chestxray.model.parity_images import trial_of
+from chestxray.model.torch_engine import TorchEngine, batches, device
 from chestxray.progress import say
 from chestxray.training.data import Part
 from chestxray.training.losses import link_of
@@ -96,7 +99,8 @@ def finish(
     card = ModelCard(
         package_version="",
         weights_sha256="",
-        backbone=recipe.backbone,
+        backbone=classifier.timm_name,
+        backbone_options=classifier.options,
         head=recipe.head,
         size=recipe.size,
         mean=classifier.normalisation[0],
@@ -162,8 +166,22 @@ def fit_on_validation(
         },
         "heat_references": references,
         "heat_scales": scales,
+        "bfloat16": _in_bfloat16(classifier, val.dataset, findings, calibration),
     }
     return Validation(probabilities, features, mean_auroc(labels, logits), fitted)
+
+
+def _in_bfloat16(
+    classifier: Network, dataset: Dataset, findings: Findings, calibration: Calibration
+) -> Parity | None:
+    """Compare the network in bfloat16 with itself, on validation and training images.
+
+    None where it gives no numbers in bfloat16.
+    """
+    trial = trial_of(dataset, findings, drawn=False)
+    engines = Bfloat16Engine(classifier), TorchEngine(classifier)
+    found = measure(*engines, trial, calibration, _BATCH)
+    return found if np.isfinite([found.probability, found.map]).all() else None
 
 
 def logits_of(classifier: Network, part: Part) -> _Floats:

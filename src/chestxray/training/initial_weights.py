@@ -3,6 +3,12 @@
 Of a bundle the backbone is taken, and the part of the head that belongs to findings that the new
 network has too. The rest of the head stays random, and all of it where the bundle's head is of
 another kind. The bundle of `weights: phantoms` is in the cache, where `phantom_weights` puts it.
+
+An imported bundle may have three channels. Its first convolution becomes that of one grey channel:
+its weights divided by each channel's standard deviation, added up, and multiplied by the new one.
+What the means add is a constant per output channel, which the batch normalisation of the first
+training steps takes away; at the border, where zeros are padded, it is not constant, so that a
+network to start from is close to the imported one, not equal.
 """
 
 from __future__ import annotations
@@ -22,8 +28,11 @@ from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
-from chestxray.model.network import Classifier
+from chestxray.model.foundation import Foundation, foundation
+from chestxray.model.network import Classifier, colour_convolution
+from chestxray.model.origin import channels_of
 from chestxray.model.pretrained import HubWeights, check_reachable
+from chestxray.progress import say
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
 from chestxray.training.phantom_weights import Pretraining
@@ -42,14 +51,18 @@ def load(classifier: Classifier, recipe: Recipe) -> None:
         RecipeError: they cannot be fetched or read, or do not fit the network.
         BundleError: the bundle is damaged.
     """
-    if recipe.weights == "none":
+    given = _own(recipe)
+    if recipe.weights == "none" and not given:
         return
-    if recipe.weights == PHANTOMS:
+    if given:
+        say("backbone", given.sentence)
+        classifier.take_backbone(given.whole(recipe.size), given.backbone)
+    elif recipe.weights == PHANTOMS:
         _load_phantoms(classifier, recipe)
     elif folder := _bundle(recipe):
         _load_bundle(classifier, recipe, folder)
     else:
-        classifier.load_pretrained(recipe.weights, recipe.backbone)
+        classifier.load_pretrained(recipe.weights, classifier.timm_name)
 
 
 def check(classifier: Classifier, recipe: Recipe) -> None:
@@ -58,7 +71,10 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
     Raises:
         RecipeError, BundleError: as `load` and `phantom_weights.check` say.
     """
-    if recipe.weights == "imagenet":
+    given = _own(recipe)
+    if given:
+        given.check()
+    elif recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
     elif (on_hub := HubWeights.of(recipe.weights)) and not _bundle(recipe):
         on_hub.check()
@@ -66,6 +82,20 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
         phantom_weights.check(recipe)
     else:
         load(classifier, recipe)
+
+
+def foundation_of(recipe: Recipe) -> Foundation | None:
+    """Give the backbone of the hub that a recipe names; None where it is one of timm.
+
+    Raises:
+        RecipeError: as `foundation.foundation` says.
+    """
+    return foundation(recipe.backbone) if recipe.backbone.startswith(hub.PREFIX) else None
+
+
+def _own(recipe: Recipe) -> Foundation | None:
+    """Give the backbone of the hub whose own weights a recipe starts from."""
+    return foundation_of(recipe) if recipe.weights in {"imagenet", "none"} else None
 
 
 def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
@@ -80,6 +110,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         theirs; `sha256`, of all that decided the network. Of a bundle, that of phantoms too,
         and of the hub, `seen`: what it learned from, as far as known, see `seen_images.Seen`.
     """
+    given = _own(recipe)
+    if given:
+        name = given.repository.partition("@")[0]
+        seen = [of.model_dump(mode="json") for of in public_seen(name, "weights")]
+        return {**given.origin(), "seen": seen}
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
     if recipe.weights == PHANTOMS:
@@ -148,7 +183,7 @@ def _load_phantoms(classifier: Classifier, recipe: Recipe) -> None:
 def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     bundle = bundles.load(folder)
     _warn_of_lost_head(classifier, recipe, bundle)
-    own, theirs = classifier.state_dict(), bundle.classifier.state_dict()
+    own, theirs = classifier.state_dict(), _grey_state(classifier, recipe, bundle)
     for name, tensor in theirs.items():
         if name.startswith(_HEAD):
             _copy_rows(own.get(name), tensor, classifier.findings, bundle)
@@ -163,6 +198,22 @@ def _load_bundle(classifier: Classifier, recipe: Recipe, folder: Path) -> None:
     if unexpected := {*extra, *({*missing} - left)}:
         names = ", ".join(sorted(unexpected)[:3])
         raise RecipeError(_does_not_fit(recipe, bundle, f"they differ in {names}"))
+
+
+def _grey_state(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> dict[str, Tensor]:
+    """Give the state of a bundle's network, for one grey channel where it has three."""
+    card, state = bundle.card, dict(bundle.classifier.state_dict())
+    if not card.final_activation:
+        raise RecipeError(
+            f"the network of {recipe.weights} ends without an activation, which a training has: "
+            f"choose other weights"
+        )
+    if card.is_ensemble or channels_of(card.mean) == 1:
+        return state
+    first = colour_convolution(bundle.classifier)
+    std = state["std"].flatten()[:, None, None] / classifier.std.to(state["std"])
+    state[first] = (state[first] / std).sum(1, keepdim=True)
+    return state | {"mean": classifier.mean, "std": classifier.std}
 
 
 def _warn_of_lost_head(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> None:

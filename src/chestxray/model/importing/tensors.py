@@ -8,8 +8,8 @@ converted in a process of its own, see `unpickling`.
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
+import pickle  # nosec B403 - for its error alone
+import subprocess  # nosec B404
 import sys
 import tempfile
 import zipfile
@@ -110,7 +110,8 @@ def _converted(path: Path, classes: Sequence[str]) -> dict[str, Tensor]:
             *classes,
         ]
         try:
-            run = subprocess.run(  # noqa: S603 - this interpreter, a script of this package
+            # This interpreter, a script of this package.
+            run = subprocess.run(  # noqa: S603  # nosec B603
                 command,
                 capture_output=True,
                 text=True,
