@@ -71,6 +71,10 @@ def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
         "operating_point": "joint",
         "not_assessed": {"Hernia": "no positives in validation"},
         "prevalences": dict.fromkeys(FINDINGS, 0.3),
+        "calibration": {
+            "calibrators": dict.fromkeys(FINDINGS, {"family": "offset"}),
+            "reasons": dict.fromkeys(FINDINGS, "planted"),
+        },
         "validation_auroc": dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
         "trained_on": {"policies": {}, "training_list_sha256": "", "synthetic": False},
     }
