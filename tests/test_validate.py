@@ -72,7 +72,7 @@ def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
         "not_assessed": {"Hernia": "no positives in validation"},
         "prevalences": dict.fromkeys(FINDINGS, 0.3),
         "calibration": {
-            "calibrators": dict.fromkeys(FINDINGS, {"family": "offset"}),
+            "calibrators": {name: {"family": "offset"} for name in FINDINGS},
             "reasons": dict.fromkeys(FINDINGS, "planted"),
         },
         "validation_auroc": dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
