@@ -39,6 +39,7 @@ from chestxray.reading.validation import _unseen
 from chestxray.reporting import readme
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
+from chestxray.training import recipe as recipes
 from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
 from command_line import run_command
 from seen_parts import changed, named
@@ -431,10 +432,19 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
 def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
     there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
     with caplog.at_level(logging.WARNING):
-        warn_of_public("weights", "microsoft/rad-dino", there)
-        warn_of_public("weights", "microsoft/rad-dino", there, everywhere=True)
-        warn_of_public("weights", "timm/resnet18.a1_in1k", there)
+        weights, backbone, other = (
+            recipes.load("quick").model_copy(update=change)
+            for change in (
+                {"weights": "hub:microsoft/rad-dino"},
+                {"backbone": "hub:microsoft/rad-dino@v1"},
+                {"weights": "hub:timm/resnet18.a1_in1k"},
+            )
+        )
+        warn_of_public(weights, there)
+        warn_of_public(backbone, there, everywhere=True)
+        warn_of_public(other, there)
     first, second = (record.getMessage() for record in caplog.records)
+    assert second.startswith("backbone = microsoft/rad-dino: The network that the model started")
     assert f"was trained on {count} of the {count} images" in first
     assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
 
