@@ -332,6 +332,35 @@ def test_ten_damaged_chexnets_are_refused_with_the_reason(network, tmp_path, for
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nih", "resnet50"])
+def test_ten_damaged_files_of_torchxrayvision_are_refused_with_the_reason(tmp_path, kind):
+    if kind == "nih":
+        network = torchvision.models.densenet121(weights=None, num_classes=18)
+        network.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    else:
+        network = torchvision.models.resnet50(weights=None, num_classes=18)
+        network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    plain = network.state_dict()
+    for name, (damage, reason) in damages(plain).items():
+        state = dict(plain)
+        damage(state)
+        torch.save(state, tmp_path / name)
+        check_refused(tmp_path / name, f"torchxrayvision-{kind}", None, reason)
+
+
+def test_a_keras_file_that_leads_to_another_file_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    other, file = tmp_path / "other", tmp_path / "weights.h5"
+    other.write_bytes(bytes(4000))
+    with h5py.File(file, "w") as made:
+        made.create_dataset("bn/bn/gamma:0", (1000,), "f4", external=[(str(other), 0, 4000)])
+    check_refused(file, "keras-chexnet", None, "lies in another file")
+    with h5py.File(file, "w") as made:
+        made["bn/bn/gamma:0"] = h5py.ExternalLink(str(other), "/")
+    check_refused(file, "keras-chexnet", None, "no tensors")
+
+
+@pytest.mark.slow
 def test_ten_damaged_keras_files_are_refused_with_the_reason(network, tmp_path):
     plain = {name: torch.from_numpy(of) for name, of in keras_weights(network).items()}
     for name, (damage, reason) in damages(plain).items():
@@ -524,13 +553,22 @@ def test_a_torchscript_program_is_refused(tmp_path):
     check_refused(file, "jrzech", None, "TorchScript")
 
 
-def test_only_the_command_can_import_a_checkpoint():
+def test_only_the_command_and_a_training_can_import_a_checkpoint():
     """Neither the server nor a bundle that is loaded can reach what opens a pickle."""
     package = Path(chestxray.__file__).parent
-    users = {
-        str(path.relative_to(package))
-        for path in package.rglob("*.py")
-        if re.search(r"^\s*(from|import) .*\bimporting\b", path.read_text("utf-8"), re.MULTILINE)
+    texts = {
+        str(path.relative_to(package)): path.read_text("utf-8") for path in package.rglob("*.py")
     }
-    inside = {name for name in users if name.startswith("model/importing/")}
-    assert users - inside == {"cli/import_.py", "model/__init__.py"}  # there for type checkers
+
+    def users(module: str) -> set[str]:
+        line = re.compile(rf"^\s*(from|import) .*\b{module}\b", re.MULTILINE)
+        return {name for name, text in texts.items() if line.search(text)}
+
+    inside = {name for name in texts if name.startswith("model/importing/")}
+    assert users("importing") - inside == {
+        "cli/import_.py",
+        "model/__init__.py",  # for type checkers
+        "model/foundation.py",
+    }
+    learns = {name for name in users("foundation") if name.startswith(("training/", "cli/"))}
+    assert users("foundation") - learns <= {"model/foundation.py", "model/__init__.py"}

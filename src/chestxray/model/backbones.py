@@ -7,6 +7,7 @@ the mean of its last feature map, or of layers whose output can be shared out (`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import timm
@@ -139,15 +140,12 @@ def in_grey(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:  #
     weight = layer.weight.data.double()
     factors = weight.new_tensor([scale / of for of in std])[:, None, None]
     shifts = weight.new_tensor([(centre - m) / s for m, s in zip(mean, std, strict=True)])
-    grey = nn.Conv2d(
-        1, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-        bias=layer.bias is not None,
-    )  # fmt: skip
-    grey.weight.data = (weight * factors).sum(1, keepdim=True).to(layer.weight)
+    grey = deepcopy(layer)
+    grey.in_channels = 1
+    grey.weight = nn.Parameter((weight * factors).sum(1, keepdim=True).to(layer.weight))
     if layer.bias is not None:
         constant = (weight * shifts[:, None, None]).sum((1, 2, 3))
-        # Equal colours differ from their rounded average by 1e-6 at most, also next to padding.
-        grey.bias.data = (layer.bias.data.double() + constant).to(layer.bias)
+        grey.bias = nn.Parameter((layer.bias.data.double() + constant).to(layer.bias))
     model.set_submodule(name, grey)
 
 
