@@ -21,6 +21,7 @@ from chestxray.evaluation.evaluation import Evaluation
 from chestxray.evaluation.seen_images import (
     Evaluated,
     Seen,
+    _in_parts,
     list_sha256,
     public_seen,
     seen_images,
@@ -38,6 +39,7 @@ from chestxray.reading.validation import _unseen
 from chestxray.reporting import readme
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
+from chestxray.training import recipe as recipes
 from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
 from command_line import run_command
 from seen_parts import changed, named
@@ -158,7 +160,8 @@ def test_a_public_model_is_told_by_the_number_of_images_that_it_has_seen():
     assert (chosen.through, chosen.images, chosen.certain) == ("selection", 6, True)
     assert trained.sentence == (
         "The model was trained on 37 of the 49 images that are measured here: they are in the "
-        "training list of arnoweng/CheXNet, so that all figures are too good. Leave them out."
+        "training list of arnoweng/CheXNet, so that all figures are too good; `chestxray validate` "
+        "leaves them out."
     )
     assert chosen.sentence.startswith("The model was chosen by its results on 6 of the 49 images")
     assert chosen.public_list == "the validation list of arnoweng/CheXNet"
@@ -170,9 +173,24 @@ def test_images_that_a_public_model_has_not_seen_are_not_flagged():
     assert not seen_images(public_seen("zoogzog/chexnet"), measured("nih", *IN["test"]))
     found = seen_images(public_seen("EVA-X, fine-tuned on ChestX-ray14"), measured("nih", name(3)))
     assert [of.through for of in found] == ["selection"]  # 3 is in NIH's official test
-    assert (
-        seen_images(public_seen("torchxrayvision nih"), measured("nih", name(3)))[0].images is None
-    )
+    (lost,) = seen_images(public_seen("torchxrayvision nih"), measured("nih", name(3)))
+    assert (lost.images, lost.certain) == (None, False)
+    assert "it is not recorded on which of its images" in lost.sentence
+
+
+def test_a_published_list_that_is_parts_of_the_split_keeps_its_name_and_what_was_learned_of_it():
+    held = by_name("nih-all")
+    of = Seen(
+        through="weights", model="m", sources=("nih",), synthetic=False, labels=False,
+        training_list_sha256=held.images_sha256,
+    )  # fmt: skip
+    (found,) = _in_parts(of, frozenset(IN["test"]), measured("nih", *IN["test"]))
+    assert (found.images, found.certain, found.public_list) == (6, False, held.title)
+    assert "6 of the 6 images that are measured here, without labels: they are in" in found.sentence
+    whole = Seen(sources=("nih",), synthetic=False, training_list_sha256=list_sha256(IN["val"]))
+    there = measured("nih", *IN["val"])
+    assert seen_names([whole], there) == {*IN["val"]}
+    assert not seen_names([whole.model_copy(update={"labels": False})], there)
 
 
 def test_what_was_learned_without_labels_is_told_and_is_no_reason_to_refuse():
@@ -414,10 +432,19 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
 def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
     there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
     with caplog.at_level(logging.WARNING):
-        warn_of_public("weights", "microsoft/rad-dino", there)
-        warn_of_public("weights", "microsoft/rad-dino", there, everywhere=True)
-        warn_of_public("weights", "timm/resnet18.a1_in1k", there)
+        weights, backbone, other = (
+            recipes.load("quick").model_copy(update=change)
+            for change in (
+                {"weights": "hub:microsoft/rad-dino"},
+                {"backbone": "hub:microsoft/rad-dino@v1"},
+                {"weights": "hub:timm/resnet18.a1_in1k"},
+            )
+        )
+        warn_of_public(weights, there)
+        warn_of_public(backbone, there, everywhere=True)
+        warn_of_public(other, there)
     first, second = (record.getMessage() for record in caplog.records)
+    assert second.startswith("backbone = microsoft/rad-dino: The network that the model started")
     assert f"was trained on {count} of the {count} images" in first
     assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
 

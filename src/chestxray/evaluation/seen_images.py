@@ -257,12 +257,12 @@ def seen_names(seen: Iterable[Seen], images: Evaluated) -> frozenset[str]:
     """
     unions = _unions(images.parts)
     names: set[str] = set()
-    for of in seen:
+    for of in (each for each in seen if each.labels):
         whole = unions.get(of.training_list_sha256)
         for ours, measured in images.measured.items():
             if whole is not None:
                 names |= whole.intersection(measured)
-            elif of.labels and of.published is not None and _related(of.published.set, ours):
+            elif of.published is not None and _related(of.published.set, ours):
                 held = of.published.holds(measured) == 1
                 names.update(np.asarray(measured, dtype=object)[held])
     return frozenset(names)
@@ -298,15 +298,17 @@ def _in_parts(of: Seen, whole: frozenset[str], images: Evaluated) -> Iterator[Se
     """Tell of a list that is parts of this split."""
     count = sum(len(whole.intersection(names)) for names in images.measured.values())
     here = " + ".join(map(title, images.measured))
+    listed = None if of.published is None else of.published.title
     if count:
         yield SeenImages(
             through=of.through,
-            certain=True,
+            certain=of.labels,
             same_source=True,
             trained_on=here,
             evaluated_on=here,
             images=count,
-            sentence=f"{_HOW[of.through]} {_share(count, images)}: {_effect(of)}.",
+            public_list=listed,
+            sentence=f"{_told(of, count, images)}: {_because(of, listed)}.",
         )
 
 
@@ -331,10 +333,9 @@ def _in_public_list(
     of: Seen, listed: PublicList, ours: str, count: int, images: Evaluated
 ) -> Iterator[SeenImages]:
     """Tell of images whose names are in a published list."""
-    theirs = title(listed.set)
-    told = f"{_HOW[of.through]} {_share(count, images)}{'' if of.labels else ', without labels'}"
+    theirs, told = title(listed.set), _told(of, count, images)
     if _related(listed.set, ours):
-        sentence = f"{told}: they are in {listed.title}, so that {_effect(of)}. Leave them out."
+        sentence = f"{told}: {_because(of, listed.title)}."
     elif is_known(ours) or ours in _DRAWN:
         return
     else:
@@ -361,6 +362,11 @@ def _unclear(of: Seen, theirs: str, ours: str) -> SeenImages:
         sentence = (
             f"{subject} images of {theirs}, which may be among those that are measured here, so "
             f"that {_effect(of)}. Leave them out."
+        )
+    elif theirs == ours and not of.training_list_sha256:
+        sentence = (
+            f"{subject} {theirs}, and it is not recorded on which of its images: they may be among "
+            f"those that are measured here, so that {_effect(of)}."
         )
     elif theirs == ours:
         sentence = (
@@ -396,8 +402,16 @@ def _unrecorded(images: Evaluated) -> SeenImages:
     )
 
 
-def _share(count: int, images: Evaluated) -> str:
-    return f"{count:,} of the {images.images:,} images that are measured here"
+def _told(of: Seen, count: int, images: Evaluated) -> str:
+    share = f"{count:,} of the {images.images:,} images that are measured here"
+    return f"{_HOW[of.through]} {share}{'' if of.labels else ', without labels'}"
+
+
+def _because(of: Seen, listed: str | None) -> str:
+    if listed is None:
+        return _effect(of)
+    advice = "; `chestxray validate` leaves them out" if of.labels else ""
+    return f"they are in {listed}, so that {_effect(of)}{advice}"
 
 
 def _effect(of: Seen) -> str:

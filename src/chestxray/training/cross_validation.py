@@ -42,7 +42,6 @@ from chestxray.evaluation.cross_validation import (
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.result_details import ResampleSettings
 from chestxray.model import bundle as bundles
-from chestxray.model.pretrained import HubWeights
 from chestxray.training import recipe as recipes
 from chestxray.training.finalize import predicted
 from chestxray.training.fit import Run, train
@@ -96,8 +95,8 @@ def crossval(
         bundle = None if value in WORDS else hub.bundle_in(value)
         if bundle:
             check_unseen(key, bundle, dataset, everywhere=True)
-        elif on_hub := HubWeights.of(value):
-            warn_of_public(key, on_hub.repository, dataset, everywhere=True)
+    for network in chosen.networks:
+        warn_of_public(network, dataset, everywhere=True)
     study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
     return study.finish(resamples)
 

@@ -37,7 +37,6 @@ from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.seen_images import Seen
 from chestxray.findings import Findings
-from chestxray.model.pretrained import HubWeights
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights
 from chestxray.training import recipe as recipes
@@ -294,8 +293,8 @@ def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> 
         start = None if resume or network.weights in WORDS else hub.bundle_in(network.weights)
         if start:
             check_unseen("weights", start, dataset)
-        elif not resume and (on_hub := HubWeights.of(network.weights)):
-            warn_of_public("weights", on_hub.repository, dataset)
+        elif not resume:
+            warn_of_public(network, dataset)
 
 
 def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:

@@ -25,8 +25,10 @@ from chestxray.evaluation.seen_images import (
     seen_images,
     verdict,
 )
+from chestxray.hub import Repository
 from chestxray.model import model_card
 from chestxray.model.model_card import Facts, ModelCard
+from chestxray.training.recipe import Recipe
 
 _PARTS: Final = ("train", "val", "test")
 _HOW: Final = {
@@ -178,19 +180,22 @@ def check_unseen(key: str, bundle: Path, dataset: Dataset, *, everywhere: bool =
         )
 
 
-def warn_of_public(key: str, model: str, dataset: Dataset, *, everywhere: bool = False) -> None:
-    """Warn where a public model is known to have seen images that a network is measured on.
+def warn_of_public(recipe: Recipe, dataset: Dataset, *, everywhere: bool = False) -> None:
+    """Warn where weights or a backbone of the hub have seen images that a network is measured on.
+
+    Of a model that the registry does not know, nothing is said here.
 
     Args:
-        key: of the recipe that names the model.
-        model: any name of it in the registry; of another model nothing is said here.
-        dataset: that the network is trained on.
+        recipe: of the network.
+        dataset: that it is trained on.
         everywhere: as of `check_unseen`.
     """
-    parts = _PARTS if everywhere else ("val", "test")
-    measured = dataset.index["split"].isin(parts)
-    for of in seen_images(public_seen(model, "weights"), evaluated(dataset, measured)):
-        _log.warning("%s = %s: %s", key, model, of.sentence)
+    measured = dataset.index["split"].isin(_PARTS if everywhere else ("val", "test"))
+    for key in ("weights", "backbone"):
+        if on_hub := Repository.of(getattr(recipe, key)):
+            seen = public_seen(on_hub.name, "weights")
+            for of in seen_images(seen, evaluated(dataset, measured)):
+                _log.warning("%s = %s: %s", key, on_hub.name, of.sentence)
 
 
 def _first(found: Iterable[SeenImages]) -> SeenImages:
