@@ -323,7 +323,7 @@ def test_imagenet_weights_are_checked_without_a_download(monkeypatch):
     def offline(*_: object, **__: object) -> None:
         raise errors.OfflineModeIsEnabled("offline mode")
 
-    monkeypatch.setattr(pretrained.huggingface_hub, "model_info", offline)
+    monkeypatch.setattr(pretrained.huggingface_hub.HfApi, "model_info", offline)
     monkeypatch.setattr(pretrained.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     recipe = tiny("weights=imagenet")
     with pytest.raises(RecipeError, match=r"offline mode.*--set weights=FILE"):

@@ -142,9 +142,10 @@ def test_making_a_classifier_draws_only_its_own_weights():
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(pretrained, "_SECONDS", 0.1)
-    monkeypatch.setattr(pretrained.huggingface_hub, "model_info", lambda *_, **__: sleep(5))
-    monkeypatch.setattr(pretrained.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    client = pretrained.huggingface_hub
+    monkeypatch.setattr("chestxray.hub.SECONDS", 0.1)
+    monkeypatch.setattr(client.HfApi, "model_info", lambda *_, **__: sleep(5))
+    monkeypatch.setattr(client, "try_to_load_from_cache", lambda *_: None)
     start = monotonic()
     with pytest.raises(RecipeError, match=r"no answer from the hub in 0\.1 s.*--set weights=FILE"):
         pretrained.check_reachable("densenet121.tv_in1k")
@@ -161,7 +162,7 @@ def test_weights_in_the_cache_are_read_without_asking_the_hub(monkeypatch, tmp_p
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr(hub, "model_info", asked)
+    monkeypatch.setattr(hub.HfApi, "model_info", asked)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", asked)
     network = Classifier("resnet10t.c3_in1k", FINDINGS, 64)
     network.load_pretrained("imagenet", "resnet10t.c3_in1k")
