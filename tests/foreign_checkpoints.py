@@ -17,16 +17,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision import transforms
 
-from chestxray.dataset.pixels import canonical, decode
-
 COLOURS = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 EPSILON = 1.001e-5
-
-
-def film(real: Path, size: int) -> np.ndarray:
-    """A real radiograph, uint8 [1, size, size]."""
-    path = min((real / "nih-sample/full-size").glob("*.png"))
-    return canonical(decode(path), size)[None]
 
 
 def in_colour(images: np.ndarray) -> Tensor:
@@ -187,7 +179,7 @@ def keras_forward(weights: dict[str, np.ndarray], x: Tensor) -> tuple[Tensor, Te
 
 
 TORCHXRAYVISION = """
-import json, numpy as np, torch
+import numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 import foreign_checkpoints as made
 folder, name = sys.argv[2], sys.argv[3]
@@ -198,7 +190,13 @@ if name.startswith("resnet"):
     import torchvision
     network = torchvision.models.resnet50(num_classes=18, weights=None)
     network.conv1 = torch.nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    torch.save(made.randomised(network).state_dict(), file)
+    made.randomised(network)
+    with torch.no_grad():
+        network.conv1.weight /= 500
+        for place, layer in network.named_modules():
+            if place.endswith("bn3"):
+                layer.weight *= 0.2
+    torch.save(network.state_dict(), file)
     network = xrv.models.ResNet(weights=name, cache_dir=folder)
     kept = []
     network.model.layer4.register_forward_hook(lambda module, given, output: kept.append(output))
@@ -215,9 +213,8 @@ if name.startswith("resnet"):
     logits, activation = network(x), kept[-1]
 else:
     logits, activation = made.last_relu(lambda: network(x))
-maps = np.stack([made.grad_cam(logits[0, k], activation) for k in range(18)])
-np.savez(f"{folder}/answer.npz", p=logits.sigmoid().detach().numpy(), maps=maps, op=normalised)
-table = {key: {k: v for k, v in value.items() if k != "description"}
-         for key, value in xrv.models.model_urls.items()}
-print(json.dumps(table))
+places = [0, 7, 16]
+maps = np.stack([made.grad_cam(logits[0, k], activation) for k in places])
+p = logits.sigmoid().detach().numpy()
+np.savez(f"{folder}/answer.npz", p=p, maps=maps, places=places, op=normalised)
 """

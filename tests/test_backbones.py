@@ -64,7 +64,7 @@ def test_with_timms_classifier_as_the_head_the_logits_are_timms(backbone, tmp_pa
         theirs.global_pool = "avg"
     images = torch.rand(2, 1, size, size)
     with torch.inference_mode():
-        expected = theirs(((images - ours.mean) / ours.std).expand(-1, 3, -1, -1))
+        expected = theirs(_colours(theirs, ours, images))
         if not theirs.num_classes:
             expected = head(expected)
         logits, maps, _ = ours.explain(images)
@@ -91,7 +91,7 @@ def test_features_are_those_of_timm_and_maps_add_up_whatever_stands_after_the_po
     network.load_pretrained(str(tmp_path / "weights.safetensors"), backbone)
     assert len(network.pooled_layers) == LAYERED[backbone]
     images = torch.rand(2, 1, 224, 224)
-    normalised = ((images - network.mean) / network.std).expand(-1, 3, -1, -1)
+    normalised = _colours(theirs, network, images)
     theirs.reset_classifier(0)
     with torch.inference_mode():
         expected = theirs(normalised)
@@ -103,6 +103,19 @@ def test_features_are_those_of_timm_and_maps_add_up_whatever_stands_after_the_po
     assert torch.allclose(found, logits, atol=1e-5 * float(logits.abs().max()))
     assert maps.std((2, 3)).min() > 0
     assert torch.equal(network(images), logits)
+
+
+def _colours(theirs, ours: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """The input of timm's model: the same grey in three colours, normalised as timm says.
+
+    Next to padding one grey channel stands for the three only where these are normalised alike;
+    there the average of the three is what both are given.
+    """
+    layer = theirs.get_submodule(theirs.pretrained_cfg["first_conv"])
+    if any(layer.padding):
+        return ((images - ours.mean) / ours.std).expand(-1, 3, -1, -1)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[of])[:, None, None] for of in ("mean", "std"))
+    return (images - mean) / std
 
 
 def _disturb(model: torch.nn.Module) -> None:

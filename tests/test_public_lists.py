@@ -35,6 +35,7 @@ from chestxray.model.model_card import InitialWeights, ModelCard
 from chestxray.reading import predict
 from chestxray.reading.inputs import find, leakage
 from chestxray.reading.validation import _unseen
+from chestxray.reporting import readme
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
 from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
@@ -381,6 +382,20 @@ def weights_of(card: ModelCard, repository: str) -> ModelCard:
         }
     )
     return card.model_copy(update={"trained_on": trained})
+
+
+def test_the_model_card_in_markdown_states_the_known_exposure(imported, tmp_path):
+    text = " ".join(readme.model_card(imported).split())
+    assert "trained on 17,920 of the 25,596 images of NIH ChestX-ray14's official test" in text
+    assert "chosen by its results on 2,463 of the 25,596 images" in text
+    hub = [of.model_dump(mode="json") for of in public_seen("microsoft/rad-dino", "weights")]
+    changed(imported, tmp_path / "bundle", training_list_sha256="0", seen=hub)
+    text = " ".join(readme.model_card(tmp_path / "bundle").split())
+    assert (
+        "trained on 25,596 of the 25,596 images of NIH ChestX-ray14's official test, without"
+        in text
+    )
+    assert "17,920" not in text
 
 
 def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):

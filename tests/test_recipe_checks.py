@@ -69,8 +69,13 @@ def test_timms_names_pass(backbone):
 @pytest.mark.parametrize("backbone", ["hf-hub:a/b", "hf_hub:a/b", "timm/a", "local-dir:/tmp/x"])
 def test_a_backbone_of_a_hub_or_a_folder_is_refused(backbone):
     """A bundle of it would contact the hub, or read the folder, wherever it is opened."""
-    with pytest.raises(RecipeError, match=r"without a hub.*weights=FILE"):
+    with pytest.raises(RecipeError, match=r"without a hub.*hub:OWNER/NAME"):
         recipe_checks.checked("quick", {"backbone": backbone})
+
+
+def test_a_backbone_of_the_hub_is_asked_for_when_the_network_is_made():
+    for name in ("hub:a/b", "hub:a/b@v1", "hub:a/b/c.pt@v1"):
+        assert recipe_checks.checked("quick", {"backbone": name}).backbone == name
 
 
 def test_models_of_timm_pass():

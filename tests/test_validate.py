@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 import chestxray
 from chestxray import sources
 from chestxray.cli.main import main
+from chestxray.cli.validate import _show as show
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import Draws, Interval
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -38,12 +39,13 @@ from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.results import schema
 from chestxray.evaluation.seen_images import Seen, list_sha256
-from chestxray.evaluation.validation_results import RULES, ExternalValidation
+from chestxray.evaluation.validation_results import RULES, UNCALIBRATED, ExternalValidation
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.reading import validation
 from chestxray.reading.validation import _unseen
+from chestxray.reporting import validation_summary
 from chestxray.reporting.validation_summary import opening, reasons
 from chestxray.sources.phantom.tree import synth
 from chestxray.training.data import Part
@@ -59,7 +61,7 @@ N = 1500
 OWN = {"auroc": 0.85, "low": 0.82, "high": 0.88, "patients": 200}
 
 
-def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
+def bundle_of(*unfitted: str, **own: ValidationAuroc) -> BundleThresholds:
     """A bundle that calls from 0.5, does not assess Hernia, and validated at 0.85."""
     points: dict[str, float | None] = dict.fromkeys(FINDINGS, 0.5)
     points["Hernia"] = None
@@ -71,6 +73,10 @@ def bundle_of(**own: ValidationAuroc) -> BundleThresholds:
         "operating_point": "joint",
         "not_assessed": {"Hernia": "no positives in validation"},
         "prevalences": dict.fromkeys(FINDINGS, 0.3),
+        "calibration": {
+            "calibrators": {finding: {"family": "offset"} for finding in FINDINGS},
+            "unfitted": dict.fromkeys(unfitted, "no positives in validation"),
+        },
         "validation_auroc": dict.fromkeys(FINDINGS, ValidationAuroc(**OWN)) | own,
         "trained_on": {"policies": {}, "training_list_sha256": "", "synthetic": False},
     }
@@ -137,6 +143,19 @@ def test_a_group_in_which_a_finding_is_not_ranked_is_named(planted, results):
     found = judged(planted, results, bundle_of(**own), "independent")["Pneumothorax"]
     assert found.status in {"restricted", "recalibrate"}
     assert any("ranks worse in AP than in PA" in why for why in found.reasons)
+
+
+def test_a_finding_that_the_bundle_does_not_calibrate_is_recalibrated_whatever_its_slope(
+    planted, results
+):
+    found = judged(planted, results, bundle_of("Effusion", "Edema"), "independent")
+    for finding in ("Effusion", "Edema"):
+        assert found[finding].status == "recalibrate"
+        assert found[finding].reasons[0] == f"{UNCALIBRATED}: no positives in validation"
+        assert not any("slope" in why for why in found[finding].reasons)
+    shown = {"findings": {name: of.model_dump() for name, of in found.items()}}
+    assert not {"Effusion", "Edema"} & {*validation_summary.calibrated(shown)}
+    assert "Emphysema" in validation_summary.calibrated(shown)
 
 
 def test_where_training_images_may_be_among_them_nothing_is_cleared(planted, results):
@@ -244,6 +263,17 @@ def test_the_page_begins_with_what_to_do_and_carries_everything_itself(validated
             assert all(figures in page for _, figures in cases)
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (validated / "validation_figures" / "forest.svg").exists()
+
+
+def test_the_command_says_what_to_do_first_and_no_figure_twice(validated, capsys):
+    for of in ExternalValidation.read(validated).sets:
+        show(of)
+        first, then, *lines = capsys.readouterr().out.strip().splitlines()
+        assert first.startswith(f"{of.name}: ")
+        assert then == opening(of.model_dump(mode="json"))
+        rows = [line for line in lines if line.split(" ")[0] in of.findings]
+        assert len(rows) == len(of.findings)
+        assert not any("AUROC" in row for row in rows), "it stands in the column"
 
 
 def test_a_bundle_that_saw_all_images_of_a_set_is_refused(run, dataset):

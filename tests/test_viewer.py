@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from python_multipart.multipart import parse_options_header
 from chestxray.dataset import pixels
 from chestxray.errors import RefusedError
 from chestxray.findings import label
+from chestxray.model.origin import Origin
 from chestxray.reading.overlay import blend
 from chestxray.serving import uploads
 from chestxray.serving.admission import Limits
@@ -21,6 +23,8 @@ from chestxray.serving.web import EXAMPLES, create_app
 from chestxray.sources.nih import FINDINGS
 from viewer_parts import (
     CHROMIUM,
+    PlantedEngine,
+    PlantedReader,
     add,
     chromium,
     drag,
@@ -344,6 +348,29 @@ def test_the_model_and_the_research_notice_are_always_visible(page, radiographs,
     assert reader.bundle.identity in page.locator("#model").inner_text()
     assert reader.bundle.card.trained_on.source in page.locator("#model").inner_text()
     assert "Not a medical device" in page.locator("#research").inner_text()
+
+
+def test_what_is_not_known_of_an_imported_model_is_not_recorded(browser, reader):
+    card = reader.bundle.card
+    names = ("release", "split", "split_sha256", "train_images", "train_patients", "recipe")
+    trained = card.trained_on.model_copy(update=dict.fromkeys(names))
+    origin = Origin(format="timm", file="weights", sha256="0" * 64)
+    unfitted = card.calibration.model_copy(
+        update={"unfitted": dict.fromkeys(card.findings, "imported"), "reasons": {}}
+    )
+    update = {"trained_on": trained, "origin": origin, "calibration": unfitted}
+    imported = replace(reader.bundle, card=card.model_copy(update=update))
+    with (
+        ready(create_app(PlantedReader(imported, PlantedEngine()), Limits(decoders=1))) as client,
+        opened(browser, client) as page,
+    ):
+        page.locator("#about").evaluate("about => { about.open = true; }")
+        about = page.locator("#about").inner_text()
+        header = page.locator("#model").inner_text()
+    assert header.endswith(f"trained on {trained.source}")
+    assert about.count("not recorded") == 2  # split and recipe
+    assert "is not calibrated" in about
+    assert not {"null", "undefined", "NaN"} & set(re.findall(r"\w+", about + header))
 
 
 @pytest.mark.parametrize("page", [{"width": 390, "height": 844}], indirect=True)

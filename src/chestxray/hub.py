@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 from chestxray.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PREFIX: Final = "hub:"
 NAME: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 """A repository of the hub, and perhaps a branch, a tag or a commit of it."""
+BACKBONE: Final = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w.-]+))?(?:@([\w.-]+))?")
+"""The same of a backbone, with the name of the weights' file where there are several."""
 BUNDLE_FILES: Final = ("bundle.json", "weights.safetensors", "gate.safetensors")
 """What is downloaded of a bundle: its card, its weights, and its detector if it has one."""
 WHOLE: Final = "model.safetensors"
@@ -114,6 +116,41 @@ class Repository:
                 kept.name,
             )
         return kept
+
+    def folder_of(self, files: Sequence[str]) -> Path:
+        """Give the folder in the hub's cache with some files of this revision, as far as they are.
+
+        Raises:
+            BundleError: no such repository, or no answer and not in the cache.
+        """
+        import huggingface_hub  # noqa: PLC0415
+
+        failure = self.failure()
+        if failure and (no := refusal(self, failure)):
+            raise BundleError(no) from failure
+        try:
+            path = huggingface_hub.snapshot_download(
+                self.name,
+                revision=self.revision,
+                allow_patterns=list(files),
+                etag_timeout=SECONDS,
+                local_files_only=failure is not None,
+            )
+        except Exception as error:  # its classes change with the hub's HTTP library
+            raise BundleError(
+                refusal(self, error)
+                or f"{', '.join(files)} of {self} cannot be fetched from the hub "
+                f"({first_line(failure or error)}): go online and check the name"
+            ) from error
+        return Path(path)
+
+    def files(self) -> set[str]:
+        """Name the files of this revision; of the cache alone where the hub does not answer."""
+        found = answered(self._info)
+        if not isinstance(found, Exception):
+            return {of.rfilename for of in found.siblings or ()}
+        card = self.cached(_CARD) or self.cached("config.json")
+        return {path.name for path in card.parent.iterdir()} if card else set()
 
     def holds_bundle(self) -> bool:
         """Tell whether this repository holds a bundle; False also where it cannot be told."""

@@ -46,8 +46,6 @@ class _Rate(ProgressColumn):
 
 
 class _Left(TimeRemainingColumn):
-    max_refresh = None  # the first estimate is shown as soon as there is one
-
     def render(self, task: Task) -> Text:
         """Show the time left after the first seconds, whose rate says nothing, or that taken."""
         if not task.finished and (task.elapsed or 0.0) < _SECONDS_TO_ESTIMATE:

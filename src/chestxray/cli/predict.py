@@ -43,7 +43,8 @@ def predict(
     The table has one row per image: `Image Index`, a calibrated `prob_<Finding>` for each finding,
     `status` (ok, refused, error), `reason` (why, and warnings), `called` (findings whose
     probability reaches the bundle's threshold, joined by |), `not_assessed` (findings without
-    a threshold, which are never called), `operating_point` and `model`.
+    a threshold, which are never called), `operating_point`, `model`, and `origin`, its commit on
+    the hub if it comes from there.
 
     An image that is refused or cannot be read keeps its row, with the reason. The gate does not
     refuse images of a prepared dataset, so no image is lost from the evaluation. Resumes an

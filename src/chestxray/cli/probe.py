@@ -7,13 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from chestxray import hub
 from chestxray.cli.options import Overrides
 from chestxray.errors import BundleError
 
 
 def probe(
     network: Annotated[
-        str, typer.Argument(help="A bundle folder, or a timm model with its ImageNet weights.")
+        str,
+        typer.Argument(
+            help="A bundle: its folder, or hub:OWNER/NAME. Or a backbone: a timm model with its "
+            "ImageNet weights, or hub:OWNER/NAME, such as hub:microsoft/rad-dino."
+        ),
     ],
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
@@ -38,7 +43,12 @@ def probe(
 
 def _keys(network: str) -> dict[str, Any]:
     """Give the keys of the recipe that choose a network."""
-    if not Path(network).is_dir():
+    folder = hub.bundle_in(network)
+    if folder is None:
+        if network.startswith(hub.PREFIX):
+            from chestxray.model.foundation import foundation
+
+            return {"backbone": network, "size": foundation(network).size}
         if "/" in network:
             raise BundleError(
                 f"{network} is not a folder: give the folder of a bundle, such as run/bundle, or "
@@ -47,7 +57,7 @@ def _keys(network: str) -> dict[str, Any]:
         return {"backbone": network}
     from chestxray.model.model_card import read
 
-    card = read(Path(network)).card
+    card = read(folder).card
     if card.is_ensemble:
         raise BundleError(
             f"{network} is an ensemble, whose networks have no common features: give one of its "

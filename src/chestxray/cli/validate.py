@@ -69,8 +69,11 @@ def validate(
 
 
 def _show(of: ValidatedSet) -> None:
-    """Print the verdict on each finding of a data set, and why."""
+    """Print what to do on a data set, then the verdict on each finding, and why."""
+    from chestxray.reporting.validation_summary import opening
+
     typer.echo(f"\n{of.name}: {of.source}, {of.images} images of {of.patients} patients")
+    typer.echo(opening(of.model_dump(mode="json")))
     for part, images in of.left_out.items():
         typer.echo(f"left out: {images} images of {part}, on which the bundle was trained or tuned")
     for warning in of.warnings:
@@ -78,9 +81,15 @@ def _show(of: ValidatedSet) -> None:
     width = max(20, *(len(finding) + 2 for finding in of.findings))
     typer.echo(f"{'':{width}}{'positives':>10}{'AUROC':>22}  verdict")
     for finding, entry in of.findings.items():
-        why = f": {entry.reasons[0]}" if entry.reasons else ""
+        why = f": {_without_auroc(entry.reasons[0])}" if entry.reasons else ""
         auroc = "–" if entry.auroc.value is None else str(entry.auroc)
         line = f"{finding:{width}}{entry.positives:>10}{auroc:>22}  {entry.status}{why}"
         typer.echo(line)
     if of.not_labelled:
         typer.echo(f"not labelled in this data set: {', '.join(of.not_labelled)}")
+
+
+def _without_auroc(reason: str) -> str:
+    """Leave out the figures of a reason that stand in the line already."""
+    what, _, figures = reason.partition(": ")
+    return what if figures.startswith("AUROC") else reason

@@ -54,6 +54,7 @@ from chestxray.evaluation.validation_results import (
     MISSED,
     RULES,
     SLOPES,
+    UNCALIBRATED,
     Relation,
     Status,
     ValidatedFinding,
@@ -211,7 +212,10 @@ def _objections(
     if useless:
         yield from (("do not use", why) for why in useless)
         return
-    yield from (("recalibrate", why) for why in _of_calibration(reliability))
+    if finding in bundle.calibration.uncalibrated:
+        yield "recalibrate", f"{UNCALIBRATED}: {bundle.calibration.uncalibrated[finding]}"
+    else:
+        yield from (("recalibrate", why) for why in _of_calibration(reliability))
     if groups is not None:
         yield from (("restricted", why) for why in _of_groups(finding, groups))
 

@@ -22,7 +22,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from chestxray.sources.overlaps import is_known, may_share, public_model, title
-from chestxray.sources.public_lists import PublicList, by_name, by_sha256
+from chestxray.sources.public_lists import PublicList, by_name, by_sha256, official_test
 
 Overlap = Literal["none", "unknown", "certain"]
 Through = Literal["training", "weights", "teacher", "selection", "calibration"]
@@ -277,6 +277,17 @@ def verdict(found: Iterable[SeenImages]) -> Overlap:
 def shares_a_set(seen: Iterable[Seen], sources: Iterable[str]) -> bool:
     """Tell whether a model learned from one of these data sets, or from one that shares with it."""
     return any(_related(theirs, ours) for of in seen for theirs in of.sources for ours in sources)
+
+
+def exposures(seen: Iterable[Seen]) -> tuple[str, ...]:
+    """Say how many images of a data set's official test are in the published lists of a model."""
+    return tuple(
+        f"{_HOW[of.through]} {listed.official_test:,} of the {official_test(listed.set):,} images "
+        f"of {title(listed.set)}'s official test{'' if of.labels else ', without labels'}: they "
+        f"are in {listed.title}."
+        for of in seen
+        if (listed := of.published) is not None and listed.official_test
+    )
 
 
 def _related(theirs: str, ours: str) -> bool:

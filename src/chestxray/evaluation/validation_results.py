@@ -35,6 +35,9 @@ GAP: Final = 0.05  # of AUROC
 MISSED: Final = 0.1  # share of positives
 ALPHA: Final = 0.05
 
+UNCALIBRATED: Final = "the model's probabilities of it are not calibrated"
+"""Begins the reason of a finding whose slope and intercept say nothing of the model."""
+
 RULES: Final[dict[Status, str]] = {
     "not assessed": "the bundle's own validation has no evidence that it ranks the finding, so it "
     "never calls it",
@@ -43,7 +46,8 @@ RULES: Final[dict[Status, str]] = {
     "do not use": "the 95 % interval of AUROC is not above 0.5, or that of its difference from "
     "the bundle's own validation lies below 0, or that of sensitivity + specificity - 1 at its "
     "threshold is not above 0",
-    "recalibrate": "the finding is ranked as in validation, but the calibration slope lies outside "
+    "recalibrate": "the finding is ranked as in validation, but the bundle does not calibrate it, "
+    "or the calibration slope lies outside "
     f"{SLOPES[0]:g} to {SLOPES[1]:g} and its interval excludes 1, or the intercept lies outside "
     f"±{INTERCEPT:g} and its interval excludes 0: probabilities are wrong until "
     "`chestxray calibrate`; calls are not affected",

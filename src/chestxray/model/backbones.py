@@ -6,6 +6,8 @@ the mean of its last feature map, or of layers whose output can be shared out (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import timm
@@ -13,17 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from chestxray.errors import RecipeError
+from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.feature_maps import NoFeatureMapError, finer_stages
 from chestxray.model.origin import PerChannel
 from chestxray.model.pooled_layers import PooledLayers, UnsupportedLayerError, take_out
 
 
-def timm_model(name: str, size: int, drop_path: float = 0.0, channels: int = 1) -> Any:  # noqa: ANN401 - no common type
+def timm_model(
+    name: str,
+    size: int,
+    drop_path: float = 0.0,
+    channels: int = 1,
+    own: BackboneOptions = NO_OPTIONS,
+) -> Any:  # noqa: ANN401 - no common type
     """Create a timm model of one grey channel, or of three, that ends in its pooled features.
 
     One that classifies by its class token gives the mean of its patch tokens instead.
     """
-    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    options = own.given | ({"drop_path_rate": drop_path} if drop_path else {})
     try:
         model = timm.create_model(
             name, pretrained=False, in_chans=channels, **options, **image_size(name, size)
@@ -83,9 +92,61 @@ def grey_normalisation(model: Any) -> tuple[float, float]:  # noqa: ANN401
 
     timm sums the first layer's weights over colours when it adapts them to one grey channel.
     """
-    settings = model.pretrained_cfg
-    mean, std = (round(sum(settings[of]) / len(settings[of]), 6) for of in ("mean", "std"))
-    return mean, std
+    return averaged_colours(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+
+
+def averaged_colours(mean: Sequence[float], std: Sequence[float]) -> tuple[float, float]:
+    """Give the one normalisation of grey values that stands for those of three colours."""
+    averaged = [round(sum(of) / len(of), 6) for of in (mean, std)]
+    return averaged[0], averaged[1]
+
+
+def first_layer(model: Any) -> tuple[str, nn.Conv2d]:  # noqa: ANN401
+    """Give the layer that takes the image, and its name, of a whole timm model.
+
+    Raises:
+        RecipeError: it has several, or none that timm names.
+    """
+    name = model.pretrained_cfg.get("first_conv")
+    layer = model.get_submodule(name) if isinstance(name, str) else None
+    if not isinstance(layer, nn.Conv2d):
+        raise RecipeError(f"timm does not name one first layer ({name}): choose another backbone")
+    return str(name), layer
+
+
+def exact_in_grey(layer: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Tell whether a first layer of three colours has an equal one of a single grey channel.
+
+    It has where the colours are normalised alike. Otherwise what the means add is a constant only
+    without padding, whose zeros stand for another grey in each colour; and it needs a bias.
+    """
+    alike = len(set(mean)) == 1 and len(set(std)) == 1
+    return alike or (not any(layer.padding) and layer.bias is not None)
+
+
+def in_grey(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:  # noqa: ANN401
+    """Fold a whole timm model's first layer of three colours into one grey channel, in place.
+
+    With grey values normalised by `averaged_colours` its output is that of the three channels of
+    the same grey, each normalised by its own mean and deviation.
+
+    Args:
+        model: whose first layer `exact_in_grey` accepts.
+        mean: of each of the three colours.
+        std: of each of them.
+    """
+    name, layer = first_layer(model)
+    centre, scale = averaged_colours(mean, std)
+    weight = layer.weight.data.double()
+    factors = weight.new_tensor([scale / of for of in std])[:, None, None]
+    shifts = weight.new_tensor([(centre - m) / s for m, s in zip(mean, std, strict=True)])
+    grey = deepcopy(layer)
+    grey.in_channels = 1
+    grey.weight = nn.Parameter((weight * factors).sum(1, keepdim=True).to(layer.weight))
+    if layer.bias is not None:
+        constant = (weight * shifts[:, None, None]).sum((1, 2, 3))
+        grey.bias = nn.Parameter((layer.bias.data.double() + constant).to(layer.bias))
+    model.set_submodule(name, grey)
 
 
 def colour_normalisation(model: Any) -> tuple[PerChannel, PerChannel]:  # noqa: ANN401

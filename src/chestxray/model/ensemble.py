@@ -103,6 +103,7 @@ def _classifier(of: ModelCard | Member, findings: Sequence[str]) -> Classifier:
         channels=channels_of(of.mean),
         crops=of.crops,
         final_activation=of.final_activation,
+        options=of.backbone_options,
     )
 
 

@@ -30,6 +30,7 @@ from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
+from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.exported import EXPORT
 from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
@@ -68,6 +69,7 @@ class InitialWeights(BaseModel):
         source: titles of the data sets that it was trained on.
         synthetic: some of their radiographs are drawn.
         recipe: name of the recipe that it was trained by.
+        licence: of the weights, as the repository states it.
         head: findings whose part of its head was taken.
         images: phantoms that were drawn; `seed` is theirs.
     """
@@ -77,6 +79,7 @@ class InitialWeights(BaseModel):
     kind: Literal["none", "imagenet", "file", "hub", "bundle", "phantoms"]
     sha256: str | None = None
     repository: str | None = None
+    licence: str | None = None
     model: str | None = None
     source: str | None = None
     synthetic: bool | None = None
@@ -158,7 +161,8 @@ class Member(BaseModel):
 
     Attributes:
         identity: of its model.
-        backbone, head, size, mean, std, tta, crops, final_activation, origin: as in `ModelCard`.
+        backbone, backbone_options, head, size, mean, std, tta, crops, final_activation, origin: as
+            in `ModelCard`.
         trained_on: origin of its weights.
         straightened: findings whose calibration was no straight line and was replaced by the one
             nearest to it on the validation images of `FittedOn`.
@@ -169,6 +173,7 @@ class Member(BaseModel):
 
     identity: str
     backbone: _Backbone
+    backbone_options: BackboneOptions = NO_OPTIONS
     head: Head
     size: _Size
     mean: PerChannel
@@ -225,6 +230,7 @@ class ModelCard(BaseModel):
             `ensemble` where the networks are those of `members`, each with its own backbone, head,
             size, normalisation and views; then `head` is `plain`, `mean` 0, `std` 1, `tta` and
             `crops` empty.
+        backbone_options: what it has otherwise than timm's model of this name.
         head: `plain`, linear on the pooled last feature map, or `multiscale`, on those at strides 8
             and 16 as well.
         size: side of the canonical image, pixels.
@@ -272,6 +278,7 @@ class ModelCard(BaseModel):
     format: Literal[4] = _FORMAT
     package_version: str
     backbone: _Backbone
+    backbone_options: BackboneOptions = NO_OPTIONS
     head: Head = "plain"
     size: _Size
     mean: PerChannel

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from chestxray.errors import BundleError
+from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.backbones import (
     colour_normalisation,
     divided,
@@ -62,8 +63,10 @@ class Classifier(nn.Module):
             `tta`; the backbone's images are then of their side.
         final_activation: the backbone ends in timm's activation; a DenseNet that was trained
             without has none.
+        options: what the backbone has otherwise than timm's model of this name.
 
     Attributes:
+        timm_name: of the backbone.
         backbone_context: makes the context that the backbone alone computes in.
 
     Raises:
@@ -84,15 +87,17 @@ class Classifier(nn.Module):
         channels: int = 1,
         crops: Crops | None = None,
         final_activation: bool = True,
+        options: BackboneOptions = NO_OPTIONS,
     ) -> None:
         super().__init__()
         self.findings = tuple(findings)
         self.size = size
         self.tta = tuple(tta)
+        self.timm_name, self.options = backbone, options
         self.backbone_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.crops = crops
         side = crops.side if crops else size
-        model = timm_model(backbone, side, drop_path, channels)
+        model = timm_model(backbone, side, drop_path, channels, options)
         if not final_activation:
             without_final_activation(model, backbone)
         normalisation = grey_normalisation(model) if channels == 1 else colour_normalisation(model)
@@ -157,7 +162,8 @@ class Classifier(nn.Module):
         Raises:
             RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
         """
-        self.take_backbone(pretrained_model(weights, backbone, self.size), backbone)
+        whole = pretrained_model(weights, backbone, self.size, self.options)
+        self.take_backbone(whole, backbone)
 
     def take_backbone(self, whole: Any, backbone: str) -> None:  # noqa: ANN401 - timm has no common type
         """Take the weights of a whole timm model of the same backbone, which is used up."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
 import timm
+from torch import nn
 
 from chestxray.errors import BundleError, RecipeError
 from chestxray.hub import WHOLE, Repository, first_line
-from chestxray.model.backbones import image_size
+from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
+from chestxray.model.backbones import exact_in_grey, image_size, in_grey
 
 _HUB_FILES: Final = (WHOLE, "pytorch_model.bin")  # what timm looks for on the hub
 
@@ -84,14 +88,20 @@ class HubWeights:
         )
 
 
-def pretrained_model(weights: str, backbone: str, size: int) -> Any:  # noqa: ANN401 - no common type
+def pretrained_model(
+    weights: str, backbone: str, size: int, options: BackboneOptions = NO_OPTIONS
+) -> Any:  # noqa: ANN401 - no common type
     """Give a whole timm model of one grey channel with trained weights.
+
+    Where the first layer's three colours can be folded into one exactly (`exact_in_grey`), they
+    are; elsewhere their weights are summed, which differs a little next to the padding.
 
     Args:
         weights: `imagenet`, `hub:OWNER/NAME`, or a file of the whole state of timm's `backbone`,
             classifier included; one with a missing, extra or misshapen tensor is refused.
         backbone: name of the model.
         size: of the images, pixels.
+        options: what the backbone has otherwise than timm's model of this name.
 
     Raises:
         RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
@@ -103,17 +113,37 @@ def pretrained_model(weights: str, backbone: str, size: int) -> Any:  # noqa: AN
         file: Path | None = hub.file()
     else:
         file = _cached(backbone) if weights == "imagenet" else _existing(weights)
-    overlay = {"file": str(file)} if file else None
+    make = partial(
+        timm.create_model,
+        backbone,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(file)} if file else None,
+        **options.given,
+        **image_size(backbone, size),
+    )
     try:
-        return timm.create_model(
-            backbone,
-            pretrained=True,
-            in_chans=1,
-            pretrained_cfg_overlay=overlay,
-            **image_size(backbone, size),
-        )
+        whole = make(in_chans=1)
     except Exception as error:  # timm, torch, safetensors and the hub each raise their own
         raise RecipeError(_cannot_load(weights, backbone, error)) from error
+    return _folded(whole, make)
+
+
+def _folded(whole: Any, make: Callable[..., Any]) -> Any:  # noqa: ANN401
+    """Give a grey model with its first layer folded exactly where that is possible."""
+    about = whole.pretrained_cfg
+    name = about.get("first_conv")
+    layer = whole.get_submodule(name) if isinstance(name, str) else None
+    alike = len({*about["mean"]}) == 1 and len({*about["std"]}) == 1
+    if alike or not isinstance(layer, nn.Conv2d):
+        return whole
+    if not exact_in_grey(layer, about["mean"], about["std"]):
+        return whole
+    try:
+        colour = make(in_chans=3)
+    except RuntimeError:  # the file's first layer is a grey one already
+        return whole
+    in_grey(colour, about["mean"], about["std"])
+    return colour
 
 
 def check_reachable(backbone: str) -> None:

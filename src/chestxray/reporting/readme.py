@@ -17,7 +17,8 @@ import yaml
 
 from chestxray.artifacts import read_json, write_text
 from chestxray.errors import ArtifactError
-from chestxray.evaluation.bundle_thresholds import CARD, model_identity
+from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds, model_identity
+from chestxray.evaluation.seen_images import exposures
 from chestxray.file_names import one_line
 from chestxray.findings import label
 from chestxray.reporting import interpretation
@@ -239,7 +240,8 @@ def _training(card: Json, files: RunFiles | None) -> str:
         for name, policy in of["policies"].items()
         if policy
     ]
-    return _bullets(lines)
+    seen = BundleThresholds.model_validate(card | {"model": ""}).seen
+    return _bullets([*lines, *map(_text, exposures(seen))])
 
 
 def _labels(files: RunFiles | None) -> Iterable[tuple[str, str]]:
@@ -304,11 +306,12 @@ def _limits(files: RunFiles | None) -> str:
 
 def _start(card: Json) -> str:
     start = card["trained_on"].get("initial_weights") or {}
+    licence = f", licence {_text(start['licence'])}" if start.get("licence") else ""
     words = {
         "none": "Random weights.",
         "imagenet": "Weights that timm offers for this backbone.",
         "file": f"A file of SHA-256 `{_code(str(start.get('sha256'))[:12])}`.",
-        "hub": f"`hub:{_code(str(start.get('repository')))}`.",
+        "hub": f"`hub:{_code(str(start.get('repository')))}`{licence}.",
         "bundle": f"The bundle {_text(str(start.get('model')))}.",
         "phantoms": "A network that was trained on drawn phantoms.",
     }

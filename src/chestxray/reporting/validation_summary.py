@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chestxray.evaluation.validation_results import FEWEST, Status
+from chestxray.evaluation.validation_results import FEWEST, UNCALIBRATED, Status
 from chestxray.findings import label
 from chestxray.reporting.formatting import counted, listed
 
@@ -119,17 +119,23 @@ def reasons(of: _Json) -> list[tuple[Status, str, list[tuple[str, str]]]]:
 
 def uncalibrated(of: _Json) -> list[str]:
     """Say of which findings no calibration is shown, and why."""
-    statuses = {finding: entry["status"] for finding, entry in of["findings"].items()}
+    why = {finding: _unfit(entry) for finding, entry in of["findings"].items()}
     return [
-        f"{_names(found)}: {why}"
-        for status, why in _UNCALIBRATED.items()
-        if (found := _with(status, statuses))
+        f"{_names([finding for finding, each in why.items() if each == said])}: {said}"
+        for said in dict.fromkeys(filter(None, why.values()))
     ]
 
 
 def calibrated(of: _Json) -> dict[str, _Json]:
     """Give the findings whose calibration says anything."""
-    return {f: e for f, e in of["findings"].items() if e["status"] not in _UNCALIBRATED}
+    return {finding: entry for finding, entry in of["findings"].items() if not _unfit(entry)}
+
+
+def _unfit(entry: _Json) -> str:
+    """Say why the calibration of a finding says nothing; empty where it does."""
+    if any(why.startswith(UNCALIBRATED) for why in entry["reasons"]):
+        return UNCALIBRATED
+    return _UNCALIBRATED.get(entry["status"], "")
 
 
 def same_findings(sets: Sequence[_Json]) -> bool:

@@ -8,7 +8,7 @@ MIMIC-CXR-JPG's. Columns beyond the common ones are findings where they hold lab
 Releases: of 2022 with the images of a single label (`single-label` in the names of tables), of 2023
 (`miccai2023`) with all, and the challenges CXR-LT of 2023 (`train.csv`, `development.csv`,
 `test.csv`) and 2024 (`train_labeled.csv`, `development_labeled_task1.csv`, ...; those of task2 are
-read by a few radiologists; `labels.csv` states the part in a column). Of 2022 the spelling is
+annotated by hand; `labels.csv` states the part in a column). Of 2022 the spelling is
 Pleural_Thickening; 2024 writes Normal for No Finding.
 
 What the tables do not state is read from those of the images' own data set where they lie in the
@@ -131,9 +131,9 @@ class _MimicLongTailed:
         "https://github.com/VITA-Group/LongTailCXR. With MIMIC's own labels in the tree, name this "
         "source: --source mimic-lt.",
         label_origin="MIMIC's labels of the CheXpert labeler, and others mined from the reports by "
-        "a program (RadText), in the challenges 12 to 26 of them; the authors made 0 or 1 of what "
-        "a report left open. The tables of task2 of 2024 were read by radiologists (--columns "
-        "table=test_labeled_task2.csv).",
+        "a program (RadText): five, in the challenges 12 (2023) or 26 (2024); the authors made 0 "
+        "or 1 of what a report left open. Those of task2 of 2024 are of a subset that "
+        "was annotated by hand (--columns table=test_labeled_task2.csv).",
         reasons="Nothing is uncertain or blank: each cell is 0 or 1.",
         split=f"{_OWN_SPLIT}The challenges' development is val. It is not MIMIC's: a model trained "
         f"on one may not be tested on the other.",

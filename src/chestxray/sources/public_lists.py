@@ -96,6 +96,11 @@ def by_sha256(images_sha256: str) -> PublicList | None:
     return next(found, None)
 
 
+def official_test(of: str) -> int:
+    """Give the number of images in the official test part of a data set, by its name."""
+    return max(each.official_test for each in public_lists() if each.set == of)
+
+
 def entry_of(
     images: Iterable[str], everything: Sequence[str], official_test: Iterable[str]
 ) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
+from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.bundle import Bundle
 from chestxray.model.ensemble import (
     Ensemble,
@@ -64,7 +65,17 @@ from chestxray.training.leakage import overlap
 
 Method = Literal["logits", "weights"]
 
-_SAME: Final = ("backbone", "head", "size", "mean", "std", "tta", "crops", "final_activation")
+_SAME: Final = (
+    "backbone",
+    "backbone_options",
+    "head",
+    "size",
+    "mean",
+    "std",
+    "tta",
+    "crops",
+    "final_activation",
+)
 _log = logging.getLogger(__name__)
 _Floats = npt.NDArray[np.float64]
 
@@ -139,6 +150,7 @@ def _answered(bundle: Bundle, findings: Findings, val: Part) -> _Found:
     member = Member(
         identity=bundle.identity,
         backbone=card.backbone,
+        backbone_options=card.backbone_options,
         head=card.head,
         size=card.size,
         mean=card.mean,
@@ -208,6 +220,7 @@ def _saved(
         package_version="",
         weights_sha256="",
         backbone=ENSEMBLE if kept else first.backbone,
+        backbone_options=NO_OPTIONS if kept else first.backbone_options,
         head="plain" if kept else first.head,
         size=network.size,
         mean=0.0 if kept else first.mean,

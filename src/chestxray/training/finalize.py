@@ -99,7 +99,8 @@ def finish(
     card = ModelCard(
         package_version="",
         weights_sha256="",
-        backbone=recipe.backbone,
+        backbone=classifier.timm_name,
+        backbone_options=classifier.options,
         head=recipe.head,
         size=recipe.size,
         mean=classifier.normalisation[0],

@@ -28,9 +28,11 @@ from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.bundle import Bundle
+from chestxray.model.foundation import Foundation, foundation
 from chestxray.model.network import Classifier, colour_convolution
 from chestxray.model.origin import channels_of
 from chestxray.model.pretrained import HubWeights, check_reachable
+from chestxray.progress import say
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
 from chestxray.training.phantom_weights import Pretraining
@@ -49,14 +51,18 @@ def load(classifier: Classifier, recipe: Recipe) -> None:
         RecipeError: they cannot be fetched or read, or do not fit the network.
         BundleError: the bundle is damaged.
     """
-    if recipe.weights == "none":
+    given = _own(recipe)
+    if recipe.weights == "none" and not given:
         return
-    if recipe.weights == PHANTOMS:
+    if given:
+        say("backbone", given.sentence)
+        classifier.take_backbone(given.whole(recipe.size), given.backbone)
+    elif recipe.weights == PHANTOMS:
         _load_phantoms(classifier, recipe)
     elif folder := _bundle(recipe):
         _load_bundle(classifier, recipe, folder)
     else:
-        classifier.load_pretrained(recipe.weights, recipe.backbone)
+        classifier.load_pretrained(recipe.weights, classifier.timm_name)
 
 
 def check(classifier: Classifier, recipe: Recipe) -> None:
@@ -65,7 +71,10 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
     Raises:
         RecipeError, BundleError: as `load` and `phantom_weights.check` say.
     """
-    if recipe.weights == "imagenet":
+    given = _own(recipe)
+    if given:
+        given.check()
+    elif recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
     elif (on_hub := HubWeights.of(recipe.weights)) and not _bundle(recipe):
         on_hub.check()
@@ -73,6 +82,20 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
         phantom_weights.check(recipe)
     else:
         load(classifier, recipe)
+
+
+def foundation_of(recipe: Recipe) -> Foundation | None:
+    """Give the backbone of the hub that a recipe names; None where it is one of timm.
+
+    Raises:
+        RecipeError: as `foundation.foundation` says.
+    """
+    return foundation(recipe.backbone) if recipe.backbone.startswith(hub.PREFIX) else None
+
+
+def _own(recipe: Recipe) -> Foundation | None:
+    """Give the backbone of the hub whose own weights a recipe starts from."""
+    return foundation_of(recipe) if recipe.weights in {"imagenet", "none"} else None
 
 
 def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
@@ -87,6 +110,11 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         theirs; `sha256`, of all that decided the network. Of a bundle, that of phantoms too,
         and of the hub, `seen`: what it learned from, as far as known, see `seen_images.Seen`.
     """
+    given = _own(recipe)
+    if given:
+        name = given.repository.partition("@")[0]
+        seen = [of.model_dump(mode="json") for of in public_seen(name, "weights")]
+        return {**given.origin(), "seen": seen}
     if recipe.weights in {"imagenet", "none"}:
         return {"kind": recipe.weights}
     if recipe.weights == PHANTOMS:

@@ -22,6 +22,7 @@ from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
 from chestxray.errors import MissingExtraError
 from chestxray.findings import Findings
+from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, threads
@@ -189,15 +190,20 @@ def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifi
     Raises:
         RecipeError: as `Classifier`, `Classifier.check_side` and `initial_weights.load` say.
     """
+    given = initial_weights.foundation_of(recipe)
     classifier = Classifier(
-        recipe.backbone,
+        given.backbone if given else recipe.backbone,
         findings,
         recipe.size,
         recipe.dropout,
         recipe.drop_path,
         recipe.tta,
         recipe.head,
+        channels=given.channels if given else 1,
+        options=given.options if given else NO_OPTIONS,
     )
+    if given:
+        classifier.normalise_by(*given.normalisation)
     for side, _ in recipe.smaller:
         classifier.check_side(side)
     if not resumed:

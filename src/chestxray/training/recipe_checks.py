@@ -138,11 +138,14 @@ def _member_faults(values: Mapping[str, Any]) -> Iterator[str]:
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
     backbone = values.get("backbone", Recipe().backbone)
     text = _timm_text()
-    if not isinstance(backbone, str):
-        return []
+    if not isinstance(backbone, str) or hub.BACKBONE.fullmatch(backbone):
+        return []  # one of the hub is asked for when the network is made
     if ":" in backbone or "/" in backbone:
-        rule = "a model must be readable without a hub; give the name of its architecture in timm"
-        return [f"backbone = {backbone!r}: {rule}, and its weights as a file with weights=FILE"]
+        rule = (
+            "a bundle must be readable without a hub; give the name of an architecture in timm, or "
+            "hub:OWNER/NAME of a repository that names one"
+        )
+        return [f"backbone = {backbone!r}: {rule}"]
     if not text:
         return []
     name, _, tag = backbone.partition(".")
@@ -184,6 +187,8 @@ def _bundle_faults(weights: str, backbone: object) -> list[str]:
     if own == model_card.ENSEMBLE:
         rule = "this bundle is an ensemble of several networks; give one of its members"
         return [f"weights = {weights!r}: {rule}, or learn from it with --set teacher={weights}"]
+    if str(backbone).startswith(hub.PREFIX):
+        return []
     if str(backbone).partition(".")[0] == own.partition(".")[0]:
         return []
     rule = f"the backbone of this bundle is {own}, that of the recipe {backbone}"

@@ -194,7 +194,9 @@ class Recipe(Strict):
         description: one sentence that says what it is.
         cost: time and machine of a run, as measured.
         expected: what it should score, on which data and split.
-        backbone: a timm model that ends in a feature map or in patch tokens.
+        backbone: a timm model that ends in a feature map or in patch tokens; or `hub:OWNER/NAME`,
+            a repository of timm, DINOv2 or open_clip, with its own weights where `weights` is
+            `imagenet` or `none`.
         head: `plain` pools the last feature map; `multiscale` pools those at strides 8 and 16 as
             well, so that class maps are four times finer.
         weights: what the network starts from: `imagenet`, `none`, `phantoms`, a timm checkpoint

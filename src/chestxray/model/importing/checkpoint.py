@@ -9,7 +9,7 @@ has no detector of unusual images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from chestxray.model.importing.tensors import Tensors, read_tensors
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
 from chestxray.model.origin import Crops, Origin, PerChannel, channels_of
-from chestxray.sources.overlaps import title
+from chestxray.sources.overlaps import public_model, title
 
 HEAT_SCALE: Final = 5.0
 """Logits at which a heatmap is 1: about the median over findings of networks that this package
@@ -75,7 +75,8 @@ class Imported:
         bundle: as it was written.
         tensors: of the network, all of which the file gave.
         format: name of the format.
-        leak: which images of public tests the model is known to have seen.
+        leak: which images of public tests the model is known to have seen; None where the registry
+            does not know it, or the user names other data sets.
     """
 
     bundle: Bundle
@@ -104,6 +105,8 @@ def import_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the bundle")
     name, of = format_of(form, path)
+    if choices.sources:  # another model of the same format
+        of = replace(of, training_list=None)
     plan = _planned(name, of, choices)
     held = read_tensors(path, of.classes)
     try:
@@ -112,7 +115,8 @@ def import_checkpoint(
     except (BundleError, RecipeError) as error:
         raise BundleError(f"{path}: {error}") from error
     card = _card(plan, classifier, _origin(name, of, path, held), tuple(choices.sources))
-    return Imported(save(out, classifier, card), count, name, of.leak)
+    about = None if choices.sources else public_model(name)
+    return Imported(save(out, classifier, card), count, name, about.images if about else None)
 
 
 @dataclass(frozen=True)

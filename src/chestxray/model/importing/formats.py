@@ -55,7 +55,6 @@ class Format:
         sources: short names of the data sets that it was trained on.
         from_imagenet: its authors' code starts from ImageNet's weights.
         url, citation, licence, preprocessing, differences, training_list: as in `Origin`.
-        leak: which images of public tests it is known to have seen.
     """
 
     summary: str
@@ -77,7 +76,6 @@ class Format:
     preprocessing: str | None = None
     differences: str | None = None
     training_list: str | None = None
-    leak: str | None = None
 
 
 _CHEXNET: Final = "Rajpurkar et al., CheXNet, arXiv:1711.05225, is the work that it repeats"
@@ -89,7 +87,6 @@ _SQUARE: Final = (
     "an image that is not square is padded with black instead of cropped; resized by area "
     "averaging instead of PIL's filter"
 )
-_ONE_TEST: Final = "5,213 of NIH's 25,596 official test images are in its test list"
 _DENSENET_121: Final = Format(
     summary="DenseNet-121 of CheXNet",
     rename=names.by(names.CHEXNET),
@@ -126,7 +123,6 @@ _TXV: Final = Format(
     preprocessing="one channel, (2x - 1) × 1024 for grey values x in [0, 1], the centre square, "
     "resized",
     differences=_SQUARE,
-    leak="its splits are random and their seed is lost, so figures on these data sets are too good",
 )
 
 
@@ -229,15 +225,12 @@ FORMATS: Final[dict[str, Format]] = {
         url="https://github.com/arnoweng/CheXNet",
         licence="the repository states none",
         training_list="arnoweng-train",
-        leak="17,920 of NIH's 25,596 official test images are in its training list, 2,463 in its "
-        f"validation list; {_ONE_TEST}",
     ),
     "zoogzog": replace(
         _DENSENET_121,
         summary="m-25012018-123527.pth.tar of zoogzog/chexnet",
         url="https://github.com/zoogzog/chexnet",
         training_list="arnoweng-train",
-        leak=f"as arnoweng's: {_ONE_TEST}",
     ),
     "jrzech": replace(
         _DENSENET_121,
@@ -249,7 +242,6 @@ FORMATS: Final[dict[str, Format]] = {
         preprocessing="RGB, the shorter side to 224 px (PIL, bilinear), the centre square, "
         "ImageNet's mean and standard deviation",
         training_list="arnoweng-train",
-        leak=f"{_ONE_TEST}; it was trained or validated on the others",
     ),
     "keras-chexnet": replace(
         _DENSENET_121,
@@ -264,7 +256,6 @@ FORMATS: Final[dict[str, Format]] = {
         differences="an image that is not square is padded with black instead of stretched; "
         "resized by area averaging",
         training_list="chexnet-keras-train",
-        leak="its split is its own: images of NIH's official test list are in its training list",
     ),
     **_TORCHXRAYVISION,
     "timm": Format(
