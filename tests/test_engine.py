@@ -192,13 +192,26 @@ def test_bfloat16_is_checked_on_this_machine_and_refused_where_it_is_another_net
         check_agrees(Bfloat16Engine(other), loaded, images, exact=False)
 
 
-def test_the_fastest_engine_is_chosen_and_a_near_tie_is_the_first(loaded):
-    fast, slow = TorchEngine(loaded.classifier), Bfloat16Engine(loaded.classifier)
-    images = noise(32).images[:1]
+class Repeating:
+    """An engine that computes everything five times."""
+
+    name = "repeating"
+
+    def __init__(self, engine: TorchEngine) -> None:
+        self._engine = engine
+
+    def run(self, images):
+        for _ in range(4):
+            self._engine.run(images)
+        return self._engine.run(images)
+
+
+def test_the_fastest_engine_is_chosen_and_a_near_tie_is_the_first(loaded, dataset):
+    fast, twin = TorchEngine(loaded.classifier), TorchEngine(loaded.classifier)
+    slow, images = Repeating(fast), dataset.images[:8]
     assert fastest([fast, slow], images) is fast
     assert fastest([slow, fast], images) is fast
-    twin = TorchEngine(loaded.classifier)
-    assert fastest([fast, twin], images) is fast
+    assert fastest([slow, fast, twin], images) is fast
 
 
 def test_auto_reads_in_float32_where_the_processor_has_no_bfloat16(loaded):

@@ -62,6 +62,7 @@ from chestxray.model.parity import (
     measure,
 )
 from chestxray.model.torch_engine import TorchEngine
+from chestxray.progress import progress
 from chestxray.version import __version__
 
 _CALIBRATION_IMAGES: Final = 300  # NNCF's own number
@@ -176,7 +177,8 @@ def export(
     onnx = to_onnx(bundle.classifier)
     model = None if kind == "onnx" else _model(onnx, precision, trial)
     engine = OnnxEngine(onnx) if model is None else _engine(model, precision, bundle)
-    parity = measure(engine, reference, trial, bundle.card.calibration)
+    with progress("compare with torch", len(trial.images)) as advance:
+        parity = measure(engine, reference, trial, bundle.card.calibration, advance=advance)
     misses = parity.misses(exact=precision == "fp32")
     if misses and not force:
         raise ArtifactError(

@@ -20,7 +20,7 @@ probabilities alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,7 +33,6 @@ from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.delong import compare_means, difference
 from chestxray.evaluation.significance import ALPHA, FEWEST, smaller_side
 from chestxray.model.engines import Engine, Images, run_all
-from chestxray.progress import progress
 
 TOLERANCE: Final = 1e-4
 """Of a probability, and of a cell of a class map in logits, in float32."""
@@ -170,7 +169,12 @@ def noise(size: int) -> Trial:
 
 
 def measure(
-    engine: Engine, reference: Engine, trial: Trial, calibration: Calibration, batch_size: int = 8
+    engine: Engine,
+    reference: Engine,
+    trial: Trial,
+    calibration: Calibration,
+    batch_size: int = 8,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Parity:
     """Compare an engine with one in float32 on the same images.
 
@@ -180,15 +184,15 @@ def measure(
         trial: the images.
         calibration: from logits to probabilities.
         batch_size: images at a time.
+        advance: called with the number of images of each batch.
     """
     logits, expected, farthest = [], [], 0.0
     pairs = zip(*(run_all(of, trial.images, batch_size) for of in (engine, reference)), strict=True)
-    with progress("compare with float32", len(trial.images)) as advance:
-        for ours, theirs in pairs:
-            logits.append(ours.logits)
-            expected.append(theirs.logits)
-            farthest = np.maximum(farthest, np.abs(ours.maps - theirs.maps).max())  # keeps NaN
-            advance(len(ours.logits))
+    for ours, theirs in pairs:
+        logits.append(ours.logits)
+        expected.append(theirs.logits)
+        farthest = np.maximum(farthest, np.abs(ours.maps - theirs.maps).max())  # keeps NaN
+        advance(len(ours.logits))
     with np.errstate(invalid="ignore"):  # a graph that gives NaN is refused below, not here
         probabilities, wanted = (
             calibration.apply(np.concatenate(of).astype(np.float64)) for of in (logits, expected)
