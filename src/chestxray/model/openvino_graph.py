@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
-from xml.etree import ElementTree as ET  # only files that OpenVINO wrote here are parsed
+
+# Only files that OpenVINO wrote here are parsed.
+from xml.etree import ElementTree as ET  # nosec B405
 
 from chestxray.model.engines import needed
 
@@ -58,7 +60,8 @@ def keep_float32(model: Any) -> Any:  # noqa: ANN401
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "graph.xml"
         openvino.save_model(model, xml, compress_to_fp16=False)
-        tree = ET.parse(xml)  # noqa: S314 - written on the line before
+        # Written on the line before.
+        tree = ET.parse(xml)  # noqa: S314  # nosec B314
         for layer in tree.iter("layer"):
             if layer.get("name") in kept:
                 _mark(layer)
