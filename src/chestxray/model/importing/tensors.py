@@ -8,7 +8,11 @@ converted in a process of its own, see `unpickling`.
 from __future__ import annotations
 
 import os
-import pickle  # nosec B403 - for its error alone
+
+# For its error alone.
+import pickle  # nosec B403
+
+# For one script of this package.
 import subprocess  # nosec B404
 import sys
 import tempfile

@@ -19,7 +19,9 @@ import collections
 import ctypes
 import importlib
 import os
-import pickle  # nosec B403 - the reader below is restricted
+
+# Its reader is restricted, see `restricted`.
+import pickle  # nosec B403
 import resource
 import sys
 import warnings
@@ -191,7 +193,8 @@ def convert(source: Path, result: Path, classes: frozenset[str]) -> None:
     check_archive(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the source of classes has changed
-        value = torch.load(  # nosec B614 - by the restricted reader
+        # By the restricted reader.
+        value = torch.load(  # nosec B614
             source, "cpu", restricted(classes), weights_only=False
         )
     tensors = {name: of.detach().clone().contiguous() for name, of in tensors_of(value).items()}
