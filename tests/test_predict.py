@@ -69,11 +69,11 @@ from chestxray.reading.prediction import predict
 if __name__ == "__main__":
     predictions_writer._SECONDS_BETWEEN_SYNCS = 0
     reader = chestxray.load(sys.argv[1], "torch")
-    read = reader.read_judged
-    def slowly(batch):
+    run = reader.engine.run
+    def slowly(images):
         time.sleep(float(sys.argv[4]))
-        return read(batch)
-    reader.read_judged = slowly
+        return run(images)
+    reader.engine.run = slowly
     predict(reader, Path(sys.argv[2]), Path(sys.argv[3]), heatmaps=True)
 """
 
@@ -112,7 +112,9 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
 
 def small_table(names: list[str]) -> pd.DataFrame:
     table = predictions.table(names, np.full((len(names), 14), 0.25), FINDINGS)
-    return table.rows.assign(called="", not_assessed="", operating_point="joint", model="a model")
+    return table.rows.assign(
+        called="", not_assessed="", operating_point="joint", model="a model", origin=""
+    )
 
 
 def test_rows_of_another_plan_are_thrown_away_and_of_the_same_kept(tmp_path):
