@@ -21,6 +21,7 @@ from chestxray.model.torch_engine import TorchEngine, batches
 from chestxray.reading import engine as engines
 from chestxray.reading.engine import candidates, check_agrees, choose, fastest, passes_bfloat16
 from chestxray.reading.reader import Reader
+from chestxray.training.finalize import _in_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +141,20 @@ def recorded(given: Bundle, record: Parity | None) -> Bundle:
 
 
 KEPT = Parity(
-    images=400, measured_on="films", measured_with="torch", probability=0.01, map=0.1, auroc={},
-    mean_auroc=AurocChange(value=0.0, low=-0.004, high=0.003),
+    images=400, measured_on="films", measured_with="torch", probability=0.01, log_odds=0.1,
+    map=0.1, auroc={}, mean_auroc=AurocChange(value=0.0, low=-0.004, high=0.003),
 )  # fmt: skip
 
 
-def test_training_records_how_the_network_differs_in_bfloat16(loaded, dataset):
-    record = loaded.card.bfloat16
-    classifier = loaded.classifier
+def test_training_measures_the_network_in_bfloat16_where_there_are_enough_images(
+    loaded, dataset, monkeypatch
+):
+    assert loaded.card.bfloat16 is None  # 115 images
+    monkeypatch.setattr("chestxray.training.finalize.FEWEST_IMAGES", 100)
+    classifier, calibration = loaded.classifier, loaded.card.calibration
+    record = _in_bfloat16(classifier, dataset, dataset.findings, calibration)
     trial = trial_of(dataset, dataset.findings, drawn=False)
-    ours = Bfloat16Engine(classifier), TorchEngine(classifier)
-    again = measure(*ours, trial, loaded.card.calibration)
+    again = measure(Bfloat16Engine(classifier), TorchEngine(classifier), trial, calibration)
     assert record.images == len(dataset.rows("val")) + len(dataset.rows("train"))
     assert record.measured_with.endswith("bfloat16 emulated on cpu")
     assert 0 < record.probability == pytest.approx(again.probability, rel=0.2)
@@ -160,7 +164,12 @@ def test_bfloat16_needs_a_record_that_kept_all_limits(loaded):
     assert passes_bfloat16(recorded(loaded, KEPT))
     assert not passes_bfloat16(recorded(loaded, None))  # a bundle of an earlier version
     harmed = AurocChange(value=-0.006, low=-0.011, high=-0.001)
-    for change in ({"probability": 0.06}, {"mean_auroc": harmed}, {"images": 20}):
+    for change in (
+        {"probability": 0.06},
+        {"log_odds": 0.6},
+        {"mean_auroc": harmed},
+        {"images": 20},
+    ):
         assert not passes_bfloat16(recorded(loaded, KEPT.model_copy(update=change)))
 
 
@@ -184,11 +193,15 @@ def test_bfloat16_is_checked_on_this_machine_and_refused_where_it_is_another_net
     images = noise(32).images
     rounded = Bfloat16Engine(loaded.classifier)
     check_agrees(rounded, loaded, images, exact=False)
-    with pytest.raises(ArtifactError, match=r"bfloat16 emulated .* differ by .* logits"):
+    with pytest.raises(
+        ArtifactError, match=r"bfloat16 emulated .* differ by .*, more than 0\.0001"
+    ):
         check_agrees(rounded, loaded, images, exact=True)
     torch.manual_seed(1)
     other = Classifier("resnet10t", loaded.card.findings, 32).eval()
-    with pytest.raises(ArtifactError, match=r"differ by 0\.\d+ in probability.*read with torch"):
+    with pytest.raises(
+        ArtifactError, match=r"outputs of .* differ by \d\.\d+ on this model, more than 0\.1: read"
+    ):
         check_agrees(Bfloat16Engine(other), loaded, images, exact=False)
 
 

@@ -96,8 +96,8 @@ def test_the_measured_parity_is_that_of_the_files(loaded, exported, trial):
 
 def test_float32_is_held_image_by_image():
     found = Parity(
-        images=9, measured_on="x", measured_with="y", probability=2e-4, map=float("nan"),
-        auroc=None,
+        images=9, measured_on="x", measured_with="y", probability=2e-4, log_odds=0.0,
+        map=float("nan"), auroc=None,
     )  # fmt: skip
     assert found.misses(exact=True) == [
         "probabilities differ by up to 0.0002, at most 0.0001 is allowed",

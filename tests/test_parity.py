@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.calibrators import Logistic
 from chestxray.findings import Findings
-from chestxray.model.bfloat16 import Bfloat16Engine
+from chestxray.model.bfloat16 import Bfloat16Engine, _Rounding
 from chestxray.model.engines import Answer, Images
 from chestxray.model.network import Classifier
 from chestxray.model.parity import (
@@ -20,6 +20,7 @@ from chestxray.model.parity import (
     Trial,
     auroc_changes,
     measure,
+    relative_difference,
 )
 from chestxray.model.parity_images import phantoms, trial_of
 from chestxray.model.torch_engine import TorchEngine
@@ -146,10 +147,53 @@ def test_one_film_among_all_whose_probability_jumps_is_enough():
     assert any("probabilities differ by up to nan" in of for of in broken.misses(exact=False))
 
 
+def test_a_rare_finding_that_is_destroyed_below_every_other_limit_is_refused():
+    """With 4 patients it has no interval, and its probabilities cannot change by 0.05."""
+    rng = np.random.default_rng(2)
+    count = 300
+    common = (rng.random(count) < 0.4).astype(np.float32)
+    rare = np.zeros(count, np.float32)
+    rare[:4] = 1
+    right = np.stack([common * 2.0 + rng.normal(size=count), rare * 2.0 - 5.2], 1)
+    wrong = right.copy()
+    wrong[:, 1] = rng.normal(-8, 0.5, count)
+    labels = np.stack([common, rare], 1)
+    trial = Trial("films", films(count), labels)
+    found = measure(Table("graph", wrong), Table("torch", right), trial, calibration(2))
+    assert found.probability < 0.05
+    assert [*map(str, found.misses(exact=False))] == [
+        f"log-odds of probabilities differ by up to {found.log_odds:.2g}, at most 0.5 is allowed"
+    ]
+    sound = right + rng.normal(0, 0.02, right.shape)
+    assert not measure(Table("graph", sound), Table("torch", right), trial, calibration(2)).misses(
+        exact=False
+    )
+
+
+def test_a_difference_that_is_no_number_in_any_output_is_none_that_agrees():
+    good = Answer(np.ones((2, 3)), np.ones((2, 3, 2, 2)) * 50, np.ones((2, 4)))
+    assert relative_difference(good, good) == 0
+    for place, of in enumerate(good):
+        broken = Answer(
+            *(np.full_like(of, np.nan) if k == place else g for k, g in enumerate(good))
+        )
+        assert np.isnan(relative_difference(broken, good))
+        moved = Answer(*(g + 1.0 if k == place else g for k, g in enumerate(good)))
+        assert relative_difference(moved, good) == pytest.approx(1 / of.max())
+
+
+def test_what_is_computed_in_place_is_rounded_too():
+    with _Rounding(), torch.no_grad():
+        x = torch.nn.functional.conv2d(torch.rand(1, 1, 8, 8), torch.rand(2, 1, 3, 3))
+        x.add_(1 / 3)
+        torch.relu_(x)
+    assert torch.equal(x, x.bfloat16().float())
+
+
 def test_few_images_say_little_of_the_largest_change():
     few = Parity(
-        images=FEWEST_IMAGES - 1, measured_on="x", measured_with="y", probability=0.0, map=0.0,
-        auroc={}, mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
+        images=FEWEST_IMAGES - 1, measured_on="x", measured_with="y", probability=0.0, log_odds=0.0,
+        map=0.0, auroc={}, mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
     )  # fmt: skip
     assert few.misses(exact=False) == ["127 images were compared, at least 128 are needed"]
 

@@ -77,6 +77,8 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's h
             if self._multiplied > 1 or func is not _CONVOLUTION:
                 args = tree_map(_rounded, args)
         found = func(*args, **(kwargs or {}))
+        if self._multiplied and args and found is args[0]:  # in place: torch goes on with it
+            return found.copy_(_rounded(found))
         return tree_map(_rounded, found) if self._multiplied else found
 
 

@@ -10,11 +10,12 @@ AUROC by 0.003 and say nothing. So what is asked is whether the graph ranks wors
 - A fall of the mean AUROC by `MARGIN` is excluded by its 95 % interval, as in a non-inferiority
   trial (Piaggio 2012, doi:10.1001/jama.2012.87802). With too few images it is not, and the graph is
   refused though nothing speaks against it.
-- No calibrated probability changes by more than `PROBABILITY`, on at least `FEWEST_IMAGES` images.
-  This needs no labels, so training images and phantoms count as well as validation images.
+- No calibrated probability changes by more than `PROBABILITY`, nor its log-odds by more than
+  `LOG_ODDS`, on at least `FEWEST_IMAGES` images. This needs no labels, so training images and
+  phantoms count as well as validation images.
 
-Findings with fewer than `FEWEST` patients on a side have no interval; they are held by the
-probabilities alone.
+Findings with fewer than `FEWEST` patients on a side have no interval; they are held by the last
+rule alone. Such findings are rare and their probabilities small, so it is the log-odds that count.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from pydantic import BaseModel, ConfigDict
 from chestxray.evaluation.bootstrap import Values
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.delong import compare_means, difference
+from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.significance import ALPHA, FEWEST, smaller_side
-from chestxray.model.engines import Engine, Images, run_all
+from chestxray.model.engines import Answer, Engine, Images, run_all
 
 TOLERANCE: Final = 1e-4
 """Of a probability, and of a cell of a class map in logits, in float32."""
@@ -42,6 +44,10 @@ MARGIN: Final = 0.01
 """Fall of the mean AUROC that the interval must exclude."""
 PROBABILITY: Final = 0.05
 """Largest change of a calibrated probability."""
+LOG_ODDS: Final = 0.5
+"""Largest change of its log-odds, which makes 0.010 of a probability of 0.016, and 0.5 of 0.62."""
+COARSE: Final = 0.1
+"""Largest difference of logits, maps and features in lower precision, in units of their largest."""
 FEWEST_IMAGES: Final = 128
 """Images below which the largest change says little."""
 _NOISE_IMAGES: Final = 8
@@ -99,6 +105,7 @@ class Parity(BaseModel):
         measured_with: the runtime and its arithmetic, which differs from the graph's own where this
             processor lacks it.
         probability: largest difference of a calibrated probability.
+        log_odds: largest difference of its log-odds.
         map: largest difference of a cell of a class map, in logits.
         auroc: change of each finding's AUROC with the interval of all together, None where it is
             not defined; None without labels.
@@ -112,6 +119,7 @@ class Parity(BaseModel):
     measured_on: str
     measured_with: str
     probability: float
+    log_odds: float
     map: float
     auroc: dict[str, AurocChange | None] | None
     mean_auroc: AurocChange | None = None
@@ -157,6 +165,11 @@ class Parity(BaseModel):
                 f"probabilities differ by up to {self.probability:.2g}, at most {PROBABILITY:g} is "
                 f"allowed"
             )
+        if not self.log_odds <= LOG_ODDS:
+            yield (
+                f"log-odds of probabilities differ by up to {self.log_odds:.2g}, at most "
+                f"{LOG_ODDS:g} is allowed"
+            )
         if self.images < FEWEST_IMAGES:
             yield f"{self.images} images were compared, at least {FEWEST_IMAGES} are needed"
 
@@ -166,6 +179,24 @@ def noise(size: int) -> Trial:
     shape = (_NOISE_IMAGES, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return Trial(f"{_NOISE_IMAGES} images of random pixels", images)
+
+
+def relative_difference(found: Answer, expected: Answer, logits: float | None = None) -> float:
+    """Give the largest difference of two answers' outputs; NaN where one of them is.
+
+    Cells of maps and features reach hundreds on images of noise, where float32 itself is coarser
+    than `TOLERANCE`. So each output is in units of its largest value, at least 1.
+
+    Args:
+        found: to be judged.
+        expected: of the same images.
+        logits: unit of the logits; their largest where None.
+    """
+    units = [max(1.0, float(np.abs(of).max())) for of in expected]
+    if logits is not None:
+        units[0] = logits
+    outputs = zip(found, expected, units, strict=True)
+    return float(np.max([np.abs(ours - theirs).max() / unit for ours, theirs, unit in outputs]))
 
 
 def measure(
@@ -210,6 +241,7 @@ def measure(
         measured_on=trial.name,
         measured_with=engine.name,
         probability=float(np.abs(probabilities - wanted).max()),
+        log_odds=float(np.abs(log_odds(probabilities) - log_odds(wanted)).max()),
         map=float(farthest),
         auroc=changes,
         mean_auroc=mean,

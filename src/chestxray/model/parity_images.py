@@ -20,7 +20,8 @@ from chestxray.model.parity import FEWEST_IMAGES, Trial
 from chestxray.sources.phantom.population import population
 from chestxray.sources.phantom.render import render
 
-_MOST: Final = {"val": 1024, "train": 256}  # images of each split
+MOST: Final = (1024, 256)
+"""Images of validation and of training, at most."""
 _PHANTOM_PIXELS: Final = 256
 
 
@@ -33,18 +34,22 @@ def phantoms(count: int, size: int) -> Images:
     return np.stack(list(drawn)) if count else np.empty((0, size, size), np.uint8)
 
 
-def trial_of(dataset: Dataset, findings: Findings, drawn: bool = True) -> Trial:
+def trial_of(
+    dataset: Dataset, findings: Findings, most: tuple[int, int] = MOST, drawn: bool = True
+) -> Trial:
     """Choose the images of a dataset on which a graph of lower precision is compared.
 
     Args:
         dataset: of the model's size, with a validation split.
         findings: K of the model; one that the dataset lacks has no labels.
+        most: images of validation and of training, at most.
         drawn: whether phantoms make up for what is missing of `FEWEST_IMAGES`.
 
     Returns:
         Validation images with their labels, then training images, then phantoms.
     """
-    val, train = (_some(dataset.rows(split), _MOST[split]) for split in ("val", "train"))
+    splits = zip(("val", "train"), most, strict=True)
+    val, train = (_some(dataset.rows(split), count) for split, count in splits)
     size = dataset.manifest.size
     missing = max(FEWEST_IMAGES - len(val) - len(train), 0) if drawn else 0
     labels = np.full((len(val), len(findings)), np.nan, np.float32)

@@ -122,6 +122,7 @@ def _recalibrated(facts: Facts, pairs: Pairs, truth: Labels) -> ModelCard:
             "calibration": card.calibration.followed_by(site),
             **_operating_points(card, site, site.apply(log_odds), labels, pairs.patients),
             "prevalences": _prevalences(card, labels),
+            "bfloat16": None,  # it was measured on the old probabilities
             "recalibrated_on": Recalibration(
                 source=truth.source,
                 images=len(labels),

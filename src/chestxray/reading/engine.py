@@ -24,7 +24,6 @@ import numpy as np
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import (
-    Answer,
     Engine,
     Images,
     OpenVinoEngine,
@@ -33,7 +32,7 @@ from chestxray.model.engines import (
 )
 from chestxray.model.export import to_onnx, to_openvino
 from chestxray.model.openvino_graph import keep_float32
-from chestxray.model.parity import PROBABILITY, TOLERANCE, noise
+from chestxray.model.parity import COARSE, TOLERANCE, noise, relative_difference
 from chestxray.model.torch_engine import TorchEngine, device
 
 _NEEDED: Final = ("onnx", "openvino")
@@ -101,8 +100,7 @@ def check_agrees(engine: Engine, bundle: Bundle, images: Images, exact: bool) ->
         engine: of the bundle's classifier.
         bundle: with the classifier on the CPU.
         images: uint8 [N, S, S].
-        exact: whether all outputs must agree within `TOLERANCE`, or probabilities within
-            `PROBABILITY`.
+        exact: whether outputs must agree within `TOLERANCE`, or within `COARSE` only.
 
     Raises:
         ArtifactError: it does not agree, or the runtime cannot run it.
@@ -112,32 +110,13 @@ def check_agrees(engine: Engine, bundle: Bundle, images: Images, exact: bool) ->
     except RuntimeError as error:
         raise _cannot_run(error) from error
     expected = TorchEngine(bundle.classifier).run(images)
-    if exact:
-        what, limit, difference = "logits", TOLERANCE, _farthest(found, expected)
-    else:
-        ours, theirs = (
-            bundle.card.calibration.apply(of.logits.astype(np.float64)) for of in (found, expected)
-        )
-        what, limit = "in probability", PROBABILITY
-        difference = float(np.abs(ours - theirs).max())
+    limit = TOLERANCE if exact else COARSE
+    difference = relative_difference(found, expected, logits=1.0 if exact else None)
     if not difference <= limit:
         raise ArtifactError(
-            f"{engine.name} and torch differ by {difference:.2g} {what} on this model, more than "
-            f"{limit:g}: read with torch"
+            f"outputs of {engine.name} and torch differ by {difference:.2g} on this model, more "
+            f"than {limit:g}: read with torch"
         )
-
-
-def _farthest(found: Answer, expected: Answer) -> float:
-    """Give the largest difference: of logits, and of maps and features in units of their largest.
-
-    Cells of maps and features reach hundreds on images of noise, where float32 itself is coarser
-    than `TOLERANCE`; where they stay below 1, their difference counts as it is.
-    """
-    scales = (1.0, *(max(1.0, float(np.abs(of).max())) for of in expected[1:]))
-    return max(
-        float(np.abs(ours - theirs).max()) / scale
-        for ours, theirs, scale in zip(found, expected, scales, strict=True)
-    )
 
 
 def _openvino(bundle: Bundle, onnx: bytes) -> Engine:

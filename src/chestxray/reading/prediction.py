@@ -35,7 +35,7 @@ import pandas as pd
 
 from chestxray import hub
 from chestxray.dataset.pixels import Canonical
-from chestxray.errors import ImageError, Notice, SourceError
+from chestxray.errors import ChestXrayError, ImageError, Notice, SourceError
 from chestxray.evaluation import predictions
 from chestxray.file_names import one_line
 from chestxray.model import model_card
@@ -199,14 +199,22 @@ def _answered(reader: Reader, batches: Iterator[_Batch]) -> Iterator[tuple[_Batc
     """
     with ThreadPoolExecutor(1, "network") as network:
         waiting: tuple[_Batch, Future[Answer | None]] | None = None
-        for batch in batches:
-            images = [_pixels(one) for one in batch if not isinstance(one, ImageError)]
-            started = network.submit(_run, reader, images)
+        while True:
+            failure, started = None, None
+            try:
+                batch = next(batches, None)
+            except ChestXrayError as error:  # raised when what is computed has been given
+                failure, batch = error, None
+            if batch is not None:
+                images = [_pixels(one) for one in batch if not isinstance(one, ImageError)]
+                started = batch, network.submit(_run, reader, images)
             if waiting:
                 yield waiting[0], waiting[1].result()
-            waiting = batch, started
-        if waiting:
-            yield waiting[0], waiting[1].result()
+            if failure:
+                raise failure
+            if started is None:
+                return
+            waiting = started
 
 
 def _run(reader: Reader, images: list[Canonical]) -> Answer | None:

@@ -37,7 +37,7 @@ from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
-from chestxray.model.parity import Parity, measure
+from chestxray.model.parity import FEWEST_IMAGES, Parity, measure
 from chestxray.model.parity_images import trial_of
 from chestxray.model.torch_engine import TorchEngine, batches, device
 from chestxray.progress import say
@@ -48,6 +48,7 @@ from chestxray.training.recipe import Recipe
 _Floats = npt.NDArray[np.float64]
 
 _BATCH: Final = 32  # images
+_COMPARED: Final = (384, 128)  # images of validation and training on which bfloat16 is measured
 _DETECTOR_IMAGES: Final = 1024  # of each split at most: more make it slower and no better
 
 
@@ -176,9 +177,12 @@ def _in_bfloat16(
 ) -> Parity | None:
     """Compare the network in bfloat16 with itself, on validation and training images.
 
-    None where it gives no numbers in bfloat16.
+    None where it gives no numbers in bfloat16, or where the images are too few to say anything.
     """
-    trial = trial_of(dataset, findings, drawn=False)
+    trial = trial_of(dataset, findings, _COMPARED, drawn=False)
+    if len(trial.images) < FEWEST_IMAGES:
+        return None
+    say("train", f"the same network in bfloat16 on {len(trial.images)} images")
     engines = Bfloat16Engine(classifier), TorchEngine(classifier)
     found = measure(*engines, trial, calibration, _BATCH)
     return found if np.isfinite([found.probability, found.map]).all() else None
