@@ -92,6 +92,7 @@ print(statistics.counts(Store(settings.state).db)[READ]["done"], "torch" in sys.
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_reads_by_an_export_imports_no_torch(
     tmp_path: Path, run: Path, exported: Path, phantoms: Path
 ) -> None:

@@ -661,6 +661,7 @@ def test_text_follows_the_number_and_the_source_of_the_findings(
         assert word not in pages[1], word
 
 
+@pytest.mark.slow
 def test_forty_findings_are_drawn_on_pages_that_can_be_printed(
     hospital: dict[int, Path], tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from chestxray import hub
+from chestxray import hub, plain_yaml
 from chestxray.artifacts import read_json, sha256
 from chestxray.errors import ArtifactError, BundleError, RecipeError
 from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
@@ -346,10 +346,13 @@ def _side(size: Any) -> int:  # noqa: ANN401
 def _licence(folder: Path) -> str:
     """Give the licence in the front matter of a repository's model card."""
     path = folder / _README
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = ""
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(plain_yaml.LONGEST)
     head = re.match(r"\A---\s*\n(.*?)\n---", text, re.DOTALL)
     try:
-        values = yaml.safe_load(head[1]) if head else {}
+        values = plain_yaml.load(head[1]) if head else {}
     except yaml.YAMLError:
         return ""
     values = values if isinstance(values, dict) else {}
