@@ -193,7 +193,9 @@ def test_a_state_dict_of_torchxrayvision_reads_by_its_range_of_grey_values(real,
     network.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     randomised(network)
     network.features.conv0.weight.data /= 500
-    state = network.state_dict() | {"op_threshs": torch.zeros(18)}
+    of = FORMATS["torchxrayvision-chex"]
+    thresholds = torch.tensor([of.thresholds.get(name, torch.nan) for name in of.outputs])
+    state = network.state_dict() | {"op_threshs": thresholds}
     file = tmp_path / "chex-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.safetensors"
     save_file(state, file)
     images = film(real, 224)
@@ -348,6 +350,23 @@ def test_ten_damaged_files_of_torchxrayvision_are_refused_with_the_reason(tmp_pa
         damage(state)
         torch.save(state, tmp_path / name)
         check_refused(tmp_path / name, f"torchxrayvision-{kind}", None, reason)
+
+
+def test_a_file_of_other_weights_of_torchxrayvision_is_refused(tmp_path):
+    chex = FORMATS["torchxrayvision-chex"]
+    published = tmp_path / chex.url.split("/")[-1]
+    torch.save({"a": torch.zeros(1)}, published)
+    check_refused(published, "torchxrayvision-nih", None, "of torchxrayvision-chex, not")
+    check_refused(published, "torchxrayvision-chex", None, "1 extra: a")
+    thresholds = torch.tensor([chex.thresholds.get(name, torch.nan) for name in chex.outputs])
+    file = tmp_path / "renamed.safetensors"
+    for of, form, reason in (
+        (thresholds, "nih", "thresholds .op_threshs. are not those of torchxrayvision-nih"),
+        (thresholds[:3], "chex", "thresholds .op_threshs. are not those of torchxrayvision-chex"),
+        (thresholds, "chex", "1 extra: a"),
+    ):
+        save_file({"a": torch.zeros(1), "op_threshs": of.clone()}, file)
+        check_refused(file, f"torchxrayvision-{form}", None, reason)
 
 
 def test_a_keras_file_that_leads_to_another_file_is_refused(tmp_path):

@@ -27,7 +27,7 @@ from chestxray.findings import Findings
 from chestxray.model.backbones import image_size, noise, without_final_activation
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.importing import names
-from chestxray.model.importing.formats import Format, check_backbone, format_of
+from chestxray.model.importing.formats import Format, check_backbone, check_thresholds, format_of
 from chestxray.model.importing.tensors import Tensors, read_tensors
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
@@ -110,6 +110,7 @@ def import_checkpoint(
     plan = _planned(name, of, choices)
     held = read_tensors(path, of.classes)
     try:
+        check_thresholds(name, of, held.of)
         tensors = of.rename({key: held.of[key] for key in held.of if key not in of.left})
         classifier, count = _classifier(plan, tensors)
     except (BundleError, RecipeError) as error:

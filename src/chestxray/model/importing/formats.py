@@ -7,9 +7,13 @@ that is None is the user's to give, or not known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+
+import torch
+from torch import Tensor
 
 from chestxray.errors import BundleError
 from chestxray.model.importing import names
@@ -107,6 +111,7 @@ _TXV_OUTPUTS: Final = (
     "Fibrosis", "Effusion", "Pneumonia", "Pleural_Thickening", "Cardiomegaly", "Nodule", "Mass",
     "Hernia", "Lung Lesion", "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum",
 )  # fmt: skip
+_TXV_THRESHOLDS: Final = "op_threshs"
 _TXV_RELEASE: Final = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _TXV_DENSENET: Final = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 _TXV: Final = Format(
@@ -117,7 +122,7 @@ _TXV: Final = Format(
     side=224,
     normalisation=(0.5, 2.0**-11),
     classes=(*_LAYERS, *(f"torchxrayvision.models.{name}" for name in _DENSENET)),
-    left=("op_threshs",),
+    left=(_TXV_THRESHOLDS,),
     citation="Cohen et al., TorchXRayVision, MIDL 2022, arXiv:2111.00595",
     licence="the repository is under Apache 2.0; the data sets have terms of their own",
     preprocessing="one channel, (2x - 1) × 1024 for grey values x in [0, 1], the centre square, "
@@ -276,19 +281,49 @@ def format_of(name: str, path: Path) -> tuple[str, Format]:
     """Find a format by its name; `torchxrayvision` is one of them by the name of the file.
 
     Raises:
-        BundleError: there is none of this name, or the file's name is not a published one.
+        BundleError: there is none of this name, the file's name is not a published one, or it is
+            the published one of another format.
     """
+    published = _published(path)
     if name == _BY_FILE:
-        for each, of in _TORCHXRAYVISION.items():
-            if of.url and of.url.endswith(f"/{path.stem}.pt"):
-                return each, of
-        raise BundleError(
-            f"{path.name} is not the name of a file of torchxrayvision: name its weights with "
-            f"--from, one of {', '.join(_TORCHXRAYVISION)}"
-        )
+        if published is None:
+            raise BundleError(
+                f"{path.name} is not the name of a file of torchxrayvision: name its weights with "
+                f"--from, one of {', '.join(_TORCHXRAYVISION)}"
+            )
+        return published, FORMATS[published]
     if name not in FORMATS:
         raise BundleError(f"there is no format {name!r}: choose from {', '.join(choices())}")
+    if name in _TORCHXRAYVISION and published not in {None, name}:
+        raise BundleError(
+            f"{path.name} is the file of {published}, not of {name}: --from {published}"
+        )
     return name, FORMATS[name]
+
+
+def _published(path: Path) -> str | None:
+    """Give the format whose published file has this name, whatever its ending."""
+    files = {str(of.url): name for name, of in _TORCHXRAYVISION.items()}
+    return files.get(f"{_TXV_RELEASE}{path.stem}.pt")
+
+
+def check_thresholds(name: str, of: Format, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the thresholds in a file of torchxrayvision, where it has any, are the format's.
+
+    Raises:
+        BundleError: they are others, so that it is the file of other weights.
+    """
+    given = tensors.get(_TXV_THRESHOLDS)
+    if name not in _TORCHXRAYVISION or given is None:
+        return
+    own = torch.tensor([of.thresholds.get(output, torch.nan) for output in of.outputs or ()])
+    if given.shape != own.shape or not torch.allclose(
+        given.float(), own, rtol=1e-4, atol=0, equal_nan=True
+    ):
+        raise BundleError(
+            f"its thresholds (op_threshs) are not those of {name}: name its own weights with "
+            f"--from, one of {', '.join(_TORCHXRAYVISION)}"
+        )
 
 
 def choices() -> tuple[str, ...]:
