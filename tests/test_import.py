@@ -450,6 +450,8 @@ def test_a_file_that_is_no_checkpoint_or_is_cut_short_is_refused(zoogzog, tmp_pa
         ("timm", Choices(backbone="resnet10t"), "give --backbone"),
         ("arnoweng", Choices(backbone="resnet50"), "leave --backbone out"),
         ("arnoweng", Choices(findings=("A",)), "leave --findings out"),
+        ("arnoweng", Choices(sources=("padchest",)), "leave --trained-on out"),
+        ("jrzech", Choices(normalisation=(0.5, 0.5)), "leave --mean and --std out"),
         ("arnoweng", Choices(size=200), "larger image than 200"),
         ("torchxrayvision", None, "not the name of a file of torchxrayvision"),
         ("torchvision", Choices(backbone="vit_base_patch16_224", findings=("A",)), "DenseNets and"),

@@ -53,7 +53,7 @@ def import_(
         typer.Option(
             metavar="X[,X,X]",
             help="Subtracted from grey values from 0 to 1; one number, or one for each of three "
-            "channels. Default: the format's, or timm's.",
+            "channels, for timm and torchvision. Default: timm's.",
         ),
     ] = None,
     std: Annotated[

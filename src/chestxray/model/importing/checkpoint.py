@@ -9,7 +9,7 @@ has no detector of unusual images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +76,7 @@ class Imported:
         tensors: of the network, all of which the file gave.
         format: name of the format.
         leak: which images of public tests the model is known to have seen; None where the registry
-            does not know it, or the user names other data sets.
+            does not know it.
     """
 
     bundle: Bundle
@@ -105,8 +105,6 @@ def import_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the bundle")
     name, of = format_of(form, path)
-    if choices.sources:  # another model of the same format
-        of = replace(of, training_list=None)
     plan = _planned(name, of, choices)
     held = read_tensors(path, of.classes)
     try:
@@ -116,7 +114,7 @@ def import_checkpoint(
     except (BundleError, RecipeError) as error:
         raise BundleError(f"{path}: {error}") from error
     card = _card(plan, classifier, _origin(name, of, path, held), tuple(choices.sources))
-    about = None if choices.sources else public_model(name)
+    about = public_model(name)
     return Imported(save(out, classifier, card), count, name, about.images if about else None)
 
 
@@ -147,6 +145,10 @@ def _planned(name: str, of: Format, choices: Choices) -> _Plan:
         raise BundleError(f"a file of {name} is a {of.backbone}: leave --backbone out")
     if of.outputs and choices.findings:
         raise BundleError(f"the findings of {name} are known: leave --findings out")
+    if of.backbone and choices.normalisation:
+        raise BundleError(f"mean and std of {name} are known: leave --mean and --std out")
+    if of.backbone and choices.sources:
+        raise BundleError(f"what {name} was trained on is known: leave --trained-on out")
     if backbone is None or outputs is None:
         raise BundleError(
             f"{name} does not say which network it is: give --backbone, timm's name, and "
@@ -319,9 +321,9 @@ def _trained_on(name: str, of: Format, given: Sequence[str]) -> TrainedOn:
     Args:
         name: of the format.
         of: the format.
-        given: data sets that the user names; then the file is another model than the public one.
+        given: data sets that the user names, of a format that leaves them open.
     """
-    learned, *more = (() if given else public_seen(name)) or (None,)
+    learned, *more = public_seen(name) or (None,)
     listed = None if learned is None else learned.published
     sources = given or (of.sources if learned is None else learned.sources)
     return TrainedOn(
