@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import chestxray
 import torchxrayvision_wheel
 from chestxray.dataset.pixels import canonical, decode
 from chestxray.errors import BundleError
-from chestxray.model.importing import FORMATS, Choices, import_checkpoint, unpickling
+from chestxray.model.importing import FORMATS, Choices, import_checkpoint, names, unpickling
 from chestxray.sources.nih import FINDINGS
 from foreign_checkpoints import (
     COLOURS,
@@ -350,6 +351,83 @@ def test_ten_damaged_files_of_torchxrayvision_are_refused_with_the_reason(tmp_pa
         damage(state)
         torch.save(state, tmp_path / name)
         check_refused(tmp_path / name, f"torchxrayvision-{kind}", None, reason)
+
+
+def test_a_counter_of_another_shape_does_not_matter_and_one_of_another_layer_is_extra(tmp_path):
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    counter = next(name for name in state if name.endswith("num_batches_tracked"))
+    file = tmp_path / "weights"
+    torch.save(state | {counter: torch.zeros(2, 3)}, file)
+    import_checkpoint(file, "timm", tmp_path / "bundle", TINY)
+    torch.save(state | {"more.num_batches_tracked": torch.tensor(0)}, file)
+    check_refused(file, "timm", TINY, "1 extra: more.num_batches_tracked")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor", "ignore:Validating sparse", "ignore:TypedStorage"
+)
+def test_tensors_that_are_not_plain_and_dictionaries_without_an_end_are_refused(tmp_path):
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    name, of = next(iter(state.items()))
+    file = tmp_path / "weights"
+    for other in (
+        of.to("meta"),
+        of.to_sparse(),
+        torch.quantize_per_tensor(of, 0.1, 0, torch.qint8),
+    ):
+        torch.save(state | {name: other}, file)
+        check_refused(file, "timm", TINY, f"{name} of .* is sparse, quantised or without")
+    torch.save(state | {name: of.to(torch.float8_e4m3fn)}, file)
+    check_refused(file, "timm", TINY, "1 not of floating point")
+    endless = {}
+    endless["state_dict"] = endless
+    torch.save(endless, file)
+    check_refused(file, "timm", TINY, "damaged .*recursion")
+
+
+def test_tensors_much_larger_than_their_file_are_refused_before_they_are_read(tmp_path):
+    """One value, as a tensor of 2 TB: whatever copies it fails for want of memory."""
+    file = tmp_path / "weights"
+    vast = torch.zeros(1).expand(2**39)
+    name = "conv1/bn/conv1/bn/moving_variance:0"
+    torch.save({name: vast}, file)
+    for form in ("arnoweng", "keras-chexnet"):
+        check_refused(file, form, None, "larger than the file")
+    with pytest.raises(BundleError, match="1 misshapen"):
+        names.check_fits({"a": vast}, {"a": torch.zeros(1)}, "network")
+
+
+def test_a_zip_file_with_a_compressed_member_is_refused(tmp_path):
+    plain, file = tmp_path / "plain", tmp_path / "weights"
+    torch.save({"a": torch.zeros(10**5)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+    check_refused(file, "arnoweng", None, "compressed")
+
+
+def test_a_keras_file_of_values_that_no_network_has_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    contents = {
+        "scalar": (np.float32(1), "1 extra: a"),
+        "empty": (h5py.Empty("f4"), "a holds no values of 16 to 64 bits"),
+        "long": (np.zeros(3, np.longdouble), "a holds no values of 16 to 64 bits"),
+    }
+    for name, (content, reason) in contents.items():
+        file = tmp_path / name
+        with h5py.File(file, "w") as made:
+            made["a"] = content
+        check_refused(file, "keras-chexnet", None, reason)
+
+
+def test_a_keras_file_whose_arrays_were_never_written_is_refused_before_they_are_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path / "weights.h5"
+    with h5py.File(file, "w") as made:
+        for name in "ab":
+            made.create_dataset(name, (2**18,), "f4")
+    assert file.stat().st_size < 10_000
+    check_refused(file, "keras-chexnet", None, "b lies in another file or is too large")
 
 
 def test_a_file_of_other_weights_of_torchxrayvision_is_refused(tmp_path):

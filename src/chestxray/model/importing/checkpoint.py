@@ -190,7 +190,8 @@ def _classifier(plan: _Plan, tensors: dict[str, Tensor]) -> tuple[Classifier, in
     wanted = whole.state_dict()
     what = f"{plan.backbone} with {len(plan.outputs)} outputs"
     names.check_fits(tensors, wanted, what)
-    whole.load_state_dict(tensors, strict=False)  # counters are not needed; all else was checked
+    needed = {key: of for key, of in tensors.items() if not key.endswith(names.COUNTER)}
+    whole.load_state_dict(needed, strict=False)  # counters alone are missing
     named = [place for place, name in enumerate(plan.outputs) if name]
     classifier = Classifier(
         plan.backbone,
