@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -535,6 +536,19 @@ def test_a_file_that_is_no_checkpoint_or_is_cut_short_is_refused(zoogzog, tmp_pa
         ("torchvision", Choices(backbone="vit_base_patch16_224", findings=("A",)), "DenseNets and"),
         ("timm", Choices(backbone="no_such_net", findings=("A",)), "timm"),
         ("timm", Choices(backbone="vit_tiny_patch16_224", findings=("A",)), "class token"),
+        ("timm", replace(TINY, backbone="resnet50.no_such"), "timm has no resnet50.no_such"),
+        ("timm", replace(TINY, backbone="hf-hub:timm/x"), "hf-hub:timm/x is not a plain name"),
+        ("timm", replace(TINY, backbone="local-dir:/etc"), "--backbone local-dir:/etc is not a"),
+        ("timm", replace(TINY, normalisation=(0.5, (1, 1, 1))), "same channels"),
+        ("timm", replace(TINY, normalisation=((0.5, 0.5, 0.5), 0.5)), "same channels"),
+        ("timm", replace(TINY, normalisation=(0.5, -1)), "--std -1 .*std must be above 0"),
+        ("timm", replace(TINY, normalisation=(0.5, 0)), "--std 0 .*std must be above 0"),
+        ("timm", replace(TINY, normalisation=(float("nan"), 1)), "--mean nan is not a finite"),
+        ("timm", replace(TINY, normalisation=(0.5, (1, float("inf"), 1))), "--std .*inf.* finite"),
+        ("timm", replace(TINY, normalisation=(1e300, 1)), "--mean 1e.300 is not a finite 32-bit"),
+        ("timm", replace(TINY, size=8), "--size 8 is not from 16 to 4096 px"),
+        ("timm", replace(TINY, size=4097), "--size 4097 is not from 16 to 4096 px"),
+        ("timm", replace(TINY, size=17, crops="centre"), "crops of 15 px are smaller than 16 px"),
     ],
 )  # fmt: skip
 def test_a_choice_that_does_not_fit_is_refused_with_what_is_allowed(

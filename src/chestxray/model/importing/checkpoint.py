@@ -29,9 +29,9 @@ from chestxray.model.bundle import Bundle, save
 from chestxray.model.importing import names
 from chestxray.model.importing.formats import Format, check_backbone, check_thresholds, format_of
 from chestxray.model.importing.tensors import Tensors, read_tensors
-from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
+from chestxray.model.model_card import LARGEST, SMALLEST, InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
-from chestxray.model.origin import Crops, Origin, PerChannel, channels_of
+from chestxray.model.origin import Crops, Origin, PerChannel, channels_of, check_normalisation
 from chestxray.sources.overlaps import public_model, title
 
 HEAT_SCALE: Final = 5.0
@@ -155,10 +155,31 @@ def _planned(name: str, of: Format, choices: Choices) -> _Plan:
             f"--findings, the names of its outputs in their order"
         )
     check_backbone(name, backbone)
+    _check_numbers(choices)
     size, crops = _crops(of, of.side or _side(backbone, choices), choices)
     return _Plan(
         of, backbone, tuple(outputs), size, crops, choices.normalisation or of.normalisation
     )
+
+
+def _check_numbers(choices: Choices) -> None:
+    """Check size, mean and standard deviation, where they are given.
+
+    Raises:
+        BundleError: one is out of its range, or mean and std are of other channels.
+    """
+    size, both = choices.size, choices.normalisation
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise BundleError(f"--size {size} is not from {SMALLEST} to {LARGEST} px: give another")
+    if both is None:
+        return
+    for option, of in zip(("--mean", "--std"), both, strict=True):
+        if not bool(torch.tensor(of, dtype=torch.float32).isfinite().all()):
+            raise BundleError(f"{option} {of} is not a finite 32-bit number: give another")
+    try:
+        check_normalisation(*both)
+    except ValueError as error:
+        raise BundleError(f"--mean {both[0]} and --std {both[1]} do not fit: {error}") from error
 
 
 def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
@@ -172,6 +193,10 @@ def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
     size = choices.size or (own_size if own else round(side * 8 / 7))
     if size < side:
         raise BundleError(f"crops of {side} px need a larger image than {size} px: give --size")
+    if side < SMALLEST:
+        raise BundleError(
+            f"crops of {side} px are smaller than {SMALLEST} px: give a larger --size"
+        )
     return size, Crops.model_validate({"side": side, "rule": rule})
 
 

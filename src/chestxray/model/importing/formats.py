@@ -7,17 +7,20 @@ that is None is the user's to give, or not known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import timm
 import torch
 from torch import Tensor
 
 from chestxray.errors import BundleError
 from chestxray.model.importing import names
 from chestxray.model.importing.names import Renaming
+from chestxray.model.model_card import TIMM_NAME
 from chestxray.model.origin import Crops, PerChannel
 from chestxray.sources.nih.tables import FINDINGS
 
@@ -335,11 +338,20 @@ _TORCHVISION: Final = ("densenet", "resnet", "resnext", "wide_resnet")
 
 
 def check_backbone(name: str, backbone: str) -> None:
-    """Check that torchvision's network of a name has timm's names of tensors.
+    """Check that a network's name is one of timm's, and has timm's tensors in torchvision too.
 
     Raises:
-        BundleError: it does not.
+        BundleError: it is not plain, so that timm would look in a hub or a folder; timm has no such
+            weights of it; or torchvision's network of this name has other tensors.
     """
+    if not re.fullmatch(TIMM_NAME, backbone):
+        raise BundleError(f"--backbone {backbone} is not a plain name of timm's, such as resnet50")
+    try:
+        timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:  # it knows the network, and not what stands after the dot
+        raise BundleError(
+            f"timm has no {backbone} ({error}): leave out what follows the dot"
+        ) from error
     if name == "torchvision" and not backbone.startswith(_TORCHVISION):
         raise BundleError(
             f"torchvision's {backbone} has other layers than timm's: DenseNets and ResNets alone "
