@@ -63,8 +63,8 @@ def import_(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Short names of the data sets that it was trained on, such as nih, for timm and "
-            "torchvision.",
+            help="Short names of the public data sets that it was trained on, such as nih, for "
+            "timm and torchvision.",
         ),
     ] = None,
 ) -> None:

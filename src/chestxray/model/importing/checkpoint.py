@@ -32,7 +32,7 @@ from chestxray.model.importing.tensors import Tensors, read_tensors
 from chestxray.model.model_card import LARGEST, SMALLEST, InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
 from chestxray.model.origin import Crops, Origin, PerChannel, channels_of, check_normalisation
-from chestxray.sources.overlaps import public_model, title
+from chestxray.sources.overlaps import is_known, nearest, public_model, title
 
 HEAT_SCALE: Final = 5.0
 """Logits at which a heatmap is 1: about the median over findings of networks that this package
@@ -156,6 +156,7 @@ def _planned(name: str, of: Format, choices: Choices) -> _Plan:
         )
     check_backbone(name, backbone)
     _check_numbers(choices)
+    _check_sources(choices.sources)
     size, crops = _crops(of, of.side or _side(backbone, choices), choices)
     return _Plan(
         of, backbone, tuple(outputs), size, crops, choices.normalisation or of.normalisation
@@ -180,6 +181,22 @@ def _check_numbers(choices: Choices) -> None:
         check_normalisation(*both)
     except ValueError as error:
         raise BundleError(f"--mean {both[0]} and --std {both[1]} do not fit: {error}") from error
+
+
+def _check_sources(given: Sequence[str]) -> None:
+    """Check that data sets are known, so that overlaps with them are.
+
+    Raises:
+        BundleError: one is not.
+    """
+    for name in given:
+        if not is_known(name):
+            near = " or ".join(nearest(name))
+            hint = f"did you mean {near}?" if near else "give one of docs/overlaps.md."
+            raise BundleError(
+                f"--trained-on {name!r} is no data set of the registry: {hint} Leave out one that "
+                f"is not public"
+            )
 
 
 def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
