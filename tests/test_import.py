@@ -9,7 +9,9 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ import chestxray
 import torchxrayvision_wheel
 from chestxray.dataset.pixels import canonical, decode
 from chestxray.errors import BundleError
-from chestxray.model.importing import FORMATS, Choices, import_checkpoint, unpickling
+from chestxray.model.importing import FORMATS, Choices, import_checkpoint, names, unpickling
 from chestxray.sources.nih import FINDINGS
 from foreign_checkpoints import (
     COLOURS,
@@ -193,7 +195,9 @@ def test_a_state_dict_of_torchxrayvision_reads_by_its_range_of_grey_values(real,
     network.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     randomised(network)
     network.features.conv0.weight.data /= 500
-    state = network.state_dict() | {"op_threshs": torch.zeros(18)}
+    of = FORMATS["torchxrayvision-chex"]
+    thresholds = torch.tensor([of.thresholds.get(name, torch.nan) for name in of.outputs])
+    state = network.state_dict() | {"op_threshs": thresholds}
     file = tmp_path / "chex-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.safetensors"
     save_file(state, file)
     images = film(real, 224)
@@ -350,6 +354,100 @@ def test_ten_damaged_files_of_torchxrayvision_are_refused_with_the_reason(tmp_pa
         check_refused(tmp_path / name, f"torchxrayvision-{kind}", None, reason)
 
 
+def test_a_counter_of_another_shape_does_not_matter_and_one_of_another_layer_is_extra(tmp_path):
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    counter = next(name for name in state if name.endswith("num_batches_tracked"))
+    file = tmp_path / "weights"
+    torch.save(state | {counter: torch.zeros(2, 3)}, file)
+    import_checkpoint(file, "timm", tmp_path / "bundle", TINY)
+    torch.save(state | {"more.num_batches_tracked": torch.tensor(0)}, file)
+    check_refused(file, "timm", TINY, "1 extra: more.num_batches_tracked")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor", "ignore:Validating sparse", "ignore:TypedStorage"
+)
+def test_tensors_that_are_not_plain_and_dictionaries_without_an_end_are_refused(tmp_path):
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    name, of = next(iter(state.items()))
+    file = tmp_path / "weights"
+    for other in (
+        of.to("meta"),
+        of.to_sparse(),
+        torch.quantize_per_tensor(of, 0.1, 0, torch.qint8),
+    ):
+        torch.save(state | {name: other}, file)
+        check_refused(file, "timm", TINY, f"{name} of .* is sparse, quantised or without")
+    torch.save(state | {name: of.to(torch.float8_e4m3fn)}, file)
+    check_refused(file, "timm", TINY, "1 not of floating point")
+    endless = {}
+    endless["state_dict"] = endless
+    torch.save(endless, file)
+    check_refused(file, "timm", TINY, "damaged .*recursion")
+
+
+def test_tensors_much_larger_than_their_file_are_refused_before_they_are_read(tmp_path):
+    """One value, as a tensor of 2 TB: whatever copies it fails for want of memory."""
+    file = tmp_path / "weights"
+    vast = torch.zeros(1).expand(2**39)
+    name = "conv1/bn/conv1/bn/moving_variance:0"
+    torch.save({name: vast}, file)
+    for form in ("arnoweng", "keras-chexnet"):
+        check_refused(file, form, None, "larger than the file")
+    with pytest.raises(BundleError, match="1 misshapen"):
+        names.check_fits({"a": vast}, {"a": torch.zeros(1)}, "network")
+
+
+def test_a_zip_file_with_a_compressed_member_is_refused(tmp_path):
+    plain, file = tmp_path / "plain", tmp_path / "weights"
+    torch.save({"a": torch.zeros(10**5)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+    check_refused(file, "arnoweng", None, "compressed")
+
+
+def test_a_keras_file_of_values_that_no_network_has_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    contents = {
+        "scalar": (np.float32(1), "1 extra: a"),
+        "empty": (h5py.Empty("f4"), "a holds no values of 16 to 64 bits"),
+        "long": (np.zeros(3, np.longdouble), "a holds no values of 16 to 64 bits"),
+    }
+    for name, (content, reason) in contents.items():
+        file = tmp_path / name
+        with h5py.File(file, "w") as made:
+            made["a"] = content
+        check_refused(file, "keras-chexnet", None, reason)
+
+
+def test_a_keras_file_whose_arrays_were_never_written_is_refused_before_they_are_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path / "weights.h5"
+    with h5py.File(file, "w") as made:
+        for name in "ab":
+            made.create_dataset(name, (2**18,), "f4")
+    assert file.stat().st_size < 10_000
+    check_refused(file, "keras-chexnet", None, "b lies in another file or is too large")
+
+
+def test_a_file_of_other_weights_of_torchxrayvision_is_refused(tmp_path):
+    chex = FORMATS["torchxrayvision-chex"]
+    published = tmp_path / chex.url.split("/")[-1]
+    torch.save({"a": torch.zeros(1)}, published)
+    check_refused(published, "torchxrayvision-nih", None, "of torchxrayvision-chex, not")
+    check_refused(published, "torchxrayvision-chex", None, "1 extra: a")
+    thresholds = torch.tensor([chex.thresholds.get(name, torch.nan) for name in chex.outputs])
+    file = tmp_path / "renamed.safetensors"
+    for of, form, reason in (
+        (thresholds, "nih", "thresholds .op_threshs. are not those of torchxrayvision-nih"),
+        (thresholds[:3], "chex", "thresholds .op_threshs. are not those of torchxrayvision-chex"),
+        (thresholds, "chex", "1 extra: a"),
+    ):
+        save_file({"a": torch.zeros(1), "op_threshs": of.clone()}, file)
+        check_refused(file, f"torchxrayvision-{form}", None, reason)
+
+
 def test_a_keras_file_that_leads_to_another_file_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
     other, file = tmp_path / "other", tmp_path / "weights.h5"
@@ -431,11 +529,30 @@ def test_a_file_that_is_no_checkpoint_or_is_cut_short_is_refused(zoogzog, tmp_pa
         ("timm", Choices(backbone="resnet10t"), "give --backbone"),
         ("arnoweng", Choices(backbone="resnet50"), "leave --backbone out"),
         ("arnoweng", Choices(findings=("A",)), "leave --findings out"),
+        ("arnoweng", Choices(sources=("padchest",)), "leave --trained-on out"),
+        ("jrzech", Choices(normalisation=(0.5, 0.5)), "leave --mean and --std out"),
         ("arnoweng", Choices(size=200), "larger image than 200"),
         ("torchxrayvision", None, "not the name of a file of torchxrayvision"),
         ("torchvision", Choices(backbone="vit_base_patch16_224", findings=("A",)), "DenseNets and"),
         ("timm", Choices(backbone="no_such_net", findings=("A",)), "timm"),
         ("timm", Choices(backbone="vit_tiny_patch16_224", findings=("A",)), "class token"),
+        ("timm", replace(TINY, backbone="resnet50.no_such"), "timm has no resnet50.no_such"),
+        ("timm", replace(TINY, backbone="hf-hub:timm/x"), "hf-hub:timm/x is not a plain name"),
+        ("timm", replace(TINY, backbone="local-dir:/etc"), "--backbone local-dir:/etc is not a"),
+        ("timm", replace(TINY, normalisation=(0.5, (1, 1, 1))), "same channels"),
+        ("timm", replace(TINY, normalisation=((0.5, 0.5, 0.5), 0.5)), "same channels"),
+        ("timm", replace(TINY, normalisation=(0.5, -1)), "--std -1 .*std must be above 0"),
+        ("timm", replace(TINY, normalisation=(0.5, 0)), "--std 0 .*std must be above 0"),
+        ("timm", replace(TINY, normalisation=(float("nan"), 1)), "--mean nan is not a finite"),
+        ("timm", replace(TINY, normalisation=(0.5, (1, float("inf"), 1))), "--std .*inf.* finite"),
+        ("timm", replace(TINY, normalisation=(1e300, 1)), "--mean 1e.300 is not a finite 32-bit"),
+        ("timm", replace(TINY, sources=("nih", "nihh")), "'nihh' is no data set .*mean nih"),
+        ("timm", replace(TINY, sources=("pad-chst",)), "'pad-chst' is no data set .*mean padchest"),
+        ("timm", replace(TINY, sources=("our ward",)), "'our ward' is no data set .*docs/overlaps"),
+        ("timm", replace(TINY, sources=("",)), "'' is no data set"),
+        ("timm", replace(TINY, size=8), "--size 8 is not from 16 to 4096 px"),
+        ("timm", replace(TINY, size=4097), "--size 4097 is not from 16 to 4096 px"),
+        ("timm", replace(TINY, size=17, crops="centre"), "crops of 15 px are smaller than 16 px"),
     ],
 )  # fmt: skip
 def test_a_choice_that_does_not_fit_is_refused_with_what_is_allowed(

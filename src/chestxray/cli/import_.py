@@ -53,7 +53,7 @@ def import_(
         typer.Option(
             metavar="X[,X,X]",
             help="Subtracted from grey values from 0 to 1; one number, or one for each of three "
-            "channels. Default: the format's, or timm's.",
+            "channels, for timm and torchvision. Default: timm's.",
         ),
     ] = None,
     std: Annotated[
@@ -63,8 +63,8 @@ def import_(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Short names of the data sets that it was trained on, such as nih, for timm and "
-            "torchvision.",
+            help="Short names of the public data sets that it was trained on, such as nih, for "
+            "timm and torchvision.",
         ),
     ] = None,
 ) -> None:

@@ -47,12 +47,13 @@ README: Final = "README.md"
 WEIGHTS: Final = "weights.safetensors"
 GATE: Final = FILE
 _FORMAT: Final = 4
-_TIMM_NAME: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
-_LARGEST: Final = 4096  # px; building a network for larger images takes gigabytes
+TIMM_NAME: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
+SMALLEST: Final = 16  # px
+LARGEST: Final = 4096  # px; building a network for larger images takes gigabytes
 _MADE_BY: Final = "chestxray train"
 
-_Backbone = Annotated[str, Field(pattern=_TIMM_NAME)]
-_Size = Annotated[int, Field(ge=16, le=_LARGEST)]
+_Backbone = Annotated[str, Field(pattern=TIMM_NAME)]
+_Size = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 _Views = tuple[Literal["flip", "crops"], ...]
 _Auroc = Annotated[float, Field(ge=0, le=1)]
 

@@ -10,6 +10,7 @@ and signs do not count. A name that is not in the registry is a set of its own.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -105,6 +106,12 @@ def public_model(name: str) -> SeenBy | None:
 def is_known(name: str) -> bool:
     """Tell whether a set is in the registry, under any of its names."""
     return _key(name) in _named()
+
+
+def nearest(name: str) -> tuple[str, ...]:
+    """Give the names of the sets that are most like a name that is not known, the nearest first."""
+    keys = difflib.get_close_matches(_key(name), _named(), n=9, cutoff=0.6)
+    return tuple(dict.fromkeys(_named()[key] for key in keys))[:3]
 
 
 def title(name: str) -> str:

@@ -9,7 +9,7 @@ has no detector of unusual images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,12 +27,12 @@ from chestxray.findings import Findings
 from chestxray.model.backbones import image_size, noise, without_final_activation
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.importing import names
-from chestxray.model.importing.formats import Format, check_backbone, format_of
+from chestxray.model.importing.formats import Format, check_backbone, check_thresholds, format_of
 from chestxray.model.importing.tensors import Tensors, read_tensors
-from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
+from chestxray.model.model_card import LARGEST, SMALLEST, InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier
-from chestxray.model.origin import Crops, Origin, PerChannel, channels_of
-from chestxray.sources.overlaps import public_model, title
+from chestxray.model.origin import Crops, Origin, PerChannel, channels_of, check_normalisation
+from chestxray.sources.overlaps import is_known, nearest, public_model, title
 
 HEAT_SCALE: Final = 5.0
 """Logits at which a heatmap is 1: about the median over findings of networks that this package
@@ -76,7 +76,7 @@ class Imported:
         tensors: of the network, all of which the file gave.
         format: name of the format.
         leak: which images of public tests the model is known to have seen; None where the registry
-            does not know it, or the user names other data sets.
+            does not know it.
     """
 
     bundle: Bundle
@@ -105,17 +105,16 @@ def import_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} is not empty: give a new folder for the bundle")
     name, of = format_of(form, path)
-    if choices.sources:  # another model of the same format
-        of = replace(of, training_list=None)
     plan = _planned(name, of, choices)
     held = read_tensors(path, of.classes)
     try:
+        check_thresholds(name, of, held.of)
         tensors = of.rename({key: held.of[key] for key in held.of if key not in of.left})
         classifier, count = _classifier(plan, tensors)
     except (BundleError, RecipeError) as error:
         raise BundleError(f"{path}: {error}") from error
     card = _card(plan, classifier, _origin(name, of, path, held), tuple(choices.sources))
-    about = None if choices.sources else public_model(name)
+    about = public_model(name)
     return Imported(save(out, classifier, card), count, name, about.images if about else None)
 
 
@@ -146,16 +145,58 @@ def _planned(name: str, of: Format, choices: Choices) -> _Plan:
         raise BundleError(f"a file of {name} is a {of.backbone}: leave --backbone out")
     if of.outputs and choices.findings:
         raise BundleError(f"the findings of {name} are known: leave --findings out")
+    if of.backbone and choices.normalisation:
+        raise BundleError(f"mean and std of {name} are known: leave --mean and --std out")
+    if of.backbone and choices.sources:
+        raise BundleError(f"what {name} was trained on is known: leave --trained-on out")
     if backbone is None or outputs is None:
         raise BundleError(
             f"{name} does not say which network it is: give --backbone, timm's name, and "
             f"--findings, the names of its outputs in their order"
         )
     check_backbone(name, backbone)
+    _check_numbers(choices)
+    _check_sources(choices.sources)
     size, crops = _crops(of, of.side or _side(backbone, choices), choices)
     return _Plan(
         of, backbone, tuple(outputs), size, crops, choices.normalisation or of.normalisation
     )
+
+
+def _check_numbers(choices: Choices) -> None:
+    """Check size, mean and standard deviation, where they are given.
+
+    Raises:
+        BundleError: one is out of its range, or mean and std are of other channels.
+    """
+    size, both = choices.size, choices.normalisation
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise BundleError(f"--size {size} is not from {SMALLEST} to {LARGEST} px: give another")
+    if both is None:
+        return
+    for option, of in zip(("--mean", "--std"), both, strict=True):
+        if not bool(torch.tensor(of, dtype=torch.float32).isfinite().all()):
+            raise BundleError(f"{option} {of} is not a finite 32-bit number: give another")
+    try:
+        check_normalisation(*both)
+    except ValueError as error:
+        raise BundleError(f"--mean {both[0]} and --std {both[1]} do not fit: {error}") from error
+
+
+def _check_sources(given: Sequence[str]) -> None:
+    """Check that data sets are known, so that overlaps with them are.
+
+    Raises:
+        BundleError: one is not.
+    """
+    for name in given:
+        if not is_known(name):
+            near = " or ".join(nearest(name))
+            hint = f"did you mean {near}?" if near else "give one of docs/overlaps.md."
+            raise BundleError(
+                f"--trained-on {name!r} is no data set of the registry: {hint} Leave out one that "
+                f"is not public"
+            )
 
 
 def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
@@ -169,6 +210,10 @@ def _crops(of: Format, side: int, choices: Choices) -> tuple[int, Crops | None]:
     size = choices.size or (own_size if own else round(side * 8 / 7))
     if size < side:
         raise BundleError(f"crops of {side} px need a larger image than {size} px: give --size")
+    if side < SMALLEST:
+        raise BundleError(
+            f"crops of {side} px are smaller than {SMALLEST} px: give a larger --size"
+        )
     return size, Crops.model_validate({"side": side, "rule": rule})
 
 
@@ -187,7 +232,8 @@ def _classifier(plan: _Plan, tensors: dict[str, Tensor]) -> tuple[Classifier, in
     wanted = whole.state_dict()
     what = f"{plan.backbone} with {len(plan.outputs)} outputs"
     names.check_fits(tensors, wanted, what)
-    whole.load_state_dict(tensors, strict=False)  # counters are not needed; all else was checked
+    needed = {key: of for key, of in tensors.items() if not key.endswith(names.COUNTER)}
+    whole.load_state_dict(needed, strict=False)  # counters alone are missing
     named = [place for place, name in enumerate(plan.outputs) if name]
     classifier = Classifier(
         plan.backbone,
@@ -318,9 +364,9 @@ def _trained_on(name: str, of: Format, given: Sequence[str]) -> TrainedOn:
     Args:
         name: of the format.
         of: the format.
-        given: data sets that the user names; then the file is another model than the public one.
+        given: data sets that the user names, of a format that leaves them open.
     """
-    learned, *more = (() if given else public_seen(name)) or (None,)
+    learned, *more = public_seen(name) or (None,)
     listed = None if learned is None else learned.published
     sources = given or (of.sources if learned is None else learned.sources)
     return TrainedOn(

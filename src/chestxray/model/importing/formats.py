@@ -7,13 +7,20 @@ that is None is the user's to give, or not known.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import timm
+import torch
+from torch import Tensor
+
 from chestxray.errors import BundleError
 from chestxray.model.importing import names
 from chestxray.model.importing.names import Renaming
+from chestxray.model.model_card import TIMM_NAME
 from chestxray.model.origin import Crops, PerChannel
 from chestxray.sources.nih.tables import FINDINGS
 
@@ -107,6 +114,7 @@ _TXV_OUTPUTS: Final = (
     "Fibrosis", "Effusion", "Pneumonia", "Pleural_Thickening", "Cardiomegaly", "Nodule", "Mass",
     "Hernia", "Lung Lesion", "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum",
 )  # fmt: skip
+_TXV_THRESHOLDS: Final = "op_threshs"
 _TXV_RELEASE: Final = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _TXV_DENSENET: Final = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 _TXV: Final = Format(
@@ -117,7 +125,7 @@ _TXV: Final = Format(
     side=224,
     normalisation=(0.5, 2.0**-11),
     classes=(*_LAYERS, *(f"torchxrayvision.models.{name}" for name in _DENSENET)),
-    left=("op_threshs",),
+    left=(_TXV_THRESHOLDS,),
     citation="Cohen et al., TorchXRayVision, MIDL 2022, arXiv:2111.00595",
     licence="the repository is under Apache 2.0; the data sets have terms of their own",
     preprocessing="one channel, (2x - 1) × 1024 for grey values x in [0, 1], the centre square, "
@@ -276,19 +284,49 @@ def format_of(name: str, path: Path) -> tuple[str, Format]:
     """Find a format by its name; `torchxrayvision` is one of them by the name of the file.
 
     Raises:
-        BundleError: there is none of this name, or the file's name is not a published one.
+        BundleError: there is none of this name, the file's name is not a published one, or it is
+            the published one of another format.
     """
+    published = _published(path)
     if name == _BY_FILE:
-        for each, of in _TORCHXRAYVISION.items():
-            if of.url and of.url.endswith(f"/{path.stem}.pt"):
-                return each, of
-        raise BundleError(
-            f"{path.name} is not the name of a file of torchxrayvision: name its weights with "
-            f"--from, one of {', '.join(_TORCHXRAYVISION)}"
-        )
+        if published is None:
+            raise BundleError(
+                f"{path.name} is not the name of a file of torchxrayvision: name its weights with "
+                f"--from, one of {', '.join(_TORCHXRAYVISION)}"
+            )
+        return published, FORMATS[published]
     if name not in FORMATS:
         raise BundleError(f"there is no format {name!r}: choose from {', '.join(choices())}")
+    if name in _TORCHXRAYVISION and published not in {None, name}:
+        raise BundleError(
+            f"{path.name} is the file of {published}, not of {name}: --from {published}"
+        )
     return name, FORMATS[name]
+
+
+def _published(path: Path) -> str | None:
+    """Give the format whose published file has this name, whatever its ending."""
+    files = {str(of.url): name for name, of in _TORCHXRAYVISION.items()}
+    return files.get(f"{_TXV_RELEASE}{path.stem}.pt")
+
+
+def check_thresholds(name: str, of: Format, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the thresholds in a file of torchxrayvision, where it has any, are the format's.
+
+    Raises:
+        BundleError: they are others, so that it is the file of other weights.
+    """
+    given = tensors.get(_TXV_THRESHOLDS)
+    if name not in _TORCHXRAYVISION or given is None:
+        return
+    own = torch.tensor([of.thresholds.get(output, torch.nan) for output in of.outputs or ()])
+    if given.shape != own.shape or not torch.allclose(
+        given.float(), own, rtol=1e-4, atol=0, equal_nan=True
+    ):
+        raise BundleError(
+            f"its thresholds (op_threshs) are not those of {name}: name its own weights with "
+            f"--from, one of {', '.join(_TORCHXRAYVISION)}"
+        )
 
 
 def choices() -> tuple[str, ...]:
@@ -300,11 +338,20 @@ _TORCHVISION: Final = ("densenet", "resnet", "resnext", "wide_resnet")
 
 
 def check_backbone(name: str, backbone: str) -> None:
-    """Check that torchvision's network of a name has timm's names of tensors.
+    """Check that a network's name is one of timm's, and has timm's tensors in torchvision too.
 
     Raises:
-        BundleError: it does not.
+        BundleError: it is not plain, so that timm would look in a hub or a folder; timm has no such
+            weights of it; or torchvision's network of this name has other tensors.
     """
+    if not re.fullmatch(TIMM_NAME, backbone):
+        raise BundleError(f"--backbone {backbone} is not a plain name of timm's, such as resnet50")
+    try:
+        timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:  # it knows the network, and not what stands after the dot
+        raise BundleError(
+            f"timm has no {backbone} ({error}): leave out what follows the dot"
+        ) from error
     if name == "torchvision" and not backbone.startswith(_TORCHVISION):
         raise BundleError(
             f"torchvision's {backbone} has other layers than timm's: DenseNets and ResNets alone "

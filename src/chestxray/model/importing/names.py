@@ -31,6 +31,8 @@ CHEXNET: Final[tuple[Rule, ...]] = (*TORCH, BESIDE_SIGMOID)
 COUNTER: Final = ".num_batches_tracked"
 """Ends the names of counters that inference does not need; files of old torch lack them."""
 
+_FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
 _KERAS: Final = re.compile(r"^(?:model_weights/)?(?P<layer>.+)/(?P=layer)/(?P<weight>\w+):0$")
 _KERAS_LAYERS: Final = (
     (r"^conv1/conv$", "features.conv0"),
@@ -120,27 +122,27 @@ def check_fits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
             is not possible.
     """
     needed = {name: of for name, of in wanted.items() if not name.endswith(COUNTER)}
-    given = {name: of for name, of in found.items() if not name.endswith(COUNTER)}
+    given = {name: found[name] for name in needed if name in found}
+    fit = {name: of for name, of in given.items() if of.shape == needed[name].shape}
     faults = {
         "missing": sorted({*needed} - {*given}),
-        "extra": sorted({*given} - {*needed}),
+        "extra": sorted({*found} - {*wanted}),
         "misshapen": [
-            f"{name} {list(given[name].shape)} instead of {list(of.shape)}"
-            for name, of in needed.items()
-            if name in given and given[name].shape != of.shape
+            f"{name} {list(of.shape)} instead of {list(needed[name].shape)}"
+            for name, of in given.items()
+            if name not in fit
         ],
-        "not of floating point": [
-            name for name in needed if name in given and not given[name].is_floating_point()
+        "not of floating point of 16 bits or more": [
+            name for name, of in given.items() if of.dtype not in _FLOATS
         ],
         "not possible (NaN, infinite, or a variance below 0)": [
-            name for name in needed if name in given and not _possible(name, given[name])
+            name for name, of in fit.items() if of.dtype in _FLOATS and not _possible(name, of)
         ],
     }
     told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
     if told:
-        matched = len({*needed} & {*given})
         raise BundleError(
-            f"the file is not a {what}: {matched} of {len(needed)} tensors match by name; "
+            f"the file is not a {what}: {len(given)} of {len(needed)} tensors match by name; "
             f"{'; '.join(told)}: give a file of this format, or another --from"
         )
 

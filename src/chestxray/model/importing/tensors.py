@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,7 +31,6 @@ from chestxray.errors import BundleError, MissingExtraError
 from chestxray.model.importing import unpickling
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
-_LARGEST: Final = 2**28  # values of one tensor in a Keras file
 _KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment, for the conversion
 
 
@@ -74,7 +74,28 @@ def read_tensors(path: Path, classes: Sequence[str]) -> Tensors:
         )
     if not found.of:
         raise BundleError(f"{path} holds no tensors: give a checkpoint with the network's weights")
+    for name, tensor in found.of.items():
+        if not _is_plain(tensor):
+            raise BundleError(
+                f"{name} of {path} is sparse, quantised or without values: save the network's "
+                f"state_dict() with plain tensors"
+            )
+    if sum(tensor.nbytes for tensor in found.of.values()) > _most(path):
+        raise BundleError(
+            f"the tensors of {path} are larger than the file: save copies of them, by clone()"
+        )
     return found
+
+
+def _most(path: Path) -> int:
+    """Give the bytes that the tensors of a file may have; some may share values, or be packed."""
+    return 4 * path.stat().st_size + 2**20
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor has its values in memory, one after another."""
+    strided = tensor.layout is torch.strided and not tensor.is_nested
+    return strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:
@@ -87,16 +108,16 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
 def _of_torch(path: Path, classes: Sequence[str]) -> Tensors:
     try:
         unpickling.check_archive(path)
-    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError) as error:
         raise BundleError(f"{path} holds no tensors of torch.save ({error})") from error
     try:
-        value = torch.load(path, "cpu", weights_only=True)
+        found = unpickling.tensors_of(torch.load(path, "cpu", weights_only=True))
     except pickle.UnpicklingError:  # more than tensors
         return Tensors(_converted(path, classes), converted=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+    except Exception as error:  # a hostile file can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise BundleError(f"{path} is damaged ({reason}): download it again") from error
-    return Tensors(unpickling.tensors_of(value))
+    return Tensors(found)
 
 
 def _converted(path: Path, classes: Sequence[str]) -> dict[str, Tensor]:
@@ -145,13 +166,19 @@ def _of_keras(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise MissingExtraError("h5py", "keras") from error
     found: dict[str, Tensor] = {}
+    left = _most(path)
 
     def keep(name: str, item: object) -> None:
         if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":
             return
-        if item.is_virtual or item.external or item.size > _LARGEST:
+        if item.shape is None or item.dtype.itemsize not in {2, 4, 8}:
+            raise ValueError(f"{name} holds no values of 16 to 64 bits")
+        nonlocal left
+        left -= item.size * item.dtype.itemsize
+        if item.is_virtual or item.external or left < 0:
             raise ValueError(f"{name} lies in another file or is too large")
-        found[name] = torch.from_numpy(item[()])
+        native = np.asarray(item[()], item.dtype.newbyteorder("="))
+        found[name] = torch.from_numpy(native)
 
     try:
         with h5py.File(path, "r") as file:

@@ -172,12 +172,14 @@ def check_archive(source: Path) -> None:
     """Refuse archives that torch opens in other ways than by its reader or this one.
 
     Raises:
-        UnpicklingError: a TorchScript program, or no file of `torch.save`.
+        UnpicklingError: a TorchScript program, compressed, or no file of `torch.save`.
     """
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise RefusedNameError("a TorchScript program")
+            if any(of.compress_type != zipfile.ZIP_STORED for of in archive.infolist()):
+                raise pickle.UnpicklingError("it is compressed, which torch.save never does")
         return
     with source.open("rb") as file:
         if file.read(2) != b"\x80\x02":  # of protocol 2, which torch writes; a tar has none
