@@ -432,21 +432,24 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
 def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
     there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
     with caplog.at_level(logging.WARNING):
-        weights, backbone, other = (
+        weights, backbone, file, other = (
             recipes.load("quick").model_copy(update=change)
             for change in (
                 {"weights": "hub:microsoft/rad-dino"},
                 {"backbone": "hub:microsoft/rad-dino@v1"},
+                {"backbone": "hub:MapleF/eva_x/eva_x_tiny_patch16_merged520k_mim.pt@v1"},
                 {"weights": "hub:timm/resnet18.a1_in1k"},
             )
         )
         warn_of_public(weights, there)
         warn_of_public(backbone, there, everywhere=True)
+        warn_of_public(file, there)
         warn_of_public(other, there)
-    first, second = (record.getMessage() for record in caplog.records)
+    first, second, third = (record.getMessage() for record in caplog.records)
     assert second.startswith("backbone = microsoft/rad-dino: The network that the model started")
     assert f"was trained on {count} of the {count} images" in first
     assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
+    assert third.startswith("backbone = MapleF/eva_x: The network that the model started from was")
 
 
 # --- calibration ---------------------------------------------------------------------------------
