@@ -51,6 +51,7 @@ class Hub(http.server.ThreadingHTTPServer):
         repositories: by `OWNER/NAME`.
         asked: lines of the requests so far.
         cut: name of a file whose answer ends in the middle.
+        no_commits: refuse every commit, as where a quota is used up.
         address: of it, as HF_ENDPOINT takes it.
     """
 
@@ -62,6 +63,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.stored: Files = {}
         self.cut = ""
+        self.no_commits = False
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, cache: Path, token: str = "", *, offline: bool = False) -> dict[str, str]:
@@ -137,7 +139,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
                 409,
             )
         else:
-            private = bool(wanted.get("private"))
+            private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
             self.server.repositories[name] = Repository(private=private)
             self.server.repositories[name].commit({".gitattributes": b""})
             self._json({"url": f"{self.server.address}/{name}"})
@@ -163,6 +165,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             self._refuse(403)
         elif sha is None:
             self._refuse(404, "RevisionNotFound")
+        elif kind == "commit" and self.server.no_commits:
+            self._refuse(400)
         elif kind == "preupload":
             self._json({"files": [_mode(of) for of in json.loads(body)["files"]]})
         elif kind == "commit":

@@ -290,6 +290,48 @@ def test_a_repository_that_describes_no_backbone_is_refused(hub, files, words):
         foundation("hub:someone/no")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "hf-hub:evil/other"}, "'hf-hub:evil/other' is no model of timm"),
+        ({"architecture": "local-dir:/tmp"}, "'local-dir:/tmp' is no model of timm"),
+        ({"architecture": "resnet9999"}, "'resnet9999' is no model of timm"),
+        ({"architecture": ["resnet10t"]}, "is no model of timm"),
+        ({"num_classes": 10**9}, "1000000000 outputs is not of 0 to 100,000"),
+        ({"num_classes": -1}, "-1 outputs"),
+        ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "1000000 px are not of 16 to"),
+    ],
+)
+def test_timm_looks_nowhere_else_for_what_a_repository_names(hub, change, words):
+    about = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.2] * 3}
+    config = {"architecture": "resnet10t", "num_classes": 0} | change
+    config["pretrained_cfg"] = about | config.get("pretrained_cfg", {})
+    hub("timm/evil", {"config.json": config})
+    with pytest.raises(RecipeError, match=r"does not describe a backbone .*" + words):
+        foundation("hub:timm/evil")
+
+
+def test_the_tower_of_an_open_clip_model_is_one_of_timm(hub):
+    vision = {"timm_model_name": "hf-hub:evil/other", "image_size": 32}
+    preprocessing = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    config = {"model_cfg": {"vision_cfg": vision}, "preprocess_cfg": preprocessing}
+    hub("someone/evil", {"open_clip_config.json": config})
+    with pytest.raises(RecipeError, match="'hf-hub:evil/other' is no model of timm"):
+        foundation("hub:someone/evil")
+
+
+def test_a_file_without_any_tensor_of_the_backbone_is_not_replaced_by_timms_weights(hub):
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}
+    preprocessing = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    hub("someone/text", {
+        "open_clip_config.json": {
+            "model_cfg": {"vision_cfg": vision}, "preprocess_cfg": preprocessing},
+        "open_clip_model.safetensors": {"text.x": torch.zeros(3)},
+    })  # fmt: skip
+    with pytest.raises(RecipeError, match="none of its tensors are there"):
+        foundation("hub:someone/text").whole(32)
+
+
 def test_a_first_layer_is_folded_only_where_that_is_exact():
     def layer(**own) -> torch.nn.Conv2d:
         return torch.nn.Conv2d(3, 4, 4, stride=4, **own)
@@ -299,6 +341,42 @@ def test_a_first_layer_is_folded_only_where_that_is_exact():
     assert exact_in_grey(layer(padding=1), *alike)
     assert not exact_in_grey(layer(padding=1), *differing)
     assert not exact_in_grey(layer(bias=False), *differing)
+    standardised = timm.layers.StdConv2d(3, 4, 4, stride=4, padding=0, bias=True)
+    assert not any(standardised.padding)
+    assert not exact_in_grey(standardised, *alike)  # the sum is standardised again
+    padded = timm.layers.create_conv2d(3, 4, 3, stride=2, padding="same", bias=True)
+    assert not any(padded.padding)  # it pads when it runs
+    assert not exact_in_grey(padded, *differing)
+
+
+@pytest.mark.parametrize("colours", [([0.5] * 3, [0.25] * 3), ([0.4, 0.5, 0.6], [0.2] * 3)])
+def test_a_first_layer_that_standardises_its_weights_keeps_three_channels(hub, colours):
+    theirs = reference("test_nfnet")
+    mean, std = colours
+    about = {"input_size": [3, 64, 64], "mean": mean, "std": std}
+    config = {"architecture": "test_nfnet", "num_classes": 0, "pretrained_cfg": about}
+    hub("timm/nf", {"config.json": config, "model.safetensors": theirs.state_dict()})
+    network, _ = classifier_of("hub:timm/nf", 64)
+    images = torch.rand(2, 1, 64, 64)
+    middle, scale = (torch.tensor(of)[:, None, None] for of in colours)
+    with torch.inference_mode():
+        expected = theirs((images.expand(-1, 3, -1, -1) - middle) / scale)
+        *_, features = network.explain(images)
+    assert torch.allclose(features, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_fold_that_changes_the_features_is_refused(hub):
+    """A network may pad its image itself, before a first layer without padding."""
+    hub("timm/padding", {"config.json": {
+        "architecture": "convnext_atto", "num_classes": 0, "pretrained_cfg": {
+            "input_size": [3, 64, 64], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]},
+    }})  # fmt: skip
+    found, whole = foundation("hub:timm/padding"), reference("convnext_atto")
+    whole.stem = torch.nn.Sequential(torch.nn.ZeroPad2d(2), *whole.stem)
+    whole.pretrained_cfg["first_conv"] = "stem.1"
+    with pytest.raises(RecipeError, match="does not give with one grey channel what it gives"):
+        found._fold(whole, 64)
+    found._fold(reference("convnext_atto"), 64)
 
 
 def test_a_probe_and_a_training_start_from_it_and_their_bundles_need_no_hub(

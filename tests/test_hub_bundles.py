@@ -213,6 +213,34 @@ def test_who_may_not_write_is_told_so_and_the_token_is_not_shown(
     assert set(server.repositories) == before
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # of huggingface_hub itself
+def test_a_refused_commit_says_that_the_repository_may_have_been_made(
+    server, bundle, client, tmp_path
+):
+    client.use(server, tmp_path, WRITER)
+    server.no_commits = True
+    try:
+        with pytest.raises(BundleError, match="may have made the repository or the branch") as said:
+            push(bundle, "hub:someone/half@v1")
+    finally:
+        server.no_commits = False
+    assert "nothing was changed" not in str(said.value)
+    assert set(server.repositories["someone/half"].refs) == {"main", "v1"}
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # of huggingface_hub itself
+def test_a_private_push_does_not_publish_in_a_public_repository(server, bundle, client, tmp_path):
+    client.use(server, tmp_path, WRITER)
+    server.repositories["someone/open"] = Repository()
+    before = server.repositories["someone/open"].commit({".gitattributes": b""})
+    with pytest.raises(BundleError, match="is there already and is public"):
+        push(bundle, "hub:someone/open@v1", private=True)
+    assert server.repositories["someone/open"].refs == {"main": before}
+    for _ in range(2):  # a new one, then one that is private already
+        push(bundle, "hub:someone/closed", private=True)
+    assert server.repositories["someone/closed"].private
+
+
 def test_a_download_that_breaks_off_is_not_used_and_is_completed_later(
     server, files, client, tmp_path
 ):

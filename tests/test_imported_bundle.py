@@ -28,6 +28,7 @@ from chestxray.model.network import Classifier, to_input
 from chestxray.model.origin import Crops
 from chestxray.model.parity import noise
 from chestxray.reading.prediction import predict
+from chestxray.reporting import readme
 from chestxray.serving.gateway.result_objects.instance import Model
 from chestxray.serving.responses import model_card_result
 from chestxray.training import initial_weights
@@ -117,6 +118,35 @@ def test_calibrating_ends_the_warning_and_chooses_operating_points(
     p = found.rows[[f"prob_{name}" for name in NAMES]].to_numpy()
     assert np.abs(p.mean(axis=0) - 0.3).max() < 0.02
     assert BundleThresholds.read(tmp_path / "site").uncalibrated_import is None
+
+
+def test_the_page_of_an_imported_model_says_whose_it_is_and_how_it_is_calibrated(
+    imported, table, site, tmp_path
+):
+    folder = Path(shutil.copytree(imported, tmp_path / "bundle"))
+    values = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    values["origin"] |= {
+        "url": "https://example.org/model", "citation": "Doe 2020", "licence": "CC BY-NC 4.0",
+    }  # fmt: skip
+    (folder / CARD).write_text(json.dumps(values), encoding="utf-8")
+    page = readme.model_card(folder)
+    assert "Gives an uncalibrated probability and" in page
+    assert "Not calibrated: probabilities are those of the network as it was imported." in page
+    assert "There are no thresholds: no finding is called." in page
+    assert "fitted on validation" not in page
+    assert "prevalence of the validation" not in page
+    assert values["origin"]["sha256"] in page
+    for words in ("timm: file `weights.safetensors`", "example.org/model", "To cite: Doe 2020"):
+        assert words in page
+    assert page.rstrip().endswith("## Licence\n\nOf the imported file: CC BY-NC 4.0")
+    assert "reads ten crops of 56 px" in page
+    chestxray.calibrate(imported, table, site, tmp_path / "site")
+    after = readme.model_card(tmp_path / "site")
+    assert "Gives a calibrated probability and" in after
+    count = len(site.rows)
+    assert f"Calibrated again on a site, {count} images of {count} patients: " in after
+    assert "the prevalence of these images of a site" in after
+    assert "validation" not in after[after.index("## Calibration") : after.index("## Limits")]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])

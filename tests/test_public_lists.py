@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from chestxray.dataset.store import Dataset
-from chestxray.errors import RecipeError, SourceError
+from chestxray.errors import PredictionsError, RecipeError, SourceError
 from chestxray.evaluation import Labels, evaluate
 from chestxray.evaluation import predictions as tables
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -33,6 +33,7 @@ from chestxray.model import model_card
 from chestxray.model.importing.checkpoint import _trained_on
 from chestxray.model.importing.formats import FORMATS
 from chestxray.model.model_card import InitialWeights, ModelCard
+from chestxray.model.recalibration import calibrate
 from chestxray.reading import predict
 from chestxray.reading.inputs import find, leakage
 from chestxray.reading.validation import _unseen
@@ -432,21 +433,24 @@ def test_weights_of_the_hub_that_the_registry_knows_are_recorded(run, dataset):
 def test_training_from_weights_of_the_hub_warns_of_what_they_have_seen(dataset, caplog):
     there, count = named(dataset, "nih"), (dataset.index["split"] != "train").sum()
     with caplog.at_level(logging.WARNING):
-        weights, backbone, other = (
+        weights, backbone, file, other = (
             recipes.load("quick").model_copy(update=change)
             for change in (
                 {"weights": "hub:microsoft/rad-dino"},
                 {"backbone": "hub:microsoft/rad-dino@v1"},
+                {"backbone": "hub:MapleF/eva_x/eva_x_tiny_patch16_merged520k_mim.pt@v1"},
                 {"weights": "hub:timm/resnet18.a1_in1k"},
             )
         )
         warn_of_public(weights, there)
         warn_of_public(backbone, there, everywhere=True)
+        warn_of_public(file, there)
         warn_of_public(other, there)
-    first, second = (record.getMessage() for record in caplog.records)
+    first, second, third = (record.getMessage() for record in caplog.records)
     assert second.startswith("backbone = microsoft/rad-dino: The network that the model started")
     assert f"was trained on {count} of the {count} images" in first
     assert f"was trained on {len(there.index)} of the {len(there.index)} images" in second
+    assert third.startswith("backbone = MapleF/eva_x: The network that the model started from was")
 
 
 # --- calibration ---------------------------------------------------------------------------------
@@ -467,6 +471,24 @@ def calibrated(run, dataset, tmp_path) -> Path:
     }  # fmt: skip
     (folder / "bundle.json").write_text(json.dumps(card), encoding="utf-8")
     return folder
+
+
+def test_images_of_the_list_that_a_public_model_was_trained_on_do_not_calibrate_it(
+    imported, dataset, tmp_path
+):
+    there, identity = named(dataset, "nih"), model_card.read(imported).identity
+    names = dataset.index["image"].iloc[dataset.rows("test")]
+    path = predicted(dataset, tmp_path, model=identity)
+    words = f"was trained on {counts(names)['train']} of the {len(names)} images of"
+    with pytest.raises(PredictionsError, match=words):
+        calibrate(imported, path, there, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    rows = pd.read_csv(path)
+    unseen = ARNOWENG["train"].holds(rows["Image Index"]) == 0
+    rows[unseen].to_csv(path, index=False)
+    assert calibrate(imported, path, there, tmp_path / "new").card.recalibrated_on.images == sum(
+        unseen
+    )
 
 
 def test_evaluate_and_predict_warn_of_images_that_the_bundle_was_calibrated_on(

@@ -23,7 +23,8 @@ def push(
     *,
     licence: Licence = None,
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
+        bool,
+        typer.Option("--private", help="Make a new repository private; refuse a public one."),
     ] = False,
     card: Annotated[
         Path | None,

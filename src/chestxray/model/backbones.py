@@ -118,8 +118,12 @@ def exact_in_grey(layer: nn.Conv2d, mean: Sequence[float], std: Sequence[float])
     """Tell whether a first layer of three colours has an equal one of a single grey channel.
 
     It has where the colours are normalised alike. Otherwise what the means add is a constant only
-    without padding, whose zeros stand for another grey in each colour; and it needs a bias.
+    without padding, whose zeros stand for another grey in each colour; and it needs a bias. A layer
+    of another class than torch's own may standardise its weights, or pad by the size of the image:
+    its weights cannot be added up.
     """
+    if type(layer) is not nn.Conv2d:
+        return False
     alike = len(set(mean)) == 1 and len(set(std)) == 1
     return alike or (not any(layer.padding) and layer.bias is not None)
 
@@ -147,6 +151,20 @@ def in_grey(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:  #
         constant = (weight * shifts[:, None, None]).sum((1, 2, 3))
         grey.bias = nn.Parameter((layer.bias.data.double() + constant).to(layer.bias))
     model.set_submodule(name, grey)
+
+
+def grey_features(model: Any, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:  # noqa: ANN401
+    """Give timm's features of the same grey image of noise, [1, C], to compare models by.
+
+    Args:
+        model: timm's whole model, of as many channels as there are means.
+        size: of the image, pixels.
+        mean: of each channel, subtracted from grey values in [0, 1].
+        std: of each channel, divided by.
+    """
+    grey = noise(size)
+    centre, scale = (grey.new_tensor(of)[:, None, None] for of in (mean, std))
+    return timms_features(model, (grey - centre) / scale)
 
 
 def colour_normalisation(model: Any) -> tuple[PerChannel, PerChannel]:  # noqa: ANN401

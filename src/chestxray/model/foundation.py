@@ -13,7 +13,7 @@ Weights that are pickled are read by the restricted reader of `importing`, in a 
 
 The first layer takes one grey channel where that changes nothing: where the three colours have one
 normalisation, or where it has no padding, so that what each colour's mean adds is a constant. Else
-the network keeps three channels.
+the network keeps three channels. The folded network must give the features of the original.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from chestxray.model.backbones import (
     averaged_colours,
     exact_in_grey,
     first_layer,
+    grey_features,
     image_size,
     in_grey,
 )
@@ -56,6 +57,7 @@ _WEIGHTS: Final = (
 )  # fmt: skip
 _EVA_X: Final = re.compile(r"eva_x_(tiny|small|base)_patch16_.*\.(?:pt|pth|safetensors)")
 _EVA_X_COLOURS: Final = (0.49185243, 0.28509309)  # mean and deviation in hustvl/EVA-X @dc4f32a
+_ROUNDING: Final = 1e-3  # of features by float32, of the largest; a wrong fold changes far more
 _DINOV2: Final = {  # hidden size, layers, heads → timm's name
     (384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1536, 40, 24): "giant",
 }  # fmt: skip
@@ -72,6 +74,10 @@ _META: Final = (  # names of transformers' Dinov2Model → those of its first pu
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^layernorm\.", "norm."),
 )
+
+_TIMM_NAME: Final = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_SIZES: Final = range(16, 4097)  # px; a network for larger images takes gigabytes
+_OUTPUTS: Final = range(100_001)
 
 Colours = tuple[float, float, float]
 
@@ -90,6 +96,10 @@ class Foundation:
         outputs: of its classifier; 0 without one.
         kind: which names its tensors have: `timm`, `dinov2`, `open_clip` or `eva_x`.
         licence: as the repository states it; empty where it does not.
+
+    Raises:
+        ValueError: timm would look for the backbone elsewhere, or does not have it, or a number is
+            out of range.
     """
 
     repository: str
@@ -102,6 +112,16 @@ class Foundation:
     outputs: int
     kind: str
     licence: str
+
+    def __post_init__(self) -> None:
+        """Refuse what would make timm contact another repository, or fill the memory."""
+        name = self.backbone
+        if not (isinstance(name, str) and _TIMM_NAME.fullmatch(name) and timm.is_model(name)):
+            raise ValueError(f"its backbone {name!r} is no model of timm")
+        if self.size not in _SIZES:
+            raise ValueError(f"its images of {self.size} px are not of 16 to 4,096 px")
+        if self.outputs not in _OUTPUTS:
+            raise ValueError(f"its classifier of {self.outputs} outputs is not of 0 to 100,000")
 
     @property
     def channels(self) -> int:
@@ -180,8 +200,22 @@ class Foundation:
                 f"({hub.first_line(error)}): give another repository"
             ) from error
         if self.channels == 1:
-            in_grey(model, self.mean, self.std)
+            self._fold(model, size)
         return model
+
+    def _fold(self, model: Any, size: int) -> None:  # noqa: ANN401
+        """Fold the colours of timm's model into one channel, in place; refuse what that changes."""
+        colours = grey_features(model, size, self.mean, self.std)
+        in_grey(model, self.mean, self.std)
+        mean, std = averaged_colours(self.mean, self.std)
+        grey = grey_features(model, size, [mean], [std])
+        difference = float((grey - colours).abs().max() / colours.abs().max().clamp_min(1e-12))
+        if not difference < _ROUNDING:
+            raise RecipeError(
+                f"{self.backbone} of {self.repository} does not give with one grey channel what it "
+                f"gives with three (features differ by {difference:.1g} of the largest): choose "
+                f"another backbone"
+            )
 
     @property
     def _place(self) -> hub.Repository:
@@ -190,6 +224,8 @@ class Foundation:
 
     def _model(self, size: int, tensors: Mapping[str, Tensor] | None = None) -> Any:  # noqa: ANN401
         """Make timm's model of three channels, with weights where there are any."""
+        if tensors is not None and not tensors:  # timm would take its own weights instead
+            raise ValueError("none of its tensors are there")
         own = {"input_size": (3, self.size, self.size), "num_classes": self.outputs}
         given = None if tensors is None else {**own, "state_dict": dict(tensors)}
         return timm.create_model(

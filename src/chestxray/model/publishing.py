@@ -32,14 +32,15 @@ def push(
             beside the folder goes with it.
         to: `hub:OWNER/NAME`, or `hub:OWNER/NAME@BRANCH`.
         licence: of the weights, as the hub names it, such as `apache-2.0`.
-        private: make a new repository private; one that exists stays as it is.
+        private: make a new repository private; one that exists must be private already.
         card: Markdown file to push as `README.md` instead.
 
     Returns:
         `hub:OWNER/NAME@COMMIT` of what was pushed.
 
     Raises:
-        BundleError: not a whole bundle, no such name, or the hub refuses or does not answer.
+        BundleError: not a whole bundle, no such name, a public repository where a private one is
+            wanted, or the hub refuses or does not answer.
         ArtifactError: a file is missing.
     """
     folder = Path(bundle)
@@ -59,11 +60,14 @@ def push(
         files[SIGNATURE] = signature
     try:
         commit = _commit(repository, files, identity, private)
+    except BundleError:
+        raise
     except Exception as error:  # its classes change with the hub's HTTP library
         raise BundleError(
             refusal(repository, error)
-            or f"{folder} cannot be pushed to {repository} ({first_line(error)}): nothing was "
-            f"changed there; check network and name, and push again"
+            or f"{folder} cannot be pushed to {repository} ({first_line(error)}): the hub may "
+            f"have made the repository or the branch, without this bundle; check network and name, "
+            f"and push again"
         ) from error
     return f"hub:{repository.name}@{commit}"
 
@@ -76,6 +80,11 @@ def _commit(
 
     hub: Any = huggingface_hub.HfApi()
     hub.create_repo(repository.name, private=private, exist_ok=True)
+    if private and not hub.model_info(repository.name).private:
+        raise BundleError(
+            f"{repository.name} is there already and is public: push without --private, give "
+            f"another name, or make it private on its page of the hub"
+        )
     if repository.revision:
         hub.create_branch(repository.name, branch=repository.revision, exist_ok=True)
     done = hub.create_commit(

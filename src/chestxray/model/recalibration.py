@@ -31,7 +31,7 @@ from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
-from chestxray.evaluation.seen_images import Seen, list_sha256
+from chestxray.evaluation.seen_images import Evaluated, Seen, list_sha256, seen_names
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
 from chestxray.model.model_card import GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
@@ -95,12 +95,19 @@ def _check_made(pairs: Pairs, identity: str) -> None:
 
 
 def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
-    """Refuse the images that the bundle was trained on."""
+    """Refuse images that the bundle was trained on, by its split, or by the lists on its card."""
     splits = {of.split_sha256 for of in card.trainings} - {None, ""}
     if pairs.split == "train" and truth.split_sha256 in splits:
         raise PredictionsError(
             f"the bundle was trained on these images of {truth.source}, where its probabilities "
             f"are too sure: give predictions for images that it was not trained on"
+        )
+    images = Evaluated.of(truth.rows, truth.sources, pairs.images.tolist())
+    if count := len(seen_names(card.seen, images)):
+        raise PredictionsError(
+            f"the bundle was trained on {count:,} of the {images.images:,} images of {truth.source}"
+            f", where its probabilities are too sure: give predictions for images that it was not "
+            f"trained on"
         )
 
 

@@ -138,8 +138,11 @@ def _index(card: Json, metrics: Json) -> Json:
 
 def _lead(card: Json, repository: str) -> str:
     size, findings = card["size"], card["findings"]
+    missing = len(_facts(card).calibration.uncalibrated)
+    which = "an uncalibrated" if missing == len(findings) else "a" if missing else "a calibrated"
+    some = f" (not calibrated for {counted(missing, 'finding')})" if which == "a" else ""
     return (
-        f"Gives a calibrated probability and a heatmap for each of "
+        f"Gives {which} probability{some} and a heatmap for each of "
         f"{counted(len(findings), 'finding')} of a chest radiograph. Network: "
         f"{_text(card['backbone'])} at {size} × {size} pixels. **For research, not a medical "
         f"device.**\n\n"
@@ -154,6 +157,7 @@ def _sections(card: Json, files: RunFiles | None, licence: str | None) -> dict[s
         "Out of scope": _MISUSE,
         "Figures": _figures(card, files),
         "What the figures support": _bullets(interpretation.supported(files)) if files else "",
+        "Origin": _origin(card),
         "Training data": _training(card, files),
         "Preprocessing": _preprocessing(card),
         "Calibration and thresholds": _calibration(card),
@@ -172,8 +176,40 @@ def _sections(card: Json, files: RunFiles | None, licence: str | None) -> dict[s
             for of in (files.sources if files else ())
             if of.get("citation")
         ),
-        "Licence": _text(licence) if licence else "Not stated by the authors.",
+        "Licence": _licence(card, licence),
     }
+
+
+def _facts(card: Json) -> BundleThresholds:
+    return BundleThresholds.model_validate(card | {"model": ""})
+
+
+def _origins(card: Json) -> list[Json]:
+    """Give the files that an imported bundle, or the members of one, were imported from."""
+    found = [of.get("origin") for of in (card, *card.get("members", ()))]
+    return [of for of in found if of]
+
+
+def _origin(card: Json) -> str:
+    """Say where an imported model is from; empty for one that was trained here."""
+    lines = []
+    for of in _origins(card):
+        converted = ", converted from a pickle" if of.get("converted") else ""
+        lines.append(
+            f"Imported from {_text(of['format'])}: file `{_code(of['file'])}`, SHA-256 "
+            f"`{_code(of['sha256'])}`{converted}."
+        )
+        facts = (("Published at", "url"), ("To cite:", "citation"))
+        lines += [f"{what} {_text(of[key])}" for what, key in facts if of.get(key)]
+    return _bullets(dict.fromkeys(lines))
+
+
+def _licence(card: Json, given: str | None) -> str:
+    """Give the licence that was chosen, and what is known of that of an imported file."""
+    known = dict.fromkeys(_text(of["licence"]) for of in _origins(card) if of.get("licence"))
+    lines = [_text(given)] if given else []
+    lines += [f"Of the imported file: {of}" for of in known]
+    return "\n\n".join(lines) or "Not stated by the authors."
 
 
 def _figures(card: Json, files: RunFiles | None) -> str:
@@ -240,8 +276,7 @@ def _training(card: Json, files: RunFiles | None) -> str:
         for name, policy in of["policies"].items()
         if policy
     ]
-    seen = BundleThresholds.model_validate(card | {"model": ""}).seen
-    return _bullets([*lines, *map(_text, exposures(seen))])
+    return _bullets([*lines, *map(_text, exposures(_facts(card).seen))])
 
 
 def _labels(files: RunFiles | None) -> Iterable[tuple[str, str]]:
@@ -264,10 +299,31 @@ def _split(of: Json) -> str:
 def _preprocessing(card: Json) -> str:
     alone = f"then {_numbers(card['mean'])} subtracted, divided by {_numbers(card['std'])}"
     how = "each member's own normalisation" if card["backbone"] == "ensemble" else alone
-    return (
+    image = (
         f"Any grey radiograph (PNG, JPEG, DICOM), bright is dense, becomes {card['size']} × "
         f"{card['size']} pixels by the rule `{_code(card['pixel_rule'])}`; values in [0, 1], {how}."
     )
+    lines = [image]
+    lines += [rule for of in (card, *card.get("members", ())) if (rule := _views(of))]
+    for of in _origins(card):
+        facts = (("Its authors'", "preprocessing"), ("Differences from that", "differences"))
+        lines += [f"{what}: {_text(of[key])}" for what, key in facts if of.get(key)]
+    return "\n\n".join(dict.fromkeys(lines))
+
+
+def _views(card: Json) -> str:
+    """Say which parts and views of an image a network reads; empty for the whole image alone."""
+    name, crops, views = _text(card["backbone"]), card.get("crops"), card.get("tta") or ()
+    if crops and crops["rule"] == "ten":
+        return (
+            f"{name} reads ten crops of {crops['side']} px: four corners and the centre, each "
+            f"mirrored too; their probabilities are averaged."
+        )
+    if crops:
+        return f"{name} reads the central {crops['side']} px alone."
+    words = {"flip": "mirrored", "crops": "its four corners and its centre, enlarged"}
+    shown = " and ".join(words[of] for of in views)
+    return f"{name} reads each image also {shown}; the logits are averaged." if views else ""
 
 
 def _numbers(value: float | Sequence[float]) -> str:
@@ -276,22 +332,57 @@ def _numbers(value: float | Sequence[float]) -> str:
 
 
 def _calibration(card: Json) -> str:
-    unfitted = card["calibration"].get("unfitted") or {}
-    families = sorted({of["family"] for of in card["calibration"]["calibrators"].values()})
-    lines = [
-        (
-            f"Each finding's calibrator is strictly increasing and fitted on validation: "
-            f"{', '.join(map(_text, families))}."
-        ),
-        (
-            f"Thresholds are those of the operating point `{_code(card['operating_point'])}`; the "
-            f"bundle has {', '.join(f'`{_code(of)}`' for of in card['operating_points'])}."
-        ),
-        "Probabilities contain the prevalence of the validation images.",
-    ]
-    lines += [f"{_text(label(name))}: {_text(why)}." for name, why in unfitted.items()]
+    uncalibrated = _facts(card).calibration.uncalibrated
+    lines = [*_fitted(card), _thresholds(card)]
+    lines += [f"{_text(label(name))}: {_text(why)}." for name, why in uncalibrated.items()]
+    if not card["prevalences"]:
+        return _bullets(lines)
+    site = card.get("recalibrated_on")
+    lines.append(
+        f"Probabilities contain the prevalence of these images of {_text(site['source'])}; of a "
+        f"finding without labels there, that before."
+        if site
+        else "Probabilities contain the prevalence of the validation images."
+    )
     shares = [(label(name), f"{100 * of:.1f} %") for name, of in card["prevalences"].items()]
-    return f"{_bullets(lines)}\n\n{_table(('Finding', 'Prevalence in validation'), shares)}"
+    head = ("Finding", "Prevalence" if site else "Prevalence in validation")
+    return f"{_bullets(lines)}\n\n{_table(head, shares)}"
+
+
+def _fitted(card: Json) -> Iterator[str]:
+    """Say on which images each stage of the calibration was fitted."""
+    first, site = card["calibration"], card.get("recalibrated_on")
+    nothing = card.get("origin") and len(first.get("unfitted") or {}) == len(card["findings"])
+    if not nothing:
+        yield (
+            f"Each finding's calibrator is strictly increasing and fitted on validation: "
+            f"{_families(first)}."
+        )
+    elif site is None:
+        yield "Not calibrated: probabilities are those of the network as it was imported."
+    if site:
+        last = first
+        while last.get("then"):
+            last = last["then"]
+        yield (
+            f"Calibrated again on {_text(site['source'])}, "
+            f"{counted(site['images'], 'image')} of {counted(site['patients'], 'patient')}: "
+            f"{_families(last)}."
+        )
+
+
+def _families(calibration: Json) -> str:
+    families = sorted({of["family"] for of in calibration["calibrators"].values()})
+    return ", ".join(map(_text, families))
+
+
+def _thresholds(card: Json) -> str:
+    if all(of is None for of in card["thresholds"].values()):
+        return "There are no thresholds: no finding is called."
+    return (
+        f"Thresholds are those of the operating point `{_code(card['operating_point'])}`; the "
+        f"bundle has {', '.join(f'`{_code(of)}`' for of in card['operating_points'])}."
+    )
 
 
 def _limits(files: RunFiles | None) -> str:

@@ -25,7 +25,7 @@ from chestxray.evaluation.seen_images import (
     seen_images,
     verdict,
 )
-from chestxray.hub import Repository
+from chestxray.hub import BACKBONE, NAME
 from chestxray.model import model_card
 from chestxray.model.model_card import Facts, ModelCard
 from chestxray.training.recipe import Recipe
@@ -191,11 +191,11 @@ def warn_of_public(recipe: Recipe, dataset: Dataset, *, everywhere: bool = False
         everywhere: as of `check_unseen`.
     """
     measured = dataset.index["split"].isin(_PARTS if everywhere else ("val", "test"))
-    for key in ("weights", "backbone"):
-        if on_hub := Repository.of(getattr(recipe, key)):
-            seen = public_seen(on_hub.name, "weights")
+    for key, pattern in (("weights", NAME), ("backbone", BACKBONE)):
+        if on_hub := pattern.fullmatch(getattr(recipe, key)):
+            seen = public_seen(on_hub[1], "weights")
             for of in seen_images(seen, evaluated(dataset, measured)):
-                _log.warning("%s = %s: %s", key, on_hub.name, of.sentence)
+                _log.warning("%s = %s: %s", key, on_hub[1], of.sentence)
 
 
 def _first(found: Iterable[SeenImages]) -> SeenImages:
