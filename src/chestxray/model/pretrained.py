@@ -94,7 +94,8 @@ def pretrained_model(
     """Give a whole timm model of one grey channel with trained weights.
 
     Where the first layer's three colours can be folded into one exactly (`exact_in_grey`), they
-    are; elsewhere their weights are summed, which differs a little next to the padding.
+    are; elsewhere their weights are summed, which differs a little next to the padding, and more
+    where a layer standardises its weights, as in timm's BiT and NFNet.
 
     Args:
         weights: `imagenet`, `hub:OWNER/NAME`, or a file of the whole state of timm's `backbone`,

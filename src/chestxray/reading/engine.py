@@ -3,9 +3,9 @@
 The candidates on a CPU are OpenVINO in float32, OpenVINO in bfloat16, and torch. Each OpenVINO
 engine is compared with torch when it is made. float32 must agree within `TOLERANCE`. bfloat16 must
 have kept all limits of `model.parity` when the bundle was finished, as its card records, and here
-no probability may differ by more than `PROBABILITY`: so the record says that the rounding does no
-harm, and the check that this processor rounds as it says. It is only tried where OpenVINO reports
-that the processor has the instructions.
+no output may differ by more than `COARSE`: so the record says that the rounding does no harm, and
+the check that this is the same network. It is only tried where OpenVINO reports that the processor
+has the instructions.
 
 Which is fastest is measured on one image. A later candidate replaces an earlier one only where it
 is clearly faster, so that the same machine chooses the same engine each time, whatever else runs on
