@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,12 @@ from typing import TypeVar
 import cv2
 
 from chestxray.errors import WorkerError
+
+# An end of a pipe between processes has another class on Windows.
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Connection
+else:
+    from multiprocessing.connection import Connection as Connection  # noqa: PLC0414 - exported
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
