@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import TypeVar
 
 import cv2
@@ -24,9 +25,9 @@ from chestxray.errors import WorkerError
 
 # An end of a pipe between processes has another class on Windows.
 if sys.platform == "win32":
-    from multiprocessing.connection import PipeConnection as Connection
+    Connection = connection.PipeConnection
 else:
-    from multiprocessing.connection import Connection as Connection  # noqa: PLC0414 - exported
+    Connection = connection.Connection
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
