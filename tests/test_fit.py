@@ -173,7 +173,7 @@ def killed(dataset, tmp_path_factory) -> dict[int, Path]:
     return {epoch: folder / str(epoch) for epoch in (0, 2)}
 
 
-@pytest.mark.parametrize("epochs_before_the_kill", [0, 2])
+@pytest.mark.parametrize("epochs_before_the_kill", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
     dataset, whole, killed, epochs_before_the_kill
 ):

@@ -25,6 +25,7 @@ from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.store import MANIFEST, Dataset
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.evaluation.seen_images import Evaluated, seen_images
 from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
@@ -200,13 +201,16 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
 
 
 def leakage(inputs: Inputs, card: ModelCard) -> str | None:
-    """Say so where a split of a dataset may contain images that the model has seen.
+    """Say so where images may be among those that the model has seen.
 
-    All that is certain where anything is; else the worst of what may be, see
-    `training.leakage.found_seen`.
+    Of a split of a dataset, all that is certain where anything is; else the worst of what may be,
+    see `training.leakage.found_seen`. Of files, whose data set is not known, what published lists
+    of training images say of their names.
     """
     if not isinstance(inputs, DatasetImages):
-        return None
+        images = Evaluated(parts={}, measured={"": [path.name for path in inputs.paths]})
+        listed = (of for of in seen_images(card.seen, images) if of.public_list)
+        return " ".join(of.sentence for of in listed) or None
     parts = frozenset(inputs.dataset.index["split"].iloc[inputs.rows])
     found = found_seen(card, inputs.dataset, parts, calibration=True)
     certain = [of.sentence for of in found if of.certain]
