@@ -367,14 +367,6 @@ def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
         fit.train(other, tiny(), run, resume=True)
 
 
-def test_tensorboard_logs_are_written_on_request(dataset, tmp_path):
-    pytest.importorskip("tensorboard")
-    fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run", tensorboard=True)
-    (events,) = (tmp_path / "run/tensorboard").glob("events.*")
-    data = events.read_bytes()
-    assert all(name in data for name in (b"auroc/val", b"loss/train"))
-
-
 def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, monkeypatch):
     """Class weights that were computed and never used stood for years in published code."""
     seen: dict[str, list[np.ndarray]] = {"weights": [], "labels": []}
