@@ -63,7 +63,8 @@ def test_a_label_table_that_unpacks_without_end_is_refused(tmp_path: Path, conte
 
 
 def _repeating(path: Path, rows: int, cell: str) -> Path:
-    table = pa.table({"Image Index": pa.array([cell]).take(pa.array(np.zeros(rows, np.int64)))})
+    cells = pa.array([cell]).take(pa.array(np.zeros(rows, np.int64)))
+    table = pa.table({"Image Index": cells, "prob_Mass": np.zeros(rows)})
     parquet.write_table(table, path, compression="zstd")
     return path
 
@@ -81,7 +82,7 @@ def test_a_parquet_table_of_categories_counts_what_its_cells_hold(tmp_path: Path
     """Arrow keeps a category once, whatever its number of cells; who reads the cells does not."""
     path = tmp_path / "labels.parquet"
     categories = pa.DictionaryArray.from_arrays(np.zeros(3000, np.int32), ["a" * 2**17])
-    parquet.write_table(pa.table({"Image Index": categories}), path)
+    parquet.write_table(pa.table({"Image Index": categories, "prob_Mass": np.zeros(3000)}), path)
     with pytest.raises(SourceError, match="more than 256 MB unpacked"):
         text_table(path)
     with pytest.raises(PredictionsError, match="more than 256 MB unpacked"):

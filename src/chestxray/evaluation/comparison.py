@@ -314,7 +314,7 @@ class _Means:
             if count[0] < FEWEST
         }
         if not enough:
-            none = np.full(len(draws.counts), np.nan)
+            none = np.full(len(draws), np.nan)
             return cls(0, left_out, none, none, None)
         a, b = (average(of) for of in zip(*enough.values(), strict=True))
         differences = [of_b - of_a for of_a, of_b in enough.values()]
@@ -323,7 +323,7 @@ class _Means:
 
     def test(self, draws: Draws) -> Significance:
         """Test the difference over all patients."""
-        patients = draws.counts.shape[1]
+        patients = draws.patients
         return _difference(
             self.a, self.b, draws, patients, degrees=self.degrees, undefined=_NO_MEAN
         )
