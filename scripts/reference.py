@@ -111,7 +111,7 @@ def _command(name: str, command: Any, level: int) -> str:
         ]
         lines.append("")
     if options:
-        lines += ["| option | default | meaning |", "|---|---|---|"]
+        lines += ["| option | meaning |", "|---|---|"]
         lines += [_option(one, context) for one in options]
         lines.append("")
     return "\n".join(lines)
@@ -126,12 +126,12 @@ def _option(option: Any, context: Any) -> str:
     names = option.get_help_record(context)[0]
     default = option.default
     if option.required:
-        shown = "required"
+        shown = "<br>required"
     elif callable(default) or default is None or default is False or default in ((), []):
         shown = ""
     else:
-        shown = f"`{default}`"
-    return f"| {_code(names)} | {shown} | {_cell(option.help)} |"
+        shown = f"<br>default {_code(str(default))}"
+    return f"| {_code(names)}{shown} | {_cell(option.help)} |"
 
 
 def exit_statuses() -> str:
@@ -174,21 +174,22 @@ def _shipped(name: str) -> str:
 def _keys(model: type[BaseModel]) -> str:
     meanings = attributes(model)
     default = model.model_construct()
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines = ["| key | meaning |", "|---|---|"]
     for name, field in model.model_fields.items():
         value = getattr(default, name)
         shown = "see below" if isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
         kind = _code(_type_words(str(field.annotation)))
-        lines.append(f"| `{name}` | {kind} | {shown} | {_cell(meanings[name])} |")
+        lines.append(f"| `{name}`<br>{kind}<br>default {shown} | {_cell(meanings[name])} |")
     return "\n".join([*lines, ""])
 
 
 def _augmentations() -> str:
-    lines = ["| key | range | without it | meaning |", "|---|---|---|---|"]
+    lines = ["| key | meaning |", "|---|---|"]
     for name in AUGMENTATIONS.names:
         one = AUGMENTATIONS[name]
         ends = f"{one.least:g} to {one.most:g}"
-        lines.append(f"| `augment.{name}` | {ends} | {one.off:g} | {_cell(one.help)} |")
+        range_ = f"{ends}; {one.off:g} changes nothing"
+        lines.append(f"| `augment.{name}`<br>{range_} | {_cell(one.help)} |")
     return "\n".join([*lines, ""])
 
 
@@ -253,11 +254,10 @@ def _fields(schema: Mapping[str, Any], classes: Mapping[str, type], name: str = 
     name = name or str(schema.get("title", ""))
     meanings = attributes(classes[name]) if name in classes else {}
     required = set(schema.get("required", ()))
-    lines = ["| field | type | always there | meaning |", "|---|---|---|---|"]
+    lines = ["| field | meaning |", "|---|---|"]
     for field, about in schema.get("properties", {}).items():
-        there = "yes" if field in required else ""
-        meaning = meanings.get(field, "")
-        lines.append(f"| `{field}` | {_json_type(about)} | {there} | {_cell(meaning)} |")
+        kind = _json_type(about) + ("" if field in required else ", may be absent")
+        lines.append(f"| `{field}`<br>{kind} | {_cell(meanings.get(field, ''))} |")
     return "\n".join([*lines, ""])
 
 
@@ -364,4 +364,5 @@ def _cell(text: str | None) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("|", "\\|") + "`"
+    """Make text code; in a cell of a table a bar within code needs no escape here."""
+    return f"`{text}`"

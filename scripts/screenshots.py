@@ -30,7 +30,7 @@ SHOWN = 1200  # pixels of the widest picture
 MOST = 300_000  # bytes of all pictures
 QUALITY = 72
 SECONDS = 300
-PHANTOMS = 48
+PHANTOMS = 32
 HOT = 0.5  # of the scale of a heatmap
 
 
