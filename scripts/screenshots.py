@@ -64,7 +64,7 @@ def _write(page: Page, out: Path) -> None:
 def clearest(bundle: Path, folder: Path) -> Path:
     """Draw phantoms, and give the one with the surest right call, small heat and no wrong call."""
     chestxray.synth(folder, images=PHANTOMS, pixels=512, seed=9, balanced=True)
-    table = pd.read_csv(folder / "Data_Entry_2017_v2020.csv").set_index("Image Index")
+    table = pd.read_csv(folder / "Data_Entry_2017.csv").set_index("Image Index")
     reader = chestxray.load(bundle)
     found: list[tuple[float, Path]] = []
     for name, labels in table["Finding Labels"].items():
