@@ -16,7 +16,7 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ChestXrayError, TrainingError
-from chestxray.parallel import check_main_module, die_with_parent
+from chestxray.parallel import Connection, check_main_module, die_with_parent
 from chestxray.training.callbacks import LAST
 from chestxray.training.loop import Processes, run_epochs, task_of
 from chestxray.training.recipe import Recipe
