@@ -166,6 +166,7 @@ _EXTRA_OF_MODULE: Final = {
     "onnxruntime": "export",
     "nncf": "export",
     "cryptography": "sign",
+    "ray": "scale",
 }
 
 

@@ -7,7 +7,8 @@ is left out: a value that is not a probability is refused, with what it looks li
 the findings that the model called and `not_assessed` those that it never calls, both separated by
 `|`; `model` is the identity of the model.
 
-The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line.
+The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line. A
+folder of Parquet files is read as one table, see `predictions_folder`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import pyarrow as pa
 from chestxray.artifacts import require, write_table, write_text
 from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
+from chestxray.evaluation.predictions_folder import PredictionsFolder, is_folder
 from chestxray.findings import Findings, probability_column
 from chestxray.table_limits import open_text, parquet_titles, read_parquet
 
@@ -132,31 +134,34 @@ def write(path: Path, predictions: Predictions) -> None:
 
 
 def file_of(path: Path, name: str = "predictions.csv") -> Path:
-    """Give the file of a table: the path itself, or the table of the run folder that it is.
+    """Give the table that a path names: itself, or the table of the run folder that it is.
 
     Args:
-        path: a table, a run folder, or the folder that `chestxray run` writes one to.
-        name: of the table in a run folder.
+        path: a table, a folder of predictions, a run folder, or the folder that `chestxray run`
+            writes one to.
+        name: of the table in a run folder; a folder of predictions there has it without suffix.
 
     Raises:
         PredictionsError: another folder.
     """
-    if not path.is_dir():
+    if not path.is_dir() or is_folder(path):
         return path
-    for file in (path / name, path / "run" / name):
-        if file.is_file():
-            return file
+    for run in (path, path / "run"):
+        if (run / name).is_file():
+            return run / name
+        if is_folder(run / Path(name).stem):
+            return run / Path(name).stem
     raise PredictionsError(
-        f"{path} is a folder without {name}: give a run folder or a table of predictions (.csv, "
-        f".csv.gz, .parquet or .jsonl)"
+        f"{path} is a folder without {name}: give a run folder, a folder of predictions, or a "
+        f"table of predictions (.csv, .csv.gz, .parquet or .jsonl)"
     )
 
 
 def read(path: Path) -> Predictions:
-    """Read a table of predictions, or that of a run folder; the suffix tells its format.
+    """Read a table or folder of predictions, or that of a run folder.
 
     Raises:
-        PredictionsError: a folder without `predictions.csv`, not such a table, no rows, a row
+        PredictionsError: a folder without predictions, not such a table, no rows, a row
             longer or shorter than the header, no finding or one twice, an image twice, a
             probability that is missing, not a number, or outside [0, 1].
         ArtifactError: the file does not exist.
@@ -214,6 +219,8 @@ def is_table(path: Path) -> bool:
 
 def _cells(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     """Read the header and all rows: text, numbers, or None where there is nothing."""
+    if path.is_dir():
+        return _lists(pa.concat_tables(PredictionsFolder(path).tables()))
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     if path.suffix.lower() == ".jsonl":
@@ -226,6 +233,10 @@ def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
         table = read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise PredictionsError(f"{path} is not a Parquet table: {error}") from error
+    return _lists(table)
+
+
+def _lists(table: pa.Table) -> tuple[list[str], list[Sequence[Any]]]:
     cells = [column.to_pylist() for column in table.columns]
     return list(table.column_names), list(zip(*cells, strict=True))
 
