@@ -94,6 +94,15 @@ class Execution(_Strict):
         return Execution(stages=tuple(dict.fromkeys(self.stages + other.stages)))
 
 
+def carry(source: Path, target: Path) -> None:
+    """Add what a folder says to what another one says, whose artefacts are made from the first's.
+
+    Nothing is written where the first says nothing, or is no folder.
+    """
+    if (source / EXECUTION).exists():
+        (Execution.read(source) + Execution.read(target)).write(target)
+
+
 class Tally:
     """Counts what the nodes of a cluster do of one stage."""
 
