@@ -8,13 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 MEGABYTE = 2**20
-# The tests share their machine: Ray's workers would otherwise wait for everybody else.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+_MARK = "CHESTXRAY_TEST_CLUSTER"
+
+
+def environment() -> dict[str, str]:
+    """What Ray's processes are to inherit: by it they are found, and find the tests' modules."""
+    here = str(Path(__file__).parent)
+    return {
+        _MARK: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here))),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # The tests share their machine: Ray's workers would otherwise wait for everybody else.
+        "RAY_worker_niceness": "0",
+    }
 
 
 def of_ray() -> list[psutil.Process]:
@@ -22,7 +34,7 @@ def of_ray() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "username", "environ"]):
         words = process.info["cmdline"] or []
-        ours = (process.info["environ"] or {}).get("CHESTXRAY_TEST_CLUSTER") == str(os.getpid())
+        ours = (process.info["environ"] or {}).get(_MARK) == str(os.getpid())
         if ours and any("ray" in word for word in words[:3]):
             found.append(process)
     return found
@@ -66,9 +78,7 @@ class Nodes:
 
 @contextmanager
 def nodes(count: int) -> Iterator[Nodes]:
-    """Start a head and nodes; end all their processes, and check that none is left."""
-    before = {name: os.environ.get(name) for name in (*ENVIRONMENT, "CHESTXRAY_TEST_CLUSTER")}
-    os.environ.update(ENVIRONMENT, CHESTXRAY_TEST_CLUSTER=str(os.getpid()))
+    """Start a head and nodes in the environment that a test has set; end all their processes."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -83,12 +93,6 @@ def nodes(count: int) -> Iterator[Nodes]:
         yield Nodes(cluster, started)
     finally:
         cluster.shutdown()
-        wait_until(lambda: not of_ray(), seconds=30)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
