@@ -36,6 +36,7 @@ from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.seen_images import Seen
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
@@ -280,6 +281,7 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
         if run:
             stack.enter_context(_alone(run, resume))
             write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+            carry(dataset.folder, run)
             recipes.save(run / "recipe.yaml", recipe)
         threads = torch.get_num_threads()
         phantom_weights.provide(recipe, train)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.network import Classifier, to_input
@@ -128,6 +129,7 @@ def run_epochs(
     trainer = _trainer(recipe, run, dataset, processes)
     if trainer.is_global_zero:
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+        carry(dataset.folder, run)
         recipes.save(run / "recipe.yaml", recipe)
     share = Share(trainer.global_rank, trainer.world_size)
     draws = task.sampling.draws(part.labels, part.sources)
