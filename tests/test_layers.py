@@ -15,6 +15,8 @@ LAYERS = (
         "findings",
         "errors",
         "artifacts",
+        "cluster",
+        "execution",
         "progress",
         "parallel",
         "version",

@@ -53,7 +53,7 @@ def written(path: Path) -> Iterator[Path]:
     umask gives a new file: safetensors makes its files readable by their owner only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         mode = _mode_of_new(temporary)
         yield temporary
