@@ -7,8 +7,10 @@ published JSON Schemas, Python names from the `__all__` of each room. Nothing he
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,8 +19,9 @@ from typing import Any, Final
 import typer.main
 from pydantic import BaseModel
 
+from chestxray import evaluation
 from chestxray.cli.main import EXIT_STATUSES, app
-from chestxray.evaluation import external_validation, results, validation_results
+from chestxray.evaluation.metrics import METRICS
 from chestxray.reading.gate.notices import NOTICES
 from chestxray.training import recipe as recipes
 from chestxray.training.registry import AUGMENTATIONS
@@ -26,6 +29,14 @@ from chestxray.training.registry import AUGMENTATIONS
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = REPOSITORY / "src" / "chestxray"
 SCHEMAS: Final = REPOSITORY / "docs" / "schemas"
+
+MADE_BY: Final = {
+    "comparison": "chestxray compare",
+    "metrics": "chestxray evaluate",
+    "models": "chestxray compare",
+    "validation": "chestxray validate",
+}
+"""The command that writes the file of each schema."""
 
 ROOMS: Final = {
     "sources": "Raw trees become collections: what a data set says of its radiographs.",
@@ -231,14 +242,12 @@ def _placeholders(template: str) -> str:
 
 def files() -> str:
     """Write the page of file formats: each schema with the meaning of its fields."""
-    classes = _classes(results, validation_results, external_validation)
+    classes = _classes()
     parts = [(REPOSITORY / "docs" / "reference" / "files_head.md").read_text(encoding="utf-8")]
-    for schema, made_by in (
-        ("metrics", "chestxray evaluate"),
-        ("comparison", "chestxray compare"),
-        ("validation", "chestxray validate"),
-    ):
-        content = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
+    for file in sorted(SCHEMAS.glob("*.schema.json")):
+        schema = file.name.removesuffix(".schema.json")
+        made_by = MADE_BY[schema]
+        content = json.loads(file.read_text(encoding="utf-8"))
         schema_link = f"[{schema}.schema.json](../schemas/{schema}.schema.json)"
         parts += [
             f"## {schema}.json\n",
@@ -252,9 +261,11 @@ def files() -> str:
 
 def _fields(schema: Mapping[str, Any], classes: Mapping[str, type], name: str = "") -> str:
     name = name or str(schema.get("title", ""))
-    meanings = attributes(classes[name]) if name in classes else {}
+    of = classes[name]
+    meanings = {key: metric.meaning for key, metric in METRICS.items()} | attributes(of)
     required = set(schema.get("required", ()))
-    lines = ["| field | meaning |", "|---|---|"]
+    prose = inspect.cleandoc(of.__doc__ or "").split("\nAttributes:")[0]
+    lines = [_prose(prose), "", "| field | meaning |", "|---|---|"]
     for field, about in schema.get("properties", {}).items():
         kind = _json_type(about) + ("" if field in required else ", may be absent")
         lines.append(f"| `{field}`<br>{kind} | {_cell(meanings.get(field, ''))} |")
@@ -277,10 +288,13 @@ def _json_type(about: Mapping[str, Any]) -> str:
     return str(about.get("type", "any"))
 
 
-def _classes(*modules: object) -> dict[str, type]:
-    return {
-        name: of for module in modules for name, of in vars(module).items() if inspect.isclass(of)
-    }
+def _classes() -> dict[str, type]:
+    """Give the classes of the evaluation, of whose fields the schemas are made, by name."""
+    found: dict[str, type] = {}
+    for each in pkgutil.iter_modules(evaluation.__path__, "chestxray.evaluation."):
+        module = importlib.import_module(each.name)
+        found |= {name: of for name, of in vars(module).items() if inspect.isclass(of)}
+    return found
 
 
 # Python
