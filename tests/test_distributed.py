@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 
 import public_trees
 import set_trees
-from chestxray.dataset import prepare
+from chestxray.dataset import prepare, shards
 from chestxray.errors import TrainingError
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
@@ -208,11 +209,14 @@ def ranks_of(agents: list[subprocess.Popen[str]]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figures_of_one(
-    processes, dataset, tmp_path
+    processes, phantoms, tmp_path, monkeypatch
 ):
     """One of two or four processes is killed after the first epoch; torchrun starts all again."""
+    monkeypatch.setattr(shards, "SHARD", 8)
+    dataset = prepare(phantoms, tmp_path / "dataset", size=32)
     one = fit.train(
         dataset,
         tiny("batch_size=32", "max_epochs=3", "learning_rate=0.0005", *STILL),
@@ -220,22 +224,25 @@ def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figure
     )
     out, port = tmp_path / "run", free_port()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    agents = [
-        subprocess.Popen(
-            torchrun(dataset, out, node, port, processes),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )
-        for node in (0, 1)
-    ]  # fmt: skip
-    last, end = out / "checkpoints/last.safetensors", time.monotonic() + 900
-    while not last.exists() and time.monotonic() < end:
-        assert all(agent.poll() is None for agent in agents), agents[0].communicate()[0]
-        time.sleep(0.1)
-    ranks = ranks_of(agents)
-    assert len(ranks) == 2 * processes
-    os.kill(ranks[-1].pid, signal.SIGKILL)
-    said = [agent.communicate(timeout=900)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+    with ExitStack() as stack:
+        logs = [stack.enter_context((tmp_path / f"{node}.log").open("w+")) for node in (0, 1)]
+        agents = [
+            subprocess.Popen(
+                torchrun(dataset, out, node, port, processes),
+                stdout=log, stderr=subprocess.STDOUT, text=True, env=environment,
+            )
+            for node, log in enumerate(logs)
+        ]  # fmt: skip
+        for agent in agents:
+            stack.callback(agent.kill)
+        last, end = out / "checkpoints/last.safetensors", time.monotonic() + 900
+        while not last.exists() and time.monotonic() < end:
+            assert [agent.poll() for agent in agents] == [None, None]
+            time.sleep(0.1)
+        ranks = ranks_of(agents)
+        assert len(ranks) == 2 * processes
+        os.kill(ranks[-1].pid, signal.SIGKILL)
+        assert [agent.wait(900) for agent in agents] == [0, 0]
     history = pd.read_csv(out / "history.csv")
     assert history.shape == one.history.shape, "three epochs, none twice"
     val = [of.query("split == 'val'")["bce"].to_numpy() for of in (one.history, history)]
@@ -276,6 +283,11 @@ def test_the_reason_of_a_process_is_the_reason_of_the_run(dataset, tmp_path):
 def test_batches_and_validation_must_be_large_enough_to_share(dataset, tmp_path):
     with pytest.raises(TrainingError, match=r"3 processes cannot share batches of 4 images"):
         fit.train(dataset, tiny("batch_size=4"), tmp_path, processes=Processes(devices=3))
+
+
+def test_shards_must_be_enough_to_share(dataset, tmp_path):
+    with pytest.raises(TrainingError, match=r"2 processes cannot share 1 shards of training"):
+        fit.train(dataset, tiny("order=shards"), tmp_path, processes=Processes(devices=2))
 
 
 def test_several_machines_need_their_settings(monkeypatch):

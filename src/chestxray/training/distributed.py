@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -110,7 +111,14 @@ def check(processes: Processes) -> None:
 
 def _check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
     """Check that each process has two images of a batch, and one of validation."""
-    batch = min(recipe.batch_size, len(dataset.rows("train")))
+    rows = dataset.rows("train")
+    shards = len(np.unique(dataset.images.shard_of(rows)))
+    if recipe.order == "shards" and shards < processes.count:
+        raise TrainingError(
+            f"{processes.count} processes cannot share {shards} shards of training images: each "
+            f"reads at least one of its own with order = shards; use fewer, or --set order=images"
+        )
+    batch = min(recipe.batch_size, len(rows))
     val, count = len(dataset.rows("val")), processes.count
     if batch < 2 * count or val < count:
         raise TrainingError(
