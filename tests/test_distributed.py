@@ -180,13 +180,14 @@ def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dat
     assert summary["epochs"] == 4
 
 
-def torchrun(dataset, out: Path, node: int, port: int, processes: int, *more: str) -> list[str]:
+def torchrun(dataset, out: Path, port: int, processes: int) -> list[str]:
     """One of two machines, both this one."""
     changes = ("batch_size=32", "max_epochs=3", "learning_rate=0.0005", "order=shards", *STILL)
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}",
-        f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}",
-        "--max-restarts=2", "--monitor-interval=0.2", *more, "-m", "chestxray", "train",
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+        f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--rdzv-id=test",
+        f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=2",
+        "--monitor-interval=0.2", "-m", "chestxray", "train",
         str(dataset.folder), "--recipe", "quick", "--out", str(out),
         *(f"--set={change}" for change in (*TINY, *changes)),
     ]  # fmt: skip
@@ -228,10 +229,10 @@ def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figure
         logs = [stack.enter_context((tmp_path / f"{node}.log").open("w+")) for node in (0, 1)]
         agents = [
             subprocess.Popen(
-                torchrun(dataset, out, node, port, processes),
+                torchrun(dataset, out, port, processes),
                 stdout=log, stderr=subprocess.STDOUT, text=True, env=environment,
             )
-            for node, log in enumerate(logs)
+            for log in logs
         ]  # fmt: skip
         for agent in agents:
             stack.callback(agent.kill)
