@@ -152,6 +152,8 @@ _EXTRA_OF_MODULE: Final = {
     "huggingface_hub": "train",
     "sklearn": "train",
     "tensorboard": "track",
+    "mlflow": "track",
+    "wandb": "wandb",
     "h5py": "keras",
     "jinja2": "report",
     "markupsafe": "report",
@@ -166,6 +168,7 @@ _EXTRA_OF_MODULE: Final = {
     "onnxruntime": "export",
     "nncf": "export",
     "cryptography": "sign",
+    "ray": "scale",
 }
 
 

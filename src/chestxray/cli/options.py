@@ -28,6 +28,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."),
 ]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        metavar="TRACKER",
+        help="Also give the run to a tracker: tensorboard, mlflow or wandb. Repeatable.",
+    ),
+]
 SplitName = Annotated[
     str,
     typer.Option(
@@ -61,6 +69,16 @@ RequireSignature = Annotated[
         metavar="PUBLIC_KEY",
         help="Refuse a bundle or export that the holder of this key did not sign (see "
         "`chestxray sign`).",
+    ),
+]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="local|auto|ADDRESS",
+        help="Run on a Ray cluster: local starts one on this machine, auto is the one that this "
+        "machine belongs to, ADDRESS is ray://HOST:PORT or HOST:PORT. Default: this machine "
+        "without Ray.",
     ),
 ]
 BUNDLE_HELP: Final = "The bundle folder of a run, or hub:OWNER/NAME@REVISION."

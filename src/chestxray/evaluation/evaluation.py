@@ -25,7 +25,7 @@ from chestxray.evaluation.bootstrap import (
     RESAMPLES,
     Draws,
 )
-from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds
+from chestxray.evaluation.bundle_thresholds import BundleThresholds, seen_beside
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
@@ -46,6 +46,7 @@ from chestxray.evaluation.thresholds import (
     fit_operating_points,
 )
 from chestxray.evaluation.workload import Images, workloads
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
@@ -120,7 +121,15 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
         results.write(Path(out))
+        _carry(predictions, Path(out))
+        _carry(labels.folder if isinstance(labels, Dataset) else labels, Path(out))
     return results
+
+
+def _carry(source: Predictions | Labels | Path | str, out: Path) -> None:
+    """Let the results say where what they are of was made."""
+    if isinstance(source, str | Path):
+        carry(Path(source), out)
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Evaluation:
                 "a known prevalence corrects probabilities of which it is known what prevalence "
                 "they contain: give --bundle or --fit-on too"
             )
-        seen = _seen_by(bundle, predictions, pairs)
+        seen = bundle.seen if bundle else seen_beside(predictions, pairs.models)
         return cls(truth, pairs, validation, seed, draws, bundle, known, seen)
 
     @cached_property
@@ -322,21 +331,6 @@ class Evaluation:
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:
     return source if isinstance(source, Predictions) else Path(source)
-
-
-def _seen_by(
-    bundle: BundleThresholds | None, predictions: Predictions | Path | str, pairs: Pairs
-) -> tuple[Seen, ...]:
-    """Give what the model has seen: of the bundle, or of that in the predictions' run folder."""
-    if bundle is None and not isinstance(predictions, Predictions):
-        folder = file_of(Path(predictions)).parent / "bundle"
-        if pairs.models and (folder / CARD).exists():
-            try:
-                beside = BundleThresholds.read(folder)
-            except PredictionsError:  # of another version: what it has seen cannot be told
-                return ()
-            bundle = beside if pairs.models == (beside.model,) else None
-    return bundle.seen if bundle else ()
 
 
 def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+import scipy  # which loads `optimize` when something is fitted: reading fits nothing
 from scipy.special import expit, logit
 
 from chestxray.evaluation.bootstrap import Floats, Values
@@ -75,7 +75,7 @@ def fit_logistic(
         fisher = (design * (p * (1 - p))[:, None]).T @ design / len(design)
         return np.asarray(fisher + np.diag(ridge))
 
-    found = minimize(
+    found = scipy.optimize.minimize(
         loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
     )
     return np.asarray(found.x, dtype=np.float64)

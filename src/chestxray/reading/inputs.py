@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -22,9 +22,11 @@ import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.pixels import Canonical
-from chestxray.dataset.store import MANIFEST, Dataset
+from chestxray.dataset.shards import FOLDER, Shards
+from chestxray.dataset.store import MANIFEST, Dataset, read_manifest
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.evaluation.seen_images import Evaluated, seen_images
 from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
@@ -33,6 +35,7 @@ from chestxray.training.leakage import found_seen
 
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".img"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
+_FIRST_BATCH: Final = 4
 
 _T = TypeVar("_T")
 
@@ -64,6 +67,36 @@ class DatasetImages:
         """Give the packed images [S, S], `size` at a time, from the row `start` on."""
         for begin in range(start, len(self.rows), size):
             yield list(self.dataset.images[self.rows[begin : begin + size]])
+
+    def part(self, start: int, stop: int) -> PackedRows:
+        """Give the images `start` to `stop` - 1, to be read by any process."""
+        names = self.dataset.index["image"].iloc[self.rows[start:stop]].tolist()
+        folder = self.dataset.folder.absolute()
+        return PackedRows(folder, tuple(names), self.rows[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Some images of a prepared dataset, read without its tables.
+
+    Attributes:
+        folder: of the dataset.
+        names: keys of the images.
+        rows: of the index.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    rows: npt.NDArray[np.int64]
+
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Canonical]]:
+        """Give the packed images [S, S], `size` at a time, from the row `start` on."""
+        images = _packed(self.folder)
+        for begin in range(start, len(self.rows), size):
+            yield list(images[self.rows[begin : begin + size]])
 
 
 @dataclass(frozen=True)
@@ -120,22 +153,44 @@ class RadiographFiles:
     def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
         """Give radiographs, or what is wrong with the file, `size` at a time.
 
-        A batch is decoded while the one before it is read. A file that kills its decoder or exceeds
-        the time limit is an error like any other.
+        A batch is decoded while the one before it is read. The first ones are smaller, so that the
+        first answers come early. A file that kills its decoder or exceeds the time limit is an
+        error like any other.
         """
         if self.pool is None:
             with self.decoding() as ready:
                 yield from ready.batches(size, start)
             return
         stream = self.pool.map(self.paths[start:], size)
-        while batch := list(islice(stream, size)):
-            yield batch
+        for begin, end in pairwise((start, *_ends(start, len(self.paths), size))):
+            yield list(islice(stream, end - begin))
+
+    def part(self, start: int, stop: int) -> RadiographFiles:
+        """Give the files `start` to `stop` - 1, to be read by any process."""
+        paths = tuple(path.absolute() for path in self.paths[start:stop])
+        return replace(self, paths=paths, names=tuple(self.names[start:stop]), pool=None)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def _pool(self, decode: Callable[[Path], _T], start: int = 0) -> DecoderPool[_T]:
         return DecoderPool(decode, min(cores(), len(self.paths) - start), self.seconds)
 
 
+def _ends(start: int, count: int, size: int) -> Iterator[int]:
+    """Give the rows at which batches end: 4, 8 and so on up to `size` rows more than the last.
+
+    They do not depend on where a call starts, so a resumed call computes the same batches.
+    """
+    end, step = 0, min(_FIRST_BATCH, size)
+    while end < count:
+        end, step = min(end + step, count), min(2 * step, size)
+        if end > start:
+            yield end
+
+
 Inputs = DatasetImages | RadiographFiles
+Part = PackedRows | RadiographFiles
 Given = str | Path | Sequence[str | Path] | Dataset
 
 
@@ -186,13 +241,16 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
 
 
 def leakage(inputs: Inputs, card: ModelCard) -> str | None:
-    """Say so where a split of a dataset may contain images that the model has seen.
+    """Say so where images may be among those that the model has seen.
 
-    All that is certain where anything is; else the worst of what may be, see
-    `training.leakage.found_seen`.
+    Of a split of a dataset, all that is certain where anything is; else the worst of what may be,
+    see `training.leakage.found_seen`. Of files, whose data set is not known, what published lists
+    of training images say of their names.
     """
     if not isinstance(inputs, DatasetImages):
-        return None
+        images = Evaluated(parts={}, measured={"": [path.name for path in inputs.paths]})
+        listed = (of for of in seen_images(card.seen, images) if of.public_list)
+        return " ".join(of.sentence for of in listed) or None
     parts = frozenset(inputs.dataset.index["split"].iloc[inputs.rows])
     found = found_seen(card, inputs.dataset, parts, calibration=True)
     certain = [of.sentence for of in found if of.certain]
@@ -213,6 +271,13 @@ def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetIm
     if not len(rows):
         raise ArtifactError(f"{dataset.folder} has no images in the split {split!r}")
     return DatasetImages(dataset, rows)
+
+
+@lru_cache(maxsize=1)
+def _packed(folder: Path) -> Shards:
+    """Map the images of a dataset, once in a process."""
+    manifest = read_manifest(folder)
+    return Shards(folder / FOLDER, manifest.shards, (manifest.size, manifest.size))
 
 
 def _files(inputs: Iterable[Path]) -> Iterator[tuple[Path, Path]]:

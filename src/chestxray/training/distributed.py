@@ -23,7 +23,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -35,7 +35,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ChestXrayError, TrainingError
-from chestxray.parallel import check_main_module, die_with_parent
+from chestxray.parallel import Connection, check_main_module, die_with_parent
 from chestxray.training.callbacks import LAST
 from chestxray.training.loop import Processes, run_epochs, task_of
 from chestxray.training.recipe import Recipe
@@ -53,7 +53,7 @@ class _Work:
     Attributes:
         dataset: its folder.
         split: of each image, its name, and its seed.
-        recipe, run, tensorboard, processes: see `loop.run_epochs`.
+        recipe, run, processes: see `loop.run_epochs`.
         threads: limit to the processor threads of this process.
     """
 
@@ -61,14 +61,11 @@ class _Work:
     split: tuple[list[str], str, int | None]
     recipe: Recipe
     run: Path
-    tensorboard: bool
     processes: Processes
     threads: int
 
 
-def run_in_processes(
-    dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool, processes: Processes
-) -> None:
+def run_in_processes(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
     """Train in several processes until the last epoch.
 
     Raises:
@@ -82,7 +79,7 @@ def run_in_processes(
     manifest = dataset.manifest
     split = (dataset.index["split"].tolist(), manifest.split.name, manifest.split.seed)
     share = max(1, torch.get_num_threads() // processes.devices)
-    work = _Work(dataset.folder, split, recipe, run, tensorboard, processes, share)
+    work = _Work(dataset.folder, split, recipe, run, processes, share)
     store = _store() if processes.nodes == 1 else None
     try:
         _watch(*_started(work, store))
@@ -151,9 +148,7 @@ def is_first(processes: Processes) -> bool:
     return processes.nodes == 1 or os.environ["NODE_RANK"] == "0"
 
 
-def run_as_one(
-    dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool, processes: Processes
-) -> None:
+def run_as_one(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
     """Train as one of the processes that torchrun started, until the last epoch.
 
     Raises:
@@ -165,7 +160,7 @@ def run_as_one(
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     resumed = (run / "checkpoints" / LAST).exists()
     try:
-        run_epochs(dataset, task_of(dataset, recipe, resumed), run, tensorboard, processes)
+        run_epochs(dataset, task_of(dataset, recipe, resumed), run, processes)
     except ChestXrayError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(1)  # its peers may never answer again, so nothing that asks them is tidied up
@@ -267,7 +262,7 @@ def _run(work: _Work, environment: dict[str, str], sender: Connection) -> None:
         dataset = dataset.with_split(pd.Series(parts, dataset.index.index), name, seed)
         resumed = (work.run / "checkpoints" / LAST).exists()
         task = task_of(dataset, work.recipe, resumed)
-        run_epochs(dataset, task, work.run, work.tensorboard, work.processes)
+        run_epochs(dataset, task, work.run, work.processes)
     except ChestXrayError as error:
         sender.send(str(error))
         os._exit(1)  # its peers may never answer again, so nothing that asks them is tidied up

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,10 @@ from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.seen_images import Seen
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
-from chestxray.training import checkpoint_files, initial_weights, phantom_weights
+from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
@@ -128,7 +129,7 @@ def train(
     out: str | Path = "run",
     overrides: Overrides | None = None,
     resume: bool = False,
-    tensorboard: bool = False,
+    trackers: Sequence[str] = (),
     processes: Processes | None = None,
 ) -> Run:
     """Train a classifier, or resume an interrupted run.
@@ -148,7 +149,8 @@ def train(
         overrides: keys of the recipe to change, such as `{"size": 320, "loss.gamma": 1}`, or texts
             such as `loss.gamma=1`.
         resume: continue after the last finished epoch; dataset and recipe must be the same.
-        tensorboard: write TensorBoard logs into `out/tensorboard` too.
+        trackers: that are given the run too, see `tracking`: `tensorboard`, `mlflow`, `wandb`. A
+            resumed run goes on with those that it has.
         processes: that train together, see `distributed`; one where None. Under torchrun, those
             that it started; they resume by themselves when it starts them again.
 
@@ -161,8 +163,9 @@ def train(
             trained on another dataset, its checkpoint is not one that this version wrote,
             images of the dataset were altered, or another training works in the folder.
         TrainingError: nothing to learn from, the loss is no longer finite, one of several
-            processes died, or several were asked for where the head alone is fitted.
-        MissingExtraError: TensorBoard is not installed.
+            processes died, several were asked for where the head alone is fitted, or a tracker
+            does not answer.
+        MissingExtraError: a tracker is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -177,41 +180,41 @@ def train(
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
     _check_models(run, dataset, chosen, resume)
-    _check_method(chosen, processes, tensorboard)
+    _check_method(chosen, processes)
+    tracking.check(trackers)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
     if chosen.members:
-        return _train_members(dataset, chosen, run, first, resume, tensorboard, processes)
+        return _train_members(dataset, chosen, run, first, resume, trackers, processes)
     under_way = resume and (run / "checkpoints" / LAST).exists()
     if chosen.weights == PHANTOMS and not under_way:
         resume |= _pretrain(dataset, chosen, run if first else None, resume)
     if not first:
         if chosen.taught:
             _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
-        _run_together(dataset, chosen, run, tensorboard, processes)
+        _run_together(dataset, chosen, run, processes)
         return _awaited(run)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
     task = task_of(dataset, chosen, under_way)
     with _alone(run, resume):
         _record_origin(run, dataset, chosen, under_way)
+        tracking.start(run, trackers, chosen)
         if chosen.method != "gradient":
             return _finished(run, dataset, task, fit_head(dataset, task, run))
         if chosen.taught:
             keep_targets(dataset, chosen, run)
         if processes.count > 1:
-            _run_together(dataset, chosen, run, tensorboard, processes)
+            _run_together(dataset, chosen, run, processes)
         else:
-            run_epochs(dataset, task, run, tensorboard)
+            run_epochs(dataset, task, run)
         _load_best(task, run / "checkpoints" / BEST)
         return _finished(run, dataset, task, Outcome.read(run, chosen))
 
 
-def _run_together(
-    dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool, processes: Processes
-) -> None:
+def _run_together(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
     """Train in several processes, which torchrun has started or this machine starts."""
     work = run_as_one if launched() else run_in_processes
-    work(dataset, recipe, run, tensorboard, processes)
+    work(dataset, recipe, run, processes)
 
 
 def _train_members(
@@ -220,13 +223,13 @@ def _train_members(
     run: Path,
     first: bool,
     resume: bool,
-    tensorboard: bool,
+    trackers: Sequence[str],
     processes: Processes,
 ) -> Run:
     """Train the members of a recipe, and let the first machine join them."""
 
     def member(recipe: Recipe, folder: Path, resume: bool) -> Run:
-        return train(dataset, recipe, folder, (), resume, tensorboard, processes)
+        return train(dataset, recipe, folder, (), resume, trackers, processes)
 
     if not first:
         train_members(recipe, run, member)
@@ -235,7 +238,9 @@ def _train_members(
         check_recipe(network)
     with _alone(run, resume):
         begin(dataset, recipe, run)
+        tracking.start(run, trackers, recipe)
         join(dataset, recipe, run, train_members(recipe, run, member))
+        tracking.finish(run)
         return Run.open(run)
 
 
@@ -276,6 +281,7 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
         if run:
             stack.enter_context(_alone(run, resume))
             write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+            carry(dataset.folder, run)
             recipes.save(run / "recipe.yaml", recipe)
         threads = torch.get_num_threads()
         phantom_weights.provide(recipe, train)
@@ -320,11 +326,11 @@ def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> 
             warn_of_public(network, dataset)
 
 
-def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:
-    if recipe.method != "gradient" and (processes.count > 1 or tensorboard):
+def _check_method(recipe: Recipe, processes: Processes) -> None:
+    if recipe.method != "gradient" and processes.count > 1:
         raise TrainingError(
-            f"method = {recipe.method} fits the head in one process and has no epochs: leave out "
-            f"--devices, --nodes and --tensorboard"
+            f"method = {recipe.method} fits the head in one process: leave out --devices and "
+            f"--nodes"
         )
 
 
@@ -387,6 +393,7 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     }
     summary = {**_summary(dataset.manifest, recipe), "initial_weights": origin}
     write_json(run / "run.json", {**summary, **facts})
+    tracking.finish(run)
     return Run.open(run)
 
 
