@@ -136,9 +136,13 @@ def launched() -> Processes | None:
     return Processes(devices, int(os.environ["WORLD_SIZE"]) // devices)
 
 
-def restarted() -> bool:
-    """Tell whether torchrun started this process again, after one of all ended before its time."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def resumes_itself(run: Path) -> bool:
+    """Tell whether torchrun may have started this process again, since the run is unfinished.
+
+    How often it did so it does not say: a restart for another machine's sake is not counted.
+    """
+    begun, finished = (run / "recipe.yaml").exists(), (run / "run.json").exists()
+    return launched() is not None and begun and not finished
 
 
 def is_first(processes: Processes) -> bool:
