@@ -11,9 +11,12 @@
 #
 # Dataset and run lie on storage that all machines share. When a process or a machine dies, all
 # processes start again and resume from the last checkpoint, which the first process wrote. They
-# meet by the c10d rendezvous: with the static one (--master-addr) torchrun keeps the addresses of
-# dead processes, and restarted ones wait for them for ever.
+# meet by the c10d rendezvous: with the static one (--master-addr) restarted processes wait for dead
+# ones for ever.
+# TORCH_DISABLE_SHARE_RDZV_TCP_STORE: without it torchrun keeps the addresses of dead processes, and
+# restarted ones try to reach those (seen with torch 2.15).
 set -euo pipefail
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 dataset=${1:?give the folder of the prepared dataset}
 run=${2:?give the folder of the run}

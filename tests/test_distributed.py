@@ -224,7 +224,7 @@ def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figure
         tmp_path / "one",
     )
     out, port = tmp_path / "run", free_port()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with ExitStack() as stack:
         logs = [stack.enter_context((tmp_path / f"{node}.log").open("w+")) for node in (0, 1)]
         agents = [
