@@ -40,10 +40,11 @@ def train(
     from chestxray.training.recipe_checks import for_run
 
     # As `training.distributed` has it, which imports torch.
-    rank = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "NODE_RANK"
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    rank = "RANK" if launched else "NODE_RANK"
     first = os.environ.get(rank, "0" if nodes == 1 else "") == "0"
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    resume |= restarts != "0" and (out / "recipe.yaml").exists()
+    begun, ended = (out / "recipe.yaml").exists(), (out / "run.json").exists()
+    resume |= launched and begun and not ended
     chosen = for_run(out, recipe, overrides or (), resume, dataset, first=first)
     from chestxray.training.fit import train as fit  # imports torch, after the checks
     from chestxray.training.loop import Processes

@@ -283,7 +283,12 @@ class Evaluation:
             seen_images=list(self._seen_images()),
             as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),
-            intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
+            intervals=ResampleSettings(
+                level=LEVEL,
+                resamples=self.draws.resamples,
+                seed=self.seed,
+                weights=self.draws.kind,
+            ),
             findings={finding: of.result for finding, of in scores.items()},
             mean=mean_of(scores, self.draws),
             micro=micro_of(pairs, self.draws, scores),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,12 +25,22 @@ class MeanInterval(Interval):
 
 
 class ResampleSettings(Model):
-    """How the intervals were made: confidence level, resamples, seed, and the unit drawn."""
+    """How the intervals were made.
+
+    Attributes:
+        level: of confidence.
+        resamples: their number.
+        seed: of the random numbers.
+        by: the unit drawn.
+        weights: how often a patient counts: `multinomial`, as many are drawn as there are, or
+            `poisson`, each by itself, for very many patients (see `poisson_weights`).
+    """
 
     level: float
     resamples: int
     seed: int
     by: str = "patient"
+    weights: Literal["multinomial", "poisson"] = "multinomial"
 
 
 class ValidationAuroc(Model):

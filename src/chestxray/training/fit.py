@@ -48,7 +48,7 @@ from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import (
     is_first,
     launched,
-    restarted,
+    resumes_itself,
     run_as_one,
     run_in_processes,
 )
@@ -171,7 +171,7 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run = Path(out)
     processes = launched() or processes or Processes()
-    resume |= restarted() and (run / "recipe.yaml").exists()
+    resume |= resumes_itself(run)
     check_processes(processes)
     first = is_first(processes)
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
