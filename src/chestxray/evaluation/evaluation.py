@@ -38,7 +38,7 @@ from chestxray.evaluation.results import (
     Results,
 )
 from chestxray.evaluation.scoring import Scores, as_called, mean_of, micro_of, score
-from chestxray.evaluation.seen_images import Evaluated, Seen, SeenImages, seen_images
+from chestxray.evaluation.seen_images import Seen, SeenImages, seen_images
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import (
     MAIN,
@@ -286,12 +286,9 @@ class Evaluation:
 
     def _seen_images(self) -> tuple[SeenImages, ...]:
         """Tell which evaluated images the model may have seen; empty where it is not known."""
-        truth = self.truth
         if not self.seen:
             return ()
-        return seen_images(
-            self.seen, Evaluated.of(truth.rows, truth.sources, self.pairs.images.tolist())
-        )
+        return seen_images(self.seen, self.truth.evaluated(self.pairs.images.tolist()))
 
     def _workload(self, scores: dict[str, Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""
