@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -215,6 +215,19 @@ class Pairs:
     called: npt.NDArray[np.bool_] | None = None
     not_assessed: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Pairs:
+        """Give some of the rows; the counts of what is left out before stay."""
+        return replace(
+            self,
+            images=self.images[kept],
+            probabilities=self.probabilities[kept],
+            labels=self.labels[kept],
+            patients=self.patients[kept],
+            positions=self.positions[kept],
+            about=self.about[kept].reset_index(drop=True),
+            called=None if self.called is None else self.called[kept],
+        )
 
 
 def pair(

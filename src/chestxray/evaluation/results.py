@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationErro
 from chestxray.artifacts import read_json, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Interval, Number, is_none
+from chestxray.evaluation.leave_out import LeftOut
 from chestxray.evaluation.metrics import METRICS
 from chestxray.evaluation.result_details import (
     Baselines,
@@ -196,6 +197,7 @@ class Results(Model):
         seen_images: images that the model has, or may have, seen in its training, or that what it
             started from or learned from has, or that it was chosen by or calibrated on; empty where
             neither a bundle is given nor is one in the run folder of the predictions.
+        left_out_images: what was left out because files of the user name it; None without them.
         as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
@@ -226,6 +228,7 @@ class Results(Model):
     thresholds_of: str | None = None
     uncalibrated_import: str | None = None
     seen_images: list[SeenImages] = Field(default_factory=list)
+    left_out_images: LeftOut | None = None
     as_called: AsCalled | None = None
     intervals: ResampleSettings
     findings: dict[str, FindingResult]

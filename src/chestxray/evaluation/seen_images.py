@@ -394,24 +394,24 @@ def _unclear(of: Seen, theirs: str, ours: str) -> SeenImages:
     subject = _HOW[of.through]
     if theirs == ours and of.through in _TOO_GOOD:
         sentence = (
-            f"{subject} images of {theirs}, which may be among those that are measured here, so "
-            f"that {_effect(of)}. Leave them out."
+            f"{subject} images of {theirs}, which may be among those that are measured here: then "
+            f"{_effect(of)}. Leave them out."
         )
     elif theirs == ours and not of.training_list_sha256:
         sentence = (
             f"{subject} {theirs}, and it is not recorded on which of its images: they may be among "
-            f"those that are measured here, so that {_effect(of)}."
+            f"those that are measured here, and then {_effect(of)}."
         )
     elif theirs == ours:
         sentence = (
             f"{subject} {theirs} with another split: its training images may be among those that "
-            f"are measured here, so that {_effect(of)}. Use the split that it was trained with."
+            f"are measured here, and then {_effect(of)}. Use the split that it was trained with."
         )
     else:
         sentence = (
             f"{subject} {theirs}, which shares radiographs with {ours}: images that are measured "
-            f"here may be among them, so that {_effect(of)}. Find them with `chestxray overlap`, "
-            f"and leave them and their patients out."
+            f"here may be among them, and then {_effect(of)}. Find them with `chestxray overlap`, "
+            f"and leave them and their patients out (--leave-out)."
         )
     return SeenImages(
         through=of.through,
@@ -432,7 +432,7 @@ def _unrecorded(images: Evaluated) -> SeenImages:
         trained_on="",
         evaluated_on=" + ".join(map(title, images.measured)),
         sentence="It is not recorded which images the model was trained on: those that are "
-        "measured here may be among them, so that all figures may be too good.",
+        "measured here may be among them, and then all figures are too good.",
     )
 
 
