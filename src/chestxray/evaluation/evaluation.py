@@ -28,12 +28,12 @@ from chestxray.evaluation.bootstrap import (
 from chestxray.evaluation.bundle_thresholds import BundleThresholds, seen_beside
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
-from chestxray.evaluation.leave_out import LeftOut, Named, check_used, read_lists
+from chestxray.evaluation.leave_out import Named, check_used, read_lists
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
 from chestxray.evaluation.predictions import Predictions, counted, file_of
 from chestxray.evaluation.prior_shift import check_prevalence, prevalences
 from chestxray.evaluation.reference import reference as against_reference
-from chestxray.evaluation.result_details import PointWorkload, ResampleSettings
+from chestxray.evaluation.result_details import LeftOut, PointWorkload, ResampleSettings
 from chestxray.evaluation.results import (
     FitOn,
     Results,
@@ -47,6 +47,7 @@ from chestxray.evaluation.thresholds import (
     fit_operating_points,
 )
 from chestxray.evaluation.workload import Images, workloads
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
@@ -126,7 +127,15 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
         results.write(Path(out))
+        _carry(predictions, Path(out))
+        _carry(labels.folder if isinstance(labels, Dataset) else labels, Path(out))
     return results
+
+
+def _carry(source: Predictions | Labels | Path | str, out: Path) -> None:
+    """Let the results say where what they are of was made."""
+    if isinstance(source, str | Path):
+        carry(Path(source), out)
 
 
 @dataclass(frozen=True)
@@ -350,7 +359,7 @@ def _unnamed(pairs: Pairs, truth: Labels, named: Named) -> tuple[Pairs, LeftOut 
     """Leave out the patients of whom files name an image, and count what is left out."""
     if not named.files:
         return pairs, None
-    out = named.rows[truth.rows.index.get_indexer(pairs.images)]
+    out = named.among(pairs.images, truth)
     if out.all():
         raise SourceError(
             f"{', '.join(named.files)} leaves no image: all {counted(len(out), 'image')} that are "

@@ -24,37 +24,12 @@ from chestxray.csv_cells import restored
 from chestxray.errors import SourceError
 from chestxray.evaluation.labels import Labels, match_names
 from chestxray.evaluation.predictions import counted
-from chestxray.evaluation.result_details import Model
+from chestxray.evaluation.result_details import LeftOut
 from chestxray.sources.table_files import lines, radiograph_stem, text_table, titles
 from chestxray.table_limits import parquet_rows
 
 _IMAGE: Final = "image"
 _PAIR: Final = ("a", "b")
-
-
-class LeftOut(Model):
-    """What was left out because files of the user name it.
-
-    Attributes:
-        files: as given.
-        images: left out: those that the files name, and all others of their patients.
-        patients: left out.
-        unmatched: names in the files that no image of the data set has.
-    """
-
-    files: list[str]
-    images: int
-    patients: int
-    unmatched: int
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        what = f"{counted(self.images, 'image')} of {counted(self.patients, 'patient')}"
-        return f"{what}, by {', '.join(self.files)}"
-
-    def after(self, doubt: str) -> str:
-        """Give a sentence on images that may have been seen, and what was left out of them."""
-        return f"{doubt} Left out here are {self}; that these are all is not checked."
 
 
 class _Match(NamedTuple):
@@ -167,6 +142,15 @@ class Named:
             sum(match.unmatched for _, match in matches),
         )
 
+    def among(self, images: npt.NDArray[np.object_], truth: Labels) -> npt.NDArray[np.bool_]:
+        """Tell which of some images are of these patients.
+
+        Args:
+            images: n names of the labels.
+            truth: the labels.
+        """
+        return self.rows[truth.rows.index.get_indexer(pd.Index(images))]
+
     def left_out(self, patients: Iterable[object]) -> LeftOut | None:
         """Count what is left out; None where no file says anything of this data set.
 
@@ -216,7 +200,8 @@ def _without_rows(path: Path) -> bool:
 
 
 def _unique(column: pd.Series[str]) -> pd.Index[str]:
-    return pd.Index(column[column != ""].unique())
+    named: pd.Index[str] = pd.Index(column[column != ""].unique())
+    return named
 
 
 def _match(names: pd.Index[str], truth: Labels) -> _Match:
@@ -224,7 +209,8 @@ def _match(names: pd.Index[str], truth: Labels) -> _Match:
     places = truth.rows.index.get_indexer(names)
     rest = names[places < 0]
     stems = pd.Index(rest.map(radiograph_stem).unique()) if len(rest) else rest
-    rows, known, ambiguous = [places[places >= 0]], np.zeros(len(stems), bool), []
+    rows, known = [places[places >= 0]], np.zeros(len(stems), bool)
+    ambiguous: list[str] = []
     for at, keys in _by_source(truth) if len(rest) else ():
         found, unclear = match_names(stems, keys)
         rows.append(at[found[found >= 0]])

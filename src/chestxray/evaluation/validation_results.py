@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError
 from chestxray.artifacts import read_json, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Interval
-from chestxray.evaluation.leave_out import LeftOut
 from chestxray.evaluation.result_details import (
     FindingReliability,
+    LeftOut,
     MeanInterval,
     Model,
     ResampleSettings,
