@@ -270,6 +270,16 @@ def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path)
     assert collection.rows["image"].tolist() == ["P0001/S2/IM01.png"]
 
 
+def test_a_card_says_that_masks_of_organs_locate_no_finding() -> None:
+    said = {
+        name for name, card in sources.cards().items()
+        if "localization is not evaluated" in dict(card_text.described(name, card)).get(
+            "lungs and heart", ""
+        )
+    }  # fmt: skip
+    assert said == {"nih", "chexpert", "mimic", "padchest", "vindr"}
+
+
 def test_the_page_of_data_sets_is_that_of_the_cards() -> None:
     written = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
     assert written == card_text.page(sources.cards()), (

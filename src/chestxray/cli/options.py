@@ -98,6 +98,15 @@ AllowMissing = Annotated[
         "--allow-missing", help="Accept that more than half of the rows have no image file."
     ),
 ]
+LeaveOut = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--leave-out",
+        metavar="FILE",
+        help="A file of `chestxray overlap`, or a table with a column image: leave out the images "
+        "that it names, and their patients. Repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

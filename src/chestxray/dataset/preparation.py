@@ -267,6 +267,7 @@ def _record(collection: Collection) -> SourceRecord:
         facts=collection.facts,
         images=len(collection.rows),
         findings=tuple(collection.findings),
+        patients_of=collection.patients_of,
     )
 
 

@@ -74,6 +74,8 @@ class SourceRecord(_Strict):
         facts: what its reader reports in addition.
         images: listed, including those that could not be read.
         findings: that it labels, as it names them; empty in datasets of earlier versions.
+        patients_of: the source whose patients these are, see `sources.collection.Collection`; empty
+            where they are its own, and in datasets of earlier versions.
     """
 
     name: str
@@ -85,6 +87,7 @@ class SourceRecord(_Strict):
     facts: dict[str, str]
     images: int
     findings: tuple[str, ...] = ()
+    patients_of: str = ""
 
 
 class Plan(_Strict):

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, cast
 
+from chestxray.sources.anatomy import CHEXMASK
 from chestxray.sources.collection import SourceCard
 from chestxray.sources.overlaps import sharing
 
@@ -28,6 +29,10 @@ mean, is in [sources.md](sources.md); which sets share radiographs, and where th
 Each tree shows the names by which a reader finds the files, not all files. Unpack a data set as its
 owners give it: tables and images may lie in other folders of the tree than shown here.
 """
+_ORGANS: Final = (
+    "CheXmask has masks of them for these images: `chestxray.sources.read_chexmask`. They show "
+    "organs, not findings: no dataset holds them, and localization is not evaluated on them."
+)
 
 
 @cache
@@ -61,6 +66,7 @@ def described(name: str, card: SourceCard) -> list[tuple[str, str]]:
         ("policies", f"uncertain {card.uncertain}, blank {card.blank}, views {card.views}"),
         ("why", card.reasons),
         ("split", card.split),
+        ("lungs and heart", _ORGANS if name in CHEXMASK else ""),
         ("checked on", checked(name)),
         ("overlaps with", ", ".join(sharing(card.title, card.overlaps))),
         ("torchxrayvision differs", "; ".join(card.differs)),
