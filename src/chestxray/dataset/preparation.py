@@ -260,6 +260,7 @@ def _record(collection: Collection) -> SourceRecord:
         facts=collection.facts,
         images=len(collection.rows),
         findings=tuple(collection.findings),
+        rules=collection.rules,
     )
 
 

@@ -74,6 +74,7 @@ class SourceRecord(_Strict):
         facts: what its reader reports in addition.
         images: listed, including those that could not be read.
         findings: that it labels, as it names them; empty in datasets of earlier versions.
+        rules: behind its labels beside the policies, by finding, and under "" for all findings.
     """
 
     name: str
@@ -85,6 +86,7 @@ class SourceRecord(_Strict):
     facts: dict[str, str]
     images: int
     findings: tuple[str, ...] = ()
+    rules: dict[str, str] = {}
 
 
 class Plan(_Strict):
