@@ -110,7 +110,11 @@ def test_rules_of_readers_and_of_the_data_set_stand_beside_the_counts(
     ("name", "finding", "rule"),
     [
         ("padchest", "", "unknown where a row says unchanged, exclude or nothing of a finding"),
-        ("nih-google", "Lung Opacity", "unknown where Airspace opacity is NO beside Nodule or mass"),
+        (
+            "nih-google",
+            "Lung Opacity",
+            "unknown where Airspace opacity is NO beside Nodule or mass",
+        ),
         ("chexpert", "", "blank is absent beside No Finding"),
         ("mimic", "", "blank is absent beside No Finding"),
     ],
