@@ -168,6 +168,7 @@ _EXTRA_OF_MODULE: Final = {
     "onnxruntime": "export",
     "nncf": "export",
     "cryptography": "sign",
+    "ray": "scale",
 }
 
 

@@ -71,6 +71,16 @@ RequireSignature = Annotated[
         "`chestxray sign`).",
     ),
 ]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="local|auto|ADDRESS",
+        help="Run on a Ray cluster: local starts one on this machine, auto is the one that this "
+        "machine belongs to, ADDRESS is ray://HOST:PORT or HOST:PORT. Default: this machine "
+        "without Ray.",
+    ),
+]
 BUNDLE_HELP: Final = "The bundle folder of a run, or hub:OWNER/NAME@REVISION."
 BundleFolder = Annotated[Path, typer.Argument(help=BUNDLE_HELP, callback=local)]
 Inputs = Annotated[

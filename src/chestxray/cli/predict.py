@@ -13,6 +13,7 @@ from chestxray.cli.options import (
     DatasetSplit,
     EngineName,
     Inputs,
+    OnCluster,
     OperatingPointName,
     RequireSignature,
 )
@@ -25,7 +26,12 @@ def predict(
     inputs: Inputs,
     *,
     out: Annotated[
-        Path, typer.Option("--out", help="The table to write: .csv, .parquet or .jsonl.")
+        Path,
+        typer.Option(
+            "--out",
+            help="The table to write: .csv, .parquet or .jsonl; or a folder of Parquet files, "
+            "named without suffix.",
+        ),
     ],
     split: DatasetSplit = None,
     heatmaps: Annotated[
@@ -37,6 +43,7 @@ def predict(
     engine: EngineName = "auto",
     operating_point: OperatingPointName = None,
     require_signature: RequireSignature = None,
+    cluster: OnCluster = None,
 ) -> None:
     """Predict the findings of radiographs.
 
@@ -49,6 +56,9 @@ def predict(
     An image that is refused or cannot be read keeps its row, with the reason. The gate does not
     refuse images of a prepared dataset, so no image is lost from the evaluation. Resumes an
     interrupted run.
+
+    A folder holds the same rows, 2,048 in each Parquet file, for millions of images: `evaluate`
+    reads it as one table. With --cluster the workers of a Ray cluster write its files.
     """
     from chestxray.reading import predict as read
 
@@ -62,15 +72,16 @@ def predict(
         engine=engine,
         operating_point=operating_point,
         require_signature=require_signature,
+        cluster=cluster,
     )
     typer.echo(
-        f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
-        f"{len(run.failed)} unreadable"
+        f"{out}: {run.read} read by {run.engine}, {run.number_refused} refused, "
+        f"{run.number_failed} unreadable"
     )
     unread = run.refused | run.failed
     for name, reason in islice(unread.items(), _SHOWN):
         typer.echo(f"  {name}: {reason}")
-    if len(unread) > _SHOWN:
-        typer.echo(f"  and {len(unread) - _SHOWN} more: see the column reason of {out}")
+    if (more := run.rows - run.read - _SHOWN) > 0:
+        typer.echo(f"  and {more} more: see the column reason of {out}")
     if not run.read:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.options import (
     AllowMissing,
+    OnCluster,
     SourceOptions,
     SplitName,
     with_source_options,
@@ -81,6 +82,7 @@ def prepare(
         bool,
         typer.Option("--allow-empty", help="Accept that train, val or test gets no image."),
     ] = False,
+    cluster: OnCluster = None,
     write_columns: Annotated[
         Path | None,
         typer.Option(
@@ -136,6 +138,7 @@ def prepare(
         options=options,
         allow_missing=allow_missing,
         allow_empty=allow_empty,
+        cluster=cluster,
     )
     _show(dataset)
     typer.echo(f"\n{out}: {dataset.manifest.images} images of {size} px")

@@ -7,6 +7,9 @@ shard are decoded, this process drops the rows of those that could not be read, 
 renames it, and then writes the shard's note: the size and hash of the file, and what became of each
 listed image. A later call keeps the shards that have a note and repeats the others; a shard has the
 same bytes each time.
+
+On a cluster each worker does all of this for one shard after the other, with a decoder process of
+its own. The folders, and the files under the same paths, must be on storage that all nodes share.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ from typing import BinaryIO, Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, sha256, sync_folder, write_json
+from chestxray.cluster import Done, joined
 from chestxray.dataset import shards
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.shards import HEADER_BYTES, Shard
 from chestxray.errors import ArtifactError, ImageError
+from chestxray.execution import Tally
 from chestxray.parallel import process_count
 from chestxray.progress import progress
 
@@ -81,6 +86,20 @@ class Packing:
     files: tuple[File, ...]
 
 
+class _Listed(NamedTuple):
+    """The files of one shard.
+
+    Attributes:
+        number: of the shard.
+        paths: of its files.
+        seen: one of them that exists where the list was made; empty where none does.
+    """
+
+    number: int
+    paths: tuple[str, ...]
+    seen: str
+
+
 class _Place(NamedTuple):
     """A file, and where its image belongs: the row in a shard."""
 
@@ -93,7 +112,12 @@ class _Place(NamedTuple):
 
 
 def pack(
-    paths: Sequence[str], size: int, images: Path, notes: Path, workers: int | None = None
+    paths: Sequence[str],
+    size: int,
+    images: Path,
+    notes: Path,
+    workers: int | None = None,
+    cluster: str | None = None,
 ) -> Packing:
     """Decode files into shards, resuming where an earlier call was stopped.
 
@@ -102,20 +126,26 @@ def pack(
         size: side of the canonical image, pixels; the same in every call.
         images: folder of the shards.
         notes: folder of the notes, `00000.json` for the first shard.
-        workers: processes; all cores when None.
+        workers: processes on this machine; all cores when None.
+        cluster: address of a Ray cluster whose workers do it instead, see `cluster.joined`.
 
     Raises:
         ArtifactError: the folders cannot be written; a later call resumes.
-        WorkerError: a worker process died; a later call resumes.
+        WorkerError: a worker process died, or one of a cluster reports an error; a later call
+            resumes.
+        MissingExtraError: a cluster is named, and Ray is not installed.
     """
     numbers = range(-(-len(paths) // shards.SHARD))
     try:
         images.mkdir(parents=True, exist_ok=True)
         done = {n: note for n in numbers if (note := _finished(n, images, notes))}
         left = [n for n in numbers if n not in done]
-        for number, note in _packed(paths, left, size, images, workers):
-            write_json(notes / _note_name(number), note.model_dump(mode="json"))
-            done[number] = note
+        packed = (
+            _packed_here(paths, left, size, images, notes, workers)
+            if cluster is None
+            else _packed_on(cluster, paths, left, size, images, notes)
+        )
+        done |= packed
     except OSError as error:
         raise ArtifactError(
             f"{images} cannot be written ({error}): free some disk space, then run the same "
@@ -146,6 +176,90 @@ def renew(
     numbers = {int(Path(shard.name).stem): shard for shard in wanted}
     made = _packed(paths, list(numbers), size, images, None, numbers)
     return [(numbers[number], note.shard) for number, note in made]
+
+
+def _packed_here(
+    paths: Sequence[str],
+    left: Sequence[int],
+    size: int,
+    images: Path,
+    notes: Path,
+    workers: int | None,
+) -> Iterator[tuple[int, _Note]]:
+    """Write the shards with these numbers, each followed by its note."""
+    for number, note in _packed(paths, left, size, images, workers):
+        _write_note(number, note, notes)
+        yield number, note
+
+
+def _packed_on(
+    address: str, paths: Sequence[str], left: Sequence[int], size: int, images: Path, notes: Path
+) -> Iterator[tuple[int, _Note]]:
+    """Let the workers of a cluster do the same, in any order."""
+    if not left:
+        return
+    for number in left:
+        _clear(number, images)
+    shards_left = ((number, _list(number, paths)) for number in left)
+    images_left = sum(len(_paths_of(number, paths)) for number in left)
+    with (
+        joined(address) as nodes,
+        progress("prepare", len(paths), done=len(paths) - images_left) as advance,
+    ):
+        tally = Tally("prepare", nodes)
+        try:
+            make = partial(_Packer, size, images.absolute(), notes.absolute())
+            for done in nodes.map(make, shards_left, len(left)):
+                yield done.number, _written(done, images, notes)
+                tally.add(done, done.result)
+                advance(done.result)
+        finally:
+            tally.add_to(notes)
+            for number in left:
+                _clear(number, images)
+
+
+def _written(done: Done[int], images: Path, notes: Path) -> _Note:
+    """Give the note that a worker wrote, which shows that its storage is ours."""
+    note = _finished(done.number, images, notes)
+    if note is None:
+        raise ArtifactError(
+            f"node {done.node} wrote shard {done.number} of {images}, which is not there: name an "
+            f"output folder on storage that all nodes of the cluster share"
+        )
+    return note
+
+
+class _Packer:
+    """Writes shards and their notes, one after the other, in a worker of a cluster."""
+
+    def __init__(self, size: int, images: Path, notes: Path) -> None:
+        self._size, self._images, self._notes = size, images, notes
+        self._pool = DecoderPool(partial(_decode, size=size), 1, SECONDS_PER_FILE)
+
+    def __call__(self, listed: _Listed) -> int:
+        """Write one shard; give the number of its files."""
+        if listed.seen and not Path(listed.seen).exists():
+            raise ArtifactError(
+                f"{listed.seen} does not exist there: put the raw trees on storage that all nodes "
+                f"of the cluster share, under the same path"
+            )
+        if not self._images.is_dir():
+            raise ArtifactError(
+                f"{self._images} does not exist there: name an output folder on storage that all "
+                f"nodes of the cluster share"
+            )
+        array = _new_array(listed.number, self._images)
+        places = [_Place(path, array, row) for row, path in enumerate(listed.paths)]
+        files = [_file(outcome) for outcome in self._pool.map(places, chunk=CHUNK)]
+        target = self._images / shards.shard_name(listed.number)
+        _write_note(listed.number, _finish(array, target, self._size, files, None), self._notes)
+        return len(files)
+
+
+def _list(number: int, paths: Sequence[str]) -> _Listed:
+    listed = tuple(str(Path(path).absolute()) if path else "" for path in _paths_of(number, paths))
+    return _Listed(number, listed, next((path for path in listed if Path(path).exists()), ""))
 
 
 def _packed(
@@ -191,17 +305,30 @@ def _temporary(number: int, images: Path) -> Path:
 
     The name is new each time, since workers of a killed process may write for a moment longer.
     """
+    _clear(number, images)
+    return _new_array(number, images)
+
+
+def _clear(number: int, images: Path) -> None:
+    """Remove what killed calls left of a shard; what another one removes meanwhile is no error."""
     stem = Path(shards.shard_name(number)).stem
     for stale in images.glob(f".{stem}.*.tmp"):
-        stale.unlink()
+        stale.unlink(missing_ok=True)
+
+
+def _new_array(number: int, images: Path) -> Path:
+    stem = Path(shards.shard_name(number)).stem
     path = images / f".{stem}.{uuid.uuid4().hex}.tmp"
     path.touch()
     return path
 
 
+def _paths_of(number: int, paths: Sequence[str]) -> Sequence[str]:
+    return paths[number * shards.SHARD : (number + 1) * shards.SHARD]
+
+
 def _places(number: int, paths: Sequence[str], array: Path) -> Iterator[_Place]:
-    listed = paths[number * shards.SHARD : (number + 1) * shards.SHARD]
-    for row, path in enumerate(listed):
+    for row, path in enumerate(_paths_of(number, paths)):
         yield _Place(path, array, row)
 
 
@@ -281,6 +408,10 @@ def _finished(number: int, images: Path, notes: Path) -> _Note | None:
         return note
     file = images / shard.name
     return note if file.exists() and file.stat().st_size == shard.bytes else None
+
+
+def _write_note(number: int, note: _Note, notes: Path) -> None:
+    write_json(notes / _note_name(number), note.model_dump(mode="json"))
 
 
 def _note_name(number: int) -> str:

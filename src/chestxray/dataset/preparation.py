@@ -58,6 +58,7 @@ from chestxray.dataset.store import (
     remake,
 )
 from chestxray.errors import ArtifactError, SourceError
+from chestxray.execution import EXECUTION
 from chestxray.file_names import is_text, one_line
 from chestxray.findings import Findings
 from chestxray.parallel import check_main_module
@@ -88,6 +89,7 @@ def prepare(  # noqa: PLR0913 - the options of one command
     *,
     allow_missing: bool = False,
     allow_empty: bool = False,
+    cluster: str | None = None,
 ) -> Dataset:
     """Make a dataset from raw trees, or resume making it.
 
@@ -107,6 +109,9 @@ def prepare(  # noqa: PLR0913 - the options of one command
         options: what is asked of the sources: columns of a table, policies for labels and views.
         allow_missing: accept that more than half of the rows of a tree have no image file.
         allow_empty: accept that train, val or test gets no image.
+        cluster: address of a Ray cluster whose workers decode and pack, see
+            `chestxray.cluster.joined`; this machine alone when None. The dataset is the same, and
+            `execution.json` beside it says what ran where.
 
     Returns:
         The dataset; if it is complete already, as it is.
@@ -116,7 +121,9 @@ def prepare(  # noqa: PLR0913 - the options of one command
             is empty, or no image can be read.
         ArtifactError: `out` holds something else, cannot be written, or has a name that is not
             UTF-8.
-        WorkerError: a worker process died; the same call resumes.
+        WorkerError: a worker process died, or one of the cluster reports an error; the same call
+            resumes.
+        MissingExtraError: a cluster is named, and Ray is not installed.
     """
     check_main_module()
     if not is_text(str(out)):
@@ -152,7 +159,7 @@ def prepare(  # noqa: PLR0913 - the options of one command
         )
     with _working(work, plan):
         if not (work / MANIFEST).exists():
-            _make(job, plan, work)
+            _make(job, plan, work, cluster)
         _publish(work, out)
         shutil.rmtree(work)
     return Dataset.open(out)
@@ -293,7 +300,7 @@ def _bytes(path: str) -> int:
         return -1
 
 
-def _make(job: _Job, plan: Plan, work: Path) -> None:
+def _make(job: _Job, plan: Plan, work: Path, cluster: str | None) -> None:
     """Make shards, index, boxes and then the manifest in the working folder.
 
     Raises:
@@ -301,7 +308,8 @@ def _make(job: _Job, plan: Plan, work: Path) -> None:
         ArtifactError: the folder cannot be written.
     """
     rows = job.combined.rows
-    packing = pack(rows["path"].tolist(), plan.size, work / shards.FOLDER, work)
+    paths = rows["path"].tolist()
+    packing = pack(paths, plan.size, work / shards.FOLDER, work, cluster=cluster)
     if not packing.shards:
         first = packing.files[0]
         reason = first.reason if isinstance(first, Unreadable) else ""
@@ -438,7 +446,7 @@ def _manifest(
 
 def _publish(work: Path, out: Path) -> None:
     """Move what was made to its place, the manifest last; a later call moves the rest."""
-    for name in (INDEX, BOXES, shards.FOLDER, masks.FOLDER, MANIFEST):
+    for name in (EXECUTION, INDEX, BOXES, shards.FOLDER, masks.FOLDER, MANIFEST):
         if (work / name).exists() and not (out / name).exists():
             (work / name).replace(out / name)
             sync_folder(out)

@@ -73,7 +73,7 @@ class PatientSums:
             within = np.append(0, ends[first:last] - some.start).clip(0, len(each))
             places = np.arange(len(each), dtype=np.int32)
             matrix = csr_array((np.ones(len(each)), places, within.astype(np.int32)))
-            self._sums[first:last] += matrix @ each
+            self._sums[first:last] += np.asarray(matrix @ each)
 
     def __call__(self, w: Weights) -> Values:
         """Give the sums under weights, uint8 [P, b]: float64 [b, q]."""
@@ -153,7 +153,7 @@ class Ranking:
             counts = self._between(words, self._negatives, np.append(before, edges))
             reached = _cumulated(found, hits)
             counts = _cumulated(counts, passed)
-            hits, passed, start = reached[-1], counts[-1], int(end)
+            hits, passed, start = reached[-1].copy(), counts[-1].copy(), int(end)
             beside = (counts[::2], counts[1::2]) if tied else (counts, counts)
             yield _Chunk(*(part[:, : w.shape[1]] for part in (found, reached, *beside)))
 

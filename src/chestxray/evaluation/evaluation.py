@@ -46,6 +46,7 @@ from chestxray.evaluation.thresholds import (
     fit_operating_points,
 )
 from chestxray.evaluation.workload import Images, workloads
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.progress import progress
 from chestxray.version import __version__
@@ -120,7 +121,15 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
         results.write(Path(out))
+        _carry(predictions, Path(out))
+        _carry(labels.folder if isinstance(labels, Dataset) else labels, Path(out))
     return results
+
+
+def _carry(source: Predictions | Labels | Path | str, out: Path) -> None:
+    """Let the results say where what they are of was made."""
+    if isinstance(source, str | Path):
+        carry(Path(source), out)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ is left out: a value that is not a probability is refused, with what it looks li
 the findings that the model called and `not_assessed` those that it never calls, both separated by
 `|`; `model` is the identity of the model.
 
-The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line.
+The suffix tells the format: `.csv`, `.csv.gz`, `.parquet`, or `.jsonl` with one object per line. A
+folder of Parquet files is read as one table, see `predictions_folder`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from chestxray.artifacts import require, write_table, write_text
 from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
 from chestxray.evaluation.prediction_columns import numbers_of
+from chestxray.evaluation.predictions_folder import PredictionsFolder, is_folder
 from chestxray.findings import Findings, probability_column
 from chestxray.table_limits import open_text, parquet_rows, parquet_tables, parquet_titles
 
@@ -138,38 +140,45 @@ def write(path: Path, predictions: Predictions) -> None:
 
 
 def file_of(path: Path, name: str = "predictions.csv") -> Path:
-    """Give the file of a table: the path itself, or the table of the run folder that it is.
+    """Give the table that a path names: itself, or the table of the run folder that it is.
 
     Args:
-        path: a table, a run folder, or the folder that `chestxray run` writes one to.
-        name: of the table in a run folder.
+        path: a table, a folder of predictions, a run folder, or the folder that `chestxray run`
+            writes one to.
+        name: of the table in a run folder; a folder of predictions there has it without suffix.
 
     Raises:
         PredictionsError: another folder.
     """
-    if not path.is_dir():
+    if not path.is_dir() or is_folder(path):
         return path
-    for file in (path / name, path / "run" / name):
-        if file.is_file():
-            return file
+    for run in (path, path / "run"):
+        if (run / name).is_file():
+            return run / name
+        if is_folder(run / Path(name).stem):
+            return run / Path(name).stem
     raise PredictionsError(
-        f"{path} is a folder without {name}: give a run folder or a table of predictions (.csv, "
-        f".csv.gz, .parquet or .jsonl)"
+        f"{path} is a folder without {name}: give a run folder, a folder of predictions, or a "
+        f"table of predictions (.csv, .csv.gz, .parquet or .jsonl)"
     )
 
 
 def read(path: Path) -> Predictions:
-    """Read a table of predictions, or that of a run folder; the suffix tells its format.
+    """Read a table or folder of predictions, or that of a run folder.
 
     Raises:
-        PredictionsError: a folder without `predictions.csv`, not such a table, no rows, a row
+        PredictionsError: a folder without predictions, not such a table, no rows, a row
             longer or shorter than the header, no finding or one twice, an image twice, a
             probability that is missing, not a number, or outside [0, 1].
         ArtifactError: the file does not exist.
     """
     path = file_of(path)
     require(path, "chestxray predict")
-    read = _columns(path) if path.suffix.lower() == ".parquet" else _rows(path)
+    if path.is_dir():
+        folder = PredictionsFolder(path)
+        read = of_tables(path, folder.tables(), folder.manifest.counts.rows)
+    else:
+        read = _columns(path) if path.suffix.lower() == ".parquet" else _rows(path)
     _check(str(path), read)
     return read
 
@@ -224,7 +233,7 @@ def of_tables(path: Path, tables: Iterable[pa.Table], rows: int) -> Predictions:
     if not rows:
         raise _empty(path)
     named = probability_columns(findings)
-    texts = {name: places[name] for name in _OTHERS if name in places}
+    texts: dict[str, int] = {name: places[name] for name in _OTHERS if name in places}
     values, text = numbers_of(
         chain([first], parts),
         {name: places[name] for name in named},

@@ -144,12 +144,13 @@ def read_export(folder: Path) -> Export:
     return record
 
 
-def open_engine(folder: Path, model: str | None = None) -> Engine:
+def open_engine(folder: Path, model: str | None = None, threads: int | None = None) -> Engine:
     """Make an engine from the folder of an export.
 
     Args:
         folder: of the export.
         model: identity of the weights that it must have, None for any.
+        threads: that OpenVINO computes with; all cores when None.
 
     Raises:
         ArtifactError: as `read_export` says, it is of another model, or the installed runtime
@@ -162,7 +163,9 @@ def open_engine(folder: Path, model: str | None = None) -> Engine:
             f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle"
         )
     try:
-        engine = _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision)
+        engine = (
+            _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision, threads)
+        )
     except MissingExtraError:
         raise
     except Exception as error:
@@ -179,6 +182,6 @@ def _onnx(folder: Path) -> Engine:
     return OnnxEngine((folder / ONNX).read_bytes())
 
 
-def _openvino(folder: Path, precision: Precision) -> Engine:
+def _openvino(folder: Path, precision: Precision, threads: int | None) -> Engine:
     model = needed("openvino").Core().read_model(folder / XML)
-    return OpenVinoEngine(model, ARITHMETIC[precision])
+    return OpenVinoEngine(model, ARITHMETIC[precision], threads)

@@ -41,19 +41,20 @@ _CLEARLY: Final = 1.5
 """Times as fast as an earlier candidate that a later one must be."""
 
 
-def choose(bundle: Bundle, choice: str = "auto") -> Engine:
+def choose(bundle: Bundle, choice: str = "auto", threads: int | None = None) -> Engine:
     """Make the engine for a bundle.
 
     Args:
         bundle: its classifier is moved to the GPU if torch computes there.
         choice: `auto`, `torch`, or `openvino`, which is OpenVINO in float32.
+        threads: that `openvino` computes with; all cores when None.
 
     Raises:
         ArtifactError: the exported classifier does not agree with torch.
         MissingExtraError: OpenVINO is asked for by name and not installed.
     """
     if choice == "openvino":
-        return _openvino(bundle, to_onnx(bundle.classifier.cpu()))
+        return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads)
     if choice == "auto" and device().type == "cpu" and _installed():
         return fastest(list(candidates(bundle)), noise(bundle.card.size).images[:1])
     return TorchEngine(bundle.classifier.to(device()))
@@ -119,10 +120,10 @@ def check_agrees(engine: Engine, bundle: Bundle, images: Images, exact: bool) ->
         )
 
 
-def _openvino(bundle: Bundle, onnx: bytes) -> Engine:
+def _openvino(bundle: Bundle, onnx: bytes, threads: int | None = None) -> Engine:
     """Convert the classifier, which takes a second or two, and compare it with torch."""
     try:
-        engine = OpenVinoEngine(to_openvino(onnx))
+        engine = OpenVinoEngine(to_openvino(onnx), threads=threads)
     except RuntimeError as error:
         raise _cannot_run(error) from error
     check_agrees(engine, bundle, noise(bundle.card.size).images[:1], exact=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import islice, pairwise
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.pixels import Canonical
-from chestxray.dataset.store import MANIFEST, Dataset
+from chestxray.dataset.shards import FOLDER, Shards
+from chestxray.dataset.store import MANIFEST, Dataset, read_manifest
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.evaluation.seen_images import Evaluated, seen_images
@@ -66,6 +67,36 @@ class DatasetImages:
         """Give the packed images [S, S], `size` at a time, from the row `start` on."""
         for begin in range(start, len(self.rows), size):
             yield list(self.dataset.images[self.rows[begin : begin + size]])
+
+    def part(self, start: int, stop: int) -> PackedRows:
+        """Give the images `start` to `stop` - 1, to be read by any process."""
+        names = self.dataset.index["image"].iloc[self.rows[start:stop]].tolist()
+        folder = self.dataset.folder.absolute()
+        return PackedRows(folder, tuple(names), self.rows[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Some images of a prepared dataset, read without its tables.
+
+    Attributes:
+        folder: of the dataset.
+        names: keys of the images.
+        rows: of the index.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    rows: npt.NDArray[np.int64]
+
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Canonical]]:
+        """Give the packed images [S, S], `size` at a time, from the row `start` on."""
+        images = _packed(self.folder)
+        for begin in range(start, len(self.rows), size):
+            yield list(images[self.rows[begin : begin + size]])
 
 
 @dataclass(frozen=True)
@@ -134,6 +165,14 @@ class RadiographFiles:
         for begin, end in pairwise((start, *_ends(start, len(self.paths), size))):
             yield list(islice(stream, end - begin))
 
+    def part(self, start: int, stop: int) -> RadiographFiles:
+        """Give the files `start` to `stop` - 1, to be read by any process."""
+        paths = tuple(path.absolute() for path in self.paths[start:stop])
+        return replace(self, paths=paths, names=tuple(self.names[start:stop]), pool=None)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def _pool(self, decode: Callable[[Path], _T], start: int = 0) -> DecoderPool[_T]:
         return DecoderPool(decode, min(cores(), len(self.paths) - start), self.seconds)
 
@@ -151,6 +190,7 @@ def _ends(start: int, count: int, size: int) -> Iterator[int]:
 
 
 Inputs = DatasetImages | RadiographFiles
+Part = PackedRows | RadiographFiles
 Given = str | Path | Sequence[str | Path] | Dataset
 
 
@@ -231,6 +271,13 @@ def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetIm
     if not len(rows):
         raise ArtifactError(f"{dataset.folder} has no images in the split {split!r}")
     return DatasetImages(dataset, rows)
+
+
+@lru_cache(maxsize=1)
+def _packed(folder: Path) -> Shards:
+    """Map the images of a dataset, once in a process."""
+    manifest = read_manifest(folder)
+    return Shards(folder / FOLDER, manifest.shards, (manifest.size, manifest.size))
 
 
 def _files(inputs: Iterable[Path]) -> Iterator[tuple[Path, Path]]:

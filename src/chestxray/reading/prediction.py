@@ -15,51 +15,41 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `operating_point` | name of the rule that chose the thresholds                                 |
 | `model`         | identity of the weights                                                      |
 | `origin`        | `hub:OWNER/NAME@COMMIT` of a model of the hub; empty for any other           |
+
+A name without suffix is a folder: the same rows as Parquet shards, for millions of images, which
+the workers of a Ray cluster can make too. See `sharded_prediction`.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from chestxray import hub
-from chestxray.dataset.pixels import Canonical
-from chestxray.errors import ChestXrayError, ImageError, Notice, SourceError
+from chestxray.errors import SourceError
 from chestxray.evaluation import predictions
-from chestxray.file_names import one_line
+from chestxray.evaluation.predictions_folder import Counts, PredictionsManifest
 from chestxray.model import model_card
-from chestxray.model.engines import Answer, Heat, Probabilities
+from chestxray.model.model_card import Facts
 from chestxray.progress import progress
-from chestxray.reading.gate.notices import in_words
 from chestxray.reading.inputs import Given, Inputs, find, leakage
-from chestxray.reading.judged_image import JudgedImage
-from chestxray.reading.predictions_writer import (
-    HEATMAPS,
-    SUFFIXES,
-    PredictionsWriter,
-    columns,
+from chestxray.reading.prediction_rows import BATCH, REFUSED, answered, plan_of, rows_of
+from chestxray.reading.predictions_writer import HEATMAPS, SUFFIXES, PredictionsWriter
+from chestxray.reading.reader import RUNTIMES, Reader, opened, warnings_of
+from chestxray.reading.sharded_prediction import (
+    BundleChoice,
+    FolderPlan,
+    check_folder,
+    examples,
+    predict_here,
+    predict_on,
 )
-from chestxray.reading.reader import Reader, opened
-from chestxray.version import __version__
 
-_REFUSED: Final = "refused"
-_ERROR: Final = "error"
-_IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
-_BATCH: Final = 32
 _log = logging.getLogger(__name__)
-
-_Batch = Sequence[JudgedImage | Canonical | ImageError]
 
 
 @dataclass(frozen=True)
@@ -73,6 +63,7 @@ class PredictionRun:
         failed: image → reason, of those that are not readable radiographs.
         heatmaps: `heatmaps.npy`, None where none were asked for.
         engine: name of what computed them.
+        counts: of a folder, of which `refused` and `failed` name the first hundred only.
     """
 
     path: Path
@@ -81,18 +72,29 @@ class PredictionRun:
     failed: dict[str, str]
     heatmaps: Path | None
     engine: str
+    counts: Counts | None = None
 
     def __repr__(self) -> str:
         """Show the table, and how many images were read."""
         return (
             f"PredictionRun({str(self.path)!r}: {self.read} read by {self.engine}, "
-            f"{len(self.refused)} refused, {len(self.failed)} unreadable)"
+            f"{self.number_refused} refused, {self.number_failed} unreadable)"
         )
 
     @property
     def read(self) -> int:
         """Rows with probabilities."""
-        return self.rows - len(self.refused) - len(self.failed)
+        return self.rows - self.number_refused - self.number_failed
+
+    @property
+    def number_refused(self) -> int:
+        """Rows that the gate refused."""
+        return len(self.refused) if self.counts is None else self.counts.refused
+
+    @property
+    def number_failed(self) -> int:
+        """Rows that are not readable radiographs."""
+        return len(self.failed) if self.counts is None else self.counts.failed
 
 
 def predict(  # noqa: PLR0913 - the options of one command
@@ -106,8 +108,9 @@ def predict(  # noqa: PLR0913 - the options of one command
     engine: str | Path = "auto",
     operating_point: str | None = None,
     require_signature: str | Path | None = None,
+    cluster: str | None = None,
 ) -> PredictionRun:
-    """Predict the findings of radiographs into a table.
+    """Predict the findings of radiographs into a table, or into a folder of shards.
 
     An image that is refused or cannot be read has a row without probabilities. Images of a dataset
     are not judged by the gate. Called again with the same arguments after an interruption, even by
@@ -117,7 +120,7 @@ def predict(  # noqa: PLR0913 - the options of one command
         model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         inputs: a dataset or its folder; or files and folders, which are searched with all their
             subfolders.
-        out: the table to write, .csv, .parquet or .jsonl.
+        out: the table to write, .csv, .parquet or .jsonl; or a folder, named without suffix.
         split: of a dataset, such as `test`.
         heatmaps: also write `heatmaps.npy` beside the table, float16 [N, K, h, w], NaN where an
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
@@ -126,23 +129,30 @@ def predict(  # noqa: PLR0913 - the options of one command
         engine: for a bundle, see `chestxray.load`.
         operating_point: likewise; a reader has its own.
         require_signature: likewise.
+        cluster: address of a Ray cluster whose workers load the model and write the shards of a
+            folder, see `chestxray.cluster.joined`; this machine alone when None. `auto` as the
+            engine is then torch on GPUs, or else OpenVINO in float32.
 
     Raises:
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
         ArtifactError: another process writes `out`, or it was started with another engine; or the
             dataset or the bundle is damaged or does not fit.
+        WorkerError: a worker of the cluster reports an error; the same call resumes.
+        MissingExtraError: a cluster is named, and Ray is not installed.
     """
-    check_out(Path(out))
+    out = Path(out)
+    check_out(out, heatmaps)
+    if cluster is not None:
+        choice = _choice(model, engine, operating_point, require_signature, out)
+        return _predict_on(cluster, choice, inputs, split, out, force)
     model = model if isinstance(model, Reader) else hub.local(model)
     card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
     # Wrong inputs are reported before the network is loaded, which takes seconds.
     found = find(inputs, split, card)
     with found.decoding() as ready:  # its processes start while the model is loaded
         reader = opened(model, engine, operating_point, require_signature)
-        for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
-            if warning:
-                _log.warning("%s", warning)
-        return predict_inputs(reader, ready, Path(out), heatmaps, force)
+        _warn(reader.bundle, found)
+        return predict_inputs(reader, ready, out, heatmaps, force)
 
 
 def predict_inputs(
@@ -153,21 +163,24 @@ def predict_inputs(
     Three things happen at a time: files of the next batch are decoded, the network computes a
     batch, and the one before it becomes rows.
     """
-    check_out(out)
+    check_out(out, heatmaps)
+    if _is_folder(out):
+        folder = FolderPlan(out, plan_of(reader.bundle, inputs, force), force)
+        return _folder_run(out, predict_here(reader, inputs, folder))
     names = inputs.names
     # As many as make the engine ready for batches, while the decoders start.
     blank = np.zeros((min(2, len(names)), reader.size, reader.size), dtype=np.uint8)
     shape = reader.read_batch(blank)[1].shape[1:]
-    plan, heat_shape = plan_of(reader, inputs, force), (len(names), *shape)
+    plan, heat_shape = plan_of(reader.bundle, inputs, force), (len(names), *shape)
     with (
         PredictionsWriter(
             out, reader.findings, plan, reader.engine.name, heat_shape if heatmaps else None
         ) as writer,
         progress("predict", len(names), done=writer.done) as advance,
     ):
-        for batch, answer in _answered(reader, inputs.batches(_BATCH, writer.done)):
+        for batch, answer in answered(reader, inputs.batches(BATCH, writer.done)):
             of = names[writer.done : writer.done + len(batch)]
-            writer.add(*_rows(reader, of, batch, answer, shape, force))
+            writer.add(*rows_of(reader, of, batch, answer, shape, force))
             advance(len(batch))
         refused, failed = _unread(writer.so_far())
         writer.finish()
@@ -175,14 +188,75 @@ def predict_inputs(
     return PredictionRun(out, len(names), refused, failed, maps, reader.engine.name)
 
 
-def check_out(out: Path) -> None:
+def _choice(
+    model: Reader | str | Path,
+    engine: str | Path,
+    operating_point: str | None,
+    require_signature: str | Path | None,
+    out: Path,
+) -> BundleChoice:
+    """Say what the workers of a cluster load, by paths that hold in any folder.
+
+    Raises:
+        SourceError: a reader was given, or `out` is a table.
+    """
+    if isinstance(model, Reader):
+        raise SourceError(
+            "the workers of a Ray cluster load the model themselves: give the folder of the "
+            "bundle instead of a reader"
+        )
+    if not _is_folder(out):
+        raise SourceError(
+            f"a Ray cluster writes a folder of shards, not {out.name}: give --out without a suffix"
+        )
+    bundle = model if str(model).startswith("hub:") else Path(model).absolute()
+    runtime = engine if engine in RUNTIMES else Path(engine).absolute()
+    key = None if require_signature is None else Path(require_signature).absolute()
+    return BundleChoice(bundle, runtime, operating_point, key)
+
+
+def _predict_on(
+    cluster: str, choice: BundleChoice, inputs: Given, split: str | None, out: Path, force: bool
+) -> PredictionRun:
+    facts = choice.facts()
+    found = find(inputs, split, facts.card)
+    _warn(facts, found)
+    of = FolderPlan(out.absolute(), plan_of(facts, found, force), force)
+    return _folder_run(out, predict_on(cluster, choice, facts, found, of))
+
+
+def _warn(bundle: Facts, found: Inputs) -> None:
+    """Log what applies to all rows."""
+    for warning in (*warnings_of(bundle), leakage(found, bundle.card)):
+        if warning:
+            _log.warning("%s", warning)
+
+
+def _folder_run(out: Path, manifest: PredictionsManifest) -> PredictionRun:
+    refused, failed = examples(out, manifest)
+    counts = manifest.counts
+    return PredictionRun(out, counts.rows, refused, failed, None, manifest.engine, counts)
+
+
+def _is_folder(out: Path) -> bool:
+    return not out.suffix or out.is_dir()
+
+
+def check_out(out: Path, heatmaps: bool = False) -> None:
     """Refuse a path where predictions cannot be written, or would overwrite something else.
 
     Raises:
-        SourceError: a folder, a file that is not a table of predictions, or another suffix.
+        SourceError: a folder with other files or for heatmaps, a file that is not a table of
+            predictions, or another suffix.
     """
-    if out.is_dir():
-        raise SourceError(f"{out} is a folder: --out must name the table to write")
+    if _is_folder(out) and not out.is_file():
+        check_folder(out)
+        if heatmaps:
+            raise SourceError(
+                f"heatmaps belong to one table: give --out a name that ends in .csv, .parquet or "
+                f".jsonl instead of the folder {out}"
+            )
+        return
     if out.suffix.lower() not in SUFFIXES:
         raise SourceError(f"{out.name} must end in .csv, .parquet or .jsonl: choose such an --out")
     if out.exists() and not predictions.is_table(out):
@@ -192,105 +266,6 @@ def check_out(out: Path) -> None:
         )
 
 
-def _answered(reader: Reader, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, Answer | None]]:
-    """Give each batch with what the engine says of its images; the next one is computed meanwhile.
-
-    None where no image of a batch can be read.
-    """
-    with ThreadPoolExecutor(1, "network") as network:
-        waiting: tuple[_Batch, Future[Answer | None]] | None = None
-        while True:
-            failure, started = None, None
-            try:
-                batch = next(batches, None)
-            except ChestXrayError as error:  # raised when what is computed has been given
-                failure, batch = error, None
-            if batch is not None:
-                images = [_pixels(one) for one in batch if not isinstance(one, ImageError)]
-                started = batch, network.submit(_run, reader, images)
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            if failure:
-                raise failure
-            if started is None:
-                return
-            waiting = started
-
-
-def _run(reader: Reader, images: list[Canonical]) -> Answer | None:
-    return reader.engine.run(np.stack(images)) if images else None
-
-
-def _pixels(one: JudgedImage | Canonical) -> Canonical:
-    return one.image if isinstance(one, JudgedImage) else one
-
-
-def _rows(
-    reader: Reader,
-    names: Sequence[str],
-    batch: _Batch,
-    answer: Answer | None,
-    shape: tuple[int, ...],
-    force: bool,
-) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
-    """Give the rows of a batch: the table and heatmaps [B, K, h, w]."""
-    probabilities = np.full((len(batch), len(reader.findings)), np.nan)
-    heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
-    outcome = [(_ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
-    good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
-    always = tuple(of for of in reader.warnings if of.code == _IN_THE_TABLE)
-    if answer is not None:
-        found = _judged(reader, [batch[place] for place in good], answer)
-        for place, p, maps, notices in zip(good, *found, strict=True):
-            refused = not force and any(notice.refuses for notice in notices)
-            outcome[place] = (
-                _REFUSED if refused else predictions.OK,
-                in_words((*notices, *always)),
-            )
-            if not refused:
-                probabilities[place], heat[place] = p, maps
-    table = predictions.table(names, probabilities, reader.findings).rows
-    table["status"] = [status for status, _ in outcome]
-    table["reason"] = [one_line(reason) for _, reason in outcome]
-    card = reader.bundle.card
-    none = "|".join(card.unavailable)
-    table[predictions.CALLED] = [_called(reader, row) for row in probabilities.tolist()]
-    table[predictions.NOT_ASSESSED] = ["" if np.isnan(row).any() else none for row in probabilities]
-    table[predictions.OPERATING_POINT] = card.operating_point
-    table[predictions.MODEL] = reader.bundle.identity
-    table[predictions.ORIGIN] = reader.bundle.origin or ""
-    return table, heat
-
-
-def _called(reader: Reader, probabilities: Sequence[float]) -> str:
-    """Name the findings that are called; none for an image that was not read, whose row is NaN."""
-    pairs = zip(reader.findings, probabilities, strict=True)
-    return "|".join(finding for finding, p in pairs if reader.call(finding, p))
-
-
-def _judged(
-    reader: Reader, batch: Sequence[JudgedImage | Canonical | ImageError], answer: Answer
-) -> tuple[Probabilities, Heat, list[tuple[Notice, ...]]]:
-    """Read files through the gate, and a dataset's images without."""
-    judged = [one for one in batch if isinstance(one, JudgedImage)]
-    if judged:
-        return reader.judge(judged, answer)
-    return *reader.readable(answer), [()] * len(batch)
-
-
-def plan_of(reader: Reader, inputs: Inputs, force: bool) -> str:
-    """Hash all that decides the rows, so that only the same rows are resumed."""
-    parts = (
-        __version__,
-        ",".join(columns(reader.findings)),
-        reader.bundle.card.model_dump_json(),
-        str(_BATCH),
-        inputs.fingerprint,
-        str(force),
-    )
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def _unread(table: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Give image → reason of the refused and of the failed rows of a CSV table."""
     refused: dict[str, str] = {}
@@ -298,6 +273,6 @@ def _unread(table: Path) -> tuple[dict[str, str], dict[str, str]]:
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["status"] != predictions.OK:
-                kind = refused if row["status"] == _REFUSED else failed
+                kind = refused if row["status"] == REFUSED else failed
                 kind[row[predictions.IMAGE]] = row["reason"]
     return refused, failed

@@ -29,7 +29,7 @@ from chestxray.reading.reading import Reading
 
 __all__ = ["Reader", "Reading", "Source", "load"]
 
-_RUNTIMES: Final = {"auto", "torch", "openvino"}
+RUNTIMES: Final = {"auto", "torch", "openvino"}
 _IMPORTED: Final = "an imported model has no detector"
 _FIT: Final = (
     "to fit a detector, run `chestxray train DATASET --out RUN --resume` on the finished run"
@@ -55,7 +55,7 @@ class Reader:
         self.findings: Findings = bundle.card.findings
         self.size = bundle.card.size
         self._heat_scale = HeatScale.of(bundle.card)
-        self.warnings = tuple(_warnings(bundle))
+        self.warnings = tuple(warnings_of(bundle))
 
     def __repr__(self) -> str:
         return f"<Reader of {self.bundle.identity} by {self.engine.name}>"
@@ -172,6 +172,7 @@ def load(
     engine: str | Path = "auto",
     operating_point: str | None = None,
     require_signature: str | Path | None = None,
+    threads: int | None = None,
 ) -> Reader:
     """Load a bundle into a reader.
 
@@ -184,6 +185,7 @@ def load(
             the bundle's default, `joint`, where None.
         require_signature: public key (PEM) of who must have signed the bundle, and the export
             where the engine is one; see `chestxray.model.sign`.
+        threads: that OpenVINO computes with; all cores when None.
 
     Raises:
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
@@ -193,20 +195,36 @@ def load(
         MissingExtraError: the engine asked for is not installed.
     """
     bundle = hub.local(bundle)
-    if require_signature is not None:
-        from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
-
-        for folder in (bundle,) if engine in _RUNTIMES else (bundle, engine):
-            check_signature(Path(folder), Path(require_signature))
-    if engine in _RUNTIMES:
+    for folder in (bundle,) if engine in RUNTIMES else (bundle, engine):
+        _check_signature(Path(folder), require_signature)
+    if engine in RUNTIMES:
         # Imported here, since an export is read without torch.
         from chestxray.model import bundle as bundles  # noqa: PLC0415
         from chestxray.reading.engine import choose  # noqa: PLC0415
 
         trained = bundles.load(bundle)
-        return Reader(_at(trained, operating_point), choose(trained, str(engine)))
+        return Reader(_at(trained, operating_point), choose(trained, str(engine), threads))
     facts = model_card.read(bundle)
-    return Reader(_at(facts, operating_point), open_engine(Path(engine), facts.identity))
+    made = open_engine(Path(engine), facts.identity, threads)
+    return Reader(_at(facts, operating_point), made)
+
+
+def read_facts(
+    bundle: str | Path,
+    operating_point: str | None = None,
+    require_signature: str | Path | None = None,
+) -> Facts:
+    """Read what a bundle says of itself, without its network; arguments and errors as of `load`."""
+    folder = hub.local(bundle)
+    _check_signature(folder, require_signature)
+    return _at(model_card.read(folder), operating_point)
+
+
+def _check_signature(folder: Path, key: str | Path | None) -> None:
+    if key is not None:
+        from chestxray.model import check_signature  # noqa: PLC0415 - needs an extra
+
+        check_signature(folder, Path(key))
 
 
 def opened(
@@ -236,7 +254,8 @@ def _at(bundle: Facts, operating_point: str | None) -> Facts:
     return replace(bundle, card=bundle.card.at(operating_point))
 
 
-def _warnings(bundle: Facts) -> Iterator[Notice]:
+def warnings_of(bundle: Facts) -> Iterator[Notice]:
+    """Give what applies to every reading by a bundle."""
     if bundle.card.trained_on.synthetic:
         yield warning("trained-on-synthetic")
     if bundle.detector is None:

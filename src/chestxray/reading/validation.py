@@ -44,7 +44,8 @@ from chestxray.findings import Findings
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.inputs import find
-from chestxray.reading.prediction import plan_of, predict
+from chestxray.reading.prediction import predict
+from chestxray.reading.prediction_rows import plan_of
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources import ReadOptions, options_of_each
@@ -232,7 +233,7 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
 def _predicted(reader: Reader, dataset: Dataset, folder: Path) -> Path:
     """Predict a data set, unless a finished table of the same images and model is there."""
     table, note = folder / "predictions.csv", folder / _FINISHED
-    plan = plan_of(reader, find(dataset, _TEST, reader.bundle.card), force=False)
+    plan = plan_of(reader.bundle, find(dataset, _TEST, reader.bundle.card), force=False)
     made = {"plan": plan, "engine": reader.engine.name}
     if table.is_file() and note.is_file():
         kept = read_json(note, "chestxray validate")

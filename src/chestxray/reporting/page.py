@@ -56,6 +56,7 @@ SECTIONS: Final = {
     "comparison": "Comparison of models",
     "card": "Model card",
     "checklist": "Reporting checklist",
+    "execution": "What ran where",
     "recipe": "Training recipe",
 }
 
@@ -160,7 +161,11 @@ def _page(files: RunFiles, sets: Mapping[str, FigureSet]) -> str:
 
 def _sections(files: RunFiles) -> dict[str, str]:
     """Give the sections that this page has, with their titles."""
-    absent = {name for name in ("reference", "comparison", "causal") if vars(files)[name] is None}
+    absent = {
+        name
+        for name in ("reference", "comparison", "causal", "execution")
+        if vars(files)[name] is None
+    }
     if files.baselines is None:
         absent.add("baselines")
     if not files.nih:

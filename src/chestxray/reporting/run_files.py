@@ -13,6 +13,7 @@ import pandas as pd
 from chestxray.artifacts import read_json, read_text
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bundle_thresholds import model_identity
+from chestxray.execution import Execution
 from chestxray.findings import NO_FINDING
 
 FEW: Final = 10  # positives; with fewer, one image changes a metric much
@@ -38,6 +39,7 @@ class RunFiles:
         recipe: `recipe.yaml`, as text.
         explanations: `explanations/explanations.json`.
         causal: `causal.json`.
+        execution: what ran where on a cluster; None where nothing did.
         source_probe: `source_probe.json`; None where training had one source.
         metrics, curves, reliability, subgroups, localization, benchmarks, reference, comparison:
             the files of `evaluation/`.
@@ -51,6 +53,7 @@ class RunFiles:
     recipe: str | None
     explanations: Json | None
     causal: Json | None
+    execution: Execution | None
     source_probe: Json | None
     metrics: Json | None
     curves: Json | None
@@ -94,6 +97,7 @@ class RunFiles:
             explanations=_json(folder / "explanations" / "explanations.json", "chestxray explain"),
             source_probe=_json(folder / "source_probe.json", train),
             causal=_json(folder / "causal.json", "chestxray explain --phantom-pairs"),
+            execution=_execution(folder, evaluation),
             metrics=metrics,
             curves=metrics and read_json(evaluation / "curves.json", evaluate),
             **{name: metrics and _json(evaluation / f"{name}.json", evaluate)
@@ -230,6 +234,13 @@ class RunFiles:
         """Findings that are marked by a box or mask in the evaluated images."""
         entries = self.localization["findings"] if self.localization else {}
         return [f for f in self.findings if f in entries and entries[f]["cases"]]
+
+
+def _execution(*folders: Path) -> Execution | None:
+    stages = Execution()
+    for folder in folders:
+        stages += Execution.read(folder)
+    return stages if stages.stages else None
 
 
 def _json(path: Path, made_by: str) -> Json | None:

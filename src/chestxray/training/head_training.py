@@ -10,6 +10,7 @@ import torch
 
 from chestxray.artifacts import write_json, write_table
 from chestxray.dataset.store import Dataset
+from chestxray.execution import carry
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.training import recipe as recipes
 from chestxray.training import threads
@@ -33,6 +34,7 @@ def fit_head(dataset: Dataset, task: Task, run: Path) -> Outcome:
     bfloat16 = resolve(recipe.precision, device()) == "bfloat16"
     engine = TorchEngine(task.classifier.eval().to(device()), bfloat16)
     write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+    carry(dataset.folder, run)
     recipes.save(run / "recipe.yaml", recipe)
     rows = dataset.rows("train")
     threads.choose(recipe.threads, lambda: engine.run(dataset.images[rows[:BATCH]]))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
+from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.network import Classifier, to_input
@@ -36,7 +37,7 @@ from chestxray.training.callbacks import (
     Threads,
 )
 from chestxray.training.checkpoint_files import CheckpointFiles
-from chestxray.training.data import EpochBatches, Part, Share, in_order, loader
+from chestxray.training.data import EpochBatches, EpochShards, Part, Share, in_order, loader
 from chestxray.training.distillation import targets_of
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
@@ -128,11 +129,16 @@ def run_epochs(
     trainer = _trainer(recipe, run, dataset, processes)
     if trainer.is_global_zero:
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+        carry(dataset.folder, run)
         recipes.save(run / "recipe.yaml", recipe)
     share = Share(trainer.global_rank, trainer.world_size)
-    batches = EpochBatches(
-        task.sampling.draws(part.labels, part.sources), recipe.batch_size, recipe.seed, share
-    )
+    draws = task.sampling.draws(part.labels, part.sources)
+    if recipe.order == "shards":
+        batches: EpochBatches | EpochShards = EpochShards(
+            draws, part.shards, recipe.batch_size, recipe.seed, share
+        )
+    else:
+        batches = EpochBatches(draws, recipe.batch_size, recipe.seed, share)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -24,6 +24,7 @@ import pandas as pd
 from chestxray.artifacts import read_json, write_json, write_table
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
+from chestxray.execution import carry
 from chestxray.training import recipe as recipes
 from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import predicted
@@ -66,6 +67,7 @@ def _folders(recipe: Recipe, run: Path) -> list[Path]:
 def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:
     """Write what a run says of itself before its members are trained."""
     write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
+    carry(dataset.folder, run)
     recipes.save(run / "recipe.yaml", recipe)
 
 
