@@ -158,6 +158,13 @@ class SourceOptions:
             "a finding. Default: majority."
         ),
     ] = None
+    labelers: Annotated[
+        Literal["all", "physicians"] | None,
+        typer.Option(
+            help="For a data set that physicians labelled in part (PadChest): whose images to "
+            "keep. Default: all."
+        ),
+    ] = None
 
     def read_options(self) -> ReadOptions:
         """Give what is asked of a source."""
@@ -170,6 +177,7 @@ class SourceOptions:
             _columns(self.columns),
             self.patient_per_image,
             self.readers,
+            self.labelers,
         )
 
     def words(self) -> list[str]:

@@ -76,6 +76,7 @@ class SourceRecord(_Strict):
         findings: that it labels, as it names them; empty in datasets of earlier versions.
         patients_of: the source whose patients these are, see `sources.collection.Collection`; empty
             where they are its own, and in datasets of earlier versions.
+        rules: behind its labels beside the policies, by finding, and under "" for all findings.
     """
 
     name: str
@@ -88,6 +89,7 @@ class SourceRecord(_Strict):
     images: int
     findings: tuple[str, ...] = ()
     patients_of: str = ""
+    rules: dict[str, str] = {}
 
 
 class Plan(_Strict):

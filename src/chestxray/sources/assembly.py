@@ -125,6 +125,7 @@ def assemble(
         official=official,
         problems=tuple(problems),
         policies=applied,
+        rules=labels.rules,
         facts={
             "label table": table.name,
             **stated.facts,
