@@ -121,15 +121,18 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
         results.write(Path(out))
-        _carry(predictions, Path(out))
-        _carry(labels.folder if isinstance(labels, Dataset) else labels, Path(out))
+        _carry(predictions, labels, Path(out))
     return results
 
 
-def _carry(source: Predictions | Labels | Path | str, out: Path) -> None:
+def _carry(
+    predictions: Predictions | Path | str, labels: Labels | Dataset | Path | str, out: Path
+) -> None:
     """Let the results say where what they are of was made."""
-    if isinstance(source, str | Path):
-        carry(Path(source), out)
+    if not isinstance(predictions, Predictions):
+        carry(file_of(Path(predictions)), out)
+    if not isinstance(labels, Labels):
+        carry(labels.folder if isinstance(labels, Dataset) else Path(labels), out)
 
 
 @dataclass(frozen=True)
