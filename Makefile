@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := .venv-release/bin
+SMOKE := .venv-smoke/bin
+DOCS := .venv-docs/bin
 OUT ?= runs/demo
 # Packages are installed from lock files, with their hashes; then this one, without dependencies.
 PIP_INSTALL = $(1)/python -m pip install --quiet --disable-pip-version-check
@@ -10,7 +12,7 @@ EDITABLE = $(call PIP_INSTALL,$(BIN)) --no-deps --no-build-isolation -e .
 COMPILE = $(RELEASE)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	--generate-hashes --constraint constraints.txt --custom-compile-command "make lock"
 
-.PHONY: help demo test test-all check bench lock release clean
+.PHONY: help demo test test-all check bench docs screenshots notice lock release clean
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -26,8 +28,8 @@ test-all: check ## all tests, the slow ones too
 # bandit reads what is installed. Not tests and benchmarks: they assert, and start the programs that
 # they test. A line of src that is excluded has `nosec` with its rule, and the reason beside it.
 check: .venv/dev ## formatting, lint rules, types, security rules of bandit
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive src
 
@@ -37,13 +39,28 @@ bench: .venv/dev ## speed, each figure as a ratio to something measured in the s
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/evaluation.py
 
+docs: .venv-docs/done ## build/site: the documentation, strict, which loads nothing from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --strict --quiet
+	$(DOCS)/python scripts/check_site.py build/site
+
+screenshots: .venv/dev ## docs/pictures, from the program as it is; needs Chromium and RUN=a demo's run
+	$(BIN)/python scripts/screenshots.py $(or $(RUN),$(OUT)/run) docs/pictures
+
+notice: .venv/core ## NOTICE: the licences of all packages, as they state them
+	$(BIN)/python scripts/notice.py
+
 lock: .venv-release/done ## renew the lock files from pyproject.toml and constraints.txt
 	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra all -o requirements.lock
 	$(COMPILE) pyproject.toml --extra all --extra dev -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra report --extra serve -o requirements-light.lock
+	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra docs -o requirements-docs.lock
 	$(COMPILE) --group pyproject.toml:release -o requirements-release.lock
 
-release: check .venv-release/done ## dist/: sdist, wheel, software bill of materials (CycloneDX)
-	rm -rf dist
+# The wheel is installed into an environment of its own, without torch. What the smoke test reads
+# there, a small model and its export, is made here, with torch.
+release: check .venv-release/done ## dist/: sdist, wheel, bill of materials (CycloneDX), all tried
+	rm -rf dist build/smoke .venv-smoke
+	$(BIN)/python scripts/notice.py --check
 	$(RELEASE)/python -m build --no-isolation
 	$(RELEASE)/twine check --strict dist/*
 	$(BIN)/python -c "import chestxray; print(chestxray.__version__)" >dist/.version
@@ -52,9 +69,14 @@ release: check .venv-release/done ## dist/: sdist, wheel, software bill of mater
 	  --output-reproducible -o dist/chestxray-$$(cat dist/.version).cdx.json
 	rm dist/.version dist/.pyproject.toml
 	cd dist && sha256sum * >SHA256SUMS
+	$(BIN)/python scripts/smoke_test.py make build/smoke
+	$(PYTHON) -m venv .venv-smoke
+	$(call LOCKED,$(SMOKE)) requirements-light.lock
+	$(call PIP_INSTALL,$(SMOKE)) --no-deps --no-index dist/*.whl
+	$(SMOKE)/python scripts/smoke_test.py use build/smoke
 
 clean: ## remove the environments and caches
-	rm -rf .venv .venv-release .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-release .venv-smoke .venv-docs build .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,4 +97,10 @@ clean: ## remove the environments and caches
 .venv-release/done: requirements-release.lock
 	@$(PYTHON) -m venv .venv-release
 	$(call LOCKED,$(RELEASE)) requirements-release.lock
+	@touch $@
+
+.venv-docs/done: pyproject.toml requirements-docs.lock
+	@$(PYTHON) -m venv .venv-docs
+	$(call LOCKED,$(DOCS)) requirements-docs.lock
+	$(call PIP_INSTALL,$(DOCS)) --no-deps --no-build-isolation -e .
 	@touch $@

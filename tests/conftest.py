@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
+
+from chestxray import file_locks
 
 if TYPE_CHECKING:
     from chestxray.dataset.store import Dataset
@@ -31,12 +33,51 @@ REAL = REPOSITORY.parent / "shared" / "data"
 TINY = ("backbone=resnet10t", "size=32", "batch_size=16", "max_epochs=3", "learning_rate=0.003")
 
 
+NEED_POSIX = {
+    ("test_gateway", "test_soak"): "the gateway runs on Linux and macOS only",
+    (
+        "test_checkpoint_files",
+        "test_decoding_limits",
+        "test_dicom_hostile",
+        "test_file_modes",
+        "test_http_connections",
+        "test_predict",
+        "test_security",
+        "test_serve_attacks",
+        "test_serve_cli",
+        "test_serve_limits",
+    ): "it tests limits, locks, signals and file modes of POSIX",
+}
+"""Test modules by the beginning of their names, and why Windows skips them."""
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real radiographs, tables and DICOM files."""
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not there: it holds real radiographs, which are not shipped")
     return REAL
+
+
+class _NotHere(pytest.Module):
+    """Test modules of what this system lacks; skipped without being imported."""
+
+    reason = ""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Skip, on Windows, the modules that need POSIX."""
+    reasons = [why for names, why in NEED_POSIX.items() if module_path.stem.startswith(names)]
+    if file_locks.FLOCK or not reasons:
+        return None
+    module: _NotHere = _NotHere.from_parent(parent, path=module_path)
+    module.reason = reasons[0]
+    return module
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -54,7 +95,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     out.parent.mkdir(exist_ok=True)
     made = out.with_name(f"{name}.made")
     with out.with_name(f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not file_locks.take(lock.fileno()):
+            time.sleep(0.05)
         if not made.exists():
             make(out)
             made.touch()

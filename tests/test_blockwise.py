@@ -35,7 +35,7 @@ def by_blocks(draws: Draws, monkeypatch: pytest.MonkeyPatch) -> Draws:
 
 
 @pytest.mark.parametrize(
-    ("prevalence", "digits"), [(0.1, 3), (0.1, 17), (0.9, 1), (0.004, 17), (0.5, 0)]
+    ("prevalence", "digits"), [(0.1, 3), (0.7, 17), (0.9, 3), (0.9, 1), (0.004, 17), (0.5, 0)]
 )
 def test_every_metric_by_blocks_is_that_of_a_weight_for_each_image(
     prevalence: float, digits: int, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -21,7 +24,7 @@ from chestxray.dataset import prepare
 from chestxray.errors import TrainingError
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
-from chestxray.training.data import EpochBatches, Part, Share, in_order
+from chestxray.training.data import EpochBatches, EpochShards, Part, Share, in_order
 from chestxray.training.distributed import check
 from chestxray.training.loop import Processes
 from chestxray.training.sampling import Sampling
@@ -45,6 +48,45 @@ def test_the_processes_together_see_each_batch_and_the_whole_validation_once(dat
     assert sum(len(labels) for labels in seen) == len(val)
     ordered = np.concatenate([labels.numpy() for labels in seen])
     assert sorted(map(tuple, ordered)) == sorted(map(tuple, val.labels))
+
+
+SHARDS = np.repeat(np.arange(12), [50] * 11 + [20])  # of 570 images
+
+
+def by_shards(rank: int, of: int, epoch: int, draws: np.ndarray | None = None) -> EpochShards:
+    draws = np.ones(len(SHARDS)) if draws is None else draws
+    batches = EpochShards(draws, SHARDS, 30, seed=3, share=Share(rank, of))
+    batches.set_epoch(epoch)
+    return batches
+
+
+@pytest.mark.parametrize("of", [1, 2, 4])
+def test_each_process_reads_its_own_shards_and_all_together_each_image_once(of):
+    for epoch in (0, 1):
+        parts = [by_shards(rank, of, epoch) for rank in range(of)]
+        read = [np.unique(SHARDS[list(chain(*part))]) for part in parts]
+        assert sorted(chain(*read)) == list(range(12)), "no shard is read by two"
+        assert [sorted(part.own_shards()) for part in parts] == [list(of) for of in read]
+        batches = [list(part) for part in parts]
+        assert {len(list(chain(*of_all))) for of_all in zip(*batches, strict=True)} == {30}
+        drawn = np.bincount(list(chain.from_iterable(chain(*of) for of in batches)))
+        assert (drawn == 1).mean() > 0.85, "what is uneven is less than a shard"
+        assert drawn.max() <= 2
+
+
+def test_the_order_by_shards_depends_on_seed_epoch_and_number_of_processes_alone():
+    one, again = list(by_shards(1, 2, 5)), list(by_shards(1, 2, 5))
+    assert one == again
+    assert one != list(by_shards(1, 2, 6))
+    dealt = [{*by_shards(0, 2, epoch).own_shards()} for epoch in range(4)]
+    assert any(of != dealt[0] for of in dealt[1:]), "each epoch deals anew"
+
+
+def test_what_is_drawn_more_often_is_drawn_more_often_from_each_process_shards():
+    draws = np.where(np.arange(len(SHARDS)) % 10 == 0, 4.0, 0.5)
+    for rank in range(2):
+        drawn = list(chain(*by_shards(rank, 2, 0, draws)))
+        assert np.mean(np.array(drawn) % 10 == 0) == pytest.approx(0.47, abs=0.06)
 
 
 def test_sources_are_balanced_in_the_share_of_each_process_and_shares_make_up_the_whole():
@@ -135,6 +177,93 @@ def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dat
     subprocess.run(command(dataset, out, "--resume"), check=True, capture_output=True)
     summary = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert summary["epochs"] == 4
+
+
+def torchrun(dataset, out: Path, node: int, port: int, processes: int, *more: str) -> list[str]:
+    """One of two machines, both this one."""
+    changes = ("batch_size=32", "max_epochs=3", "learning_rate=0.0005", "order=shards", *STILL)
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}",
+        f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}",
+        "--max-restarts=2", "--monitor-interval=0.2", *more, "-m", "chestxray", "train",
+        str(dataset.folder), "--recipe", "quick", "--out", str(out),
+        *(f"--set={change}" for change in (*TINY, *changes)),
+    ]  # fmt: skip
+
+
+STILL = ("augment.flip=0", "augment.rotate=0", "augment.gamma=0", "augment.contrast=0", "dropout=0")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def ranks_of(agents: list[subprocess.Popen[str]]) -> list[psutil.Process]:
+    return [
+        child for agent in agents for child in psutil.Process(agent.pid).children()
+        if "chestxray" in child.cmdline()
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figures_of_one(
+    processes, dataset, tmp_path
+):
+    """One of two or four processes is killed after the first epoch; torchrun starts all again."""
+    one = fit.train(
+        dataset,
+        tiny("batch_size=32", "max_epochs=3", "learning_rate=0.0005", *STILL),
+        tmp_path / "one",
+    )
+    out, port = tmp_path / "run", free_port()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen(
+            torchrun(dataset, out, node, port, processes),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    last, end = out / "checkpoints/last.safetensors", time.monotonic() + 900
+    while not last.exists() and time.monotonic() < end:
+        assert all(agent.poll() is None for agent in agents), agents[0].communicate()[0]
+        time.sleep(0.1)
+    ranks = ranks_of(agents)
+    assert len(ranks) == 2 * processes
+    os.kill(ranks[-1].pid, signal.SIGKILL)
+    said = [agent.communicate(timeout=900)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    history = pd.read_csv(out / "history.csv")
+    assert history.shape == one.history.shape, "three epochs, none twice"
+    val = [of.query("split == 'val'")["bce"].to_numpy() for of in (one.history, history)]
+    assert np.allclose(*val, rtol=0.15)
+    assert (out / "bundle/bundle.json").exists()
+
+
+def test_the_examples_for_clusters_are_shell_and_use_options_that_exist():
+    """`deploy/` holds one for torchrun and one for SLURM."""
+    for name in ("train-torchrun.sh", "train.slurm"):
+        path = Path(__file__).parents[1] / "deploy" / name
+        subprocess.run(["bash", "-n", str(path)], check=True)
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        line = next(line for line in text.splitlines() if " -m chestxray train " in line)
+        started, trained = line.split(" -m chestxray train ")
+        for tool, part in (
+            (["torch.distributed.run"], started), (["chestxray", "train"], trained),
+        ):  # fmt: skip
+            told = subprocess.run(
+                [sys.executable, "-m", *tool, "--help"],
+                check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+            ).stdout  # fmt: skip
+            options = re.findall(
+                r"(?<= )--[a-z][a-z-]+", part.partition("distributed.run")[2] or part
+            )
+            assert options
+            assert [option for option in options if option not in told] == []
+        assert path.stat().st_mode & 0o111
 
 
 @pytest.mark.slow

@@ -4,18 +4,23 @@ import re
 from pathlib import Path
 
 import pytest
+import reference
 import typer.main
+import yaml
 
-from chestxray.cli.main import app
+import chestxray
+from chestxray.cli.main import EXIT_STATUSES, app
+from chestxray.reading.gate.notices import NOTICES
 from chestxray.training import recipe as recipes
 from chestxray.training.registry import AUGMENTATIONS, LOSSES, OPTIMISERS, SCHEDULES
 from conftest import REPOSITORY
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCS = REPOSITORY / "docs"
 PAGES = [
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
-    *(REPOSITORY / "docs").glob("*.md"),
+    REPOSITORY / "SECURITY.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 PACKAGE = REPOSITORY / "src/chestxray"
 COMMANDS = typer.main.get_command(app).commands
@@ -74,11 +79,72 @@ def test_every_name_that_a_recipe_may_choose_is_documented():
         assert f"| `{name}` |" in page, name
 
 
-def test_every_link_in_the_documents_leads_somewhere():
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    return reference.pages()
+
+
+def test_every_link_in_the_documents_leads_somewhere(generated):
+    made = {DOCS / path for path in generated}
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            file = (page.parent / target).resolve()
+            if "://" not in target and page.name != "files_head.md":
+                assert file.exists() or file in made, f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_navigation_of_the_site_and_the_other_way_round(generated):
+    site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+
+    def listed(entries) -> set[str]:
+        if isinstance(entries, str):
+            return {entries}
+        inner = entries.values() if isinstance(entries, dict) else entries
+        return set().union(*map(listed, inner))
+
+    written = {str(page.relative_to(DOCS)) for page in PAGES if page.is_relative_to(DOCS)}
+    written -= set(site["exclude_docs"].split())
+    project = {path for path in listed(site["nav"]) if path.startswith("project/")}
+    assert listed(site["nav"]) - project == written | set(generated)
+
+
+def test_the_reference_has_every_command_key_notice_and_public_name(generated):
+    pages = generated
+    commands = "".join(text for path, text in pages.items() if "/commands/" in path)
+    for verb, command in COMMANDS.items():
+        for name, one in getattr(command, "commands", {"": command}).items():
+            heading = f" chestxray {verb} {name}".rstrip()
+            section = commands.split(f"#{heading}\n")[1].split("\n## ")[0]
+            for parameter in one.params:
+                if parameter.param_type_name == "option" and not parameter.hidden:
+                    assert parameter.opts[0] in section
+    for key in (*recipes.Recipe.model_fields, *recipes.Loss.model_fields):
+        assert f"| `{key}` |" in pages["reference/recipe_keys.md"]
+    for code in NOTICES:
+        assert f"## {code}\n" in pages["reference/gate_notices.md"]
+    for status in EXIT_STATUSES:
+        assert f"| {status} |" in pages["reference/exit_statuses.md"]
+    for name in (name for name in chestxray.__all__ if not name.startswith("_")):
+        assert f"::: chestxray.{name}\n" in pages["reference/api/chestxray.md"]
+
+
+def test_every_field_of_a_published_format_has_a_meaning(generated):
+    page = generated["reference/files.md"]
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") >= 5]
+    assert len(rows) > 150
+    assert [row for row in rows if row.rstrip(" |").endswith("|")] == []
+
+
+def test_python_in_the_documents_is_python():
+    found = 0
+    for page in PAGES:
+        for block in re.findall(
+            r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            compile(block, page.name, "exec")
+            found += 1
+    assert found > 10
 
 
 def test_every_path_named_in_the_documents_exists():

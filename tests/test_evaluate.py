@@ -22,8 +22,8 @@ from sklearn import metrics as oracle
 from chestxray.cli.evaluate import _show as show
 from chestxray.cli.evaluate import evaluate as command
 from chestxray.errors import PredictionsError
+from chestxray.evaluation import bootstrap, prediction_columns, predictions
 from chestxray.evaluation import evaluation as evaluations
-from chestxray.evaluation import predictions
 from chestxray.evaluation.curves import NO_VALIDATION
 from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.metrics import METRICS, Metric, call_metrics, register, score_metrics
@@ -559,3 +559,45 @@ def test_a_metric_registered_from_outside_is_in_metrics_json_and_in_its_schema(
     assert found["low"] < mean < found["high"]
     assert result["mean"]["mean_score"]["findings"] == 14
     assert Results.read(tmp_path / "out").mean.mean_score.findings == 14
+
+
+def numbers(of: object, path: str = "") -> dict[str, object]:
+    """Every value of nested JSON by its path."""
+    if isinstance(of, dict):
+        return {k: v for name in of for k, v in numbers(of[name], f"{path}/{name}").items()}
+    if isinstance(of, list):
+        return {k: v for n, each in enumerate(of) for k, v in numbers(each, f"{path}/{n}").items()}
+    return {path: of}
+
+
+def test_the_evaluation_of_millions_gives_what_that_of_a_few_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All results, from Parquet and by blocks of resamples, against a CSV and weights of images."""
+    findings = Findings(FINDINGS[:3])
+    tables = {
+        split: predicted(LABELS, split, seed).drop(columns=list(PROBABILITIES[3:]))
+        for seed, split in enumerate(("test", "val"))
+    }
+    for split, table in tables.items():
+        for suffix in ("csv", "parquet"):
+            write(tmp_path / f"{split}.{suffix}", table, findings)
+    folders = [tmp_path / "few", tmp_path / "many"]
+    evaluate(tmp_path / "test.csv", LABELS, folders[0], tmp_path / "val.csv")
+    monkeypatch.setattr(bootstrap, "MOST_EXPANDED", 0)
+    monkeypatch.setattr(prediction_columns, "_IN_MEMORY", 0)
+    evaluate(tmp_path / "test.parquet", LABELS, folders[1], tmp_path / "val.parquet")
+    for name in ("metrics", "curves", "reliability", "subgroups", "benchmarks"):
+        one, other = (
+            numbers(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+            for folder in folders
+        )
+        assert one.keys() == other.keys()
+        for path, value in one.items():
+            # Resamples of a constant score tie with its value, up to rounding, which moves BCa.
+            if "/of/prevalence/" in path and path.endswith(("low", "high")):
+                continue
+            if isinstance(value, float):
+                assert other[path] == pytest.approx(value, rel=1e-12, abs=1e-12), f"{name}{path}"
+            else:
+                assert other[path] == value, f"{name}{path}"

@@ -9,14 +9,22 @@ import tomllib
 from functools import cache
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import chestxray
 from conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-release.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-release.lock",
+    "requirements-light.lock",
+    "requirements-docs.lock",
+)
 NOT_FROZEN = {"setuptools"}  # `pip freeze` leaves it out of constraints.txt
 
 
@@ -111,7 +119,7 @@ def test_the_packages_of_a_release_are_locked_too():
 
 def test_make_installs_nothing_without_a_hash():
     """Each `pip install` of the Makefile compares hashes, or installs this package alone."""
-    command = ["make", "--dry-run", "--always-make", "demo", "check", "lock", "release"]
+    command = ["make", "--dry-run", "--always-make", "demo", "check", "lock", "docs", "release"]
     try:
         done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     except FileNotFoundError:
@@ -121,6 +129,7 @@ def test_make_installs_nothing_without_a_hash():
     for line in installs:
         assert "--require-hashes -r requirements" in line or (
             "--no-deps --no-build-isolation -e ." in line
+            or "--no-deps --no-index dist/*.whl" in line
         )
 
 
@@ -170,3 +179,46 @@ def test_each_excluded_line_names_its_rule_and_the_reason():
                 assert re.search(r"# nosec B\d{3}$", line), f"{path}:{number + 1}"
                 assert lines[number - 1].lstrip().startswith("# "), f"{path}:{number + 1}"
     assert found
+
+
+def test_the_notice_has_the_licence_of_every_package_that_this_one_asks_for():
+    lines = (REPOSITORY / "NOTICE").read_text(encoding="utf-8").splitlines()
+    stated = {line.split(" | ")[0]: line.split(" | ")[1] for line in lines if " | " in line}
+    wanted = {canonicalize_name(requirement.name) for requirement in direct("all")}
+    assert wanted <= set(stated)
+    assert [name for name in wanted if not re.search("[A-Z]", stated[name])] == []
+
+
+def test_the_light_lock_reads_and_serves_without_torch():
+    light = locked("requirements-light.lock")
+    for requirement in direct("report", "serve"):
+        assert canonicalize_name(requirement.name) in light
+    assert not {"torch", "timm", "lightning"} & set(light)
+
+
+def test_the_packages_of_the_documentation_are_locked():
+    for requirement in direct("docs"):
+        pinned, _ = locked("requirements-docs.lock")[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version(pinned))
+
+
+def test_the_citation_has_the_version_and_the_addresses_of_the_package():
+    text = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    citation = yaml.safe_load(text)
+    assert str(citation["version"]) == chestxray.__version__
+    urls = PROJECT["project"]["urls"]
+    assert citation["url"] == urls["Homepage"]
+    assert citation["repository-code"] == urls["Source"]
+    assert citation["license"] == PROJECT["project"]["license"]
+
+
+def test_the_workflow_runs_every_supported_python_on_three_systems():
+    text = (REPOSITORY / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    matrix = yaml.safe_load(text)["jobs"]["test"]["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    stated = [
+        line.rsplit(" ", 1)[1]
+        for line in PROJECT["project"]["classifiers"]
+        if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert matrix["python"] == stated

@@ -9,17 +9,18 @@ other processes out.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from chestxray import file_locks
 from chestxray.csv_cells import without_formulas
 from chestxray.errors import ArtifactError, ChestXrayError
 
@@ -34,12 +35,13 @@ LONGEST: Final = 64 * 2**20
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Make renames inside a folder survive a power cut; Windows cannot open a folder for that."""
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -55,8 +57,8 @@ def written(path: Path) -> Iterator[Path]:
     try:
         mode = _mode_of_new(temporary)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fchmod(file.fileno(), mode)
+        temporary.chmod(mode)
+        with temporary.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
@@ -197,11 +199,9 @@ def lock(path: Path, refusal: ChestXrayError) -> IO[bytes]:
         OSError: the file cannot be made.
     """
     file = path.open("a+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not file_locks.take(file.fileno()):
         file.close()
-        raise refusal from error
+        raise refusal
     return file
 
 

@@ -10,16 +10,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import TypeVar
 
 import cv2
 
 from chestxray.errors import WorkerError
+
+# An end of a pipe between processes has another class on Windows.
+if sys.platform == "win32":
+    Connection = connection.PipeConnection
+else:
+    Connection = connection.Connection
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -18,47 +18,64 @@ from chestxray.cli.options import (
 
 @with_source_options
 def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="A table of predictions, or a run folder.")
+    tables: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B...",
+            help="Tables of predictions of the same images, or run folders; at least two.",
+        ),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="A second one for the same images.")],
     *,
     labels: LabelsPath,
     split: Annotated[
         str | None, typer.Option(help="The split of both predictions. Default: test.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for comparison.json.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="The name of a model, once for each. Default: its folder."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a page, its figures, and the tables.")
+    ] = None,
     resamples: Annotated[
         int, typer.Option(min=1, help="Resamples of patients for the intervals.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
     margin: Annotated[
         float | None,
-        typer.Option(help="Also test that B loses less mean AUROC than this, such as 0.02."),
+        typer.Option(help="Also test that each loses less mean AUROC to A, such as 0.02."),
     ] = None,
     as_json: AsJson = False,
     given: SourceOptions,
 ) -> None:
-    """Test whether one of two models is better: paired, by patient.
+    """Test whether other models are better than the first: paired, by patient.
 
     Prints the AUROC of each finding and their mean, the difference B - A on the same resamples of
     patients, and DeLong's test beside it. p-values of findings are Holm-corrected. With --margin it
-    also tests that B is not inferior to A.
+    also tests that B is not inferior to A. Only images and findings that all models have count.
+    With --out it writes one page with all models side by side, figures for print, and the AUROCs as
+    CSV and LaTeX.
     """
-    from chestxray.evaluation import Labels
-    from chestxray.evaluation import compare as measure
+    from chestxray.evaluation import Labels, compare_models
 
     truth = Labels.read(labels, given.source, given.read_options())
     echo_problems(labels.name, truth.problems)
-    result = measure(
-        a, b, truth, split=split, resamples=resamples, seed=seed, margin=margin, out=out
-    )
+    result = compare_models(
+        tables, truth, names=names or (), split=split, resamples=resamples, seed=seed,
+        margin=margin, out=out,
+    )  # fmt: skip
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
-        return
-    _show(result.model_dump(mode="json"))
+    else:
+        for model in result.models if len(tables) > 2 else ():
+            if model.only:
+                typer.echo(f"{model.name}: {model.only} images are left out, not predicted by all")
+        for versus in result.comparisons:
+            _show(versus.model_dump(mode="json"))
     if out is not None:
-        typer.echo(f"\n{out / 'comparison.json'}")
+        from chestxray.reporting import comparison_page
+
+        typer.echo(f"\n{comparison_page(out)}", err=as_json)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ gateway = typer.Typer(
     no_args_is_help=True,
 )
 
+
 _NEEDED = ("prometheus_client", "pynetdicom")
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration, gateway.toml.")]
@@ -46,10 +47,11 @@ def run(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "pacs")
     from chestxray.serving.gateway import logs
-    from chestxray.serving.gateway.access import private_files
+    from chestxray.serving.gateway.access import private_files, require_posix
     from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.supervisor import Gateway, check
 
+    require_posix()
     settings = load(config)
     with private_files():
         identity = check(settings, bundle.absolute())
@@ -146,9 +148,15 @@ def restore(
 ) -> None:
     """Put a backup in the place of a damaged or missing database, and record that."""
     from chestxray.serving.gateway import backups, health
-    from chestxray.serving.gateway.access import lock, private_files, require_private
+    from chestxray.serving.gateway.access import (
+        lock,
+        private_files,
+        require_posix,
+        require_private,
+    )
     from chestxray.serving.gateway.config import load
 
+    require_posix()
     state = load(config).state
     with private_files():
         require_private(state)
@@ -165,10 +173,11 @@ def _opened(config: Path) -> Iterator[Store]:
         ArtifactError: it is damaged, or other users can access it.
     """
     from chestxray.serving.gateway import integrity
-    from chestxray.serving.gateway.access import private_files
+    from chestxray.serving.gateway.access import private_files, require_posix
     from chestxray.serving.gateway.config import load
     from chestxray.serving.gateway.store import Store
 
+    require_posix()
     state = load(config).state
     with private_files():
         if state.is_dir():

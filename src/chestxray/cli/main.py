@@ -1,8 +1,4 @@
-"""The entry point: registers the verbs, and turns a failure into one line and an exit status.
-
-Exit status: 0 done, 1 failed with the reason and the next step, 2 wrong usage, 130 interrupted
-(Ctrl-C).
-"""
+"""The entry point: registers the verbs, and turns a failure into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -108,7 +104,16 @@ for panel, verbs in _PANELS.items():
             app.command(verb.__name__.rstrip("_"), rich_help_panel=panel)(verb)
 
 _LONGEST_NAME: Final = 300  # characters of a path that are shown
+_FAILED: Final = 1
 _INTERRUPTED: Final = 130
+EXIT_STATUSES: Final = {
+    0: "done",
+    _FAILED: "failed: the reason and the next step are on standard error",
+    2: "wrong usage: an unknown command or option, or a value that it cannot have",
+    _INTERRUPTED: "interrupted (Ctrl-C): the message says how to resume",
+}
+"""What the status of every command means."""
+
 _SAME_AGAIN: Final = "interrupted: run the same command again"
 _RESUMES: Final = f"{_SAME_AGAIN} to resume"
 _AFTER_CTRL_C: Final = {
@@ -158,4 +163,4 @@ def _fail(error: Exception, debug: bool) -> None:
         raise error
     lines = str(error).split("\n")  # words of a stranger's file are no commands to the terminal
     typer.echo("chestxray: " + "\n".join(map(one_line, lines)), err=True)
-    sys.exit(1)
+    sys.exit(_FAILED)

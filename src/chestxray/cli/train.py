@@ -32,14 +32,18 @@ def train(
         typer.Option(
             min=1,
             help="Machines. Each runs this command with the environment variables NODE_RANK, "
-            "MASTER_ADDR and MASTER_PORT.",
+            "MASTER_ADDR and MASTER_PORT. Under torchrun leave out --devices and --nodes.",
         ),
     ] = 1,
 ) -> None:
     """Train a classifier from a recipe. The bundle is written to OUT/bundle."""
     from chestxray.training.recipe_checks import for_run
 
-    first = nodes == 1 or os.environ.get("NODE_RANK") == "0"
+    # As `training.distributed` has it, which imports torch.
+    rank = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "NODE_RANK"
+    first = os.environ.get(rank, "0" if nodes == 1 else "") == "0"
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    resume |= restarts != "0" and (out / "recipe.yaml").exists()
     chosen = for_run(out, recipe, overrides or (), resume, dataset, first=first)
     from chestxray.training.fit import train as fit  # imports torch, after the checks
     from chestxray.training.loop import Processes

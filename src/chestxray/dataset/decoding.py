@@ -16,23 +16,23 @@ arguments and results are pickled.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, Generic, NamedTuple, Self, TypeVar, cast
 
 import cv2
 
+from chestxray import process_limits
 from chestxray.errors import DecoderError, ImageError, WorkerError
-from chestxray.parallel import check_main_module, die_with_parent
+from chestxray.parallel import Connection, check_main_module, die_with_parent
 
 SECONDS_PER_FILE: Final = 60.0
 _SECONDS_TO_START: Final = 300.0
@@ -291,9 +291,10 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
     """Run the function for each call that comes through the pipe, until it is closed."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
-    _limit_memory()
+    process_limits.lower("RLIMIT_DATA", _MEMORY)
     pipe.send(True)
     while True:
         try:
@@ -302,10 +303,9 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
             return
         calls.reverse()
         while calls:
-            # The kernel ends a process that hangs with the interpreter's lock held, without parent.
-            signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
+            _end_after(seconds + _GRACE)
             answer = _answer(work, calls.pop())
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _end_after(0)
             pipe.send(answer)
             del answer  # an upload is not kept until the next one comes
 
@@ -321,7 +321,11 @@ def _answer(work: Callable[..., _T], arguments: tuple[object, ...]) -> _Answer[_
         return _Answer(None, f"the decoder failed on this file ({type(error).__name__})")
 
 
-def _limit_memory() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if soft == resource.RLIM_INFINITY or soft > _MEMORY:
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, hard))
+def _end_after(seconds: float) -> None:
+    """Let the kernel end this process after some seconds; 0 takes that back.
+
+    So ends a process that hangs with the interpreter's lock held, without parent. Windows has no
+    such timer: there only the parent ends it.
+    """
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)

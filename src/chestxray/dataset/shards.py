@@ -137,6 +137,10 @@ class Shards:
             return image
         return self._gathered(rows)
 
+    def shard_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Give the place of the shard that each row is in, counted from 0: int64 [n]."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
     def __iter__(self) -> Iterator[_Images]:
         for row in range(len(self)):
             yield self[row]
@@ -151,7 +155,7 @@ class Shards:
 
     def _gathered(self, rows: npt.NDArray[np.int64]) -> _Images:
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        places = np.searchsorted(self._starts, rows, side="right") - 1
+        places = self.shard_of(rows)
         within = rows - self._starts[places]
         # Rows that follow each other in one shard are copied together.
         breaks = np.flatnonzero((np.diff(places) != 0) | (np.diff(within) != 1)) + 1

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from chestxray.evaluation.focal_link import FocalLink
     from chestxray.evaluation.labels import Labels
     from chestxray.evaluation.metrics import METRICS, Metric, register
+    from chestxray.evaluation.model_comparison import compare_models
     from chestxray.evaluation.predictions import Predictions
-    from chestxray.evaluation.results import Comparison, Results, schema
+    from chestxray.evaluation.results import Comparison, ModelComparison, Results, schema
     from chestxray.evaluation.sample_size import SampleSize, plan
     from chestxray.evaluation.thresholds import OperatingPoints, fit_operating_points
     from chestxray.evaluation.validation_results import ExternalValidation
@@ -38,6 +39,7 @@ __all__ = [
     "Interval",
     "Labels",
     "Metric",
+    "ModelComparison",
     "OperatingPoints",
     "PairedAnswers",
     "Predictions",
@@ -45,6 +47,7 @@ __all__ = [
     "SampleSize",
     "causal_effects",
     "compare",
+    "compare_models",
     "evaluate",
     "fit_calibration",
     "fit_operating_points",
@@ -71,6 +74,7 @@ __getattr__ = exports(
         "evaluation": ("evaluate",),
         "focal_link": ("FocalLink",),
         "labels": ("Labels",),
+        "model_comparison": ("compare_models",),
         "metrics": (
             "METRICS",
             "Metric",
@@ -79,6 +83,7 @@ __getattr__ = exports(
         "predictions": ("Predictions",),
         "results": (
             "Comparison",
+            "ModelComparison",
             "Results",
             "schema",
         ),

@@ -153,7 +153,7 @@ class Ranking:
             counts = self._between(words, self._negatives, np.append(before, edges))
             reached = _cumulated(found, hits)
             counts = _cumulated(counts, passed)
-            hits, passed, start = reached[-1], counts[-1], int(end)
+            hits, passed, start = reached[-1].copy(), counts[-1].copy(), int(end)
             beside = (counts[::2], counts[1::2]) if tied else (counts, counts)
             yield _Chunk(*(part[:, : w.shape[1]] for part in (found, reached, *beside)))
 

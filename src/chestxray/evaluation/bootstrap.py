@@ -42,7 +42,9 @@ below 0.05 stays below 0.05.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Final
@@ -85,6 +87,7 @@ _Statistic = Callable[[Values], Values]
 _ROWS: Final = 16  # at a time, more where images are few: a call costs as much as 20,000 weights
 _WEIGHTS: Final = 350_000
 _MOST_WEIGHTS: Final = 4_000_000
+_MOST_BYTES: Final = 4 * 2**30  # of blocks of weights that are worked on at a time
 
 
 def is_none(value: object) -> bool:
@@ -205,7 +208,7 @@ class Draws:
         """All weights, int [1 + R + G, P]; drawn for this, where they are not kept."""
         if self.kept is not None:
             return self.kept
-        return np.concatenate([weights.T for _, weights in self._blocks()])
+        return np.concatenate([self._block(*rows).T for rows in self._plan()])
 
     @property
     def expanded(self) -> bool:
@@ -217,27 +220,34 @@ class Draws:
         """The largest weight."""
         return MOST if self.kept is None else int(self.kept.max(initial=1))
 
-    def _blocks(self) -> Iterator[tuple[int, Weights]]:
-        """Give the weights of all rows, some at a time: the first row, and uint8 [P, b]."""
-        ends = np.cumsum([1, self.resamples, self.groups])
+    def _plan(self) -> Iterator[tuple[int, int, int]]:
+        """Give kind, first row and number of rows of each block, see `_block`."""
+        ends = np.cumsum([1, self.resamples, self.groups]).tolist()
         for kind, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            for start in range(int(begin), int(end), LANES):
-                lanes = min(LANES, int(end) - start)
-                yield start, self._block(kind, start - int(begin), start, lanes)
+            for start in range(begin, end, LANES):
+                yield kind, start, min(LANES, end - start)
 
-    def _block(self, kind: int, offset: int, start: int, lanes: int) -> Weights:
-        """Give one block of the data as they are (0), of resamples (1) or of the jackknife (2)."""
+    def _block(self, kind: int, start: int, rows: int) -> Weights:
+        """Give the weights of some rows, uint8 [P, rows].
+
+        Args:
+            kind: 0 for the data as they are, 1 for resamples, 2 for the jackknife.
+            start: the first row.
+            rows: `LANES` at most.
+        """
         if self.kept is not None:
-            return np.ascontiguousarray(self.kept[start : start + lanes].T.astype(np.uint8))
-        weights = np.ones((self.patients, lanes), dtype=np.uint8)
+            return np.ascontiguousarray(self.kept[start : start + rows].T.astype(np.uint8))
+        weights = np.ones((self.patients, rows), dtype=np.uint8)
         if kind == 1:
-            poisson_weights(self.seed, offset // LANES, weights)
+            poisson_weights(self.seed, (start - 1) // LANES, weights)
         elif kind == 2:
-            without_groups(self.group, offset, weights)
+            without_groups(self.group, start - 1 - self.resamples, weights)
         return weights
 
     def by_blocks(self, parts: Sequence[Callable[[Weights], Values]]) -> list[Values]:
         """Compute statistics from the weights of patients, in one pass over all rows.
+
+        Several blocks of rows are worked on at a time, in threads.
 
         Args:
             parts: each takes uint8 [P, b] and gives [b] or [b, k].
@@ -245,11 +255,14 @@ class Draws:
         Returns:
             Of each part, float64 [1 + R + G] or [1 + R + G, k].
         """
-        found: list[list[Values]] = [[] for _ in parts]
-        for _, weights in self._blocks():
-            for values, part in zip(found, parts, strict=True):
-                values.append(np.asarray(part(weights), dtype=np.float64))
-        return [np.concatenate(values) for values in found]
+
+        def of_block(rows: tuple[int, int, int]) -> list[Values]:
+            weights = self._block(*rows)
+            return [np.asarray(part(weights), dtype=np.float64) for part in parts]
+
+        with ThreadPoolExecutor(_threads(self.patients)) as pool:
+            found = list(pool.map(of_block, self._plan()))
+        return [np.concatenate(values) for values in zip(*found, strict=True)]
 
     def apply(self, statistic: _Statistic, rows: npt.NDArray[Any] | None = None) -> Values:
         """Compute a statistic with every row of weights.
@@ -320,6 +333,13 @@ class Draws:
         if np.nanmin(drawn) == np.nanmax(drawn):
             return "all resamples give the same value: its error is unknown"
         return ""
+
+
+def _threads(patients: int) -> int:
+    """Give the number of blocks at a time: one a core, as OMP_NUM_THREADS and memory allow."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(wanted) if wanted.isdigit() else os.cpu_count() or 1
+    return max(1, min(cores, _MOST_BYTES // max(patients * LANES, 1)))
 
 
 def _expanded(statistic: _Statistic, patient: npt.NDArray[np.int64], block: Weights) -> Values:

@@ -116,23 +116,34 @@ class Paired:
         first, second = (
             pair(of if isinstance(of, Predictions) else Path(of), truth, split) for of in (a, b)
         )
-        both, rows, other_rows = np.intersect1d(
-            first.images, second.images, assume_unique=True, return_indices=True
-        )
-        if not len(both):
+        if not len(np.intersect1d(first.images, second.images, assume_unique=True)):
             raise PredictionsError(
                 f"{_named(a)} and {_named(b)} have no image in common: give predictions of the "
                 f"same images"
             )
-        only_a, only_b = len(first.images) - len(both), len(second.images) - len(both)
-        splits = truth.rows["split"]
-        of_part = int((splits == splits[first.images[0]]).sum())
-        common = first.findings.common(second.findings)
-        if not common:
+        if not first.findings.common(second.findings):
             raise PredictionsError(
                 f"{_named(a)} and {_named(b)} have no labelled finding in common: give predictions "
                 f"of the same findings"
             )
+        return cls.of(first, second, truth, (a, b))
+
+    @classmethod
+    def of(
+        cls,
+        first: Pairs,
+        second: Pairs,
+        truth: Labels,
+        tables: tuple[Predictions | Path | str, Predictions | Path | str],
+    ) -> Paired:
+        """Keep the images and the findings that two tables have in common, at least one of each."""
+        both, rows, other_rows = np.intersect1d(
+            first.images, second.images, assume_unique=True, return_indices=True
+        )
+        only_a, only_b = len(first.images) - len(both), len(second.images) - len(both)
+        splits = truth.rows["split"]
+        of_part = int((splits == splits[first.images[0]]).sum())
+        common = first.findings.common(second.findings)
         ours, theirs = (list(places) for places in zip(*common, strict=True))
         findings = Findings(first.findings[place] for place in ours)
         images = Evaluated.of(truth.rows, truth.sources, both.tolist())
@@ -147,8 +158,8 @@ class Paired:
             only_a=only_a,
             only_b=only_b,
             neither=of_part - len(both) - only_a - only_b,
-            seen_a=seen_images(seen_beside(a, first.models), images),
-            seen_b=seen_images(seen_beside(b, second.models), images),
+            seen_a=seen_images(seen_beside(tables[0], first.models), images),
+            seen_b=seen_images(seen_beside(tables[1], second.models), images),
         )
 
 
@@ -201,14 +212,37 @@ def compare(  # noqa: PLR0913 - the options of one command
         SourceError: a label table that cannot be read.
         ArtifactError: a file that does not exist.
     """
+    check_margin(margin)
+    truth = Labels.of(labels)
+    paired = Paired.read(a, b, truth, split)
+    draws = Draws.of(paired.patients, resamples, seed)
+    comparison = compared(paired, draws, truth, (_named(a), _named(b)), margin)
+    if out is not None:
+        comparison.write(Path(out))
+    return comparison
+
+
+def check_margin(margin: float | None) -> None:
+    """Check the margin of a test of non-inferiority.
+
+    Raises:
+        PredictionsError: it is outside 0 to 1.
+    """
     if margin is not None and not 0 < margin < 1:
         raise PredictionsError(
             f"the margin is a loss of mean AUROC between 0 and 1, not {margin:g}: give one such as "
             f"0.02"
         )
-    truth = Labels.of(labels)
-    paired = Paired.read(a, b, truth, split)
-    draws = Draws.of(paired.patients, resamples, seed)
+
+
+def compared(
+    paired: Paired,
+    draws: Draws,
+    truth: Labels,
+    names: tuple[str, str],
+    margin: float | None,
+) -> Comparison:
+    """Compare two tables that are paired, on resamples of their patients; see `compare`."""
     aurocs = {}
     with progress("compare", len(paired.findings), "findings") as advance:
         for k, finding in enumerate(paired.findings):
@@ -217,9 +251,9 @@ def compare(  # noqa: PLR0913 - the options of one command
     delong = compare_means(paired.labels, paired.a, paired.b, paired.patients)
     means = _Means.of(paired, list(aurocs.values()), draws)
     mean = means.compared(draws, delong)
-    comparison = Comparison(
-        a=_named(a),
-        b=_named(b),
+    return Comparison(
+        a=names[0],
+        b=names[1],
         source=truth.source,
         split=paired.split,
         split_name=truth.split_name,
@@ -231,15 +265,12 @@ def compare(  # noqa: PLR0913 - the options of one command
         seen_a=list(paired.seen_a),
         seen_b=list(paired.seen_b),
         left_out=paired.left_out,
-        intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
+        intervals=ResampleSettings(level=LEVEL, resamples=draws.resamples, seed=draws.seed),
         findings=_findings(paired, aurocs, draws),
         mean=mean,
         sentence=sentence(mean),
         noninferiority=None if margin is None else noninferiority(means.test(draws), margin),
     )
-    if out is not None:
-        comparison.write(Path(out))
-    return comparison
 
 
 def _named(table: Predictions | Path | str) -> str:
@@ -360,24 +391,30 @@ def _difference(
     )
 
 
-def sentence(mean: ComparedMean) -> str:
-    """Say in one sentence which model is better, by the p-value of the mean's difference."""
+def sentence(mean: ComparedMean, a: str = "A", b: str = "B") -> str:
+    """Say in one sentence which model is better, by the p-value of the mean's difference.
+
+    Args:
+        mean: of both.
+        a: name of the first model.
+        b: of the second.
+    """
     difference = mean.difference
     if difference.value is None:
         return f"It is not known which model is better: {difference.reason}."
-    means = f"the mean AUROC is {mean.a.value:.3f} for A and {mean.b.value:.3f} for B"
+    means = f"the mean AUROC is {mean.a.value:.3f} for {a} and {mean.b.value:.3f} for {b}"
     if difference.low is None or difference.high is None:
         return f"It is not known which model is better: {means}, and {difference.reason}."
     if mean.p is None:
-        return f"A and B rank the images equally: both have a mean AUROC of {mean.a.value:.3f}."
+        return f"{a} and {b} rank the images equally: both have a mean AUROC of {mean.a.value:.3f}."
     by = (
         f"difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f}, p {_p(mean.p)})"
     )
     if mean.p >= ALPHA:
-        return f"No difference between A and B was shown: {means}, {by}."
+        return f"No difference between {a} and {b} was shown: {means}, {by}."
     better = "better" if difference.value > 0 else "worse"
-    return f"B is {better} than A: {means}, {by}."
+    return f"{b} is {better} than {a}: {means}, {by}."
 
 
 def _p(p: float) -> str:

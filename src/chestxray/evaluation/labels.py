@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -206,6 +206,29 @@ class Pairs:
     called: npt.NDArray[np.bool_] | None = None
     not_assessed: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
+
+    def restricted(
+        self, images: npt.NDArray[np.object_], places: list[int], findings: Findings
+    ) -> Pairs:
+        """Keep some images and findings.
+
+        Args:
+            images: of these, sorted.
+            places: of the findings.
+            findings: their names from here on.
+        """
+        _, rows, _ = np.intersect1d(self.images, images, assume_unique=True, return_indices=True)
+        return replace(
+            self,
+            images=self.images[rows],
+            findings=findings,
+            probabilities=self.probabilities[rows][:, places],
+            labels=self.labels[rows][:, places],
+            patients=self.patients[rows],
+            positions=self.positions[rows],
+            about=self.about.iloc[rows],
+            called=None if self.called is None else self.called[rows][:, places],
+        )
 
 
 def pair(

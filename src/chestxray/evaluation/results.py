@@ -35,7 +35,9 @@ from chestxray.evaluation.result_details import (
     Model,
     PointWorkload,
     Reference,
+    ReliabilityDiagram,
     ResampleSettings,
+    RocCurve,
     Subgroups,
     Workload,
 )
@@ -45,6 +47,7 @@ from chestxray.evaluation.validation_results import ExternalValidation
 _FORMAT: Final = 1
 _METRICS_FILE: Final = "metrics.json"
 _COMPARISON_FILE: Final = "comparison.json"
+_MODELS_FILE: Final = "models.json"
 _MADE_BY: Final = "chestxray evaluate"
 
 
@@ -453,8 +456,77 @@ class Comparison(Model):
     __str__ = __repr__
 
 
-def schema(model: type[Results | Comparison | ExternalValidation] = Results) -> dict[str, Any]:
-    """Give the JSON Schema (2020-12) of `metrics.json`, `comparison.json` or `validation.json`.
+class ModelFigures(Model):
+    """What is drawn of a model for one finding; None without images both with and without it."""
+
+    roc: RocCurve | None
+    reliability: ReliabilityDiagram | None
+
+
+class ComparedModel(Model):
+    """One of several models that are compared.
+
+    Attributes:
+        name: that tells it from the others.
+        path: its table or run folder; empty for a table in memory.
+        only: images that it predicts and another model does not, left out.
+        seen_images: as of `Results`.
+        findings: finding → its curves.
+    """
+
+    name: str
+    path: str
+    only: int
+    seen_images: list[SeenImages] = Field(default_factory=list)
+    findings: dict[str, ModelFigures]
+
+
+class ModelComparison(Model):
+    """What `models.json` holds: any number of models on the same images.
+
+    Attributes:
+        format: version of the file format.
+        source, split, split_name: as in `Results`.
+        images, patients: that all models predict.
+        left_out: finding → why it is not compared.
+        models: in the order given.
+        comparisons: of each later model (B) with the first (A).
+        sentences: the same in words, with the models' names.
+    """
+
+    format: int = _FORMAT
+    source: str
+    split: str
+    split_name: str | None
+    images: int
+    patients: int
+    left_out: dict[str, str]
+    models: list[ComparedModel]
+    comparisons: list[Comparison]
+    sentences: list[str]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read `models.json`, or the folder that it is in.
+
+        Raises:
+            ArtifactError: missing, of another format, or not such a file.
+        """
+        path = Path(path)
+        found: Self = _validated(cls, path / _MODELS_FILE if path.is_dir() else path)
+        return found
+
+    def __repr__(self) -> str:
+        """Show the size and what was found."""
+        return f"ModelComparison({self.images:,} images; {' '.join(self.sentences)})"
+
+    __str__ = __repr__
+
+
+def schema(
+    model: type[Results | Comparison | ModelComparison | ExternalValidation] = Results,
+) -> dict[str, Any]:
+    """Give the JSON Schema (2020-12) of one of the files of results, such as `metrics.json`.
 
     Every metric of `METRICS` is a property with its label, meaning and range.
     """
@@ -485,17 +557,19 @@ def _described(metric: str, where: str) -> dict[str, Any]:
 
 
 def _write_schemas(folder: Path) -> None:
-    """Write `metrics.schema.json`, `comparison.schema.json` and `validation.schema.json`."""
+    """Write the schemas of all files of results."""
     write_json(folder / "metrics.schema.json", schema(Results))
     write_json(folder / "comparison.schema.json", schema(Comparison))
+    write_json(folder / "models.schema.json", schema(ModelComparison))
     write_json(folder / "validation.schema.json", schema(ExternalValidation))
 
 
 def _validated(model: Any, file: Path) -> Any:  # noqa: ANN401 - a model or a type adapter
     """Read a file and check it against its model."""
-    made_by = "chestxray compare" if model is Comparison else _MADE_BY
+    compared = model in (Comparison, ModelComparison)
+    made_by = "chestxray compare" if compared else _MADE_BY
     content = read_json(file, made_by)
-    if model in (Results, Comparison) and content.get("format") != _FORMAT:
+    if (compared or model is Results) and content.get("format") != _FORMAT:
         raise ArtifactError(
             f"{file} has format {content.get('format')!r}, this version reads format {_FORMAT}: "
             f"run `{made_by}` again"

@@ -42,6 +42,11 @@ from chestxray.evaluation.thresholds import Chosen, OperatingPoints
 from chestxray.evaluation.weighted_counts import Column
 from chestxray.evaluation.workload import Images, rates_at, workloads
 
+_MOST_POOLED: Final = 30_000_000
+_TOO_MANY: Final = (
+    f"not computed for more than {_MOST_POOLED:,} pairs of image and finding: see the mean over "
+    f"findings"
+)
 _NONE_CHOSEN: Final = Chosen(None, None, NO_VALIDATION)
 _AS_CALLED: Final = "as_called"
 _CALLED: Final = 0.5  # between 0, not called, and 1, called
@@ -179,12 +184,15 @@ def mean_of(scores: dict[str, Scores], draws: Draws) -> MeanResult:
 
 def micro_of(pairs: Pairs, draws: Draws, scores: dict[str, Scores]) -> MicroResult:
     """Pool all pairs of image and finding, each called at its finding's main operating point."""
-    pooled = resampled(Column.pooled(pairs.labels, pairs.probabilities), draws, score_metrics())
+    pooled = {}
+    if pairs.labels.size <= _MOST_POOLED:
+        pooled = resampled(Column.pooled(pairs.labels, pairs.probabilities), draws, score_metrics())
     counts = [of.counts for of in scores.values() if of.counts is not None]
     if counts:
         pooled |= rates(np.sum(counts, axis=0))
     why = Counter(of.result.threshold.reason for of in scores.values()).most_common(1)[0][0]
-    none = dict.fromkeys(call_metrics(), Interval(value=None, reason=why))
+    none = dict.fromkeys(score_metrics(), Interval(value=None, reason=_TOO_MANY))
+    none |= dict.fromkeys(call_metrics(), Interval(value=None, reason=why))
     return MicroResult(**none | {name: interval_of(name, of, draws) for name, of in pooled.items()})
 
 

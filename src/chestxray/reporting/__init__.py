@@ -1,4 +1,4 @@
-"""One HTML page about a run, an evaluation or an external validation: reads, computes nothing."""
+"""One HTML page about a run, an evaluation, a validation or a comparison: computes nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
+    from chestxray.reporting.comparison_page import comparison_page
     from chestxray.reporting.page import report
     from chestxray.reporting.readme import model_card
     from chestxray.reporting.validation_page import validation_page
 
 __all__ = [
+    "comparison_page",
     "model_card",
     "report",
     "validation_page",
@@ -20,6 +22,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "comparison_page": ("comparison_page",),
         "page": ("report",),
         "readme": ("model_card",),
         "validation_page": ("validation_page",),

@@ -1,12 +1,13 @@
 """The panels of the report, drawn from finished numbers.
 
 One function per kind: distribution of findings, training history, ROC curve, precision-recall
-curve, confusion matrix, reliability diagram, and localization against the overlap required.
+curve, confusion matrix, reliability diagram, and localization against the overlap required; and the
+same of several models in one panel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +22,10 @@ from chestxray.reporting.svg import (
     FAINT,
     FIRST,
     INK,
+    LINES,
     QUIET,
     SECOND,
+    SERIES,
     Drawing,
     Margins,
     wrapped,
@@ -30,6 +33,11 @@ from chestxray.reporting.svg import (
 
 _PANEL: Final = (1.4, 1.32)
 _MARGINS: Final[Margins] = (0.32, 0.2, 0.06, 0.05)
+_WIDE_PANEL: Final = (2.35, 2.3)  # with names of axes and a legend
+_WIDE_MARGINS: Final[Margins] = (0.42, 0.37, 0.06, 0.06)
+_LEGEND: Final[dict[str, Any]] = {
+    "loc": "lower right", "fontsize": 6, "frameon": False, "handlelength": 1.6, "borderpad": 0.1,
+}  # fmt: skip
 _PRECISION_ENDS: Final = (0.2, 0.5, 1.0)
 _DIAGONAL_ENDS: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _CELLS: Final = (("tp", "fn"), ("fp", "tn"))
@@ -152,6 +160,89 @@ def precision_recall(
         axes.set(ylim=(-0.02 * end, 1.02 * end), yticks=(0, end / 2, end))
 
     return Drawing(f"Precision-recall curve of {name}", _PANEL, _MARGINS, draw)
+
+
+def rocs(curves: Sequence[dict[str, Any] | None], names: Sequence[str], name: str) -> Drawing:
+    """Draw the ROC curves of several models, each with its AUROC.
+
+    Args:
+        curves: as of `roc`, None where a model has none.
+        names: of the models, with what else is to be written beside the line.
+        name: of the finding.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], ":", color=FAINT, linewidth=0.9)
+        for place, (curve, text) in enumerate(zip(curves, names, strict=True)):
+            if curve is not None:
+                axes.plot(curve["fpr"], curve["tpr"], label=text, linewidth=1.1, **series(place))
+        _unit_square(axes)
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity")
+        axes.xaxis.labelpad = axes.yaxis.labelpad = 1
+        if axes.lines[1:]:
+            axes.legend(**_LEGEND)
+
+    return Drawing(f"ROC curves of {name}", _WIDE_PANEL, _WIDE_MARGINS, draw)
+
+
+def reliabilities(
+    diagrams: Sequence[dict[str, Any] | None], names: Sequence[str], name: str
+) -> Drawing:
+    """Draw the reliability diagrams of several models as lines over the bins.
+
+    Args:
+        diagrams: each with `bins`, None where a model has none.
+        names: of the models, with what else is to be written beside the line.
+        name: of the finding.
+    """
+    bins = [row for of in diagrams if of for row in of["bins"]]
+    reach = max(value for row in bins for value in (row["mean_probability"], row["observed"]))
+    end = next(end for end in _DIAGONAL_ENDS if reach <= end)
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, end], [0, end], ":", color=FAINT, linewidth=0.9)
+        for place, (of, text) in enumerate(zip(diagrams, names, strict=True)):
+            if of is not None:
+                axes.plot(
+                    [row["mean_probability"] for row in of["bins"]],
+                    [row["observed"] for row in of["bins"]],
+                    label=text, linewidth=0.9, marker="o", markersize=2.2, **series(place),
+                )  # fmt: skip
+        _unit_square(axes, end)
+        axes.set(xlabel="probability", ylabel="observed frequency")
+        axes.xaxis.labelpad = axes.yaxis.labelpad = 1
+        axes.legend(**_LEGEND | {"loc": "upper left"})
+
+    return Drawing(f"Reliability diagrams of {name}", _WIDE_PANEL, _WIDE_MARGINS, draw)
+
+
+def histories(tables: Mapping[str, pd.DataFrame], column: str, places: Sequence[int]) -> Drawing:
+    """Draw one validation column of several runs' `history.csv` over the epochs.
+
+    Args:
+        tables: name of a model → its history.
+        column: to draw.
+        places: of these models among all, which give them their colours.
+    """
+
+    def draw(axes: Axes) -> None:
+        for place, (text, table) in zip(places, tables.items(), strict=True):
+            rows = table[table["split"] == "val"]
+            axes.plot(rows["epoch"], rows[column], label=text, linewidth=1.1, **series(place))
+            if len(rows) == 1:  # a line of one epoch is not visible
+                axes.plot(rows["epoch"], rows[column], "o", color=series(place)["color"])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y", color=FAINT, linewidth=0.4, alpha=0.5)
+        axes.set(xlabel="epoch", ylabel=column)
+        axes.legend(**_LEGEND | {"loc": "best"})
+
+    return Drawing(f"{column} on validation by epoch", (3.4, 2.2), (0.5, 0.4, 0.06, 0.05), draw)
+
+
+def series(place: int) -> dict[str, Any]:
+    """Give colour and line of one of several models, which both tell it from its neighbours."""
+    return {"color": SERIES[place % len(SERIES)], "linestyle": LINES[place % len(LINES)]}
 
 
 def _unit_square(axes: Axes, end: float = 1.0) -> None:

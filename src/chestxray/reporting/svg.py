@@ -28,6 +28,9 @@ QUIET: Final = "#5b6875"
 FAINT: Final = "#a9b3bd"
 FIRST: Final = "#0072b2"
 SECOND: Final = "#d55e00"
+SERIES: Final = (FIRST, SECOND, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of several series, as Okabe and Ito (2008) give them."""
+LINES: Final = ("-", "--", "-.", ":")
 VARIABLES: Final = {
     INK: "--ink", QUIET: "--quiet", FAINT: "--faint", FIRST: "--first", SECOND: "--second",
 }  # fmt: skip

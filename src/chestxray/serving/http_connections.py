@@ -13,14 +13,13 @@ called in the thread of the event loop.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from chestxray import process_limits
 from chestxray.errors import ConfigError
 
 ACCEPTED_AT_ONCE: Final = 4
@@ -182,14 +181,12 @@ def connections_possible(wanted: int) -> int:
     is kept in reserve, so that a connection can always be accepted, and files can be opened.
 
     Raises:
-        ConfigError: too few descriptors are left.
+        ConfigError: too few descriptors are left, on a system that limits them.
     """
-    used = sum(1 for _ in Path("/dev/fd").iterdir())
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = used + _DESCRIPTORS_IN_RESERVE + wanted
-    if soft < needed and soft < hard:
-        soft = min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    used = process_limits.open_files()
+    soft = process_limits.allow_open_files(used + _DESCRIPTORS_IN_RESERVE + wanted)
+    if soft is None:
+        return wanted
     possible = soft - used - _DESCRIPTORS_IN_RESERVE
     least = min(wanted, _LEAST_CONNECTIONS)
     if possible < least:

@@ -1,7 +1,8 @@
 """Training batches: which images in which order.
 
 The images are memory-mapped uint8, so a batch is one indexed copy, and worker processes would cost
-more than they save. The order depends on seed and epoch alone.
+more than they save. The order depends on seed and epoch alone (`EpochBatches`), or, where each of
+several processes reads its own shards, on their number too (`EpochShards`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Part(TorchDataset[Batch]):
         self.dataset = dataset
         self.rows = dataset.rows(split)
         self.labels = dataset.labels(self.rows)
+        self.shards = dataset.images.shard_of(self.rows)
         self.sources = dataset.sources(self.rows)
         self._images = dataset.images
         self._targets = tuple(targets)
@@ -155,6 +157,74 @@ class EpochBatches(Sampler[list[int]]):
             order = generator.permutation(_systematic(self.draws, order, generator.random()))
         for batch in range(len(self)):
             yield self.share.own(order[batch * self.batch_size :][: self.batch_size].tolist())
+
+
+class EpochShards(Sampler[list[int]]):
+    """Positions of an epoch's batches, of which each process takes those of its own shards.
+
+    Images that lie on shared storage are then read once an epoch by one process, instead of by
+    all. The order of epoch e with seed s and w processes:
+
+    1. the shards are shuffled by the generator of (s, e), and dealt one by one to the process that
+       has the fewest images so far, the first of equals;
+    2. process r shuffles its images, and draws as often as expected, by the generator of
+       (s, e, r + 1);
+    3. its part of batch b are the next of them; where they end, it begins again.
+
+    So each epoch deals anew, and w processes see each image once, but for what the last shards
+    leave uneven: at most the images of one shard are repeated or left out in a process.
+
+    Args:
+        draws: [N] expected draws of each image, see `sampling`.
+        shards: int [N], the shard of each image.
+        batch_size: positions per batch, of all processes together.
+        seed: of the order.
+        share: which process this is.
+    """
+
+    def __init__(
+        self,
+        draws: npt.NDArray[np.float64],
+        shards: npt.NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        share: Share | None = None,
+    ) -> None:
+        self.draws, self.shards, self.seed = draws, shards, seed
+        self.share = share or Share()
+        self.batch_size = min(batch_size, len(draws))
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.draws) // self.batch_size
+
+    def own_shards(self) -> npt.NDArray[np.int64]:
+        """Give the shards of this process in this epoch."""
+        names, images = np.unique(self.shards, return_counts=True)
+        taken = np.zeros(self.share.of, dtype=np.int64)
+        own = []
+        for place in np.random.default_rng((self.seed, self.epoch)).permutation(len(names)):
+            process = int(taken.argmin())
+            taken[process] += images[place]
+            if process == self.share.rank:
+                own.append(names[place])
+        return np.array(own, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng((self.seed, self.epoch, self.share.rank + 1))
+        own = np.flatnonzero(np.isin(self.shards, self.own_shards()))
+        order = generator.permutation(len(own))
+        if (self.draws != 1).any():
+            drawn = _systematic(self.draws[own], order, generator.random())
+            order = generator.permutation(drawn)
+        size = len(self.share.own(range(self.batch_size)))
+        for batch in range(len(self)):
+            places = np.arange(batch * size, (batch + 1) * size) % len(own)
+            yield own[order[places]].tolist()
 
 
 def _systematic(

@@ -1,10 +1,16 @@
 """Training in several processes: one for each GPU, or for a share of a processor.
 
 Each process works on its share of every batch, so that a batch is as large as that of one process,
-and gradients are averaged (PyTorch's DistributedDataParallel, through Lightning). This module
-starts the processes of one machine and watches them: when one ends before its time, all end, with
-the reason. With several machines, each runs the same command with the same folders, and the
-environment says which is which: NODE_RANK, from 0, and MASTER_ADDR and MASTER_PORT of the first.
+and gradients are averaged (PyTorch's DistributedDataParallel, through Lightning). Somebody starts
+the processes and watches them:
+
+    this module   those of one machine: when one ends before its time, all end, with the reason.
+                  With several machines, each runs the same command with the same folders, and the
+                  environment says which is which: NODE_RANK, from 0, and MASTER_ADDR and
+                  MASTER_PORT of the first.
+    torchrun      those of all machines. Each process runs the whole command (`launched`). When one
+                  ends before its time, torchrun starts all again, and they resume from the last
+                  checkpoint by themselves.
 """
 
 from __future__ import annotations
@@ -13,10 +19,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -27,7 +34,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ChestXrayError, TrainingError
-from chestxray.parallel import check_main_module, die_with_parent
+from chestxray.parallel import Connection, check_main_module, die_with_parent
 from chestxray.training.callbacks import LAST
 from chestxray.training.loop import Processes, run_epochs, task_of
 from chestxray.training.recipe import Recipe
@@ -91,7 +98,7 @@ def check(processes: Processes) -> None:
             f"--devices {processes.devices}: this machine has {gpus} GPUs; give {gpus} or fewer"
         )
     missing = [name for name in _NODE_SETTINGS if name not in os.environ]
-    if processes.nodes > 1 and missing:
+    if processes.nodes > 1 and missing and launched() is None:
         raise TrainingError(
             f"--nodes {processes.nodes}: the environment lacks {', '.join(missing)}; set NODE_RANK "
             f"(0 on the first machine), and MASTER_ADDR and MASTER_PORT of the first on all"
@@ -110,9 +117,47 @@ def _check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> Non
         )
 
 
-def node_rank(processes: Processes) -> int:
-    """Give the number of this machine, from 0."""
-    return int(os.environ["NODE_RANK"]) if processes.nodes > 1 else 0
+def launched() -> Processes | None:
+    """Give the processes that torchrun started, of which this is one; None without torchrun.
+
+    They are those of its environment: LOCAL_WORLD_SIZE on each machine, WORLD_SIZE in all.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return Processes(devices, int(os.environ["WORLD_SIZE"]) // devices)
+
+
+def restarted() -> bool:
+    """Tell whether torchrun started this process again, after one of all ended before its time."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def is_first(processes: Processes) -> bool:
+    """Tell whether this machine, or process of torchrun, writes the run."""
+    if launched() is not None:
+        return os.environ["RANK"] == "0"
+    return processes.nodes == 1 or os.environ["NODE_RANK"] == "0"
+
+
+def run_as_one(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
+    """Train as one of the processes that torchrun started, until the last epoch.
+
+    Raises:
+        TrainingError: there are too few images to share, or the loss is no longer finite.
+    """
+    _check_shares(dataset, recipe, processes)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes.devices))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    resumed = (run / "checkpoints" / LAST).exists()
+    try:
+        run_epochs(dataset, task_of(dataset, recipe, resumed), run, processes)
+    except ChestXrayError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)  # its peers may never answer again, so nothing that asks them is tidied up
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _store() -> TCPStore:

@@ -45,7 +45,13 @@ from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
 from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
-from chestxray.training.distributed import node_rank, run_in_processes
+from chestxray.training.distributed import (
+    is_first,
+    launched,
+    restarted,
+    run_as_one,
+    run_in_processes,
+)
 from chestxray.training.finalize import finish
 from chestxray.training.head_training import fit_head
 from chestxray.training.leakage import check_unseen, warn_of_public
@@ -145,7 +151,8 @@ def train(
         resume: continue after the last finished epoch; dataset and recipe must be the same.
         trackers: that are given the run too, see `tracking`: `tensorboard`, `mlflow`, `wandb`. A
             resumed run goes on with those that it has.
-        processes: that train together, see `distributed`; one where None.
+        processes: that train together, see `distributed`; one where None. Under torchrun, those
+            that it started; they resume by themselves when it starts them again.
 
     Returns:
         The finished run.
@@ -162,9 +169,11 @@ def train(
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    run, processes = Path(out), processes or Processes()
+    run = Path(out)
+    processes = launched() or processes or Processes()
+    resume |= restarted() and (run / "recipe.yaml").exists()
     check_processes(processes)
-    first = node_rank(processes) == 0
+    first = is_first(processes)
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
     chosen = for_run(run, recipe, overrides or (), resume, folder, first=first)
     if not isinstance(dataset, Dataset):
@@ -183,7 +192,7 @@ def train(
     if not first:
         if chosen.taught:
             _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
-        run_in_processes(dataset, chosen, run, processes)
+        _run_together(dataset, chosen, run, processes)
         return _awaited(run)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
     task = task_of(dataset, chosen, under_way)
@@ -195,11 +204,17 @@ def train(
         if chosen.taught:
             keep_targets(dataset, chosen, run)
         if processes.count > 1:
-            run_in_processes(dataset, chosen, run, processes)
+            _run_together(dataset, chosen, run, processes)
         else:
             run_epochs(dataset, task, run)
         _load_best(task, run / "checkpoints" / BEST)
         return _finished(run, dataset, task, Outcome.read(run, chosen))
+
+
+def _run_together(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
+    """Train in several processes, which torchrun has started or this machine starts."""
+    work = run_as_one if launched() else run_in_processes
+    work(dataset, recipe, run, processes)
 
 
 def _train_members(
@@ -255,6 +270,12 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
     if phantom_weights.bundle_of(recipe) is not None:
         phantom_weights.tell_origin(recipe)
         return resume
+    if launched():
+        raise TrainingError(
+            "the weights of phantoms that this recipe starts from are not in the cache, and "
+            "torchrun would make them in each process: train without torchrun once, or give "
+            "--set weights=BUNDLE"
+        )
     check_recipe(recipe)
     with ExitStack() as stack:
         if run:

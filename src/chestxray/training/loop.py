@@ -37,7 +37,7 @@ from chestxray.training.callbacks import (
     Threads,
 )
 from chestxray.training.checkpoint_files import CheckpointFiles
-from chestxray.training.data import EpochBatches, Part, Share, in_order, loader
+from chestxray.training.data import EpochBatches, EpochShards, Part, Share, in_order, loader
 from chestxray.training.distillation import targets_of
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
@@ -132,9 +132,13 @@ def run_epochs(
         carry(dataset.folder, run)
         recipes.save(run / "recipe.yaml", recipe)
     share = Share(trainer.global_rank, trainer.world_size)
-    batches = EpochBatches(
-        task.sampling.draws(part.labels, part.sources), recipe.batch_size, recipe.seed, share
-    )
+    draws = task.sampling.draws(part.labels, part.sources)
+    if recipe.order == "shards":
+        batches: EpochBatches | EpochShards = EpochShards(
+            draws, part.shards, recipe.batch_size, recipe.seed, share
+        )
+    else:
+        batches = EpochBatches(draws, recipe.batch_size, recipe.seed, share)
     with warnings.catch_warnings():
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

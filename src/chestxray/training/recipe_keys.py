@@ -236,6 +236,8 @@ class Recipe(Strict):
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
             allows; `sources` draws each source of the dataset equally often, likewise; `natural`
             shows each image once per epoch, except for a short last batch.
+        order: `images` shuffles all images, so that each process reads from all shards; `shards`
+            deals the shards to the processes in each epoch, so that each reads its own alone.
         max_draws: with balanced sampling or by sources, the most draws of one image per epoch.
         optimiser: `adam`, `adamw`, `sgd`, or one of another package.
         learning_rate: of the optimiser, at its highest.
@@ -295,6 +297,7 @@ class Recipe(Strict):
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     sampling: Literal["balanced", "natural", "sources"] = "natural"
     max_draws: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+    order: Literal["images", "shards"] = "images"
     optimiser: _OptimiserName = "adam"
     learning_rate: _Positive = 1e-4
     weight_decay: _NotNegative = 0.0

@@ -18,11 +18,11 @@ from __future__ import annotations
 import collections
 import ctypes
 import importlib
+import mmap
 import os
 
 # Its reader is restricted, see `restricted`.
 import pickle  # nosec B403
-import resource
 import sys
 import warnings
 import zipfile
@@ -33,10 +33,11 @@ from typing import Any, BinaryIO, Final
 import torch
 from safetensors.torch import save_file
 
+from chestxray import process_limits
+
 SECONDS: Final = 300
 
 _MEMORY: Final = 2**30  # bytes beyond what the file needs
-_PAGE: Final = resource.getpagesize()
 _NEW_NETWORK: Final = 0x40000000 | 0x10000000  # Linux: CLONE_NEWNET | CLONE_NEWUSER
 _STATES: Final = ("state_dict", "model_state_dict", "model", "net")
 
@@ -139,13 +140,13 @@ def _module_state(module: StandIn, prefix: str) -> Iterator[tuple[str, torch.Ten
 
 def _confine(source: Path, result: Path) -> None:
     """Give up what the conversion does not need; what the platform cannot do stays."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * _size(source), 2 * _size(source)))
+    process_limits.lower_for_good("RLIMIT_CORE", 0)
+    process_limits.lower_for_good("RLIMIT_CPU", SECONDS)
+    process_limits.lower_for_good("RLIMIT_FSIZE", 2 * _size(source))
     usage = Path("/proc/self/statm")
     if usage.exists():
-        most = int(usage.read_text().split()[0]) * _PAGE + _MEMORY + 4 * _size(source)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        most = int(usage.read_text().split()[0]) * mmap.PAGESIZE + _MEMORY + 4 * _size(source)
+        process_limits.lower_for_good("RLIMIT_AS", most)
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(_NEW_NETWORK)
 

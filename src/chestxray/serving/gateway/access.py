@@ -6,7 +6,6 @@ nothing below it can be reached by them, whatever its own mode. All that is made
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import stat
@@ -15,13 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from chestxray import artifacts
+from chestxray import artifacts, file_locks
 from chestxray.errors import ArtifactError, ConfigError
 
 LOCK: Final = "lock"
 """Name of the file in the state folder that a running gateway has locked."""
 
 _OTHERS: Final = 0o077  # group and others
+
+
+def require_posix() -> None:
+    """Check that the system has what the gateway's promises rest on.
+
+    Raises:
+        ConfigError: it is Windows.
+    """
+    if not file_locks.FLOCK:
+        raise ConfigError(
+            "the gateway runs on Linux and macOS only: Windows has neither the file modes that "
+            "keep patients' images private nor the locks and signals that let a process be killed "
+            "without loss; run it in WSL 2, a virtual machine or a container (deploy/Containerfile)"
+        )
 
 
 @contextmanager
@@ -77,9 +90,6 @@ def is_locked(state: Path) -> bool:
     """Tell whether a gateway runs on a state folder."""
     try:
         with (state / LOCK).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return file_locks.is_taken(file.fileno())
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False

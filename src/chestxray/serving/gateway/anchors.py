@@ -65,7 +65,7 @@ def append(folder: Path, anchor: Anchor) -> None:
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         end = os.lseek(handle, 0, os.SEEK_END)
-        torn = end > 0 and os.pread(handle, 1, end - 1) != b"\n"
+        torn = end > 0 and os.lseek(handle, -1, os.SEEK_END) >= 0 and os.read(handle, 1) != b"\n"
         line = ("\n" if torn else "") + anchor.line() + "\n"
         os.write(handle, line.encode())
         os.fsync(handle)

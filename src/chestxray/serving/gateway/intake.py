@@ -9,7 +9,6 @@ the lock of the file `intake.lock`, which the kernel releases with a process tha
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
@@ -28,6 +27,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
 )
 
+from chestxray import file_locks
 from chestxray.artifacts import sha256
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Storage
@@ -156,18 +156,14 @@ class Intake:
         """
         end = time.monotonic() + _LOCK_SECONDS
         with self._lock:
-            while True:
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(_LOCK_INTERVAL)
+            while not file_locks.take(self._file):
+                if time.monotonic() > end:
+                    raise BlockingIOError("another process has placed an image for too long")
+                time.sleep(_LOCK_INTERVAL)
             try:
                 yield
             finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+                file_locks.release(self._file)
 
     def _check_space(self) -> None:
         free = self._store.free_mib()

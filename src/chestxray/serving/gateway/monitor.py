@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -174,7 +175,7 @@ class _OutsideAnchors:
 def _send_to_syslog(address: str, anchor: Anchor) -> None:
     """Send an anchor as a message of the facility "log audit" (RFC 3164 section 4.1)."""
     message = f"<{_LOG_AUDIT_NOTICE}>chestxray-gateway: audit anchor {anchor.line()}".encode()
-    if address.startswith("/"):
+    if sys.platform != "win32" and address.startswith("/"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(message, address)
         return

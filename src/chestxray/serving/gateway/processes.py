@@ -219,9 +219,8 @@ def _exit_after(ended: Callable[[], None]) -> None:
 
 def _use_share_of_cores(number: int, workers: int) -> None:
     """Give each worker its own cores: every engine would start a thread for each core."""
-    if workers == 1 or not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // workers)
-    first = number * share % len(cores)
-    os.sched_setaffinity(0, cores[first : first + share])
+    if sys.platform == "linux" and workers > 1:
+        cores = sorted(os.sched_getaffinity(0))
+        share = max(1, len(cores) // workers)
+        first = number * share % len(cores)
+        os.sched_setaffinity(0, cores[first : first + share])
