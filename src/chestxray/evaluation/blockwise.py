@@ -73,7 +73,7 @@ class PatientSums:
             within = np.append(0, ends[first:last] - some.start).clip(0, len(each))
             places = np.arange(len(each), dtype=np.int32)
             matrix = csr_array((np.ones(len(each)), places, within.astype(np.int32)))
-            self._sums[first:last] += matrix @ each
+            self._sums[first:last] += np.asarray(matrix @ each)
 
     def __call__(self, w: Weights) -> Values:
         """Give the sums under weights, uint8 [P, b]: float64 [b, q]."""

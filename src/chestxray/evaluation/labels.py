@@ -296,7 +296,7 @@ def pair(
         left_out=_left_out(read.findings, truth.findings),
         failed=int((~ok).sum()),
         unpredicted=int(same_part.sum()) - int(same_part[places[labelled]].sum()),
-        about=about_images(truth.rows[truth.rows.columns.intersection(_ABOUT)].iloc[at]),
+        about=about_images(truth.rows[truth.rows.columns.intersection([*_ABOUT])].iloc[at]),
         matched_by_file_name=int((named != images[positions]).sum()),
         unlabelled=int((ok & ~labelled).sum()),
         called=None if read.called is None else read.called[positions][:, ours],

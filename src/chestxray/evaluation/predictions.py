@@ -233,7 +233,7 @@ def of_tables(path: Path, tables: Iterable[pa.Table], rows: int) -> Predictions:
     if not rows:
         raise _empty(path)
     named = probability_columns(findings)
-    texts = {name: places[name] for name in _OTHERS if name in places}
+    texts: dict[str, int] = {name: places[name] for name in _OTHERS if name in places}
     values, text = numbers_of(
         chain([first], parts),
         {name: places[name] for name in named},
