@@ -24,6 +24,7 @@ LAYERS = (
         "file_names",
         "hub",
         "plain_yaml",
+        "storage",
         "table_limits",
     },
     {"sources"},
