@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.options import (
     BundleFolder,
+    CacheGib,
     DatasetSplit,
     EngineName,
     Inputs,
@@ -37,6 +38,7 @@ def predict(
     engine: EngineName = "auto",
     operating_point: OperatingPointName = None,
     require_signature: RequireSignature = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Predict the findings of radiographs.
 
@@ -51,6 +53,7 @@ def predict(
     interrupted run.
     """
     from chestxray.reading import predict as read
+    from chestxray.storage import shown
 
     run = read(
         bundle,
@@ -64,13 +67,13 @@ def predict(
         require_signature=require_signature,
     )
     typer.echo(
-        f"{out}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
+        f"{shown(run.path)}: {run.read} read by {run.engine}, {len(run.refused)} refused, "
         f"{len(run.failed)} unreadable"
     )
     unread = run.refused | run.failed
     for name, reason in islice(unread.items(), _SHOWN):
         typer.echo(f"  {name}: {reason}")
     if len(unread) > _SHOWN:
-        typer.echo(f"  and {len(unread) - _SHOWN} more: see the column reason of {out}")
+        typer.echo(f"  and {len(unread) - _SHOWN} more: see the column reason of {shown(run.path)}")
     if not run.read:
         raise typer.Exit(1)

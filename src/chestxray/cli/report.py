@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from chestxray.cli.options import CacheGib
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run, or of an evaluation alone.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The page to write. Default: FOLDER/report.html.")
     ] = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.
 
@@ -20,7 +23,9 @@ def report(
     """
     from chestxray.reporting.page import figures_folder
     from chestxray.reporting.page import report as write
+    from chestxray.storage import is_url, shown
 
     page = write(folder, out)
-    size = page.stat().st_size / 1e6
-    typer.echo(f"{page}: {size:.1f} MB, figures for print in {figures_folder(page)}")
+    where = shown(figures_folder(page))
+    size = "" if is_url(page) else f"{page.stat().st_size / 1e6:.1f} MB, "
+    typer.echo(f"{shown(page)}: {size}figures for print in {where}")

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import Overrides, RecipeName
+from chestxray.cli.options import CacheGib, Overrides, RecipeName
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A prepared dataset folder.")],
-    out: Annotated[Path, typer.Option("--out", help="The run folder to write.")],
+    dataset: Annotated[Path, typer.Argument(help="A prepared dataset: folder or URL.")],
+    out: Annotated[Path, typer.Option("--out", help="The run to write: folder or URL.")],
     *,
     recipe: RecipeName = None,
     overrides: Overrides = None,
@@ -37,12 +37,15 @@ def train(
             "MASTER_ADDR and MASTER_PORT.",
         ),
     ] = 1,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Train a classifier from a recipe. The bundle is written to OUT/bundle."""
+    from chestxray.storage import path_of, shown, staging_of
     from chestxray.training.recipe_checks import for_run
 
     first = nodes == 1 or os.environ.get("NODE_RANK") == "0"
-    chosen = for_run(out, recipe, overrides or (), resume, dataset, first=first)
+    at = staging_of(out)
+    chosen = for_run(at, recipe, overrides or (), resume, path_of(dataset), first=first)
     from chestxray.training.fit import train as fit  # imports torch, after the checks
     from chestxray.training.loop import Processes
 
@@ -50,4 +53,4 @@ def train(
     finished = fit(
         dataset, chosen, out, resume=resume, tensorboard=tensorboard, processes=processes
     )
-    typer.echo(f"{finished.bundle}: {finished.model}")
+    typer.echo(f"{shown(finished.bundle)}: {finished.model}")

@@ -7,6 +7,9 @@ shard are decoded, this process drops the rows of those that could not be read, 
 renames it, and then writes the shard's note: the size and hash of the file, and what became of each
 listed image. A later call keeps the shards that have a note and repeats the others; a shard has the
 same bytes each time.
+
+Files of a store are read here, some in advance, and their bytes go to the workers. A dataset that
+is made in a store gets each shard as soon as it is finished (`remote.ShardStore`).
 """
 
 from __future__ import annotations
@@ -26,12 +29,16 @@ from chestxray.artifacts import read_json, sha256, sync_folder, write_json
 from chestxray.dataset import shards
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.remote import ShardStore
 from chestxray.dataset.shards import HEADER_BYTES, Shard
 from chestxray.errors import ArtifactError, ImageError
 from chestxray.parallel import process_count
 from chestxray.progress import progress
+from chestxray.storage import Content, contents, origin_of
 
 CHUNK: Final = 16  # files that a worker takes at a time
+_AHEAD: Final = 2 * shards.SHARD  # files that are decoded while a shard goes to a store
+_AHEAD_IN_MEMORY: Final = 128  # of those whose bytes come from a store
 
 
 class _Strict(BaseModel):
@@ -82,18 +89,23 @@ class Packing:
 
 
 class _Place(NamedTuple):
-    """A file, and where its image belongs: the row in a shard."""
+    """A file, or its bytes, and where its image belongs: the row in a shard."""
 
-    path: str
+    file: str | Path | Content
     array: Path
     row: int
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.file)
 
 
 def pack(
-    paths: Sequence[str], size: int, images: Path, notes: Path, workers: int | None = None
+    paths: Sequence[str],
+    size: int,
+    images: Path,
+    notes: Path,
+    workers: int | None = None,
+    store: ShardStore | None = None,
 ) -> Packing:
     """Decode files into shards, resuming where an earlier call was stopped.
 
@@ -103,18 +115,22 @@ def pack(
         images: folder of the shards.
         notes: folder of the notes, `00000.json` for the first shard.
         workers: processes; all cores when None.
+        store: that takes each shard when it is finished, out of `images`.
 
     Raises:
         ArtifactError: the folders cannot be written; a later call resumes.
+        StorageError: a store does not answer; likewise.
         WorkerError: a worker process died; a later call resumes.
     """
     numbers = range(-(-len(paths) // shards.SHARD))
     try:
         images.mkdir(parents=True, exist_ok=True)
-        done = {n: note for n in numbers if (note := _finished(n, images, notes))}
+        done = {n: note for n in numbers if (note := _finished(n, images, notes, store))}
         left = [n for n in numbers if n not in done]
-        for number, note in _packed(paths, left, size, images, workers):
+        for number, note in _packed(paths, left, size, images, workers, bounded=bool(store)):
             write_json(notes / _note_name(number), note.model_dump(mode="json"))
+            if store is not None:
+                store.deliver(note.shard, images, notes / _note_name(number))
             done[number] = note
     except OSError as error:
         raise ArtifactError(
@@ -155,10 +171,13 @@ def _packed(
     images: Path,
     workers: int | None,
     wanted: Mapping[int, Shard] | None = None,
+    *,
+    bounded: bool = False,
 ) -> Iterator[tuple[int, _Note]]:
     """Write the shards with these numbers one after the other, all cores at work on the next.
 
-    Where `wanted` says what a shard is to be, another one is not put in its place.
+    Where `wanted` says what a shard is to be, another one is not put in its place. `bounded` limits
+    the files that are decoded in advance, so that finished shards do not pile up.
     """
     arrays = {number: _temporary(number, images) for number in left}
     places = {number: list(_places(number, paths, arrays[number])) for number in left}
@@ -168,7 +187,7 @@ def _packed(
         DecoderPool(partial(_decode, size=size), processes, SECONDS_PER_FILE) as pool,
         progress("prepare", len(paths), done=len(paths) - len(every)) as advance,
     ):
-        results = pool.map(every, chunk=CHUNK)
+        results = pool.map(_with_contents(every), _ahead(every, bounded), CHUNK)
         for number in left:
             files: list[File] = []
             for outcome in islice(results, len(places[number])):
@@ -177,6 +196,19 @@ def _packed(
             target = images / shards.shard_name(number)
             expected = None if wanted is None else wanted[number]
             yield number, _finish(arrays[number], target, size, files, expected)
+
+
+def _with_contents(places: Sequence[_Place]) -> Iterator[_Place]:
+    """Give the places of files with the bytes of those that are in a store."""
+    for place, file in zip(places, contents(place.file for place in places), strict=True):
+        yield place._replace(file=file)
+
+
+def _ahead(places: Sequence[_Place], bounded: bool) -> int | None:
+    """Give the number of files to decode in advance; None for all."""
+    if places and origin_of(str(places[0])) is not None:
+        return _AHEAD_IN_MEMORY
+    return _AHEAD if bounded else None
 
 
 def _file(outcome: Packed | OSError | ImageError) -> File:
@@ -211,7 +243,7 @@ def _decode(place: _Place, size: int) -> Packed | OSError:
     Gives its sides and the hash of its pixels; or why the array cannot be written, which is not
     the file's fault.
     """
-    radiograph = Radiograph.read(Path(place.path))
+    radiograph = Radiograph.read(place.file)
     height, width = radiograph.pixels.shape
     packed = Packed(width=width, height=height, sha256=radiograph.pixels_sha256)
     image = radiograph.canonical(size)
@@ -267,7 +299,7 @@ def _close_gaps(array: BinaryIO, kept: Iterable[int], image_bytes: int) -> None:
     array.truncate(HEADER_BYTES + place * image_bytes)
 
 
-def _finished(number: int, images: Path, notes: Path) -> _Note | None:
+def _finished(number: int, images: Path, notes: Path, store: ShardStore | None) -> _Note | None:
     """Give the note of a shard that an earlier call finished, None where it is to be made."""
     path = notes / _note_name(number)
     if not path.exists():
@@ -279,6 +311,8 @@ def _finished(number: int, images: Path, notes: Path) -> _Note | None:
     shard = note.shard
     if shard is None:
         return note
+    if store is not None:
+        return note if store.holds(shard) else None
     file = images / shard.name
     return note if file.exists() and file.stat().st_size == shard.bytes else None
 

@@ -25,7 +25,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -51,8 +51,10 @@ from chestxray.reading.predictions_writer import (
     columns,
 )
 from chestxray.reading.reader import Reader, opened
+from chestxray.storage import path_of, staged_file
 from chestxray.version import __version__
 
+_BESIDE: Final = (HEATMAPS, str(Path(HEATMAPS).with_suffix(".json")))
 _REFUSED: Final = "refused"
 _ERROR: Final = "error"
 _IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
@@ -115,9 +117,9 @@ def predict(  # noqa: PLR0913 - the options of one command
 
     Args:
         model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
-        inputs: a dataset or its folder; or files and folders, which are searched with all their
-            subfolders.
-        out: the table to write, .csv, .parquet or .jsonl.
+        inputs: a dataset, or its path or URL; or files and folders, which are searched with all
+            their subfolders, likewise.
+        out: path or URL of the table to write, .csv, .parquet or .jsonl.
         split: of a dataset, such as `test`.
         heatmaps: also write `heatmaps.npy` beside the table, float16 [N, K, h, w], NaN where an
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
@@ -131,18 +133,23 @@ def predict(  # noqa: PLR0913 - the options of one command
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
         ArtifactError: another process writes `out`, or it was started with another engine; or the
             dataset or the bundle is damaged or does not fit.
+        StorageError: a URL is refused, nothing is there, or the store does not answer; the same
+            call resumes.
     """
-    check_out(Path(out))
-    model = model if isinstance(model, Reader) else hub.local(model)
-    card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
-    # Wrong inputs are reported before the network is loaded, which takes seconds.
-    found = find(inputs, split, card)
-    with found.decoding() as ready:  # its processes start while the model is loaded
-        reader = opened(model, engine, operating_point, require_signature)
-        for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
-            if warning:
-                _log.warning("%s", warning)
-        return predict_inputs(reader, ready, Path(out), heatmaps, force)
+    with staged_file(out, beside=_BESIDE) as path:
+        check_out(path)
+        model = model if isinstance(model, Reader) else hub.local(model)
+        card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
+        # Wrong inputs are reported before the network is loaded, which takes seconds.
+        found = find(inputs, split, card)
+        with found.decoding() as ready:  # its processes start while the model is loaded
+            reader = opened(model, engine, operating_point, require_signature)
+            for warning in (*reader.warnings, leakage(found, reader.bundle.card)):
+                if warning:
+                    _log.warning("%s", warning)
+            run = predict_inputs(reader, ready, path, heatmaps, force)
+    out = path_of(out)
+    return replace(run, path=out, heatmaps=out.with_name(HEATMAPS) if run.heatmaps else None)
 
 
 def predict_inputs(

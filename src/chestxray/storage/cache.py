@@ -18,9 +18,9 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from chestxray.errors import StorageError
 
@@ -31,7 +31,8 @@ _GIB: Final = 2**30
 _FOLDER: Final = "objects"
 _LOCK, _PART = ".lock", ".part"
 
-_held: dict[str, tuple[IO[bytes], int]] = {}
+_held: Final[dict[str, tuple[int, int]]] = {}
+"""The descriptor of the lock of each entry that this process holds, and how often it holds it."""
 _guard: Final = threading.Lock()
 
 
@@ -84,46 +85,57 @@ def keep(key: str, size: int, make: Callable[[Path], None]) -> Path:
 def release(path: Path) -> None:
     """Let an entry that `keep` gave be deleted when room is needed; held twice, let go twice."""
     with _guard:
-        handle, count = _held.pop(str(path))
+        descriptor, count = _held.pop(str(path))
         if count > 1:
-            _held[str(path)] = handle, count - 1
+            _held[str(path)] = descriptor, count - 1
         else:
-            handle.close()
+            os.close(descriptor)
 
 
 def _hold(path: Path) -> bool:
     """Hold an entry if it is there, and note that it is used."""
     if str(path) in _held:
-        handle, count = _held[str(path)]
-        _held[str(path)] = handle, count + 1
+        descriptor, count = _held[str(path)]
+        _held[str(path)] = descriptor, count + 1
         return True
-    handle = _lock_file(path)
-    fcntl.flock(handle, fcntl.LOCK_SH)
+    descriptor = _lock_of(path)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
     if not path.exists():
-        handle.close()
+        os.close(descriptor)
         return False
     os.utime(path)
-    _held[str(path)] = handle, 1
+    _held[str(path)] = descriptor, 1
     return True
 
 
-def _lock_file(path: Path) -> IO[bytes]:
+def _lock_of(path: Path) -> int:
     """Open the lock file of an entry; it stays, since a deleted one might be locked by another."""
-    return path.with_name(path.name + _LOCK).open("ab")
+    return os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Lock an entry; raises `BlockingIOError` as `fcntl.flock` does."""
+    descriptor = _lock_of(path)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make(path: Path, size: int, make: Callable[[Path], None]) -> None:
     """Make an entry, unless another process has made it meanwhile."""
-    with _lock_file(path) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with _locked(path, fcntl.LOCK_EX):
         if path.exists():
             return
         temporary, part = path.with_name(f".{path.name}.tmp"), path.with_name(path.name + _PART)
         _delete(temporary)
         _reserve(part, size)
         try:
-            make(temporary)
-            temporary.replace(path)
+            temporary.mkdir()
+            make(temporary / path.name)
+            (temporary / path.name).replace(path)
         finally:
             _delete(temporary)
             part.unlink(missing_ok=True)
@@ -137,8 +149,7 @@ class _Entry(NamedTuple):
 
 def _reserve(part: Path, size: int) -> None:
     """Take room for an entry, at the expense of those that were not used for longest."""
-    with (part.parent / "room.lock").open("ab") as room:
-        fcntl.flock(room, fcntl.LOCK_EX)
+    with _locked(part.parent / "room", fcntl.LOCK_EX):
         entries = sorted(_entries(part.parent), key=lambda entry: entry.used)
         excess = sum(entry.bytes for entry in entries) + size - limit()
         for entry in entries:
@@ -169,14 +180,14 @@ def _size(inside: Path) -> int:
 
 def _evicted(path: Path) -> bool:
     """Delete an entry, or the reservation of a killed process; tells whether nobody holds it."""
-    with _lock_file(path.with_name(path.name.removesuffix(_PART))) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        _delete(path)
-        _delete(path.with_name(f".{path.name.removesuffix(_PART)}.tmp"))
-        return True
+    entry = path.with_name(path.name.removesuffix(_PART))
+    try:
+        with _locked(entry, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _delete(path)
+            _delete(path.with_name(f".{entry.name}.tmp"))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _delete(path: Path) -> None:

@@ -32,7 +32,8 @@ from chestxray.artifacts import sha256, written
 from chestxray.errors import MissingExtraError, StorageError
 from chestxray.storage.urls import PROTOCOLS, url_of
 
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = 5
+_INNER_ATTEMPTS: Final = 2
 _PAUSE: Final = 0.5  # seconds before the second attempt; then doubled
 _LONGEST_PAUSE: Final = 8.0
 _LONGEST_REASON: Final = 300  # characters
@@ -255,7 +256,8 @@ class ObjectFolder:
 def _pause(attempt: int) -> float:
     """Give the seconds to wait after an attempt; random, so that processes do not ask in step."""
     longest: float = min(_LONGEST_PAUSE, _PAUSE * 2.0 ** (attempt - 1))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - no secret
+    # It decides nothing that has to be secret.
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311
 
 
 def _is_final(error: Exception) -> bool:
@@ -288,7 +290,18 @@ def _file_system(protocol: str) -> Any:  # noqa: ANN401 - fsspec has no types
         importlib.import_module(PROTOCOLS[protocol])
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or PROTOCOLS[protocol], "scale") from error
-    return fsspec.filesystem(protocol, use_listings_cache=False)
+    files = fsspec.filesystem(protocol, use_listings_cache=False, **_options(protocol))
+    if hasattr(files, "retries"):  # of s3fs, inside each attempt of this module
+        files.retries = _INNER_ATTEMPTS
+    return files
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Leave the attempts to this module: three libraries that repeat each other take minutes."""
+    if protocol != "s3":
+        return {}
+    own = dict(importlib.import_module("fsspec.config").conf.get("s3", {}).get("config_kwargs", {}))
+    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, **own}}
 
 
 def _reason(error: Exception) -> str:

@@ -91,20 +91,20 @@ class Content(io.BytesIO):
         return self.name
 
 
-def contents(paths: Iterable[str | Path]) -> Iterator[str | Path | Content]:
+def contents(paths: Iterable[str | Path | Content]) -> Iterator[str | Path | Content]:
     """Give what a decoder reads of each file, some of them read in advance.
 
-    A path of this machine is given as it is. A file that is not there, or not any more, is given as
-    its path, which the decoder cannot open.
+    A path of this machine, or what was read already, is given as it is. A file that is not there
+    any more is given as its path, which the decoder cannot open.
 
     Raises:
         StorageError: the store does not answer, or refuses; the file is not to blame.
     """
-    waiting: deque[str | Path | Future[str | Path | Content]] = deque()
+    waiting: deque[str | Path | Content | Future[str | Path | Content]] = deque()
     with ThreadPoolExecutor(_AT_A_TIME, "read") as threads:
         try:
             for path in paths:
-                remote = origin_of(path) is not None
+                remote = not isinstance(path, Content) and origin_of(path) is not None
                 waiting.append(threads.submit(content, path) if remote else path)
                 if len(waiting) > (_AT_A_TIME if remote else 0):
                     yield _come(waiting.popleft())
@@ -114,10 +114,10 @@ def contents(paths: Iterable[str | Path]) -> Iterator[str | Path | Content]:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def content(path: str | Path) -> str | Path | Content:
+def content(path: str | Path | Content) -> str | Path | Content:
     """Give what a decoder reads of one file; see `contents`."""
-    url = origin_of(path)
-    if url is None:
+    url = None if isinstance(path, Content) else origin_of(path)
+    if url is None or isinstance(path, Content):
         return path
     size = Path(path).stat().st_size if not is_url(path) else None
     store, name = _place(url)
@@ -176,7 +176,7 @@ class _Ranges(io.RawIOBase):
         return len(data)
 
 
-def _come(one: str | Path | Future[str | Path | Content]) -> str | Path | Content:
+def _come(one: str | Path | Content | Future[str | Path | Content]) -> str | Path | Content:
     return one.result() if isinstance(one, Future) else one
 
 
