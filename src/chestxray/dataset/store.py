@@ -26,7 +26,7 @@ from chestxray.dataset.shards import Shard, Shards
 from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, Findings
-from chestxray.storage import is_url, path_of
+from chestxray.storage import is_url, path_of, shown
 from chestxray.table_limits import read_parquet
 
 MANIFEST: Final = remote.MANIFEST
@@ -435,13 +435,13 @@ def table_problem(folder: Path, manifest: Manifest, name: str) -> str | None:
 
 def remake(folder: Path) -> str:
     """Say how to make a dataset again."""
-    return f"remove {folder} and run `chestxray prepare` again"
+    return f"remove {shown(folder)} and run `chestxray prepare` again"
 
 
 def renew(folder: Path, shard: str) -> str:
     """Say how to make one shard again, such as `images/00000.npy`."""
     return (
-        f"remove {folder / shard} and run the `chestxray prepare` that made the "
+        f"remove {shown(folder / shard)} and run the `chestxray prepare` that made the "
         f"dataset again; it rebuilds only missing files"
     )
 
