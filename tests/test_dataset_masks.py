@@ -95,7 +95,9 @@ def test_masks_have_the_rows_of_the_shards_of_images(made):
     assert len(manifest.masks) == 3
 
 
-@pytest.mark.parametrize("fault", ["altered", "short", "missing"])
+@pytest.mark.parametrize(
+    "fault", ["altered", pytest.param("short", marks=pytest.mark.slow), "missing"]
+)
 def test_masks_that_were_damaged_are_found_and_made_again(raw, made, tmp_path, fault):
     copy = Path(shutil.copytree(made, tmp_path / "copy"))
     path, whole = copy / "masks/00001.npy", (made / "masks/00001.npy").read_bytes()

@@ -168,6 +168,7 @@ def test_kept_answers_of_other_images_are_refused(distilled, dataset, unlabelled
         targets_of(unlabelled.with_split(parts, "turned"), distilled)
 
 
+@pytest.mark.slow
 def test_a_resumed_pupil_ends_as_one_that_was_not_and_needs_no_teacher(
     dataset, teacher, tmp_path, monkeypatch
 ):

@@ -446,6 +446,7 @@ def test_evaluating_and_reporting_need_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_official_test_set_is_evaluated_in_seconds(real: Path, tmp_path: Path) -> None:
     table = real / "nih-metadata" / "Data_Entry_2017_v2020.csv.gz"
     with gzip.open(real / "nih-metadata" / "test_list.txt.gz", "rt") as file:

@@ -173,7 +173,7 @@ def killed(dataset, tmp_path_factory) -> dict[int, Path]:
     return {epoch: folder / str(epoch) for epoch in (0, 2)}
 
 
-@pytest.mark.parametrize("epochs_before_the_kill", [0, 2])
+@pytest.mark.parametrize("epochs_before_the_kill", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(
     dataset, whole, killed, epochs_before_the_kill
 ):
@@ -365,14 +365,6 @@ def test_resuming_on_another_dataset_is_refused(run, phantoms, tmp_path):
     other = prepare(phantoms, tmp_path / "other", size=32, seed=5)
     with pytest.raises(ArtifactError, match="another dataset"):
         fit.train(other, tiny(), run, resume=True)
-
-
-def test_tensorboard_logs_are_written_on_request(dataset, tmp_path):
-    pytest.importorskip("tensorboard")
-    fit.train(dataset, tiny("max_epochs=1"), tmp_path / "run", tensorboard=True)
-    (events,) = (tmp_path / "run/tensorboard").glob("events.*")
-    data = events.read_bytes()
-    assert all(name in data for name in (b"auroc/val", b"loss/train"))
 
 
 def test_class_weights_and_balanced_sampling_reach_training(dataset, tmp_path, monkeypatch):

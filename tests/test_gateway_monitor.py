@@ -305,6 +305,7 @@ def test_a_damaged_page_halts_the_gateway_until_a_backup_is_restored(
         assert gateway.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_database_that_is_deleted_under_it_ends_a_gateway_without_health_endpoint(
     tmp_path: Path, run: Path, exported: Path
 ) -> None:

@@ -81,7 +81,7 @@ def test_dciodvfy_would_find_an_error(tmp_path, reader):
     assert dciodvfy(tmp_path / "broken.dcm")
 
 
-@pytest.mark.parametrize("kind", ["sr", "regions"])
+@pytest.mark.parametrize("kind", ["sr", pytest.param("regions", marks=pytest.mark.slow)])
 def test_pixelmed_finds_no_error(kind, tmp_path, reader):
     path = film(tmp_path, **HEADERS["Japanese"])
     assert pixelmed(files(tmp_path, path, reader)[kind]) == []

@@ -79,6 +79,7 @@ def test_weights_of_the_hub_are_fetched_once_recorded_and_used(hub, weights, tmp
     assert json.loads(again.stdout) == [origin, scales]
 
 
+@pytest.mark.slow
 def test_a_hub_without_the_repository_or_without_an_answer_is_a_clear_error(hub, tmp_path):
     lacking = start("hub:someone/else", tmp_path, hub)
     assert lacking.returncode == 2

@@ -30,6 +30,7 @@ def execute(name: str, folder: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+@pytest.mark.slow
 def test_the_notebooks_run_from_top_to_bottom(tmp_path):
     for name in IN_ORDER:
         execute(name, tmp_path)

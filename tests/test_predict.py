@@ -307,6 +307,15 @@ def test_stopping_does_not_wait_for_a_file_that_hangs(reader, phantoms, tmp_path
     batches.close()  # as Ctrl-C does
 
 
+def test_the_first_batches_are_small_and_a_resumed_call_has_the_same_ones(reader, many):
+    paths = tuple(sorted(many.iterdir()))[:100]
+    files = RadiographFiles(paths, [path.name for path in paths], reader.size)
+    assert [len(batch) for batch in files.batches(32)] == [4, 8, 16, 32, 32, 8]
+    assert [len(batch) for batch in files.batches(32, start=28)] == [32, 32, 8]
+    assert [len(batch) for batch in files.batches(32, start=20)] == [8, 32, 32, 8]
+    assert not list(files.batches(32, start=100))
+
+
 def test_a_decoder_that_dies_of_a_file_is_replaced(phantoms, tmp_path):
     """Killed from outside, as a crash in a codec or the kernel's memory killer would."""
     (good,) = sorted((phantoms / "images_001/images").iterdir())[:1]

@@ -86,6 +86,7 @@ def test_a_network_starts_from_the_one_that_phantoms_trained(dataset):
             assert torch.equal(tensor, getattr(new, part).state_dict()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tuned")
 def test_an_interrupted_pretraining_ends_as_one_that_was_not(whole):
     """To the bit; and the command gives what the cache keeps."""
@@ -138,6 +139,7 @@ def forbidden(*_: object, **__: object) -> None:
     raise AssertionError("pretrains")
 
 
+@pytest.mark.slow
 def test_a_run_under_way_is_resumed_without_the_network_that_it_started_from(
     tuned, dataset, tmp_path, monkeypatch
 ):

@@ -152,11 +152,10 @@ def test_a_probe_takes_all_that_concerns_the_network_and_the_machine():
     assert recipe.load("probe", {**changes, "seed": 4, "weights": "none"}).seed == 4
 
 
-@pytest.mark.parametrize("more", [{"processes": Processes(devices=2)}, {"tensorboard": True}])
-def test_a_probe_has_one_process_and_no_epochs(more, dataset, tmp_path):
+def test_a_probe_has_one_process(dataset, tmp_path):
     chosen = recipe.load("probe", {"backbone": "resnet10t", "weights": "none", "size": 32})
     with pytest.raises(TrainingError, match="method = ridge fits the head in one process"):
-        fit.train(dataset, chosen, tmp_path / "run", **more)
+        fit.train(dataset, chosen, tmp_path / "run", processes=Processes(devices=2))
     assert not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError, RecipeError, SourceError
-from chestxray.evaluation import Labels, evaluate
+from chestxray.evaluation import Labels, compare, evaluate
 from chestxray.evaluation import predictions as tables
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.evaluation import Evaluation
@@ -35,7 +35,7 @@ from chestxray.model.importing.formats import FORMATS
 from chestxray.model.model_card import InitialWeights, ModelCard
 from chestxray.model.recalibration import calibrate
 from chestxray.reading import predict
-from chestxray.reading.inputs import find, leakage
+from chestxray.reading.inputs import RadiographFiles, find, leakage
 from chestxray.reading.validation import _unseen
 from chestxray.reporting import readme
 from chestxray.sources import overlaps
@@ -350,6 +350,32 @@ def test_predict_warns_with_the_number(imported, dataset, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         predict(imported, named(dataset, "nih"), tmp_path / "p.csv", split="test", engine="torch")
     assert warning in caplog.text
+
+
+def test_files_are_told_of_by_their_names_where_a_public_model_learned_from_such(imported):
+    card = model_card.read(imported).card
+
+    def said(*names: str) -> str | None:
+        return leakage(RadiographFiles(tuple(map(Path, names)), names, size=32), card)
+
+    assert said(*IN["train"], *IN["test"]) == (
+        "The model was trained on 37 of the 43 images that are measured here, if these are images "
+        "of NIH ChestX-ray14, as their names say: they are in the training list of "
+        "arnoweng/CheXNet. Then all figures are too good."
+    )
+    assert said("ward/1.png", *IN["test"]) is None
+
+
+def test_a_comparison_tells_which_of_its_images_each_model_has_seen(imported, dataset, tmp_path):
+    folder = tmp_path / "run"
+    changed(imported, folder / "bundle")
+    table = predicted(dataset, folder, model=model_card.read(folder / "bundle").identity)
+    other = predicted(dataset, tmp_path / "other", model="another")
+    found = compare(other, table, named(dataset, "nih"), resamples=1)
+    names = dataset.index["image"].iloc[dataset.rows("test")]
+    assert {of.through: of.images for of in found.seen_b} == told(names)
+    assert not found.seen_a
+    assert not compare(other, table, dataset, resamples=1).seen_b  # phantoms
 
 
 def test_the_command_counts_the_images_of_a_label_table_of_nih(imported, tmp_path):

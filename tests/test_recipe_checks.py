@@ -80,7 +80,7 @@ def test_a_backbone_of_the_hub_is_asked_for_when_the_network_is_made():
 
 def test_models_of_timm_pass():
     made_up_tag = "deepseek_vit_412m_align.deepseek_v4_1_flash"  # not literally in timm's source
-    for name in [*timm.list_models()[::20], *timm.list_pretrained()[::20], made_up_tag]:
+    for name in [*timm.list_models()[::60], *timm.list_pretrained()[::60], made_up_tag]:
         assert not recipe_checks._backbone_faults({"backbone": name}), name
 
 

@@ -677,6 +677,7 @@ def test_forty_findings_are_drawn_on_pages_that_can_be_printed(
         assert float(root.get("height", "0pt")[:-2]) <= 10 * 72
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_too_tall_becomes_numbered_pages_with_every_panel(tmp_path: Path) -> None:
     counts = {"tp": 5, "fn": 1, "fp": 2, "tn": 9}
     panels = [(f"Sign {i}", plots.confusion(counts, f"sign {i}")) for i in range(60)]
@@ -691,7 +692,7 @@ def test_a_figure_that_is_too_tall_becomes_numbered_pages_with_every_panel(tmp_p
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("inside", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_an_evaluation_without_a_run_has_a_page(
     hospital: dict[int, Path], tmp_path: Path, inside: bool
 ) -> None:

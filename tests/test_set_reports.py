@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
+import markupsafe
 import pytest
 
 import public_trees
@@ -38,7 +38,7 @@ def test_a_set_goes_from_its_own_tree_to_a_report_that_names_it(
     dataset = Dataset.open(tmp_path / "out/dataset")
     (source,) = dataset.manifest.sources
     assert (source.name, dataset.manifest.failures) == (source_name, ())
-    assert html.escape(source.title, quote=True) in (tmp_path / "out/run/report.html").read_text(
+    assert str(markupsafe.escape(source.title)) in (tmp_path / "out/run/report.html").read_text(
         encoding="utf-8"
     )
     metrics = json.loads((tmp_path / "out/run/evaluation/metrics.json").read_text())

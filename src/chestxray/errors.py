@@ -157,6 +157,8 @@ _EXTRA_OF_MODULE: Final = {
     "huggingface_hub": "train",
     "sklearn": "train",
     "tensorboard": "track",
+    "mlflow": "track",
+    "wandb": "wandb",
     "h5py": "keras",
     "jinja2": "report",
     "markupsafe": "report",

@@ -62,7 +62,7 @@ def compare(
 
 
 def _show(result: dict[str, Any]) -> None:
-    """Print what was compared, one line per finding, and the conclusion."""
+    """Print what was compared, the figures, and the conclusion."""
     typer.echo(f"A: {result['a']}\nB: {result['b']}")
     typer.echo(
         f"{result['source']}, split {result['split']}: {result['images']} images of "
@@ -71,8 +71,18 @@ def _show(result: dict[str, Any]) -> None:
     for name in ("a", "b"):
         if count := result[f"only_{name}"]:
             typer.echo(f"{count} images are predicted by {name.upper()} alone and left out of both")
+        for seen in result[f"seen_{name}"]:
+            typer.echo(f"warning: {name.upper()}: {seen['sentence']}")
     if result["neither"]:
         typer.echo(f"{result['neither']} labelled images are predicted by neither")
+    _show_figures(result)
+    typer.echo(f"\n{result['sentence']}")
+    if result["noninferiority"]:
+        typer.echo(result["noninferiority"]["sentence"])
+
+
+def _show_figures(result: dict[str, Any]) -> None:
+    """Print a line for each finding, and what is left out."""
     typer.echo(
         f"\n{'AUROC':20}{'positives':>10}{'A':>8}{'B':>8}{'B - A':>9}{'95 % interval':>19}"
         f"{'p':>10}{'p (Holm)':>10}{'p (DeLong)':>12}"
@@ -87,9 +97,6 @@ def _show(result: dict[str, Any]) -> None:
         typer.echo(f"not in the mean: {', '.join(not_in_mean)}")
     for name, reason in result["left_out"].items():
         typer.echo(f"{name} is left out: {reason}")
-    typer.echo(f"\n{result['sentence']}")
-    if result["noninferiority"]:
-        typer.echo(result["noninferiority"]["sentence"])
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:

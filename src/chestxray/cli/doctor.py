@@ -21,7 +21,7 @@ _EXTRAS = {
     "pacs": ("prometheus_client", "pynetdicom"),
     "export": ("nncf", "onnx", "onnxruntime", "openvino"),
     "sign": ("cryptography",),
-    "track": ("tensorboard",),
+    "track": ("tensorboard", "mlflow"),
 }
 
 

@@ -30,6 +30,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."),
 ]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        metavar="TRACKER",
+        help="Also give the run to a tracker: tensorboard, mlflow or wandb. Repeatable.",
+    ),
+]
 SplitName = Annotated[
     str,
     typer.Option(

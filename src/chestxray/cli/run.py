@@ -13,6 +13,7 @@ from chestxray.cli.evaluate import evaluate
 from chestxray.cli.explain import explain
 from chestxray.cli.options import (
     AllowMissing,
+    Loggers,
     Overrides,
     RecipeName,
     SourceOptions,
@@ -38,6 +39,7 @@ def run(
     split: SplitName = "auto",
     given: SourceOptions,
     allow_missing: AllowMissing = False,
+    loggers: Loggers = None,
 ) -> None:
     """Prepare, train, predict, evaluate, explain and report.
 
@@ -51,13 +53,14 @@ def run(
     asked = [*given.words(), *(["--allow-missing"] * allow_missing)]
     say("prepare", *raws, dataset, "--size", size, "--split", split, *asked)
     prepare([*raws, dataset], size=size, split=split, allow_missing=allow_missing, **vars(given))
-    _train(dataset, model, recipe, overrides)
+    tracked = [word for name in loggers or () for word in ("--logger", name)]
+    _train(dataset, model, recipe, overrides, loggers)
     _predict_and_evaluate(dataset, model, _masks(raws))
     say("explain", model / "bundle", dataset, "--split", "test", "--out", model / "explanations")
     explain(model / "bundle", [dataset], out=model / "explanations", split="test")
     _explain_pairs(dataset, model)
-    say("report", model, "--out", model / "report.html")
-    report(model, out=model / "report.html")
+    say("report", model, "--out", model / "report.html", *tracked)
+    report(model, out=model / "report.html", loggers=loggers)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     typer.echo(f"\n{minutes} min {seconds} s. Open {(model / 'report.html').resolve()}")
 
@@ -74,12 +77,19 @@ def _checked_size(recipe: str, overrides: list[str] | None, dataset: Path) -> in
     return chosen.size
 
 
-def _train(dataset: Path, model: Path, recipe: str, overrides: list[str] | None) -> None:
+def _train(
+    dataset: Path,
+    model: Path,
+    recipe: str,
+    overrides: list[str] | None,
+    loggers: list[str] | None,
+) -> None:
     resume = (model / "recipe.yaml").exists()
     changes = [word for override in overrides or () for word in ("--set", override)]
-    more = [*changes, *(["--resume"] * resume)]
+    tracked = [word for name in loggers or () for word in ("--logger", name)]
+    more = [*changes, *(["--resume"] * resume), *tracked]
     say("train", dataset, "--out", model, "--recipe", recipe, *more)
-    train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume)
+    train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume, loggers=loggers)
 
 
 def _predict_and_evaluate(dataset: Path, model: Path, masks: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import CacheGib, Overrides, RecipeName
+from chestxray.cli.options import CacheGib, Loggers, Overrides, RecipeName
 
 
 def train(
@@ -20,9 +20,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted run, with its own recipe.")
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")
-    ] = False,
+    loggers: Loggers = None,
     devices: Annotated[
         int,
         typer.Option(
@@ -50,7 +48,5 @@ def train(
     from chestxray.training.loop import Processes
 
     processes = Processes(devices, nodes)
-    finished = fit(
-        dataset, chosen, out, resume=resume, tensorboard=tensorboard, processes=processes
-    )
+    finished = fit(dataset, chosen, out, resume=resume, trackers=loggers or (), processes=processes)
     typer.echo(f"{shown(finished.bundle)}: {finished.model}")

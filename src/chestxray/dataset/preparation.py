@@ -484,6 +484,8 @@ def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
                     ObjectFolder(out).upload(here / place / shard.name, f"{place}/{shard.name}")
     else:
         say("prepare", f"{shown(out)} is complete, made from the same inputs")
+    if is_url(out):
+        ShardStore(out).delete_notes()  # of a prepare that was killed at its end
     shutil.rmtree(here.parent if is_url(out) else out / UNFINISHED, ignore_errors=True)
 
 

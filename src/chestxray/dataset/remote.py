@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from chestxray.dataset.shards import FOLDER, Shard
 from chestxray.errors import ArtifactError
-from chestxray.storage import ObjectFolder, cache, is_url, known_as, shown
+from chestxray.storage import ObjectFolder, cache, is_url, known_as, shown, upload
 
 MANIFEST: Final = "dataset.json"
 UNFINISHED: Final = ".prepare"  # the folder of an unfinished dataset
@@ -183,9 +183,12 @@ class ShardStore:
             work: folder of the files on this machine.
             names: of the files besides the manifest.
         """
-        with ThreadPoolExecutor(_AT_A_TIME) as threads:
-            list(threads.map(lambda name: self._store.upload(work / name, name), names))
+        upload(work, self._store, names)
         self._store.upload(work / MANIFEST, MANIFEST)
+        self.delete_notes()
+
+    def delete_notes(self) -> None:
+        """Delete what a finished dataset does not need any more."""
         left = [name for name in self._store.versions() if name.startswith(f"{UNFINISHED}/")]
         # The plan last: without it, what is left would belong to nobody.
         for name in sorted(left, key=lambda name: name.endswith(PLAN)):

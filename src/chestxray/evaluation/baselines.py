@@ -370,7 +370,7 @@ def _mean_test(
         return Significance.of_equals()
     degrees = degrees_of_mean(draws, [a - b for a, b in both], sides)
     most = max(sides)
-    patients = most if most < FEWEST else draws.counts.shape[1]
+    patients = most if most < FEWEST else draws.patients
     group = "with, or without, each finding"
     return Significance.of(draws, ours - theirs, patients, degrees=degrees, group=group)
 

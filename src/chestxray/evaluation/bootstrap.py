@@ -25,7 +25,10 @@ and 14 findings; of all other figures it held 91 to 95 %. There is no interval e
 resamples are equal.
 
 Memory: 2 bytes per patient and row of weights, and a few rows at a time expanded to images. For the
-112,120 images and 30,805 patients of NIH ChestX-ray14 that is 90 MB and 20 MB.
+112,120 images and 30,805 patients of NIH ChestX-ray14 that is 90 MB and 20 MB. The weights of more
+than `MOST_STORED` patients are not kept but drawn again when needed, as Poisson counts (see
+`poisson_weights`). With more than `MOST_EXPANDED` images, the weights stay those of patients, for a
+block of rows at a time (`Draws.by_blocks`), and `blockwise` makes the metrics of them.
 
 A difference is tested against 0 by its bootstrap standard error (see `significance`). A bootstrap
 of few patients underestimates the error, by sqrt((k - 1) / k) for the mean of k, where k is the
@@ -39,8 +42,9 @@ below 0.05 stays below 0.05.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -48,10 +52,22 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from scipy.special import ndtr, ndtri
 
+from chestxray.evaluation.poisson_weights import (
+    LANES,
+    MOST,
+    Weights,
+    poisson_weights,
+    without_groups,
+)
+
 LEVEL: Final = 0.95
 TAILS: Final = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RESAMPLES: Final = 1000
 GROUPS: Final = 500
+MOST_STORED: Final = 250_000
+"""Patients whose weights are kept: 750 MB. Those of more are drawn again when needed."""
+MOST_EXPANDED: Final = 400_000
+"""Images that are given a weight each in every row. More share those of their patients."""
 _MOST_MISSING: Final = 0.1
 _MOST_BIAS: Final = 0.5  # standard errors
 MOVED: Final = (
@@ -139,14 +155,22 @@ class Draws:
     """The bootstrap weights: how often each patient is drawn in each row.
 
     Attributes:
-        counts: uint16 [1 + R + G, patients].
-        patient: int [n], the column of `counts` that each image belongs to.
+        patient: int [n], the number of the patient of each image.
+        patients: P, their number.
         resamples: R.
+        seed: of the random numbers.
+        group: int [P], in which of the G groups each patient is left out.
+        groups: G.
+        kept: uint16 [1 + R + G, P], where there are at most `MOST_STORED` patients.
     """
 
-    counts: npt.NDArray[np.uint16] = field(repr=False)
     patient: npt.NDArray[np.int64] = field(repr=False)
+    patients: int
     resamples: int
+    seed: int
+    group: npt.NDArray[np.int64] = field(repr=False)
+    groups: int
+    kept: npt.NDArray[np.uint16] | None = field(repr=False)
 
     @classmethod
     def of(cls, patients: npt.NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> Draws:
@@ -161,13 +185,71 @@ class Draws:
         rng = np.random.default_rng(seed)
         many = len(names)
         groups = min(many, GROUPS) if resamples else 0
-        counts = np.ones((1 + resamples + groups, many), dtype=np.uint16)
-        for row in counts[1 : 1 + resamples]:
-            row[:] = np.bincount(rng.integers(max(many, 1), size=many), minlength=many)
+        kept = None
+        if many <= MOST_STORED:
+            kept = np.ones((1 + resamples + groups, many), dtype=np.uint16)
+            for row in kept[1 : 1 + resamples]:
+                row[:] = np.bincount(rng.integers(max(many, 1), size=many), minlength=many)
         group = rng.permutation(many) % max(groups, 1)
-        for left_out, row in enumerate(counts[1 + resamples :]):
-            row[group == left_out] = 0
-        return cls(counts, patient.astype(np.int64), resamples)
+        if kept is not None:
+            for left_out, row in enumerate(kept[1 + resamples :]):
+                row[group == left_out] = 0
+        return cls(patient.astype(np.int64), many, resamples, seed, group, groups, kept)
+
+    def __len__(self) -> int:
+        """Give the number of rows, 1 + R + G."""
+        return 1 + self.resamples + self.groups
+
+    @property
+    def counts(self) -> npt.NDArray[np.integer[Any]]:
+        """All weights, int [1 + R + G, P]; drawn for this, where they are not kept."""
+        if self.kept is not None:
+            return self.kept
+        return np.concatenate([weights.T for _, weights in self._blocks()])
+
+    @property
+    def expanded(self) -> bool:
+        """Whether images are few enough for a weight each in every row."""
+        return len(self.patient) <= MOST_EXPANDED
+
+    @property
+    def most(self) -> int:
+        """The largest weight."""
+        return MOST if self.kept is None else int(self.kept.max(initial=1))
+
+    def _blocks(self) -> Iterator[tuple[int, Weights]]:
+        """Give the weights of all rows, some at a time: the first row, and uint8 [P, b]."""
+        ends = np.cumsum([1, self.resamples, self.groups])
+        for kind, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            for start in range(int(begin), int(end), LANES):
+                lanes = min(LANES, int(end) - start)
+                yield start, self._block(kind, start - int(begin), start, lanes)
+
+    def _block(self, kind: int, offset: int, start: int, lanes: int) -> Weights:
+        """Give one block of the data as they are (0), of resamples (1) or of the jackknife (2)."""
+        if self.kept is not None:
+            return np.ascontiguousarray(self.kept[start : start + lanes].T.astype(np.uint8))
+        weights = np.ones((self.patients, lanes), dtype=np.uint8)
+        if kind == 1:
+            poisson_weights(self.seed, offset // LANES, weights)
+        elif kind == 2:
+            without_groups(self.group, offset, weights)
+        return weights
+
+    def by_blocks(self, parts: Sequence[Callable[[Weights], Values]]) -> list[Values]:
+        """Compute statistics from the weights of patients, in one pass over all rows.
+
+        Args:
+            parts: each takes uint8 [P, b] and gives [b] or [b, k].
+
+        Returns:
+            Of each part, float64 [1 + R + G] or [1 + R + G, k].
+        """
+        found: list[list[Values]] = [[] for _ in parts]
+        for _, weights in self._blocks():
+            for values, part in zip(found, parts, strict=True):
+                values.append(np.asarray(part(weights), dtype=np.float64))
+        return [np.concatenate(values) for values in found]
 
     def apply(self, statistic: _Statistic, rows: npt.NDArray[Any] | None = None) -> Values:
         """Compute a statistic with every row of weights.
@@ -182,13 +264,15 @@ class Draws:
             float64 [1 + R + G] or [1 + R + G, k].
         """
         patient = self.patient if rows is None else self.patient[rows]
+        if self.kept is None:
+            return self.by_blocks([partial(_expanded, statistic, patient)])[0]
         rows_at_once = _rows_at_once(len(patient))
         # Reused: allocating memory for every chunk would take longer than the metric.
-        drawn = np.empty((rows_at_once, len(patient)), dtype=self.counts.dtype)
+        drawn = np.empty((rows_at_once, len(patient)), dtype=self.kept.dtype)
         weights = np.empty(drawn.shape)
         parts = []
-        for start in range(0, len(self.counts), rows_at_once):
-            some = self.counts[start : start + rows_at_once]
+        for start in range(0, len(self.kept), rows_at_once):
+            some = self.kept[start : start + rows_at_once]
             np.take(some, patient, axis=1, out=drawn[: len(some)], mode="clip")
             np.copyto(weights, drawn)
             parts.append(np.array(statistic(weights[: len(some)]), dtype=np.float64))
@@ -226,7 +310,7 @@ class Draws:
         """Say why resamples give no interval; empty where they do."""
         if not len(drawn):
             return "no resamples were requested"
-        if self.counts.shape[1] == 1:
+        if self.patients == 1:
             return "only 1 patient: the variation between patients is unknown"
         undefined = float(np.isnan(drawn).mean())
         if undefined > _MOST_UNDEFINED:
@@ -236,6 +320,17 @@ class Draws:
         if np.nanmin(drawn) == np.nanmax(drawn):
             return "all resamples give the same value: its error is unknown"
         return ""
+
+
+def _expanded(statistic: _Statistic, patient: npt.NDArray[np.int64], block: Weights) -> Values:
+    """Compute a statistic of images from the weights of patients, uint8 [P, b]."""
+    at_once = _rows_at_once(len(patient))
+    return np.concatenate(
+        [
+            np.array(statistic(np.ascontiguousarray(some.T).take(patient, axis=1).astype(float)))
+            for some in np.split(block, range(at_once, block.shape[1], at_once), axis=1)
+        ]
+    )
 
 
 def _rows_at_once(images: int) -> int:

@@ -17,6 +17,7 @@ from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.errors import PredictionsError
 from chestxray.evaluation.calibration import Calibration
+from chestxray.evaluation.predictions import Predictions, file_of
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.evaluation.thresholds import Chosen, OperatingPoints, targets
@@ -204,3 +205,25 @@ class BundleThresholds(BaseModel):
         """Give the bundle's own name of a finding; None where it does not have it."""
         place = self.findings.place(finding)
         return None if place is None else self.findings[place]
+
+
+def seen_beside(predictions: Predictions | Path | str, models: Sequence[str]) -> tuple[Seen, ...]:
+    """Give what the model of some predictions has seen, by the bundle in their run folder.
+
+    Args:
+        predictions: a table, its file, or a run folder with one.
+        models: identities of the models that made it, as it names them.
+
+    Returns:
+        Empty where there is no such bundle, or another one.
+    """
+    if isinstance(predictions, Predictions):
+        return ()
+    folder = file_of(Path(predictions)).parent / "bundle"
+    if not models or not (folder / CARD).exists():
+        return ()
+    try:
+        beside = BundleThresholds.read(folder)
+    except PredictionsError:  # of another version: what it has seen cannot be told
+        return ()
+    return beside.seen if tuple(models) == (beside.model,) else ()

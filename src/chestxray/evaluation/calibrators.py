@@ -30,8 +30,8 @@ from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # which loads `optimize` when something is fitted: reading fits nothing
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
 from chestxray.evaluation.bootstrap import Values
@@ -269,7 +269,7 @@ def pooled_slope(log_odds: Values, target: Values) -> float | None:
         return found / count
 
     start = np.zeros(1 + x.shape[1])
-    best = minimize(
+    best = scipy.optimize.minimize(
         loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9}
     )
     return float(best.x[0]) / scale if best.x[0] >= _LEAST_RISE else None
@@ -281,7 +281,9 @@ def _level(base: Values, target: Values) -> float:
     low, high = logit(mean) - base.max(), logit(mean) - base.min()
     if low == high:
         return float(low)
-    return float(brentq(lambda level: expit(base + level).mean() - mean, low - 1, high + 1))
+    return float(
+        scipy.optimize.brentq(lambda level: expit(base + level).mean() - mean, low - 1, high + 1)
+    )
 
 
 def _pieces(x: Values, knots: Values) -> list[Values]:
@@ -328,7 +330,7 @@ def _bounded(design: Values, least: Values, target: Values) -> Values:
     def gradient(theta: Values) -> Values:
         return np.asarray(design.T @ (expit(design @ theta) - target) / len(design))
 
-    found = minimize(
+    found = scipy.optimize.minimize(
         loss,
         np.append(least, 0.0),
         jac=gradient,

@@ -34,6 +34,7 @@ from chestxray.evaluation.bootstrap import (
     average,
     holm,
 )
+from chestxray.evaluation.bundle_thresholds import seen_beside
 from chestxray.evaluation.delong import compare_aurocs, compare_means
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
@@ -47,6 +48,7 @@ from chestxray.evaluation.results import (
     DeLongTest,
     NonInferiority,
 )
+from chestxray.evaluation.seen_images import Evaluated, SeenImages, seen_images
 from chestxray.evaluation.significance import (
     ALPHA,
     FEWEST,
@@ -75,6 +77,8 @@ class Paired:
         split: which split all images belong to.
         only_a, only_b: images that only one gives probabilities for, left out here.
         neither: labelled images of the split that neither gives probabilities for.
+        seen_a, seen_b: which of the n images the model of each may have seen; empty where no bundle
+            beside its table tells.
     """
 
     findings: Findings
@@ -87,6 +91,8 @@ class Paired:
     only_a: int
     only_b: int
     neither: int
+    seen_a: tuple[SeenImages, ...]
+    seen_b: tuple[SeenImages, ...]
 
     @classmethod
     def read(
@@ -129,6 +135,7 @@ class Paired:
             )
         ours, theirs = (list(places) for places in zip(*common, strict=True))
         findings = Findings(first.findings[place] for place in ours)
+        images = Evaluated.of(truth.rows, truth.sources, both.tolist())
         return cls(
             findings=findings,
             left_out=_left_out(first, second, findings),
@@ -140,6 +147,8 @@ class Paired:
             only_a=only_a,
             only_b=only_b,
             neither=of_part - len(both) - only_a - only_b,
+            seen_a=seen_images(seen_beside(a, first.models), images),
+            seen_b=seen_images(seen_beside(b, second.models), images),
         )
 
 
@@ -219,6 +228,8 @@ def compare(  # noqa: PLR0913 - the options of one command
         only_a=paired.only_a,
         only_b=paired.only_b,
         neither=paired.neither,
+        seen_a=list(paired.seen_a),
+        seen_b=list(paired.seen_b),
         left_out=paired.left_out,
         intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
         findings=_findings(paired, aurocs, draws),
@@ -303,7 +314,7 @@ class _Means:
             if count[0] < FEWEST
         }
         if not enough:
-            none = np.full(len(draws.counts), np.nan)
+            none = np.full(len(draws), np.nan)
             return cls(0, left_out, none, none, None)
         a, b = (average(of) for of in zip(*enough.values(), strict=True))
         differences = [of_b - of_a for of_a, of_b in enough.values()]
@@ -312,7 +323,7 @@ class _Means:
 
     def test(self, draws: Draws) -> Significance:
         """Test the difference over all patients."""
-        patients = draws.counts.shape[1]
+        patients = draws.patients
         return _difference(
             self.a, self.b, draws, patients, degrees=self.degrees, undefined=_NO_MEAN
         )

@@ -22,11 +22,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.evaluation.blockwise import Blocked, sums
 from chestxray.evaluation.bootstrap import TAILS, Draws, Floats, Values, exact_share
 from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import interval_of, measure
+from chestxray.evaluation.metrics import interval_of, resampled
 from chestxray.evaluation.prior_shift import correct, estimate_prevalence
 from chestxray.evaluation.result_details import (
     Band,
@@ -90,7 +91,11 @@ def bands(column: Column, draws: Draws) -> tuple[Values, Values] | tuple[None, N
         resample first reaches it, without interpolation (Davis and Goadrich 2006). Resamples
         without positives or without negatives are left out; None where none is left.
     """
-    heights = draws.apply(lambda w: heights_at(column, w, GRID), column.rows)
+    if draws.expanded:
+        heights = draws.apply(lambda w: heights_at(column, w, GRID), column.rows)
+    else:
+        blocked = Blocked(column, draws, (), terms=False)
+        heights = draws.by_blocks([lambda w: blocked.under(w).heights(GRID)])[0]
     drawn = heights[1 : 1 + draws.resamples]
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
     if not len(drawn):
@@ -269,26 +274,24 @@ def diagram(y: Floats, p: Floats, draws: Draws) -> ReliabilityDiagram:
         draws: of the n images' patients.
     """
     column = Column(y, p)
-    names = tuple(_FIGURES.values())
     of = equal_mass_bins(column.p)
-    inside = (of[:, None] == np.unique(of)).astype(np.float64)
-    sums = np.concatenate([inside, inside * column.present[:, None]], axis=1)
+    filled = np.unique(of)
 
-    def statistic(w: Values) -> Values:
-        images, hits = np.split(w @ sums, 2, axis=1)
-        shares = np.divide(hits, images, out=np.full_like(hits, np.nan), where=images > 0)
-        return np.concatenate([measure(column, w, names), shares], axis=1)
+    def terms(some: npt.NDArray[np.int64]) -> Values:
+        inside = of[some, None] == filled
+        return np.hstack([inside, inside & column.present[some, None]]).astype(np.float64)
 
-    drawn = draws.apply(statistic, rows=column.rows).T
+    images, hits = np.split(sums(draws, terms, column.rows), 2, axis=1)
+    shares = np.divide(hits, images, out=np.full_like(hits, np.nan), where=images > 0)
+    drawn = resampled(column, draws, tuple(_FIGURES.values()))
     reason = one_sided(y)
     figures = {
-        name: interval_of(metric, values, draws, reason)
-        for (name, metric), values in zip(_FIGURES.items(), drawn, strict=False)
+        name: interval_of(metric, drawn[metric], draws, reason) for name, metric in _FIGURES.items()
     }
-    shares = drawn[len(names) :]
     return ReliabilityDiagram(
         bins=[
-            _bin(column, inside[:, place] > 0, values, draws) for place, values in enumerate(shares)
+            _bin(column, of == place, values, draws)
+            for place, values in zip(filled, shares.T, strict=True)
         ],
         **figures,
     )

@@ -30,8 +30,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import expit, logit, ndtri, stdtr, stdtrit
-from scipy.stats import rankdata
 
 from chestxray.evaluation.bootstrap import LEVEL, TAILS, Floats, Values
 from chestxray.evaluation.results import DeLongTest
@@ -170,10 +170,10 @@ def _shares_won(present: npt.NDArray[np.bool_], scores: Values) -> Values:
     Ties count half. float64 [n, k].
     """
     won = np.empty_like(scores)
-    overall = rankdata(scores, axis=0)
+    overall = _ranks(scores)
     for is_side in (present, ~present):
         others = len(present) - int(is_side.sum())
-        below = overall[is_side] - rankdata(scores[is_side], axis=0)
+        below = overall[is_side] - _ranks(scores[is_side])
         won[is_side] = below / others
     won[~present] = 1 - won[~present]
     return won
@@ -226,15 +226,20 @@ def compare_means(labels: Values, a: Values, b: Values, patients: _Patients) -> 
     return _entry(_Difference(float(np.mean(values)), variance, together))
 
 
+def _ranks(scores: Values) -> Values:
+    """Rank each column from 1; tied scores share the mean of their ranks. As `scores`."""
+    return pd.DataFrame(scores).rank().to_numpy().reshape(scores.shape)
+
+
 def _influences(y: Values, p: Values, patient: _Patients, patients: int) -> tuple[float, Values]:
     """Give an AUROC and each patient's influence on it, float64 [patients] that sum to 0."""
     influence = np.zeros(patients)
     known = ~np.isnan(y)
-    ranks = rankdata(p[known])
+    ranks = _ranks(p[known])
     auroc = math.nan
     for side in (0, 1):
         mine = y[known] == side
-        below = (ranks[mine] - rankdata(p[known][mine])) / np.count_nonzero(~mine)
+        below = (ranks[mine] - _ranks(p[known][mine])) / np.count_nonzero(~mine)
         won = below if side else 1 - below
         auroc = float(won.mean())
         np.add.at(influence, patient[known][mine], (won - auroc) / len(won))

@@ -25,7 +25,7 @@ from chestxray.evaluation.bootstrap import (
     RESAMPLES,
     Draws,
 )
-from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds
+from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds, seen_beside
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
@@ -197,7 +197,7 @@ class Evaluation:
                 "a known prevalence corrects probabilities of which it is known what prevalence "
                 "they contain: give --bundle or --fit-on too"
             )
-        seen = _seen_by(bundle, predictions, pairs)
+        seen = bundle.seen if bundle else seen_beside(predictions, pairs.models)
         return cls(truth, pairs, validation, seed, draws, bundle, known, seen)
 
     @cached_property
@@ -336,21 +336,6 @@ class Evaluation:
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:
     return source if isinstance(source, Predictions) else Path(source)
-
-
-def _seen_by(
-    bundle: BundleThresholds | None, predictions: Predictions | Path | str, pairs: Pairs
-) -> tuple[Seen, ...]:
-    """Give what the model has seen: of the bundle, or of that in the predictions' run folder."""
-    if bundle is None and not isinstance(predictions, Predictions):
-        folder = file_of(Path(predictions)).parent / "bundle"
-        if pairs.models and (folder / CARD).exists():
-            try:
-                beside = BundleThresholds.read(folder)
-            except PredictionsError:  # of another version: what it has seen cannot be told
-                return ()
-            bundle = beside if pairs.models == (beside.model,) else None
-    return bundle.seen if bundle else ()
 
 
 def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, float]:

@@ -11,7 +11,7 @@ are left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from chestxray import sources
 from chestxray.dataset.remote import is_dataset
@@ -28,7 +30,8 @@ from chestxray.dataset.split import check
 from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
-from chestxray.evaluation.predictions import Predictions, counted
+from chestxray.evaluation.prediction_columns import column_store
+from chestxray.evaluation.predictions import Predictions, counted, probability_columns
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem, ReadOptions
 from chestxray.storage import mirrored, path_of
@@ -39,6 +42,7 @@ OFFICIAL: Final = "official"
 _UNKNOWN_SPLIT: Final = "unknown"
 _TEST: Final = "test"
 _TRAIN_VAL: Final = "train_val"
+_ABOUT: Final = ("age", "follow_up", "sex", "view", "source")
 _NONE: Final = -1  # no key
 _SEVERAL: Final = -2  # keys, and no way to tell which
 
@@ -253,31 +257,42 @@ def pair(
     labelled = places >= 0
     _check_labelled(name, images[ok], images[ok & ~labelled], truth.rows.index, unlabelled)
     positions = np.flatnonzero(ok & labelled)
-    rows = truth.rows.iloc[places[positions]]
-    found = _one_split(name, rows["split"], split)
-    same_part = (truth.rows["split"] == rows["split"].iloc[0]).to_numpy()
+    at = places[positions]
+    splits = truth.rows["split"]
+    found = _one_split(name, splits.iloc[at], split)
+    same_part = (splits == splits.iloc[at[0]]).to_numpy()
     ours, theirs = (list(of) for of in zip(*common, strict=True))
-    labels = rows[[truth.findings[place] for place in theirs]]
+    named = truth.rows.index[at]
     return Pairs(
-        images=rows.index.to_numpy(dtype=object),
+        images=named.to_numpy(dtype=object),
         findings=Findings(read.findings[place] for place in ours),
-        probabilities=read.probabilities[positions][:, ours],
-        labels=labels.to_numpy(dtype=np.float64),
+        probabilities=_columns(table, probability_columns(read.findings), ours, positions),
+        labels=_columns(truth.rows, truth.findings, theirs, at),
         # Numbered over all labels, so that the patients of two tables can be compared.
-        patients=np.unique(truth.rows["patient"], return_inverse=True)[1][places[positions]],
+        patients=pd.factorize(truth.rows["patient"], sort=True)[0][at],
         split=found,
         positions=positions,
         predicted=read.findings,
         left_out=_left_out(read.findings, truth.findings),
         failed=int((~ok).sum()),
         unpredicted=int(same_part.sum()) - int(same_part[places[labelled]].sum()),
-        about=about_images(rows),
-        matched_by_file_name=int((rows.index != images[positions]).sum()),
+        about=about_images(truth.rows[truth.rows.columns.intersection(_ABOUT)].iloc[at]),
+        matched_by_file_name=int((named != images[positions]).sum()),
         unlabelled=int((ok & ~labelled).sum()),
         called=None if read.called is None else read.called[positions][:, ours],
         not_assessed=read.not_assessed,
         models=read.models,
     )
+
+
+def _columns(
+    table: pd.DataFrame, names: Sequence[str], places: Sequence[int], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Take some rows of some columns, one after the other: together, they may not fit twice."""
+    taken = column_store(len(rows), len(places))
+    for k, place in enumerate(places):
+        taken[:, k] = table[names[place]].to_numpy(dtype=np.float64)[rows]
+    return taken
 
 
 def match_names(
@@ -297,7 +312,7 @@ def match_names(
         Position of each name's key, int64 [n], -1 without a match; and whether a name has none
         because it is ambiguous, bool [n].
     """
-    places = keys.get_indexer(names).astype(np.int64)
+    places = _equal(names, keys)
     rest = np.flatnonzero(places == _NONE)
     if len(rest):
         whole, by_end = set(keys), _by_end(keys)
@@ -308,6 +323,16 @@ def match_names(
     ambiguous = places == _SEVERAL
     places[ambiguous] = _NONE
     return places, ambiguous
+
+
+def _equal(names: pd.Index[str], keys: pd.Index[str]) -> npt.NDArray[np.int64]:
+    """Give the position of each name among the keys, `_NONE` where it is none of them.
+
+    Arrow compares text without an object for each.
+    """
+    texts = (pa.array(of, pa.large_string(), from_pandas=True) for of in (names, keys))
+    found = pc.index_in(*texts)
+    return np.asarray(pc.fill_null(found, _NONE)).astype(np.int64)
 
 
 def _ends(name: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+import scipy  # which loads `optimize` when something is fitted: reading fits nothing
 from scipy.special import expit, logit
 
 from chestxray.evaluation.bootstrap import Floats, Values
@@ -26,6 +26,7 @@ from chestxray.evaluation.bootstrap import Floats, Values
 _Present = npt.NDArray[np.bool_]
 
 TERMS: Final = 12
+_IMAGES: Final = 500_000  # whose terms are computed at a time
 _EPSILON: Final = float(np.finfo(np.float64).eps)
 """Distance that log-odds keep from probabilities 0 and 1 by default, as in `sklearn.log_loss`."""
 
@@ -74,7 +75,7 @@ def fit_logistic(
         fisher = (design * (p * (1 - p))[:, None]).T @ design / len(design)
         return np.asarray(fisher + np.diag(ridge))
 
-    found = minimize(
+    found = scipy.optimize.minimize(
         loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
     )
     return np.asarray(found.x, dtype=np.float64)
@@ -85,8 +86,6 @@ class CalibrationLine:
 
     Attributes:
         slope, intercept: NaN where undefined.
-        terms: float64 [m, TERMS], what an image of weight 1 adds to the sums that `slopes` and
-            `intercepts` take.
     """
 
     def __init__(self, present: _Present, p: Values) -> None:
@@ -99,13 +98,34 @@ class CalibrationLine:
         x, flat = log_odds(p), np.zeros(len(p))
         self._spread = float(x.std()) if len(x) and x.min() < x.max() else 1.0
         centre = float(x.mean()) if len(x) else 0.0
-        one, both = np.ones((len(x), 1)), np.vander((x - centre) / self._spread, 2, increasing=True)
+        self._centre = centre
+        one, both = self._designs(x)
         two_sided = bool(present.any() and not present.all())
         overlapping = two_sided and overlap(_range(x[present]), _range(x[~present])).item()
         level = _maximum(one, x, present) if two_sided else np.full(1, np.nan)
         steep = _maximum(both, flat, present) if overlapping else np.full(2, np.nan)
         self.intercept, self.slope = float(level[0]), float(steep[1]) / self._spread
-        self.terms = np.hstack([_terms(one, x, present, level), _terms(both, flat, present, steep)])
+        self._level, self._steep = level, steep
+
+    def _designs(self, x: Values) -> tuple[Values, Values]:
+        """Give the designs of the intercept [m, 1] and of the slope [m, 2] for log-odds [m]."""
+        scaled = (x - self._centre) / self._spread
+        return np.ones((len(x), 1)), np.vander(scaled, 2, increasing=True)
+
+    def terms(self, present: _Present, p: Values) -> Values:
+        """Give what images of weight 1 add to the sums that `slopes` and `intercepts` take.
+
+        Args:
+            present: bool [m], of any of the images.
+            p: float64 [m].
+
+        Returns:
+            float64 [m, TERMS].
+        """
+        x = log_odds(p)
+        one, both = self._designs(x)
+        level = _terms(one, x, present, self._level)
+        return np.hstack([level, _terms(both, np.zeros(len(x)), present, self._steep)])
 
     def slopes(self, sums: Values) -> Values:
         """Give the slope, float64 [b], from weighted sums of `terms`, [b, TERMS].
@@ -129,20 +149,38 @@ def overlap(positives: Values, negatives: Values) -> _Present:
     return np.asarray((positives[0] < negatives[1]) & (negatives[0] < positives[1]))
 
 
+def slices(length: int, size: int) -> list[slice]:
+    """Divide a length into slices of at most `size`; one, though empty, where there is nothing."""
+    return [slice(start, start + size) for start in range(0, max(length, 1), size)]
+
+
 def _range(x: Values) -> Values:
     return np.array([x.min(), x.max()])
 
 
 def _maximum(design: Values, base: Values, present: _Present) -> Values:
-    """Fit θ, and refine it by Newton steps to full precision."""
+    """Fit θ, and refine it by Newton steps to full precision.
+
+    Of very many images, the fit sees every few; the steps take all.
+    """
     q = design.shape[1]
-    theta = fit_logistic(design, base, present.astype(np.float64))
-    for _ in range(2):
-        sums = _terms(design, base, present, theta).sum(axis=0)
+    every = max(1, len(base) // _IMAGES)
+    some = slice(None, None, every)
+    if present[some].all() or not present[some].any():
+        some, every = slice(None), 1
+    theta = fit_logistic(design[some], base[some], present[some].astype(np.float64))
+    for _ in range(2 if every == 1 else 5):
+        parts = [
+            _terms(design[some], base[some], present[some], theta).sum(axis=0)
+            for some in slices(len(base), _IMAGES)
+        ]
+        sums = np.sum(parts, axis=0)
         step = _solve(sums[:q], sums[q : 3 * q - 1])
         if not np.isfinite(step).all() or np.abs(step).max() > 1:  # too flat for float64
             break
         theta = theta + step
+        if every > 1 and np.abs(step).max() < _EPSILON:
+            break
     return theta
 
 

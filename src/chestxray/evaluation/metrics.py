@@ -23,15 +23,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from chestxray.evaluation.blockwise import Blocked, sums
 from chestxray.evaluation.bootstrap import Draws, Floats, Interval, Values
 from chestxray.evaluation.logistic_regression import TERMS
-from chestxray.evaluation.weighted_counts import Calls, Column, Weighted
+from chestxray.evaluation.weighted_counts import PARTIAL_FPR, Calls, Column, Weighted
 
-_PARTIAL_FPR: Final = 0.1
 UNDEFINED: Final = "not defined for these labels"
 
 
@@ -144,14 +146,43 @@ def measure(column: Column, w: Values, names: Sequence[str]) -> Values:
     Returns:
         float64 [b, k], NaN where undefined.
     """
-    weighted = Weighted(column, w)
+    return _figures(Weighted(column, w), names)
+
+
+def _figures(weighted: Weighted, names: Sequence[str]) -> Values:
     return np.stack([METRICS[name].of_scores(weighted) for name in names], axis=1)
 
 
 def resampled(column: Column, draws: Draws, names: Sequence[str]) -> dict[str, Values]:
     """Compute metrics that need no threshold in every row of `draws`: name → [1 + R + G]."""
-    values = draws.apply(lambda w: measure(column, w, names), column.rows)
-    return dict(zip(names, values.T, strict=True))
+    if draws.expanded:
+        values = draws.apply(lambda w: measure(column, w, names), column.rows)
+        return dict(zip(names, values.T, strict=True))
+    built_in = [name for name in names if name in _BUILT_IN]
+    areas = [_AREAS[name] for name in built_in if name in _AREAS]
+    blocked = Blocked(column, draws, areas, terms=len(areas) < len(built_in))
+    values = draws.by_blocks([lambda w: _figures(blocked.under(w), built_in)])[0]
+    found = dict(zip(built_in, values.T, strict=True))
+    for name in set(names) - _BUILT_IN:
+        found[name] = draws.apply(partial(_one, column, name), column.rows)
+    return {name: found[name] for name in names}
+
+
+def _one(column: Column, name: str, w: Values) -> Values:
+    return measure(column, w, (name,))[:, 0]
+
+
+def resampled_calls(column: Column, draws: Draws, threshold: float) -> Values:
+    """Count `Calls` at a threshold in every row of `draws`, float64 [1 + R + G, 4]."""
+    if draws.expanded:
+        return draws.apply(partial(column.calls, threshold=threshold), column.rows)
+
+    def terms(some: npt.NDArray[np.int64]) -> Values:
+        present, called = column.present[some], column.p[some] >= threshold
+        parts = (present & called, ~present & called, ~present & ~called, present & ~called)
+        return np.column_stack(parts).astype(np.float64)
+
+    return sums(draws, terms, column.rows)
 
 
 def rates(counts: Values) -> dict[str, Values]:
@@ -182,34 +213,19 @@ def mean_of_defined(values: Iterable[float]) -> float:
 
 def _auroc(weighted: Weighted) -> Values:
     """Count pairs won, tied ones half: whole numbers, so exact."""
-    found, above, upto, *_ = weighted.steps
-    twice = 2 * weighted.pairs - _dot(found, above) - _dot(found, upto)
-    return _ratio(twice, 2 * weighted.pairs)
+    return _ratio(2 * weighted.pairs - weighted.lost, 2 * weighted.pairs)
 
 
 def _auprc(weighted: Weighted) -> Values:
-    found, _, upto, positives, _ = weighted.steps
-    hits = np.cumsum(found, axis=1)
-    np.divide(hits, hits + upto, out=hits, where=hits > 0)  # now precision
-    area = _ratio(_dot(found, hits), positives[:, 0])
+    area = _ratio(weighted.precisions, weighted.found)
     return np.where(weighted.pairs > 0, area, np.nan)
 
 
 def _partial_auroc(weighted: Weighted) -> Values:
-    """Integrate positives found over negatives passed, then rescale to 0.5 to 1 (McClish 1989).
-
-    The positives of one probability rise on a straight line over the negatives tied with them.
-    """
-    steps = weighted.steps
-    limit = _PARTIAL_FPR * steps.negatives
-    within = int((steps.above < limit).sum(axis=1).max(initial=0))
-    found, above, upto = (part[:, :within] for part in steps[:3])
-    tied = upto - above
-    reached = np.clip(limit - above, 0, tied)
-    rise = np.divide(reached**2, 2 * tied, out=np.zeros_like(tied), where=tied > 0)
-    area = _ratio(_dot(found, rise + np.maximum(limit - upto, 0)), weighted.pairs)
-    guessing = _PARTIAL_FPR**2 / 2
-    return 0.5 * (1 + (area - guessing) / (_PARTIAL_FPR - guessing))
+    """Integrate positives found over negatives passed, then rescale to 0.5 to 1 (McClish 1989)."""
+    area = _ratio(weighted.partial, weighted.pairs)
+    guessing = PARTIAL_FPR**2 / 2
+    return 0.5 * (1 + (area - guessing) / (PARTIAL_FPR - guessing))
 
 
 def _calibration_error(weighted: Weighted) -> Values:
@@ -237,10 +253,6 @@ def _mcc(calls: Calls) -> Values:
 def _ratio(part: Values, whole: Values) -> Values:
     """Divide, NaN by zero."""
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
-
-
-def _dot(a: Values, b: Values) -> Values:
-    return np.asarray(np.einsum("bk,bk->b", a, b))
 
 
 for _metric in (
@@ -377,3 +389,8 @@ for _metric in (
     ),
 ):
     register(_metric)
+
+_BUILT_IN: Final = frozenset(METRICS)
+"""Metrics that `blockwise` gives. A metric that is registered later needs a weight per image."""
+
+_AREAS: Final = {"auroc": "lost", "auprc": "precisions", "partial_auroc": "partial"}

@@ -15,8 +15,9 @@ from __future__ import annotations
 import csv
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +29,9 @@ import pyarrow as pa
 from chestxray.artifacts import require, write_table, write_text
 from chestxray.csv_cells import restored
 from chestxray.errors import FindingsError, PredictionsError
+from chestxray.evaluation.prediction_columns import numbers_of
 from chestxray.findings import Findings, probability_column
-from chestxray.table_limits import open_text, parquet_titles, read_parquet
+from chestxray.table_limits import open_text, parquet_rows, parquet_tables, parquet_titles
 
 IMAGE: Final = "Image Index"
 OK: Final = "ok"
@@ -74,23 +76,27 @@ class Predictions:
         """Give the model's own calls, bool [n, K]; None where the table has none."""
         if CALLED not in self.rows:
             return None
-        lists = [cell.split(_SEPARATOR) for cell in self.rows[CALLED]]
-        return np.array(
+        codes, cells = pd.factorize(self.rows[CALLED])
+        lists = [cell.split(_SEPARATOR) for cell in cells]
+        known = np.array(
             [[name in called for name in self.findings] for called in lists], dtype=bool
         )
+        return known[codes]
 
     @property
     def not_assessed(self) -> frozenset[str]:
         """Findings that some row says are never called; empty where the table does not say."""
         if NOT_ASSESSED not in self.rows:
             return frozenset()
-        named = {name for cell in set(self.rows[NOT_ASSESSED]) for name in cell.split(_SEPARATOR)}
+        named = {
+            name for cell in self.rows[NOT_ASSESSED].unique() for name in cell.split(_SEPARATOR)
+        }
         return frozenset(named & set(self.findings))
 
     @property
     def models(self) -> tuple[str, ...]:
         """Identities of the models that made the rows; empty where the table names none."""
-        return tuple(sorted(set(self.rows[MODEL]) - {""})) if MODEL in self.rows else ()
+        return tuple(sorted({*self.rows[MODEL].unique()} - {""})) if MODEL in self.rows else ()
 
 
 def probability_columns(findings: Findings) -> tuple[str, ...]:
@@ -163,10 +169,17 @@ def read(path: Path) -> Predictions:
     """
     path = file_of(path)
     require(path, "chestxray predict")
-    header, rows = _cells(path)
+    read = _columns(path) if path.suffix.lower() == ".parquet" else _rows(path)
+    _check(str(path), read)
+    return read
+
+
+def _rows(path: Path) -> Predictions:
+    """Read a table that is text."""
+    header, rows = _json_lines(path) if path.suffix.lower() == ".jsonl" else _csv(path)
     findings, places = _places(path, header)
     if not rows:
-        raise PredictionsError(f"{path} has a header but no rows: predict its images again")
+        raise _empty(path)
     cells = {name: [row[place] for row in rows] for name, place in places.items()}
     images = [_text(name) for name in cells[IMAGE]]
     numbers = {
@@ -180,9 +193,56 @@ def read(path: Path) -> Predictions:
     result = pd.DataFrame({IMAGE: images, **numbers, "status": status, "reason": reason})
     for name in (name for name in _OF_MODEL if name in cells):
         result[name] = [_text(cell) for cell in cells[name]]
-    predictions = Predictions(findings, result)
-    _check(str(path), predictions)
-    return predictions
+    return Predictions(findings, result)
+
+
+def _columns(path: Path) -> Predictions:
+    """Read a Parquet table."""
+    try:
+        header = parquet_titles(path)
+        _, places = _places(path, header)
+        titles = [header[place] for place in sorted(places.values())]
+        return of_tables(path, parquet_tables(path, titles), parquet_rows(path))
+    except (OSError, pa.ArrowException) as error:
+        raise PredictionsError(f"{path} is not a Parquet table: {error}") from error
+
+
+def of_tables(path: Path, tables: Iterable[pa.Table], rows: int) -> Predictions:
+    """Take a table of predictions from consecutive parts of it.
+
+    Args:
+        path: for messages.
+        tables: the parts in row order, all with the same columns; one at least.
+        rows: of all parts.
+
+    Raises:
+        PredictionsError: not such a table, no rows, no finding or one twice.
+    """
+    parts = iter(tables)
+    first = next(parts)
+    findings, places = _places(path, first.column_names)
+    if not rows:
+        raise _empty(path)
+    named = probability_columns(findings)
+    texts = {name: places[name] for name in _OTHERS if name in places}
+    values, text = numbers_of(
+        chain([first], parts),
+        {name: places[name] for name in named},
+        texts,
+        rows,
+        lambda column, cells, images: _numbers(path, column, cells, images),
+    )
+    blank = pd.Series("", index=range(rows), dtype="str")
+    status = text.get("status", blank)
+    columns: dict[str, Any] = {IMAGE: text[IMAGE]}
+    columns |= dict(zip(named, values.T, strict=True))
+    columns |= {"status": status.mask(status == "", OK), "reason": text.get("reason", blank)}
+    columns |= {name: text[name] for name in _OF_MODEL if name in text}
+    return Predictions(findings, pd.DataFrame(columns, copy=False))
+
+
+def _empty(path: Path) -> PredictionsError:
+    return PredictionsError(f"{path} has a header but no rows: predict its images again")
 
 
 def checked(predictions: Predictions) -> Predictions:
@@ -210,24 +270,6 @@ def is_table(path: Path) -> bool:
     except (PredictionsError, ValueError, TypeError, OSError, EOFError, csv.Error, *_BROKEN):
         return False
     return True
-
-
-def _cells(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
-    """Read the header and all rows: text, numbers, or None where there is nothing."""
-    if path.suffix.lower() == ".parquet":
-        return _parquet(path)
-    if path.suffix.lower() == ".jsonl":
-        return _json_lines(path)
-    return _csv(path)
-
-
-def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
-    try:
-        table = read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        raise PredictionsError(f"{path} is not a Parquet table: {error}") from error
-    cells = [column.to_pylist() for column in table.columns]
-    return list(table.column_names), list(zip(*cells, strict=True))
 
 
 def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
@@ -333,27 +375,41 @@ def _check(path: str, predictions: Predictions) -> None:
             f"({examples(twice)}): keep one row per image"
         )
     good = (predictions.rows["status"] == OK).to_numpy()
+    names = probability_columns(predictions.findings)
+    # Column by column: together, they may not fit into memory.
+    sound = all(
+        ((of := predictions.rows[name].to_numpy(dtype=np.float64)[good]) >= 0).all()
+        and (of <= 1).all()
+        for name in names
+    )
+    if not sound:
+        raise _unsound(path, predictions, good)
+
+
+def _unsound(path: str, predictions: Predictions, good: npt.NDArray[np.bool_]) -> PredictionsError:
+    """Say what is wrong with the first value that is not a probability."""
     ok, values = predictions.rows[good], predictions.probabilities[good]
-    for wrong, what in (
+    kinds = (
         (np.isnan(values), "missing: predict these images, or set their rows' status"),
         (np.isinf(values), "infinite: correct them, or set their rows' status"),
         ((values < 0) | (values > 1), _outside(values)),
-    ):
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            verb = "is" if wrong.sum() == 1 else "are"
-            raise PredictionsError(
-                f"{path}: {wrong.sum()} of {wrong.size} values {verb} {what} "
-                f"(first: {ok[IMAGE].iloc[row]}, "
-                f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
-            )
+    )
+    wrong, what = next(kind for kind in kinds if kind[0].any())
+    row, column = np.argwhere(wrong)[0]
+    verb = "is" if wrong.sum() == 1 else "are"
+    return PredictionsError(
+        f"{path}: {wrong.sum()} of {wrong.size} values {verb} {what} "
+        f"(first: {ok[IMAGE].iloc[row]}, "
+        f"{probability_column(predictions.findings[column])} = {values[row, column]:g})"
+    )
 
 
 def _check_called(path: str, predictions: Predictions) -> None:
     """Refuse calls of findings that the table has no probabilities of."""
     if CALLED not in predictions.rows:
         return
-    named = {name for cell in predictions.rows[CALLED] for name in cell.split(_SEPARATOR) if name}
+    cells = predictions.rows[CALLED].unique()
+    named = {name for cell in cells for name in cell.split(_SEPARATOR) if name}
     strange = sorted(named - set(predictions.findings))
     if strange:
         raise PredictionsError(

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy  # which loads `optimize` when something is fitted: reading fits nothing
 from scipy.special import expit, logit
 
 from chestxray.errors import PredictionsError
@@ -58,7 +58,7 @@ def estimate_prevalence(p: Floats, fitted: float) -> float:
         return float(((with_finding - without) / mixture).sum()) + pseudo
 
     # The slope falls, so there is one root.
-    return float(brentq(slope, _CLOSEST, 1 - _CLOSEST, xtol=1e-12))
+    return float(scipy.optimize.brentq(slope, _CLOSEST, 1 - _CLOSEST, xtol=1e-12))
 
 
 def correct(p: Floats, fitted: float, here: float) -> Values:

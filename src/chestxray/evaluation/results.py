@@ -402,6 +402,7 @@ class Comparison(Model):
         images, patients: that both predict.
         only_a, only_b: images that only one predicts, left out.
         neither: labelled images of the split that neither predicts.
+        seen_a, seen_b: as `seen_images` of `Results`, of the models of A and of B.
         left_out: finding → why it is not compared.
         intervals: how the intervals were made.
         findings: finding → its figures.
@@ -421,6 +422,8 @@ class Comparison(Model):
     only_a: int
     only_b: int
     neither: int
+    seen_a: list[SeenImages] = Field(default_factory=list)
+    seen_b: list[SeenImages] = Field(default_factory=list)
     left_out: dict[str, str]
     intervals: ResampleSettings
     findings: dict[str, ComparedFinding]

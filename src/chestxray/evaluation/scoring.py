@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from chestxray.evaluation.metrics import (
     interval_of,
     rates,
     resampled,
+    resampled_calls,
     score_metrics,
 )
 from chestxray.evaluation.result_details import MeanInterval
@@ -84,7 +84,7 @@ def score(
     missing = one_sided(y)
     plain = resampled(column, draws, score_metrics())
     counts = {
-        name: draws.apply(partial(column.calls, threshold=at.threshold), column.rows)
+        name: resampled_calls(column, draws, at.threshold)
         for name, at in chosen.items()
         if at.threshold is not None
     }

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from chestxray.evaluation.bootstrap import Draws, Interval, Values, exact_share, holm
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import METRICS, measure
+from chestxray.evaluation.metrics import rates, resampled, resampled_calls
 from chestxray.evaluation.result_details import (
     Axis,
     Contrast,
@@ -41,7 +41,7 @@ from chestxray.evaluation.result_details import (
 )
 from chestxray.evaluation.result_details import Group as GroupResult
 from chestxray.evaluation.significance import Significance
-from chestxray.evaluation.weighted_counts import Calls, Column
+from chestxray.evaluation.weighted_counts import Column
 
 _SOURCE: Final = "source"
 _RULES: Final = {
@@ -77,8 +77,10 @@ def members(axis: str, pairs: Pairs, finding: str) -> dict[str, _Mask]:
     if axis == "co_occurrence":
         place = pairs.findings.index(finding)
         present = pairs.labels[:, place] == 1
-        others = np.delete(pairs.labels, place, axis=1)
-        alone, together = (others == 0).all(axis=1), (others == 1).any(axis=1)
+        alone, together = np.ones_like(present), np.zeros_like(present)
+        for other in (pairs.labels[:, k] for k in range(len(pairs.findings)) if k != place):
+            alone &= other == 0  # column by column: together, they may not fit into memory
+            together |= other == 1
         return {"alone": ~present | alone, "with others": ~present | together}
     if axis == "age":
         age = about["age"].to_numpy(dtype=np.float64)
@@ -218,15 +220,11 @@ def _too_small(y: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -> s
 
 def _values(column: Column, draws: Draws, threshold: float | None) -> dict[str, Values]:
     """Compute both figures in every row of `draws`; no share is missed without a threshold."""
-
-    def statistic(w: Values) -> Values:
-        auroc = measure(column, w, ("auroc",))[:, 0]
-        missed = np.full_like(auroc, np.nan)
-        if threshold is not None:
-            missed = 1 - METRICS["recall"].of_calls(Calls.of(column.calls(w, threshold)))
-        return np.stack([auroc, missed], axis=1)
-
-    return dict(zip(_FIGURES, draws.apply(statistic, column.rows).T, strict=True))
+    auroc = resampled(column, draws, ("auroc",))["auroc"]
+    missed = np.full_like(auroc, np.nan)
+    if threshold is not None:
+        missed = 1 - rates(resampled_calls(column, draws, threshold))["recall"]
+    return {"auroc": auroc, "missed": missed}
 
 
 def _contrast(

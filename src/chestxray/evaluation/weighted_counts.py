@@ -23,6 +23,9 @@ import numpy.typing as npt
 from chestxray.evaluation.bootstrap import Floats, Values
 from chestxray.evaluation.logistic_regression import CalibrationLine, log_odds, overlap
 
+PARTIAL_FPR: Final = 0.1
+"""The false positive rate up to which the partial area under the ROC curve is taken."""
+
 _BINS: Final = 10
 
 _Counts = npt.NDArray[np.int64]
@@ -147,8 +150,13 @@ class Column:
         return np.stack([part.sum(axis=1) for part in parts], axis=1)
 
     @cached_property
+    def step_places(self) -> StepPlaces:
+        """Where the probabilities of positives lie among positives and among negatives."""
+        return StepPlaces.of(self.p[: self.positives], self.p[self.positives :])
+
+    @cached_property
     def _order(self) -> _Order:
-        return _Order(self.p[: self.positives], self.p[self.positives :])
+        return _Order(self.step_places, self.positives, len(self.p) - self.positives)
 
     @cached_property
     def line(self) -> CalibrationLine:
@@ -158,10 +166,19 @@ class Column:
     @cached_property
     def terms(self) -> Values:
         """What an image of weight 1 adds to `Weighted.sums`, float64 [m, 3 + TERMS + BINS]."""
-        error = self.p - self.present
-        bins = equal_mass_bins(self.p)[:, None] == np.arange(_BINS)
-        each = [np.ones_like(error), error**2, _cross_entropy(self.present, self.p)]
-        return np.column_stack([*each, self.line.terms, bins * error[:, None]])
+        return self.terms_of(slice(None))
+
+    def terms_of(self, some: slice | npt.NDArray[np.int64]) -> Values:
+        """Give `terms` of some images alone."""
+        present, p = self.present[some], self.p[some]
+        error = p - present
+        bins = self._bins[some][:, None] == np.arange(_BINS)
+        each = [np.ones_like(error), error**2, _cross_entropy(present, p)]
+        return np.column_stack([*each, self.line.terms(present, p), bins * error[:, None]])
+
+    @cached_property
+    def _bins(self) -> npt.NDArray[np.int64]:
+        return equal_mass_bins(self.p)
 
     @cached_property
     def log_odds(self) -> Values:
@@ -193,6 +210,32 @@ class Weighted:
         return (self.steps.positives * self.steps.negatives)[:, 0]
 
     @cached_property
+    def found(self) -> Values:
+        """Weights of all positives, float64 [b]."""
+        return self.steps.positives[:, 0]
+
+    @cached_property
+    def lost(self) -> Values:
+        """Twice the pairs whose negative ranks above the positive, tied ones once, float64 [b]."""
+        found, above, upto, *_ = self.steps
+        return dot(found, above) + dot(found, upto)
+
+    @cached_property
+    def precisions(self) -> Values:
+        """Precision summed over positives, float64 [b]."""
+        found, _, upto, *_ = self.steps
+        return dot(found, precision(np.cumsum(found, axis=1), upto))
+
+    @cached_property
+    def partial(self) -> Values:
+        """Pairs of the partial area: of positives and the first negatives, float64 [b]."""
+        steps = self.steps
+        limit = PARTIAL_FPR * steps.negatives
+        within = int((steps.above < limit).sum(axis=1).max(initial=0))
+        found, above, upto = (part[:, :within] for part in steps[:3])
+        return dot(found, passed_over(above, upto, limit))
+
+    @cached_property
     def sums(self) -> Values:
         """Weighted sums of `Column.terms`, float64 [b, 3 + TERMS + BINS]."""
         return self.w @ self.column.terms
@@ -212,6 +255,32 @@ class Weighted:
         return overlap(_range(x[:k], w[:, :k]), _range(x[k:], w[:, k:]))
 
 
+def precision(hits: Values, false: Values) -> Values:
+    """Give the share of calls that are right, 0 where there are no hits; `hits` is overwritten."""
+    return np.divide(hits, hits + false, out=hits, where=hits > 0)
+
+
+def passed_over(above: Values, upto: Values, limit: Values) -> Values:
+    """Give the negatives below each positive, among the first `limit` negatives.
+
+    The positives of one probability rise on a straight line over the negatives tied with them.
+
+    Args:
+        above: negatives of a higher probability, float64 of any shape.
+        upto: negatives of this or a higher probability.
+        limit: that the negatives are counted up to.
+    """
+    tied = upto - above
+    reached = np.clip(limit - above, 0, tied)
+    rise = np.divide(reached**2, 2 * tied, out=np.zeros_like(tied), where=tied > 0)
+    return np.asarray(rise + np.maximum(limit - upto, 0))
+
+
+def dot(a: Values, b: Values) -> Values:
+    """Multiply row by row, [b, k] → [b]."""
+    return np.asarray(np.einsum("bk,bk->b", a, b))
+
+
 def equal_mass_bins(p: Values, bins: int = _BINS) -> npt.NDArray[np.int64]:
     """Divide probabilities into bins of numbers as equal as ties allow.
 
@@ -228,23 +297,38 @@ def equal_mass_bins(p: Values, bins: int = _BINS) -> npt.NDArray[np.int64]:
     return np.asarray(bins * twice_middle // (2 * max(len(p), 1)))[place]
 
 
+class StepPlaces(NamedTuple):
+    """Where each distinct probability of a positive lies, highest first; int64 [k].
+
+    Attributes:
+        starts: the first positive of this probability.
+        above: how many negatives have a higher probability.
+        upto: how many negatives have this or a higher probability.
+    """
+
+    starts: _Counts
+    above: _Counts
+    upto: _Counts
+
+    @classmethod
+    def of(cls, positives: Values, negatives: Values) -> Self:
+        """Find them among falling probabilities of positives and of negatives."""
+        new = np.append(True, np.diff(positives) < 0)[: len(positives)]
+        starts = np.flatnonzero(new)
+        at, falling = -positives[starts], -negatives
+        above, upto = (np.searchsorted(falling, at, side=side) for side in ("left", "right"))
+        return cls(starts, above, upto)
+
+
 class _Order:
     """The probabilities of positives and of negatives, each sorted from the highest down."""
 
-    def __init__(self, positives: Values, negatives: Values) -> None:
-        """Find where the steps are.
-
-        Args:
-            positives: float64 [k], falling.
-            negatives: float64 [m - k], falling.
-        """
-        new = np.append(True, np.diff(positives) < 0)[: len(positives)]
-        self._starts = np.flatnonzero(new)  # of the positives of one probability
-        self._tied = not new.all()
-        at = -positives[self._starts]
-        above, upto = (np.searchsorted(-negatives, at, side=side) for side in ("left", "right"))
+    def __init__(self, places: StepPlaces, positives: int, negatives: int) -> None:
+        """Find where the steps are, among so many positives and negatives."""
+        self._starts, above, upto = places
+        self._tied = len(self._starts) < positives
         cuts = np.unique(np.concatenate([[0], above, upto]))
-        self._cuts = cuts[cuts < max(len(negatives), 1)]
+        self._cuts = cuts[cuts < max(negatives, 1)]
         self._above, self._upto = (np.searchsorted(self._cuts, place) for place in (above, upto))
         self._beside = not np.array_equal(above, upto)
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from chestxray.evaluation.blockwise import sums
 from chestxray.evaluation.bootstrap import Draws, Interval, Values, average, exact_share
 from chestxray.evaluation.joint_threshold import finding_free
 from chestxray.evaluation.labels import Pairs
-from chestxray.evaluation.metrics import rates
+from chestxray.evaluation.metrics import rates, resampled_calls
 from chestxray.evaluation.result_details import PointWorkload, Workload
 from chestxray.evaluation.results import InValidation
 from chestxray.evaluation.thresholds import OperatingPoints
@@ -83,8 +83,7 @@ def rates_at(
         threshold = thresholds[finding]
         if threshold is not None:
             column = Column(pairs.labels[:, place], pairs.probabilities[:, place])
-            counts = draws.apply(partial(column.calls, threshold=threshold), column.rows)
-            found[finding] = rates(counts)
+            found[finding] = rates(resampled_calls(column, draws, threshold))
     return found
 
 
@@ -118,31 +117,29 @@ def _workload(images: Images, points: OperatingPoints, name: str) -> Workload:
     assessed = np.array([finding not in points.not_assessed for finding in pairs.findings])
     at = np.array([np.inf if (t := thresholds[f]) is None else t for f in pairs.findings])
     has = np.isfinite(at)
-    called = pairs.probabilities >= at
     free = finding_free(pairs.labels, assessed)
-    known = called & ~np.isnan(pairs.labels)
-    terms = np.stack(
-        [
-            np.ones(len(called)),
-            called.sum(axis=1),
-            free,
-            free & called.any(axis=1),
-            known.sum(axis=1),
-            (known & (pairs.labels == 1)).sum(axis=1),
-        ],
-        axis=1,
-    )
-    count, calls, normal, flagged, judged, right = draws.apply(lambda w: w @ terms).T
+    called, known, right = (np.zeros(len(free), dtype=np.int32) for _ in range(3))
+    for y, p, threshold in zip(pairs.labels.T, pairs.probabilities.T, at, strict=True):
+        here = p >= threshold  # column by column: together, they may not fit into memory
+        called += here
+        known += here & ~np.isnan(y)
+        right += here & (y == 1)
+    parts = (np.ones(len(free)), called, free, free & (called > 0), known, right)
+
+    def terms(some: npt.NDArray[np.int64]) -> Values:
+        return np.stack([part[some] for part in parts], axis=1).astype(np.float64)
+
+    count, calls, normal, flagged, judged, found = sums(draws, terms).T
     shares = {metric: _mean_of(images.rates[name], metric, draws) for metric in _NO_LABELS}
-    labelled = pairs.labels[:, has]
-    labelled = labelled[~np.isnan(labelled)]
+    positives = sum(int((y == 1).sum()) for y in pairs.labels.T[has])
+    labelled = sum(int((~np.isnan(y)).sum()) for y in pairs.labels.T[has])
     return Workload(
-        images=len(called),
+        images=len(free),
         finding_free=int(free.sum()),
         calls_per_image=draws.interval(_ratio(calls, count)),
         flagged=_share(flagged, normal, pairs.patients[free], draws, "no finding-free images"),
-        precision=_share(right, judged, pairs.patients[known.any(axis=1)], draws, _NO_CALLS),
-        prevalence=float(labelled.mean()) if len(labelled) else None,
+        precision=_share(found, judged, pairs.patients[known > 0], draws, _NO_CALLS),
+        prevalence=positives / labelled if labelled else None,
         **shares,
     )
 

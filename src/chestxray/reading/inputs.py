@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -26,6 +26,7 @@ from chestxray.dataset.remote import is_finished
 from chestxray.dataset.store import Dataset
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
+from chestxray.evaluation.seen_images import Evaluated, seen_images
 from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
@@ -35,6 +36,7 @@ from chestxray.training.leakage import found_seen
 
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".img"})
 _DIRECTORY: Final = "DICOMDIR"  # a table of contents (PS3.10, 8.6)
+_FIRST_BATCH: Final = 4
 
 _T = TypeVar("_T")
 
@@ -123,19 +125,32 @@ class RadiographFiles:
     def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
         """Give radiographs, or what is wrong with the file, `size` at a time.
 
-        A batch is decoded while the one before it is read. A file that kills its decoder or exceeds
-        the time limit is an error like any other.
+        A batch is decoded while the one before it is read. The first ones are smaller, so that the
+        first answers come early. A file that kills its decoder or exceeds the time limit is an
+        error like any other.
         """
         if self.pool is None:
             with self.decoding() as ready:
                 yield from ready.batches(size, start)
             return
         stream = self.pool.map(contents(self.paths[start:]), size)
-        while batch := list(islice(stream, size)):
-            yield batch
+        for begin, end in pairwise((start, *_ends(start, len(self.paths), size))):
+            yield list(islice(stream, end - begin))
 
     def _pool(self, decode: Callable[[Path], _T], start: int = 0) -> DecoderPool[_T]:
         return DecoderPool(decode, min(cores(), len(self.paths) - start), self.seconds)
+
+
+def _ends(start: int, count: int, size: int) -> Iterator[int]:
+    """Give the rows at which batches end: 4, 8 and so on up to `size` rows more than the last.
+
+    They do not depend on where a call starts, so a resumed call computes the same batches.
+    """
+    end, step = 0, min(_FIRST_BATCH, size)
+    while end < count:
+        end, step = min(end + step, count), min(2 * step, size)
+        if end > start:
+            yield end
 
 
 Inputs = DatasetImages | RadiographFiles
@@ -190,13 +205,16 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
 
 
 def leakage(inputs: Inputs, card: ModelCard) -> str | None:
-    """Say so where a split of a dataset may contain images that the model has seen.
+    """Say so where images may be among those that the model has seen.
 
-    All that is certain where anything is; else the worst of what may be, see
-    `training.leakage.found_seen`.
+    Of a split of a dataset, all that is certain where anything is; else the worst of what may be,
+    see `training.leakage.found_seen`. Of files, whose data set is not known, what published lists
+    of training images say of their names.
     """
     if not isinstance(inputs, DatasetImages):
-        return None
+        images = Evaluated(parts={}, measured={"": [path.name for path in inputs.paths]})
+        listed = (of for of in seen_images(card.seen, images) if of.public_list)
+        return " ".join(of.sentence for of in listed) or None
     parts = frozenset(inputs.dataset.index["split"].iloc[inputs.rows])
     found = found_seen(card, inputs.dataset, parts, calibration=True)
     certain = [of.sentence for of in found if of.certain]

@@ -29,7 +29,7 @@ from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.formatting import environment, metrics_in
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
-from chestxray.storage import ObjectFolder, fetched, is_url, path_of
+from chestxray.storage import ObjectFolder, fetched, is_url, path_of, upload
 from chestxray.version import __version__
 
 _FIGURES: Final = "figures"
@@ -113,10 +113,11 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
         return page
     with tempfile.TemporaryDirectory() as here:
         _write(Path(here) / page.name, text, sets)
-        names = (path for path in Path(here).rglob("*") if path.is_file())
+        written = (path for path in Path(here).rglob("*") if path.is_file())
+        names = {path.relative_to(here).as_posix() for path in written}
         store = ObjectFolder(page.parent)
-        for path in sorted(names, key=lambda path: path.name == page.name):  # the page last
-            store.upload(path, path.relative_to(here).as_posix())
+        upload(Path(here), store, names - {page.name})
+        upload(Path(here), store, [page.name])
     return page
 
 

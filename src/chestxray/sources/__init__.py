@@ -8,11 +8,16 @@ hold.
 
 from __future__ import annotations
 
-from chestxray.sources.anatomy import read_chexmask, read_lung_masks
-from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
-from chestxray.sources.phantom.tree import synth
-from chestxray.sources.registry import cards, options_of_each, read, recognise, registered
-from chestxray.sources.table import find_columns, write_columns
+from typing import TYPE_CHECKING
+
+from chestxray.lazy import exports
+
+if TYPE_CHECKING:
+    from chestxray.sources.anatomy import read_chexmask, read_lung_masks
+    from chestxray.sources.collection import Collection, Problem, ReadOptions, Source, SourceCard
+    from chestxray.sources.phantom.tree import synth
+    from chestxray.sources.registry import cards, options_of_each, read, recognise, registered
+    from chestxray.sources.table import find_columns, write_columns
 
 __all__ = [
     "Collection",
@@ -31,3 +36,32 @@ __all__ = [
     "synth",
     "write_columns",
 ]  # fmt: skip
+
+__getattr__ = exports(
+    __name__,
+    {
+        "anatomy": (
+            "read_chexmask",
+            "read_lung_masks",
+        ),
+        "collection": (
+            "Collection",
+            "Problem",
+            "ReadOptions",
+            "Source",
+            "SourceCard",
+        ),
+        "phantom.tree": ("synth",),
+        "registry": (
+            "cards",
+            "options_of_each",
+            "read",
+            "recognise",
+            "registered",
+        ),
+        "table": (
+            "find_columns",
+            "write_columns",
+        ),
+    },
+)

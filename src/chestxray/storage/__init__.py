@@ -5,7 +5,7 @@
 | tell a URL from a path, refuse what is no good URL | `path_of`, `url_of`, `is_url`, `shown` |
 | read, write, list objects, checked and tried again | `ObjectFolder` |
 | have a file, a bundle, a run on this machine | `fetched` |
-| write a file or a folder that ends in a store | `staged_file`, `staged_folder`, `publish` |
+| write what ends in a store | `staged_file`, `staged_folder`, `publish`, `upload` |
 | read a raw tree | `mirrored`, and `contents`, `content`, `opened` for its radiographs |
 | keep shards on this machine up to `--cache-gib` | `cache.keep`, `cache.release` |
 """
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from chestxray.storage.objects import ObjectFolder, Version
-from chestxray.storage.publication import fetched, publish
+from chestxray.storage.publication import fetched, publish, upload
 from chestxray.storage.staging import staged_file, staged_folder, staging_of
 from chestxray.storage.trees import Content, content, contents, mirrored, opened, origin_of
 from chestxray.storage.urls import is_url, known_as, path_of, shown, url_of
@@ -36,5 +36,6 @@ __all__ = [
     "staged_file",
     "staged_folder",
     "staging_of",
+    "upload",
     "url_of",
 ]

@@ -61,8 +61,8 @@ def publish(folder: Path, url: str | Path) -> None:
     names = [name for name in names if not _hidden(name)]
     before = _named_in(store, FILES) if store.version(FILES) else {}
     store.write(UNFINISHED, b"written while the folder is published, deleted in the end\n")
+    upload(folder, store, names)
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        list(threads.map(lambda name: store.upload(folder / name, name), names))
         list(threads.map(store.delete, sorted(set(before) - set(names))))
     named = {
         name: _Named((folder / name).stat().st_size, sha256(folder / name))._asdict()
@@ -70,6 +70,12 @@ def publish(folder: Path, url: str | Path) -> None:
     }
     store.write(FILES, (json.dumps({"format": 1, "files": named}, indent=2) + "\n").encode())
     store.delete(UNFINISHED)
+
+
+def upload(folder: Path, store: ObjectFolder, names: Iterable[str]) -> None:
+    """Write files of a folder to a store, several at a time; raises as `ObjectFolder.upload`."""
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        list(threads.map(lambda name: store.upload(folder / name, name), names))
 
 
 def fetched(argument: str | Path, beside: Sequence[str] = (), without: Sequence[str] = ()) -> Path:

@@ -21,6 +21,7 @@ from chestxray.artifacts import write_table
 from chestxray.dataset.store import Dataset
 from chestxray.errors import TrainingError
 from chestxray.progress import Advance, progress
+from chestxray.training import tracking
 from chestxray.training.data import Batch
 from chestxray.training.lightning_module import Task
 from chestxray.training.optimisation import RATE
@@ -79,9 +80,8 @@ class History(Callback):
         _check_finite(of_splits["val"]["loss"], epoch)
         for split, measures in of_splits.items():
             self.rows.append({"epoch": epoch, "split": split, **measures})
-            for logger in trainer.loggers:
-                named = {f"{name}/{split}": value for name, value in measures.items()}
-                logger.log_metrics(named, step=epoch)
+            named = {f"{name}/{split}": value for name, value in measures.items()}
+            tracking.log(trainer.loggers, named, epoch)
         if trainer.is_global_zero:
             write_table(self.path, pd.DataFrame(self.rows))
 

@@ -45,7 +45,7 @@ class _Work:
     Attributes:
         dataset: its folder.
         split: of each image, its name, and its seed.
-        recipe, run, tensorboard, processes: see `loop.run_epochs`.
+        recipe, run, processes: see `loop.run_epochs`.
         threads: limit to the processor threads of this process.
     """
 
@@ -53,14 +53,11 @@ class _Work:
     split: tuple[list[str], str, int | None]
     recipe: Recipe
     run: Path
-    tensorboard: bool
     processes: Processes
     threads: int
 
 
-def run_in_processes(
-    dataset: Dataset, recipe: Recipe, run: Path, tensorboard: bool, processes: Processes
-) -> None:
+def run_in_processes(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes) -> None:
     """Train in several processes until the last epoch.
 
     Raises:
@@ -74,7 +71,7 @@ def run_in_processes(
     manifest = dataset.manifest
     split = (dataset.index["split"].tolist(), manifest.split.name, manifest.split.seed)
     share = max(1, torch.get_num_threads() // processes.devices)
-    work = _Work(dataset.folder, split, recipe, run, tensorboard, processes, share)
+    work = _Work(dataset.folder, split, recipe, run, processes, share)
     store = _store() if processes.nodes == 1 else None
     try:
         _watch(*_started(work, store))
@@ -212,7 +209,7 @@ def _run(work: _Work, environment: dict[str, str], sender: Connection) -> None:
         dataset = dataset.with_split(pd.Series(parts, dataset.index.index), name, seed)
         resumed = (work.run / "checkpoints" / LAST).exists()
         task = task_of(dataset, work.recipe, resumed)
-        run_epochs(dataset, task, work.run, work.tensorboard, work.processes)
+        run_epochs(dataset, task, work.run, work.processes)
     except ChestXrayError as error:
         sender.send(str(error))
         os._exit(1)  # its peers may never answer again, so nothing that asks them is tidied up

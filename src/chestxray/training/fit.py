@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from chestxray.evaluation.seen_images import Seen
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.storage import ObjectFolder, fetched, is_url, path_of, shown, staged_folder
-from chestxray.training import checkpoint_files, initial_weights, phantom_weights
+from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
@@ -123,7 +123,7 @@ def train(
     out: str | Path = "run",
     overrides: Overrides | None = None,
     resume: bool = False,
-    tensorboard: bool = False,
+    trackers: Sequence[str] = (),
     processes: Processes | None = None,
 ) -> Run:
     """Train a classifier, or resume an interrupted run.
@@ -144,7 +144,8 @@ def train(
         overrides: keys of the recipe to change, such as `{"size": 320, "loss.gamma": 1}`, or texts
             such as `loss.gamma=1`.
         resume: continue after the last finished epoch; dataset and recipe must be the same.
-        tensorboard: write TensorBoard logs into `out/tensorboard` too.
+        trackers: that are given the run too, see `tracking`: `tensorboard`, `mlflow`, `wandb`. A
+            resumed run goes on with those that it has.
         processes: that train together, see `distributed`; one where None.
 
     Returns:
@@ -156,15 +157,16 @@ def train(
             trained on another dataset, its checkpoint is not one that this version wrote,
             images of the dataset were altered, or another training works in the folder.
         TrainingError: nothing to learn from, the loss is no longer finite, one of several
-            processes died, or several were asked for where the head alone is fitted.
+            processes died, several were asked for where the head alone is fitted, or a tracker
+            does not answer.
         StorageError: a URL is refused, or a store does not answer.
-        MissingExtraError: TensorBoard is not installed.
+        MissingExtraError: a tracker is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
     processes = processes or Processes()
     _check_out(out, resume, processes)
     with staged_folder(out) as run:
-        finished = _train(dataset, recipe, run, overrides, resume, tensorboard, processes)
+        finished = _train(dataset, recipe, run, overrides, resume, trackers, processes)
     return replace(finished, folder=path_of(out))
 
 
@@ -190,7 +192,7 @@ def _train(
     run: Path,
     overrides: Overrides | None,
     resume: bool,
-    tensorboard: bool,
+    trackers: Sequence[str],
     processes: Processes,
 ) -> Run:
     """Train in a folder of this machine; see `train`."""
@@ -203,31 +205,33 @@ def _train(
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
     _check_models(run, dataset, chosen, resume)
-    _check_method(chosen, processes, tensorboard)
+    _check_method(chosen, processes)
+    tracking.check(trackers)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
     if chosen.members:
-        return _train_members(dataset, chosen, run, first, resume, tensorboard, processes)
+        return _train_members(dataset, chosen, run, first, resume, trackers, processes)
     under_way = resume and (run / "checkpoints" / LAST).exists()
     if chosen.weights == PHANTOMS and not under_way:
         resume |= _pretrain(dataset, chosen, run if first else None, resume)
     if not first:
         if chosen.taught:
             _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
-        run_in_processes(dataset, chosen, run, tensorboard, processes)
+        run_in_processes(dataset, chosen, run, processes)
         return _awaited(run)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
     task = task_of(dataset, chosen, under_way)
     with _alone(run, resume):
         _record_origin(run, dataset, chosen, under_way)
+        tracking.start(run, trackers, chosen)
         if chosen.method != "gradient":
             return _finished(run, dataset, task, fit_head(dataset, task, run))
         if chosen.taught:
             keep_targets(dataset, chosen, run)
         if processes.count > 1:
-            run_in_processes(dataset, chosen, run, tensorboard, processes)
+            run_in_processes(dataset, chosen, run, processes)
         else:
-            run_epochs(dataset, task, run, tensorboard)
+            run_epochs(dataset, task, run)
         _load_best(task, run / "checkpoints" / BEST)
         return _finished(run, dataset, task, Outcome.read(run, chosen))
 
@@ -238,13 +242,13 @@ def _train_members(
     run: Path,
     first: bool,
     resume: bool,
-    tensorboard: bool,
+    trackers: Sequence[str],
     processes: Processes,
 ) -> Run:
     """Train the members of a recipe, and let the first machine join them."""
 
     def member(recipe: Recipe, folder: Path, resume: bool) -> Run:
-        return train(dataset, recipe, folder, (), resume, tensorboard, processes)
+        return train(dataset, recipe, folder, (), resume, trackers, processes)
 
     if not first:
         train_members(recipe, run, member)
@@ -253,7 +257,9 @@ def _train_members(
         check_recipe(network)
     with _alone(run, resume):
         begin(dataset, recipe, run)
+        tracking.start(run, trackers, recipe)
         join(dataset, recipe, run, train_members(recipe, run, member))
+        tracking.finish(run)
         return Run.open(run)
 
 
@@ -332,11 +338,11 @@ def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> 
             warn_of_public(network, dataset)
 
 
-def _check_method(recipe: Recipe, processes: Processes, tensorboard: bool) -> None:
-    if recipe.method != "gradient" and (processes.count > 1 or tensorboard):
+def _check_method(recipe: Recipe, processes: Processes) -> None:
+    if recipe.method != "gradient" and processes.count > 1:
         raise TrainingError(
-            f"method = {recipe.method} fits the head in one process and has no epochs: leave out "
-            f"--devices, --nodes and --tensorboard"
+            f"method = {recipe.method} fits the head in one process: leave out --devices and "
+            f"--nodes"
         )
 
 
@@ -399,6 +405,7 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     }
     summary = {**_summary(dataset.manifest, recipe), "initial_weights": origin}
     write_json(run / "run.json", {**summary, **facts})
+    tracking.finish(run)
     return Run.open(run)
 
 

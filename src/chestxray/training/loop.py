@@ -14,18 +14,16 @@ from typing import Final, Literal, Self
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
-from chestxray.errors import MissingExtraError
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import device
-from chestxray.training import checkpoint_files, initial_weights, threads
+from chestxray.training import checkpoint_files, initial_weights, threads, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import auxiliary_targets
 from chestxray.training.callbacks import (
@@ -105,7 +103,6 @@ def run_epochs(
     dataset: Dataset,
     task: Task,
     run: Path,
-    tensorboard: bool = False,
     processes: Processes | None = None,
 ) -> None:
     """Train until the last epoch, from the last checkpoint where there is one.
@@ -116,7 +113,6 @@ def run_epochs(
         dataset: with the splits `train` and `val`.
         task: that `task_of` made.
         run: the folder of the run.
-        tensorboard: write TensorBoard logs too.
         processes: of which this is one; None where it is alone.
 
     Raises:
@@ -129,7 +125,7 @@ def run_epochs(
     part, val = kind(dataset, "train", device(), targets), Part(dataset, "val", device())
     if not last.exists():
         threads.choose(recipe.threads, _TimedStep(task, part))
-    trainer = _trainer(recipe, run, dataset, tensorboard, processes)
+    trainer = _trainer(recipe, run, dataset, processes)
     if trainer.is_global_zero:
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
         recipes.save(run / "recipe.yaml", recipe)
@@ -233,7 +229,6 @@ def _trainer(
     recipe: Recipe,
     run: Path,
     dataset: Dataset,
-    tensorboard: bool,
     processes: Processes | None,
 ) -> Trainer:
     history = History(run / "history.csv", recipe.monitor, recipe.first_full_epoch)
@@ -252,7 +247,7 @@ def _trainer(
             Show(history),
         ],
         plugins=[CheckpointFiles()],
-        logger=_tensorboard(run) if tensorboard else False,
+        logger=tracking.loggers(run) or False,
         default_root_dir=run,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -291,10 +286,3 @@ class _TimedStep:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss: Tensor = self._task.loss(self._network(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _tensorboard(run: Path) -> Logger:
-    try:
-        return TensorBoardLogger(run, name="tensorboard", version="")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("tensorboard", "track") from error
