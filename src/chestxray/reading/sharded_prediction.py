@@ -49,6 +49,7 @@ from chestxray.reading.prediction_rows import BATCH, ERROR, REFUSED, answered, r
 from chestxray.reading.predictions_writer import columns
 from chestxray.reading.reader import Reader, read_facts
 from chestxray.reading.reader import load as load_reader
+from chestxray.storage import is_url
 
 EXAMPLES: Final = 100  # images that are named because they were not read
 _LOCK: Final = ".predict.lock"
@@ -222,7 +223,7 @@ def _predictor(
     if on == "CPU":  # a GPU of the node is another job's
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for path in (seen, str(of.out)):
-        if not Path(path).exists():
+        if not is_url(path) and not Path(path).exists():
             raise ArtifactError(
                 f"{path} does not exist there: put the radiographs and the output folder on "
                 f"storage that all nodes of the cluster share, under the same paths"
