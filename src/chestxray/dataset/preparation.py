@@ -475,7 +475,8 @@ def _publish(work: Path, out: Path) -> None:
 def _besides_shards(work: Path) -> list[str]:
     """Name the files of a dataset besides its manifest and shards, those of masks included."""
     there = sorted(path.name for path in (work / masks.FOLDER).glob("*"))
-    return [*(f"{masks.FOLDER}/{name}" for name in there), INDEX, BOXES]
+    execution = [EXECUTION] if (work / EXECUTION).exists() else []
+    return [*(f"{masks.FOLDER}/{name}" for name in there), *execution, INDEX, BOXES]
 
 
 def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
