@@ -164,6 +164,17 @@ def test_a_shard_that_ends_each_worker_ends_the_run_and_an_error_is_told_with_it
             list(cluster.map(cluster_work.doubled, ((n, n) for n in range(5)), 5, "GPU"))
 
 
+def test_a_worker_on_a_gpu_has_it_alone_with_its_share_of_the_cores():
+    with nodes(1) as there:
+        there.cluster.add_node(num_cpus=5, num_gpus=2, object_store_memory=100_000_000)
+        there.cluster.wait_for_nodes()
+        with joined(there.address) as cluster:
+            assert (cluster.count("GPU"), cluster.cores("GPU"), cluster.cores("CPU")) == (2, 2, 1)
+            found = list(cluster.map(cluster_work.device, ((n, n) for n in range(8)), 8, "GPU"))
+    assert {done.result for done in found} <= {"0", "1"}
+    assert len(found) == 8
+
+
 def test_no_more_shards_are_taken_than_there_are_workers(three: Nodes):
     taken: list[int] = []
 

@@ -199,7 +199,7 @@ def _predict_left(
     on = _processor(cluster, model.engine)
     first = inputs.part(0, 1)
     seen = str(first.paths[0]) if isinstance(first, RadiographFiles) else str(first.folder)
-    make = partial(_predictor, model, work.of, on, work.engine, seen)
+    make = partial(_predictor, model, work.of, work.engine, seen, on, cluster.cores(on))
     given = ((number, (number, part)) for number, part in work.parts(inputs))
     tally = Tally("predict", cluster)
     try:
@@ -217,9 +217,14 @@ def _processor(cluster: Cluster, engine: str | Path) -> Processor:
 
 
 def _predictor(
-    model: BundleChoice, of: FolderPlan, on: Processor, engine: str | None, seen: str
+    model: BundleChoice,
+    of: FolderPlan,
+    engine: str | None,
+    seen: str,
+    on: Processor,
+    processes: int,
 ) -> ShardPredictor:
-    """Load the model in a worker of a cluster."""
+    """Load the model in a worker of a cluster, which decodes with so many processes."""
     if on == "CPU":  # a GPU of the node is another job's
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for path in (seen, str(of.out)):
@@ -230,7 +235,7 @@ def _predictor(
             )
     reader = model.open()
     _check_engine(of.out, engine, reader.engine.name)
-    pool = DecoderPool(partial(load, size=reader.size), 1, SECONDS_PER_FILE)
+    pool = DecoderPool(partial(load, size=reader.size), processes, SECONDS_PER_FILE)
     return ShardPredictor(reader, of, pool)
 
 
