@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import psutil
 
 MEGABYTE = 2**20
 _MARK = "CHESTXRAY_TEST_CLUSTER"
+_TOKEN = uuid.uuid4().hex  # of the clusters of this process; Ray reads it once
 
 
 def environment() -> dict[str, str]:
@@ -23,6 +25,8 @@ def environment() -> dict[str, str]:
     return {
         _MARK: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here))),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         # The tests share their machine: Ray's workers would otherwise wait for everybody else.
         "RAY_worker_niceness": "0",

@@ -109,11 +109,12 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401
         }
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WorkerError(
-            f"no Ray cluster can be used at {address} ({reason}): start one with `ray start "
-            f"--head`, or give --cluster {LOCAL}"
+            f"no Ray cluster can be used at {address} ({reason}): check that it was started, and "
+            f"that RAY_AUTH_MODE and RAY_AUTH_TOKEN are set here as on its nodes, or give "
+            f"--cluster {LOCAL}"
         ) from error
 
 
