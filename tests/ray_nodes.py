@@ -34,13 +34,17 @@ def environment() -> dict[str, str]:
 
 
 def of_ray() -> list[psutil.Process]:
-    """Every process that Ray started from this process or from its children, or left behind."""
+    """Every process that Ray started from this process or from its children, or left behind.
+
+    The environment is read as bytes: Ray's processes write their titles over its beginning.
+    """
+    mark = f"{_MARK}={os.getpid()}".encode()
     found = []
-    for process in psutil.process_iter(["cmdline", "username", "environ"]):
-        words = process.info["cmdline"] or []
-        ours = (process.info["environ"] or {}).get(_MARK) == str(os.getpid())
-        if ours and any("ray" in word for word in words[:3]):
-            found.append(process)
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if mark in environ and any("ray" in word for word in process.cmdline()[:3]):
+                found.append(process)
     return found
 
 
