@@ -57,6 +57,10 @@ def failing() -> Callable[[int], int]:
     return work
 
 
+def device() -> Callable[[int], str]:
+    return lambda given: os.environ["CUDA_VISIBLE_DEVICES"]  # noqa: ARG005
+
+
 class TrivialEngine:
     """Answers at once, whatever the image."""
 

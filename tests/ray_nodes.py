@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import psutil
 
 MEGABYTE = 2**20
 _MARK = "CHESTXRAY_TEST_CLUSTER"
+_TOKEN = uuid.uuid4().hex  # of the clusters of this process; Ray reads it once
 
 
 def environment() -> dict[str, str]:
@@ -23,6 +25,8 @@ def environment() -> dict[str, str]:
     return {
         _MARK: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here))),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         # The tests share their machine: Ray's workers would otherwise wait for everybody else.
         "RAY_worker_niceness": "0",
@@ -30,13 +34,17 @@ def environment() -> dict[str, str]:
 
 
 def of_ray() -> list[psutil.Process]:
-    """Every process that Ray started from this process or from its children, or left behind."""
+    """Every process that Ray started from this process or from its children, or left behind.
+
+    The environment is read as bytes: Ray's processes write their titles over its beginning.
+    """
+    mark = f"{_MARK}={os.getpid()}".encode()
     found = []
-    for process in psutil.process_iter(["cmdline", "username", "environ"]):
-        words = process.info["cmdline"] or []
-        ours = (process.info["environ"] or {}).get(_MARK) == str(os.getpid())
-        if ours and any("ray" in word for word in words[:3]):
-            found.append(process)
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if mark in environ and any("ray" in word for word in process.cmdline()[:3]):
+                found.append(process)
     return found
 
 

@@ -110,7 +110,10 @@ def test_resuming_where_nothing_was_begun_is_an_error(dataset, tmp_path):
     assert not out.exists()
 
 
-def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(run, dataset, tmp_path):
+def test_a_folder_of_other_files_in_the_place_of_predictions_is_told_in_one_line(
+    run, dataset, tmp_path
+):
+    (tmp_path / "mine.txt").touch()
     result = run_command("predict", str(run / "bundle"), str(dataset.folder), "--split", "test",
                        "--out", str(tmp_path))  # fmt: skip
     assert result.returncode == 1

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 import cluster_work
+import object_store
 from chestxray.cluster import joined
-from chestxray.dataset import prepare
+from chestxray.dataset import prepare, shards
 from chestxray.dataset.store import Dataset
 from chestxray.errors import WorkerError
 from chestxray.evaluation import evaluate, predictions
@@ -26,6 +27,8 @@ from chestxray.evaluation.predictions_folder import PredictionsFolder, shard_fil
 from chestxray.execution import EXECUTION, Execution
 from chestxray.reading.prediction import predict
 from chestxray.reading.sharded_prediction import FolderPlan, predict_on
+from chestxray.storage import ObjectFolder
+from object_store import Faults, faulty, s3_server
 from ray_nodes import Nodes, environment, nodes, of_ray, wait_until
 
 pytestmark = pytest.mark.slow
@@ -161,6 +164,17 @@ def test_a_shard_that_ends_each_worker_ends_the_run_and_an_error_is_told_with_it
             list(cluster.map(cluster_work.doubled, ((n, n) for n in range(5)), 5, "GPU"))
 
 
+def test_a_worker_on_a_gpu_has_it_alone_with_its_share_of_the_cores():
+    with nodes(1) as there:
+        there.cluster.add_node(num_cpus=5, num_gpus=2, object_store_memory=100_000_000)
+        there.cluster.wait_for_nodes()
+        with joined(there.address) as cluster:
+            assert (cluster.count("GPU"), cluster.cores("GPU"), cluster.cores("CPU")) == (2, 2, 1)
+            found = list(cluster.map(cluster_work.device, ((n, n) for n in range(8)), 8, "GPU"))
+    assert {done.result for done in found} <= {"0", "1"}
+    assert len(found) == 8
+
+
 def test_no_more_shards_are_taken_than_there_are_workers(three: Nodes):
     taken: list[int] = []
 
@@ -257,3 +271,36 @@ def test_ray_reports_its_use_to_nobody():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.timeout(1800)
+def test_workers_deliver_to_a_store_that_fails_now_and_then_the_bytes_of_a_path(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shards, "SHARD", 20)
+    alone = prepare(phantoms, tmp_path / "alone", size=32).folder
+    faults = Faults(share=0.1, seed=2)
+    with s3_server() as server, faulty(server, faults) as endpoint:
+        for name, value in object_store.environment(endpoint, tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        raw, out = (ObjectFolder(f"s3://{object_store.BUCKET}/{name}") for name in ("raw", "made"))
+        for path in sorted(p for p in phantoms.rglob("*") if p.is_file()):
+            raw.upload(path, path.relative_to(phantoms).as_posix())
+        killer = threading.Thread(target=_kill_one_worker)
+        killer.start()
+        prepare(raw.url, out.url, size=32, cluster="local")
+        killer.join()
+        made = {name: out.read(name) for name in out.versions()}
+    assert len(set(faults.injected)) == len(object_store.KINDS)
+    stages = Execution.model_validate_json(made.pop(EXECUTION)).stages
+    assert stages[0].workers_lost == 1
+    files = (path for path in alone.rglob("*") if path.is_file())
+    assert made == {path.relative_to(alone).as_posix(): path.read_bytes() for path in files}
+
+
+def _kill_one_worker() -> None:
+    def at_work() -> list[psutil.Process]:
+        return [p for p in of_ray() if any("ray::_Worker.run" in word for word in p.cmdline())]
+
+    wait_until(lambda: bool(at_work()), seconds=300)
+    at_work()[0].kill()

@@ -28,6 +28,7 @@ LAYERS = (
         "hub",
         "plain_yaml",
         "process_limits",
+        "storage",
         "table_limits",
     },
     {"sources"},

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import chestxray
@@ -63,7 +64,8 @@ def test_a_folder_has_the_rows_of_a_table_in_their_order_failures_included(reade
     ]
     ours, theirs = (predictions.read(of.path) for of in (folder, table))
     assert ours.findings == theirs.findings
-    assert ours.rows.equals(theirs.rows)
+    # Batches begin anew with each shard, which moves the last digits.
+    pd.testing.assert_frame_equal(ours.rows, theirs.rows, rtol=1e-5)
     assert (folder.read, folder.refused, folder.failed) == (table.read, table.refused, table.failed)
     assert len(folder.failed) == 8
 

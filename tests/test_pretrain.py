@@ -15,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from chestxray import storage
 from chestxray.artifacts import lock
 from chestxray.cli.main import app
 from chestxray.errors import ArtifactError, BundleError, RecipeError
@@ -305,7 +306,7 @@ def test_a_damaged_network_in_the_cache_is_named_with_what_to_do(
 def test_the_cache_is_where_the_environment_says(monkeypatch):
     monkeypatch.delenv("CHESTXRAY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert phantom_weights.cache() == Path("/xdg/chestxray")
+    assert storage.cache.folder() == Path("/xdg/chestxray")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert phantom_weights.cache() == Path("/home/someone/.cache/chestxray")
+    assert storage.cache.folder() == Path("/home/someone/.cache/chestxray")

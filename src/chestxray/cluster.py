@@ -16,7 +16,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -74,14 +76,17 @@ def joined(address: str) -> Iterator[Cluster]:
     """
     ray = _ray()
     start = time.perf_counter()
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, address)
+    if ray.is_initialized():
+        yield Cluster(ray, address, 0.0)
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    _connect(ray, address)
     try:
         yield Cluster(ray, address, time.perf_counter() - start)
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray has put one of its own in its place
 
 
 def _ray() -> Any:  # noqa: ANN401 - Ray's module
@@ -104,11 +109,12 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401
         }
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WorkerError(
-            f"no Ray cluster can be used at {address} ({reason}): start one with `ray start "
-            f"--head`, or give --cluster {LOCAL}"
+            f"no Ray cluster can be used at {address} ({reason}): check that it was started, and "
+            f"that RAY_AUTH_MODE and RAY_AUTH_TOKEN are set here as on its nodes, or give "
+            f"--cluster {LOCAL}"
         ) from error
 
 
@@ -133,6 +139,17 @@ class Cluster:
         """Give the number of processors in the cluster."""
         return int(self._ray.cluster_resources().get(of, 0))
 
+    def cores(self, on: Processor) -> int:
+        """Give the cores of a worker: one, or a GPU's share of those of its node, at least one.
+
+        Nodes differ; a worker must fit on each of them.
+        """
+        if on == "CPU":
+            return 1
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        shares = [int(of.get("CPU", 0) // of[on]) for of in nodes if of.get(on)]
+        return max(1, min(shares, default=1))
+
     def map(
         self,
         make: Callable[[], Callable[[_Given], _Result]],
@@ -147,7 +164,7 @@ class Cluster:
                 worker process, and pickled.
             given: number and input of each shard; taken one at a time.
             shards: how many there are: more workers are not started.
-            on: what a worker takes one of. A worker on a GPU also takes one core.
+            on: what a worker takes one of. One on a GPU also takes cores, see `cores`.
 
         Raises:
             WorkerError: a worker reports an error, or a shard ended several workers.
@@ -160,7 +177,7 @@ class Cluster:
                 f"the Ray cluster at {self.address} has no {on}: add a node that has one"
             )
         remote = self._ray.remote(_Worker)
-        actor = remote.options(max_restarts=-1, num_cpus=1, num_gpus=int(on == "GPU"))
+        actor = remote.options(max_restarts=-1, num_cpus=self.cores(on), num_gpus=int(on == "GPU"))
         work = _Work(self._ray, [actor.remote(make) for _ in range(workers)], iter(given))
         try:
             yield from work.results()

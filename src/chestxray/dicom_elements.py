@@ -30,6 +30,8 @@ import numpy.typing as npt
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
+from chestxray.storage import opened
+
 _ELEMENT_LIMIT: Final = 100_000
 _DEPTH_LIMIT: Final = 16
 # 80 million pixels of 16 bits and a generous header.
@@ -234,7 +236,7 @@ def read_header(path: Path) -> Elements:
         MalformedError: not DICOM, truncated, damaged, or beyond a limit.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         data, more = b"", file.read(_HEAD)
         if not is_dicom(more):
             raise MalformedError("the file is not DICOM")

@@ -15,6 +15,7 @@ Callers catch `ChestXrayError`; the command line turns it into one line.
     ├── TrainingError        training cannot go on
     ├── PredictionsError     a predictions table that cannot be evaluated
     ├── ConfigError          a configuration that cannot be followed
+    ├── StorageError         an object store that does not answer, refuses, or has other bytes
     ├── WorkerError          a worker process died
     │   └── DecoderError     a decoder process ended; the file may not be the cause
     └── MissingExtraError    an optional dependency is not installed
@@ -120,6 +121,10 @@ class ConfigError(ChestXrayError):
     """A configuration has an unknown key or an impossible value."""
 
 
+class StorageError(ChestXrayError):
+    """An object store does not answer, refuses, or has other bytes than it should; or a bad URL."""
+
+
 class WorkerError(ChestXrayError):
     """A worker process died before its work was done."""
 
@@ -169,6 +174,9 @@ _EXTRA_OF_MODULE: Final = {
     "nncf": "export",
     "cryptography": "sign",
     "ray": "scale",
+    "fsspec": "scale",
+    "s3fs": "scale",
+    "gcsfs": "scale",
 }
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chestxray.errors import BundleError
+from chestxray.storage import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -198,15 +199,17 @@ def local(bundle: str | Path) -> Path:
     """Give the folder of a bundle, wherever it is.
 
     Args:
-        bundle: a folder, which is given as it is, or `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION`.
+        bundle: a folder, which is given as it is, or `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION`,
+            or a URL.
 
     Raises:
         BundleError: the name is none of the hub; the hub does not answer and the cache does not
             have it whole; the user may not read it; it has no such revision; or it is no bundle.
+        StorageError: as `storage.fetched` says of a URL.
     """
     name = str(bundle)
     if not name.startswith(PREFIX):
-        return Path(bundle)
+        return fetched(bundle, beside=[f"{Path(bundle).name}{SIGNATURE}"])
     repository = Repository.of(name)
     if repository is None:
         raise BundleError(

@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.options import (
     AsJson,
+    CacheGib,
     LabelsPath,
     LeaveOut,
     SourceOptions,
@@ -28,7 +29,8 @@ def evaluate(
     predictions: Annotated[
         Path,
         typer.Argument(
-            help="A table of predictions (.csv, .csv.gz, .parquet or .jsonl), or a run folder."
+            help="A table of predictions (.csv, .csv.gz, .parquet or .jsonl), or a run: path or "
+            "URL."
         ),
     ],
     *,
@@ -72,6 +74,7 @@ def evaluate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
     given: SourceOptions,
 ) -> None:
     """Compare predictions with labels: metrics with intervals, subgroups, localization.
@@ -84,6 +87,7 @@ def evaluate(
     """
     from chestxray.evaluation import Labels
     from chestxray.evaluation import evaluate as evaluated
+    from chestxray.storage import shown
 
     if masks is not None and heatmaps is None:
         raise typer.BadParameter("--masks needs --heatmaps")
@@ -115,7 +119,7 @@ def evaluate(
     if results.localization is not None:
         _show_localization(results.localization)
     if out is not None:
-        typer.echo(f"\n{out / 'metrics.json'}")
+        typer.echo(f"\n{shown(out / 'metrics.json')}")
 
 
 def _prevalences(pairs: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestxray.cli.options import BundleFolder, DatasetSplit, RequireSignature
+from chestxray.cli.options import BundleFolder, CacheGib, DatasetSplit, RequireSignature
 
 if TYPE_CHECKING:
     from chestxray.evaluation import Interval
@@ -44,6 +44,7 @@ def explain(
         ),
     ] = None,
     require_signature: RequireSignature = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Draw heatmaps over radiographs, or test them on pairs of phantoms.
 
@@ -62,6 +63,7 @@ def explain(
     if not inputs:
         raise typer.BadParameter("name a dataset, folders or files, or give --phantom-pairs N")
     from chestxray.reading import explain as draw
+    from chestxray.storage import shown
 
     run = draw(
         bundle,
@@ -75,8 +77,8 @@ def explain(
     )
     count = len(run.pictures)
     typer.echo(
-        f"{out}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused or "
-        f"unreadable"
+        f"{shown(run.path)}: {count} picture{'' if count == 1 else 's'}, {len(run.unread)} refused "
+        f"or unreadable"
     )
     if not count and not run.unread:
         typer.echo(

@@ -41,6 +41,7 @@ from chestxray.cli.validate import validate
 from chestxray.cli.verify import verify
 from chestxray.errors import ChestXrayError, of_missing_module
 from chestxray.file_names import one_line
+from chestxray.storage import path_of, shown
 from chestxray.version import __version__
 
 app = typer.Typer(
@@ -135,6 +136,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        for argument in arguments:
+            _refuse_credentials(argument)
         app(arguments)
     except SystemExit as end:
         if end.code != _INTERRUPTED:
@@ -150,6 +153,12 @@ def main() -> None:
         _fail(_not_utf8(error), debug)
 
 
+def _refuse_credentials(argument: str) -> None:
+    """Refuse a URL that holds a key before anything could repeat it; raises `StorageError`."""
+    if "://" in argument and ("@" in argument or "?" in argument):
+        path_of(argument.partition("=")[2] if argument.startswith("--") else argument)
+
+
 def _not_utf8(error: UnicodeEncodeError) -> Exception:
     """Explain a path of which some library takes no bytes that are not UTF-8."""
     return ChestXrayError(
@@ -161,6 +170,8 @@ def _not_utf8(error: UnicodeEncodeError) -> Exception:
 def _fail(error: Exception, debug: bool) -> None:
     if debug or isinstance(error, ModuleNotFoundError):
         raise error
-    lines = str(error).split("\n")  # words of a stranger's file are no commands to the terminal
+    lines = shown(str(error)).split(
+        "\n"
+    )  # words of a stranger's file are no commands to the terminal
     typer.echo("chestxray: " + "\n".join(map(one_line, lines)), err=True)
     sys.exit(_FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from chestxray.hub import local
+from chestxray.storage.cache import LIMIT
 
 if TYPE_CHECKING:
     from chestxray.sources import Problem, ReadOptions
@@ -81,16 +83,20 @@ OnCluster = Annotated[
         "without Ray.",
     ),
 ]
-BUNDLE_HELP: Final = "The bundle folder of a run, or hub:OWNER/NAME@REVISION."
+BUNDLE_HELP: Final = "The bundle of a run: folder or URL, or hub:OWNER/NAME@REVISION."
 BundleFolder = Annotated[Path, typer.Argument(help=BUNDLE_HELP, callback=local)]
 Inputs = Annotated[
-    list[Path], typer.Argument(metavar="INPUT...", help="A dataset, or folders and files.")
+    list[Path],
+    typer.Argument(metavar="INPUT...", help="A dataset, or folders and files: paths or URLs."),
 ]
 DatasetSplit = Annotated[
     str | None, typer.Option("--split", help="The split of a dataset: train, val or test.")
 ]
 LabelsPath = Annotated[
-    Path, typer.Option("--labels", help="A prepared dataset, or a label table of any source.")
+    Path,
+    typer.Option(
+        "--labels", help="A prepared dataset, or a label table of any source: path or URL."
+    ),
 ]
 AllowMissing = Annotated[
     bool,
@@ -105,6 +111,23 @@ LeaveOut = Annotated[
         metavar="FILE",
         help="A file of `chestxray overlap`, or a table with a column image: leave out the images "
         "that it names, and their patients. Repeatable.",
+    ),
+]
+
+
+def _set_cache_limit(gib: float | None) -> None:
+    if gib is not None:
+        os.environ[LIMIT] = str(gib)  # worker processes have it from there
+
+
+CacheGib = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-gib",
+        metavar="GIB",
+        help="Keep at most this much of what is read from URLs on this machine. Default: "
+        "$CHESTXRAY_CACHE_GIB, or else 50.",
+        callback=_set_cache_limit,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.options import (
     BundleFolder,
+    CacheGib,
     DatasetSplit,
     EngineName,
     Inputs,
@@ -44,6 +45,7 @@ def predict(
     operating_point: OperatingPointName = None,
     require_signature: RequireSignature = None,
     cluster: OnCluster = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Predict the findings of radiographs.
 
@@ -61,6 +63,7 @@ def predict(
     reads it as one table. With --cluster the workers of a Ray cluster write its files.
     """
     from chestxray.reading import predict as read
+    from chestxray.storage import shown
 
     run = read(
         bundle,
@@ -75,13 +78,13 @@ def predict(
         cluster=cluster,
     )
     typer.echo(
-        f"{out}: {run.read} read by {run.engine}, {run.number_refused} refused, "
+        f"{shown(run.path)}: {run.read} read by {run.engine}, {run.number_refused} refused, "
         f"{run.number_failed} unreadable"
     )
     unread = run.refused | run.failed
     for name, reason in islice(unread.items(), _SHOWN):
         typer.echo(f"  {name}: {reason}")
     if (more := run.rows - run.read - _SHOWN) > 0:
-        typer.echo(f"  and {more} more: see the column reason of {out}")
+        typer.echo(f"  and {more} more: see the column reason of {shown(run.path)}")
     if not run.read:
         raise typer.Exit(1)

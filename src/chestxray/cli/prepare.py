@@ -10,6 +10,7 @@ import typer
 
 from chestxray.cli.options import (
     AllowMissing,
+    CacheGib,
     OnCluster,
     SourceOptions,
     SplitName,
@@ -68,7 +69,7 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="RAW... OUT",
-            help="Raw trees of radiographs and tables, and the dataset folder to write.",
+            help="Raw trees of radiographs and tables, and the dataset to write: paths or URLs.",
             show_default=False,
         ),
     ],
@@ -109,6 +110,7 @@ def prepare(
             help="Print the card of one source: how to get the data set, its files, its labels.",
         ),
     ] = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
     pixels: Annotated[  # noqa: ARG001 - its callback refuses it
         int | None, typer.Option(hidden=True, callback=_not_pixels)
     ] = None,
@@ -120,6 +122,7 @@ def prepare(
     that cannot be read are left out, and listed here and in OUT/dataset.json.
     """
     from chestxray.dataset import prepare as make
+    from chestxray.storage import shown
 
     options = given.read_options()
     if write_columns is not None:
@@ -141,7 +144,7 @@ def prepare(
         cluster=cluster,
     )
     _show(dataset)
-    typer.echo(f"\n{out}: {dataset.manifest.images} images of {size} px")
+    typer.echo(f"\n{shown(dataset.folder)}: {dataset.manifest.images} images of {size} px")
 
 
 def _write_columns(raws: list[Path], out: Path, options: ReadOptions) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import Loggers
+from chestxray.cli.options import CacheGib, Loggers
 
 
 def report(
@@ -16,6 +16,7 @@ def report(
         Path | None, typer.Option("--out", help="The page to write. Default: FOLDER/report.html.")
     ] = None,
     loggers: Loggers = None,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
     """Write one self-contained page about a run: data, training, results, examples, limits.
 
@@ -23,10 +24,17 @@ def report(
     """
     from chestxray.reporting.page import figures_folder
     from chestxray.reporting.page import report as write
+    from chestxray.storage import is_url, shown
     from chestxray.training.tracking import add_report, check
 
     check(loggers or ())
+    if loggers and (is_url(folder) or (out and is_url(out))):
+        raise typer.BadParameter(
+            "--logger adds the page to a run of this machine: leave it out, or give paths"
+        )
     page = write(folder, out)
-    add_report(folder, loggers or (), page)
-    size = page.stat().st_size / 1e6
-    typer.echo(f"{page}: {size:.1f} MB, figures for print in {figures_folder(page)}")
+    if loggers:
+        add_report(folder, loggers, page)
+    where = shown(figures_folder(page))
+    size = "" if is_url(page) else f"{page.stat().st_size / 1e6:.1f} MB, "
+    typer.echo(f"{shown(page)}: {size}figures for print in {where}")

@@ -11,6 +11,7 @@ from chestxray.cli.options import (
     AllowMissing,
     AsJson,
     BundleFolder,
+    CacheGib,
     EngineName,
     LeaveOut,
     SourceOptions,
@@ -38,6 +39,7 @@ def validate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
+    cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
     given: SourceOptions,
 ) -> None:
     """Validate a bundle on other data sets: one page that says where it may not be used.
@@ -50,6 +52,7 @@ def validate(
     """
     from chestxray.reading.validation import validate as validated
     from chestxray.reporting.validation_page import PAGE
+    from chestxray.storage import shown
 
     results = validated(
         bundle,
@@ -68,7 +71,7 @@ def validate(
         return
     for of in results.sets:
         _show(of)
-    typer.echo(f"\n{out / PAGE}")
+    typer.echo(f"\n{shown(out / PAGE)}")
 
 
 def _show(of: ValidatedSet) -> None:

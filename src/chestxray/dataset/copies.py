@@ -42,8 +42,9 @@ from chestxray.dataset.fingerprints import (
 )
 from chestxray.dataset.pixels import Canonical, placement
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.remote import is_dataset
 from chestxray.dataset.shards import Shards
-from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
+from chestxray.dataset.store import Dataset
 from chestxray.errors import ImageError, SourceError
 from chestxray.parallel import check_main_module, process_count
 from chestxray.progress import progress
@@ -420,7 +421,7 @@ def _table(pairs: Sequence[Pair], a: Images, b: Images) -> pd.DataFrame:
 
 
 def _opened(path: Path) -> Path | Dataset:
-    if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
+    if is_dataset(path):
         return Dataset.open(path)
     if not path.is_dir():
         raise SourceError(

@@ -32,6 +32,7 @@ from chestxray.findings import Findings
 from chestxray.parallel import process_count
 from chestxray.progress import progress
 from chestxray.sources.regions import mask_of_runs
+from chestxray.storage import Content, contents
 
 FOLDER: Final = "masks"  # of the shards, inside the dataset
 CELL: Final = 4  # pixels
@@ -70,17 +71,17 @@ class MaskFile(NamedTuple):
     Attributes:
         row: of its image within the shard.
         finding: its position.
-        path: of the file; above 0 is inside. Empty where there are `runs`.
+        path: of the file, or its bytes; above 0 is inside. Empty where there are `runs`.
         runs: of pixels, as `sources.regions.text_of_runs` writes them.
     """
 
     row: int
     finding: int
-    path: str
+    path: str | Path | Content
     runs: str = ""
 
     def __str__(self) -> str:
-        return self.path or f"runs {self.runs[:40]}"
+        return str(self.path) or f"runs {self.runs[:40]}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def pack_masks(
             DecoderPool(partial(_grid, side=row[1]), processes, SECONDS_PER_FILE) as pool,
             progress("masks", len(images)) as advance,
         ):
-            grids = pool.map(files, _AHEAD, _CHUNK)
+            read = zip(files, contents(file.path for file in files), strict=True)
+            given = (file._replace(path=path) for file, path in read)
+            grids = pool.map(given, _AHEAD, _CHUNK)
             packed = []
             for each in work:
                 packed.append(_pack(each, grids, folder, row, len(findings)))

@@ -10,6 +10,8 @@ same bytes each time.
 
 On a cluster each worker does all of this for one shard after the other, with a decoder process of
 its own. The folders, and the files under the same paths, must be on storage that all nodes share.
+Files of a store are read here, some in advance, and their bytes go to the workers. A dataset that
+is made in a store gets each shard as soon as it is finished (`remote.ShardStore`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,13 +33,17 @@ from chestxray.cluster import Done, joined
 from chestxray.dataset import shards
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.remote import ShardStore
 from chestxray.dataset.shards import HEADER_BYTES, Shard
 from chestxray.errors import ArtifactError, ImageError
 from chestxray.execution import Tally
 from chestxray.parallel import process_count
 from chestxray.progress import progress
+from chestxray.storage import Content, contents, is_url, origin_of, path_of
 
 CHUNK: Final = 16  # files that a worker takes at a time
+_AHEAD: Final = 2 * shards.SHARD  # files that are decoded while a shard goes to a store
+_AHEAD_IN_MEMORY: Final = 128  # of those whose bytes come from a store
 
 
 class _Strict(BaseModel):
@@ -92,7 +99,8 @@ class _Listed(NamedTuple):
     Attributes:
         number: of the shard.
         paths: of its files.
-        seen: one of them that exists where the list was made; empty where none does.
+        seen: one of them that exists where the list was made; empty where none does, and of
+            files in a store.
     """
 
     number: int
@@ -101,14 +109,14 @@ class _Listed(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A file, and where its image belongs: the row in a shard."""
+    """A file, or its bytes, and where its image belongs: the row in a shard."""
 
-    path: str
+    file: str | Path | Content
     array: Path
     row: int
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.file)
 
 
 def pack(
@@ -118,6 +126,7 @@ def pack(
     notes: Path,
     workers: int | None = None,
     cluster: str | None = None,
+    store: ShardStore | None = None,
 ) -> Packing:
     """Decode files into shards, resuming where an earlier call was stopped.
 
@@ -128,9 +137,11 @@ def pack(
         notes: folder of the notes, `00000.json` for the first shard.
         workers: processes on this machine; all cores when None.
         cluster: address of a Ray cluster whose workers do it instead, see `cluster.joined`.
+        store: that takes each shard when it is finished, out of `images`.
 
     Raises:
         ArtifactError: the folders cannot be written; a later call resumes.
+        StorageError: a store does not answer; likewise.
         WorkerError: a worker process died, or one of a cluster reports an error; a later call
             resumes.
         MissingExtraError: a cluster is named, and Ray is not installed.
@@ -138,12 +149,12 @@ def pack(
     numbers = range(-(-len(paths) // shards.SHARD))
     try:
         images.mkdir(parents=True, exist_ok=True)
-        done = {n: note for n in numbers if (note := _finished(n, images, notes))}
+        done = {n: note for n in numbers if (note := _finished(n, images, notes, store))}
         left = [n for n in numbers if n not in done]
         packed = (
-            _packed_here(paths, left, size, images, notes, workers)
+            _packed_here(paths, left, size, images, notes, workers, store)
             if cluster is None
-            else _packed_on(cluster, paths, left, size, images, notes)
+            else _packed_on(cluster, paths, left, size, images, notes, store)
         )
         done |= packed
     except OSError as error:
@@ -185,15 +196,24 @@ def _packed_here(
     images: Path,
     notes: Path,
     workers: int | None,
+    store: ShardStore | None,
 ) -> Iterator[tuple[int, _Note]]:
     """Write the shards with these numbers, each followed by its note."""
-    for number, note in _packed(paths, left, size, images, workers):
+    for number, note in _packed(paths, left, size, images, workers, bounded=bool(store)):
         _write_note(number, note, notes)
+        if store is not None:
+            store.deliver(note.shard, images, notes / _note_name(number))
         yield number, note
 
 
 def _packed_on(
-    address: str, paths: Sequence[str], left: Sequence[int], size: int, images: Path, notes: Path
+    address: str,
+    paths: Sequence[str],
+    left: Sequence[int],
+    size: int,
+    images: Path,
+    notes: Path,
+    store: ShardStore | None,
 ) -> Iterator[tuple[int, _Note]]:
     """Let the workers of a cluster do the same, in any order."""
     if not left:
@@ -208,9 +228,10 @@ def _packed_on(
     ):
         tally = Tally("prepare", nodes)
         try:
-            make = partial(_Packer, size, images.absolute(), notes.absolute())
+            url = None if store is None else store.url
+            make = partial(_Packer, size, images.absolute(), notes.absolute(), url)
             for done in nodes.map(make, shards_left, len(left)):
-                yield done.number, _written(done, images, notes)
+                yield done.number, _written(done, images, notes, store)
                 tally.add(done, done.result)
                 advance(done.result)
         finally:
@@ -219,9 +240,11 @@ def _packed_on(
                 _clear(number, images)
 
 
-def _written(done: Done[int], images: Path, notes: Path) -> _Note:
+def _written(done: Done[int], images: Path, notes: Path, store: ShardStore | None) -> _Note:
     """Give the note that a worker wrote, which shows that its storage is ours."""
-    note = _finished(done.number, images, notes)
+    if store is not None:
+        store.fetch_note(notes / _note_name(done.number))
+    note = _finished(done.number, images, notes, store)
     if note is None:
         raise ArtifactError(
             f"node {done.node} wrote shard {done.number} of {images}, which is not there: name an "
@@ -231,10 +254,17 @@ def _written(done: Done[int], images: Path, notes: Path) -> _Note:
 
 
 class _Packer:
-    """Writes shards and their notes, one after the other, in a worker of a cluster."""
+    """Writes shards and their notes, one after the other, in a worker of a cluster.
 
-    def __init__(self, size: int, images: Path, notes: Path) -> None:
+    A dataset in a store, whose URL is given, gets them from a folder of this process.
+    """
+
+    def __init__(self, size: int, images: Path, notes: Path, url: str | None = None) -> None:
         self._size, self._images, self._notes = size, images, notes
+        self._store = None if url is None else ShardStore(path_of(url))
+        if self._store is not None:
+            self._own = TemporaryDirectory(prefix="chestxray-")
+            self._images = self._notes = Path(self._own.name)
         self._pool = DecoderPool(partial(_decode, size=size), 1, SECONDS_PER_FILE)
 
     def __call__(self, listed: _Listed) -> int:
@@ -251,15 +281,23 @@ class _Packer:
             )
         array = _new_array(listed.number, self._images)
         places = [_Place(path, array, row) for row, path in enumerate(listed.paths)]
-        files = [_file(outcome) for outcome in self._pool.map(places, chunk=CHUNK)]
+        outcomes = self._pool.map(_with_contents(places), _ahead(places, bounded=False), CHUNK)
+        files = [_file(outcome) for outcome in outcomes]
         target = self._images / shards.shard_name(listed.number)
-        _write_note(listed.number, _finish(array, target, self._size, files, None), self._notes)
+        note = _finish(array, target, self._size, files, None)
+        _write_note(listed.number, note, self._notes)
+        if self._store is not None:
+            at = self._notes / _note_name(listed.number)
+            self._store.deliver(note.shard, self._images, at)
         return len(files)
 
 
 def _list(number: int, paths: Sequence[str]) -> _Listed:
-    listed = tuple(str(Path(path).absolute()) if path else "" for path in _paths_of(number, paths))
-    return _Listed(number, listed, next((path for path in listed if Path(path).exists()), ""))
+    """List the files of a shard by names that hold on any node."""
+    own = _paths_of(number, paths)
+    listed = tuple(origin_of(path) or (str(Path(path).absolute()) if path else "") for path in own)
+    seen = (path for path in listed if not is_url(path) and Path(path).exists())
+    return _Listed(number, listed, next(seen, ""))
 
 
 def _packed(
@@ -269,10 +307,13 @@ def _packed(
     images: Path,
     workers: int | None,
     wanted: Mapping[int, Shard] | None = None,
+    *,
+    bounded: bool = False,
 ) -> Iterator[tuple[int, _Note]]:
     """Write the shards with these numbers one after the other, all cores at work on the next.
 
-    Where `wanted` says what a shard is to be, another one is not put in its place.
+    Where `wanted` says what a shard is to be, another one is not put in its place. `bounded` limits
+    the files that are decoded in advance, so that finished shards do not pile up.
     """
     arrays = {number: _temporary(number, images) for number in left}
     places = {number: list(_places(number, paths, arrays[number])) for number in left}
@@ -282,7 +323,7 @@ def _packed(
         DecoderPool(partial(_decode, size=size), processes, SECONDS_PER_FILE) as pool,
         progress("prepare", len(paths), done=len(paths) - len(every)) as advance,
     ):
-        results = pool.map(every, chunk=CHUNK)
+        results = pool.map(_with_contents(every), _ahead(every, bounded), CHUNK)
         for number in left:
             files: list[File] = []
             for outcome in islice(results, len(places[number])):
@@ -291,6 +332,19 @@ def _packed(
             target = images / shards.shard_name(number)
             expected = None if wanted is None else wanted[number]
             yield number, _finish(arrays[number], target, size, files, expected)
+
+
+def _with_contents(places: Sequence[_Place]) -> Iterator[_Place]:
+    """Give the places of files with the bytes of those that are in a store."""
+    for place, file in zip(places, contents(place.file for place in places), strict=True):
+        yield place._replace(file=file)
+
+
+def _ahead(places: Sequence[_Place], bounded: bool) -> int | None:
+    """Give the number of files to decode in advance; None for all."""
+    if places and origin_of(str(places[0])) is not None:
+        return _AHEAD_IN_MEMORY
+    return _AHEAD if bounded else None
 
 
 def _file(outcome: Packed | OSError | ImageError) -> File:
@@ -338,7 +392,7 @@ def _decode(place: _Place, size: int) -> Packed | OSError:
     Gives its sides and the hash of its pixels; or why the array cannot be written, which is not
     the file's fault.
     """
-    radiograph = Radiograph.read(Path(place.path))
+    radiograph = Radiograph.read(place.file)
     height, width = radiograph.pixels.shape
     packed = Packed(width=width, height=height, sha256=radiograph.pixels_sha256)
     image = radiograph.canonical(size)
@@ -394,7 +448,7 @@ def _close_gaps(array: BinaryIO, kept: Iterable[int], image_bytes: int) -> None:
     array.truncate(HEADER_BYTES + place * image_bytes)
 
 
-def _finished(number: int, images: Path, notes: Path) -> _Note | None:
+def _finished(number: int, images: Path, notes: Path, store: ShardStore | None) -> _Note | None:
     """Give the note of a shard that an earlier call finished, None where it is to be made."""
     path = notes / _note_name(number)
     if not path.exists():
@@ -406,6 +460,8 @@ def _finished(number: int, images: Path, notes: Path) -> _Note | None:
     shard = note.shard
     if shard is None:
         return note
+    if store is not None:
+        return note if store.holds(shard) else None
     file = images / shard.name
     return note if file.exists() and file.stat().st_size == shard.bytes else None
 

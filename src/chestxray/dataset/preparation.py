@@ -4,6 +4,9 @@ Everything is written in `OUT/.prepare` and moved to `OUT` when it is complete, 
 Each file is made from the plan, the rows and the notes of the shards alone, so a prepare that was
 killed resumes when it is called again with the same inputs, and ends in the same bytes. In a
 finished dataset it makes the shards that are missing.
+
+A dataset in a store is made in a folder of the cache, from which each shard goes to the store when
+it is finished, see `remote`.
 """
 
 from __future__ import annotations
@@ -21,13 +24,22 @@ import pandas as pd
 from pydantic import ValidationError
 
 from chestxray import sources
-from chestxray.artifacts import lock, read_json, sha256, sync_folder, write_json, write_table
+from chestxray.artifacts import (
+    lock,
+    read_json,
+    sha256,
+    sync_folder,
+    write_json,
+    write_table,
+    write_text,
+)
 from chestxray.dataset import masks, shards
 from chestxray.dataset.combine import Combined, combine, duplicates, sharing_sources
 from chestxray.dataset.copies import between_sources
 from chestxray.dataset.masks import PackedMasks, pack_masks
 from chestxray.dataset.packing import File, Packed, Packing, Unreadable, pack, renew
 from chestxray.dataset.pixels import PIXEL_RULE
+from chestxray.dataset.remote import PLAN, ShardStore, is_dataset, is_finished, lacking
 from chestxray.dataset.shards import Shard
 from chestxray.dataset.split import (
     AUTO,
@@ -54,6 +66,7 @@ from chestxray.dataset.store import (
     Split,
     counts_by_part,
     index_columns,
+    local_tables,
     read_manifest,
     remake,
 )
@@ -71,9 +84,9 @@ from chestxray.sources.collection import (
     ReadOptions,
     problem,
 )
+from chestxray.storage import ObjectFolder, fetched, is_url, mirrored, path_of, shown, staging_of
 from chestxray.version import __version__
 
-_PLAN: Final = "plan.json"
 _LOCK: Final = "lock"
 _UNKNOWN: Final = -9.0  # stands for NaN, which has several bit patterns, where labels are hashed
 
@@ -97,8 +110,8 @@ def prepare(  # noqa: PLR0913 - the options of one command
     trees make one dataset, see `dataset.combine`.
 
     Args:
-        raws: one tree or several, each recognised by a source.
-        out: folder of the dataset: new, empty, or of a prepare with the same inputs.
+        raws: one tree or several, paths or URLs, each recognised by a source.
+        out: path or URL of the dataset: new, empty, or of a prepare with the same inputs.
         size: side of the packed images, pixels.
         split: `official`, `patient`, the folder of a dataset whose split is kept, or the path of a
             CSV file with the columns `image,split` or `patient,split`. With `official`, a source
@@ -121,14 +134,17 @@ def prepare(  # noqa: PLR0913 - the options of one command
             is empty, or no image can be read.
         ArtifactError: `out` holds something else, cannot be written, or has a name that is not
             UTF-8.
+        StorageError: a URL is refused, or a store does not answer; the same call resumes.
         WorkerError: a worker process died, or one of the cluster reports an error; the same call
             resumes.
         MissingExtraError: a cluster is named, and Ray is not installed.
     """
     check_main_module()
+    out = path_of(out)
     if not is_text(str(out)):
         raise ArtifactError(f"the name {one_line(str(out))} is not valid UTF-8: choose another one")
-    trees = [Path(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
+    trees = [mirrored(raw) for raw in ([raws] if isinstance(raws, str | Path) else raws)]
+    split = _split_on_this_machine(split)
     if not trees:
         raise SourceError("no raw tree was given: give at least one folder")
     each = sources.options_of_each(trees, source, options)
@@ -144,10 +160,8 @@ def prepare(  # noqa: PLR0913 - the options of one command
             f"{trees[0]} is a label table without images: give the folder that holds the images"
         )
     job = _Job(combined, resolved(split, combined.official), seed, allow_empty)
-    out = Path(out)
     plan = _plan(job, size)
-    work = out / UNFINISHED
-    if (out / MANIFEST).exists():
+    if is_finished(out):
         manifest = read_manifest(out)
         _check_same(plan, manifest, out, "made")
         _make_missing(job, manifest, out)
@@ -157,12 +171,23 @@ def prepare(  # noqa: PLR0913 - the options of one command
             "prepare",
             f"{name} has no official list: its patients are split at random (70 / 10 / 20 %)",
         )
-    with _working(work, plan):
+    with _working(out, plan) as (work, store):
         if not (work / MANIFEST).exists():
-            _make(job, plan, work, cluster)
-        _publish(work, out)
-        shutil.rmtree(work)
+            _make(job, plan, work, out, store, cluster)
+        if store is None:
+            _publish(work, out)
+        else:
+            store.finish(work, _besides_shards(work))
+        shutil.rmtree(work if store is None else staging_of(out).parent)
     return Dataset.open(out)
+
+
+def _split_on_this_machine(split: str) -> str:
+    """Give a split whose dataset or list is in a store by the path of its copy here."""
+    if not is_url(split):
+        return split
+    path = path_of(split)
+    return str(local_tables(path) if is_dataset(path) else fetched(path))
 
 
 def _check_files(combined: Combined) -> None:
@@ -301,16 +326,22 @@ def _bytes(path: str) -> int:
         return -1
 
 
-def _make(job: _Job, plan: Plan, work: Path, cluster: str | None) -> None:
+def _make(
+    job: _Job, plan: Plan, work: Path, out: Path, store: ShardStore | None, cluster: str | None
+) -> None:
     """Make shards, index, boxes and then the manifest in the working folder.
+
+    The shards of images go to the store, where there is one.
 
     Raises:
         SourceError: no image can be read.
         ArtifactError: the folder cannot be written.
+        StorageError: the store does not answer.
     """
     rows = job.combined.rows
     paths = rows["path"].tolist()
-    packing = pack(paths, plan.size, work / shards.FOLDER, work, cluster=cluster)
+    images = work / shards.FOLDER
+    packing = pack(paths, plan.size, images, work, cluster=cluster, store=store)
     if not packing.shards:
         first = packing.files[0]
         reason = first.reason if isinstance(first, Unreadable) else ""
@@ -319,7 +350,7 @@ def _make(job: _Job, plan: Plan, work: Path, cluster: str | None) -> None:
         rows,
         [_sha256(file) for file in packing.files],
         job.drawn,
-        _copies(job.combined, packing, plan.size, work),
+        _copies(job.combined, packing, plan.size, work if store is None else out),
     )
     rows = rows.assign(split=job.split(found.groups))
     problems = [
@@ -343,14 +374,17 @@ def _make(job: _Job, plan: Plan, work: Path, cluster: str | None) -> None:
     write_json(work / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def _copies(combined: Combined, packing: Packing, size: int, work: Path) -> list[tuple[str, str]]:
-    """Find the copies between the sources that are known to share radiographs."""
+def _copies(combined: Combined, packing: Packing, size: int, folder: Path) -> list[tuple[str, str]]:
+    """Find the copies between the sources that are known to share radiographs.
+
+    `folder`, a path or a URL, has the folder of the shards.
+    """
     pairs = sharing_sources(combined.collections)
     if not pairs:
         return []
     read = [isinstance(file, Packed) for file in packing.files]
     sides = [(file.width, file.height) for file in packing.files if isinstance(file, Packed)]
-    images = shards.Shards(work / shards.FOLDER, packing.shards, (size, size))
+    images = shards.Shards(folder / shards.FOLDER, packing.shards, (size, size))
     return between_sources(combined.rows[read], sides, images, pairs)
 
 
@@ -453,23 +487,41 @@ def _publish(work: Path, out: Path) -> None:
             sync_folder(out)
 
 
+def _besides_shards(work: Path) -> list[str]:
+    """Name the files of a dataset besides its manifest and shards, those of masks included."""
+    there = sorted(path.name for path in (work / masks.FOLDER).glob("*"))
+    execution = [EXECUTION] if (work / EXECUTION).exists() else []
+    return [*(f"{masks.FOLDER}/{name}" for name in there), *execution, INDEX, BOXES]
+
+
 def _make_missing(job: _Job, manifest: Manifest, out: Path) -> None:
     """Make the shards that a finished dataset lacks."""
-    missing = [
-        (place, shard)
-        for place, shard, _ in manifest.shard_files()
-        if not (out / place / shard.name).exists()
-    ]
+    missing = _missing(manifest, out)
+    here = staging_of(out)  # where they are made; the folder itself, of a path
     if missing:
         count = len(manifest.shards) + len(manifest.masks)
-        say("prepare", f"{out} lacks {len(missing)} of {count} shards: making them again")
-        (out / UNFINISHED).mkdir(exist_ok=True)
-        with _locked(out / UNFINISHED):
-            _renew_images([s for place, s in missing if place == shards.FOLDER], job, manifest, out)
-            _renew_masks([s for place, s in missing if place == masks.FOLDER], job, manifest, out)
+        say("prepare", f"{shown(out)} lacks {len(missing)} of {count} shards: making them again")
+        (here / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        with _locked(here / UNFINISHED):
+            images = pd.read_parquet(local_tables(out) / INDEX)["image"].tolist()
+            _renew_images([s for p, s in missing if p == shards.FOLDER], job, manifest, here)
+            _renew_masks([s for p, s in missing if p == masks.FOLDER], job, manifest, images, here)
+            if is_url(out):
+                for place, shard in missing:
+                    ObjectFolder(out).upload(here / place / shard.name, f"{place}/{shard.name}")
     else:
-        say("prepare", f"{out} is complete, made from the same inputs")
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        say("prepare", f"{shown(out)} is complete, made from the same inputs")
+    if is_url(out):
+        ShardStore(out).delete_notes()  # of a prepare that was killed at its end
+    shutil.rmtree(here.parent if is_url(out) else out / UNFINISHED, ignore_errors=True)
+
+
+def _missing(manifest: Manifest, out: Path) -> list[tuple[str, Shard]]:
+    """List the shards that a dataset lacks, with their folders."""
+    files = [(place, shard) for place, shard, _ in manifest.shard_files()]
+    if is_url(out):
+        return [(place, shard) for place, shard, _ in lacking(out, files)]
+    return [(place, shard) for place, shard in files if not (out / place / shard.name).exists()]
 
 
 def _renew_images(wanted: Sequence[Shard], job: _Job, manifest: Manifest, out: Path) -> None:
@@ -482,9 +534,10 @@ def _renew_images(wanted: Sequence[Shard], job: _Job, manifest: Manifest, out: P
         _check_renewed(images, shard, made, out)
 
 
-def _renew_masks(wanted: Sequence[Shard], job: _Job, manifest: Manifest, out: Path) -> None:
-    """Make masks again; the index says which images are in a shard."""
-    images = pd.read_parquet(out / INDEX)["image"].tolist()
+def _renew_masks(
+    wanted: Sequence[Shard], job: _Job, manifest: Manifest, images: Sequence[str], out: Path
+) -> None:
+    """Make masks again; `images`, those of the index, say which are in a shard."""
     start = 0
     for part, shard in zip(manifest.shards, manifest.masks, strict=False):
         if shard in wanted:
@@ -506,29 +559,54 @@ def _check_same(plan: Plan, there: Plan, out: Path, how: str) -> None:
     different = there.differences(plan)
     if different:
         raise ArtifactError(
-            f"{out} was {how} from other inputs ({'; '.join(different)}): name another folder, "
+            f"{shown(out)} was {how} from other inputs ({'; '.join(different)}): name another "
+            f"folder, "
             f"or remove this one"
         )
 
 
 @contextmanager
-def _working(work: Path, plan: Plan) -> Iterator[None]:
-    """Hold the working folder of this plan alone: a new one, or that of a killed prepare."""
-    out = work.parent
-    if out.exists() and not work.exists() and any(out.iterdir()):
-        raise ArtifactError(f"{out} holds other files: name a new folder for the dataset")
+def _working(out: Path, plan: Plan) -> Iterator[tuple[Path, ShardStore | None]]:
+    """Hold the working folder of this plan alone: a new one, or that of a killed prepare.
+
+    Gives the folder, and the store that takes the shards where `out` is a URL.
+    """
+    store = ShardStore(out) if is_url(out) else None
+    work = staging_of(out) / UNFINISHED
+    if store is None:
+        foreign = not work.exists() and out.exists() and any(out.iterdir())
+    else:
+        foreign = not store.empty and store.plan() is None
+    if foreign:
+        raise ArtifactError(f"{shown(out)} holds other files: name a new folder for the dataset")
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work):
-        if (work / _PLAN).exists():
-            _check_same(plan, _read_plan(work / _PLAN), out, "started")
-            say("prepare", f"resuming the unfinished {out}")
+        if store is not None:
+            _take_over(store, work)
+        if (work / PLAN).exists():
+            _check_same(plan, _read_plan(work / PLAN), out, "started")
+            say("prepare", f"resuming the unfinished {shown(out)}")
         else:
-            write_json(work / _PLAN, plan.model_dump(mode="json"))
-        yield
+            write_json(work / PLAN, plan.model_dump(mode="json"))
+        if store is not None:
+            store.begin(work / PLAN)
+            store.restore_notes(work)
+        yield work, store
+
+
+def _take_over(store: ShardStore, work: Path) -> None:
+    """Begin where the store is: another machine may have gone on, or begun with another plan."""
+    there, own = store.plan(), work / PLAN
+    if own.exists() and there != own.read_bytes():
+        for path in work.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if there is not None:
+        write_text(own, there.decode(errors="replace"))
 
 
 def _locked(work: Path) -> IO[bytes]:
-    refusal = f"another prepare is running in {work.parent}: wait until it ends"
+    refusal = f"another prepare is running in {shown(work.parent)}: wait until it ends"
     return lock(work / _LOCK, ArtifactError(refusal))
 
 
@@ -537,6 +615,6 @@ def _read_plan(path: Path) -> Plan:
         return Plan.model_validate(read_json(path, "chestxray prepare"))
     except ValidationError as error:
         raise ArtifactError(
-            f"{path.parent.parent} was started by another version of chestxray: remove it, or name "
-            f"another folder"
+            f"{shown(path.parent.parent)} was started by another version of chestxray: remove it, "
+            f"or name another folder"
         ) from error

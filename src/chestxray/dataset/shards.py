@@ -5,12 +5,16 @@ Shard k of a dataset is `images/0000k.npy`, uint8 [n, size, size]: those of the 
 other are therefore the rows of the index. Each shard can be written, checked and renewed alone.
 Decoding files into shards is the task of `dataset.packing`. `masks/0000k.npy` holds the masks of
 the same rows, see `dataset.masks`.
+
+The shards of a dataset in a store are fetched whole when they are first read, checked against their
+hash, and kept in the cache of this machine.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chestxray.artifacts import sha256
 from chestxray.errors import ArtifactError
+from chestxray.storage import ObjectFolder, cache, is_url, shown
 
 FOLDER: Final = "images"  # of the shards, inside the dataset
 SHARD: Final = 1024  # listed images per shard: 51 MB at 224 pixels
 HEADER_BYTES: Final = 128  # before the first pixel; NumPy pads its header to a multiple of 64
+_SHARE: Final = 8  # of the cache that one array of shards holds at a time
 
 _Images = npt.NDArray[np.uint8]
 
@@ -92,12 +98,47 @@ def problem_of(folder: Path, shard: Shard, row: tuple[int, ...]) -> str | None:
 def alteration_of(folder: Path, shard: Shard, row: tuple[int, ...]) -> str | None:
     """Say what is wrong with a shard's file, its content included; None where nothing is.
 
-    It reads the whole file. Arguments as of `problem_of`.
+    It reads the whole file; of a store, the one in the cache. Arguments as of `problem_of`.
     """
-    wrong = problem_of(folder, shard, row)
-    if wrong is None and sha256(folder / shard.name) != shard.sha256:
-        return f"{folder / shard.name} was altered"
-    return wrong
+    with _on_this_machine(folder / shard.name, shard) as path:
+        wrong = problem_of(path.parent, shard.model_copy(update={"name": path.name}), row)
+        if wrong is None and sha256(path) != shard.sha256:
+            return f"{folder / shard.name} was altered"
+        return wrong
+
+
+@contextmanager
+def _on_this_machine(path: Path, shard: Shard) -> Iterator[Path]:
+    """Give the file of a shard, from the cache where the path is that of a URL."""
+    if not is_url(path):
+        yield path
+        return
+    kept = _kept(path, shard)
+    try:
+        yield kept
+    finally:
+        cache.release(kept)
+
+
+def _kept(path: Path, shard: Shard) -> Path:
+    """Give a shard of a store from the cache, held till it is released; fetched where it lacks.
+
+    Raises:
+        ArtifactError: the store has no such shard.
+        StorageError: it is not what the manifest says, or the store does not answer.
+    """
+
+    def fetch(target: Path) -> None:
+        store = ObjectFolder(path.parent)
+        try:
+            store.download(path.name, target, shard.bytes, shard.sha256)
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{shown(path)} does not exist: run the `chestxray prepare` that made the dataset "
+                f"again; it makes what is missing"
+            ) from None
+
+    return cache.keep(f"{shard.sha256}.npy", shard.bytes, fetch)
 
 
 class Shards:
@@ -118,6 +159,8 @@ class Shards:
         total = int(ends[-1]) if len(ends) else 0
         self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self._paths = [folder / shard.name for shard in shards]
+        self._shards = tuple(shards) if is_url(folder) else ()
+        self._kept: dict[int, Path] = {}  # the least recently used first
         self._rows = np.arange(total, dtype=np.int64)
         self._mapped: dict[int, _Images] = {}
         self.shape: Final = (total, *row)
@@ -168,8 +211,30 @@ class Shards:
         return images
 
     def _map(self, place: int) -> _Images:
+        if self._shards:
+            self._fetch(place)
         if place not in self._mapped:
-            mapped = np.load(self._paths[place], mmap_mode="r", allow_pickle=False)
+            path = self._kept.get(place, self._paths[place])
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             # Indexing a memmap itself costs some microseconds more.
             self._mapped[place] = mapped.view(np.ndarray)
         return self._mapped[place]
+
+    def _fetch(self, place: int) -> None:
+        """Hold a shard of a store in the cache; lets go of others, so that it has room."""
+        if place in self._kept:
+            self._kept[place] = self._kept.pop(place)
+            return
+        needed = self._shards[place].bytes
+        room = cache.limit() // _SHARE - needed
+        while self._kept and sum(self._shards[held].bytes for held in self._kept) > room:
+            self._let_go(next(iter(self._kept)))
+        self._kept[place] = _kept(self._paths[place], self._shards[place])
+
+    def _let_go(self, place: int) -> None:
+        self._mapped.pop(place, None)
+        cache.release(self._kept.pop(place))
+
+    def __del__(self) -> None:
+        for place in tuple(vars(self).get("_kept", ())):
+            self._let_go(place)

@@ -20,17 +20,18 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
-from chestxray.dataset import masks, shards
+from chestxray.dataset import masks, remote, shards
 from chestxray.dataset.masks import Masks
 from chestxray.dataset.shards import Shard, Shards
 from chestxray.dataset.split import INDEX, PARTS, check, split_sha256
 from chestxray.errors import ArtifactError
 from chestxray.findings import NO_FINDING, Findings
+from chestxray.storage import is_url, path_of, shown
 from chestxray.table_limits import read_parquet
 
-MANIFEST: Final = "dataset.json"
+MANIFEST: Final = remote.MANIFEST
 BOXES: Final = "boxes.parquet"
-UNFINISHED: Final = ".prepare"  # the folder of an unfinished dataset
+UNFINISHED: Final = remote.UNFINISHED
 
 _LEADING_COLUMNS: Final = (
     "image", "source", "patient", "study", "follow_up", "age", "sex", "view", "width", "height",
@@ -223,26 +224,30 @@ class Dataset:
     def open(cls, folder: str | Path) -> Self:
         """Open a dataset and check that its files match its manifest.
 
+        Args:
+            folder: path or URL. Of a dataset in a store, shards are fetched when they are read.
+
         Raises:
             ArtifactError: unfinished, missing, altered, or cut short.
+            StorageError: the store does not answer, or has other bytes than the manifest says.
         """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
+        folder = path_of(folder)
+        tables = local_tables(folder)
+        manifest = read_manifest(tables)
         for name in manifest.sha256:
-            require(folder / name, _MADE_BY)
-            if problem := table_problem(folder, manifest, name):
+            require(tables / name, _MADE_BY)
+            if problem := table_problem(tables, manifest, name):
                 raise ArtifactError(f"{problem}: {remake(folder)}")
-        for place, shard, row in manifest.shard_files():
-            if problem := shards.problem_of(folder / place, shard, row):
-                raise ArtifactError(f"{problem}: {renew(folder, f'{place}/{shard.name}')}")
+        for file, problem in _shard_problems(folder, manifest):
+            raise ArtifactError(f"{problem}: {renew(folder, file)}")
         findings, size = manifest.findings, manifest.size
         there = Masks(folder / masks.FOLDER, manifest.masks, findings, size)
         return cls(
             folder,
             manifest,
-            _table(folder / INDEX),
+            _table(tables / INDEX),
             Shards(folder / shards.FOLDER, manifest.shards, (size, size)),
-            _table(folder / BOXES),
+            _table(tables / BOXES),
             there if manifest.masks else None,
         )
 
@@ -304,6 +309,30 @@ class Dataset:
         return replace(self, manifest=manifest, index=index)
 
 
+def local_tables(folder: Path) -> Path:
+    """Give the folder on this machine that holds the manifest and the tables of a dataset.
+
+    Args:
+        folder: path, which is given as it is, or URL.
+
+    Raises:
+        ArtifactError, StorageError: as `remote.fetched_tables` says.
+    """
+    return remote.fetched_tables(folder, (INDEX, BOXES), _MADE_BY)
+
+
+def _shard_problems(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Give the shards of a dataset that are wrong by size or header, each with what is wrong."""
+    if is_url(folder):
+        files = [(place, shard) for place, shard, _ in manifest.shard_files()]
+        for place, shard, problem in remote.lacking(folder, files):
+            yield f"{place}/{shard.name}", problem
+        return
+    for place, shard, row in manifest.shard_files():
+        if wrong := shards.problem_of(folder / place, shard, row):
+            yield f"{place}/{shard.name}", wrong
+
+
 def _table(path: Path) -> pd.DataFrame:
     try:
         table: pd.DataFrame = read_parquet(path).to_pandas()
@@ -358,9 +387,14 @@ def index_columns(findings: Findings) -> tuple[str, ...]:
 def read_manifest(folder: Path) -> Manifest:
     """Read `dataset.json`.
 
+    Args:
+        folder: path or URL of the dataset.
+
     Raises:
         ArtifactError: it does not exist, or is not a manifest of this version.
+        StorageError: the store does not answer.
     """
+    folder = local_tables(folder)
     path = folder / MANIFEST
     if not path.exists() and (folder / UNFINISHED).exists():
         raise ArtifactError(
@@ -406,13 +440,13 @@ def table_problem(folder: Path, manifest: Manifest, name: str) -> str | None:
 
 def remake(folder: Path) -> str:
     """Say how to make a dataset again."""
-    return f"remove {folder} and run `chestxray prepare` again"
+    return f"remove {shown(folder)} and run `chestxray prepare` again"
 
 
 def renew(folder: Path, shard: str) -> str:
     """Say how to make one shard again, such as `images/00000.npy`."""
     return (
-        f"remove {folder / shard} and run the `chestxray prepare` that made the "
+        f"remove {shown(folder / shard)} and run the `chestxray prepare` that made the "
         f"dataset again; it rebuilds only missing files"
     )
 

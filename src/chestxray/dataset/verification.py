@@ -22,11 +22,11 @@ from chestxray import sources
 from chestxray.dataset import shards
 from chestxray.dataset.decoding import DecoderPool
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.dataset.remote import is_dataset
 from chestxray.dataset.shards import Shard
 from chestxray.dataset.store import (
-    MANIFEST,
-    UNFINISHED,
     Manifest,
+    local_tables,
     no_finding,
     read_manifest,
     remake,
@@ -38,8 +38,10 @@ from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores, process_count
 from chestxray.progress import progress
 from chestxray.sources.collection import Collection, Problem, ReadOptions, problem
+from chestxray.storage import Content, contents, mirrored, origin_of, path_of
 
 _CHUNK: Final = 16  # files that a process takes at a time
+_AHEAD: Final = 128  # files of a store that are read in advance
 
 
 class Kind(NamedTuple):
@@ -140,29 +142,31 @@ def verify(
     """Check a raw tree or a prepared dataset, on all cores.
 
     Args:
-        path: a raw tree, or the folder of a dataset.
+        path: path or URL of a raw tree or of a dataset.
         source: name of a raw tree's source; recognised by its content when None.
         options: what is asked of the source.
 
     Raises:
         SourceError: a raw tree that cannot be read at all.
         ArtifactError: an unfinished dataset, or one whose manifest cannot be read.
+        StorageError: a URL is refused, or the store does not answer.
         WorkerError: a worker process died.
     """
-    path = Path(path)
-    if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
+    path = path_of(path)
+    if is_dataset(path):
         return _verify_dataset(path)
-    return _verify_tree(path, source, options)
+    return _verify_tree(mirrored(path), source, options)
 
 
 def _verify_dataset(folder: Path) -> DatasetVerdict:
     """Compare every file of a dataset with the manifest, by its SHA-256."""
-    manifest = read_manifest(folder)
+    tables = local_tables(folder)
+    manifest = read_manifest(tables)
     files = list(manifest.shard_files())
     damages = [
         Damage(name, wrong, remake(folder))
         for name in manifest.sha256
-        if (wrong := table_problem(folder, manifest, name))
+        if (wrong := table_problem(tables, manifest, name))
     ]
     with (
         on_all_cores(partial(_shard_problem, folder=folder), files, chunk=1) as reasons,
@@ -187,7 +191,8 @@ def _verify_tree(
         DecoderPool(_look, process_count(len(rows), _CHUNK)) as pool,
         progress("verify", len(rows)) as advance,
     ):
-        for look in pool.map(rows["path"], chunk=_CHUNK):
+        ahead = _AHEAD if any(map(origin_of, rows["path"][:1])) else None
+        for look in pool.map(contents(rows["path"]), ahead, _CHUNK):
             looks.append(look.reason if isinstance(look, ImageError) else look)
             advance()
     problems = [
@@ -208,9 +213,9 @@ def _shard_problem(file: tuple[str, Shard, tuple[int, ...]], folder: Path) -> st
     return shards.alteration_of(folder / place, shard, row)
 
 
-def _look(path: str) -> Kind:
+def _look(file: str | Path | Content) -> Kind:
     """Decode a file; gives its kind."""
-    radiograph = Radiograph.read(Path(path))
+    radiograph = Radiograph.read(file)
     height, width = radiograph.pixels.shape
     return Kind(_format(radiograph), f"{width} × {height}")
 

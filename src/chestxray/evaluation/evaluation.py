@@ -25,7 +25,7 @@ from chestxray.evaluation.bootstrap import (
     RESAMPLES,
     Draws,
 )
-from chestxray.evaluation.bundle_thresholds import BundleThresholds, seen_beside
+from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds, seen_beside
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.leave_out import Named, check_used, read_lists
@@ -50,6 +50,7 @@ from chestxray.evaluation.workload import Images, workloads
 from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.progress import progress
+from chestxray.storage import fetched, staged_folder
 from chestxray.version import __version__
 
 _ELSEWHERE: Final = (
@@ -80,7 +81,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     others.
 
     Args:
-        predictions: a table of predictions, its file, or a run folder with one.
+        predictions: a table of predictions, its file, or a run folder with one. This and all other
+            files and folders may be paths or URLs.
         labels: a prepared dataset, a label table, or either opened.
         split: which split the predictions are of, `test` by default.
         fit_on: predictions on validation, which thresholds and recalibration are fitted on. Without
@@ -104,11 +106,15 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         SourceError: a label table or a reference that cannot be read, or a file of images to leave
             out that names none of the labels.
         ArtifactError: a file that does not exist.
+        StorageError: a URL is refused, nothing is there, or the store does not answer.
     """
     if masks is not None and heatmaps is None:
         raise PredictionsError("masks need heatmaps to compare with them: give heatmaps too")
+    predictions = _on_this_machine(predictions)
+    fit_on = None if fit_on is None else _on_this_machine(fit_on)
     maps, regions, adjudicated = (
-        None if path is None else Path(path) for path in (heatmaps, masks, reference)
+        None if path is None else fetched(path, beside=[_note_of(path)])
+        for path in (heatmaps, masks, reference)
     )
     if maps is not None and not isinstance(predictions, Predictions):
         check_belongs(maps, file_of(Path(predictions)))
@@ -126,16 +132,32 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     )
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
-        results.write(Path(out))
-        _carry(predictions, Path(out))
-        _carry(labels.folder if isinstance(labels, Dataset) else labels, Path(out))
+        with staged_folder(out) as folder:
+            results.write(folder)
+            _carry(predictions, labels, folder)
     return results
 
 
-def _carry(source: Predictions | Labels | Path | str, out: Path) -> None:
+def _carry(
+    predictions: Predictions | Path | str, labels: Labels | Dataset | Path | str, out: Path
+) -> None:
     """Let the results say where what they are of was made."""
-    if isinstance(source, str | Path):
-        carry(Path(source), out)
+    if not isinstance(predictions, Predictions):
+        carry(file_of(Path(predictions)), out)
+    if not isinstance(labels, Labels):
+        carry(labels.folder if isinstance(labels, Dataset) else Path(labels), out)
+
+
+def _on_this_machine(table: Predictions | Path | str) -> Predictions | Path:
+    """Give predictions by a path of this machine, with the card of the bundle beside them."""
+    if isinstance(table, Predictions):
+        return table
+    return fetched(table, beside=[f"bundle/{CARD}"], without=["checkpoints"])
+
+
+def _note_of(heatmaps: Path | str) -> str:
+    """Name the file that says which predictions heatmaps belong to."""
+    return Path(heatmaps).with_suffix(".json").name
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chestxray import sources
+from chestxray.dataset.remote import is_dataset
 from chestxray.dataset.shards import Shards
 from chestxray.dataset.split import check
-from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
+from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.prediction_columns import column_store
@@ -34,6 +35,7 @@ from chestxray.evaluation.predictions import Predictions, counted, probability_c
 from chestxray.evaluation.seen_images import Evaluated
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem, ReadOptions
+from chestxray.storage import mirrored, path_of
 
 OFFICIAL: Final = "official"
 """The name of a split by a data set's own lists."""
@@ -89,7 +91,7 @@ class Labels:
         """Open a dataset folder, or read a label table and the official lists beside it.
 
         Args:
-            path: a prepared dataset, a label table, or a raw tree.
+            path: path or URL of a prepared dataset, a label table, or a raw tree.
             source: name of the source of a table or tree; recognised by its content when None.
             options: what is asked of the source.
 
@@ -98,14 +100,15 @@ class Labels:
             SourceError: not a label table, lists that share an image or a patient, or a source or
                 options for a dataset.
         """
-        path = Path(path)
-        if (path / MANIFEST).exists() or (path / UNFINISHED).exists():
+        path = path_of(path)
+        if is_dataset(path):
             if source is not None or (options or ReadOptions()) != ReadOptions():
                 raise SourceError(
                     f"{path} is a prepared dataset: --source and the reading options apply to "
                     f"label tables, not to a prepared dataset; leave them out"
                 )
             return cls.of_dataset(Dataset.open(path))
+        path = mirrored(path)
         read = sources.read(path, source, options)
         rows = read.rows.set_index("image")
         rows = rows.assign(split=_parts(path, rows, read.official))

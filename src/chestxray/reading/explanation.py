@@ -10,7 +10,7 @@ import logging
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -37,6 +37,7 @@ from chestxray.reading.inputs import DatasetImages, Given, Inputs, RadiographFil
 from chestxray.reading.judged_image import load_with_display
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reader, Reading, opened
+from chestxray.storage import path_of, staged_folder
 
 _Kind = Literal["true call", "false call", "missed"]
 _KINDS: Final[tuple[_Kind, ...]] = ("true call", "false call", "missed")
@@ -123,7 +124,7 @@ def explain(  # noqa: PLR0913 - the options of one command
         model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
         inputs: a dataset or its folder; or files and folders, which are searched with all their
             subfolders.
-        out: folder for the pictures.
+        out: path or URL of the folder for the pictures.
         split: of a dataset, such as `test`.
         findings: to draw; all of the model's by default.
         force: also draw files that the gate refuses.
@@ -144,7 +145,10 @@ def explain(  # noqa: PLR0913 - the options of one command
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)
-    return explain_inputs(reader, found, Path(out), wanted, force, per_image)
+    with staged_folder(out) as folder:
+        run = explain_inputs(reader, found, folder, wanted, force, per_image)
+    pictures = tuple(path_of(out) / path.relative_to(folder) for path in run.pictures)
+    return replace(run, path=path_of(out), pictures=pictures)
 
 
 def explain_inputs(

@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
 from chestxray.dataset.pixels import Canonical
+from chestxray.dataset.remote import is_finished
 from chestxray.dataset.shards import FOLDER, Shards
-from chestxray.dataset.store import MANIFEST, Dataset, read_manifest
+from chestxray.dataset.store import Dataset, read_manifest
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.evaluation.seen_images import Evaluated, seen_images
@@ -31,6 +32,7 @@ from chestxray.file_names import one_line
 from chestxray.model.model_card import ModelCard
 from chestxray.parallel import cores
 from chestxray.reading.judged_image import JudgedImage, load
+from chestxray.storage import contents, mirrored, opened, origin_of, path_of
 from chestxray.training.leakage import found_seen
 
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".img"})
@@ -71,8 +73,7 @@ class DatasetImages:
     def part(self, start: int, stop: int) -> PackedRows:
         """Give the images `start` to `stop` - 1, to be read by any process."""
         names = self.dataset.index["image"].iloc[self.rows[start:stop]].tolist()
-        folder = self.dataset.folder.absolute()
-        return PackedRows(folder, tuple(names), self.rows[start:stop])
+        return PackedRows(_anywhere(self.dataset.folder), tuple(names), self.rows[start:stop])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,7 +125,8 @@ class RadiographFiles:
         for path, name in zip(self.paths, self.names, strict=True):
             found = path.stat() if path.exists() else None
             state = (found.st_size, found.st_mtime_ns) if found else ()
-            digest.update(repr((str(path.absolute()), name, state)).encode())
+            where = origin_of(path) or str(path.absolute())
+            digest.update(repr((where, name, state)).encode())
         return digest.hexdigest()
 
     @contextmanager
@@ -148,7 +150,7 @@ class RadiographFiles:
             start: first file.
         """
         with self._pool(decode, start) as pool:
-            yield from pool.map(self.paths[start:], ahead)
+            yield from pool.map(contents(self.paths[start:]), ahead)
 
     def batches(self, size: int, start: int = 0) -> Iterator[list[JudgedImage | ImageError]]:
         """Give radiographs, or what is wrong with the file, `size` at a time.
@@ -161,13 +163,13 @@ class RadiographFiles:
             with self.decoding() as ready:
                 yield from ready.batches(size, start)
             return
-        stream = self.pool.map(self.paths[start:], size)
+        stream = self.pool.map(contents(self.paths[start:]), size)
         for begin, end in pairwise((start, *_ends(start, len(self.paths), size))):
             yield list(islice(stream, end - begin))
 
     def part(self, start: int, stop: int) -> RadiographFiles:
         """Give the files `start` to `stop` - 1, to be read by any process."""
-        paths = tuple(path.absolute() for path in self.paths[start:stop])
+        paths = tuple(map(_anywhere, self.paths[start:stop]))
         return replace(self, paths=paths, names=tuple(self.names[start:stop]), pool=None)
 
     def __len__(self) -> int:
@@ -199,8 +201,8 @@ def find(given: Given, split: str | None, card: ModelCard) -> Inputs:
 
     Args:
         given: one dataset or its folder; or folders, which are searched with all their subfolders,
-            and files. In a folder, files named .png, .jpg, .jpeg, .dcm or .dicom are read, and
-            DICOM files of any name.
+            and files; paths or URLs. In a folder, files named .png, .jpg, .jpeg, .dcm or .dicom
+            are read, and DICOM files of any name.
         split: of a dataset; required for a dataset, and not possible for files.
         card: of the model: a dataset must have its size and pixel rule.
 
@@ -208,18 +210,19 @@ def find(given: Given, split: str | None, card: ModelCard) -> Inputs:
         SourceError: nothing found, a folder that cannot be searched, a dataset beside other inputs,
             or a split that is missing or not possible.
         ArtifactError: the dataset does not fit the model, or has no such split.
+        StorageError: a URL is refused, nothing is there, or the store does not answer.
     """
     if isinstance(given, Dataset):
         return _split_of(given, split, card)
-    paths = list(map(Path, [given] if isinstance(given, str | Path) else given))
-    datasets = [path for path in paths if (path / MANIFEST).exists()]
+    paths = list(map(path_of, [given] if isinstance(given, str | Path) else given))
+    datasets = [path for path in paths if is_finished(path)]
     if datasets:
         if len(paths) > 1:
             raise SourceError(f"{datasets[0]} is a dataset: give it as the only input")
         return dataset_split(datasets[0], split, card)
     if split is not None:
         raise SourceError("a split (--split) is only possible with one dataset as the input")
-    found = list(_files(paths))
+    found = list(_files(map(mirrored, paths)))
     if not found:
         raise SourceError(
             f"there are no radiographs in {', '.join(map(str, paths))}: files must end in "
@@ -235,7 +238,7 @@ def dataset_split(folder: Path, split: str | None, card: ModelCard) -> DatasetIm
         SourceError: the folder is not a prepared dataset, or no split is named.
         ArtifactError: the dataset does not fit the model, or has no such split.
     """
-    if not (folder / MANIFEST).exists():
+    if not is_finished(folder):
         raise SourceError(f"{folder} is not a prepared dataset: make one with `chestxray prepare`")
     return _split_of(Dataset.open(folder), split, card)
 
@@ -271,6 +274,12 @@ def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetIm
     if not len(rows):
         raise ArtifactError(f"{dataset.folder} has no images in the split {split!r}")
     return DatasetImages(dataset, rows)
+
+
+def _anywhere(path: Path) -> Path:
+    """Give a path by which any process, of any folder and machine, finds the same file."""
+    url = origin_of(path)
+    return path.absolute() if url is None else path_of(url)
 
 
 @lru_cache(maxsize=1)
@@ -312,7 +321,7 @@ def _is_radiograph(path: Path) -> bool:
         return True
     if path.name == _DIRECTORY or not path.is_file() or not os.access(path, os.R_OK):
         return False
-    with path.open("rb") as file:
+    with opened(path) as file:
         return is_dicom(file.read(132))
 
 

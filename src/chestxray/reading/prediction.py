@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -48,7 +49,9 @@ from chestxray.reading.sharded_prediction import (
     predict_here,
     predict_on,
 )
+from chestxray.storage import is_url, path_of, shown, staged_file, staged_folder
 
+_BESIDE: Final = (HEATMAPS, str(Path(HEATMAPS).with_suffix(".json")))
 _log = logging.getLogger(__name__)
 
 
@@ -118,9 +121,10 @@ def predict(  # noqa: PLR0913 - the options of one command
 
     Args:
         model: a reader, or the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`.
-        inputs: a dataset or its folder; or files and folders, which are searched with all their
-            subfolders.
-        out: the table to write, .csv, .parquet or .jsonl; or a folder, named without suffix.
+        inputs: a dataset, or its path or URL; or files and folders, which are searched with all
+            their subfolders, likewise.
+        out: path or URL of the table to write, .csv, .parquet or .jsonl; or of a folder, named
+            without suffix.
         split: of a dataset, such as `test`.
         heatmaps: also write `heatmaps.npy` beside the table, float16 [N, K, h, w], NaN where an
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
@@ -137,22 +141,27 @@ def predict(  # noqa: PLR0913 - the options of one command
         SourceError: an input is missing or not possible, or `out` is; see `check_out`.
         ArtifactError: another process writes `out`, or it was started with another engine; or the
             dataset or the bundle is damaged or does not fit.
+        StorageError: a URL is refused, nothing is there, or the store does not answer; the same
+            call resumes.
         WorkerError: a worker of the cluster reports an error; the same call resumes.
         MissingExtraError: a cluster is named, and Ray is not installed.
     """
-    out = Path(out)
-    check_out(out, heatmaps)
+    out = path_of(out)
     if cluster is not None:
         choice = _choice(model, engine, operating_point, require_signature, out)
+        check_out(out, heatmaps)
         return _predict_on(cluster, choice, inputs, split, out, force)
-    model = model if isinstance(model, Reader) else hub.local(model)
-    card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
-    # Wrong inputs are reported before the network is loaded, which takes seconds.
-    found = find(inputs, split, card)
-    with found.decoding() as ready:  # its processes start while the model is loaded
-        reader = opened(model, engine, operating_point, require_signature)
-        _warn(reader.bundle, found)
-        return predict_inputs(reader, ready, out, heatmaps, force)
+    with staged_folder(out) if _is_folder(out) else staged_file(out, beside=_BESIDE) as path:
+        check_out(path, heatmaps)
+        model = model if isinstance(model, Reader) else hub.local(model)
+        card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
+        # Wrong inputs are reported before the network is loaded, which takes seconds.
+        found = find(inputs, split, card)
+        with found.decoding() as ready:  # its processes start while the model is loaded
+            reader = opened(model, engine, operating_point, require_signature)
+            _warn(reader.bundle, found)
+            run = predict_inputs(reader, ready, path, heatmaps, force)
+    return replace(run, path=out, heatmaps=out.with_name(HEATMAPS) if run.heatmaps else None)
 
 
 def predict_inputs(
@@ -205,11 +214,17 @@ def _choice(
             "the workers of a Ray cluster load the model themselves: give the folder of the "
             "bundle instead of a reader"
         )
+    if is_url(out):
+        raise SourceError(
+            f"the workers of a Ray cluster write predictions to a folder that all nodes share, not "
+            f"to a URL: give --out a path instead of {shown(out)}"
+        )
     if not _is_folder(out):
         raise SourceError(
             f"a Ray cluster writes a folder of shards, not {out.name}: give --out without a suffix"
         )
-    bundle = model if str(model).startswith("hub:") else Path(model).absolute()
+    elsewhere = str(model).startswith("hub:") or is_url(model)
+    bundle = model if elsewhere else Path(model).absolute()
     runtime = engine if engine in RUNTIMES else Path(engine).absolute()
     key = None if require_signature is None else Path(require_signature).absolute()
     return BundleChoice(bundle, runtime, operating_point, key)

@@ -49,6 +49,7 @@ from chestxray.reading.prediction_rows import BATCH, ERROR, REFUSED, answered, r
 from chestxray.reading.predictions_writer import columns
 from chestxray.reading.reader import Reader, read_facts
 from chestxray.reading.reader import load as load_reader
+from chestxray.storage import is_url
 
 EXAMPLES: Final = 100  # images that are named because they were not read
 _LOCK: Final = ".predict.lock"
@@ -198,7 +199,7 @@ def _predict_left(
     on = _processor(cluster, model.engine)
     first = inputs.part(0, 1)
     seen = str(first.paths[0]) if isinstance(first, RadiographFiles) else str(first.folder)
-    make = partial(_predictor, model, work.of, on, work.engine, seen)
+    make = partial(_predictor, model, work.of, work.engine, seen, on, cluster.cores(on))
     given = ((number, (number, part)) for number, part in work.parts(inputs))
     tally = Tally("predict", cluster)
     try:
@@ -216,20 +217,25 @@ def _processor(cluster: Cluster, engine: str | Path) -> Processor:
 
 
 def _predictor(
-    model: BundleChoice, of: FolderPlan, on: Processor, engine: str | None, seen: str
+    model: BundleChoice,
+    of: FolderPlan,
+    engine: str | None,
+    seen: str,
+    on: Processor,
+    processes: int,
 ) -> ShardPredictor:
-    """Load the model in a worker of a cluster."""
+    """Load the model in a worker of a cluster, which decodes with so many processes."""
     if on == "CPU":  # a GPU of the node is another job's
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for path in (seen, str(of.out)):
-        if not Path(path).exists():
+        if not is_url(path) and not Path(path).exists():
             raise ArtifactError(
                 f"{path} does not exist there: put the radiographs and the output folder on "
                 f"storage that all nodes of the cluster share, under the same paths"
             )
     reader = model.open()
     _check_engine(of.out, engine, reader.engine.name)
-    pool = DecoderPool(partial(load, size=reader.size), 1, SECONDS_PER_FILE)
+    pool = DecoderPool(partial(load, size=reader.size), processes, SECONDS_PER_FILE)
     return ShardPredictor(reader, of, pool)
 
 

@@ -24,8 +24,9 @@ import pandas as pd
 from chestxray import hub
 from chestxray.artifacts import read_json, sha256, write_json
 from chestxray.dataset.preparation import prepare
+from chestxray.dataset.remote import is_dataset
 from chestxray.dataset.split import PARTS
-from chestxray.dataset.store import MANIFEST, UNFINISHED, Dataset
+from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.bootstrap import LEVEL, RESAMPLES
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
@@ -51,6 +52,7 @@ from chestxray.reading.prediction_rows import plan_of
 from chestxray.reading.reader import Reader, opened
 from chestxray.reporting.validation_page import validation_page
 from chestxray.sources import ReadOptions, options_of_each
+from chestxray.storage import is_url, mirrored, path_of, staged_folder
 from chestxray.training.leakage import evaluated, unrecorded
 
 FEWEST_RESAMPLES: Final = 100
@@ -99,7 +101,7 @@ def validate(  # noqa: PLR0913 - the options of one command
         bundle: its folder, or `hub:OWNER/NAME@REVISION`.
         sets: prepared datasets of the bundle's size, which are taken as they are, and raw trees,
             which are prepared first.
-        out: the folder to write.
+        out: path or URL of the folder to write; so are the bundle and the sets.
         source: name of the source of all raw trees; recognised by their content when None.
         options: what is asked of the sources of raw trees.
         engine: see `chestxray.load`.
@@ -123,34 +125,35 @@ def validate(  # noqa: PLR0913 - the options of one command
             f"resamples = {resamples}: every verdict follows from an interval; give at least "
             f"{FEWEST_RESAMPLES}"
         )
-    out, given = Path(out), [sets] if isinstance(sets, str | Path) else list(sets)
+    given = [sets] if isinstance(sets, str | Path) else list(sets)
     bundle = hub.local(bundle)
     card, thresholds = model_card.read(bundle).card, BundleThresholds.read(bundle)
-    names = _names([Path(each) for each in given])
-    raws = [path for path in names.values() if not _is_dataset(path)]
+    names = _names([path_of(each) for each in given])
+    raws = [path for path in names.values() if not is_dataset(path)]
     own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
-    lists, unseen, named = read_lists(leave_out), {}, []
-    for name, each in names.items():  # what cannot be read is said before anything is predicted
-        folder = out / "sets" / name / "dataset"
-        dataset = _dataset(each, folder, card.size, source, own.get(each), allow_missing)
-        _check_common(each, dataset.findings, card.findings)
-        truth = Labels.of_dataset(dataset)
-        named.append((Named.of(lists, truth), truth))
-        unseen[name] = _unseen(dataset, card, named[-1][0])
-    check_used(lists, named)
-    reader = opened(bundle, engine, None, None)
-    results = ExternalValidation(
-        model=thresholds.model,
-        trained_on=card.trained_on.title,
-        operating_point=thresholds.operating_point,
-        intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
-        sets=[
-            _validated(name, of, out / "sets" / name, reader, thresholds, resamples, seed)
-            for name, of in unseen.items()
-        ],
-    )
-    results.write(out)
-    validation_page(out)
+    with staged_folder(out) as folder:
+        lists, unseen, named = read_lists(leave_out), {}, []
+        for name, each in names.items():  # what cannot be read is said before anything is predicted
+            packed = folder / "sets" / name / "dataset"
+            dataset = _dataset(each, packed, card.size, source, own.get(each), allow_missing)
+            _check_common(each, dataset.findings, card.findings)
+            truth = Labels.of_dataset(dataset)
+            named.append((Named.of(lists, truth), truth))
+            unseen[name] = _unseen(dataset, card, named[-1][0])
+        check_used(lists, named)
+        reader = opened(bundle, engine, None, None)
+        results = ExternalValidation(
+            model=thresholds.model,
+            trained_on=card.trained_on.title,
+            operating_point=thresholds.operating_point,
+            intervals=ResampleSettings(level=LEVEL, resamples=resamples, seed=seed),
+            sets=[
+                _validated(name, of, folder / "sets" / name, reader, thresholds, resamples, seed)
+                for name, of in unseen.items()
+            ],
+        )
+        results.write(folder)
+        validation_page(folder)
     return results
 
 
@@ -163,7 +166,7 @@ def _dataset(
     allow_missing: bool,
 ) -> Dataset:
     """Open a dataset, or prepare a raw tree into a folder."""
-    if _is_dataset(given):
+    if is_dataset(given):
         return Dataset.open(given)
     return prepare(
         given,
@@ -174,10 +177,6 @@ def _dataset(
         allow_missing=allow_missing,
         allow_empty=True,
     )
-
-
-def _is_dataset(path: Path) -> bool:
-    return (path / MANIFEST).exists() or (path / UNFINISHED).exists()
 
 
 def _check_common(given: Path, labelled: Findings, predicted: Findings) -> None:
@@ -194,14 +193,14 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
     A folder called `dataset`, as `chestxray run` makes it, has the name of the one above.
     """
     found: dict[str, Path] = {}
-    for path in map(Path.absolute, given):
+    for path in (path if is_url(path) else path.absolute() for path in given):
         plain = (path.parent.name if path.name == "dataset" else path.name) or "set"
         name = next(
             name
             for number in range(1, len(given) + 1)
             if (name := plain if number == 1 else f"{plain}-{number}") not in found
         )
-        found[name] = path
+        found[name] = path if is_dataset(path) else mirrored(path)
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.formatting import environment, metrics_in
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
+from chestxray.storage import ObjectFolder, fetched, is_url, path_of, upload
 from chestxray.version import __version__
 
 _FIGURES: Final = "figures"
@@ -92,24 +94,37 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a run or of an evaluation, and its figures into `figures/` beside it.
 
     Args:
-        folder: of a run, or of an evaluation. Of a run, `history.csv`, `recipe.yaml`, `bundle/`,
-            `evaluation/` and `explanations/` are shown as far as they exist.
-        out: the page; `report.html` in `folder` where None.
+        folder: path or URL of a run, or of an evaluation. Of a run, `history.csv`, `recipe.yaml`,
+            `bundle/`, `evaluation/` and `explanations/` are shown as far as they exist.
+        out: path or URL of the page; `report.html` in `folder` where None.
 
     Returns:
         The page.
 
     Raises:
         ArtifactError: neither a run nor an evaluation, or a file that cannot be read.
+        StorageError: a URL is refused, nothing is there, or the store does not answer.
     """
-    folder = Path(folder)
-    page = folder / "report.html" if out is None else Path(out)
-    files = RunFiles.read(folder)
+    page = path_of(folder) / "report.html" if out is None else path_of(out)
+    files = RunFiles.read(fetched(folder, without=["checkpoints"]))
     sets = _figure_sets(files)
     text = _page(files, sets)
+    if not is_url(page):
+        _write(page, text, sets)
+        return page
+    with tempfile.TemporaryDirectory() as here:
+        _write(Path(here) / page.name, text, sets)
+        written = (path for path in Path(here).rglob("*") if path.is_file())
+        names = {path.relative_to(here).as_posix() for path in written}
+        store = ObjectFolder(page.parent)
+        upload(Path(here), store, names - {page.name})
+        upload(Path(here), store, [page.name])
+    return page
+
+
+def _write(page: Path, text: str, sets: Mapping[str, FigureSet]) -> None:
     figure_set.write(sets, figures_folder(page))
     write_text(page, text)
-    return page
 
 
 def _figure_sets(files: RunFiles) -> dict[str, FigureSet]:

@@ -29,6 +29,7 @@ from chestxray.sources.table_files import (
     radiograph_stem,
     stem,
 )
+from chestxray.storage import opened
 
 LISTS: Final = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 _EDGE: Final = 65_536  # bytes read at either end of a file to compare it
@@ -356,7 +357,7 @@ def _pixels(path: str) -> int:
     Metadata before them may have 4 MB.
     """
     try:
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             head = io.BytesIO(file.read(_IMAGE_HEAD))
         with Image.open(head, formats=["PNG", "JPEG"]) as image:
             return image.width * image.height
@@ -372,7 +373,7 @@ def _look_equal(one: str, other: str) -> bool:
 
 
 def _ends(path: Path, size: int) -> tuple[bytes, bytes]:
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_EDGE)
         file.seek(max(size - _EDGE, 0))
         return head, file.read(_EDGE)

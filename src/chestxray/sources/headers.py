@@ -13,6 +13,7 @@ from chestxray.progress import progress
 from chestxray.sources.collection import Problem, problem
 from chestxray.sources.demographics import in_years, sexes, views
 from chestxray.sources.table_files import IMAGE_SUFFIXES
+from chestxray.storage import opened
 
 
 class _Header(NamedTuple):
@@ -72,7 +73,7 @@ def sides(path: str) -> tuple[int, int] | None:
     if not _is_picture(path):
         return _dicom_sides(path)
     try:
-        with Image.open(path, formats=["PNG", "JPEG"]) as image:
+        with opened(path) as file, Image.open(file, formats=["PNG", "JPEG"]) as image:
             return image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

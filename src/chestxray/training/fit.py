@@ -22,7 +22,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -39,6 +39,7 @@ from chestxray.evaluation.seen_images import Seen
 from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
+from chestxray.storage import ObjectFolder, fetched, is_url, path_of, shown, staged_folder
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import check_auxiliary
@@ -98,7 +99,7 @@ class Run:
         Raises:
             ArtifactError: there is none, or training has not finished.
         """
-        folder = Path(folder)
+        folder = fetched(folder)
         summary = read_json(folder / "run.json", _MADE_BY)
         require(folder / "history.csv", _MADE_BY)
         return cls(folder, pd.read_csv(folder / "history.csv"), summary)
@@ -142,10 +143,11 @@ def train(
     sums is not fixed, and figures differ in their last digits; so do those of several processes.
 
     Args:
-        dataset: with the splits `train` and `val`, or its folder; `test` is not looked at.
+        dataset: with the splits `train` and `val`, or its path or URL; `test` is not looked at.
         recipe: a shipped recipe's name, a YAML file or a recipe; by default `baseline`, or on
             `resume` the run's own.
-        out: the folder to write; must not hold a run unless `resume`.
+        out: path or URL of the folder to write; must not hold a run unless `resume`. For a URL the
+            run is in the cache of this machine until it is finished, and then published.
         overrides: keys of the recipe to change, such as `{"size": 320, "loss.gamma": 1}`, or texts
             such as `loss.gamma=1`.
         resume: continue after the last finished epoch; dataset and recipe must be the same.
@@ -165,16 +167,49 @@ def train(
         TrainingError: nothing to learn from, the loss is no longer finite, one of several
             processes died, several were asked for where the head alone is fitted, or a tracker
             does not answer.
+        StorageError: a URL is refused, or a store does not answer.
         MissingExtraError: a tracker is not installed.
         KeyboardInterrupt: it was interrupted; the last epoch that ended is kept.
     """
+    processes = processes or Processes()
+    _check_out(out, resume, processes)
+    with staged_folder(out) as run:
+        finished = _train(dataset, recipe, run, overrides, resume, trackers, processes)
+    return replace(finished, folder=path_of(out))
+
+
+def _check_out(out: str | Path, resume: bool, processes: Processes) -> None:
+    """Refuse a URL that holds other files, or that several machines would have to share."""
+    if not is_url(out):
+        return
+    if processes.nodes > 1:
+        raise TrainingError(
+            f"--nodes {processes.nodes}: the machines share the run folder while they train, and "
+            f"{shown(path_of(out))} is a URL: give a folder that all of them see"
+        )
+    if not resume and ObjectFolder(out).versions():
+        raise ArtifactError(
+            f"{shown(path_of(out))} holds a run or other files: choose another --out, or resume an "
+            f"interrupted run of this machine with --resume"
+        )
+
+
+def _train(
+    dataset: Dataset | str | Path,
+    recipe: str | Path | Recipe | None,
+    run: Path,
+    overrides: Overrides | None,
+    resume: bool,
+    trackers: Sequence[str],
+    processes: Processes,
+) -> Run:
+    """Train in a folder of this machine; see `train`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    run = Path(out)
-    processes = launched() or processes or Processes()
+    processes = launched() or processes
     resume |= resumes_itself(run)
     check_processes(processes)
     first = is_first(processes)
-    folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
+    folder = dataset.folder if isinstance(dataset, Dataset) else path_of(dataset)
     chosen = for_run(run, recipe, overrides or (), resume, folder, first=first)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)

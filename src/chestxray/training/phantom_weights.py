@@ -39,6 +39,7 @@ from chestxray.findings import Findings
 from chestxray.progress import say
 from chestxray.sources.nih import FINDINGS
 from chestxray.sources.phantom.fingerprint import drawing_sha256
+from chestxray.storage import cache
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Recipe
 from chestxray.training.recipe_keys import PHANTOMS
@@ -129,7 +130,7 @@ class Pretraining:
     @property
     def cached(self) -> Path:
         """The folder of the cache that is this network's, whether it is there or not."""
-        return cache() / "phantoms" / self.sha256
+        return cache.folder() / "phantoms" / self.sha256
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -204,13 +205,6 @@ class Pretraining:
             prepare(raw, packed, size, str(split), source=_SOURCE, allow_empty=True)
         shutil.rmtree(raw, ignore_errors=True)
         return Dataset.open(packed)
-
-
-def cache() -> Path:
-    """Give the folder in which the package keeps what it can make again."""
-    own = os.environ.get("CHESTXRAY_CACHE")
-    user = os.environ.get("XDG_CACHE_HOME")
-    return Path(own).absolute() if own else Path(user or Path.home() / ".cache") / "chestxray"
 
 
 def bundle_of(recipe: Recipe) -> Path | None:

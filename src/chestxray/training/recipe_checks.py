@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from chestxray import hub
 from chestxray.artifacts import read_json
+from chestxray.dataset.remote import fetched_tables
 from chestxray.errors import ArtifactError, ChestXrayError
 from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
@@ -27,6 +28,7 @@ TARGETS: Final = "teacher.safetensors"
 """In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
 
 _MANIFEST: Final = "dataset.json"
+_MADE_BY: Final = "chestxray prepare RAW OUT"
 _RECIPE: Final = "recipe.yaml"
 _MODEL: Final = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 
@@ -120,9 +122,10 @@ def checked(
 
 
 def _manifest_of(dataset: Path) -> Mapping[str, Any]:
+    dataset = fetched_tables(dataset, (), _MADE_BY)
     if not (dataset / _MANIFEST).exists() and dataset.is_dir():
         return {}  # `Dataset.open` says what the folder is
-    return read_json(dataset / _MANIFEST, "chestxray prepare RAW OUT")
+    return read_json(dataset / _MANIFEST, _MADE_BY)
 
 
 def _member_faults(values: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,197 @@
+"""The cache: what was read from a store, on this machine, up to a number of GiB.
+
+    CACHE/objects/KEY            a file or a folder, named by the hash of what it holds
+    CACHE/objects/KEY.lock       who uses it
+    CACHE/objects/KEY.part       room that is reserved while it is made
+
+An entry appears whole, by a rename, and never changes, so that what is there is what was checked
+when it was made. Several processes may use the cache: the first makes an entry while the others
+wait for it. To make room, the entries that were not used for longest are deleted, never one that a
+process holds. A process that is killed leaves no lock, and what it was making is deleted by the
+next one that needs room.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from chestxray.errors import StorageError
+
+LIMIT: Final = "CHESTXRAY_CACHE_GIB"
+"""The environment variable that bounds the cache, which `--cache-gib` sets."""
+DEFAULT_GIB: Final = 50.0
+_GIB: Final = 2**30
+_FOLDER: Final = "objects"
+_LOCK, _PART = ".lock", ".part"
+
+_held: Final[dict[str, tuple[int, int]]] = {}
+"""The descriptor of the lock of each entry that this process holds, and how often it holds it."""
+_guard: Final = threading.Lock()
+
+
+def folder() -> Path:
+    """Give the folder in which the package keeps what it can make again.
+
+    `$CHESTXRAY_CACHE`, or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`.
+    """
+    own = os.environ.get("CHESTXRAY_CACHE")
+    user = os.environ.get("XDG_CACHE_HOME")
+    return Path(own).absolute() if own else Path(user or Path.home() / ".cache") / "chestxray"
+
+
+def limit() -> int:
+    """Give the bytes that the cache may hold.
+
+    Raises:
+        StorageError: the environment states something else than a positive number of GiB.
+    """
+    text = os.environ.get(LIMIT, "")
+    try:
+        gib = float(text or DEFAULT_GIB)
+    except ValueError:
+        gib = 0.0
+    if not 0 < gib < float("inf"):
+        raise StorageError(f"{LIMIT} = {text!r}: give a positive number of GiB, such as 50")
+    return int(gib * _GIB)
+
+
+def keep(key: str, size: int, make: Callable[[Path], None]) -> Path:
+    """Give an entry of the cache, which is made where it is not there, and hold it.
+
+    Args:
+        key: its name: letters and digits that differ for other contents.
+        size: bytes that it takes.
+        make: writes it to a path, as a file or a folder.
+
+    Raises:
+        StorageError: it does not fit beside what is held.
+        OSError: the cache cannot be written.
+    """
+    path = folder() / _FOLDER / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _guard:
+        while not _hold(path):
+            _make(path, size, make)
+    return path
+
+
+def release(path: Path) -> None:
+    """Let an entry that `keep` gave be deleted when room is needed; held twice, let go twice."""
+    with _guard:
+        descriptor, count = _held.pop(str(path))
+        if count > 1:
+            _held[str(path)] = descriptor, count - 1
+        else:
+            os.close(descriptor)
+
+
+def _hold(path: Path) -> bool:
+    """Hold an entry if it is there, and note that it is used."""
+    if str(path) in _held:
+        descriptor, count = _held[str(path)]
+        _held[str(path)] = descriptor, count + 1
+        return True
+    descriptor = _lock_of(path)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if not path.exists():
+        os.close(descriptor)
+        return False
+    os.utime(path)
+    _held[str(path)] = descriptor, 1
+    return True
+
+
+def _lock_of(path: Path) -> int:
+    """Open the lock file of an entry; it stays, since a deleted one might be locked by another."""
+    return os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Lock an entry; raises `BlockingIOError` as `fcntl.flock` does."""
+    descriptor = _lock_of(path)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path, size: int, make: Callable[[Path], None]) -> None:
+    """Make an entry, unless another process has made it meanwhile."""
+    with _locked(path, fcntl.LOCK_EX):
+        if path.exists():
+            return
+        temporary, part = path.with_name(f".{path.name}.tmp"), path.with_name(path.name + _PART)
+        _delete(temporary)
+        _reserve(part, size)
+        try:
+            temporary.mkdir()
+            make(temporary / path.name)
+            (temporary / path.name).replace(path)
+        finally:
+            _delete(temporary)
+            part.unlink(missing_ok=True)
+
+
+class _Entry(NamedTuple):
+    path: Path
+    bytes: int
+    used: float
+
+
+def _reserve(part: Path, size: int) -> None:
+    """Take room for an entry, at the expense of those that were not used for longest."""
+    with _locked(part.parent / "room", fcntl.LOCK_EX):
+        entries = sorted(_entries(part.parent), key=lambda entry: entry.used)
+        excess = sum(entry.bytes for entry in entries) + size - limit()
+        for entry in entries:
+            if excess > 0 and entry.path != part and _evicted(entry.path):
+                excess -= entry.bytes
+        if excess > 0:
+            raise StorageError(
+                f"the cache {part.parent} has no room for {size} bytes: {excess} bytes are in use "
+                f"beyond the limit of {limit() / _GIB:g} GiB; raise --cache-gib"
+            )
+        with part.open("wb") as file:
+            file.truncate(size)  # takes no blocks: it says how much to leave
+
+
+def _entries(inside: Path) -> Iterator[_Entry]:
+    for path in inside.iterdir():
+        if path.name.startswith(".") or path.suffix == _LOCK:
+            continue
+        with suppress(FileNotFoundError):  # another process has just deleted it
+            status = path.stat()
+            size = _size(path) if path.is_dir() else status.st_size
+            yield _Entry(path, size, status.st_mtime)
+
+
+def _size(inside: Path) -> int:
+    return sum(path.stat().st_size for path in inside.rglob("*") if path.is_file())
+
+
+def _evicted(path: Path) -> bool:
+    """Delete an entry, or the reservation of a killed process; tells whether nobody holds it."""
+    entry = path.with_name(path.name.removesuffix(_PART))
+    try:
+        with _locked(entry, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _delete(path)
+            _delete(path.with_name(f".{entry.name}.tmp"))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
