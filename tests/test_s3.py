@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -174,6 +175,7 @@ def _killed_until_done(command, server: str, tmp_path: Path, read) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_stages_by_url_through_faults_give_the_bytes_of_those_by_path(
     server, use, phantoms, tmp_path
 ):
@@ -189,24 +191,26 @@ def test_all_stages_by_url_through_faults_give_the_bytes_of_those_by_path(
         yield ["evaluate", run, "--labels", data, *out, "--cache-gib", "1"]
         yield ["report", run]
 
+    script = (
+        "import json, sys\n"
+        "from chestxray.cli.main import app\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    app(words, standalone_mode=False)\n"
+    )
     printed = ""
     faults = Faults(share=0.1, seed=2)
     with faulty(server, faults) as endpoint:
         use(endpoint)
         put(phantoms, f"{URL}/all/raw")
-        for raw, place in (
-            (str(phantoms), str(tmp_path / "here")),
-            (f"{URL}/all/raw", f"{URL}/all"),
-        ):
-            for words in stages(raw, place):
-                done = subprocess.run(
-                    [sys.executable, "-m", "chestxray", *words],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                assert done.returncode == 0, done.stderr
-                printed += done.stdout + done.stderr
+        for raw, place in (f"{URL}/all/raw", f"{URL}/all"), (str(phantoms), str(tmp_path / "here")):
+            done = subprocess.run(
+                [sys.executable, "-c", script, json.dumps(list(stages(raw, place)))],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            printed += done.stdout + done.stderr
     use(server)
     here, there = files(tmp_path / "here"), objects_at(f"{URL}/all")
     assert {"slow", "reset", "truncated", "unavailable", "lost answer"} == set(faults.injected)

@@ -216,6 +216,18 @@ def test_the_nearest_list_of_files_counts(url, tmp_path):
     assert {path.name for path in got.rglob("*.json")} == {"run.json", "b.json", "files.json"}
 
 
+def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(url, tmp_path):
+    storage.publish(folder(tmp_path, run_json=b"1", out__table_csv=b"old"), url)
+    with storage.staged_file(f"{url}/out/table.csv") as table:
+        assert table.read_bytes() == b"old"
+        table.write_bytes(b"written again")
+    assert (storage.fetched(url) / "out/table.csv").read_bytes() == b"written again"
+    assert (storage.fetched(url) / "run.json").read_bytes() == b"1"
+    ObjectFolder(url).write("run.json", b"22")
+    with pytest.raises(StorageError, match="says 1 bytes"):
+        storage.fetched(url)
+
+
 def test_nothing_at_a_url_is_said(url):
     with pytest.raises(StorageError, match=f"nothing is at {url}: check the URL"):
         storage.fetched(url)

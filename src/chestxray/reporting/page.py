@@ -29,7 +29,7 @@ from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.formatting import environment, metrics_in
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
-from chestxray.storage import ObjectFolder, fetched, is_url, path_of, upload
+from chestxray.storage import ObjectFolder, fetched, is_url, path_of, upload, upload_alone
 from chestxray.version import __version__
 
 _FIGURES: Final = "figures"
@@ -116,9 +116,8 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
         _write(Path(here) / page.name, text, sets)
         written = (path for path in Path(here).rglob("*") if path.is_file())
         names = {path.relative_to(here).as_posix() for path in written}
-        store = ObjectFolder(page.parent)
-        upload(Path(here), store, names - {page.name})
-        upload(Path(here), store, [page.name])
+        upload(Path(here), ObjectFolder(page.parent), names - {page.name})
+        upload_alone(Path(here), page.parent, [page.name])
     return page
 
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from chestxray.storage.objects import ObjectFolder, Version
-from chestxray.storage.publication import fetched, publish, upload
+from chestxray.storage.publication import fetched, publish, upload, upload_alone
 from chestxray.storage.staging import staged_file, staged_folder, staging_of
 from chestxray.storage.trees import Content, content, contents, mirrored, opened, origin_of
 from chestxray.storage.urls import is_url, known_as, path_of, shown, url_of
@@ -37,5 +37,6 @@ __all__ = [
     "staged_folder",
     "staging_of",
     "upload",
+    "upload_alone",
     "url_of",
 ]

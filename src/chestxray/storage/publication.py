@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -64,12 +65,50 @@ def publish(folder: Path, url: str | Path) -> None:
     upload(folder, store, names)
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         list(threads.map(store.delete, sorted(set(before) - set(names))))
-    named = {
-        name: _Named((folder / name).stat().st_size, sha256(folder / name))._asdict()
-        for name in names
-    }
-    store.write(FILES, (json.dumps({"format": 1, "files": named}, indent=2) + "\n").encode())
+    _write_list(
+        store,
+        {name: _Named((folder / name).stat().st_size, sha256(folder / name)) for name in names},
+    )
     store.delete(UNFINISHED)
+
+
+def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
+    """Write files of a folder that are no publication, one after the other.
+
+    A `files.json` that names one of them, as of an earlier publication, does so no more.
+
+    Args:
+        folder: of this machine.
+        url: path of the URL of the folder in the store.
+        names: of the files.
+
+    Raises:
+        StorageError: the store does not take them all.
+    """
+    above = url
+    for _ in range(_ABOVE + 1):
+        if len(above.parts) < 2:
+            break
+        prefix = "".join(f"{part}/" for part in url.relative_to(above).parts)
+        store = ObjectFolder(above)
+        listed = _named_in(store, FILES) if store.version(FILES) else {}
+        if kept := _without(listed, {f"{prefix}{name}" for name in names}):
+            _write_list(store, kept)
+        above = above.parent
+    for name in names:
+        ObjectFolder(url).upload(folder / name, name)
+
+
+def _without(listed: Mapping[str, _Named], names: AbstractSet[str]) -> dict[str, _Named]:
+    """Give a list without some names; empty where it has none of them."""
+    if not names & listed.keys():
+        return {}
+    return {name: of for name, of in listed.items() if name not in names}
+
+
+def _write_list(store: ObjectFolder, named: Mapping[str, _Named]) -> None:
+    files = {name: of._asdict() for name, of in named.items()}
+    store.write(FILES, (json.dumps({"format": 1, "files": files}, indent=2) + "\n").encode())
 
 
 def upload(folder: Path, store: ObjectFolder, names: Iterable[str]) -> None:

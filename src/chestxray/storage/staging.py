@@ -18,7 +18,7 @@ from chestxray.artifacts import lock
 from chestxray.errors import ArtifactError, StorageError
 from chestxray.storage import cache
 from chestxray.storage.objects import ObjectFolder
-from chestxray.storage.publication import publish
+from chestxray.storage.publication import publish, upload_alone
 from chestxray.storage.urls import is_url, known_as, path_of, shown, url_of
 
 _FOLDER: Final = "staging"
@@ -76,9 +76,8 @@ def staged_file(out: str | Path, beside: Sequence[str] = ()) -> Iterator[Path]:
             store.download(path.name, staging)
         yield staging
         with _kept(staging):
-            for name in (*beside, path.name):
-                if (staging.parent / name).is_file():
-                    store.upload(staging.parent / name, name)
+            names = [n for n in (*beside, path.name) if (staging.parent / n).is_file()]
+            upload_alone(staging.parent, path.parent, names)
 
 
 @contextmanager
