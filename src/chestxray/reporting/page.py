@@ -29,7 +29,7 @@ from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.formatting import environment, metrics_in
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
-from chestxray.storage import ObjectFolder, fetched, is_url, path_of, upload, upload_alone
+from chestxray.storage import fetched, is_url, path_of, upload_alone
 from chestxray.version import __version__
 
 _FIGURES: Final = "figures"
@@ -116,8 +116,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
         _write(Path(here) / page.name, text, sets)
         written = (path for path in Path(here).rglob("*") if path.is_file())
         names = {path.relative_to(here).as_posix() for path in written}
-        upload(Path(here), ObjectFolder(page.parent), names - {page.name})
-        upload_alone(Path(here), page.parent, [page.name])
+        upload_alone(Path(here), page.parent, [*sorted(names - {page.name}), page.name])
     return page
 
 

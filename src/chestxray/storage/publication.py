@@ -73,7 +73,7 @@ def publish(folder: Path, url: str | Path) -> None:
 
 
 def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
-    """Write files of a folder that are no publication, one after the other.
+    """Write files of a folder that are no publication, the last one after all others.
 
     A `files.json` that names one of them, as of an earlier publication, does so no more.
 
@@ -95,8 +95,8 @@ def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
         if kept := _without(listed, {f"{prefix}{name}" for name in names}):
             _write_list(store, kept)
         above = above.parent
-    for name in names:
-        ObjectFolder(url).upload(folder / name, name)
+    upload(folder, ObjectFolder(url), names[:-1])
+    upload(folder, ObjectFolder(url), names[-1:])
 
 
 def _without(listed: Mapping[str, _Named], names: AbstractSet[str]) -> dict[str, _Named]:
