@@ -237,7 +237,6 @@ def test_images_that_the_bundle_was_trained_or_tuned_on_are_left_out(validated, 
     assert own.relation == "held out"
     assert own.left_out == {part: counts[part]["images"] for part in ("train", "val")}
     assert own.images == counts["test"]["images"]
-    assert own.left_out_images is None
     assert not elsewhere.left_out
     there = chestxray.Dataset.open(validated / "sets/elsewhere/dataset")
     card = model_card.read(run / "bundle").card
