@@ -44,7 +44,7 @@ docs: .venv-docs/done ## build/site: the documentation, strict, which loads noth
 	$(DOCS)/python scripts/check_site.py build/site
 
 screenshots: .venv/dev ## docs/pictures, from the program as it is; needs Chromium and RUN=a demo's run
-	$(BIN)/python scripts/screenshots.py $(or $(RUN),$(OUT)/run) docs/pictures
+	$(BIN)/python scripts/screenshots.py $(or $(RUN),$(OUT)/run) docs/pictures $(BUNDLE)
 
 notice: .venv/core ## NOTICE: the licences of all packages, as they state them
 	$(BIN)/python scripts/notice.py

@@ -84,7 +84,8 @@ def line(name: str, before: dict[str, str]) -> str:
         about = metadata(name)
     except PackageNotFoundError:
         return before.get(
-            name, f"{name} | see its page (for other platforms) | https://pypi.org/project/{name}"
+            name,
+            f"{name} | see its page (not installed where this list was written) | https://pypi.org/project/{name}",
         )
     return f"{name} | {licence(about)} | {home(about)}"
 

@@ -7,8 +7,10 @@ published JSON Schemas, Python names from the `__all__` of each room. Nothing he
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,8 +19,9 @@ from typing import Any, Final
 import typer.main
 from pydantic import BaseModel
 
+from chestxray import evaluation
 from chestxray.cli.main import EXIT_STATUSES, app
-from chestxray.evaluation import external_validation, results, validation_results
+from chestxray.evaluation.metrics import METRICS
 from chestxray.reading.gate.notices import NOTICES
 from chestxray.training import recipe as recipes
 from chestxray.training.registry import AUGMENTATIONS
@@ -26,6 +29,14 @@ from chestxray.training.registry import AUGMENTATIONS
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = REPOSITORY / "src" / "chestxray"
 SCHEMAS: Final = REPOSITORY / "docs" / "schemas"
+
+MADE_BY: Final = {
+    "comparison": "chestxray compare",
+    "metrics": "chestxray evaluate",
+    "models": "chestxray compare",
+    "validation": "chestxray validate",
+}
+"""The command that writes the file of each schema."""
 
 ROOMS: Final = {
     "sources": "Raw trees become collections: what a data set says of its radiographs.",
@@ -111,7 +122,7 @@ def _command(name: str, command: Any, level: int) -> str:
         ]
         lines.append("")
     if options:
-        lines += ["| option | default | meaning |", "|---|---|---|"]
+        lines += ["| option | meaning |", "|---|---|"]
         lines += [_option(one, context) for one in options]
         lines.append("")
     return "\n".join(lines)
@@ -126,12 +137,12 @@ def _option(option: Any, context: Any) -> str:
     names = option.get_help_record(context)[0]
     default = option.default
     if option.required:
-        shown = "required"
+        shown = "<br>required"
     elif callable(default) or default is None or default is False or default in ((), []):
         shown = ""
     else:
-        shown = f"`{default}`"
-    return f"| {_code(names)} | {shown} | {_cell(option.help)} |"
+        shown = f"<br>default {_code(str(default))}"
+    return f"| {_code(names)}{shown} | {_cell(option.help)} |"
 
 
 def exit_statuses() -> str:
@@ -174,21 +185,22 @@ def _shipped(name: str) -> str:
 def _keys(model: type[BaseModel]) -> str:
     meanings = attributes(model)
     default = model.model_construct()
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines = ["| key | meaning |", "|---|---|"]
     for name, field in model.model_fields.items():
         value = getattr(default, name)
         shown = "see below" if isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
         kind = _code(_type_words(str(field.annotation)))
-        lines.append(f"| `{name}` | {kind} | {shown} | {_cell(meanings[name])} |")
+        lines.append(f"| `{name}`<br>{kind}<br>default {shown} | {_cell(meanings[name])} |")
     return "\n".join([*lines, ""])
 
 
 def _augmentations() -> str:
-    lines = ["| key | range | without it | meaning |", "|---|---|---|---|"]
+    lines = ["| key | meaning |", "|---|---|"]
     for name in AUGMENTATIONS.names:
         one = AUGMENTATIONS[name]
         ends = f"{one.least:g} to {one.most:g}"
-        lines.append(f"| `augment.{name}` | {ends} | {one.off:g} | {_cell(one.help)} |")
+        range_ = f"{ends}; {one.off:g} changes nothing"
+        lines.append(f"| `augment.{name}`<br>{range_} | {_cell(one.help)} |")
     return "\n".join([*lines, ""])
 
 
@@ -230,14 +242,12 @@ def _placeholders(template: str) -> str:
 
 def files() -> str:
     """Write the page of file formats: each schema with the meaning of its fields."""
-    classes = _classes(results, validation_results, external_validation)
+    classes = _classes()
     parts = [(REPOSITORY / "docs" / "reference" / "files_head.md").read_text(encoding="utf-8")]
-    for schema, made_by in (
-        ("metrics", "chestxray evaluate"),
-        ("comparison", "chestxray compare"),
-        ("validation", "chestxray validate"),
-    ):
-        content = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
+    for file in sorted(SCHEMAS.glob("*.schema.json")):
+        schema = file.name.removesuffix(".schema.json")
+        made_by = MADE_BY[schema]
+        content = json.loads(file.read_text(encoding="utf-8"))
         schema_link = f"[{schema}.schema.json](../schemas/{schema}.schema.json)"
         parts += [
             f"## {schema}.json\n",
@@ -251,13 +261,14 @@ def files() -> str:
 
 def _fields(schema: Mapping[str, Any], classes: Mapping[str, type], name: str = "") -> str:
     name = name or str(schema.get("title", ""))
-    meanings = attributes(classes[name]) if name in classes else {}
+    of = classes[name]
+    meanings = {key: metric.meaning for key, metric in METRICS.items()} | attributes(of)
     required = set(schema.get("required", ()))
-    lines = ["| field | type | always there | meaning |", "|---|---|---|---|"]
+    prose = inspect.cleandoc(of.__doc__ or "").split("\nAttributes:")[0]
+    lines = [_prose(prose), "", "| field | meaning |", "|---|---|"]
     for field, about in schema.get("properties", {}).items():
-        there = "yes" if field in required else ""
-        meaning = meanings.get(field, "")
-        lines.append(f"| `{field}` | {_json_type(about)} | {there} | {_cell(meaning)} |")
+        kind = _json_type(about) + ("" if field in required else ", may be absent")
+        lines.append(f"| `{field}`<br>{kind} | {_cell(meanings.get(field, ''))} |")
     return "\n".join([*lines, ""])
 
 
@@ -277,10 +288,13 @@ def _json_type(about: Mapping[str, Any]) -> str:
     return str(about.get("type", "any"))
 
 
-def _classes(*modules: object) -> dict[str, type]:
-    return {
-        name: of for module in modules for name, of in vars(module).items() if inspect.isclass(of)
-    }
+def _classes() -> dict[str, type]:
+    """Give the classes of the evaluation, of whose fields the schemas are made, by name."""
+    found: dict[str, type] = {}
+    for each in pkgutil.iter_modules(evaluation.__path__, "chestxray.evaluation."):
+        module = importlib.import_module(each.name)
+        found |= {name: of for name, of in vars(module).items() if inspect.isclass(of)}
+    return found
 
 
 # Python
@@ -364,4 +378,5 @@ def _cell(text: str | None) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("|", "\\|") + "`"
+    """Make text code; in a cell of a table a bar within code needs no escape here."""
+    return f"`{text}`"

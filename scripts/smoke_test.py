@@ -85,7 +85,7 @@ def _serve(folder: Path) -> None:
         with urllib.request.urlopen(url, timeout=60) as page:  # noqa: S310 - this machine's
             print("viewer", page.status, len(page.read()), "bytes")
         answer = _read(url, radiograph)
-        print("read", radiograph.name, dict(list(answer["probabilities"].items())[:2]))
+        print("read", radiograph.name, answer["model"], len(answer["findings"]), "findings")
     finally:
         server.terminate()
         server.wait(60)

@@ -84,6 +84,21 @@ def test_a_finer_label_implies_the_coarser_one_and_nothing_else_is_implied(tmp_p
     assert column(both, "Nodule")["coarse/yes.png"] is None  # it may be a mass
 
 
+def test_a_finding_that_a_source_has_only_present_is_named(tmp_path):
+    fine = [Toy("1.png", "p", 1, {"Nodule": 1}), Toy("2.png", "q", 2, {"Nodule": 0})]
+    coarse = [Toy("1.png", "r", 3, {"Lung Lesion": 1}), Toy("2.png", "s", 4, {"Lung Lesion": 0})]
+    trees = [
+        write_toys(tmp_path / "fine", fine, ("Nodule",)),
+        write_toys(tmp_path / "coarse", coarse, ("Lung Lesion",)),
+    ]
+    (found,) = (of for of in combine([toy_collection(tree) for tree in trees]).problems
+                if of.code == "only-present")  # fmt: skip
+    assert found.examples == ("Lung Lesion of fine (1 present, 1 unknown)",)
+    assert not found.loses
+    assert not [of for of in combine([toy_collection(trees[0])]).problems
+                if of.code == "only-present"]  # fmt: skip
+
+
 def test_a_coarser_label_that_a_source_has_itself_stays_as_it_is(tmp_path):
     both = write_toys(
         tmp_path / "both", [Toy("1.png", "p", 1, {"Nodule": 1})], ("Nodule", "Lung Lesion")

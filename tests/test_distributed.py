@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 
 import public_trees
 import set_trees
-from chestxray.dataset import prepare
+from chestxray.dataset import prepare, shards
 from chestxray.errors import TrainingError
 from chestxray.training import fit
 from chestxray.training import recipe as recipes
@@ -179,13 +180,14 @@ def test_a_killed_process_ends_the_run_with_the_reason_and_it_can_be_resumed(dat
     assert summary["epochs"] == 4
 
 
-def torchrun(dataset, out: Path, node: int, port: int, processes: int, *more: str) -> list[str]:
+def torchrun(dataset, out: Path, port: int, processes: int) -> list[str]:
     """One of two machines, both this one."""
     changes = ("batch_size=32", "max_epochs=3", "learning_rate=0.0005", "order=shards", *STILL)
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}",
-        f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}",
-        "--max-restarts=2", "--monitor-interval=0.2", *more, "-m", "chestxray", "train",
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+        f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--rdzv-id=test",
+        f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=2",
+        "--monitor-interval=0.2", "-m", "chestxray", "train",
         str(dataset.folder), "--recipe", "quick", "--out", str(out),
         *(f"--set={change}" for change in (*TINY, *changes)),
     ]  # fmt: skip
@@ -208,34 +210,40 @@ def ranks_of(agents: list[subprocess.Popen[str]]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_torchrun_on_two_machines_survives_a_killed_process_and_gives_the_figures_of_one(
-    processes, dataset, tmp_path
+    processes, phantoms, tmp_path, monkeypatch
 ):
     """One of two or four processes is killed after the first epoch; torchrun starts all again."""
+    monkeypatch.setattr(shards, "SHARD", 8)
+    dataset = prepare(phantoms, tmp_path / "dataset", size=32)
     one = fit.train(
         dataset,
         tiny("batch_size=32", "max_epochs=3", "learning_rate=0.0005", *STILL),
         tmp_path / "one",
     )
     out, port = tmp_path / "run", free_port()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    agents = [
-        subprocess.Popen(
-            torchrun(dataset, out, node, port, processes),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )
-        for node in (0, 1)
-    ]  # fmt: skip
-    last, end = out / "checkpoints/last.safetensors", time.monotonic() + 900
-    while not last.exists() and time.monotonic() < end:
-        assert all(agent.poll() is None for agent in agents), agents[0].communicate()[0]
-        time.sleep(0.1)
-    ranks = ranks_of(agents)
-    assert len(ranks) == 2 * processes
-    os.kill(ranks[-1].pid, signal.SIGKILL)
-    said = [agent.communicate(timeout=900)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with ExitStack() as stack:
+        logs = [stack.enter_context((tmp_path / f"{node}.log").open("w+")) for node in (0, 1)]
+        agents = [
+            subprocess.Popen(
+                torchrun(dataset, out, port, processes),
+                stdout=log, stderr=subprocess.STDOUT, text=True, env=environment,
+            )
+            for log in logs
+        ]  # fmt: skip
+        for agent in agents:
+            stack.callback(agent.kill)
+        last, end = out / "checkpoints/last.safetensors", time.monotonic() + 900
+        while not last.exists() and time.monotonic() < end:
+            assert [agent.poll() for agent in agents] == [None, None]
+            time.sleep(0.1)
+        ranks = ranks_of(agents)
+        assert len(ranks) == 2 * processes
+        os.kill(ranks[-1].pid, signal.SIGKILL)
+        assert [agent.wait(900) for agent in agents] == [0, 0]
     history = pd.read_csv(out / "history.csv")
     assert history.shape == one.history.shape, "three epochs, none twice"
     val = [of.query("split == 'val'")["bce"].to_numpy() for of in (one.history, history)]
@@ -276,6 +284,11 @@ def test_the_reason_of_a_process_is_the_reason_of_the_run(dataset, tmp_path):
 def test_batches_and_validation_must_be_large_enough_to_share(dataset, tmp_path):
     with pytest.raises(TrainingError, match=r"3 processes cannot share batches of 4 images"):
         fit.train(dataset, tiny("batch_size=4"), tmp_path, processes=Processes(devices=3))
+
+
+def test_shards_must_be_enough_to_share(dataset, tmp_path):
+    with pytest.raises(TrainingError, match=r"2 processes cannot share 1 shards of training"):
+        fit.train(dataset, tiny("order=shards"), tmp_path, processes=Processes(devices=2))
 
 
 def test_several_machines_need_their_settings(monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import chestxray
+from chestxray import sources
 from chestxray.cli.main import main
 from chestxray.dataset import label_counts
 from chestxray.sources.collection import ReadOptions
@@ -83,3 +84,42 @@ def test_a_source_of_another_package_may_keep_its_own_name_of_a_finding(dataset)
     assert [of.rule for of in found if (of.source, of.finding) == ("second", "Effusion")] == [
         "labelled as Pleural Effusion; blank: unknown, uncertain: ignore"
     ]
+
+
+def test_rules_of_readers_and_of_the_data_set_stand_beside_the_counts(
+    build, tmp_path, monkeypatch, capsys
+):
+    trees = [build("vindr"), build("rsna")]
+    options = ReadOptions(readers="any")
+    made = chestxray.prepare(trees, tmp_path / "out", size=32, options=options, allow_empty=True)
+    rules = {(of.source, of.finding): of.rule for of in label_counts(made)}
+    policies = "labelled; blank: negative, uncertain: ignore"
+    assert rules["vindr", "Effusion"] == f"{policies}, readers: any"
+    opacity = "unknown where no box is drawn and the class is not Normal"
+    assert rules["rsna", "Lung Opacity"] == f"{policies}; {opacity}"
+    assert rules["rsna", "Pneumonia"] == policies
+    monkeypatch.setattr(sys, "argv", ["chestxray", "findings", str(made.folder)])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr().out
+    assert shown.count("readers: any") == len(made.manifest.sources[0].findings)
+    assert shown.count(opacity) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "finding", "rule"),
+    [
+        ("padchest", "", "unknown where a row says unchanged, exclude or nothing of a finding"),
+        (
+            "nih-google",
+            "Lung Opacity",
+            "unknown where Airspace opacity is NO beside Nodule or mass",
+        ),
+        ("chexpert", "", "blank is absent beside No Finding"),
+        ("mimic", "", "blank is absent beside No Finding"),
+    ],
+)
+def test_a_source_states_the_rule_behind_labels_that_are_unknown_or_absent(
+    build, name, finding, rule
+):
+    assert sources.read(build(name)).rules[finding].startswith(rule)

@@ -66,6 +66,7 @@ def test_everything_can_be_imported_and_evaluates_without_the_modules_of_posix(t
     done = without_posix(
         IMPORT_ALL + MAIN,
         "evaluate", "predictions.csv", "--labels", "labels.csv", "--out", "evaluation",
+        "--resamples", "100",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

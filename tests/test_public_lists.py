@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import public_trees
+from chestxray.dataset.preparation import prepare
 from chestxray.dataset.store import Dataset
 from chestxray.errors import PredictionsError, RecipeError, SourceError
 from chestxray.evaluation import Labels, compare, evaluate
@@ -40,6 +42,7 @@ from chestxray.reading.validation import _unseen
 from chestxray.reporting import readme
 from chestxray.sources import overlaps
 from chestxray.sources.public_lists import by_name, entry_of, public_lists
+from chestxray.training import leakage as training_leakage
 from chestxray.training import recipe as recipes
 from chestxray.training.leakage import check_unseen, unrecorded, warn_of_public
 from command_line import run_command
@@ -535,3 +538,119 @@ def test_evaluate_and_predict_warn_of_images_that_the_bundle_was_calibrated_on(
     with caplog.at_level(logging.WARNING):
         predict(calibrated, dataset, tmp_path / "q.csv", split="val", engine="torch")
     assert "calibrated on" not in caplog.text
+
+
+# --- sets whose patients are NIH's ----------------------------------------------------------------
+
+TRAIN_VAL = by_name("nih-train-val")
+
+
+@pytest.fixture(scope="module")
+def rsna(phantoms, tmp_path_factory) -> Path:
+    """A tree of RSNA; the mapping file lacks its last three images."""
+    base = tmp_path_factory.mktemp("rsna")
+    tree = public_trees.rsna(base / "tree", public_trees.films(phantoms, 24))
+    (path,) = tree.glob("*mappings*")
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))[:-3]), "utf-8")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def of_rsna(rsna) -> Dataset:
+    return prepare(rsna, rsna.parent / "dataset", size=32, allow_empty=True)
+
+
+@pytest.fixture
+def of_nih(run) -> ModelCard:
+    """The card of a model that was trained on NIH's official train_val list."""
+    card = model_card.read(run / "bundle").card
+    told = {
+        "policies": {"nih": {}}, "seen": (), "synthetic": False,
+        "training_list_sha256": TRAIN_VAL.images_sha256,
+    }  # fmt: skip
+    return card.model_copy(update={"trained_on": card.trained_on.model_copy(update=told)})
+
+
+def by_mapping(tree: Path) -> dict[str, float]:
+    """Tell from the mapping file alone which images of RSNA are in NIH's train_val list."""
+    (path,) = tree.glob("*mappings*")
+    mapping = json.loads(path.read_text(encoding="utf-8"))
+    return {of["subset_img_id"]: TRAIN_VAL.holds([of["img_id"]])[0] for of in mapping}
+
+
+def test_a_patient_is_told_as_his_images_are():
+    for listed in public_lists():
+        patients = [f"{number:08d}" for number in range(1, 60)]
+        held = listed.holds([f"{of}_000.png" for of in patients])
+        assert np.array_equal(listed.holds_patients(patients), held)
+        assert np.array_equal(listed.holds_patients([f"nih/{of}" for of in patients]), held)
+    for other in ("1", "00000001_000.png", "00000000", "00030806", "", "000000010"):
+        assert np.isnan(TRAIN_VAL.holds_patients([other])), other
+
+
+def test_images_of_rsna_are_told_by_the_patients_of_nih(rsna, of_rsna, of_nih):
+    known = by_mapping(rsna)
+    seen, unseen = ({n for n, held in known.items() if held == value} for value in (1, 0))
+    assert seen
+    assert unseen
+    found = training_leakage.found_seen(of_nih, of_rsna, ("train", "val", "test"))
+    assert [(of.images, of.certain, of.same_source) for of in found] == [
+        (len(seen), True, False),
+        (None, False, False),  # the three that the mapping file lacks
+    ]
+    total = len(of_rsna.index)
+    assert f"trained on {len(seen)} of the {total} images that are measured" in found[0].sentence
+    assert (
+        seen_names(of_nih.seen, training_leakage.evaluated(of_rsna, of_rsna.index["split"] != ""))
+        == seen
+    )
+
+
+def test_validate_leaves_out_the_images_of_rsna_that_nihs_list_holds(rsna, of_rsna, of_nih):
+    known = by_mapping(rsna)
+    found = _unseen(of_rsna, of_nih)
+    kept = found.dataset.index["image"].iloc[found.dataset.rows("test")]
+    assert set(kept) == {n for n in of_rsna.index["image"] if known.get(n) != 1}
+    assert sum(found.left_out.values()) == sum(held == 1 for held in known.values())
+    assert found.relation == "unknown"  # of three images it cannot be told
+    mapped = of_rsna.index["image"].isin([*known])
+    whole = replace(of_rsna, index=of_rsna.index[mapped].reset_index(drop=True))
+    assert _unseen(whole, of_nih).relation == "held out"
+    assert not _unseen(whole, of_nih).doubts
+
+
+def test_evaluate_and_compare_count_images_of_rsna_from_its_tree_and_from_a_dataset(
+    rsna, of_rsna, run, tmp_path
+):
+    bundle = changed(
+        run / "bundle", tmp_path / "bundle", policies={"nih": {}}, seen=[],
+        training_list_sha256=TRAIN_VAL.images_sha256,
+    )  # fmt: skip
+    model = model_card.read(bundle).identity
+    names, known = of_rsna.index["image"], by_mapping(rsna)
+    p = np.random.default_rng(0).uniform(size=(len(names), 1))
+    written = tables.table(names.tolist(), p, Findings(["Pneumonia"])).rows.assign(model=model)
+    written.to_csv(tmp_path / "predictions.csv", index=False)
+    whole = of_rsna.with_split(of_rsna.index["split"].map(lambda _: "test"), "all")
+    for truth in (Labels.of(whole), Labels.read(rsna)):
+        first, *_ = evaluate(
+            tmp_path / "predictions.csv", truth, bundle=bundle, resamples=0
+        ).seen_images
+        assert first.images == sum(held == 1 for held in known.values())
+        assert (first.evaluated_on, first.certain) == ("RSNA Pneumonia", True)
+    compared = compare(
+        tmp_path / "predictions.csv", tmp_path / "predictions.csv", Labels.of(whole), resamples=1
+    )
+    assert compared.seen_b[0].images == first.images
+
+
+def test_rsna_beside_another_source_is_told_by_the_patients_of_nih(rsna, phantoms, of_nih):
+    both = prepare([rsna, phantoms], rsna.parent / "both", size=32, allow_empty=True)
+    found = [
+        of
+        for of in training_leakage.found_seen(of_nih, both, ("train", "val", "test"))
+        if of.certain
+    ]
+    assert [of.images for of in found] == [sum(held == 1 for held in by_mapping(rsna).values())]
+    out = both.index["image"][_unseen(both, of_nih).dataset.index["split"] == "train"]
+    assert set(out) == {f"rsna/{name}" for name, held in by_mapping(rsna).items() if held == 1}

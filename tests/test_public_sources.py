@@ -412,6 +412,28 @@ def test_padchests_age_is_that_at_the_study_and_costal_views_are_left_out(
     assert codes(read)["other-view"] == 3
 
 
+def test_padchests_images_that_physicians_labelled_are_kept_alone_by_the_option(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("padchest")
+
+    def by_network(table: pd.DataFrame) -> pd.DataFrame:
+        table.loc[table.index[5:], "MethodLabel"] = "RNN_model"
+        return table
+
+    everyone = sources.read(edit(tree, "padchest", by_network))
+    assert len(everyone.rows) == 24
+    options = ReadOptions(labelers="physicians")
+    read = sources.read(tree, options=options)
+    pd.testing.assert_frame_equal(read.rows, everyone.rows.head(5))
+    assert codes(read) == {"other-labeler": 19}
+    assert read.policies["labelers"] == "physicians"
+    assert not any(problem.loses for problem in read.problems)
+    edit(tree, "padchest", lambda table: table.assign(MethodLabel="RNN_model"))
+    with pytest.raises(SourceError, match="--labelers physicians leaves none of 24 images"):
+        sources.read(tree, options=options)
+
+
 # RSNA
 
 

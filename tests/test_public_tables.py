@@ -8,8 +8,12 @@ a second, plain reading by pandas says the same.
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,10 @@ from chestxray.findings import canonical, implied
 from chestxray.sources import Collection, ReadOptions
 from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.padchest import FINDINGS, LEFT_OUT, MAY_MEAN, WORDS
+from public_trees import change
+
+SILENT = {"suboptimal study": 412, "chronic changes": 747}
+"""Words that are the only one of so many rows of PadChest and name no finding."""
 
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
 
@@ -49,6 +57,29 @@ def plain(path: Path) -> pd.DataFrame:
 
 def positives(collection: Collection) -> dict[str, int]:
     return {name: int((collection.rows[name] == 1).sum()) for name in collection.findings}
+
+
+# NIH
+
+
+def test_nihs_table_gives_its_rows_and_its_words(tables: Path) -> None:
+    path = tables / "Data_Entry_2017_v2020.csv.gz"
+    read = sources.read(path)
+    assert read.name == "nih"
+    assert not any(problem.loses for problem in read.problems)
+    assert len(read.rows) == 112_120
+    assert read.rows["patient"].nunique() == 30_805
+    assert positives(read) == {
+        "Atelectasis": 11_559, "Cardiomegaly": 2_776, "Effusion": 13_317, "Infiltration": 19_894,
+        "Mass": 5_782, "Nodule": 6_331, "Pneumonia": 1_431, "Pneumothorax": 5_302,
+        "Consolidation": 4_667, "Edema": 2_303, "Emphysema": 2_516, "Fibrosis": 1_686,
+        "Pleural_Thickening": 3_385, "Hernia": 227,
+    }  # fmt: skip
+    words = plain(path).set_index("Image Index")["Finding Labels"].str.get_dummies("|")
+    assert set(words) == {*read.findings, "No Finding"}, "every word is a finding or No Finding"
+    labels = read.rows.set_index("image")[list(read.findings)]
+    assert (labels == words.loc[labels.index, labels.columns]).all(axis=None)
+    assert int((labels.sum(axis=1) == 0).sum()) == 60_361
 
 
 # CheXpert
@@ -194,6 +225,12 @@ def test_padchests_table_gives_its_rows_and_its_words(tables: Path) -> None:
         present = np.array([of is not None and bool(of & of_finding[finding]) for of in words])
         assert np.array_equal(rows[finding] == 1, present), finding
         assert rows[finding][(unchanged | open_) & ~present].isna().all()
+    alone = {
+        word: np.array([of is not None and of - {""} == {word} for of in words]) for word in SILENT
+    }
+    assert {word: int(here.sum()) for word, here in alone.items()} == SILENT
+    for here in alone.values():
+        assert rows.loc[here, list(FINDINGS)].isna().all(axis=None)
 
 
 # The challenges
@@ -271,6 +308,59 @@ def test_googles_table_gives_its_sets_and_its_answers(tables: Path) -> None:
     assert not rows[["Fracture", "Pneumothorax", "Nodule/Mass"]].isna().any(axis=None)
 
 
+# Whole tables within seconds
+
+
+READ_WHOLE = """
+import sys, time
+from pathlib import Path
+from chestxray import sources
+from chestxray.artifacts import write_json, write_table
+from chestxray.dataset import preparation
+from chestxray.dataset.combine import combine, duplicates
+from chestxray.dataset.packing import Packed, Packing
+from chestxray.dataset.store import BOXES, INDEX, MANIFEST
+start = time.process_time()
+options = sources.ReadOptions(views="all")
+combined = combine([sources.read(Path(sys.argv[1]), options=options)])
+job = preparation._Job(combined, "patient", 0, allow_empty=False)
+plan = preparation._plan(job, 224)
+rows, out = combined.rows, Path(sys.argv[2])
+files = tuple(Packed(width=1, height=1, sha256=str(row)) for row in range(len(rows)))
+found = duplicates(rows, [file.sha256 for file in files], job.drawn)
+rows = rows.assign(split=job.split(found.groups))
+packing = Packing((), files)  # no image is there: all that a prepare does beside the decoding
+index = preparation._index(rows, packing, plan.findings)
+write_table(out / INDEX, index)
+write_table(out / BOXES, combined.boxes)
+manifest = preparation._manifest(plan, rows, index, packing, list(combined.problems), out)
+write_json(out / MANIFEST, manifest.model_dump(mode="json"))
+assert rows.groupby("patient")["split"].nunique().max() == 1
+seconds = time.process_time() - start
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+print(len(manifest.findings), manifest.images, seconds, peak // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "known", "images"),
+    [("chexpert_train.csv.gz", 13, 223_414), (PADCHEST, len(FINDINGS), 160_861)],
+)
+def test_a_whole_table_becomes_split_and_manifest_within_20_seconds_and_a_gigabyte(
+    tables: Path, tmp_path: Path, name: str, known: int, images: int
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", READ_WHOLE, str(tables / name), str(tmp_path)],
+        check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    findings, count, seconds, megabytes = run.stdout.split()
+    assert (int(findings), int(count)) == (known, images)
+    assert (tmp_path / "dataset.json").stat().st_size > 0
+    assert float(seconds) < 20, "of processor time"
+    assert int(megabytes) < 1024
+
+
 # Against torchxrayvision itself
 
 
@@ -283,6 +373,7 @@ for name, kind, key, options in (
     ("rsna", of.RSNA_Pneumonia_Dataset, "patientId", {"views": ["*"]}),
     ("vindr", of.VinDr_Dataset, "image_id", {}),
     ("siim", of.SIIM_Pneumothorax_Dataset, "ImageId", {}),
+    ("nih", of.NIH_Dataset, "Image Index", {"views": ["*"], "unique_patients": False}),
     ("google", of.NIH_Google_Dataset, "Image Index", {"views": ["*"], "unique_patients": False}),
 ):
     read = kind(imgpath=sys.argv[1], **options)
@@ -309,6 +400,63 @@ def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, finding: str, their: str = "
     both = pd.DataFrame({"o": ours[finding].loc[theirs.index], "t": theirs[their or finding]})
     words = both.map(lambda value: "?" if np.isnan(value) else str(int(value)))
     return Counter(words["o"] + words["t"])
+
+
+@pytest.mark.slow
+def test_nihs_labels_are_those_of_torchxrayvision(tables: Path, theirs: Path) -> None:
+    rows = sources.read(tables / "Data_Entry_2017_v2020.csv.gz").rows.set_index("image")
+    read = their_labels(theirs, "nih")
+    assert sorted(read.index) == sorted(rows.index)
+    pd.testing.assert_frame_equal(
+        rows.loc[read.index, read.columns], read, check_dtype=False, check_names=False
+    )
+
+
+READ_MIMIC = """
+import numpy as np
+read = xrv.datasets.MIMIC_Dataset(
+    sys.argv[1], f"{sys.argv[1]}/mimic-cxr-2.0.0-chexpert.csv",
+    f"{sys.argv[1]}/mimic-cxr-2.0.0-metadata.csv", views=["*"], unique_patients=False,
+)
+keys = read.csv["dicom_id"].to_numpy(dtype=str)
+np.savez(f"{sys.argv[2]}/mimic.npz", labels=read.labels, names=read.pathologies, keys=keys)
+"""
+
+
+@pytest.mark.slow
+def test_mimics_labels_are_those_of_torchxrayvision_but_for_finer_findings(
+    build: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tree = build("mimic")
+    (tree / "mimic-cxr-2.1.0-test-set-labeled.csv").unlink()  # torchxrayvision has no reader of it
+    draw = np.random.default_rng(0)
+
+    def write(table: pd.DataFrame) -> pd.DataFrame:
+        for title in OBSERVATIONS[1:]:
+            table[title] = draw.choice(["1.0", "0.0", "-1.0", ""], len(table))
+        nothing = table["No Finding"] == "1.0"
+        return table.assign(**{
+            title: table[title].mask(nothing & (table[title] == "1.0"), "")
+            for title in OBSERVATIONS[1:-1]
+        })  # fmt: skip
+
+    change(tree / "mimic-cxr-2.0.0-chexpert.csv", write)
+    torchxrayvision_wheel.answer(READ_MIMIC, tree, tmp_path)
+    read = their_labels(tmp_path, "mimic")
+    options = ReadOptions(views="all", blank="unknown")
+    rows = sources.read(tree, options=options).rows.set_index("image")
+    assert sorted(read.index) == sorted(rows.index)
+    for finding in read.columns:
+        allowed = {"11", "00", "??"}
+        if finding in {"Lung Opacity", "Enlarged Cardiomediastinum"}:
+            allowed |= {"1?"}  # a finer finding is present where this one is blank
+        if finding != "Support Devices":
+            allowed |= {"?0"}  # uncertain beside No Finding: theirs is absent
+        else:
+            allowed |= {"10", "?0"}  # devices beside No Finding: theirs are absent
+        found = pairs(rows, read, finding)
+        assert set(found) <= allowed, (finding, found)
+    assert pairs(rows, read, "Lung Opacity")["1?"] > 0
 
 
 @pytest.mark.slow

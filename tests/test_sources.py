@@ -270,6 +270,16 @@ def test_the_documentation_names_every_source_column_and_setting(tmp_path: Path)
     assert collection.rows["image"].tolist() == ["P0001/S2/IM01.png"]
 
 
+def test_a_card_says_that_masks_of_organs_locate_no_finding() -> None:
+    said = {
+        name for name, card in sources.cards().items()
+        if "localization is not evaluated" in dict(card_text.described(name, card)).get(
+            "lungs and heart", ""
+        )
+    }  # fmt: skip
+    assert said == {"nih", "chexpert", "mimic", "padchest", "vindr"}
+
+
 def test_the_page_of_data_sets_is_that_of_the_cards() -> None:
     written = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
     assert written == card_text.page(sources.cards()), (
@@ -286,6 +296,7 @@ def test_the_page_of_data_sets_is_that_of_the_cards() -> None:
         ("vindr", ReadOptions(columns={"image": "image_id"}), "columns of a public data set are"),
         ("rsna", ReadOptions(columns={"table": "x.csv"}), "this one has one set of labels"),
         ("siim", ReadOptions(patient_per_image=True), "for a table of your own"),
+        ("vindr", ReadOptions(labelers="physicians"), "physicians labelled in part and a program"),
     ],
 )
 def test_an_option_that_a_source_would_ignore_is_refused_with_the_reason(
@@ -304,6 +315,9 @@ def test_of_several_trees_only_those_with_readers_get_their_rule(
     assert {of.blank for of in each} == {"negative"}
     with pytest.raises(SourceError, match="leave the option out"):
         sources.options_of_each([build("siim"), build("rsna")], None, options)
+    both = ReadOptions(readers="any", labelers="physicians")
+    each = sources.options_of_each([build("padchest"), build("vindr")], None, both)
+    assert [(of.readers, of.labelers) for of in each] == [(None, "physicians"), ("any", None)]
 
 
 def test_the_command_prints_one_card_with_its_files() -> None:
@@ -324,6 +338,9 @@ def test_a_card_of_real_radiographs_says_what_a_user_has_to_know(name: str) -> N
         return
     for text in (card.citation, card.access, card.reasons, card.split, card.differs):
         assert text
+    for rule in card.differs:
+        told = all(card_text.difference(rule)) or rule == "not read by torchxrayvision"
+        assert told, f"{rule!r} is no rule `what: theirs, here ours`"
     shown = dict(card_text.described(name, card))
     assert shown["policies"] == "uncertain ignore, blank negative, views frontal"
     assert shown["how to get it"] == card.access

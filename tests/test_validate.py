@@ -36,10 +36,11 @@ from chestxray.evaluation.external_validation import (
 )
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.labels import Labels
+from chestxray.evaluation.leave_out import Named
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.results import schema
 from chestxray.evaluation.seen_images import Seen, list_sha256
-from chestxray.evaluation.validation_results import RULES, UNCALIBRATED, ExternalValidation
+from chestxray.evaluation.validation_results import UNCALIBRATED, ExternalValidation
 from chestxray.findings import Findings
 from chestxray.model import bundle as bundles
 from chestxray.model import model_card
@@ -52,6 +53,7 @@ from chestxray.training.data import Part
 from chestxray.training.finalize import fit_on_validation
 from chestxray.training.leakage import seen_through
 from evaluation_parts import pairs_of
+from seen_parts import named
 
 # One finding for each verdict, in the order of `judge`'s planted truths.
 FINDINGS = Findings(
@@ -167,6 +169,18 @@ def test_where_training_images_may_be_among_them_nothing_is_cleared(planted, res
     assert warning == f"{doubts[0]} This is no external validation."
 
 
+def test_where_a_list_names_what_was_seen_the_verdict_rests_on_it_and_says_so(planted, results):
+    found = judged(planted, results, bundle_of(), "listed")
+    assert found["Effusion"].status == "no objection"
+    of = {
+        "relation": "listed", "synthetic": False,
+        "findings": {"Effusion": {"status": "no objection"}},
+    }  # fmt: skip
+    assert opening(of).startswith("If the lists of images to leave out are complete, these rules")
+    doubts = ("It was trained on NIH. Left out here are 2 images of 1 patient, by pairs.csv.",)
+    assert warnings_of(results, "listed", doubts, synthetic=False)[0] == doubts[0]
+
+
 def test_calls_that_say_no_more_than_chance_are_an_objection():
     def share(value: float) -> Interval:
         return Interval(value=value, low=value - 0.1, high=value + 0.1)
@@ -203,7 +217,11 @@ def validated(run, dataset, tmp_path_factory) -> Path:
     """The tiny run's bundle on its own dataset and on a tree of other phantoms."""
     base = tmp_path_factory.mktemp("validate")
     synth(base / "elsewhere", images=60, pixels=64, seed=9, balanced=True)
+    shared = sources.read(base / "elsewhere").rows["path"].head(1)
+    names = [str(Path(path).relative_to(base / "elsewhere")) for path in shared]
+    pd.DataFrame({"a": "train/1.png", "b": names}).to_csv(base / "pairs.csv", index=False)
     words = [run / "bundle", dataset.folder, base / "elsewhere", "--out", base / "out"]
+    words += ["--leave-out", base / "pairs.csv"]
     with pytest.MonkeyPatch.context() as patch:
         given = ["chestxray", "validate", *map(str, words), "--resamples", "100"]
         patch.setattr(sys, "argv", given)
@@ -213,16 +231,33 @@ def validated(run, dataset, tmp_path_factory) -> Path:
     return base / "out"
 
 
-def test_images_that_the_bundle_was_trained_or_tuned_on_are_left_out(validated, dataset):
+def test_images_that_the_bundle_was_trained_or_tuned_on_are_left_out(validated, dataset, run):
     own, elsewhere = ExternalValidation.read(validated).sets
     counts = dataset.manifest.counts
     assert own.relation == "held out"
     assert own.left_out == {part: counts[part]["images"] for part in ("train", "val")}
     assert own.images == counts["test"]["images"]
-    assert elsewhere.relation == "unknown"  # phantoms too, of another split
-    assert elsewhere.images == 60
+    assert own.left_out_images is None
     assert not elsewhere.left_out
-    assert {of.status for of in elsewhere.findings.values()} <= set(RULES) - {"no objection"}
+    there = chestxray.Dataset.open(validated / "sets/elsewhere/dataset")
+    card = model_card.read(run / "bundle").card
+    assert _unseen(there, card).relation == "unknown"  # phantoms too, of another split
+
+
+def test_images_that_files_of_the_user_name_are_left_out_with_their_patients(validated):
+    _, elsewhere = ExternalValidation.read(validated).sets
+    index = chestxray.Dataset.open(validated / "sets/elsewhere/dataset").index
+    count = int((index["patient"] == index["patient"].iloc[0]).sum())
+    left = elsewhere.left_out_images
+    assert (left.images, left.patients, left.unmatched) == (count, 1, 0)
+    assert elsewhere.images == 60 - count
+    assert elsewhere.relation == "listed"
+    said = f"Left out here are {left}; that these are all is not checked."
+    assert elsewhere.warnings[0].endswith(said)
+    page = html.unescape((validated / "validation.html").read_text(encoding="utf-8"))
+    assert said in page
+    assert f"of 1 patient (by {left.files[0]})" in page
+    assert "those that a list of the user names were left out" in page
 
 
 def test_a_card_says_how_well_the_model_ranks_the_images_that_it_is_fitted_on(run, dataset):
@@ -334,6 +369,21 @@ def test_a_bundle_that_was_calibrated_on_the_same_source_is_not_independent_of_i
     found = _unseen(dataset, calibrated(card, **by))
     assert found.relation == "unknown"
     assert found.doubts[0].startswith("The model was calibrated on images of PadChest")
+
+
+def test_a_set_that_shares_radiographs_is_judged_without_those_that_a_file_names(elsewhere):
+    card, dataset = elsewhere
+    siim = named(dataset, "siim")
+    whole = _unseen(siim, card)
+    assert whole.relation == "unknown"
+    patient = siim.index["patient"] == siim.index["patient"].iloc[0]
+    found = _unseen(siim, card, Named(patient.to_numpy(), ("pairs.csv",), 0))
+    assert found.relation == "listed"
+    assert found.left_out_images.images == patient.sum()
+    assert len(found.dataset.rows("test")) == len(siim.index) - patient.sum()
+    assert [each.partition(" Left out")[0] for each in found.doubts] == [*whole.doubts]
+    with pytest.raises(SourceError, match=r"no image of .* is left"):
+        _unseen(siim, card, Named(np.ones(len(patient), bool), ("pairs.csv",), 0))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import public_trees
 from chestxray import parallel
 from chestxray.cli.verify import verify
 from chestxray.dataset import Dataset, shards
@@ -81,7 +83,17 @@ def test_a_sound_tree_is_told_and_passes(raw: Path) -> None:
     for kind in ("L 32 × 32", "RGB 32 × 32", "RGBA 32 × 32", "I;16 32 × 32", "L 20 × 32"):
         assert ["PNG", *kind.split(), "1"] in lines
     assert any(line[:2] == ["impossible-age", "5"] for line in lines)
-    assert "Nothing would be left out." in result.output
+    assert "Of what is there, nothing would be left out." in result.output
+
+
+def test_a_tree_that_lacks_most_of_its_data_set_is_not_called_whole(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    tree = public_trees.mimic(tmp_path / "mimic", public_trees.films(phantoms, 6))
+    end = run(tree).output.partition("nothing would be left out.")[2]
+    assert re.search(
+        r"Images of the whole data set that the tables list: .*\d+ of 36\d,?\d{3}", end
+    )
 
 
 def test_what_would_be_lost_is_named_and_fails(raw: Path) -> None:

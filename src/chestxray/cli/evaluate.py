@@ -12,6 +12,7 @@ from chestxray.cli.options import (
     AsJson,
     CacheGib,
     LabelsPath,
+    LeaveOut,
     SourceOptions,
     echo_problems,
     with_source_options,
@@ -64,6 +65,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Labels adjudicated by radiologists (Majkowska 2020)."),
     ] = None,
+    leave_out: LeaveOut = None,
     split: Annotated[
         str | None, typer.Option(help="The split of the predictions. Default: test.")
     ] = None,
@@ -101,6 +103,7 @@ def evaluate(
         heatmaps=heatmaps,
         masks=masks,
         reference=reference,
+        leave_out=leave_out or (),
         resamples=resamples,
         seed=seed,
         out=out,
@@ -160,10 +163,8 @@ def _show(result: Results) -> None:
             f"The bundle was imported from {result.uncalibrated_import} and is not calibrated: its "
             f"probabilities are the original network's own."
         )
-    for seen in result.seen_images:
-        typer.echo(f"warning: {seen.sentence}")
-    if result.split == "unknown":
-        typer.echo("the split of these images is unknown: training images may be among them")
+    for line in _about_training_images(result):
+        typer.echo(line)
     with_thresholds = bool(result.fit_on or result.thresholds_of)
     shown = (*_WITH_INTERVAL, *(_AT_THRESHOLD if with_thresholds else ()))
     width = max(20, *(len(finding) + 2 for finding in result.findings))
@@ -187,6 +188,15 @@ def _show(result: Results) -> None:
         *_baselines(result),
     ):
         typer.echo(line)
+
+
+def _about_training_images(result: Results) -> Iterator[str]:
+    """Say which images were left out by files of the user, and which may have been seen."""
+    if result.left_out_images is not None:
+        yield f"left out: {result.left_out_images}"
+    yield from (f"warning: {seen.sentence}" for seen in result.seen_images)
+    if result.split == "unknown":
+        yield "the split of these images is unknown: training images may be among them"
 
 
 def _unmeasured(entry: FindingResult, shown: Sequence[str]) -> bool:

@@ -33,9 +33,13 @@ def findings(
         images = rows[0].positive + rows[0].negative + rows[0].unknown
         typer.echo(f"\n{record.name}: {record.title}, {images} images")
         typer.echo(f"{'':{width}}{'positive':>10}{'negative':>10}{'unknown':>10}  rule")
+        general = record.rules.get("", "")  # of each labelled finding: printed once
         for of in rows:
             numbers = "".join(f"{n:>10}" for n in (of.positive, of.negative, of.unknown))
-            typer.echo(f"{of.finding:{width}}{numbers}  {of.rule}")
+            rule = of.rule.removesuffix(f"; {general}")
+            typer.echo(f"{of.finding:{width}}{numbers}  {rule}")
+        if general:
+            typer.echo(f"all labelled findings: {general}")
         for name, fact in record.facts.items():
             if name.startswith("renamed") or name.endswith("by a finer finding"):
                 typer.echo(f"{name}: {fact}")

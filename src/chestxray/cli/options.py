@@ -104,6 +104,15 @@ AllowMissing = Annotated[
         "--allow-missing", help="Accept that more than half of the rows have no image file."
     ),
 ]
+LeaveOut = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--leave-out",
+        metavar="FILE",
+        help="A file of `chestxray overlap`, or a table with a column image: leave out the images "
+        "that it names, and their patients. Repeatable.",
+    ),
+]
 
 
 def _set_cache_limit(gib: float | None) -> None:
@@ -172,6 +181,13 @@ class SourceOptions:
             "a finding. Default: majority."
         ),
     ] = None
+    labelers: Annotated[
+        Literal["all", "physicians"] | None,
+        typer.Option(
+            help="For a data set that physicians labelled in part (PadChest): whose images to "
+            "keep. Default: all."
+        ),
+    ] = None
 
     def read_options(self) -> ReadOptions:
         """Give what is asked of a source."""
@@ -184,6 +200,7 @@ class SourceOptions:
             _columns(self.columns),
             self.patient_per_image,
             self.readers,
+            self.labelers,
         )
 
     def words(self) -> list[str]:

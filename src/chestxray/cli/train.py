@@ -42,11 +42,12 @@ def train(
     from chestxray.training.recipe_checks import for_run
 
     # As `training.distributed` has it, which imports torch.
-    rank = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "NODE_RANK"
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    rank = "RANK" if launched else "NODE_RANK"
     first = os.environ.get(rank, "0" if nodes == 1 else "") == "0"
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     at = staging_of(out)
-    resume |= restarts != "0" and (at / "recipe.yaml").exists()
+    begun, ended = (at / "recipe.yaml").exists(), (at / "run.json").exists()
+    resume |= launched and begun and not ended
     chosen = for_run(at, recipe, overrides or (), resume, path_of(dataset), first=first)
     from chestxray.training.fit import train as fit  # imports torch, after the checks
     from chestxray.training.loop import Processes

@@ -13,6 +13,7 @@ from chestxray.cli.options import (
     BundleFolder,
     CacheGib,
     EngineName,
+    LeaveOut,
     SourceOptions,
     with_source_options,
 )
@@ -32,6 +33,7 @@ def validate(
     out: Annotated[Path, typer.Option("--out", help="The folder for results and page.")],
     engine: EngineName = "auto",
     allow_missing: AllowMissing = False,
+    leave_out: LeaveOut = None,
     resamples: Annotated[
         int, typer.Option(min=100, help="Resamples of patients for the intervals.")
     ] = 1000,
@@ -43,10 +45,10 @@ def validate(
     """Validate a bundle on other data sets: one page that says where it may not be used.
 
     A raw tree is prepared first, a prepared dataset is taken as it is. Images that the bundle was
-    trained or tuned on are left out as far as they are known; all others are evaluated. Each set is
-    measured at the bundle's own thresholds, and its calibration as stated, corrected for
-    prevalence, and recalibrated by halves. Intervals are 95 %, from resamples of patients. After an
-    interruption the same command resumes.
+    trained or tuned on are left out as far as they are known, and those that --leave-out names; all
+    others are evaluated. Each set is measured at the bundle's own thresholds, and its calibration
+    as stated, corrected for prevalence, and recalibrated by halves. Intervals are 95 %, from
+    resamples of patients. After an interruption the same command resumes.
     """
     from chestxray.reading.validation import validate as validated
     from chestxray.reporting.validation_page import PAGE
@@ -60,6 +62,7 @@ def validate(
         options=given.read_options(),
         engine=engine,
         allow_missing=allow_missing,
+        leave_out=leave_out or (),
         resamples=resamples,
         seed=seed,
     )
@@ -79,6 +82,8 @@ def _show(of: ValidatedSet) -> None:
     typer.echo(opening(of.model_dump(mode="json")))
     for part, images in of.left_out.items():
         typer.echo(f"left out: {images} images of {part}, on which the bundle was trained or tuned")
+    if of.left_out_images is not None:
+        typer.echo(f"left out: {of.left_out_images}")
     for warning in of.warnings:
         typer.echo(f"warning: {warning}")
     width = max(20, *(len(finding) + 2 for finding in of.findings))

@@ -56,6 +56,8 @@ def verify(
 
 
 def _show_tree(verdict: Verdict, console: Console) -> None:
+    from chestxray.sources.assembly import LISTED
+
     for table in _tables(verdict):
         console.print(table)
     losing = verdict.losing
@@ -63,7 +65,10 @@ def _show_tree(verdict: Verdict, console: Console) -> None:
         counted = "1 problem leaves" if losing == 1 else f"{losing} problems leave"
         console.print(f"{counted} something out (marked): fix them before running prepare.")
     else:
-        console.print("Nothing would be left out.")
+        listed = verdict.collection.facts.get(LISTED)
+        console.print("Of what is there, nothing would be left out.")
+        if listed:
+            console.print(f"Images of the whole data set that the tables list: {listed}.")
 
 
 def _show_dataset(verdict: DatasetVerdict, console: Console) -> None:

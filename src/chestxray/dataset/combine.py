@@ -72,7 +72,11 @@ def combine(collections: Sequence[Collection]) -> Combined:
         _regions([each.boxes for each in collections], collections, findings, named=named),
         _regions([each.masks for each in collections], collections, findings, named=named),
         _official(collections, named=named),
-        (*_problems(collections, named=named), *_overlaps(collections)),
+        (
+            *_problems(collections, named=named),
+            *_overlaps(collections),
+            *_only_present(rows, findings),
+        ),
     )
 
 
@@ -210,6 +214,28 @@ def _rows(collection: Collection, findings: Findings, *, named: bool) -> pd.Data
         others["image"] = collection.name + "/" + others["image"]
         others["patient"] = (collection.patients_of or collection.name) + "/" + others["patient"]
     return pd.concat([others, pd.DataFrame(labels, index=rows.index)], axis=1)
+
+
+def _only_present(rows: pd.DataFrame, findings: Findings) -> list[Problem]:
+    """Report the findings that a source has present but never absent, where another has both."""
+    labels = rows[list(findings)].set_axis(rows["source"].to_numpy())
+    present, absent = ((labels == value).groupby(level=0).sum() for value in (1, 0))
+    one_sided = (present > 0) & (absent == 0) & (absent.sum() > 0)
+    images = rows["source"].value_counts()
+    found = [
+        f"{finding} of {source} ({present.loc[source, finding]} present, "
+        f"{images[source] - present.loc[source, finding]} unknown)"
+        for finding in findings
+        for source in present.index[one_sided[finding]]
+    ]
+    return problem(
+        "only-present",
+        found,
+        "a source has a finding present or unknown, never absent: its images count only as "
+        "positives in training and in figures over all sources, so that a model that tells the "
+        "sources apart looks good at it; look at the figures of each source",
+        loses=False,
+    )
 
 
 def _implied(rows: pd.DataFrame, own: Findings, finding: str) -> pd.Series[float]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from chestxray.dataset.store import Dataset, SourceRecord
 from chestxray.findings import Findings, canonical, implied, key
+
+_OF_LABELS: Final = ("blank", "uncertain", "readers", "labelers")  # the policies that decide labels
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,10 @@ def _rule(finding: str, record: SourceRecord, own: Sequence[str], negative: int)
     if place is not None:
         spelled = "" if names[place] == finding else f" as {names[place]}"
         policies = ", ".join(
-            f"{name}: {record.policies[name]}"
-            for name in ("blank", "uncertain")
-            if name in record.policies
+            f"{name}: {record.policies[name]}" for name in _OF_LABELS if name in record.policies
         )
-        return f"labelled{spelled}" + (f"; {policies}" if policies else "")
+        rules = [record.rules[name] for name in (names[place], "") if name in record.rules]
+        return "; ".join([f"labelled{spelled}", *([policies] if policies else []), *rules])
     if not own and negative:
         return "labelled"
     wanted = key(finding)

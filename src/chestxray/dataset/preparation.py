@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
@@ -87,6 +88,7 @@ from chestxray.storage import ObjectFolder, fetched, is_url, mirrored, path_of, 
 from chestxray.version import __version__
 
 _LOCK: Final = "lock"
+_UNKNOWN: Final = -9.0  # stands for NaN, which has several bit patterns, where labels are hashed
 
 
 def prepare(  # noqa: PLR0913 - the options of one command
@@ -259,11 +261,6 @@ def _plan(job: _Job, size: int) -> Plan:
     combined, split = job.combined, job.split()
     job.check_parts(split)
     drawn = job.how in {"official", "patient"}
-    labels = combined.rows.drop(columns="path").assign(
-        bytes=combined.rows["path"].map(_bytes), split=split
-    )
-    regions = combined.boxes.to_csv() + _mask_list(combined)
-    inputs = hashlib.sha256((labels.to_csv() + regions).encode())
     return Plan(
         findings=combined.findings,
         sources=tuple(map(_record, combined.collections)),
@@ -275,9 +272,25 @@ def _plan(job: _Job, size: int) -> Plan:
             sha256=split_sha256(combined.rows["image"], split),
         ),
         listed=len(combined.rows),
-        inputs_sha256=inputs.hexdigest(),
+        inputs_sha256=_inputs_sha256(combined, split),
         package_version=__version__,
     )
+
+
+def _inputs_sha256(combined: Combined, split: pd.Series[str]) -> str:
+    """Hash all that the images and labels of a dataset depend on, beside its plan.
+
+    Labels are hashed as numbers: as text, those of many findings take as long as reading them.
+    """
+    findings = list(combined.findings)
+    described = combined.rows.drop(columns=["path", *findings]).assign(
+        bytes=combined.rows["path"].map(_bytes), split=split
+    )
+    regions = combined.boxes.to_csv() + _mask_list(combined)
+    digest = hashlib.sha256((described.to_csv() + regions + repr(findings)).encode())
+    labels = np.nan_to_num(combined.rows[findings].to_numpy(np.float64), nan=_UNKNOWN)
+    digest.update(np.ascontiguousarray(labels, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def _record(collection: Collection) -> SourceRecord:
@@ -292,6 +305,8 @@ def _record(collection: Collection) -> SourceRecord:
         facts=collection.facts,
         images=len(collection.rows),
         findings=tuple(collection.findings),
+        patients_of=collection.patients_of,
+        rules=collection.rules,
     )
 
 

@@ -75,6 +75,9 @@ class SourceRecord(_Strict):
         facts: what its reader reports in addition.
         images: listed, including those that could not be read.
         findings: that it labels, as it names them; empty in datasets of earlier versions.
+        patients_of: the source whose patients these are, see `sources.collection.Collection`; empty
+            where they are its own, and in datasets of earlier versions.
+        rules: behind its labels beside the policies, by finding, and under "" for all findings.
     """
 
     name: str
@@ -86,6 +89,8 @@ class SourceRecord(_Strict):
     facts: dict[str, str]
     images: int
     findings: tuple[str, ...] = ()
+    patients_of: str = ""
+    rules: dict[str, str] = {}
 
 
 class Plan(_Strict):

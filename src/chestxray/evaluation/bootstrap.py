@@ -47,7 +47,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -214,6 +214,11 @@ class Draws:
     def expanded(self) -> bool:
         """Whether images are few enough for a weight each in every row."""
         return len(self.patient) <= MOST_EXPANDED
+
+    @property
+    def kind(self) -> Literal["multinomial", "poisson"]:
+        """How the weights of resamples are drawn."""
+        return "poisson" if self.kept is None else "multinomial"
 
     @property
     def most(self) -> int:

@@ -48,7 +48,7 @@ from chestxray.evaluation.results import (
     DeLongTest,
     NonInferiority,
 )
-from chestxray.evaluation.seen_images import Evaluated, SeenImages, seen_images
+from chestxray.evaluation.seen_images import SeenImages, seen_images
 from chestxray.evaluation.significance import (
     ALPHA,
     FEWEST,
@@ -146,7 +146,7 @@ class Paired:
         common = first.findings.common(second.findings)
         ours, theirs = (list(places) for places in zip(*common, strict=True))
         findings = Findings(first.findings[place] for place in ours)
-        images = Evaluated.of(truth.rows, truth.sources, both.tolist())
+        images = truth.evaluated(both.tolist())
         return cls(
             findings=findings,
             left_out=_left_out(first, second, findings),

@@ -8,7 +8,7 @@ own. What the results hold is in `results`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final, Self
 import numpy as np
 
 from chestxray.dataset.store import Dataset
-from chestxray.errors import PredictionsError
+from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation.baselines import baselines
 from chestxray.evaluation.benchmarks import benchmarks
 from chestxray.evaluation.bootstrap import (
@@ -28,17 +28,18 @@ from chestxray.evaluation.bootstrap import (
 from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds, seen_beside
 from chestxray.evaluation.curves import curves, reliability
 from chestxray.evaluation.labels import Labels, Pairs, pair
+from chestxray.evaluation.leave_out import Named, check_used, read_lists
 from chestxray.evaluation.localization import Case, check_belongs, from_boxes, from_masks, locate
 from chestxray.evaluation.predictions import Predictions, counted, file_of
 from chestxray.evaluation.prior_shift import check_prevalence, prevalences
 from chestxray.evaluation.reference import reference as against_reference
-from chestxray.evaluation.result_details import PointWorkload, ResampleSettings
+from chestxray.evaluation.result_details import LeftOut, PointWorkload, ResampleSettings
 from chestxray.evaluation.results import (
     FitOn,
     Results,
 )
 from chestxray.evaluation.scoring import Scores, as_called, mean_of, micro_of, score
-from chestxray.evaluation.seen_images import Evaluated, Seen, SeenImages, seen_images
+from chestxray.evaluation.seen_images import Seen, SeenImages, seen_images
 from chestxray.evaluation.subgroups import subgroups
 from chestxray.evaluation.thresholds import (
     MAIN,
@@ -69,6 +70,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     heatmaps: Path | str | None = None,
     masks: Path | str | None = None,
     reference: Path | str | None = None,
+    leave_out: Path | str | Sequence[Path | str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     out: Path | str | None = None,
@@ -93,13 +95,16 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         heatmaps: `heatmaps.npy` of these predictions, for localization.
         masks: folder of masks to locate against, instead of the dataset's boxes.
         reference: a table of labels adjudicated by radiologists (Majkowska 2020).
+        leave_out: files of `chestxray overlap`, or tables with a column `image`: the images that
+            they name are left out, with all others of their patients, also of `fit_on`.
         resamples: of patients, for the intervals; 0 for values alone.
         seed: of the resamples.
         out: folder to write the results to; nothing is written by default.
 
     Raises:
         PredictionsError: predictions, heatmaps or masks that cannot be evaluated with these labels.
-        SourceError: a label table or a reference that cannot be read.
+        SourceError: a label table or a reference that cannot be read, or a file of images to leave
+            out that names none of the labels.
         ArtifactError: a file that does not exist.
         StorageError: a URL is refused, nothing is there, or the store does not answer.
     """
@@ -123,6 +128,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         seed=seed,
         bundle=thresholds,
         prevalence=prevalence,
+        leave_out=leave_out,
     )
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
@@ -167,6 +173,7 @@ class Evaluation:
         bundle: whose thresholds are evaluated; None to choose them on validation.
         prevalence: finding → known prevalence of the evaluated images.
         seen: lists of images that the model which made the predictions has seen, as far as known.
+        left_out: what was left out because files of the user name it; None without such files.
     """
 
     truth: Labels
@@ -177,6 +184,7 @@ class Evaluation:
     bundle: BundleThresholds | None = None
     prevalence: Mapping[str, float] = field(default_factory=dict)
     seen: tuple[Seen, ...] = ()
+    left_out: LeftOut | None = None
 
     @classmethod
     def of(  # noqa: PLR0913 - the options of `evaluate`
@@ -190,6 +198,7 @@ class Evaluation:
         seed: int = 0,
         bundle: BundleThresholds | None = None,
         prevalence: Mapping[str, float] | None = None,
+        leave_out: Path | str | Sequence[Path | str] = (),
     ) -> Self:
         """Read predictions and pair them with the labels; arguments as in `evaluate`.
 
@@ -197,11 +206,16 @@ class Evaluation:
             PredictionsError: predictions that cannot be evaluated or that the bundle did not make,
                 a patient that is both evaluated and fitted on, a prevalence outside (0, 1), or
                 one without a bundle or validation to correct from.
+            SourceError: a file of images to leave out that names none of the labels, or all that
+                are evaluated.
         """
-        pairs = pair(_table(predictions), truth, split)
+        named = _named(leave_out, truth)
+        pairs, left_out = _unnamed(pair(_table(predictions), truth, split), truth, named)
         if bundle is not None:
             bundle.check_made(pairs.models)
         validation = None if fit_on is None else _validation(fit_on, truth, pairs)
+        if validation is not None:
+            validation, _ = _unnamed(validation, truth, named)
         draws = Draws.of(pairs.patients, resamples, seed)
         known = _prevalences(prevalence or {}, pairs.findings)
         if known and bundle is None and validation is None:
@@ -210,7 +224,7 @@ class Evaluation:
                 "they contain: give --bundle or --fit-on too"
             )
         seen = bundle.seen if bundle else seen_beside(predictions, pairs.models)
-        return cls(truth, pairs, validation, seed, draws, bundle, known, seen)
+        return cls(truth, pairs, validation, seed, draws, bundle, known, seen, left_out)
 
     @cached_property
     def points(self) -> OperatingPoints | None:
@@ -303,9 +317,15 @@ class Evaluation:
             thresholds_of=self.bundle.model if self.bundle else None,
             uncalibrated_import=self.bundle.uncalibrated_import if self.bundle else None,
             seen_images=list(self._seen_images()),
+            left_out_images=self.left_out,
             as_called=as_called(pairs, self.draws),
             workload=self._workload(scores),
-            intervals=ResampleSettings(level=LEVEL, resamples=self.draws.resamples, seed=self.seed),
+            intervals=ResampleSettings(
+                level=LEVEL,
+                resamples=self.draws.resamples,
+                seed=self.seed,
+                weights=self.draws.kind,
+            ),
             findings={finding: of.result for finding, of in scores.items()},
             mean=mean_of(scores, self.draws),
             micro=micro_of(pairs, self.draws, scores),
@@ -317,12 +337,16 @@ class Evaluation:
 
     def _seen_images(self) -> tuple[SeenImages, ...]:
         """Tell which evaluated images the model may have seen; empty where it is not known."""
-        truth = self.truth
         if not self.seen:
             return ()
-        return seen_images(
-            self.seen, Evaluated.of(truth.rows, truth.sources, self.pairs.images.tolist())
-        )
+        found = seen_images(self.seen, self.truth.evaluated(self.pairs.images.tolist()))
+        if (left := self.left_out) is None:
+            return found
+        return tuple(
+            of if of.images is not None
+            else of.model_copy(update={"sentence": left.after(of.sentence)})
+            for of in found
+        )  # fmt: skip
 
     def _workload(self, scores: dict[str, Scores]) -> dict[str, PointWorkload]:
         """Count the workload of every operating point; empty without validation."""
@@ -348,6 +372,27 @@ class Evaluation:
 
 def _table(source: Predictions | Path | str) -> Predictions | Path:
     return source if isinstance(source, Predictions) else Path(source)
+
+
+def _named(leave_out: Path | str | Sequence[Path | str], truth: Labels) -> Named:
+    """Read the files of images to leave out, each of which names some of the labels."""
+    lists = read_lists(leave_out)
+    named = Named.of(lists, truth)
+    check_used(lists, [(named, truth)])
+    return named
+
+
+def _unnamed(pairs: Pairs, truth: Labels, named: Named) -> tuple[Pairs, LeftOut | None]:
+    """Leave out the patients of whom files name an image, and count what is left out."""
+    if not named.files:
+        return pairs, None
+    out = named.among(pairs.images, truth)
+    if out.all():
+        raise SourceError(
+            f"{', '.join(named.files)} leaves no image: all {counted(len(out), 'image')} that are "
+            f"predicted are of patients whom it names; give predictions of other images"
+        )
+    return pairs.only(~out), named.left_out(pairs.patients[out].tolist())
 
 
 def _prevalences(given: Mapping[str, float], findings: Findings) -> dict[str, float]:

@@ -303,7 +303,8 @@ def warnings_of(
     Args:
         results: of the data set.
         relation: of it to the training images.
-        doubts: which of the images the model may have seen, in words, as of `SeenImages`.
+        doubts: which of the images the model may have seen, in words, as of `SeenImages`; of a
+            relation `listed` with what was left out.
         synthetic: whether any radiograph that it was trained on is drawn.
     """
     found = []
@@ -314,6 +315,8 @@ def warnings_of(
         )
     if relation == "unknown":
         found += [f"{doubt} This is no external validation." for doubt in doubts]
+    if relation == "listed":
+        found += doubts
     if relation == "held out":
         found.append(
             "These images are of a data set that the model was trained or calibrated on, kept out "

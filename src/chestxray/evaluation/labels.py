@@ -11,9 +11,9 @@ are left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ from chestxray.errors import PredictionsError, SourceError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.prediction_columns import column_store
 from chestxray.evaluation.predictions import Predictions, counted, probability_columns
+from chestxray.evaluation.seen_images import Evaluated
 from chestxray.findings import Findings
 from chestxray.sources.collection import Problem, ReadOptions
 from chestxray.storage import mirrored, path_of
@@ -67,6 +68,7 @@ class Labels:
             is prepared.
         images: packed, image i of row i; None from a label table.
         sources: names of the data sets.
+        patients_of: of each data set whose patients are those of another one, that one.
     """
 
     source: str
@@ -80,6 +82,7 @@ class Labels:
     problems: tuple[Problem, ...] = ()
     images: Shards | None = None
     sources: tuple[str, ...] = ()
+    patients_of: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -119,6 +122,7 @@ class Labels:
             split_name=OFFICIAL if (rows["split"] != _UNKNOWN_SPLIT).any() else None,
             problems=read.problems,
             sources=(read.name,),
+            patients_of={read.name: read.patients_of} if read.patients_of else {},
         )
 
     @classmethod
@@ -136,6 +140,7 @@ class Labels:
             split_name=about.split.name,
             images=dataset.images,
             sources=tuple(dict.fromkeys(source.name for source in about.sources)),
+            patients_of={of.name: of.patients_of for of in about.sources if of.patients_of},
         )
 
     @classmethod
@@ -144,6 +149,10 @@ class Labels:
         if isinstance(labels, Labels):
             return labels
         return cls.of_dataset(labels) if isinstance(labels, Dataset) else cls.read(Path(labels))
+
+    def evaluated(self, images: Iterable[str]) -> Evaluated:
+        """Take some images, by name, as those that a model is measured on."""
+        return Evaluated.of(self.rows, self.sources, images, self.patients_of)
 
 
 def _parts(
@@ -209,6 +218,19 @@ class Pairs:
     called: npt.NDArray[np.bool_] | None = None
     not_assessed: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Pairs:
+        """Give some of the rows; the counts of what is left out before stay."""
+        return replace(
+            self,
+            images=self.images[kept],
+            probabilities=self.probabilities[kept],
+            labels=self.labels[kept],
+            patients=self.patients[kept],
+            positions=self.positions[kept],
+            about=self.about[kept].reset_index(drop=True),
+            called=None if self.called is None else self.called[kept],
+        )
 
     def restricted(
         self, images: npt.NDArray[np.object_], places: list[int], findings: Findings

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,32 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class LeftOut(Model):
+    """What was left out because files of the user name it, see `leave_out`.
+
+    Attributes:
+        files: as given.
+        images: left out: those that the files name, and all others of their patients.
+        patients: left out.
+        unmatched: names in the files that no image of the data set has.
+    """
+
+    files: list[str]
+    images: int
+    patients: int
+    unmatched: int
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        images = "1 image" if self.images == 1 else f"{self.images:,} images"
+        patients = "1 patient" if self.patients == 1 else f"{self.patients:,} patients"
+        return f"{images} of {patients}, by {', '.join(self.files)}"
+
+    def after(self, doubt: str) -> str:
+        """Give a sentence on images that may have been seen, and what was left out of them."""
+        return f"{doubt} Left out here are {self}; that these are all is not checked."
+
+
 class MeanInterval(Interval):
     """An average over findings with its interval; `findings` counts them."""
 
@@ -25,12 +51,22 @@ class MeanInterval(Interval):
 
 
 class ResampleSettings(Model):
-    """How the intervals were made: confidence level, resamples, seed, and the unit drawn."""
+    """How the intervals were made.
+
+    Attributes:
+        level: of confidence.
+        resamples: their number.
+        seed: of the random numbers.
+        by: the unit drawn.
+        weights: how often a patient counts: `multinomial`, as many are drawn as there are, or
+            `poisson`, each by itself, for very many patients (see `poisson_weights`).
+    """
 
     level: float
     resamples: int
     seed: int
     by: str = "patient"
+    weights: Literal["multinomial", "poisson"] = "multinomial"
 
 
 class ValidationAuroc(Model):

@@ -30,6 +30,7 @@ from chestxray.evaluation.result_details import (
     Benchmarks,
     FindingCurves,
     FindingReliability,
+    LeftOut,
     Localization,
     MeanInterval,
     Model,
@@ -199,6 +200,7 @@ class Results(Model):
         seen_images: images that the model has, or may have, seen in its training, or that what it
             started from or learned from has, or that it was chosen by or calibrated on; empty where
             neither a bundle is given nor is one in the run folder of the predictions.
+        left_out_images: what was left out because files of the user name it; None without them.
         as_called: the calls that the table of predictions states; None where it states none.
         intervals: how the intervals were made.
         findings: finding → its metrics, in the order of the predictions.
@@ -229,6 +231,7 @@ class Results(Model):
     thresholds_of: str | None = None
     uncalibrated_import: str | None = None
     seen_images: list[SeenImages] = Field(default_factory=list)
+    left_out_images: LeftOut | None = None
     as_called: AsCalled | None = None
     intervals: ResampleSettings
     findings: dict[str, FindingResult]

@@ -3,8 +3,9 @@
 A card records the names of the data sets that a model learned from, and the SHA-256 of its list of
 training images, not the list; and the same of every model that it started from or learned from. So
 a model that was trained on this dataset is recognised by the parts of its split, and one that was
-trained on a published list (`sources.public_lists`) by the names of the images: then it is known
-how many of the measured images it has seen. Of another split, and of a data set that is known to
+trained on a published list (`sources.public_lists`) by the names of the images, or by the numbers
+of their patients where these are those of the list's data set: then it is known how many of the
+measured images it has seen. Of another split, and of a data set that is known to
 share radiographs with this one (`sources.overlaps`), it cannot be told which images were seen:
 `chestxray overlap` finds them.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, Literal, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
@@ -82,26 +84,58 @@ class Evaluated:
     Attributes:
         parts: image names by part of the split: all parts, also those that are not measured.
         measured: names of the images that are measured, by name of their data set.
+        patients: their patients, in the same order, by name of those data sets whose patients are
+            those of another one.
+        patients_of: name of this other data set.
     """
 
     parts: Mapping[str, Iterable[str]]
     measured: Mapping[str, Collection[str]]
+    patients: Mapping[str, Collection[str]] = field(default_factory=dict)
+    patients_of: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, sources: Sequence[str], measured: Iterable[str]) -> Self:
+    def of(
+        cls,
+        rows: pd.DataFrame,
+        sources: Sequence[str],
+        measured: Iterable[str],
+        patients_of: Mapping[str, str] | None = None,
+    ) -> Self:
         """Take images by name.
 
         Args:
-            rows: of all images, indexed by name: `split`, and `source` where there are several.
+            rows: of all images, indexed by name: `split`, `source` where there are several, and
+                `patient` where `patients_of` is given.
             sources: names of the data sets.
             measured: names of the images that are measured.
+            patients_of: of each data set whose patients are those of another one, that one.
         """
         parts = {str(part): rows.index[rows["split"] == part] for part in rows["split"].unique()}
-        names = pd.Index(measured)
+        names, others = pd.Index(measured), dict(patients_of or {})
         if len(sources) < 2:
-            return cls(parts, {(*sources, "")[0]: names})
-        there = rows["source"].loc[names]
-        return cls(parts, {name: names[there == name] for name in there.unique()})
+            by_set = {(*sources, "")[0]: names}
+        else:
+            there = rows["source"].loc[names]
+            by_set = {name: names[there == name] for name in there.unique()}
+        patients = {name: rows["patient"].loc[by_set[name]] for name in others if name in by_set}
+        return cls(parts, by_set, patients, others)
+
+    def held(self, listed: PublicList, of: str) -> npt.NDArray[np.float64]:
+        """Tell which measured images of a data set are in a published list.
+
+        Args:
+            listed: the list.
+            of: name of the data set.
+
+        Returns:
+            float64 [n]: 1 in the list, 0 not in it, NaN where neither name nor patient tells.
+        """
+        held = listed.holds(self.measured[of])
+        other = self.patients_of.get(of)
+        if other is None or title(other) != title(listed.set):
+            return held
+        return np.where(np.isnan(held), listed.holds_patients(self.patients[of]), held)
 
     @property
     def images(self) -> int:
@@ -263,7 +297,7 @@ def seen_names(seen: Iterable[Seen], images: Evaluated) -> frozenset[str]:
             if whole is not None:
                 names |= whole.intersection(measured)
             elif of.published is not None and _related(of.published.set, ours):
-                held = of.published.holds(measured) == 1
+                held = images.held(of.published, ours) == 1
                 names.update(np.asarray(measured, dtype=object)[held])
     return frozenset(names)
 
@@ -321,7 +355,7 @@ def _in_sets(of: Seen, images: Evaluated) -> Iterator[SeenImages]:
         for ours, names in images.measured.items():
             unclear = len(names)
             if published is not None and title(published.set) == title(theirs):
-                held = published.holds(names)
+                held = images.held(published, ours)
                 unclear = int(np.isnan(held).sum())
                 if count := int((held == 1).sum()):
                     yield from _in_public_list(of, published, ours, count, images)
@@ -360,24 +394,24 @@ def _unclear(of: Seen, theirs: str, ours: str) -> SeenImages:
     subject = _HOW[of.through]
     if theirs == ours and of.through in _TOO_GOOD:
         sentence = (
-            f"{subject} images of {theirs}, which may be among those that are measured here, so "
-            f"that {_effect(of)}. Leave them out."
+            f"{subject} images of {theirs}, which may be among those that are measured here: then "
+            f"{_effect(of)}. Leave them out."
         )
     elif theirs == ours and not of.training_list_sha256:
         sentence = (
             f"{subject} {theirs}, and it is not recorded on which of its images: they may be among "
-            f"those that are measured here, so that {_effect(of)}."
+            f"those that are measured here, and then {_effect(of)}."
         )
     elif theirs == ours:
         sentence = (
             f"{subject} {theirs} with another split: its training images may be among those that "
-            f"are measured here, so that {_effect(of)}. Use the split that it was trained with."
+            f"are measured here, and then {_effect(of)}. Use the split that it was trained with."
         )
     else:
         sentence = (
             f"{subject} {theirs}, which shares radiographs with {ours}: images that are measured "
-            f"here may be among them, so that {_effect(of)}. Find them with `chestxray overlap`, "
-            f"and leave them and their patients out."
+            f"here may be among them, and then {_effect(of)}. Find them with `chestxray overlap`, "
+            f"and leave them and their patients out (--leave-out)."
         )
     return SeenImages(
         through=of.through,
@@ -398,7 +432,7 @@ def _unrecorded(images: Evaluated) -> SeenImages:
         trained_on="",
         evaluated_on=" + ".join(map(title, images.measured)),
         sentence="It is not recorded which images the model was trained on: those that are "
-        "measured here may be among them, so that all figures may be too good.",
+        "measured here may be among them, and then all figures are too good.",
     )
 
 

@@ -12,6 +12,7 @@ from chestxray.errors import ArtifactError
 from chestxray.evaluation.bootstrap import Interval
 from chestxray.evaluation.result_details import (
     FindingReliability,
+    LeftOut,
     MeanInterval,
     Model,
     ResampleSettings,
@@ -25,7 +26,7 @@ Status = Literal[
     "no objection", "restricted", "recalibrate", "do not use", "not independent", "too few",
     "not assessed",
 ]  # fmt: skip
-Relation = Literal["independent", "held out", "unknown"]
+Relation = Literal["independent", "held out", "listed", "unknown"]
 
 FEWEST: Final = 10
 """Patients with a finding, and without it, below which nothing is said of it."""
@@ -98,8 +99,11 @@ class ValidatedSet(Model):
         label_origins: data set → how its labels were made.
         relation: to the images that the model has seen: `independent` (no data set of that name in
             common; `chestxray overlap` finds copies), `held out` (images of the same split that
-            training did not use: an internal validation), or `unknown`.
+            training did not use: an internal validation), `listed` (images may have been seen, and
+            those that files of the user name were left out), or `unknown`.
         left_out: part → images that were not evaluated, as the bundle was trained or tuned on them.
+        left_out_images: what was left out besides because files of the user name it; None without
+            such files.
         unread: listed images that could not be decoded.
         images, patients: that were evaluated.
         about: characteristic → value → images, of sex, view and source.
@@ -118,6 +122,7 @@ class ValidatedSet(Model):
     label_origins: dict[str, str]
     relation: Relation
     left_out: dict[str, int]
+    left_out_images: LeftOut | None = None
     unread: int
     images: int
     patients: int

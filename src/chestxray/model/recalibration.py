@@ -31,7 +31,7 @@ from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
 from chestxray.evaluation.prior_shift import prevalences
-from chestxray.evaluation.seen_images import Evaluated, Seen, list_sha256, seen_names
+from chestxray.evaluation.seen_images import Seen, list_sha256, seen_names
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
 from chestxray.model.model_card import GATE, WEIGHTS, Facts, ModelCard, Recalibration, read
@@ -102,7 +102,7 @@ def _check_not_trained_on(pairs: Pairs, truth: Labels, card: ModelCard) -> None:
             f"the bundle was trained on these images of {truth.source}, where its probabilities "
             f"are too sure: give predictions for images that it was not trained on"
         )
-    images = Evaluated.of(truth.rows, truth.sources, pairs.images.tolist())
+    images = truth.evaluated(pairs.images.tolist())
     if count := len(seen_names(card.seen, images)):
         raise PredictionsError(
             f"the bundle was trained on {count:,} of the {images.images:,} images of {truth.source}"

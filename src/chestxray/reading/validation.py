@@ -7,7 +7,8 @@
     OUT/sets/NAME/evaluation/      all that `chestxray evaluate` writes
 
 Images that the bundle was trained, tuned or calibrated on are left out as far as they are known,
-with all others of their patients, see `evaluation.seen_images`. Whatever part of its own split an
+with all others of their patients, see `evaluation.seen_images`; so are those that files of the user
+name, see `evaluation.leave_out`. Whatever part of its own split an
 image is in, it is evaluated otherwise.
 """
 
@@ -38,7 +39,8 @@ from chestxray.evaluation.external_validation import (
     warnings_of,
 )
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.result_details import ResampleSettings
+from chestxray.evaluation.leave_out import Named, check_used, read_lists
+from chestxray.evaluation.result_details import LeftOut, ResampleSettings
 from chestxray.evaluation.seen_images import seen_images, seen_names, shares_a_set
 from chestxray.evaluation.validation_results import ExternalValidation, Relation, ValidatedSet
 from chestxray.findings import Findings
@@ -68,12 +70,14 @@ class _Unseen:
         relation: to the training images.
         left_out: part → images that were left out.
         doubts: what the model may have seen of the others, in words.
+        left_out_images: what files of the user leave out besides; None without such files.
     """
 
     dataset: Dataset
     relation: Relation
     left_out: dict[str, int]
     doubts: tuple[str, ...] = ()
+    left_out_images: LeftOut | None = None
 
 
 def validate(  # noqa: PLR0913 - the options of one command
@@ -85,6 +89,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     options: ReadOptions | None = None,
     engine: str | Path = "auto",
     allow_missing: bool = False,
+    leave_out: str | Path | Sequence[str | Path] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ExternalValidation:
@@ -101,6 +106,9 @@ def validate(  # noqa: PLR0913 - the options of one command
         options: what is asked of the sources of raw trees.
         engine: see `chestxray.load`.
         allow_missing: accept that more than half of the rows of a tree have no image file.
+        leave_out: files of `chestxray overlap`, or tables with a column `image`: the images that
+            they name are left out, with all others of their patients. Each names images of one
+            of the sets at least.
         resamples: of patients, for the intervals, at least 100: without intervals there is no
             verdict.
         seed: of the resamples, and of the halves by which recalibration is measured.
@@ -108,7 +116,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     Raises:
         BundleError: not a bundle.
         SourceError: a tree that cannot be read, or a data set all of whose images the bundle was
-            trained, tuned or calibrated on.
+            trained, tuned or calibrated on, or a file of images to leave out that cannot be used.
         PredictionsError: no finding in common, or too few resamples.
         ArtifactError: a dataset that is damaged or does not fit the bundle.
     """
@@ -124,12 +132,15 @@ def validate(  # noqa: PLR0913 - the options of one command
     raws = [path for path in names.values() if not is_dataset(path)]
     own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
     with staged_folder(out) as folder:
-        unseen = {}
+        lists, unseen, named = read_lists(leave_out), {}, []
         for name, each in names.items():  # what cannot be read is said before anything is predicted
             packed = folder / "sets" / name / "dataset"
             dataset = _dataset(each, packed, card.size, source, own.get(each), allow_missing)
             _check_common(each, dataset.findings, card.findings)
-            unseen[name] = _unseen(dataset, card)
+            truth = Labels.of_dataset(dataset)
+            named.append((Named.of(lists, truth), truth))
+            unseen[name] = _unseen(dataset, card, named[-1][0])
+        check_used(lists, named)
         reader = opened(bundle, engine, None, None)
         results = ExternalValidation(
             model=thresholds.model,
@@ -193,10 +204,11 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
+def _unseen(dataset: Dataset, card: ModelCard, named: Named | None = None) -> _Unseen:
     """Leave out the images that a bundle was trained, tuned or calibrated on, and their patients.
 
-    With the part of this split that it was trained on goes the validation part.
+    With the part of this split that it was trained on goes the validation part, and with what files
+    of the user name all images of these patients.
 
     Raises:
         SourceError: no image is left.
@@ -207,25 +219,42 @@ def _unseen(dataset: Dataset, card: ModelCard) -> _Unseen:
     if any(of.certain and of.public_list is None for of in seen_images(card.seen, everything)):
         out |= index["split"] == "val"
     out = index["patient"].isin(index["patient"][out])
-    if out.all():
-        raise SourceError(
-            f"the bundle was trained or tuned on all images of {dataset.folder}: give a data set "
-            f"that it has not seen"
-        )
     counts = index["split"][out].value_counts()
+    named = named or Named.of((), Labels.of_dataset(dataset))
+    left = named.left_out(index["patient"][named.rows & ~out])
+    seen, out = out, out | named.rows
+    _check_some(dataset, out, left)
     kept = evaluated(dataset, ~out)
     found = seen_images(lists, kept)
     doubts = tuple(dict.fromkeys((*(of.sentence for of in found), *unrecorded(card))))
-    if doubts:
-        relation: Relation = "unknown"
+    if doubts and left is not None and all(of.images is None for of in found):
+        relation: Relation = "listed"
+        doubts = tuple(map(left.after, doubts))
+    elif doubts:
+        relation = "unknown"
     else:
-        relation = "held out" if shares_a_set(lists, kept.measured) or out.any() else "independent"
+        relation = "held out" if shares_a_set(lists, kept.measured) or seen.any() else "independent"
     parts: pd.Series[str] = out.map({True: _TRAIN, False: _TEST})
     return _Unseen(
         dataset.with_split(parts, "validate"),
         relation,
         {part: int(counts[part]) for part in PARTS if part in counts},
         doubts,
+        left,
+    )
+
+
+def _check_some(dataset: Dataset, out: pd.Series[bool], left: LeftOut | None) -> None:
+    if not out.all():
+        return
+    if left is not None and left.images:
+        raise SourceError(
+            f"no image of {dataset.folder} is left: {left} were left out, and the bundle was "
+            f"trained or tuned on all others; give a data set that it has not seen"
+        )
+    raise SourceError(
+        f"the bundle was trained or tuned on all images of {dataset.folder}: give a data set "
+        f"that it has not seen"
     )
 
 
@@ -270,6 +299,7 @@ def _validated(
         label_origins={of.title: of.label_origin for of in manifest.sources if of.label_origin},
         relation=unseen.relation,
         left_out=unseen.left_out,
+        left_out_images=unseen.left_out_images,
         unread=len(manifest.failures),
         images=results.images,
         patients=results.patients,

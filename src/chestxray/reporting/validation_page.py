@@ -35,6 +35,7 @@ SECTIONS: Final = {
 RELATIONS: Final = {
     "independent": "no data set of that name in common (chestxray overlap finds copies)",
     "held out": "held out of training (internal)",
+    "listed": "may share images with training; those that a list of the user names were left out",
     "unknown": "may contain images that the model has seen",
 }
 _MARKS: Final = {"no objection": "clear", "do not use": "against"}

@@ -33,6 +33,11 @@ _UNCALIBRATED: Final = {
     "too few": "too few patients",
     "do not use": "not to be used, so that there is nothing to calibrate",
 }
+_WHERE: Final = {
+    "held out": "In an internal validation, ",
+    "listed": "If the lists of images to leave out are complete, ",
+}
+"Relation of a data set to the training images → how the sentence on it begins."
 
 
 def titles(sets: Sequence[_Json]) -> dict[str, str]:
@@ -60,8 +65,7 @@ def opening(of: _Json) -> str:
         return _against(against, judged)
     if of["relation"] == "unknown":
         return "This is no validation: the model may have been trained on these patients."
-    inside = "In an internal validation, " if of["relation"] == "held out" else ""
-    return _in_favour(judged, inside)
+    return _in_favour(judged, _WHERE.get(of["relation"], ""))
 
 
 def _nothing(statuses: set[str]) -> str:
@@ -79,7 +83,7 @@ def _against(against: Sequence[str], judged: dict[str, str]) -> str:
     return f"Do not use the model here for {_names(against)}."
 
 
-def _in_favour(judged: dict[str, str], inside: str) -> str:
+def _in_favour(judged: dict[str, str], where: str) -> str:
     wrong, groups = _with("recalibrate", judged), _with("restricted", judged)
     parts = []
     if wrong:
@@ -88,7 +92,7 @@ def _in_favour(judged: dict[str, str], inside: str) -> str:
         parts.append(f"groups of patients differ in {_names(groups)}")
     if not parts:
         parts = [f"these rules find no objection to {_all(judged)} that can be judged"]
-    text = f"{inside}{'; '.join(parts)}"
+    text = f"{where}{'; '.join(parts)}"
     return f"{text[0].upper()}{text[1:]}."
 
 

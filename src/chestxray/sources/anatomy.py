@@ -28,6 +28,8 @@ from chestxray.sources.regions import MOST_PIXELS, Runs, runs_of_mask, text_of_r
 from chestxray.sources.table_files import bounded_lines
 from chestxray.sources.tuberculosis import MONTGOMERY, is_mask
 
+CHEXMASK: Final = frozenset({"nih", "chexpert", "mimic", "padchest", "vindr"})
+"""The sources for whose images `read_chexmask` reads masks."""
 STRUCTURES: Final = ("Left Lung", "Right Lung", "Heart")
 LUNG: Final = "Lung"
 """One of both lungs of Montgomery's images; descriptions differ on whose left the left one is."""

@@ -39,6 +39,7 @@ from chestxray.sources.table_columns import TABLE
 from chestxray.sources.table_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, titles
 from chestxray.sources.table_labels import TableLabels
 
+LISTED: Final = "images of the data set"  # the fact that `completeness` gives
 MISSING_ROW: Final = "missing-row"  # the code of a file without a row
 _PARTS: Final = ("train", "val", "test")
 _ADVICE: Final = "give the folder that holds both the images and the label table"
@@ -124,6 +125,7 @@ def assemble(
         official=official,
         problems=tuple(problems),
         policies=applied,
+        rules=labels.rules,
         facts={
             "label table": table.name,
             **stated.facts,
@@ -163,7 +165,7 @@ def completeness(parts: Iterable[str], expected: Mapping[str, int]) -> dict[str,
     """
     counts = pd.Series(list(parts), dtype="str").value_counts()
     return {
-        "images of the data set": ", ".join(
+        LISTED: ", ".join(
             f"{part or 'all'}: {counts.get(part, 0) if part else int(counts.sum())} of {count}"
             for part, count in expected.items()
         )

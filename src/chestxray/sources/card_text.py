@@ -7,11 +7,13 @@ file or folder, and on what the reader of this layout was checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Final, cast
 
+from chestxray.sources.anatomy import CHEXMASK
 from chestxray.sources.collection import SourceCard
 from chestxray.sources.overlaps import sharing
 
@@ -28,6 +30,10 @@ mean, is in [sources.md](sources.md); which sets share radiographs, and where th
 Each tree shows the names by which a reader finds the files, not all files. Unpack a data set as its
 owners give it: tables and images may lie in other folders of the tree than shown here.
 """
+_ORGANS: Final = (
+    "CheXmask has masks of them for these images: `chestxray.sources.read_chexmask`. They show "
+    "organs, not findings: no dataset holds them, and localization is not evaluated on them."
+)
 
 
 @cache
@@ -61,11 +67,27 @@ def described(name: str, card: SourceCard) -> list[tuple[str, str]]:
         ("policies", f"uncertain {card.uncertain}, blank {card.blank}, views {card.views}"),
         ("why", card.reasons),
         ("split", card.split),
+        ("lungs and heart", _ORGANS if name in CHEXMASK else ""),
         ("checked on", checked(name)),
         ("overlaps with", ", ".join(sharing(card.title, card.overlaps))),
         ("torchxrayvision differs", "; ".join(card.differs)),
     )
     return [(what, text) for what, text in pairs if text]
+
+
+def difference(rule: str) -> tuple[str, str, str]:
+    """Split `what: theirs, here ours` into its three parts; the last two empty for another rule."""
+    found = re.fullmatch(r"(.+?): (.+)[,;] here (.+)", rule)
+    return (found[1], found[2], found[3]) if found else (rule, "", "")
+
+
+def _differences(rules: Sequence[str]) -> list[str]:
+    """Write what torchxrayvision does differently: a table of the rules, or the only sentence."""
+    split = [difference(rule) for rule in rules]
+    told = [f"{what[:1].upper()}{what[1:]}." for what, theirs, _ in split if not theirs]
+    rows = [f"| {' | '.join(parts)} |" for parts in split if parts[1]]
+    table = ["", "| rule | torchxrayvision | here |", "|---|---|---|", *rows] if rows else []
+    return [*table, *(line for sentence in told for line in ("", sentence))]
 
 
 def page(cards: Mapping[str, SourceCard]) -> str:
@@ -81,8 +103,6 @@ def page(cards: Mapping[str, SourceCard]) -> str:
         lines += [f"| {what} | {text.replace('|', chr(92) + '|')} |" for what, text in pairs]
         if layout(name):
             lines += ["", "```", *layout(name), "```"]
-        if card.differs:
-            lines += ["", "torchxrayvision reads it differently:", ""]
-            lines += [f"- {rule}" for rule in card.differs]
+        lines += _differences(card.differs)
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)

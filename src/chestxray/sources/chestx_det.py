@@ -169,7 +169,7 @@ _SPLIT: Final = (
     "The authors' train and test; val is drawn from train. No patient is published, so images of "
     "one patient may be in train and test."
 )
-_DIFFERS: Final = ("it has no reader of this set",)
+_DIFFERS: Final = ("not read by torchxrayvision",)
 
 CHESTX_DET: Final = _ChestXDet(
     "chestxdet",

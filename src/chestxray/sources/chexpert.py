@@ -80,7 +80,7 @@ class _CheXpert:
     )
 
     def recognises(self, tree: Path) -> bool:
-        return any(_part_of(table) for table in _tables(tree))
+        return any(_part_of(table) for table in (*_tables(tree), *_other_case(tree)))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         chosen, problems = _chosen(tree, options)
@@ -117,20 +117,33 @@ def _tables(tree: Path) -> list[Path]:
 def _check_titles(tree: Path) -> None:
     """Refuse a table of CheXpert that lacks a column: its part would be missed without a word."""
     wanted = {"Path", *OBSERVATIONS}
-    for table in tables_where(tree, lambda titles: len(titles & wanted) > len(wanted) / 2):
+    names = {title.casefold() for title in wanted}
+    for table in tables_where(
+        tree, lambda titles: len(_casefolded(titles) & names) > len(names) / 2
+    ):
         lacking = wanted.difference(titles_of(table))
         if lacking and table_stem(table) in _PARTS:
-            names = ", ".join(sorted(lacking))
             raise SourceError(
-                f"{table} lacks the columns {names}, so it cannot be read as a label table of "
-                f"CheXpert: correct its header, or download it again"
+                f"{table} lacks the columns {', '.join(sorted(lacking))}, so it cannot be read as "
+                f"a label table of CheXpert (capital letters count): correct its header, or "
+                f"download it again"
             )
+
+
+def _casefolded(titles: frozenset[str]) -> set[str]:
+    return {title.casefold() for title in titles}
+
+
+def _other_case(tree: Path) -> list[Path]:
+    """Find tables with CheXpert's titles in capital or small letters that are not its own."""
+    wanted = _casefolded(frozenset({"Path", *OBSERVATIONS}))
+    return tables_where(tree, lambda titles: wanted <= _casefolded(titles))
 
 
 def _part_of(table: Path) -> str:
     """Give the part of a table's first image; empty where its paths are not CheXpert's."""
-    titles = titles_of(table)
-    first = cells(table, rows=1)[titles.index("Path")]
+    titles = [title.casefold() for title in titles_of(table)]
+    first = cells(table, rows=1)[titles.index("path")]
     part = cleaned_paths(first).str.extract(_PLACE)[0]
     return "" if part.empty or part.isna().iloc[0] else _PARTS[str(part.iloc[0])]
 

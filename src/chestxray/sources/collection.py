@@ -40,6 +40,7 @@ _KNOWN_VIEWS: Final = frozenset({"PA", "AP", LATERAL})
 Uncertain = Literal["zeros", "ones", "ignore"]
 Blank = Literal["negative", "unknown"]
 Readers = Literal["majority", "any", "unanimous"]
+Labelers = Literal["all", "physicians"]
 
 MISSING_IMAGE: Final = "missing-image"  # the code of a row without a file
 OTHER_VIEW: Final = "other-view"  # the code of a row that `only_views` leaves out
@@ -94,7 +95,8 @@ class SourceCard:
         differs: what torchxrayvision's reader of the data set does differently, rule by rule.
         synthetic: the radiographs are drawn, so no result on them is valid for patients.
         heeds: what it heeds of `ReadOptions` besides policies: `table` (a choice among several
-            label tables), `columns`, `patient_per_image`, `readers`. Others are refused.
+            label tables), `columns`, `patient_per_image`, `readers`, `labelers`. Others are
+            refused.
     """
 
     title: str
@@ -127,7 +129,10 @@ class ReadOptions:
         patient_per_image: of the source `table`: each image belongs to a different patient.
         readers: of a data set that several people read: a finding is present where more than half
             of them (`majority`, which is meant by None), at least one (`any`) or all of them
-            (`unanimous`; unknown where they disagree) say so.
+            (`unanimous`; unknown where they disagree) say so. There is no mean: a label is 1, 0 or
+            unknown, not a share.
+        labelers: of a data set that physicians labelled in part and a program in part: whose images
+            to keep, `all` (which is meant by None) or those of `physicians`.
     """
 
     uncertain: Uncertain | None = None
@@ -136,6 +141,7 @@ class ReadOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     patient_per_image: bool = False
     readers: Readers | None = None
+    labelers: Labelers | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,8 @@ class Collection:
             `regions.text_of_runs` writes them. `runs` may be missing where all have a file.
         patients_of: the source whose patients these are, under the same names, such as `nih`; empty
             where they are the data set's own. A patient of two sources is in one split.
+        rules: how labels came to be beside the policies, in words: by finding, and under "" for all
+            findings.
     """
 
     name: str
@@ -182,6 +190,7 @@ class Collection:
         default_factory=partial(pd.DataFrame, columns=list(MASK_COLUMNS), dtype=object)
     )
     patients_of: str = ""
+    rules: dict[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -75,7 +75,7 @@ class _JSRT:
         reasons="Nothing is uncertain or blank: the name of every image says whether it shows a "
         "nodule, whose size tells a nodule from a mass.",
         split="None. Patients are drawn; each image is of a different patient.",
-        differs=("it has no reader of this set",),
+        differs=("not read by torchxrayvision",),
     )
 
     def recognises(self, tree: Path) -> bool:

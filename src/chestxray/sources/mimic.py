@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chestxray.errors import SourceError
-from chestxray.findings import canonical
+from chestxray.findings import NO_FINDING, canonical
 from chestxray.sources.assembly import (
     Stated,
     assemble,
@@ -31,6 +31,7 @@ from chestxray.sources.chexpert import OBSERVATIONS
 from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
 from chestxray.sources.demographics import OLDEST, follow_ups, sexes, views
 from chestxray.sources.table_files import text_table
+from chestxray.sources.table_files import titles as titles_of
 from chestxray.sources.table_labels import TableLabels, from_columns
 
 _IMAGES: Final = frozenset({"dicom_id", "subject_id", "study_id", "ViewPosition"})
@@ -39,7 +40,9 @@ PATHS: Final = ("path", "fpath")
 
 _SPLIT: Final = frozenset({"dicom_id", "split"})
 _LABELS: Final = frozenset({"subject_id", "study_id", *OBSERVATIONS})
-_TEST: Final = frozenset({"study_id", "Airspace Opacity", "Cardiomegaly"})
+_LABELERS: Final = ("chexpert", "negbio")
+_NAMES: Final = frozenset(canonical(title) for title in OBSERVATIONS)
+_ALIASES: Final = ("Airspace Opacity",)
 PEOPLE: Final = frozenset({"subject_id", "gender", "anchor_age", "anchor_year"})
 """Columns of MIMIC-IV's table of patients."""
 
@@ -75,11 +78,13 @@ class _MIMIC:
     def recognises(self, tree: Path) -> bool:
         folder = _folder(tree)
         listed, labels = image_lists(folder), _labels_of(folder)
-        return bool(listed and labels) and (tree == folder or tree in {*listed, *labels})
+        tables = {*listed, *labels, *_incomplete(folder)}
+        return bool(listed and tables.difference(listed)) and (tree == folder or tree in tables)
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         folder = _folder(tree)
         listed = image_lists(folder)
+        _check_titles(folder)
         tables = chosen_first(_labels_of(folder), folder, options)
         if not listed or not tables:
             raise SourceError(
@@ -89,9 +94,9 @@ class _MIMIC:
         images = text_table(listed[0]).drop_duplicates(ignore_index=True)
         images = images[(images["dicom_id"] != "") & (images["subject_id"] != "")]
         images = images.reset_index(drop=True)
-        parts = _parts(folder, images)
-        labels, facts = _labels(images, parts, tables[0], _tables(folder, _TEST))
-        problems = problem(
+        parts, problems = _parts(folder, images)
+        labels, facts = _labels(images, parts, tables[0], _tables_of_test(folder))
+        problems += problem(
             "unused-label-table",
             (path.name for path in tables[1:]),
             f"{tables[0].name} is read; other label tables are not: choose one with --source mimic "
@@ -142,32 +147,79 @@ def _labels_of(tree: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.parts), "chexpert" not in path.name, path))
 
 
-def _parts(folder: Path, images: pd.DataFrame) -> pd.Series[str]:
-    """Read the split table; empty where there is none or an image is not in it."""
+def _incomplete(tree: Path) -> list[Path]:
+    """Find tables that are named as one of the two labelers' and lack a column."""
+    near = tables_where(tree, lambda titles: _observed(titles) and titles.isdisjoint(PATHS))
+    return [
+        path
+        for path in near
+        if any(name in path.name.casefold() for name in _LABELERS)
+        and _LABELS.difference(titles_of(path))
+    ]
+
+
+def _check_titles(tree: Path) -> None:
+    """Refuse a labeler's table that lacks a column: the other labeler's would be read instead."""
+    for table in _incomplete(tree):
+        names = ", ".join(sorted(_LABELS.difference(titles_of(table))))
+        raise SourceError(
+            f"{table} lacks the columns {names}, so it cannot be read as a label table of "
+            f"MIMIC-CXR-JPG: correct its header, download it again, or remove it"
+        )
+
+
+def _observed(titles: frozenset[str]) -> bool:
+    """Tell whether titles are mostly those of labels, under any of their names."""
+    names = {canonical(title) for title in titles}
+    return len(names & _NAMES) > len(_NAMES) / 2
+
+
+def _tables_of_test(tree: Path) -> list[Path]:
+    """Find the radiologists' tables: they name studies, but neither subjects nor images."""
+    others = {"subject_id", "dicom_id", *PATHS}
+    return tables_where(
+        tree,
+        lambda titles: "study_id" in titles and titles.isdisjoint(others) and _observed(titles),
+    )
+
+
+def _parts(folder: Path, images: pd.DataFrame) -> tuple[pd.Series[str], list[Problem]]:
+    """Read the split table; empty where there is none, an image is not in it, or it is in two."""
     tables = _tables(folder, _SPLIT)
     if not tables:
-        return pd.Series("", images.index, dtype="str")
-    text = text_table(tables[0]).drop_duplicates("dicom_id").set_index("dicom_id")["split"]
+        return pd.Series("", images.index, dtype="str"), []
+    text = text_table(tables[0]).set_index("dicom_id")["split"]
     odd = sorted(set(text) - set(_PARTS))
     if odd:
         raise SourceError(
             f"{tables[0].name} names the split {odd[0]!r}: allowed are {', '.join(_PARTS)}"
         )
-    return images["dicom_id"].map(text.map(_PARTS)).fillna("").astype("str")
+    text, conflicting = _agreeing(text.to_frame())
+    parts = images["dicom_id"].map(text["split"].map(_PARTS)).fillna("").astype("str")
+    return parts, problem(
+        "conflicting-parts",
+        conflicting,
+        f"{tables[0].name} puts the image into several splits: it is in none",
+        loses=True,
+    )
 
 
 def _labels(
     images: pd.DataFrame, parts: pd.Series[str], table: Path, of_test: list[Path]
 ) -> tuple[TableLabels, dict[str, str]]:
     """Give each image the labels of its study, those of radiologists in the test."""
-    text = text_table(table).drop_duplicates(ignore_index=True)
+    text = text_table(table)
     text = text.set_index("s" + text["study_id"])[list(OBSERVATIONS)]
-    text, conflicting = _one_per_study(text)
+    text, conflicting = _agreeing(text)
     key = "s" + images["study_id"]
     facts = {}
+    problems: list[Problem] = []
     if of_test:
-        radiologists = _of_radiologists(of_test[0])
-        replaced = (parts == "test") & ("r" + images["study_id"]).isin(radiologists.index)
+        radiologists, problems = _of_radiologists(of_test[0])
+        radiologists, odd = _agreeing(radiologists)
+        conflicting += odd
+        read = pd.Index([*radiologists.index, *odd])
+        replaced = (parts == "test") & ("r" + images["study_id"]).isin(read)
         key = key.mask(replaced, "r" + images["study_id"])
         text = pd.concat([text, radiologists])
         facts["labels of the test"] = f"{of_test[0].name}, of {int(replaced.sum())} images"
@@ -187,6 +239,7 @@ def _labels(
         blank=read.blank,
         reason=read.reason,
         problems=[
+            *problems,
             *read.problems,
             *problem(
                 "no-label",
@@ -196,12 +249,13 @@ def _labels(
             ),
             *problem(
                 "conflicting-rows",
-                conflicting,
+                [study[1:] for study in conflicting],
                 "two rows of a study contradict each other: neither is used",
                 loses=True,
             ),
         ],
         facts=read.facts,
+        rules=read.rules,
     )
     return labels, facts
 
@@ -211,17 +265,27 @@ def _rows_of(labels: TableLabels, place: npt.NDArray[np.intp]) -> npt.NDArray[np
     return values
 
 
-def _one_per_study(text: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _agreeing(text: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Keep one of several equal rows of a name, and none of those that contradict each other."""
+    text = text[~(text.assign(name=text.index).duplicated())]
     conflicting = text.index.duplicated(keep=False)
-    return text[~conflicting], sorted(set(text.index[conflicting].str.removeprefix("s")))
+    return text[~conflicting], sorted(set(text.index[conflicting]))
 
 
-def _of_radiologists(table: Path) -> pd.DataFrame:
+def _of_radiologists(table: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Read the labels of 2.1.0's test; it writes Airspace Opacity for Lung Opacity."""
-    text = text_table(table).drop_duplicates("study_id")
-    text = text.rename(columns={"Airspace Opacity": canonical("Airspace Opacity")})
-    lacking = {title: "" for title in OBSERVATIONS if title not in text}
-    return text.assign(**lacking).set_index("r" + text["study_id"])[list(OBSERVATIONS)]
+    text = text_table(table)
+    studies = "r" + text["study_id"]
+    text = text.rename(columns={title: canonical(title) for title in _ALIASES if title in text})
+    lacking = [title for title in OBSERVATIONS if title not in text]
+    unknown = {title: "" if title == NO_FINDING else "unknown" for title in lacking}
+    return text.assign(**unknown).set_index(studies)[list(OBSERVATIONS)], problem(
+        "missing-column",
+        lacking,
+        f"{table.name} lacks the column: the finding is unknown in the radiologists' studies of "
+        f"the test; correct its header, or download it again",
+        loses=True,
+    )
 
 
 def described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, list[Problem]]:
@@ -233,7 +297,7 @@ def described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, l
         people: tables with the columns `PEOPLE`; the first is used.
 
     Returns:
-        Rows as `assembly.Stated` has them, and dates that could not be used.
+        Rows as `assembly.Stated` has them; and dates and patients that could not be used.
     """
     date = images["StudyDate"] if "StudyDate" in images else pd.Series("", images.index)
     order, odd = follow_ups(date, images["subject_id"])
@@ -249,8 +313,17 @@ def described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, l
             "view": views(images["ViewPosition"]),
         }
     )
+    problems: list[Problem] = []
     if people:
-        known = text_table(people[0]).drop_duplicates("subject_id").set_index("subject_id")
+        columns = sorted(PEOPLE - {"subject_id"})
+        known, conflicting = _agreeing(text_table(people[0]).set_index("subject_id")[columns])
+        problems += problem(
+            "conflicting-rows",
+            conflicting,
+            f"two rows of {people[0].name} contradict each other: sex and age of the patient are "
+            f"unknown",
+            loses=False,
+        )
         known = known.reindex(images["subject_id"]).reset_index(drop=True)
         year = pd.to_numeric(date.str.slice(0, 4), errors="coerce")
         then, age = (
@@ -259,7 +332,7 @@ def described(images: pd.DataFrame, people: list[Path]) -> tuple[pd.DataFrame, l
         years = (age + year - then).astype("float64")
         rows["age"] = years.where(years.between(0, OLDEST))
         rows["sex"] = sexes(known["gender"].fillna(""))[0]
-    return rows, problem(
+    return rows, problems + problem(
         "unknown-follow-up",
         images["dicom_id"][odd],
         "StudyDate is not a date: 0 is used",

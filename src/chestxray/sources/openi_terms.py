@@ -217,6 +217,10 @@ def labels_of(reports: Sequence[Sequence[str]], images: pd.Series) -> TableLabel
         empty=empty,
         blank="negative",
         reason="since the indexers named every abnormality of a report",
+        rules={
+            "": "unknown where a report was not indexed, or has a term that is broader or may mean "
+            "the finding"
+        },
         problems=_problems(pd.Series(strange, images.index, dtype="str"), empty, images),
     )
     return open_finer(labels)

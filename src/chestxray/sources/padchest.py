@@ -6,6 +6,8 @@ open:
 
 - `unchanged` says that an earlier radiograph's findings persist, `exclude` that the report is of no
   use: what such a row does not name is unknown, unless it names `normal`.
+- `suboptimal study` and `chronic changes` name no finding: where a row says nothing else, all are
+  unknown.
 - A word that may mean a finding or something broader (`mass` of any organ) makes it unknown.
 - A broader word alone (`fracture`) makes its finer findings unknown, see `implications`.
 
@@ -18,7 +20,7 @@ Source: Bustos et al., PadChest, Medical Image Analysis 2020 (arXiv 1901.07441).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,7 @@ _USEFUL: Final = (
     "ImageDir", "StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "MethodLabel",
     "PhotometricInterpretation_DICOM",
 )  # fmt: skip
+_MARKS: Final = frozenset(_USEFUL) - {"StudyID"}  # titles by which a table is known as PadChest's
 
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "Atelectasis": (
@@ -184,6 +187,7 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
 
 _NORMAL: Final = "normal"
 _OPEN: Final = frozenset({"unchanged", "exclude"})  # what such a row does not name is unknown
+_SILENT: Final = frozenset({"suboptimal study", "chronic changes", ""})  # alone they say nothing
 FINDINGS: Final = Findings(WORDS)
 _FINDING_OF: Final = {word: place for place, words in enumerate(WORDS.values()) for word in words}
 _DROPPED: Final = frozenset(word for words in LEFT_OUT.values() for word in words)
@@ -204,25 +208,27 @@ class _PadChest:
         blank="negative",
         reasons="Reports are labelled with every finding that they name, so one that is not named "
         "is taken for absent, except where the report says that nothing changed.",
-        split="None. Patients are drawn; test on the physicians' labels where you can.",
-        heeds=("table",),
+        split="None. Patients are drawn. --labelers physicians keeps the images that physicians "
+        "labelled: to test a model of other data sets on them.",
+        heeds=("table", "labelers"),
         differs=(
             "views: only PA, here PA, AP and AP_horizontal",
             "patients: the first image of each, here all",
             "children: images of people born after 2008 are left out, here they are kept",
             "age: 2017 minus the year of birth, here the year of the study minus it",
             "words are parts of words: mediastinal mass is Mass; here they are whole words",
-            "patterns and consolidation are Infiltration; here they are not",
-            "air bronchogram is Consolidation; here it leaves Consolidation unknown",
-            "adenopathy is Hilar Enlargement; here it is not",
-            "hydropneumothorax is no Effusion, a catheter no Support Devices; here they are",
+            "Infiltration: patterns and consolidation too, here they are not",
+            "air bronchogram: Consolidation, here it leaves Consolidation unknown",
+            "adenopathy: Hilar Enlargement, here not",
+            "hydropneumothorax, catheters: no Effusion, no Support Devices, here they are",
             "unchanged and exclude: read as the absence of all, here as unknown",
-            "21 names of damaged files are left out; here those that cannot be decoded",
+            "suboptimal study or chronic changes alone: the absence of all, here unknown",
+            "damaged files: 21 names are left out, here those that cannot be decoded",
         ),
     )
 
     def recognises(self, tree: Path) -> bool:
-        return bool(_tables(tree))
+        return bool(tables_where(tree, lambda titles: _named(titles) and bool(titles & _MARKS)))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         tables = chosen_first(_tables(tree), tree, options)
@@ -251,14 +257,21 @@ class _PadChest:
                 "labels by": ", ".join(f"{name or 'unknown'} {n}" for name, n in methods.items()),
             },
         )
-        return assemble(self, tree, tables[0], stated, options)
+        collection = assemble(self, tree, tables[0], stated, options)
+        if options.labelers == "physicians":
+            return _only_physicians(collection, text, tables[0])
+        return collection
 
 
 PADCHEST: Final = _PadChest()
 
 
 def _tables(tree: Path) -> list[Path]:
-    return tables_where(tree, lambda titles: {*_NEEDED, "ImageDir", "MethodLabel"} <= titles)
+    return tables_where(tree, _named)
+
+
+def _named(titles: frozenset[str]) -> bool:
+    return titles.issuperset(_NEEDED)
 
 
 def _usable(text: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
@@ -270,6 +283,35 @@ def _usable(text: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
         text["ImageID"][lacking],
         "the row names no image or no patient: left out",
         loses=True,
+    )
+
+
+def _only_physicians(collection: Collection, text: pd.DataFrame, table: Path) -> Collection:
+    """Keep the images that a physician labelled, and count the others.
+
+    Raises:
+        SourceError: no image is left.
+    """
+    physicians = text["ImageID"][text["MethodLabel"].str.casefold() == "physician"]
+    kept = collection.rows["image"].isin(physicians)
+    if not kept.any():
+        raise SourceError(
+            f"--labelers physicians leaves none of {len(kept)} images: {table.name} says Physician "
+            f"of none of them in the column MethodLabel; leave the option out"
+        )
+    return replace(
+        collection,
+        rows=collection.rows[kept].reset_index(drop=True),
+        policies={**collection.policies, "labelers": "physicians"},
+        problems=(
+            *collection.problems,
+            *problem(
+                "other-labeler",
+                collection.rows["image"][~kept],
+                "the labels are not a physician's: left out by --labelers physicians",
+                loses=False,
+            ),
+        ),
     )
 
 
@@ -332,7 +374,8 @@ def _cell(text: str) -> _Cell:
     words = tuple(sorted({" ".join(word.split()).casefold() for word in read or ()}))
     present = tuple(_FINDING_OF[word] for word in words if word in _FINDING_OF)
     known = {*_FINDING_OF, *MAY_MEAN, *_DROPPED}
-    everything = not known.issuperset(words) or (_OPEN & {*words} and _NORMAL not in words)
+    open_ = bool(_OPEN & {*words}) and _NORMAL not in words
+    everything = open_ or not known.issuperset(words) or (any(words) and {*words} <= _SILENT)
     may = (FINDINGS.index(name) for word in words for name in MAY_MEAN.get(word, ()))
     return _Cell(
         present,
@@ -357,6 +400,10 @@ def _labels(cells: pd.Series, images: pd.Series) -> TableLabels:
         reason="since a report names what it finds",
         problems=_problems(read, codes, images),
         facts=_left_out(read, codes),
+        rules={
+            "": "unknown where a row says unchanged, exclude or nothing of a finding, or a word "
+            "that is broader or may mean the finding"
+        },
     )
     return open_finer(labels)
 

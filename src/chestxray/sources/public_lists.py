@@ -3,7 +3,8 @@
 `public_lists.json` holds no names. All lists so far are of NIH ChestX-ray14 and hold every image of
 each of their patients, so that the numbers of these patients say exactly which images are in them:
 one bit for each of 30,805 patients. An image is recognised by its file name, `PPPPPPPP_NNN.png`;
-folders before it and its suffix do not count.
+folders before it and its suffix do not count. In a set whose file names tell nothing, but whose
+patients are known by their numbers in the data set, it is recognised by its patient.
 
 A list is known by the SHA-256 over its image names (`seen_images.list_sha256`), which anyone can
 compute from the published file and a bundle's card carries. `entry_of` writes what the record says
@@ -30,6 +31,7 @@ from chestxray.errors import SourceError
 
 _FILE: Final = "public_lists.json"
 _NAME: Final = re.compile(r"(?:.*/)?([0-9]{8})_[0-9]{3}(?:\.\w+)?")
+_NUMBER: Final = re.compile(r"(?:.*/)?([0-9]{8})")
 _LAST: Final = 30_805  # the highest number of a patient of ChestX-ray14; the first is 1
 
 
@@ -71,8 +73,22 @@ class PublicList:
         Returns:
             float64 [n]: 1 in the list, 0 not in it, NaN a name that no image of the data set has.
         """
+        return self._of(_patient(name) for name in images)
+
+    def holds_patients(self, patients: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Tell which patients are in the list, with all of their images.
+
+        Args:
+            patients: n numbers as the data set writes them, with any folders before them.
+
+        Returns:
+            float64 [n]: 1 in the list, 0 not in it, NaN a name that no patient of the data set has.
+        """
+        return self._of(_number(_NUMBER.fullmatch(name)) for name in patients)
+
+    def _of(self, numbers: Iterable[int]) -> npt.NDArray[np.float64]:
         listed = np.concatenate([[np.nan], _patients(self.bits)])
-        return np.asarray(listed[[_patient(name) for name in images]], dtype=np.float64)
+        return np.asarray(listed[list(numbers)], dtype=np.float64)
 
 
 @cache
@@ -146,7 +162,10 @@ def entry_of(
 
 def _patient(name: str) -> int:
     """Give the number of the patient in a file name of ChestX-ray14; 0 for any other name."""
-    found = _NAME.fullmatch(name)
+    return _number(_NAME.fullmatch(name))
+
+
+def _number(found: re.Match[str] | None) -> int:
     number = int(found[1]) if found else 0
     return number if number <= _LAST else 0
 

@@ -157,21 +157,31 @@ def options_of_each(
     """Give each of several trees the options that its source heeds.
 
     Raises:
-        SourceError: no source heeds the rule of readers, or one cannot be chosen.
+        SourceError: no source heeds the rule of readers or labelers, or one cannot be chosen.
     """
     options = options or ReadOptions()
-    if options.readers is None or len(trees) == 1:
+    asked = [name for name in _OF_SOME if getattr(options, name) is not None]
+    if not asked or len(trees) == 1:
         return [options] * len(trees)
     chosen = [_chosen(tree, source, options) for tree in trees]
-    heeding = [not any("--readers" in why for why in _unheeded(each, options)) for each in chosen]
-    if not any(heeding):
-        raise SourceError(_UNHEEDED["readers"])
-    return [options if heeds else replace(options, readers=None) for heeds in heeding]
+    each = [options] * len(trees)
+    for name in asked:
+        heeding = [_UNHEEDED[name] not in _unheeded(one, options) for one in chosen]
+        if not any(heeding):
+            raise SourceError(_UNHEEDED[name])
+        each = [
+            of if heeds else replace(of, **{name: None})
+            for of, heeds in zip(each, heeding, strict=True)
+        ]
+    return each
 
 
+_OF_SOME: Final = ("readers", "labelers")  # of several trees those that heed them get them
 _UNHEEDED: Final = {
     "readers": "--readers is for a data set whose table has the labels of several people for an "
     "image, such as VinDr-CXR; leave the option out",
+    "labelers": "--labelers is for a data set that physicians labelled in part and a program in "
+    "part, such as PadChest; leave the option out",
     "columns": "--columns names the columns of a table of your own, and the columns of a public "
     "data set are fixed; leave the option out, or name --source table",
     "table": "--columns table=… chooses among several label tables of a data set, and this one has "
@@ -185,6 +195,7 @@ def _unheeded(source: Source, options: ReadOptions) -> list[str]:
     """Say why a shipped source would ignore options; those of other packages check their own."""
     asked = {
         "readers": options.readers is not None,
+        "labelers": options.labelers is not None,
         "columns": bool(set(options.columns) - {TABLE}),
         "table": TABLE in options.columns,
         "patient_per_image": options.patient_per_image,

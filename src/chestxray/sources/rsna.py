@@ -187,6 +187,7 @@ def _labels(images: pd.DataFrame) -> TableLabels:
         blank="negative",
         reason="since every image was read",
         problems=_label_problems(images, contrary, strange),
+        rules={"Lung Opacity": "unknown where no box is drawn and the class is not Normal"},
         facts={"classes": ", ".join(f"{name} {n}" for name, n in kinds.items()) or "not there"},
     )
 
@@ -239,9 +240,14 @@ def _patients(image: pd.Series, tree: Path, table: Path) -> tuple[pd.Series, dic
     files = scan(table.parent if tree.is_file() else tree).json
     for path in files:
         if "mappings" in path.name.casefold():
-            nih = image.map(_mapped(path))
+            nih = image.map(_mapped(path)).fillna("").astype("str")
             number = nih.str.extract(r"^(\d{8})_\d{3}")[0]
             found = int(number.notna().sum())
+            if not found:
+                raise SourceError(
+                    f"{path} names NIH's image of none of the {len(image)} images of {table.name}: "
+                    f"download it again, or remove it"
+                )
             return number.fillna(image), {
                 "patients": f"{_MAPPED}, of {found} of {len(image)} images, by {path.name}"
             }
@@ -255,6 +261,11 @@ def _mapped(path: Path) -> dict[str, str]:
     """Read NIH's image name of each image, by Kaggle's name and by its SOP Instance UID."""
     what = "RSNA's list of img_id and subset_img_id"
     listed = json_value(path, what)
+    if not isinstance(listed, list) or not listed:
+        raise SourceError(
+            f"{path} is not {what} (it is {'an empty list' if listed == [] else 'no list'}): "
+            f"download it again, or remove it"
+        )
     try:
         names = {str(each["subset_img_id"]): str(each["img_id"]) for each in listed}
         uids = {str(each["SOPInstanceUID"]): str(each["img_id"]) for each in listed

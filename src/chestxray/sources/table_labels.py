@@ -70,6 +70,7 @@ class TableLabels:
         reason: why that policy, for people.
         problems: everything that could not be used as it is.
         facts: how the labels were read, for people.
+        rules: of this data set beside the policies, by finding, and under "" for all findings.
     """
 
     findings: Findings
@@ -80,6 +81,7 @@ class TableLabels:
     reason: str
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
 
     def counted(self, applied: Mapping[str, str]) -> str:
         """Count the labels that are neither 1 nor 0, and say what they become; empty for none.
@@ -169,6 +171,7 @@ def from_columns(text: pd.DataFrame, images: pd.Series) -> TableLabels:
         reason="since no label is 0" if no_negatives else "since other labels are 0",
         problems=problems + found,
         facts=facts,
+        rules={"": "blank is absent beside No Finding"} if NO_FINDING in names.values() else {},
     )
 
 

@@ -185,7 +185,7 @@ SHENZHEN: Final = _TuberculosisSet(
         differs=(
             "views: all PA, here unknown, since the set holds AP radiographs of children",
             "age and sex: not read, here those of ClinicalReadings",
-            "consensus boxes (shenzhen_consensus_roi.csv) and masks of lesions: not read by either",
+            "shenzhen_consensus_roi.csv and masks of lesions: not read, here neither",
         ),
     ),
 )
@@ -208,7 +208,7 @@ MONTGOMERY: Final = _TuberculosisSet(
         differs=(
             "patients: each image its own, here those that a reading calls the same are one",
             "age and sex: not read, here those of ClinicalReadings",
-            "consensus boxes (montgomery_consensus_roi.csv): not read by either",
+            "montgomery_consensus_roi.csv: not read, here neither",
         ),
     ),
 )

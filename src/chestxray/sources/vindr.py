@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from chestxray.sources.collection import (
 )
 from chestxray.sources.headers import sides
 from chestxray.sources.regions import fractions
-from chestxray.sources.table_files import text_table
+from chestxray.sources.table_files import table_stem, text_table
 from chestxray.sources.table_labels import TableLabels
 
 BOXED: Final = (
@@ -52,7 +52,7 @@ ALL: Final = (
 """The labels of PhysioNet's tables; that of the test writes Other disease."""
 
 _LONG: Final = frozenset({"image_id", "class_name", "x_min", "y_min", "x_max", "y_max"})
-_WIDE: Final = frozenset({"image_id", "Aortic enlargement", "ILD", "Nodule/Mass", "Lung Opacity"})
+_NAMES: Final = Findings([canonical(name) for name in ALL])
 _EXPECTED: Final = {"train": 15_000, "test": 3_000}
 _BOX: Final = ("x_min", "y_min", "x_max", "y_max")
 
@@ -87,33 +87,35 @@ class _VinDr:
         uncertain="ignore",
         blank="negative",
         reasons="A finding is present where two of the three readers name it (--readers any and "
-        "--readers unanimous are the others); every reader looked for all, so one that is not "
-        "named is absent.",
+        "--readers unanimous are the others; there is no mean, since a label is 1, 0 or unknown); "
+        "every reader looked for all, so one that is not named is absent.",
         split="PhysioNet's train and test. Kaggle's train has none; its images are drawn, and "
         "since no patient is published, those of one patient may be in train and test.",
         heeds=("readers",),
         differs=(
             "readers: any of the three, here two of three (--readers any agrees)",
-            "finer findings: a reader who names Consolidation names Lung Opacity too",
-            "names: Pulmonary Fibrosis is Fibrosis here",
+            "finer findings: only what a reader named, here Consolidation is Lung Opacity too",
+            "names: Pulmonary Fibrosis, here Fibrosis",
         ),
     )
 
     def recognises(self, tree: Path) -> bool:
-        return bool(_tables(tree, _WIDE) or _tables(tree, _LONG | {"class_id", "rad_id"}))
+        return bool(_wide(tree) or _tables(tree, _LONG | {"class_id", "rad_id"}))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
-        wide, long = _tables(tree, _WIDE), _tables(tree, _LONG)
+        wide, long = _wide(tree), _tables(tree, _LONG)
+        told = _tables(tree, _LONG | {"rad_id"})
         if wide:
             read, problems = _wide_votes(wide)
-        elif long:
-            read, problems = _long_votes(long[0])
+        elif told:
+            read, problems = _long_votes(told[0])
         else:
             raise SourceError(
                 f"{tree} holds no label table of VinDr-CXR: put PhysioNet's image_labels_train.csv "
                 f"and image_labels_test.csv, or Kaggle's train.csv, into it"
             )
         rule = options.readers or "majority"
+        _check_rule(rule)
         rows, labels, parts = _aggregated(read, rule)
         stated = Stated(
             rows=rows,
@@ -123,9 +125,14 @@ class _VinDr:
             facts=_facts(read, parts, rule),
             headers=True,
         )
-        collection = assemble(self, tree, (wide or long)[0], stated, options)
+        collection = assemble(self, tree, (wide or told)[0], stated, options)
         boxes, found = _boxes(long, collection)
-        return replace(collection, boxes=boxes, problems=(*collection.problems, *found))
+        return replace(
+            collection,
+            boxes=boxes,
+            problems=(*collection.problems, *found),
+            policies={**collection.policies, "readers": rule},
+        )
 
 
 VINDR: Final = _VinDr()
@@ -133,6 +140,16 @@ VINDR: Final = _VinDr()
 
 def _tables(tree: Path, wanted: frozenset[str]) -> list[Path]:
     return tables_where(tree, lambda titles: wanted <= titles)
+
+
+def _wide(tree: Path) -> list[Path]:
+    """Find the tables with a column per label; one that lacks a few is refused when it is read."""
+
+    def fits(titles: frozenset[str]) -> bool:
+        named = {canonical(title) for title in titles}.intersection(_NAMES)
+        return "image_id" in titles and len(named) > len(BOXED)
+
+    return tables_where(tree, fits)
 
 
 def _long_votes(table: Path) -> tuple[_Votes, list[Problem]]:
@@ -153,14 +170,24 @@ def _long_votes(table: Path) -> tuple[_Votes, list[Problem]]:
     )
 
 
+def _check_rule(rule: str) -> None:
+    """Refuse a rule that is none of `Readers`."""
+    if rule not in get_args(Readers):
+        mean = " (a mean of readers would be a share, and a label is 1, 0 or unknown)"
+        raise SourceError(
+            f"--readers {rule} is not a rule of readers: choose one of "
+            f"{', '.join(get_args(Readers))}{mean * (rule == 'mean')}"
+        )
+
+
 def _wide_votes(tables: list[Path]) -> tuple[_Votes, list[Problem]]:
     """Read PhysioNet's tables, the test's after that of train."""
-    findings = Findings([canonical(name) for name in ALL])
+    findings = _NAMES
     read, problems, doubtful = [], [], set()
     seen: set[str] = set()
     for table in tables:
         text = text_table(table)
-        part = "train" if "rad_id" in text else "test"
+        part = _part_of(table, text)
         if part in seen:
             problems += problem(
                 "unused-label-table", [table.name], "a label table of the same part", loses=False
@@ -171,7 +198,37 @@ def _wide_votes(tables: list[Path]) -> tuple[_Votes, list[Problem]]:
         problems += found
         doubtful |= set(votes["image"][votes.pop("odd")])
         read.append(votes.assign(part=part))
-    return _Votes(findings, pd.concat(read, ignore_index=True), frozenset(doubtful)), problems
+    votes, found = _in_one_part(pd.concat(read, ignore_index=True))
+    return _Votes(findings, votes, frozenset(doubtful)), problems + found
+
+
+def _part_of(table: Path, text: pd.DataFrame) -> str:
+    """Tell train, whose rows name their readers, from test.
+
+    Raises:
+        SourceError: the table is named as that of the other part.
+    """
+    part, other = ("train", "test") if "rad_id" in text else ("test", "train")
+    if other in table_stem(table).casefold().split("_"):
+        lacking = "lacks the column rad_id, which names" if other == "train" else "has rad_id for"
+        raise SourceError(
+            f"{table} {lacking} the reader of each row, as the table of train does and that of "
+            f"test does not: correct its header, or download it again"
+        )
+    return part
+
+
+def _in_one_part(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Leave to the test the images that are in both parts, with the consensus alone."""
+    train = votes["part"] == "train"
+    both = train & votes["image"].isin(votes["image"][~train])
+    return votes[~both].reset_index(drop=True), problem(
+        "image-in-two-parts",
+        votes["image"][both].unique(),
+        "the tables of train and of test both have the image: it is in test, and has the labels of "
+        "the consensus alone",
+        loses=True,
+    )
 
 
 def _ticked(

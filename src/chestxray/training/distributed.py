@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -107,7 +108,14 @@ def check(processes: Processes) -> None:
 
 def _check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
     """Check that each process has two images of a batch, and one of validation."""
-    batch = min(recipe.batch_size, len(dataset.rows("train")))
+    rows = dataset.rows("train")
+    shards = len(np.unique(dataset.images.shard_of(rows)))
+    if recipe.order == "shards" and shards < processes.count:
+        raise TrainingError(
+            f"{processes.count} processes cannot share {shards} shards of training images: each "
+            f"reads at least one of its own with order = shards; use fewer, or --set order=images"
+        )
+    batch = min(recipe.batch_size, len(rows))
     val, count = len(dataset.rows("val")), processes.count
     if batch < 2 * count or val < count:
         raise TrainingError(
@@ -128,9 +136,13 @@ def launched() -> Processes | None:
     return Processes(devices, int(os.environ["WORLD_SIZE"]) // devices)
 
 
-def restarted() -> bool:
-    """Tell whether torchrun started this process again, after one of all ended before its time."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def resumes_itself(run: Path) -> bool:
+    """Tell whether torchrun may have started this process again, since the run is unfinished.
+
+    How often it did so it does not say: a restart for another machine's sake is not counted.
+    """
+    begun, finished = (run / "recipe.yaml").exists(), (run / "run.json").exists()
+    return launched() is not None and begun and not finished
 
 
 def is_first(processes: Processes) -> bool:

@@ -49,7 +49,7 @@ from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import (
     is_first,
     launched,
-    restarted,
+    resumes_itself,
     run_as_one,
     run_in_processes,
 )
@@ -206,7 +206,7 @@ def _train(
     """Train in a folder of this machine; see `train`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     processes = launched() or processes
-    resume |= restarted() and (run / "recipe.yaml").exists()
+    resume |= resumes_itself(run)
     check_processes(processes)
     first = is_first(processes)
     folder = dataset.folder if isinstance(dataset, Dataset) else path_of(dataset)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from chestxray.dataset.store import Dataset
 from chestxray.errors import RecipeError
+from chestxray.evaluation.labels import Labels
 from chestxray.evaluation.seen_images import (
     Evaluated,
     Overlap,
@@ -78,9 +79,7 @@ def evaluated(dataset: Dataset, measured: pd.Series[bool]) -> Evaluated:
         dataset: with its split.
         measured: for each row of its index, whether it is measured.
     """
-    sources = tuple(dict.fromkeys(source.name for source in dataset.manifest.sources))
-    images = dataset.index["image"]
-    return Evaluated.of(dataset.index.set_index("image"), sources, images[measured])
+    return Labels.of_dataset(dataset).evaluated(dataset.index["image"][measured])
 
 
 def seen_through(through: Through, facts: Facts) -> tuple[Seen, ...]:

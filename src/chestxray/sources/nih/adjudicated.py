@@ -122,7 +122,8 @@ def _labels(text: pd.DataFrame) -> TableLabels:
     open_ = ((answers[_OPACITY] == "NO") & (answers[_NODULE] == "YES")).to_numpy()
     unknown[:, labels.findings.index(canonical(_OPACITY))] |= open_
     told = {f"{canonical(_OPACITY)} unknown beside a nodule": str(int(open_.sum()))}
-    return replace(labels, unknown=unknown, facts={**labels.facts, **told})
+    rules = {canonical(_OPACITY): f"unknown where {_OPACITY} is NO beside {_NODULE} YES"}
+    return replace(labels, unknown=unknown, facts={**labels.facts, **told}, rules=rules)
 
 
 def _described(text: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
