@@ -44,7 +44,7 @@ def _ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     yield
-    wait_until(lambda: not of_ray(), seconds=60)
+    wait_until(lambda: not of_ray(), seconds=240)
 
 
 @pytest.fixture
@@ -222,8 +222,11 @@ def test_a_local_cluster_is_started_and_ended_even_when_it_is_killed(films: Path
     process = chestxray(*command, "--cluster", "local")
     wait_until(lambda: len(list((tmp_path / "d/.prepare").glob("0*.json"))) >= 2, seconds=300)
     process.kill()
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()
     process.wait()
-    wait_until(lambda: not of_ray(), seconds=60)
+    wait_until(lambda: not of_ray(), seconds=240)
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "d/.prepare").glob("0*.json")}
     shutil.copytree(tmp_path / "d/.prepare", tmp_path / "kept")
     prepare(films, tmp_path / "d", size=32, source="table", cluster="local")

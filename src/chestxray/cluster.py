@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from chestxray.errors import ChestXrayError, MissingExtraError, WorkerError
 from chestxray.parallel import cores
@@ -35,6 +36,8 @@ LOCAL: Final = "local"
 _OBJECT_STORE: Final = 256 * 2**20  # bytes on one machine: lists of files pass through, no images
 _MOST_ATTEMPTS: Final = 5  # workers that may die of one shard
 _STRAGGLES: Final = 3.0  # times the median of the finished shards
+_CLIENT_PORT: Final = 10001  # of ray:// without a port
+_SECONDS_TO_ANSWER: Final = 10.0
 _SECONDS_TO_LOOK: Final = 1.0  # between two looks at the shards that run long
 
 _log = logging.getLogger(__name__)
@@ -108,14 +111,30 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401
             "include_dashboard": False,
         }
     try:
+        _check_reachable(address)
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WorkerError(
             f"no Ray cluster can be used at {address} ({reason}): check that it was started, and "
             f"that RAY_AUTH_MODE and RAY_AUTH_TOKEN are set here as on its nodes, or give "
             f"--cluster {LOCAL}"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `OSError` or `ValueError` where nobody listens: Ray would try for a quarter of an hour.
+
+    `local` and `auto` name no place.
+    """
+    if address in {LOCAL, "auto"}:
+        return
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    if place.hostname is None:
+        raise ValueError("the address names no host")
+    socket.create_connection(
+        (place.hostname, place.port or _CLIENT_PORT), _SECONDS_TO_ANSWER
+    ).close()
 
 
 class Cluster:
