@@ -169,10 +169,7 @@ def options_of_each(
         heeding = [_UNHEEDED[name] not in _unheeded(one, options) for one in chosen]
         if not any(heeding):
             raise SourceError(_UNHEEDED[name])
-        each = [
-            of if heeds else replace(of, **{name: None})
-            for of, heeds in zip(each, heeding, strict=True)
-        ]
+        each = [of if heeds else of.without(name) for of, heeds in zip(each, heeding, strict=True)]
     return each
 
 
