@@ -13,14 +13,13 @@ next one that needs room.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from chestxray.errors import StorageError
 
@@ -30,6 +29,11 @@ DEFAULT_GIB: Final = 50.0
 _GIB: Final = 2**30
 _FOLDER: Final = "objects"
 _LOCK, _PART = ".lock", ".part"
+
+try:
+    import fcntl
+except ImportError:  # Windows, which deletes no file that is open
+    fcntl = None  # type: ignore[assignment]
 
 _held: Final[dict[str, tuple[int, int]]] = {}
 """The descriptor of the lock of each entry that this process holds, and how often it holds it."""
@@ -99,7 +103,7 @@ def _hold(path: Path) -> bool:
         _held[str(path)] = descriptor, count + 1
         return True
     descriptor = _lock_of(path)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    _flock(descriptor, "shared")
     if not path.exists():
         os.close(descriptor)
         return False
@@ -113,12 +117,22 @@ def _lock_of(path: Path) -> int:
     return os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
 
 
+_How = Literal["shared", "alone", "at once"]
+
+
+def _flock(descriptor: int, how: _How) -> None:
+    """Lock a file, shared or alone; `at once` raises `BlockingIOError` instead of waiting."""
+    if fcntl is not None:
+        kinds = {"shared": fcntl.LOCK_SH, "alone": fcntl.LOCK_EX}
+        fcntl.flock(descriptor, kinds.get(how, fcntl.LOCK_EX | fcntl.LOCK_NB))
+
+
 @contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Lock an entry; raises `BlockingIOError` as `fcntl.flock` does."""
+def _locked(path: Path, how: _How) -> Iterator[None]:
+    """Lock an entry; raises `BlockingIOError` as `_flock` does."""
     descriptor = _lock_of(path)
     try:
-        fcntl.flock(descriptor, how)
+        _flock(descriptor, how)
         yield
     finally:
         os.close(descriptor)
@@ -126,7 +140,7 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 def _make(path: Path, size: int, make: Callable[[Path], None]) -> None:
     """Make an entry, unless another process has made it meanwhile."""
-    with _locked(path, fcntl.LOCK_EX):
+    with _locked(path, "alone"):
         if path.exists():
             return
         temporary, part = path.with_name(f".{path.name}.tmp"), path.with_name(path.name + _PART)
@@ -149,7 +163,7 @@ class _Entry(NamedTuple):
 
 def _reserve(part: Path, size: int) -> None:
     """Take room for an entry, at the expense of those that were not used for longest."""
-    with _locked(part.parent / "room", fcntl.LOCK_EX):
+    with _locked(part.parent / "room", "alone"):
         entries = sorted(_entries(part.parent), key=lambda entry: entry.used)
         excess = sum(entry.bytes for entry in entries) + size - limit()
         for entry in entries:
@@ -182,12 +196,12 @@ def _evicted(path: Path) -> bool:
     """Delete an entry, or the reservation of a killed process; tells whether nobody holds it."""
     entry = path.with_name(path.name.removesuffix(_PART))
     try:
-        with _locked(entry, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with _locked(entry, "at once"):
             _delete(path)
             _delete(path.with_name(f".{entry.name}.tmp"))
-    except BlockingIOError:
+    except OSError:  # held; of Windows: open
         return False
-    return True
+    return not path.exists()
 
 
 def _delete(path: Path) -> None:
