@@ -178,7 +178,7 @@ class SourceOptions:
         Literal["majority", "any", "unanimous"] | None,
         typer.Option(
             help="For a data set that several people read (VinDr-CXR): how many of them must name "
-            "a finding. Default: majority."
+            "a finding. Default: majority. There is no mean: a label is 1, 0 or unknown."
         ),
     ] = None
     labelers: Annotated[

@@ -143,10 +143,6 @@ class ReadOptions:
     readers: Readers | None = None
     labelers: Labelers | None = None
 
-    def without(self, name: str) -> ReadOptions:
-        """Leave one of them, by its name, to the source's card."""
-        return ReadOptions(**{**vars(self), name: None})
-
 
 @dataclass(frozen=True)
 class Collection:

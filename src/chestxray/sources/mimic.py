@@ -188,14 +188,14 @@ def _parts(folder: Path, images: pd.DataFrame) -> tuple[pd.Series[str], list[Pro
     tables = _tables(folder, _SPLIT)
     if not tables:
         return pd.Series("", images.index, dtype="str"), []
-    text = text_table(tables[0]).set_index("dicom_id")[["split"]]
-    odd = sorted(set(text["split"]) - set(_PARTS))
+    text = text_table(tables[0]).set_index("dicom_id")["split"]
+    odd = sorted(set(text) - set(_PARTS))
     if odd:
         raise SourceError(
             f"{tables[0].name} names the split {odd[0]!r}: allowed are {', '.join(_PARTS)}"
         )
-    text, conflicting = _agreeing(text)
-    parts = images["dicom_id"].map(text["split"].map(_PARTS)).fillna("").astype("str")
+    placed, conflicting = _agreeing(text.to_frame())
+    parts = images["dicom_id"].map(placed["split"].map(_PARTS)).fillna("").astype("str")
     return parts, problem(
         "conflicting-parts",
         conflicting,
@@ -218,8 +218,8 @@ def _labels(
         radiologists, problems = _of_radiologists(of_test[0])
         radiologists, odd = _agreeing(radiologists)
         conflicting += odd
-        there = pd.Index([*radiologists.index, *odd])
-        replaced = (parts == "test") & ("r" + images["study_id"]).isin(there)
+        judged = [*radiologists.index, *odd]
+        replaced = (parts == "test") & ("r" + images["study_id"]).isin(judged)
         key = key.mask(replaced, "r" + images["study_id"])
         text = pd.concat([text, radiologists])
         facts["labels of the test"] = f"{of_test[0].name}, of {int(replaced.sum())} images"

@@ -169,8 +169,15 @@ def options_of_each(
         heeding = [_UNHEEDED[name] not in _unheeded(one, options) for one in chosen]
         if not any(heeding):
             raise SourceError(_UNHEEDED[name])
-        each = [of if heeds else of.without(name) for of, heeds in zip(each, heeding, strict=True)]
+        each = [
+            of if heeds else _without(of, name) for of, heeds in zip(each, heeding, strict=True)
+        ]
     return each
+
+
+def _without(options: ReadOptions, name: str) -> ReadOptions:
+    """Take one of `_OF_SOME` out of the options."""
+    return replace(options, readers=None) if name == "readers" else replace(options, labelers=None)
 
 
 _OF_SOME: Final = ("readers", "labelers")  # of several trees those that heed them get them
