@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from chestxray.errors import ArtifactError, PredictionsError
-from chestxray.evaluation import compare_models
+from chestxray.evaluation import compare_models, predictions
 from chestxray.evaluation.comparison import compare
 from chestxray.evaluation.results import ModelComparison
 from chestxray.reporting import comparison_page
@@ -120,6 +120,13 @@ def test_the_page_answers_first_and_shows_every_model(compared: Path) -> None:
     auroc = result.comparisons[0].findings["Atelectasis"].b.value
     assert f"wide, {auroc:.3f}" in said, "a panel gives each model's AUROC"
     assert "sensitivity" in said, "axes have names"
+
+
+def test_tables_in_memory_have_a_page_too(runs: list[Path], tmp_path: Path) -> None:
+    tables = [predictions.read(run / "predictions.csv") for run in runs[:2]]
+    result = compare_models(tables, TRUTH, resamples=5, out=tmp_path)
+    assert [of.name for of in result.models] == ["model 1", "model 2"]
+    assert "a table in memory" in comparison_page(tmp_path).read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_compared_is_told(runs: list[Path], tmp_path: Path) -> None:

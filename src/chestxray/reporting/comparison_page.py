@@ -187,9 +187,11 @@ def _training(result: _Json) -> dict[str, Drawing]:
     """Draw the validation curves of those models whose run is there and has epochs."""
     tables = {}
     for place, of in enumerate(result["models"]):
+        if not of["path"]:  # a table in memory
+            continue
         path = Path(of["path"])
         history = (file_of(path) if path.is_dir() else path).parent / "history.csv"
-        if of["path"] and history.is_file():
+        if history.is_file():
             table = pd.read_csv(history)
             if "member" not in table and {"split", "epoch", *_CURVES} <= {*table}:
                 tables[place] = table
