@@ -376,7 +376,9 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     assert "\nB is better than A: the mean AUROC is 0.7" in told.stdout
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert kept["sentence"] in told.stdout
-    assert kept["intervals"] == {"level": 0.95, "resamples": 1000, "seed": 3, "by": "patient"}
+    assert kept["intervals"] == {
+        "level": 0.95, "resamples": 1000, "seed": 3, "by": "patient", "weights": "multinomial"
+    }  # fmt: skip
     (tmp_path / "b.csv").write_text("Image Index\n", encoding="utf-8")
     failed = run_command("compare", a, b, "--labels", labels)
     assert failed.returncode == 1

@@ -357,7 +357,9 @@ def test_intervals_are_there_repeat_with_the_seed_and_hold_the_value(tmp_path: P
                 assert entry[name]["low"] <= entry[name]["high"]
     for figures in (first["mean"]["auroc"], first["micro"]["auroc"]):
         assert figures["low"] < figures["value"] < figures["high"]
-    assert first["intervals"] == {"level": 0.95, "resamples": 40, "seed": 0, "by": "patient"}
+    assert first["intervals"] == {
+        "level": 0.95, "resamples": 40, "seed": 0, "by": "patient", "weights": "multinomial"
+    }  # fmt: skip
 
 
 def test_micro_figures_are_those_of_all_pairs(tmp_path: Path) -> None:

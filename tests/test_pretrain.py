@@ -228,7 +228,7 @@ OTHER = {
     "layer_decay": 0.9, "freeze": 1, "schedule": "cosine", "warmup": 1.0, "clip": 2.0,
     "accumulate": 2, "ema": 0.9, "batch_size": 16, "max_epochs": 7, "monitor": "auroc",
     "patience": 99, "initial_head": "ridge", "tta": [], "precision": "float32", "seed": 1,
-    "auxiliary_weight": 0.2,
+    "auxiliary_weight": 0.2, "order": "shards",
 }  # fmt: skip
 INDIFFERENT = {"name": "x", "description": "x", "cost": "x", "expected": "x", "threads": 2}
 

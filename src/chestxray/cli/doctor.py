@@ -21,8 +21,15 @@ _EXTRAS = {
     "pacs": ("prometheus_client", "pynetdicom"),
     "export": ("nncf", "onnx", "onnxruntime", "openvino"),
     "sign": ("cryptography",),
+    "scale": ("fsspec", "gcsfs", "ray", "s3fs"),
     "track": ("tensorboard", "mlflow"),
 }
+_DISTRIBUTED = {
+    "mlflow": "mlflow-skinny",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
+}
+"""The names that packages are installed by, where modules have others."""
 
 
 class Check(NamedTuple):
@@ -85,7 +92,8 @@ def _extras() -> Iterator[Check]:
             yield Check("WARN", extra, f"{what} missing: pip install 'chestxray[{extra}]'")
         else:
             found = ", ".join(
-                f"{name} {importlib.metadata.version(name.replace('_', '-'))}" for name in packages
+                f"{name} {importlib.metadata.version(_DISTRIBUTED.get(name, name))}"
+                for name in packages
             )
             yield Check("PASS", extra, found)
 
