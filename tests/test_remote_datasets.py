@@ -17,7 +17,9 @@ from chestxray.dataset.verification import verify
 from chestxray.errors import ArtifactError, SourceError, StorageError
 from chestxray.evaluation import Labels, evaluate
 from chestxray.reading import predict
+from chestxray.reading.sharded_prediction import check_folder
 from chestxray.storage import ObjectFolder, cache, objects, trees
+from chestxray.training import train
 from nih_tree import write_tree
 
 BAD = (5, 20)
@@ -236,7 +238,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_radiograph(raw_url, url
 
 
 def test_predictions_and_evaluation_by_url_equal_those_by_path(run, dataset, url, tmp_path):
-    storage.publish(run, f"{url}/run")
+    storage.publish(run, f"{url}/run", "train")
     put(dataset.folder, f"{url}/dataset")
     here = predict(run / "bundle", dataset, tmp_path / "predictions.csv", split="test")
     there = predict(
@@ -252,6 +254,40 @@ def test_predictions_and_evaluation_by_url_equal_those_by_path(run, dataset, url
     ObjectFolder(url).write("other.csv", b"a,b\n1,2\n")
     with pytest.raises(SourceError, match="is not a table of predictions"):
         predict(f"{url}/run/bundle", f"{url}/dataset", f"{url}/other.csv", split="test")
+
+
+def test_predictions_by_url_replace_predictions_alone_as_those_by_path(url, tmp_path):
+    """Where a path is refused, the same URL is, before anything is read or written."""
+    here = tmp_path / "here"
+    for place, name in (("run", "run.json"), ("dataset", "dataset.json"), ("notes", "a/mine.txt")):
+        path = here / place / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"mine")
+        storage.publish(here / place, f"{url}/published {place}", "train")
+    put(here, url)
+    before = objects_at(url)
+    for out in ("run", "dataset", "notes"):
+        for place in (here / out, f"{url}/{out}", f"{url}/published {out}"):
+            with pytest.raises(SourceError, match="is a folder with other files, such as"):
+                predict("no bundle", "no inputs", place)
+    assert objects_at(url) == before
+    for name in ("00000.parquet", "predictions.json", "execution.json"):
+        path = tmp_path / "predictions" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+    for _ in range(2):  # the same kind is replaced
+        check_folder(storage.path_of(f"{url}/new"))
+        storage.publish(tmp_path / "predictions", f"{url}/new", "predict")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_is_finished_in_a_store_is_not_trained_over(url, tmp_path, resume):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_bytes(b"{}")
+    storage.publish(tmp_path / "run", url, "train")
+    with pytest.raises(ArtifactError, match=rf"{url} holds a run or other files"):
+        train("no dataset", None, url, resume=resume)
+    assert ObjectFolder(url).read("run.json") == b"{}"
 
 
 def test_radiographs_of_a_folder_in_a_store_are_predicted_as_those_of_a_path(
