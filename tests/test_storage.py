@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,16 @@ def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(
         storage.fetched(url)
 
 
+def test_files_that_are_all_of_a_list_of_files_are_written_again_by_themselves(url, tmp_path):
+    storage.publish(folder(tmp_path, table_csv=b"old"), url, "evaluate")
+    with storage.staged_file(f"{url}/table.csv") as table:
+        table.write_bytes(b"written again")
+    assert (storage.fetched(url) / "table.csv").read_bytes() == b"written again"
+    assert storage.fetched(f"{url}/table.csv").read_bytes() == b"written again"
+    storage.publish(folder(tmp_path, table_csv=b"new"), url, "evaluate")
+    assert storage.fetched(f"{url}/table.csv").read_bytes() == b"new"
+
+
 def test_nothing_at_a_url_is_said(url):
     with pytest.raises(StorageError, match=f"nothing is at {url}: check the URL"):
         storage.fetched(url)
@@ -329,6 +340,34 @@ def test_what_a_killed_process_was_making_is_made_again_and_its_room_is_given_ba
     assert not (objects_folder / ".a.tmp").exists()
     cache.release(path)
     assert cache.keep("a", 40, lambda path: path.write_bytes(b"a" * 40) and None).exists()
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_an_entry_whose_deletion_stopped_midway_is_never_given(monkeypatch, kills):
+    """Deletion stops after the first file of a folder: an error, or the end of the process."""
+    monkeypatch.setenv(cache.LIMIT, str(100 / 2**30))
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        for name in "abc":
+            (path / name).write_bytes(name.encode() * 20)
+
+    def stopping(folder: Path, **_: object) -> None:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file())[:1]:
+            file.unlink()
+        if kills:
+            raise KeyboardInterrupt
+
+    cache.release(cache.keep("a", 60, make))
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt, StorageError):
+        patch.setattr(cache.shutil, "rmtree", stopping)
+        cache.release(cache.keep("b", 70, lambda path: path.write_bytes(b"b" * 70) and None))
+    again = cache.keep("a", 60, make)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        name: name.encode() * 20 for name in "abc"
+    }
+    held = sum(p.stat().st_size for p in again.parent.rglob("*") if p.is_file())
+    assert held <= 100
 
 
 def test_an_entry_that_another_process_holds_is_not_deleted(monkeypatch):
