@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -122,18 +121,13 @@ def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
         prefix = "".join(f"{part}/" for part in url.relative_to(above).parts)
         store = ObjectFolder(above)
         listed = _list_in(store, FILES) if store.version(FILES) else _List("", {})
-        if kept := _without(listed.files, {f"{prefix}{name}" for name in names}):
+        again = {f"{prefix}{name}" for name in names}
+        kept = {name: of for name, of in listed.files.items() if name not in again}
+        if kept != listed.files:
             _write_list(store, FILES, listed._replace(files=kept))
         above = above.parent
     upload(folder, ObjectFolder(url), names[:-1])
     upload(folder, ObjectFolder(url), names[-1:])
-
-
-def _without(listed: Mapping[str, _Named], names: AbstractSet[str]) -> dict[str, _Named]:
-    """Give a list without some names; empty where it has none of them."""
-    if not names & listed.keys():
-        return {}
-    return {name: of for name, of in listed.items() if name not in names}
 
 
 def _write_list(store: ObjectFolder, name: str, of: _List) -> None:
