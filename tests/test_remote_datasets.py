@@ -237,6 +237,35 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_radiograph(raw_url, url
     assert not [name for name in ObjectFolder(url).versions() if name.startswith("images")]
 
 
+def test_radiographs_of_a_store_wait_in_memory_by_the_few_after_a_tree_of_this_machine(
+    raw, raw_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packing, "_AHEAD_IN_MEMORY", 4)
+    monkeypatch.setattr(trees, "_AT_A_TIME", 2)
+    there = storage.mirrored(raw_url)
+    names = sorted(path.relative_to(raw) for path in raw.rglob("*.png"))
+    taken, given, most = 0, 0, 0
+    read, outcome = ObjectFolder.read, packing._file
+
+    def counted(self: ObjectFolder, *arguments: object) -> bytes:
+        nonlocal taken, most
+        taken += 1
+        most = max(most, taken - max(0, given - 8))
+        return read(self, *arguments)
+
+    def counted_outcome(one: object) -> packing.File:
+        nonlocal given
+        given += 1
+        return outcome(one)
+
+    monkeypatch.setattr(ObjectFolder, "read", counted)
+    monkeypatch.setattr(packing, "_file", counted_outcome)
+    paths = [str(raw / name) for name in names[:8]] + [str(there / name) for name in names]
+    packing.pack(paths, 32, tmp_path / "images", tmp_path / "notes")
+    assert taken == len(names)
+    assert most <= 4 + 2 * packing.CHUNK + 2 * 2
+
+
 def test_predictions_and_evaluation_by_url_equal_those_by_path(run, dataset, url, tmp_path):
     storage.publish(run, f"{url}/run", "train")
     put(dataset.folder, f"{url}/dataset")
