@@ -15,7 +15,8 @@ from chestxray.dataset import Dataset, packing, shards
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.verification import verify
 from chestxray.errors import ArtifactError, SourceError, StorageError
-from chestxray.evaluation import Labels, evaluate
+from chestxray.evaluation import Labels, evaluate, evaluation
+from chestxray.execution import EXECUTION, Execution, Stage, carry
 from chestxray.reading import predict
 from chestxray.reading.sharded_prediction import check_folder
 from chestxray.storage import ObjectFolder, cache, objects, trees
@@ -235,6 +236,28 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_radiograph(raw_url, url
         with pytest.raises(StorageError, match="the store is away"):
             prepare(raw_url, url, size=32)
     assert not [name for name in ObjectFolder(url).versions() if name.startswith("images")]
+
+
+def test_what_ran_where_is_carried_from_a_dataset_in_a_store(whole, whole_url, url, tmp_path):
+    put(whole, url)
+    stage = Stage(
+        stage="prepare",
+        engine="Ray",
+        cluster="local",
+        seconds_to_start=1.0,
+        seconds=2.0,
+        workers_lost=0,
+        nodes=(),
+    )
+    Execution(stages=(stage,)).write(tmp_path)
+    ObjectFolder(url).write(EXECUTION, (tmp_path / EXECUTION).read_bytes())
+    (tmp_path / "predictions.csv").write_text("image,p_Mass\n")
+    for number, labels in enumerate((url, Dataset.open(url))):
+        out = tmp_path / f"results {number}"
+        evaluation._carry(tmp_path / "predictions.csv", labels, out)
+        assert Execution.read(out).stages == (stage,)
+    carry(storage.path_of(whole_url), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_radiographs_of_a_store_wait_in_memory_by_the_few_after_a_tree_of_this_machine(
