@@ -131,10 +131,16 @@ def test_a_cache_smaller_than_the_dataset_gives_the_same_images_within_its_limit
     limit = tables + int(1.5 * largest)
     monkeypatch.setenv(cache.LIMIT, str(limit / 2**30))
     local, remote = Dataset.open(whole).images, Dataset.open(whole_url).images
+    fetched: list[str] = []
+    download = ObjectFolder.download
+    monkeypatch.setattr(
+        ObjectFolder, "download", lambda *given: fetched.append(given[1]) or download(*given)
+    )
     for row in random.Random(0).choices(range(len(local)), k=40):
         assert (remote[row] == local[row]).all()
         kept = (cache.folder() / "objects").rglob("*")
         assert sum(p.stat().st_size for p in kept if p.is_file()) <= limit
+    assert len(fetched) > 10  # of 40 in random order, as the documentation says of an epoch
 
 
 def test_a_shard_that_is_not_what_the_manifest_says_is_never_read(whole, url):
