@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pickle
 import subprocess
@@ -429,8 +428,31 @@ def test_an_object_whose_name_leads_out_of_the_tree_is_refused(url, name, monkey
     assert not list(cache.folder().rglob("escape.csv"))
 
 
-def test_no_secret_is_in_what_is_published(url, tmp_path, monkeypatch):
+def test_no_secret_is_in_what_is_published_kept_or_logged(url, tmp_path, monkeypatch, caplog):
+    """A store that repeats the key in its errors fails at each kind of operation once."""
+    caplog.set_level("DEBUG", "chestxray")
+    monkeypatch.setattr(objects, "_PAUSE", 0.0)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    storage.publish(folder(tmp_path, a_json=json.dumps({"a": 1}).encode()), url, "evaluate")
+    memory = objects._file_system("memory")
+    for name in ("pipe_file", "put_file", "get_file"):
+        monkeypatch.setitem(memory.__dict__, name, _failing_once(getattr(memory, name)))
+    storage.publish(folder(tmp_path, a_json=b"{}", b__c_json=b"{}"), url, "evaluate")
+    kept = storage.fetched(url)
+    assert caplog.text.count("***") == 3
     store = ObjectFolder(url)
-    assert not any(SECRET.encode() in store.read(name) for name in store.versions())
+    written = [store.read(name) for name in store.versions()]
+    written += [path.read_bytes() for path in cache.folder().rglob("*") if path.is_file()]
+    assert len(written) >= 2 * len(list(kept.rglob("*.json"))) == 6
+    assert not any(SECRET.encode() in content for content in (*written, caplog.text.encode()))
+
+
+def _failing_once(call):
+    failed = []
+
+    def operation(*arguments: object, **options: object) -> object:
+        if not failed:
+            failed.append(True)
+            raise OSError(f"denied to {SECRET}")
+        return call(*arguments, **options)
+
+    return operation
