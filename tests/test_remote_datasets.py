@@ -15,9 +15,12 @@ from chestxray.dataset import Dataset, packing, shards
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.verification import verify
 from chestxray.errors import ArtifactError, SourceError, StorageError
-from chestxray.evaluation import Labels, evaluate
+from chestxray.evaluation import Labels, evaluate, evaluation
+from chestxray.execution import EXECUTION, Execution, Stage, carry
 from chestxray.reading import predict
+from chestxray.reading.sharded_prediction import check_folder
 from chestxray.storage import ObjectFolder, cache, objects, trees
+from chestxray.training import train
 from nih_tree import write_tree
 
 BAD = (5, 20)
@@ -128,10 +131,16 @@ def test_a_cache_smaller_than_the_dataset_gives_the_same_images_within_its_limit
     limit = tables + int(1.5 * largest)
     monkeypatch.setenv(cache.LIMIT, str(limit / 2**30))
     local, remote = Dataset.open(whole).images, Dataset.open(whole_url).images
+    fetched: list[str] = []
+    download = ObjectFolder.download
+    monkeypatch.setattr(
+        ObjectFolder, "download", lambda *given: fetched.append(given[1]) or download(*given)
+    )
     for row in random.Random(0).choices(range(len(local)), k=40):
         assert (remote[row] == local[row]).all()
         kept = (cache.folder() / "objects").rglob("*")
         assert sum(p.stat().st_size for p in kept if p.is_file()) <= limit
+    assert len(fetched) > 10  # of 40 in random order, as the documentation says of an epoch
 
 
 def test_a_shard_that_is_not_what_the_manifest_says_is_never_read(whole, url):
@@ -235,8 +244,59 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_radiograph(raw_url, url
     assert not [name for name in ObjectFolder(url).versions() if name.startswith("images")]
 
 
+def test_what_ran_where_is_carried_from_a_dataset_in_a_store(whole, whole_url, url, tmp_path):
+    put(whole, url)
+    stage = Stage(
+        stage="prepare",
+        engine="Ray",
+        cluster="local",
+        seconds_to_start=1.0,
+        seconds=2.0,
+        workers_lost=0,
+        nodes=(),
+    )
+    Execution(stages=(stage,)).write(tmp_path)
+    ObjectFolder(url).write(EXECUTION, (tmp_path / EXECUTION).read_bytes())
+    (tmp_path / "predictions.csv").write_text("image,p_Mass\n")
+    for number, labels in enumerate((url, Dataset.open(url))):
+        out = tmp_path / f"results {number}"
+        evaluation._carry(tmp_path / "predictions.csv", labels, out)
+        assert Execution.read(out).stages == (stage,)
+    carry(storage.path_of(whole_url), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_radiographs_of_a_store_wait_in_memory_by_the_few_after_a_tree_of_this_machine(
+    raw, raw_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packing, "_AHEAD_IN_MEMORY", 4)
+    monkeypatch.setattr(trees, "_AT_A_TIME", 2)
+    there = storage.mirrored(raw_url)
+    names = sorted(path.relative_to(raw) for path in raw.rglob("*.png"))
+    taken, given, most = 0, 0, 0
+    read, outcome = ObjectFolder.read, packing._file
+
+    def counted(self: ObjectFolder, *arguments: object) -> bytes:
+        nonlocal taken, most
+        taken += 1
+        most = max(most, taken - max(0, given - 8))
+        return read(self, *arguments)
+
+    def counted_outcome(one: object) -> packing.File:
+        nonlocal given
+        given += 1
+        return outcome(one)
+
+    monkeypatch.setattr(ObjectFolder, "read", counted)
+    monkeypatch.setattr(packing, "_file", counted_outcome)
+    paths = [str(raw / name) for name in names[:8]] + [str(there / name) for name in names]
+    packing.pack(paths, 32, tmp_path / "images", tmp_path / "notes")
+    assert taken == len(names)
+    assert most <= 4 + 2 * packing.CHUNK + 2 * 2
+
+
 def test_predictions_and_evaluation_by_url_equal_those_by_path(run, dataset, url, tmp_path):
-    storage.publish(run, f"{url}/run")
+    storage.publish(run, f"{url}/run", "train")
     put(dataset.folder, f"{url}/dataset")
     here = predict(run / "bundle", dataset, tmp_path / "predictions.csv", split="test")
     there = predict(
@@ -252,6 +312,40 @@ def test_predictions_and_evaluation_by_url_equal_those_by_path(run, dataset, url
     ObjectFolder(url).write("other.csv", b"a,b\n1,2\n")
     with pytest.raises(SourceError, match="is not a table of predictions"):
         predict(f"{url}/run/bundle", f"{url}/dataset", f"{url}/other.csv", split="test")
+
+
+def test_predictions_by_url_replace_predictions_alone_as_those_by_path(url, tmp_path):
+    """Where a path is refused, the same URL is, before anything is read or written."""
+    here = tmp_path / "here"
+    for place, name in (("run", "run.json"), ("dataset", "dataset.json"), ("notes", "a/mine.txt")):
+        path = here / place / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"mine")
+        storage.publish(here / place, f"{url}/published {place}", "train")
+    put(here, url)
+    before = objects_at(url)
+    for out in ("run", "dataset", "notes"):
+        for place in (here / out, f"{url}/{out}", f"{url}/published {out}"):
+            with pytest.raises(SourceError, match="is a folder with other files, such as"):
+                predict("no bundle", "no inputs", place)
+    assert objects_at(url) == before
+    for name in ("00000.parquet", "predictions.json", "execution.json"):
+        path = tmp_path / "predictions" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+    for _ in range(2):  # the same kind is replaced
+        check_folder(storage.path_of(f"{url}/new"))
+        storage.publish(tmp_path / "predictions", f"{url}/new", "predict")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_is_finished_in_a_store_is_not_trained_over(url, tmp_path, resume):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_bytes(b"{}")
+    storage.publish(tmp_path / "run", url, "train")
+    with pytest.raises(ArtifactError, match=rf"{url} holds a run or other files"):
+        train("no dataset", None, url, resume=resume)
+    assert ObjectFolder(url).read("run.json") == b"{}"
 
 
 def test_radiographs_of_a_folder_in_a_store_are_predicted_as_those_of_a_path(

@@ -129,9 +129,11 @@ def test_a_publication_that_is_killed_anywhere_is_old_new_or_unfinished(server, 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{version} {number}")
     use(server)
-    storage.publish(tmp_path / "old", f"{URL}/published")
+    storage.publish(tmp_path / "old", f"{URL}/published", "evaluate")
     script = "import sys; from chestxray import storage; storage.publish(*sys.argv[1:])"
-    script = script.replace("*sys.argv[1:]", "__import__('pathlib').Path(sys.argv[1]), sys.argv[2]")
+    script = script.replace(
+        "*sys.argv[1:]", "__import__('pathlib').Path(sys.argv[1]), sys.argv[2], 'evaluate'"
+    )
     command = [sys.executable, "-c", script, str(tmp_path / "new"), f"{URL}/published"]
 
     def read() -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pickle
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,7 @@ def test_what_stays_cut_short_or_has_another_content_is_refused(monkeypatch, url
 def test_a_published_folder_is_fetched_as_it_was_without_hidden_files(url, tmp_path):
     made = folder(tmp_path, a_csv=b"1", sub__b_bin=b"22", sub__c_bin=b"333")
     (made / ".lock").touch()
-    storage.publish(made, url)
+    storage.publish(made, url, "evaluate")
     got = storage.fetched(url)
     assert got.name == "place"
     found = {path.relative_to(got).as_posix() for path in got.rglob("*") if path.is_file()}
@@ -149,9 +149,9 @@ def test_a_published_folder_is_fetched_as_it_was_without_hidden_files(url, tmp_p
 
 
 def test_publishing_again_removes_what_is_no_longer_there_and_keeps_what_others_put(url, tmp_path):
-    storage.publish(folder(tmp_path, a_csv=b"1", old_csv=b"2"), url)
+    storage.publish(folder(tmp_path, a_csv=b"1", old_csv=b"2"), url, "evaluate")
     ObjectFolder(url).write("other.csv", b"theirs")
-    storage.publish(folder(tmp_path, a_csv=b"new"), url)
+    storage.publish(folder(tmp_path, a_csv=b"new"), url, "evaluate")
     assert set(ObjectFolder(url).versions()) == {"a.csv", "files.json", "other.csv"}
     assert (storage.fetched(url) / "a.csv").read_bytes() == b"new"
 
@@ -161,7 +161,9 @@ def test_a_reader_sees_a_whole_publication_or_is_told_that_it_is_unfinished(
     url, tmp_path, monkeypatch, fails_at
 ):
     """A writer is stopped at each of its steps, over an older publication; then it resumes."""
-    storage.publish(folder(tmp_path, a_csv=b"old a", b_csv=b"old b", gone_csv=b"x"), url)
+    storage.publish(
+        folder(tmp_path, a_csv=b"old a", b_csv=b"old b", gone_csv=b"x"), url, "evaluate"
+    )
     monkeypatch.setattr(publication, "_AT_A_TIME", 1)
     steps = iter(range(100))
 
@@ -179,9 +181,9 @@ def test_a_reader_sees_a_whole_publication_or_is_told_that_it_is_unfinished(
         made = folder(tmp_path, a_csv=b"new a", b_csv=b"new b")
         if fails_at < 6:
             with pytest.raises(KeyboardInterrupt):
-                storage.publish(made, url)
+                storage.publish(made, url, "evaluate")
         else:
-            storage.publish(made, url)
+            storage.publish(made, url, "evaluate")
     wanted = {"old" if fails_at == 0 else "new"}
     if fails_at in {0, 6}:
         got = storage.fetched(url)
@@ -190,15 +192,44 @@ def test_a_reader_sees_a_whole_publication_or_is_told_that_it_is_unfinished(
         for place in (url, f"{url}/a.csv"):
             with pytest.raises(StorageError, match="unfinished"):
                 storage.fetched(place)
-    storage.publish(made, url)
+    storage.publish(made, url, "evaluate")
     assert (storage.fetched(url) / "b.csv").read_bytes() == b"new b"
+
+
+@pytest.mark.parametrize("earlier", ["run", "unfinished run", "copied run", "dataset", "begun set"])
+def test_what_another_command_wrote_is_not_replaced(url, tmp_path, monkeypatch, earlier):
+    """A publication deletes what the list of files before it names."""
+    theirs = folder(tmp_path, run_json=b"{}", bundle__weights=b"hours of work")
+    if earlier == "run":
+        storage.publish(theirs, url, "train")
+    elif earlier == "unfinished run":
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectFolder, "upload", _failing_upload)
+            with pytest.raises(StorageError):
+                storage.publish(theirs, url, "train")
+    else:
+        names = {"copied run": "run.json", "dataset": "dataset.json"}
+        ObjectFolder(url).write(names.get(earlier, ".prepare/plan.json"), b"{}")
+    before = ObjectFolder(url).versions()
+    made = folder(tmp_path, metrics_json=b"1")
+    with pytest.raises(ArtifactError, match=rf"{url} holds what `chestxray (train|prepare)` wrote"):
+        storage.publish(made, url, "evaluate")
+    with pytest.raises(ArtifactError, match="choose another --out"):
+        storage.staged_folder(url, "evaluate").__enter__()  # before hours of computing
+    assert ObjectFolder(url).versions() == before
+    storage.publish(made, f"{url}/evaluation", "evaluate")
+    assert ObjectFolder(url).read("evaluation/metrics.json") == b"1"
+
+
+def _failing_upload(*_: object) -> None:
+    raise StorageError("the store is away")
 
 
 def test_a_file_of_another_publication_is_not_taken_for_the_one_that_is_named(
     url, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(objects, "_PAUSE", 0.0)
-    storage.publish(folder(tmp_path, a_csv=b"same size 1", b_csv=b"2"), url)
+    storage.publish(folder(tmp_path, a_csv=b"same size 1", b_csv=b"2"), url, "evaluate")
     ObjectFolder(url).write("a.csv", b"same size 2")
     with pytest.raises(StorageError, match="not what its manifest says"):
         storage.fetched(url)
@@ -209,15 +240,15 @@ def test_a_file_of_another_publication_is_not_taken_for_the_one_that_is_named(
 
 def test_the_nearest_list_of_files_counts(url, tmp_path):
     """A folder in a published one may be published again by itself."""
-    storage.publish(folder(tmp_path, run_json=b"1", evaluation__a_json=b"old"), url)
-    storage.publish(folder(tmp_path, b_json=b"new"), f"{url}/evaluation")
+    storage.publish(folder(tmp_path, run_json=b"1", evaluation__a_json=b"old"), url, "evaluate")
+    storage.publish(folder(tmp_path, b_json=b"new"), f"{url}/evaluation", "evaluate")
     ObjectFolder(url).delete("evaluation/a.json")
     got = storage.fetched(url)
     assert {path.name for path in got.rglob("*.json")} == {"run.json", "b.json", "files.json"}
 
 
 def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(url, tmp_path):
-    storage.publish(folder(tmp_path, run_json=b"1", out__table_csv=b"old"), url)
+    storage.publish(folder(tmp_path, run_json=b"1", out__table_csv=b"old"), url, "evaluate")
     with storage.staged_file(f"{url}/out/table.csv") as table:
         assert table.read_bytes() == b"old"
         table.write_bytes(b"written again")
@@ -226,6 +257,16 @@ def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(
     ObjectFolder(url).write("run.json", b"22")
     with pytest.raises(StorageError, match="says 1 bytes"):
         storage.fetched(url)
+
+
+def test_files_that_are_all_of_a_list_of_files_are_written_again_by_themselves(url, tmp_path):
+    storage.publish(folder(tmp_path, table_csv=b"old"), url, "evaluate")
+    with storage.staged_file(f"{url}/table.csv") as table:
+        table.write_bytes(b"written again")
+    assert (storage.fetched(url) / "table.csv").read_bytes() == b"written again"
+    assert storage.fetched(f"{url}/table.csv").read_bytes() == b"written again"
+    storage.publish(folder(tmp_path, table_csv=b"new"), url, "evaluate")
+    assert storage.fetched(f"{url}/table.csv").read_bytes() == b"new"
 
 
 def test_nothing_at_a_url_is_said(url):
@@ -238,7 +279,7 @@ def test_nothing_at_a_url_is_said(url):
 def test_an_output_is_in_the_store_only_when_it_is_complete(url):
 
     def interrupted() -> None:
-        with storage.staged_folder(url) as out:
+        with storage.staged_folder(url, "evaluate") as out:
             out.mkdir()
             (out / "a.csv").write_text("half")
             raise KeyboardInterrupt
@@ -246,7 +287,7 @@ def test_an_output_is_in_the_store_only_when_it_is_complete(url):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not ObjectFolder(url).versions()
-    with storage.staged_folder(url) as again:
+    with storage.staged_folder(url, "evaluate") as again:
         assert (again / "a.csv").read_text() == "half"  # it resumes
         (again / "a.csv").write_text("whole")
     assert (storage.fetched(url) / "a.csv").read_text() == "whole"
@@ -298,6 +339,34 @@ def test_what_a_killed_process_was_making_is_made_again_and_its_room_is_given_ba
     assert not (objects_folder / ".a.tmp").exists()
     cache.release(path)
     assert cache.keep("a", 40, lambda path: path.write_bytes(b"a" * 40) and None).exists()
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_an_entry_whose_deletion_stopped_midway_is_never_given(monkeypatch, kills):
+    """Deletion stops after the first file of a folder: an error, or the end of the process."""
+    monkeypatch.setenv(cache.LIMIT, str(100 / 2**30))
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        for name in "abc":
+            (path / name).write_bytes(name.encode() * 20)
+
+    def stopping(folder: Path, **_: object) -> None:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file())[:1]:
+            file.unlink()
+        if kills:
+            raise KeyboardInterrupt
+
+    cache.release(cache.keep("a", 60, make))
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt, StorageError):
+        patch.setattr(cache.shutil, "rmtree", stopping)
+        cache.release(cache.keep("b", 70, lambda path: path.write_bytes(b"b" * 70) and None))
+    again = cache.keep("a", 60, make)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        name: name.encode() * 20 for name in "abc"
+    }
+    held = sum(p.stat().st_size for p in again.parent.rglob("*") if p.is_file())
+    assert held <= 100
 
 
 def test_an_entry_that_another_process_holds_is_not_deleted(monkeypatch):
@@ -359,8 +428,31 @@ def test_an_object_whose_name_leads_out_of_the_tree_is_refused(url, name, monkey
     assert not list(cache.folder().rglob("escape.csv"))
 
 
-def test_no_secret_is_in_what_is_published(url, tmp_path, monkeypatch):
+def test_no_secret_is_in_what_is_published_kept_or_logged(url, tmp_path, monkeypatch, caplog):
+    """A store that repeats the key in its errors fails at each kind of operation once."""
+    caplog.set_level("DEBUG", "chestxray")
+    monkeypatch.setattr(objects, "_PAUSE", 0.0)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    storage.publish(folder(tmp_path, a_json=json.dumps({"a": 1}).encode()), url)
+    memory = objects._file_system("memory")
+    for name in ("pipe_file", "put_file", "get_file"):
+        monkeypatch.setitem(memory.__dict__, name, _failing_once(getattr(memory, name)))
+    storage.publish(folder(tmp_path, a_json=b"{}", b__c_json=b"{}"), url, "evaluate")
+    kept = storage.fetched(url)
+    assert caplog.text.count("***") == 3
     store = ObjectFolder(url)
-    assert not any(SECRET.encode() in store.read(name) for name in store.versions())
+    written = [store.read(name) for name in store.versions()]
+    written += [path.read_bytes() for path in cache.folder().rglob("*") if path.is_file()]
+    assert len(written) >= 2 * len(list(kept.rglob("*.json"))) == 6
+    assert not any(SECRET.encode() in content for content in (*written, caplog.text.encode()))
+
+
+def _failing_once(call):
+    failed = []
+
+    def operation(*arguments: object, **options: object) -> object:
+        if not failed:
+            failed.append(True)
+            raise OSError(f"denied to {SECRET}")
+        return call(*arguments, **options)
+
+    return operation

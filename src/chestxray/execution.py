@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestxray.artifacts import read_json, write_json
 from chestxray.cluster import Cluster, Done
 from chestxray.errors import ArtifactError
+from chestxray.storage import ObjectFolder, fetched, is_url, path_of
 
 EXECUTION: Final = "execution.json"
 
@@ -98,9 +99,22 @@ def carry(source: Path, target: Path) -> None:
     """Add what a folder says to what another one says, whose artefacts are made from the first's.
 
     Nothing is written where the first says nothing, or is no folder.
+
+    Args:
+        source: path or URL.
+        target: of this machine.
+
+    Raises:
+        ArtifactError: as `Execution.read` says.
+        StorageError: a store does not answer.
     """
-    if (source / EXECUTION).exists():
-        (Execution.read(source) + Execution.read(target)).write(target)
+    own = path_of(source)
+    if is_url(own):
+        if ObjectFolder(own).version(EXECUTION) is None:
+            return
+        own = fetched(own / EXECUTION).parent
+    if (own / EXECUTION).exists():
+        (Execution.read(own) + Execution.read(target)).write(target)
 
 
 class Tally:

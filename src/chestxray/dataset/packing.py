@@ -43,7 +43,8 @@ from chestxray.storage import Content, contents, is_url, origin_of, path_of
 
 CHUNK: Final = 16  # files that a worker takes at a time
 _AHEAD: Final = 2 * shards.SHARD  # files that are decoded while a shard goes to a store
-_AHEAD_IN_MEMORY: Final = 128  # of those whose bytes come from a store
+_AHEAD_IN_MEMORY: Final = 128  # where the bytes of some come from a store
+_AHEAD_OF_WORKER: Final = 2 * CHUNK  # likewise, in each worker of a cluster, which has one decoder
 
 
 class _Strict(BaseModel):
@@ -281,7 +282,8 @@ class _Packer:
             )
         array = _new_array(listed.number, self._images)
         places = [_Place(path, array, row) for row, path in enumerate(listed.paths)]
-        outcomes = self._pool.map(_with_contents(places), _ahead(places, bounded=False), CHUNK)
+        ahead = _ahead(places, None, _AHEAD_OF_WORKER)
+        outcomes = self._pool.map(_with_contents(places), ahead, CHUNK)
         files = [_file(outcome) for outcome in outcomes]
         target = self._images / shards.shard_name(listed.number)
         note = _finish(array, target, self._size, files, None)
@@ -323,7 +325,8 @@ def _packed(
         DecoderPool(partial(_decode, size=size), processes, SECONDS_PER_FILE) as pool,
         progress("prepare", len(paths), done=len(paths) - len(every)) as advance,
     ):
-        results = pool.map(_with_contents(every), _ahead(every, bounded), CHUNK)
+        ahead = _ahead(every, _AHEAD if bounded else None, _AHEAD_IN_MEMORY)
+        results = pool.map(_with_contents(every), ahead, CHUNK)
         for number in left:
             files: list[File] = []
             for outcome in islice(results, len(places[number])):
@@ -340,11 +343,10 @@ def _with_contents(places: Sequence[_Place]) -> Iterator[_Place]:
         yield place._replace(file=file)
 
 
-def _ahead(places: Sequence[_Place], bounded: bool) -> int | None:
-    """Give the number of files to decode in advance; None for all."""
-    if places and origin_of(str(places[0])) is not None:
-        return _AHEAD_IN_MEMORY
-    return _AHEAD if bounded else None
+def _ahead(places: Sequence[_Place], otherwise: int | None, in_memory: int) -> int | None:
+    """Give the number of files to decode in advance: `in_memory` where any is in a store."""
+    remote = any(origin_of(str(place)) is not None for place in places)
+    return in_memory if remote else otherwise
 
 
 def _file(outcome: Packed | OSError | ImageError) -> File:

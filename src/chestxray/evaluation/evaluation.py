@@ -132,7 +132,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     )
     results = evaluation.results(maps, regions, adjudicated)
     if out is not None:
-        with staged_folder(out) as folder:
+        with staged_folder(out, "evaluate") as folder:
             results.write(folder)
             _carry(predictions, labels, folder)
     return results

@@ -154,7 +154,12 @@ def shard_name(number: int) -> str:
 
 def shard_files(folder: Path) -> list[Path]:
     """Give the files in a folder that are named as shards, in order."""
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if is_shard(path.name))
+
+
+def is_shard(name: str) -> bool:
+    """Tell whether a name is that of a shard."""
+    return _NAME.fullmatch(name) is not None
 
 
 def write_shard(path: Path, table: pa.Table, plan: str, engine: str) -> None:

@@ -145,7 +145,7 @@ def explain(  # noqa: PLR0913 - the options of one command
     for warning in (*reader.warnings, leakage(found, card)):
         if warning:
             _log.warning("%s", warning)
-    with staged_folder(out) as folder:
+    with staged_folder(out, "explain") as folder:
         run = explain_inputs(reader, found, folder, wanted, force, per_image)
     pictures = tuple(path_of(out) / path.relative_to(folder) for path in run.pictures)
     return replace(run, path=path_of(out), pictures=pictures)

@@ -151,7 +151,10 @@ def predict(  # noqa: PLR0913 - the options of one command
         choice = _choice(model, engine, operating_point, require_signature, out)
         check_out(out, heatmaps)
         return _predict_on(cluster, choice, inputs, split, out, force)
-    with staged_folder(out) if _is_folder(out) else staged_file(out, beside=_BESIDE) as path:
+    whole = _is_folder(out)
+    if whole and is_url(out):
+        check_folder(out)
+    with staged_folder(out, "predict") if whole else staged_file(out, beside=_BESIDE) as path:
         check_out(path, heatmaps)
         model = model if isinstance(model, Reader) else hub.local(model)
         card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card

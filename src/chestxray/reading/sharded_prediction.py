@@ -33,6 +33,7 @@ from chestxray.evaluation.predictions_folder import (
     Counts,
     PredictionShard,
     PredictionsManifest,
+    is_shard,
     plan_of_shard,
     shard_files,
     shard_name,
@@ -49,7 +50,8 @@ from chestxray.reading.prediction_rows import BATCH, ERROR, REFUSED, answered, r
 from chestxray.reading.predictions_writer import columns
 from chestxray.reading.reader import Reader, read_facts
 from chestxray.reading.reader import load as load_reader
-from chestxray.storage import is_url
+from chestxray.storage import ObjectFolder, is_url, shown
+from chestxray.storage.publication import FILES, UNFINISHED
 
 EXAMPLES: Final = 100  # images that are named because they were not read
 _LOCK: Final = ".predict.lock"
@@ -359,22 +361,25 @@ def _clear(out: Path) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder that holds anything but predictions.
+    """Refuse a folder, or the URL of one, that holds anything but predictions.
 
     Raises:
         SourceError: it does.
+        StorageError: a store does not answer.
     """
-    if not out.is_dir():
-        return
-    ours = {MANIFEST, EXECUTION, _LOCK, *(path.name for path in shard_files(out))}
-    other = sorted(
-        path.name for path in out.iterdir() if path.name not in ours and not path.match(_TEMPORARY)
-    )
-    if other:
-        raise SourceError(
-            f"{out} is a folder with other files, such as {other[0]}: --out must name a table "
-            f"(.csv, .parquet or .jsonl), or a new folder for shards"
-        )
+    for name in sorted(_names_in(out) - {MANIFEST, EXECUTION, _LOCK}):
+        if not is_shard(name) and not Path(name).match(_TEMPORARY):
+            raise SourceError(
+                f"{shown(out)} is a folder with other files, such as {name}: --out must name a "
+                f"table (.csv, .parquet or .jsonl), or a new folder for shards"
+            )
+
+
+def _names_in(out: Path) -> set[str]:
+    """List the files and folders in a folder; of a URL without those that publish it."""
+    if is_url(out):
+        return {name.split("/")[0] for name in ObjectFolder(out).versions()} - {FILES, UNFINISHED}
+    return {path.name for path in out.iterdir()} if out.is_dir() else set()
 
 
 def examples(folder: Path, manifest: PredictionsManifest) -> tuple[dict[str, str], dict[str, str]]:

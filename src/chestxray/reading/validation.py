@@ -131,7 +131,7 @@ def validate(  # noqa: PLR0913 - the options of one command
     names = _names([path_of(each) for each in given])
     raws = [path for path in names.values() if not is_dataset(path)]
     own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
-    with staged_folder(out) as folder:
+    with staged_folder(out, "validate") as folder:
         lists, unseen, named = read_lists(leave_out), {}, []
         for name, each in names.items():  # what cannot be read is said before anything is predicted
             packed = folder / "sets" / name / "dataset"

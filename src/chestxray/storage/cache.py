@@ -3,12 +3,13 @@
     CACHE/objects/KEY            a file or a folder, named by the hash of what it holds
     CACHE/objects/KEY.lock       who uses it
     CACHE/objects/KEY.part       room that is reserved while it is made
+    CACHE/objects/.KEY.tmp       what is being made or deleted
 
-An entry appears whole, by a rename, and never changes, so that what is there is what was checked
-when it was made. Several processes may use the cache: the first makes an entry while the others
-wait for it. To make room, the entries that were not used for longest are deleted, never one that a
-process holds. A process that is killed leaves no lock, and what it was making is deleted by the
-next one that needs room.
+An entry appears and disappears whole, by a rename, and never changes, so that what is there is what
+was checked when it was made. Several processes may use the cache: the first makes an entry while
+the others wait for it. To make room, the entries that were not used for longest are deleted, never
+one that a process holds. A process that is killed leaves no lock, and what it was making or
+deleting is deleted by the next one that needs room.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LIMIT: Final = "CHESTXRAY_CACHE_GIB"
 DEFAULT_GIB: Final = 50.0
 _GIB: Final = 2**30
 _FOLDER: Final = "objects"
-_LOCK, _PART = ".lock", ".part"
+_LOCK, _PART, _TEMPORARY = ".lock", ".part", ".tmp"
 
 try:
     import fcntl
@@ -143,7 +144,7 @@ def _make(path: Path, size: int, make: Callable[[Path], None]) -> None:
     with _locked(path, "alone"):
         if path.exists():
             return
-        temporary, part = path.with_name(f".{path.name}.tmp"), path.with_name(path.name + _PART)
+        temporary, part = _temporary(path), path.with_name(path.name + _PART)
         _delete(temporary)
         _reserve(part, size)
         try:
@@ -180,7 +181,9 @@ def _reserve(part: Path, size: int) -> None:
 
 def _entries(inside: Path) -> Iterator[_Entry]:
     for path in inside.iterdir():
-        if path.name.startswith(".") or path.suffix == _LOCK:
+        entry = _entry_of(path)
+        made = path == _temporary(entry) and entry.with_name(entry.name + _PART).exists()
+        if made or path.suffix == _LOCK:  # what is being made counts by its reservation
             continue
         with suppress(FileNotFoundError):  # another process has just deleted it
             status = path.stat()
@@ -193,15 +196,28 @@ def _size(inside: Path) -> int:
 
 
 def _evicted(path: Path) -> bool:
-    """Delete an entry, or the reservation of a killed process; tells whether nobody holds it."""
-    entry = path.with_name(path.name.removesuffix(_PART))
+    """Delete an entry, or what a killed process left; tells whether its room is free."""
+    entry = _entry_of(path)
+    temporary = _temporary(entry)
     try:
         with _locked(entry, "at once"):
-            _delete(path)
-            _delete(path.with_name(f".{entry.name}.tmp"))
+            _delete(temporary)
+            if path.exists():
+                path.replace(temporary)  # half an entry must not be found under its name
+                _delete(temporary)
     except OSError:  # held; of Windows: open
         return False
-    return not path.exists()
+    return not path.exists() and not temporary.exists()
+
+
+def _temporary(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}{_TEMPORARY}")
+
+
+def _entry_of(path: Path) -> Path:
+    """Give the entry to which a file or folder of the cache belongs."""
+    name = path.name.removesuffix(_PART)
+    return path.with_name(name.removeprefix(".").removesuffix(_TEMPORARY))
 
 
 def _delete(path: Path) -> None:

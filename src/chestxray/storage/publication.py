@@ -2,12 +2,13 @@
 
     URL/.unfinished      there while a folder is being published, and after that was interrupted
     URL/…                the files, under their names
-    URL/files.json       size and SHA-256 of each file, written last
+    URL/files.json       size and SHA-256 of each file, and the command that wrote them; last
 
 A reader refuses what lies beside `.unfinished`. It trusts no file that `files.json` names and that
 has another size or content, so that it never takes the files of two publications for one. Objects
 that no `files.json` names, such as those that another tool copied there, are read as they are.
-`files.json` of a folder also covers the folders in it.
+`files.json` of a folder also covers the folders in it. A command replaces only what the same
+command published, never a run, a dataset or what another one published.
 
 A single file is one object, which appears whole.
 """
@@ -17,13 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from chestxray.artifacts import sha256
-from chestxray.errors import StorageError
+from chestxray.errors import ArtifactError, StorageError
 from chestxray.storage import cache
 from chestxray.storage.objects import ObjectFolder, Version
 from chestxray.storage.urls import is_url, known_as, path_of, shown
@@ -32,6 +32,8 @@ FILES: Final = "files.json"
 UNFINISHED: Final = ".unfinished"
 _AT_A_TIME: Final = 8
 _ABOVE: Final = 2  # folders above a URL whose `files.json` may name what it holds
+_MARKS: Final = {"run.json": "train", "dataset.json": "prepare", ".prepare/plan.json": "prepare"}
+"""Files that tell what a folder without `files.json` holds, each with the command of it."""
 
 
 class _Named(NamedTuple):
@@ -41,7 +43,14 @@ class _Named(NamedTuple):
     sha256: str
 
 
-def publish(folder: Path, url: str | Path) -> None:
+class _List(NamedTuple):
+    """What a `files.json` says, or the mark of an unfinished publication, which names no files."""
+
+    made_by: str
+    files: dict[str, _Named]
+
+
+def publish(folder: Path, url: str | Path, made_by: str) -> None:
     """Write the files of a folder to a store, so that a reader sees all of them or none.
 
     Files whose names, or whose folders' names, begin with a dot are left out. Files of an earlier
@@ -51,25 +60,45 @@ def publish(folder: Path, url: str | Path) -> None:
     Args:
         folder: of this machine.
         url: of the folder in the store.
+        made_by: command that wrote them, such as `evaluate`.
 
     Raises:
+        ArtifactError: the URL holds something else, see `check_replaceable`; nothing is changed.
         StorageError: the store does not take them all.
     """
+    check_replaceable(url, made_by)
     store = ObjectFolder(url)
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     names = [name for name in names if not _hidden(name)]
     before = _named_in(store, FILES) if store.version(FILES) else {}
-    store.write(UNFINISHED, b"written while the folder is published, deleted in the end\n")
+    _write_list(store, UNFINISHED, _List(made_by, {}))
     upload(folder, store, names)
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         list(threads.map(store.delete, sorted(set(before) - set(names))))
-    _write_list(
-        store,
-        {name: _Named((folder / name).stat().st_size, sha256(folder / name)) for name in names},
-    )
+    files = {name: _Named((folder / name).stat().st_size, sha256(folder / name)) for name in names}
+    _write_list(store, FILES, _List(made_by, files))
     store.delete(UNFINISHED)
+
+
+def check_replaceable(url: str | Path, made_by: str) -> None:
+    """Refuse a URL of a folder where a command would replace what another command wrote.
+
+    Raises:
+        ArtifactError: it holds a dataset, a run, or what another command published or publishes.
+        StorageError: the store does not answer.
+    """
+    store = ObjectFolder(url)
+    lists = [_list_in(store, name) for name in (FILES, UNFINISHED) if store.version(name)]
+    makers = {of.made_by for of in lists} or {
+        maker for name, maker in _MARKS.items() if store.version(name)
+    }
+    for other in sorted(makers - {"", made_by}):
+        raise ArtifactError(
+            f"{store.url} holds what `chestxray {other}` wrote, which `chestxray {made_by}` does "
+            f"not replace: choose another --out"
+        )
 
 
 def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
@@ -91,24 +120,20 @@ def upload_alone(folder: Path, url: Path, names: Sequence[str]) -> None:
             break
         prefix = "".join(f"{part}/" for part in url.relative_to(above).parts)
         store = ObjectFolder(above)
-        listed = _named_in(store, FILES) if store.version(FILES) else {}
-        if kept := _without(listed, {f"{prefix}{name}" for name in names}):
-            _write_list(store, kept)
+        listed = _list_in(store, FILES) if store.version(FILES) else _List("", {})
+        again = {f"{prefix}{name}" for name in names}
+        kept = {name: of for name, of in listed.files.items() if name not in again}
+        if kept != listed.files:
+            _write_list(store, FILES, listed._replace(files=kept))
         above = above.parent
     upload(folder, ObjectFolder(url), names[:-1])
     upload(folder, ObjectFolder(url), names[-1:])
 
 
-def _without(listed: Mapping[str, _Named], names: AbstractSet[str]) -> dict[str, _Named]:
-    """Give a list without some names; empty where it has none of them."""
-    if not names & listed.keys():
-        return {}
-    return {name: of for name, of in listed.items() if name not in names}
-
-
-def _write_list(store: ObjectFolder, named: Mapping[str, _Named]) -> None:
-    files = {name: of._asdict() for name, of in named.items()}
-    store.write(FILES, (json.dumps({"format": 1, "files": files}, indent=2) + "\n").encode())
+def _write_list(store: ObjectFolder, name: str, of: _List) -> None:
+    files = {file: named._asdict() for file, named in of.files.items()}
+    content = {"format": 1, "made_by": of.made_by, "files": files}
+    store.write(name, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def upload(folder: Path, store: ObjectFolder, names: Iterable[str]) -> None:
@@ -262,7 +287,12 @@ def _named_above(here: Path) -> dict[str, _Named]:
 
 
 def _named_in(store: ObjectFolder, name: str) -> dict[str, _Named]:
-    """Read a `files.json`.
+    """Read the files that a `files.json` names; raises as `_list_in`."""
+    return _list_in(store, name).files
+
+
+def _list_in(store: ObjectFolder, name: str) -> _List:
+    """Read a `files.json` or the mark of an unfinished publication.
 
     Raises:
         StorageError: it is not one that `publish` wrote.
@@ -270,13 +300,14 @@ def _named_in(store: ObjectFolder, name: str) -> dict[str, _Named]:
     try:
         content: Any = json.loads(store.read(name))
         if content["format"] == 1:
-            return {
+            files = {
                 file: _Named(int(of["bytes"]), str(of["sha256"]))
                 for file, of in content["files"].items()
             }
+            return _List(str(content["made_by"]), files)
         reason = f"format {content['format']}"
     except FileNotFoundError:
-        return {}  # deleted since it was listed
+        return _List("", {})  # deleted since it was listed
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = repr(error)
     raise StorageError(

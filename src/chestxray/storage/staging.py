@@ -18,7 +18,7 @@ from chestxray.artifacts import lock
 from chestxray.errors import ArtifactError, StorageError
 from chestxray.storage import cache
 from chestxray.storage.objects import ObjectFolder
-from chestxray.storage.publication import publish, upload_alone
+from chestxray.storage.publication import check_replaceable, publish, upload_alone
 from chestxray.storage.urls import is_url, known_as, path_of, shown, url_of
 
 _FOLDER: Final = "staging"
@@ -36,21 +36,27 @@ def staging_of(out: str | Path) -> Path:
 
 
 @contextmanager
-def staged_folder(out: str | Path) -> Iterator[Path]:
+def staged_folder(out: str | Path, made_by: str) -> Iterator[Path]:
     """Give the folder to write; for a URL its files are published at the end of the block.
+
+    Args:
+        out: path or URL of the folder.
+        made_by: command that writes it, such as `evaluate`.
 
     Raises:
         StorageError: the URL is refused, or the store does not take the files.
-        ArtifactError: another process of this machine writes to the URL.
+        ArtifactError: the URL holds what another command wrote, see `check_replaceable`; or another
+            process of this machine writes to it.
     """
     path = path_of(out)
     if not is_url(path):
         yield path
         return
+    check_replaceable(path, made_by)
     with _alone(path) as staging:
         yield staging
         with _kept(staging):
-            publish(staging, path)
+            publish(staging, path, made_by)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.storage import ObjectFolder, fetched, is_url, path_of, shown, staged_folder
+from chestxray.storage.publication import UNFINISHED
 from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import check_auxiliary
@@ -173,7 +174,7 @@ def train(
     """
     processes = processes or Processes()
     _check_out(out, resume, processes)
-    with staged_folder(out) as run:
+    with staged_folder(out, "train") as run:
         finished = _train(dataset, recipe, run, overrides, resume, trackers, processes)
     return replace(finished, folder=path_of(out))
 
@@ -187,10 +188,11 @@ def _check_out(out: str | Path, resume: bool, processes: Processes) -> None:
             f"--nodes {processes.nodes}: the machines share the run folder while they train, and "
             f"{shown(path_of(out))} is a URL: give a folder that all of them see"
         )
-    if not resume and ObjectFolder(out).versions():
+    there = ObjectFolder(out).versions()
+    if there and not (resume and UNFINISHED in there):
         raise ArtifactError(
-            f"{shown(path_of(out))} holds a run or other files: choose another --out, or resume an "
-            f"interrupted run of this machine with --resume"
+            f"{shown(path_of(out))} holds a run or other files: choose another --out"
+            + ("" if resume else ", or resume an interrupted run of this machine with --resume")
         )
 
 
