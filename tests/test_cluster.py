@@ -151,6 +151,20 @@ def test_each_shard_is_given_once_although_one_hangs_in_its_worker(three: Nodes,
     assert (tmp_path / "given").exists(), "one worker hung"
 
 
+def test_workers_that_are_killed_while_they_are_idle_cost_nothing(three: Nodes, tmp_path: Path):
+    with joined(three.address) as cluster:
+        make = partial(cluster_work.slow_once, tmp_path)
+        found = cluster.map(make, ((n, n) for n in range(6)), 6)
+        results = [next(found) for _ in range(5)]
+        pid = int((tmp_path / "given").read_text(encoding="utf-8"))
+        idle = [p for node in range(3) for p in three.workers(node) if p.pid != pid]
+        assert len(idle) == 2
+        for process in idle:
+            process.kill()
+        results += found
+    assert sorted((done.number, done.result) for done in results) == [(n, 2 * n) for n in range(6)]
+
+
 def test_a_shard_that_ends_each_worker_ends_the_run_and_an_error_is_told_with_its_node(
     three: Nodes,
 ):
