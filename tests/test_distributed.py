@@ -296,3 +296,14 @@ def test_several_machines_need_their_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(TrainingError, match="lacks NODE_RANK, MASTER_ADDR, MASTER_PORT"):
         check(Processes(nodes=2))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_processes_of_torchrun_are_refused_a_url_before_they_wait_for_each_other(
+    monkeypatch, tmp_path, rank
+):
+    settings = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    for name, value in (settings | {"RANK": rank, "LOCAL_RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"torchrun: its processes share .* memory://q/run is"):
+        fit.train(tmp_path / "dataset", "quick", "memory://q/run")

@@ -179,13 +179,16 @@ def train(
 
 
 def _check_out(out: str | Path, resume: bool, processes: Processes) -> None:
-    """Refuse a URL that holds other files, or that several machines would have to share."""
+    """Refuse a URL that holds other files, or that several commands would have to share."""
     if not is_url(out):
         return
-    if processes.nodes > 1:
+    if processes.nodes > 1 or launched():
+        who = (
+            "torchrun: its processes" if launched() else f"--nodes {processes.nodes}: the machines"
+        )
         raise TrainingError(
-            f"--nodes {processes.nodes}: the machines share the run folder while they train, and "
-            f"{shown(path_of(out))} is a URL: give a folder that all of them see"
+            f"{who} share the run folder while they train, and {shown(path_of(out))} is a URL: "
+            f"give a folder that all of them see"
         )
     if not resume and ObjectFolder(out).versions():
         raise ArtifactError(
