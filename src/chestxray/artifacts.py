@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ PART: Final = ".part"
 
 LONGEST: Final = 64 * 2**20
 """Bytes of a text between stages; the manifest of 100,000 radiographs that fail has 20 MB."""
+
+_LOOKS: Final = 3
+_SECONDS_OF_A_LOOK: Final = 0.05  # `is_locked` takes a lock for less
 
 
 def sync_folder(folder: Path) -> None:
@@ -192,17 +196,28 @@ def lock(path: Path, refusal: ChestXrayError) -> IO[bytes]:
 
     Args:
         path: of the file, whose content stays.
-        refusal: raised where another process holds the lock.
+        refusal: raised where another process holds the lock, and does not merely look at it.
 
     Raises:
         ChestXrayError: `refusal`.
         OSError: the file cannot be made.
     """
     file = path.open("a+b")
-    if not file_locks.take(file.fileno()):
-        file.close()
-        raise refusal
-    return file
+    for _ in range(_LOOKS):
+        if file_locks.take(file.fileno()):
+            return file
+        time.sleep(_SECONDS_OF_A_LOOK)
+    file.close()
+    raise refusal
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock of a file; False where there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file_locks.is_taken(file.fileno())
+    except FileNotFoundError:
+        return False
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:
