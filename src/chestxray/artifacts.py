@@ -49,8 +49,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def written(path: Path, *, once: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`.
+
+    With `once`, a file that is at `path` by then stays as it is.
 
     On an exception the temporary file is removed and `path` stays as it was. The temporary name
     keeps the suffix, since some writers choose the format by it. The file gets the mode that the
@@ -64,10 +66,24 @@ def written(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         with temporary.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if once:
+            _name_once(temporary, path)
+        else:
+            temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_once(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it; it keeps the temporary one, or loses it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: two files at the same moment are not seen
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _mode_of_new(path: Path) -> int:

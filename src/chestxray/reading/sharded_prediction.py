@@ -33,6 +33,7 @@ from chestxray.evaluation.predictions_folder import (
     Counts,
     PredictionShard,
     PredictionsManifest,
+    is_whole,
     plan_of_shard,
     shard_files,
     shard_name,
@@ -324,7 +325,7 @@ class _Work:
     def _look(self, number: int) -> None:
         """See whether a shard is there, by which engine."""
         path = self.of.out / shard_name(number)
-        found = plan_of_shard(path) if path.exists() else None
+        found = plan_of_shard(path) if path.exists() and is_whole(path) else None
         if found is None or found[0] != self.of.plan:
             self.left.append(number)
             return
