@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -241,10 +240,14 @@ def test_a_local_cluster_is_started_and_ended_even_when_it_is_killed(films: Path
         pipe.close()
     process.wait()
     wait_until(lambda: not of_ray(), seconds=240)
-    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "d/.prepare").glob("0*.json")}
-    shutil.copytree(tmp_path / "d/.prepare", tmp_path / "kept")
+    notes = [path.stem for path in (tmp_path / "d/.prepare").glob("0*.json")]
+    images = tmp_path / "d" / shards.FOLDER
+    kept = {number: (images / f"{number}.npy").stat() for number in notes}
     prepare(films, tmp_path / "d", size=32, source="table", cluster="local")
-    assert len(kept) < len(list((tmp_path / "d/images").iterdir()))
+    assert 2 <= len(kept) < len(list(images.iterdir()))
+    for number, before in kept.items():
+        now = (images / f"{number}.npy").stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), number
     prepare(films, tmp_path / "alone", size=32, source="table")
     same(tmp_path / "alone", tmp_path / "d")
 
