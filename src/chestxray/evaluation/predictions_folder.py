@@ -188,8 +188,9 @@ def is_whole(path: Path) -> bool:
     """Tell whether plan, engine and rows of a shard are those that were written."""
     try:
         table = parquet.read_table(path)
-        says = {key: text.decode() for key, text in (table.schema.metadata or {}).items()}
-        return _hash_of(table, says[_PLAN], says[_ENGINE]) == says[_ROWS]
+        metadata: dict[bytes, bytes] = table.schema.metadata or {}
+        says = {key: text.decode() for key, text in metadata.items()}
+        return says[_ROWS] == _hash_of(table, says[_PLAN], says[_ENGINE])
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException):
         return False
 
