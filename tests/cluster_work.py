@@ -27,12 +27,12 @@ def doubled() -> Callable[[int], int]:
 
 
 def slow_once(folder: Path) -> Callable[[int], int]:
-    """Hang on shard 3, when it is given for the first time."""
+    """Hang on shard 3, when it is given for the first time, and say in which process."""
 
     def work(given: int) -> int:
         first = folder / "given"
         if given == 3 and not first.exists():
-            first.touch()
+            first.write_text(str(os.getpid()), encoding="utf-8")
             time.sleep(3600)
         return 2 * given
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -151,6 +150,20 @@ def test_each_shard_is_given_once_although_one_hangs_in_its_worker(three: Nodes,
     assert (tmp_path / "given").exists(), "one worker hung"
 
 
+def test_workers_that_are_killed_while_they_are_idle_cost_nothing(three: Nodes, tmp_path: Path):
+    with joined(three.address) as cluster:
+        make = partial(cluster_work.slow_once, tmp_path)
+        found = cluster.map(make, ((n, n) for n in range(6)), 6)
+        results = [next(found) for _ in range(5)]
+        pid = int((tmp_path / "given").read_text(encoding="utf-8"))
+        idle = [p for node in range(3) for p in three.workers(node) if p.pid != pid]
+        assert len(idle) == 2
+        for process in idle:
+            process.kill()
+        results += found
+    assert sorted((done.number, done.result) for done in results) == [(n, 2 * n) for n in range(6)]
+
+
 def test_a_shard_that_ends_each_worker_ends_the_run_and_an_error_is_told_with_its_node(
     three: Nodes,
 ):
@@ -227,10 +240,14 @@ def test_a_local_cluster_is_started_and_ended_even_when_it_is_killed(films: Path
         pipe.close()
     process.wait()
     wait_until(lambda: not of_ray(), seconds=240)
-    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "d/.prepare").glob("0*.json")}
-    shutil.copytree(tmp_path / "d/.prepare", tmp_path / "kept")
+    notes = [path.stem for path in (tmp_path / "d/.prepare").glob("0*.json")]
+    images = tmp_path / "d" / shards.FOLDER
+    kept = {number: (images / f"{number}.npy").stat() for number in notes}
     prepare(films, tmp_path / "d", size=32, source="table", cluster="local")
-    assert len(kept) < len(list((tmp_path / "d/images").iterdir()))
+    assert 2 <= len(kept) < len(list(images.iterdir()))
+    for number, before in kept.items():
+        now = (images / f"{number}.npy").stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), number
     prepare(films, tmp_path / "alone", size=32, source="table")
     same(tmp_path / "alone", tmp_path / "d")
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from itertools import chain
@@ -21,6 +22,7 @@ import pytest
 
 import public_trees
 import set_trees
+from chestxray.artifacts import is_locked, lock
 from chestxray.dataset import prepare, shards
 from chestxray.errors import TrainingError
 from chestxray.training import fit
@@ -296,3 +298,72 @@ def test_several_machines_need_their_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(TrainingError, match="lacks NODE_RANK, MASTER_ADDR, MASTER_PORT"):
         check(Processes(nodes=2))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_processes_of_torchrun_are_refused_a_url_before_they_wait_for_each_other(
+    monkeypatch, tmp_path, rank
+):
+    settings = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    for name, value in (settings | {"RANK": rank, "LOCAL_RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"torchrun: its processes share .* memory://q/run is"):
+        fit.train(tmp_path / "dataset", "quick", "memory://q/run")
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    """Waiting for the first machine takes parts of a second."""
+    monkeypatch.setattr(fit, "_SECONDS_TO_BEGIN", 0.2)
+    monkeypatch.setattr(fit, "_SECONDS_AFTER", 0.2)
+    monkeypatch.setattr(fit, "_SECONDS_TO_LOOK", 0.01)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_others_wait_for_the_first_machine_as_long_as_it_works_on_the_run(tmp_path):
+    def first() -> None:
+        with fit._alone(tmp_path, resume=False):
+            locked.set()
+            time.sleep(1.5)
+            (tmp_path / "run.json").touch()
+
+    locked = threading.Event()
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert locked.wait(60)
+    fit._await(tmp_path, "run.json", "it has not finished")
+    assert (tmp_path / "run.json").exists()
+    thread.join()
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("begun", [True, False])
+def test_others_give_up_when_the_first_machine_works_no_more(tmp_path, begun):
+    if begun:
+        with fit._alone(tmp_path, resume=False):
+            pass
+    with pytest.raises(TrainingError, match="it has not finished: see its messages"):
+        fit._await(tmp_path, "run.json", "it has not finished")
+
+
+def test_a_look_at_a_lock_does_not_keep_the_first_machine_out(tmp_path):
+    path, refusal = tmp_path / ".lock", TrainingError("taken")
+    assert not is_locked(path)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            is_locked(path)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(500):
+            with lock(path, refusal):
+                assert is_locked(path)
+    finally:
+        ended.set()
+        thread.join()
+    with lock(path, refusal), pytest.raises(TrainingError, match="taken"), lock(path, refusal):
+        pass

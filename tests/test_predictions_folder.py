@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import chestxray
 from chestxray.artifacts import read_json, write_json
@@ -17,6 +19,12 @@ from chestxray.dataset import packing
 from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, PredictionsError, SourceError
 from chestxray.evaluation import evaluate, predictions
+from chestxray.evaluation.predictions_folder import (
+    is_whole,
+    plan_of_shard,
+    shard_of,
+    write_shard,
+)
 from chestxray.execution import EXECUTION, Execution, NodeShare, Stage
 from chestxray.reading.prediction import predict
 from chestxray.reading.reader import Reader
@@ -100,6 +108,57 @@ def test_shards_of_other_inputs_are_replaced_and_another_engine_is_refused(
     (out / "predictions.json").unlink()
     with pytest.raises(ArtifactError, match="predictions must not mix engines"):
         predict(Reader(reader.bundle, Named()), mixed, out)
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_shard_with_a_damaged_page_is_made_again_and_not_put_into_the_manifest(
+    reader, mixed, tmp_path
+):
+    out = predict(reader, mixed, tmp_path / "predictions", force=True).path
+    whole, shard = hashes(out), out / "00001.parquet"
+    group = parquet.read_metadata(shard).row_group(0)
+    numbers = next(
+        column
+        for column in map(group.column, range(group.num_columns))
+        if column.physical_type == "DOUBLE"
+    )
+    flip(shard, numbers.data_page_offset + numbers.total_compressed_size - 10)
+    predict(reader, mixed, out, force=True)
+    assert hashes(out) == whole
+    predictions.read(out)
+
+
+def test_wherever_a_bit_of_a_shard_flips_it_is_not_whole_or_has_the_same_rows(
+    reader, mixed, tmp_path
+):
+    shard = predict(reader, mixed, tmp_path / "predictions").path / "00001.parquet"
+    rows, by, content = parquet.read_table(shard), plan_of_shard(shard), shard.read_bytes()
+    assert is_whole(shard)
+    noticed = 0
+    for place in range(4, len(content), 41):
+        flip(shard, place)
+        kept = is_whole(shard)
+        assert not kept or (parquet.read_table(shard).equals(rows) and by == plan_of_shard(shard))
+        noticed += not kept
+        shard.write_bytes(content)
+    assert noticed > 10
+
+
+def test_a_late_copy_of_a_shard_replaces_none_of_the_same_plan(tmp_path):
+    path = tmp_path / "00000.parquet"
+    first, late = (pa.table({"status": ["ok"], "Effusion": [value]}) for value in (0.5, 0.5 + 1e-9))
+    write_shard(path, first, "a plan", "torch")
+    described = shard_of(path)
+    write_shard(path, late, "a plan", "torch")
+    assert shard_of(path) == described
+    write_shard(path, late, "another plan", "torch")
+    assert plan_of_shard(path) == ("another plan", "torch")
+    assert [file.name for file in tmp_path.iterdir()] == ["00000.parquet"]
 
 
 def test_a_folder_is_evaluated_as_a_table_is(reader, dataset: Dataset, tmp_path):
@@ -206,10 +265,11 @@ def test_results_carry_what_ran_where_and_the_report_shows_it(reader, dataset: D
 
 
 def test_probabilities_of_a_folder_are_those_of_single_batches(reader, mixed, tmp_path):
-    rows = predictions.read(predict(reader, mixed, tmp_path / "predictions").path).rows
-    one = reader.read(mixed / "00000.png", force=True)
-    names = predictions.probability_columns(reader.findings)
-    if rows["status"][0] == "ok":
-        np.testing.assert_allclose(
-            rows.loc[0, list(names)].to_numpy(float), list(one.probabilities.values()), atol=1e-6
-        )
+    rows = predictions.read(predict(reader, mixed, tmp_path / "p", force=True).path).rows
+    names = list(predictions.probability_columns(reader.findings))
+    readable = rows[rows["status"] == "ok"].set_index("Image Index")
+    assert len(readable) == 62
+    for image in ("00000.png", "00032.png", "00069.png"):  # one of each shard
+        one = reader.read(mixed / image, force=True).probabilities
+        found = readable.loc[image, names].to_numpy(float)
+        np.testing.assert_allclose(found, list(one.values()), atol=1e-6)

@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ PART: Final = ".part"
 LONGEST: Final = 64 * 2**20
 """Bytes of a text between stages; the manifest of 100,000 radiographs that fail has 20 MB."""
 
+_LOOKS: Final = 3
+_SECONDS_OF_A_LOOK: Final = 0.05  # `is_locked` takes a lock for less
+
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut; Windows cannot open a folder for that."""
@@ -45,8 +49,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def written(path: Path, *, once: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`.
+
+    With `once`, a file that is at `path` by then stays as it is.
 
     On an exception the temporary file is removed and `path` stays as it was. The temporary name
     keeps the suffix, since some writers choose the format by it. The file gets the mode that the
@@ -60,10 +66,24 @@ def written(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         with temporary.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if once:
+            _name_once(temporary, path)
+        else:
+            temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_once(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it; it keeps the temporary one, or loses it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: two files at the same moment are not seen
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _mode_of_new(path: Path) -> int:
@@ -192,17 +212,28 @@ def lock(path: Path, refusal: ChestXrayError) -> IO[bytes]:
 
     Args:
         path: of the file, whose content stays.
-        refusal: raised where another process holds the lock.
+        refusal: raised where another process holds the lock, and does not merely look at it.
 
     Raises:
         ChestXrayError: `refusal`.
         OSError: the file cannot be made.
     """
     file = path.open("a+b")
-    if not file_locks.take(file.fileno()):
-        file.close()
-        raise refusal
-    return file
+    for _ in range(_LOOKS):
+        if file_locks.take(file.fileno()):
+            return file
+        time.sleep(_SECONDS_OF_A_LOOK)
+    file.close()
+    raise refusal
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock of a file; False where there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file_locks.is_taken(file.fileno())
+    except FileNotFoundError:
+        return False
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:

@@ -186,7 +186,8 @@ class Cluster:
             on: what a worker takes one of. One on a GPU also takes cores, see `cores`.
 
         Raises:
-            WorkerError: a worker reports an error, or a shard ended several workers.
+            WorkerError: a worker reports an error, a shard ended several workers, or a worker ended
+                several times before its first shard.
         """
         if not shards:
             return
@@ -197,7 +198,8 @@ class Cluster:
             )
         remote = self._ray.remote(_Worker)
         actor = remote.options(max_restarts=-1, num_cpus=self.cores(on), num_gpus=int(on == "GPU"))
-        work = _Work(self._ray, [actor.remote(make) for _ in range(workers)], iter(given))
+        actors = [actor.remote(make, __version__) for _ in range(workers)]
+        work = _Work(self._ray, actors, iter(given))
         try:
             yield from work.results()
         finally:
@@ -214,36 +216,51 @@ class _Failure:
 
 
 class _Worker:
-    """What runs in a process of the cluster: it keeps its function from shard to shard."""
+    """What runs in a process of the cluster: it keeps its function from shard to shard.
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+    Ray may start the process again between two shards, and says so to nobody: the function is then
+    made for the next shard.
+
+    Args:
+        make: gives the function.
+        version: of chestxray where the shards come from.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], version: str) -> None:
         self._make = make
+        self._version = version
         self._work: Callable[[Any], Any] | None = None
 
-    def ready(self, version: str) -> _Failure | None:
+    def ready(self) -> _Failure | None:
         """Make the function; say what prevents it."""
-        node = _node()
-        if version != __version__:
-            return _Failure(
-                f"chestxray {__version__} is installed there, {version} here: install the same",
-                node,
-            )
-        try:
-            self._work = self._work or self._make()
-        except (ChestXrayError, OSError) as error:
-            return _Failure(str(error), node)
-        return None
+        made = self._made()
+        return made if isinstance(made, _Failure) else None
 
     def run(self, number: int, given: Any) -> Done[Any] | _Failure:  # noqa: ANN401
         """Work on a shard."""
         node, start = _node(), time.perf_counter()
-        if self._work is None:
-            raise RuntimeError("the worker is not ready")
+        work = self._made()
+        if isinstance(work, _Failure):
+            return work
         try:
-            result = self._work(given)
+            result = work(given)
         except (ChestXrayError, OSError) as error:
             return _Failure(str(error), node)
         return Done(number, result, node, time.perf_counter() - start)
+
+    def _made(self) -> Callable[[Any], Any] | _Failure:
+        """Give the function, made where this process has none yet."""
+        if self._version != __version__:
+            return _Failure(
+                f"chestxray {__version__} is installed there, {self._version} here: install the "
+                f"same",
+                _node(),
+            )
+        try:
+            self._work = self._work or self._make()
+        except (ChestXrayError, OSError) as error:
+            return _Failure(str(error), _node())
+        return self._work
 
 
 def _node() -> str:
@@ -253,12 +270,16 @@ def _node() -> str:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker does: a shard since a time, or getting ready where there is none."""
+    """What a worker does: a shard since a time, or getting ready where there is none.
+
+    `attempt` counts how often it gets ready without an answer.
+    """
 
     actor: Any
     number: int | None
     given: Any
     since: float
+    attempt: int = 1
 
 
 class _Work:
@@ -294,10 +315,10 @@ class _Work:
         for actor in self._actors:
             self._ray.kill(actor)
 
-    def _prepare(self, actor: Any) -> None:  # noqa: ANN401
+    def _prepare(self, actor: Any, attempt: int = 1) -> None:  # noqa: ANN401
         """Let a worker get ready, wherever Ray starts it (again)."""
-        reference = actor.ready.options(max_task_retries=-1).remote(__version__)
-        self._tasks[reference] = _Task(actor, None, None, time.monotonic())
+        reference = actor.ready.options(max_task_retries=-1).remote()
+        self._tasks[reference] = _Task(actor, None, None, time.monotonic(), attempt)
 
     def _give(self) -> bool:
         """Give shards to the workers that are free; say whether any shard is still to be done."""
@@ -335,10 +356,7 @@ class _Work:
         """Take what a worker returned; None where it is ready, or died."""
         try:
             answer = self._ray.get(reference)
-        except (
-            self._ray.exceptions.RayActorError,
-            self._ray.exceptions.ObjectLostError,
-        ) as error:
+        except _lost_with(self._ray) as error:
             self._died(task, error)
             return None
         if isinstance(answer, _Failure) and task.number not in self._finished:
@@ -349,18 +367,45 @@ class _Work:
     def _died(self, task: _Task, error: Exception) -> None:
         self.lost += 1
         _log.warning("a worker of the cluster died%s", _shard_goes_on(task.number))
-        if task.number is not None and task.number not in self._finished:
+        if task.number is None:
+            if task.attempt >= _MOST_ATTEMPTS:
+                raise _ended(
+                    f"a worker ended {task.attempt} times before its first shard", error
+                ) from error
+            self._prepare(task.actor, task.attempt + 1)
+            return
+        if task.number not in self._finished:
             self._attempts[task.number] += 1
             if self._attempts[task.number] >= _MOST_ATTEMPTS:
-                reason = str(error).strip().partition("\n")[0]
-                raise WorkerError(
-                    f"shard {task.number} ended {_MOST_ATTEMPTS} workers ({reason}): check the "
-                    f"memory of the nodes and Ray's logs, then run the same command again; it "
-                    f"resumes"
+                raise _ended(
+                    f"shard {task.number} ended {_MOST_ATTEMPTS} workers", error
                 ) from error
             if all(other.number != task.number for other in self._running):
                 self._again.append((task.number, task.given))
         self._prepare(task.actor)
+
+
+def _lost_with(ray: Any) -> tuple[type[Exception], ...]:  # noqa: ANN401
+    """Give the errors by which Ray tells that a worker ended, and not that its work failed.
+
+    The memory monitor of a node ends a worker with an error of its own, `OutOfMemoryError`.
+    """
+    errors = ray.exceptions
+    return (
+        errors.RayActorError,
+        errors.WorkerCrashedError,
+        errors.NodeDiedError,
+        errors.OutOfMemoryError,
+        errors.ObjectLostError,
+    )
+
+
+def _ended(what: str, error: Exception) -> WorkerError:
+    reason = str(error).strip().partition("\n")[0]
+    return WorkerError(
+        f"{what} ({reason}): check the memory of the nodes and Ray's logs, then run the same "
+        f"command again; it resumes"
+    )
 
 
 def _shard_goes_on(number: int | None) -> str:

@@ -5,12 +5,15 @@
       predictions.json   the manifest, written last
 
 The footer of each shard names the plan that its rows are of, so a folder that is written again
-keeps the shards that are whole and of the same plan, and repeats the others. A folder without a
-manifest is unfinished and not read. `reading.sharded_prediction` writes it.
+keeps the shards that are whole and of the same plan, and repeats the others; a hash of the rows in
+the footer shows whether they are whole. A folder without a manifest is unfinished and not read.
+`reading.sharded_prediction` writes it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +32,7 @@ MANIFEST: Final = "predictions.json"
 SHARD: Final = 2048  # rows: 0.4 MB, and about a minute of one core
 _PLAN: Final = b"chestxray.plan"
 _ENGINE: Final = b"chestxray.engine"
+_ROWS: Final = b"chestxray.rows"
 _NAME: Final = re.compile(r"[0-9]{5,}\.parquet")
 _MADE_BY: Final = "chestxray predict"
 
@@ -163,19 +167,42 @@ def is_shard(name: str) -> bool:
 
 
 def write_shard(path: Path, table: pa.Table, plan: str, engine: str) -> None:
-    """Write one shard, whole or not at all."""
-    named = table.replace_schema_metadata({_PLAN: plan.encode(), _ENGINE: engine.encode()})
-    with written(path) as temporary:
+    """Write one shard, whole or not at all, unless there is one of this plan.
+
+    That one may be in the manifest by now, and from a processor that rounds otherwise.
+    """
+    found = plan_of_shard(path)
+    if found is None or found[0] != plan:
+        path.unlink(missing_ok=True)
+    says = {_PLAN: plan, _ENGINE: engine, _ROWS: _hash_of(table, plan, engine)}
+    named = table.replace_schema_metadata({key: text.encode() for key, text in says.items()})
+    with written(path, once=True) as temporary:
         parquet.write_table(named, temporary)
 
 
 def plan_of_shard(path: Path) -> tuple[str, str] | None:
-    """Give the plan and the engine of a shard; None where it is not a whole one."""
+    """Give the plan and the engine that a shard's footer names; None where it has none."""
     try:
         metadata: dict[bytes, Any] = parquet.read_schema(path).metadata or {}
         return metadata[_PLAN].decode(), metadata[_ENGINE].decode()
-    except (OSError, KeyError, pa.ArrowException):
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException):
         return None
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether plan, engine and rows of a shard are those that were written."""
+    try:
+        table = parquet.read_table(path)
+        metadata: dict[bytes, bytes] = table.schema.metadata or {}
+        says = {key: text.decode() for key, text in metadata.items()}
+        return says[_ROWS] == _hash_of(table, says[_PLAN], says[_ENGINE])
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException):
+        return False
+
+
+def _hash_of(table: pa.Table, plan: str, engine: str) -> str:
+    """Hash what a shard says, whichever version of PyArrow writes or reads it."""
+    return hashlib.sha256(json.dumps([plan, engine, table.to_pydict()]).encode()).hexdigest()
 
 
 def shard_of(path: Path) -> PredictionShard:

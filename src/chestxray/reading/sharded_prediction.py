@@ -34,6 +34,7 @@ from chestxray.evaluation.predictions_folder import (
     PredictionShard,
     PredictionsManifest,
     is_shard,
+    is_whole,
     plan_of_shard,
     shard_files,
     shard_name,
@@ -326,7 +327,7 @@ class _Work:
     def _look(self, number: int) -> None:
         """See whether a shard is there, by which engine."""
         path = self.of.out / shard_name(number)
-        found = plan_of_shard(path) if path.exists() else None
+        found = plan_of_shard(path) if path.exists() and is_whole(path) else None
         if found is None or found[0] != self.of.plan:
             self.left.append(number)
             return

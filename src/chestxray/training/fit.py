@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 from chestxray import hub
-from chestxray.artifacts import lock, read_json, require, write_json
+from chestxray.artifacts import is_locked, lock, read_json, require, write_json
 from chestxray.dataset.store import Dataset, Manifest
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
@@ -74,8 +74,11 @@ from chestxray.training.recipe_keys import PHANTOMS, WORDS
 from chestxray.version import __version__
 
 _MADE_BY: Final = "chestxray train"
+_LOCK: Final = "checkpoints/.lock"
 _ORIGIN: Final = "initial_weights.json"
-_SECONDS: Final = 600.0  # that another machine waits for the first one's bundle
+_SECONDS_TO_BEGIN: Final = 600.0  # that others wait for the first machine to lock the run
+_SECONDS_AFTER: Final = 60.0  # that they wait once it does no more: shared folders lag behind
+_SECONDS_TO_LOOK: Final = 1.0  # between two looks
 
 
 @dataclass(frozen=True)
@@ -180,13 +183,16 @@ def train(
 
 
 def _check_out(out: str | Path, resume: bool, processes: Processes) -> None:
-    """Refuse a URL that holds other files, or that several machines would have to share."""
+    """Refuse a URL that holds other files, or that several commands would have to share."""
     if not is_url(out):
         return
-    if processes.nodes > 1:
+    if processes.nodes > 1 or launched():
+        who = (
+            "torchrun: its processes" if launched() else f"--nodes {processes.nodes}: the machines"
+        )
         raise TrainingError(
-            f"--nodes {processes.nodes}: the machines share the run folder while they train, and "
-            f"{shown(path_of(out))} is a URL: give a folder that all of them see"
+            f"{who} share the run folder while they train, and {shown(path_of(out))} is a URL: "
+            f"give a folder that all of them see"
         )
     there = ObjectFolder(out).versions()
     if there and not (resume and UNFINISHED in there):
@@ -228,7 +234,7 @@ def _train(
         resume |= _pretrain(dataset, chosen, run if first else None, resume)
     if not first:
         if chosen.taught:
-            _await(run / TARGETS, f"the first machine has not asked the teacher of {run}")
+            _await(run, TARGETS, f"the first machine has not asked the teacher of {run}")
         _run_together(dataset, chosen, run, processes)
         return _awaited(run)
     # Made before anything is written: a recipe that cannot be started leaves nothing behind.
@@ -386,7 +392,7 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
     Raises:
         ArtifactError: another training works there, or came first.
     """
-    path = run / "checkpoints" / ".lock"
+    path = run / _LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"another training is running in {run}: wait until it ends, or choose another --out"
     with lock(path, ArtifactError(refusal)):
@@ -396,17 +402,25 @@ def _alone(run: Path, resume: bool) -> Iterator[None]:
 
 def _awaited(run: Path) -> Run:
     """Wait until the first machine has written the run."""
-    _await(run / "run.json", f"the first machine has not finished {run}")
+    _await(run, "run.json", f"the first machine has not finished {run}")
     return Run.open(run)
 
 
-def _await(path: Path, otherwise: str) -> None:
-    """Wait for a file of the first machine."""
-    end = time.monotonic() + _SECONDS
-    while not path.exists():
-        if time.monotonic() > end:
+def _await(run: Path, name: str, otherwise: str) -> None:
+    """Wait for a file of the first machine, however long that works on the run.
+
+    Where its lock cannot be seen from here, it has `_SECONDS_TO_BEGIN`.
+
+    Raises:
+        TrainingError: it does not work on the run (any more), and has not written the file.
+    """
+    end = time.monotonic() + _SECONDS_TO_BEGIN
+    while not (run / name).exists():
+        if is_locked(run / _LOCK):
+            end = time.monotonic() + _SECONDS_AFTER
+        elif time.monotonic() > end:
             raise TrainingError(f"{otherwise}: see its messages")
-        time.sleep(1)
+        time.sleep(_SECONDS_TO_LOOK)
 
 
 def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
