@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
 
 from chestxray.artifacts import write_table
-from chestxray.errors import SourceError
+from chestxray.errors import SourceError, StorageError
 from chestxray.evaluation import Labels, evaluate
 from chestxray.evaluation import predictions as tables
 from chestxray.evaluation.bootstrap import Draws
@@ -180,6 +181,18 @@ def test_names_that_no_image_has_are_said_with_an_example(tmp_path):
     assert (left.unmatched, left.example) == (2, "gone")
     assert str(left).endswith(f"by {path} (2 names there, such as gone, are of no image)")
     assert "such as gone" in left.after("Some were seen.")
+
+
+def test_a_file_of_an_object_store_is_read_and_named_by_its_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path / "cache"))
+    url = "memory://lists/pairs.csv"
+    path = pairs(tmp_path / "pairs.csv", ["n1"], ["1.2.276.4"])
+    fsspec.filesystem("memory").pipe_file(url, path.read_bytes())
+    results = evaluate(predicted(), SIIM, leave_out=Path(url), resamples=0)
+    assert results.left_out_images.files == [url]
+    assert results.left_out_images.images == 2
+    with pytest.raises(StorageError, match="memory://lists"):
+        ImageList.read("memory://lists/none.csv")
 
 
 def test_a_file_without_pairs_leaves_nothing_out_and_says_so(tmp_path):

@@ -28,6 +28,7 @@ from chestxray.evaluation.labels import Labels, match_names
 from chestxray.evaluation.predictions import counted
 from chestxray.evaluation.result_details import LeftOut
 from chestxray.sources.table_files import lines, radiograph_stem, text_table, titles
+from chestxray.storage import fetched, shown
 from chestxray.table_limits import parquet_rows
 
 _IMAGE: Final = "image"
@@ -62,12 +63,13 @@ class ImageList:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a CSV or Parquet file.
+        """Read a CSV or Parquet file; a URL's comes from the cache.
 
         Raises:
             SourceError: not such a file.
+            StorageError: nothing is at the URL, or the store does not answer.
         """
-        path = Path(path)
+        path = fetched(path)
         if not path.is_file():
             raise SourceError(f"{path} is not a file: give one that `chestxray overlap` wrote")
         there = titles(path)
@@ -82,6 +84,11 @@ class ImageList:
             return cls(path, {column: pd.Index([], dtype="str") for column in columns})
         table = text_table(path, columns)
         return cls(path, {column: _unique(table[column].map(restored)) for column in columns})
+
+    @property
+    def name(self) -> str:
+        """Its path or URL, for people."""
+        return shown(self.path)
 
     @property
     def empty(self) -> bool:
@@ -127,7 +134,7 @@ class _Found(NamedTuple):
     """What a file says of one of several data sets.
 
     Attributes:
-        file: its path.
+        file: its path or URL.
         rows: positions of the images that it names.
         unmatched: names beside these that are of no image of any of the data sets.
     """
@@ -228,7 +235,7 @@ def check_used(lists: Iterable[ImageList], found: Sequence[tuple[Named, Labels]]
     """
     used = {file for named, _ in found for file in named.files}
     for of in lists:
-        if str(of.path) not in used:
+        if of.name not in used:
             theirs = ", ".join(f"{name} such as {of.names[name][0]}" for name in of.names)
             ours = ", ".join(f"{truth.rows.index[0]} of {truth.source}" for _, truth in found)
             raise SourceError(
@@ -249,9 +256,9 @@ def _found(of: ImageList, truths: Sequence[Labels]) -> list[_Found | None]:
     for each, truth in zip(matches, truths, strict=True):
         side = of.side(each, truth)
         if side is not None:
-            found.append(_Found(str(of.path), each[side].rows, unmatched[side]))
+            found.append(_Found(of.name, each[side].rows, unmatched[side]))
         else:
-            nothing = _Found(str(of.path), np.empty(0, np.int64), pd.Index([], dtype="str"))
+            nothing = _Found(of.name, np.empty(0, np.int64), pd.Index([], dtype="str"))
             found.append(nothing if of.empty else None)
     return found
 

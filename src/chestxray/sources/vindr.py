@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from chestxray.sources.collection import (
     Readers,
     ReadOptions,
     SourceCard,
+    check_choice,
     no_boxes,
     problem,
 )
@@ -172,12 +173,8 @@ def _long_votes(table: Path) -> tuple[_Votes, list[Problem]]:
 
 def _check_rule(rule: str) -> None:
     """Refuse a rule that is none of `Readers`."""
-    if rule not in get_args(Readers):
-        mean = " (a mean of readers would be a share, and a label is 1, 0 or unknown)"
-        raise SourceError(
-            f"--readers {rule} is not a rule of readers: choose one of "
-            f"{', '.join(get_args(Readers))}{mean * (rule == 'mean')}"
-        )
+    mean = " (a mean of readers would be a share, and a label is 1, 0 or unknown)"
+    check_choice("readers", rule, Readers, mean * (rule == "mean"))
 
 
 def _wide_votes(tables: list[Path]) -> tuple[_Votes, list[Problem]]:
