@@ -22,7 +22,13 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING, Findings, canonical, implied
-from chestxray.sources.assembly import Stated, assemble, completeness, tables_where
+from chestxray.sources.assembly import (
+    Stated,
+    assemble,
+    check_titled,
+    completeness,
+    tables_where,
+)
 from chestxray.sources.collection import (
     Collection,
     Problem,
@@ -54,6 +60,11 @@ ALL: Final = (
 
 _LONG: Final = frozenset({"image_id", "class_name", "x_min", "y_min", "x_max", "y_max"})
 _NAMES: Final = Findings([canonical(name) for name in ALL])
+_TABLES: Final = frozenset(
+    f"{kind}_{part}" for kind in ("image_labels", "annotations") for part in ("train", "test")
+)
+"""PhysioNet's tables, by name without suffix."""
+
 _EXPECTED: Final = {"train": 15_000, "test": 3_000}
 _BOX: Final = ("x_min", "y_min", "x_max", "y_max")
 
@@ -104,6 +115,7 @@ class _VinDr:
         return bool(_wide(tree) or _tables(tree, _LONG | {"class_id", "rad_id"}))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
+        check_titled(tree, _TABLES.__contains__)
         wide, long = _wide(tree), _tables(tree, _LONG)
         told = _tables(tree, _LONG | {"rad_id"})
         if wide:
