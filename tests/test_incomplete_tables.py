@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,55 @@ def test_mimics_contradictory_radiologists_patients_and_splits_are_counted(
     read = sources.read(tree)
     assert codes(read)["conflicting-parts"] == 1
     assert all(placed not in names for names in read.official.values())
+
+
+def test_mimics_radiologists_table_with_both_names_of_the_opacity_is_refused(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("mimic")
+    change(tree / TEST_LABELS, lambda t: t.assign(**{"Lung Opacity": "1.0"}))
+    with pytest.raises(SourceError, match="Airspace Opacity and Lung Opacity, which name one"):
+        sources.read(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("mimic", "mimic-cxr-2.0.0-chexpert.csv"),
+        ("mimic", "mimic-cxr-2.0.0-split.csv"),
+        ("mimic", TEST_LABELS),
+        ("vindr", "image_labels_train.csv"),
+        ("chexpert", "train.csv"),
+    ],
+)
+def test_an_empty_table_of_a_data_set_is_refused_and_nothing_read_in_its_place(
+    build: Callable[[str], Path], name: str, table: str
+) -> None:
+    tree = build(name)
+    (tree / table).write_bytes(b"")
+    with pytest.raises(SourceError, match=f"{table} is empty or begins with an empty line"):
+        sources.read(tree)
+    (tree / table).rename(tree / f"{table}.gz")
+    (tree / f"{table}.gz").write_bytes(gzip.compress(b"x" * 999)[:20])
+    with pytest.raises(SourceError, match=rf"{table}\.gz cannot be read"):
+        sources.read(tree)
+
+
+def test_mimics_radiologists_tables_that_say_nothing_of_the_test_are_named(
+    build: Callable[[str], Path],
+) -> None:
+    tree = build("mimic")
+    assert not {"no-study-of-the-test"} & codes(sources.read(tree)).keys()
+    shutil.copy(tree / TEST_LABELS, tree / "mimic-cxr-2.2.0-test-set-labeled.csv")
+    read = sources.read(tree)
+    (second,) = (p for p in read.problems if TEST_LABELS in p.sentence)
+    assert (second.code, second.examples) == (
+        "unused-label-table",
+        ("mimic-cxr-2.2.0-test-set-labeled.csv",),
+    )
+    change(tree / TEST_LABELS, lambda t: t.assign(study_id="s" + t["study_id"]))
+    (found,) = (p for p in sources.read(tree).problems if p.code == "no-study-of-the-test")
+    assert found.examples == (TEST_LABELS,)
 
 
 # RSNA

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
 
 from chestxray.artifacts import write_table
-from chestxray.errors import SourceError
+from chestxray.errors import SourceError, StorageError
 from chestxray.evaluation import Labels, evaluate
 from chestxray.evaluation import predictions as tables
 from chestxray.evaluation.bootstrap import Draws
@@ -147,6 +148,51 @@ def test_what_may_have_been_seen_is_told_with_what_was_left_out(tmp_path):
         f"(--leave-out). Left out here are 2 images of 1 patient, by {path}; that these are all is "
         "not checked."
     )
+
+
+def lacking(path: Path, *truths: Labels) -> list[str]:
+    return [of.lacking for of in Named.of_each([ImageList.read(path)], truths)]
+
+
+def test_a_file_lifts_a_doubt_only_where_all_its_names_are_images_of_sets_of_one_source(tmp_path):
+    nih = labels([f"{row:08d}_000.png" for row in range(6)], ("nih",))
+    nothing = "no file names an image of this data set"
+    known = written(tmp_path / "known.csv", image=["1.2.276.4", "x/1.2.276.9.dcm"])
+    assert lacking(known, SIIM) == [""]
+    assert lacking(known, SIIM, nih) == ["", nothing]
+    assert lacking(pairs(tmp_path / "none.csv", [], []), SIIM) == [nothing]
+
+    other = written(tmp_path / "other.csv", image=["1.2.276.4", "strange.png", "00000001_000.png"])
+    assert lacking(other, SIIM)[0].startswith("2 names, such as strange, are of no image")
+    (one,) = {*lacking(other, SIIM, nih)}
+    assert one.startswith("1 name, such as strange, is of no image")
+    both = pairs(tmp_path / "both.csv", ["00000001_000.png"], ["1.2.276.4"])
+    assert lacking(both, SIIM, nih) == ["", ""], "names of the other side are not its own"
+
+    keys = ["nih/1.png", "siim/1", "siim/2", "siim/3"]
+    two = labels(keys, ("nih", "siim"), ["nih", "siim", "siim", "siim"])
+    (why,) = lacking(written(tmp_path / "siim.csv", image=["siim/1", "siim/2"]), two)
+    assert why.startswith("the data set has several sources (nih, siim)")
+
+
+def test_names_that_no_image_has_are_said_with_an_example(tmp_path):
+    path = written(tmp_path / "l.csv", image=["1.2.276.4", "gone.png", "lost.png"])
+    left = evaluate(predicted(), SIIM, leave_out=path, resamples=0).left_out_images
+    assert (left.unmatched, left.example) == (2, "gone")
+    assert str(left).endswith(f"by {path} (2 names there, such as gone, are of no image)")
+    assert "such as gone" in left.after("Some were seen.")
+
+
+def test_a_file_of_an_object_store_is_read_and_named_by_its_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path / "cache"))
+    url = "memory://lists/pairs.csv"
+    path = pairs(tmp_path / "pairs.csv", ["n1"], ["1.2.276.4"])
+    fsspec.filesystem("memory").pipe_file(url, path.read_bytes())
+    results = evaluate(predicted(), SIIM, leave_out=Path(url), resamples=0)
+    assert results.left_out_images.files == [url]
+    assert results.left_out_images.images == 2
+    with pytest.raises(StorageError, match="memory://lists"):
+        ImageList.read("memory://lists/none.csv")
 
 
 def test_a_file_without_pairs_leaves_nothing_out_and_says_so(tmp_path):

@@ -432,6 +432,9 @@ def test_padchests_images_that_physicians_labelled_are_kept_alone_by_the_option(
     edit(tree, "padchest", lambda table: table.assign(MethodLabel="RNN_model"))
     with pytest.raises(SourceError, match="--labelers physicians leaves none of 24 images"):
         sources.read(tree, options=options)
+    options = ReadOptions(labelers="nonsense")  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="labelers nonsense is not a rule of labelers: choose"):
+        sources.read(tree, options=options)
 
 
 # RSNA

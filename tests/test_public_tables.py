@@ -459,6 +459,17 @@ def test_mimics_labels_are_those_of_torchxrayvision_but_for_finer_findings(
     assert pairs(rows, read, "Lung Opacity")["1?"] > 0
 
 
+def test_what_torchxrayvision_does_beside_no_finding_in_mimic_is_in_the_card_and_the_docs() -> None:
+    rules = [of for of in sources.cards()["mimic"].differs if of.startswith("No Finding: ")]
+    assert len(rules) == 2
+    assert "uncertain" in rules[0]
+    assert "Support Devices" in rules[1]
+    page = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for rule in rules:
+        theirs, here = rule.removeprefix("No Finding: ").split(", here ")
+        assert f"| No Finding | {theirs} | {here} |" in page
+
+
 @pytest.mark.slow
 def test_chexperts_labels_are_those_of_torchxrayvision_but_for_finer_findings(
     chexpert: Collection, theirs: Path

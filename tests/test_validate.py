@@ -36,7 +36,7 @@ from chestxray.evaluation.external_validation import (
 )
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.labels import Labels
-from chestxray.evaluation.leave_out import Named
+from chestxray.evaluation.leave_out import Named, read_lists
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.results import schema
 from chestxray.evaluation.seen_images import Seen, list_sha256
@@ -222,6 +222,11 @@ def validated(run, dataset, tmp_path_factory) -> Path:
     pd.DataFrame({"a": "train/1.png", "b": names}).to_csv(base / "pairs.csv", index=False)
     words = [run / "bundle", dataset.folder, base / "elsewhere", "--out", base / "out"]
     words += ["--leave-out", base / "pairs.csv"]
+    there = {path.name for path in (base / "elsewhere").rglob("*.png")}
+    trained = dataset.index["image"].iloc[dataset.rows("train")]
+    (ours, *_) = (name for name in trained if Path(name).name not in there)
+    pd.DataFrame({"image": [ours, "strange"]}).to_csv(base / "list.csv", index=False)
+    words += ["--leave-out", base / "list.csv"]
     with pytest.MonkeyPatch.context() as patch:
         given = ["chestxray", "validate", *map(str, words), "--resamples", "100"]
         patch.setattr(sys, "argv", given)
@@ -353,6 +358,14 @@ def calibrated(card: model_card.ModelCard, *, titled: str = "", listed: str = ""
     return card.model_copy(update={"recalibrated_on": on})
 
 
+def test_names_that_no_image_has_are_shown_by_command_and_page(validated, capsys):
+    own, _ = ExternalValidation.read(validated).sets
+    page = html.unescape((validated / "validation.html").read_text(encoding="utf-8"))
+    assert "; 1 name there of no image, such as strange" in page
+    show(own)
+    assert "(1 name there, such as strange, is of no image)" in capsys.readouterr().out
+
+
 def test_images_that_a_bundle_was_calibrated_on_are_left_out(elsewhere):
     card, dataset = elsewhere
     assert _unseen(dataset, card).relation == "independent"
@@ -381,8 +394,21 @@ def test_a_set_that_shares_radiographs_is_judged_without_those_that_a_file_names
     assert found.left_out_images.images == patient.sum()
     assert len(found.dataset.rows("test")) == len(siim.index) - patient.sum()
     assert [each.partition(" Left out")[0] for each in found.doubts] == [*whole.doubts]
-    with pytest.raises(SourceError, match=r"no image of .* is left"):
+    with pytest.raises(SourceError, match=r"is left: \d+ images .* were left out; give a data set"):
         _unseen(siim, card, Named(np.ones(len(patient), bool), ("pairs.csv",), 0))
+
+
+def test_a_file_that_does_not_answer_the_doubt_leaves_it_and_says_why(elsewhere, tmp_path):
+    card, dataset = elsewhere
+    siim = named(dataset, "siim")
+    first = siim.index["image"].iloc[0]
+    for words, names in (("no file names an image", []), ("1 name, such as x, is", [first, "x"])):
+        pd.DataFrame({"image": names}).to_csv(tmp_path / "l.csv", index=False)
+        (of,) = Named.of_each(read_lists(tmp_path / "l.csv"), [Labels.of_dataset(siim)])
+        found = _unseen(siim, card, of)
+        assert found.relation == "unknown"
+        assert found.left_out_images.images == of.rows.sum()
+        assert f"This does not lift the doubt: {words}" in found.doubts[0]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ LeaveOut = Annotated[
         "--leave-out",
         metavar="FILE",
         help="A file of `chestxray overlap`, or a table with a column image: leave out the images "
-        "that it names, and their patients. Repeatable.",
+        "that it names, and their patients. Path or URL. Repeatable.",
     ),
 ]
 

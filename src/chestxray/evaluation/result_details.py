@@ -25,19 +25,29 @@ class LeftOut(Model):
         files: as given.
         images: left out: those that the files name, and all others of their patients.
         patients: left out.
-        unmatched: names in the files that no image of the data set has.
+        unmatched: how many names in the files no image has, of this data set or another that was
+            validated with it.
+        example: one of these names.
     """
 
     files: list[str]
     images: int
     patients: int
     unmatched: int
+    example: str = ""
 
     def __str__(self) -> str:
         """Say it in words."""
         images = "1 image" if self.images == 1 else f"{self.images:,} images"
         patients = "1 patient" if self.patients == 1 else f"{self.patients:,} patients"
-        return f"{images} of {patients}, by {', '.join(self.files)}"
+        return f"{images} of {patients}, by {', '.join(self.files)}{self._not_found()}"
+
+    def _not_found(self) -> str:
+        if not self.unmatched:
+            return ""
+        names = "1 name there" if self.unmatched == 1 else f"{self.unmatched:,} names there"
+        are = "is" if self.unmatched == 1 else "are"
+        return f" ({names}, such as {self.example}, {are} of no image)"
 
     def after(self, doubt: str) -> str:
         """Give a sentence on images that may have been seen, and what was left out of them."""

@@ -100,7 +100,8 @@ class ValidatedSet(Model):
         relation: to the images that the model has seen: `independent` (no data set of that name in
             common; `chestxray overlap` finds copies), `held out` (images of the same split that
             training did not use: an internal validation), `listed` (images may have been seen, and
-            those that files of the user name were left out), or `unknown`.
+            those that files of the user name were left out, see `leave_out.Named.lacking`), or
+            `unknown`.
         left_out: part → images that were not evaluated, as the bundle was trained or tuned on them.
         left_out_images: what was left out besides because files of the user name it; None without
             such files.

@@ -132,15 +132,17 @@ def validate(  # noqa: PLR0913 - the options of one command
     raws = [path for path in names.values() if not is_dataset(path)]
     own = dict(zip(raws, options_of_each(raws, source, options), strict=True))
     with staged_folder(out, "validate") as folder:
-        lists, unseen, named = read_lists(leave_out), {}, []
+        datasets = {}
         for name, each in names.items():  # what cannot be read is said before anything is predicted
             packed = folder / "sets" / name / "dataset"
             dataset = _dataset(each, packed, card.size, source, own.get(each), allow_missing)
             _check_common(each, dataset.findings, card.findings)
-            truth = Labels.of_dataset(dataset)
-            named.append((Named.of(lists, truth), truth))
-            unseen[name] = _unseen(dataset, card, named[-1][0])
-        check_used(lists, named)
+            datasets[name] = dataset
+        named = _named(leave_out, list(datasets.values()))
+        unseen = {
+            name: _unseen(dataset, card, of)
+            for (name, dataset), of in zip(datasets.items(), named, strict=True)
+        }
         reader = opened(bundle, engine, None, None)
         results = ExternalValidation(
             model=thresholds.model,
@@ -204,6 +206,14 @@ def _names(given: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+def _named(files: str | Path | Sequence[str | Path], datasets: Sequence[Dataset]) -> list[Named]:
+    """Find the patients whom files name in each dataset; each file names some in one at least."""
+    lists, truths = read_lists(files), [Labels.of_dataset(dataset) for dataset in datasets]
+    named = Named.of_each(lists, truths)
+    check_used(lists, list(zip(named, truths, strict=True)))
+    return named
+
+
 def _unseen(dataset: Dataset, card: ModelCard, named: Named | None = None) -> _Unseen:
     """Leave out the images that a bundle was trained, tuned or calibrated on, and their patients.
 
@@ -223,16 +233,16 @@ def _unseen(dataset: Dataset, card: ModelCard, named: Named | None = None) -> _U
     named = named or Named.of((), Labels.of_dataset(dataset))
     left = named.left_out(index["patient"][named.rows & ~out])
     seen, out = out, out | named.rows
-    _check_some(dataset, out, left)
+    _check_some(dataset, seen, out, left)
     kept = evaluated(dataset, ~out)
     found = seen_images(lists, kept)
     doubts = tuple(dict.fromkeys((*(of.sentence for of in found), *unrecorded(card))))
+    relation: Relation = "unknown"
     if doubts and left is not None and all(of.images is None for of in found):
-        relation: Relation = "listed"
-        doubts = tuple(map(left.after, doubts))
-    elif doubts:
-        relation = "unknown"
-    else:
+        relation = "unknown" if named.lacking else "listed"
+        but = f" This does not lift the doubt: {named.lacking}." if named.lacking else ""
+        doubts = tuple(f"{left.after(doubt)}{but}" for doubt in doubts)
+    elif not doubts:
         relation = "held out" if shares_a_set(lists, kept.measured) or seen.any() else "independent"
     parts: pd.Series[str] = out.map({True: _TRAIN, False: _TEST})
     return _Unseen(
@@ -244,13 +254,16 @@ def _unseen(dataset: Dataset, card: ModelCard, named: Named | None = None) -> _U
     )
 
 
-def _check_some(dataset: Dataset, out: pd.Series[bool], left: LeftOut | None) -> None:
+def _check_some(
+    dataset: Dataset, seen: pd.Series[bool], out: pd.Series[bool], left: LeftOut | None
+) -> None:
     if not out.all():
         return
     if left is not None and left.images:
+        others = ", and the bundle was trained or tuned on all others" if seen.any() else ""
         raise SourceError(
-            f"no image of {dataset.folder} is left: {left} were left out, and the bundle was "
-            f"trained or tuned on all others; give a data set that it has not seen"
+            f"no image of {dataset.folder} is left: {left} were left out{others}; give a data set "
+            f"that it has not seen"
         )
     raise SourceError(
         f"the bundle was trained or tuned on all images of {dataset.folder}: give a data set "

@@ -36,7 +36,7 @@ from chestxray.sources.files import Tree, find_named, radiographs, scan
 from chestxray.sources.headers import with_headers
 from chestxray.sources.implications import imply
 from chestxray.sources.table_columns import TABLE
-from chestxray.sources.table_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, titles
+from chestxray.sources.table_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, table_stem, titles
 from chestxray.sources.table_labels import TableLabels
 
 LISTED: Final = "images of the data set"  # the fact that `completeness` gives
@@ -300,6 +300,25 @@ def tables_where(tree: Path, fits: Callable[[frozenset[str]], bool]) -> list[Pat
         if path not in scanned.titles:
             scanned.titles[path] = _titles_of(path)
     return [path for path in scanned.tables if fits(frozenset(scanned.titles[path]))]
+
+
+def check_titled(tree: Path, expected: Callable[[str], bool]) -> None:
+    """Refuse an empty or damaged table of a data set: it would be missed without a word.
+
+    Args:
+        tree: a folder; a table that is read alone is checked when it is read.
+        expected: tells by its name without suffixes whether a table is one of the data set.
+
+    Raises:
+        SourceError: there is one that has no column titles or cannot be read.
+    """
+    for table in tables_where(tree, lambda titles: not titles) if tree.is_dir() else ():
+        if expected(table_stem(table)):
+            titles(table)  # says what is wrong where the table is damaged
+            raise SourceError(
+                f"{table} is empty or begins with an empty line, so that it has no column titles: "
+                f"download it again, or remove it"
+            )
 
 
 def _titles_of(table: Path) -> tuple[str, ...]:

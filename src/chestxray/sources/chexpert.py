@@ -23,6 +23,7 @@ from chestxray.errors import SourceError
 from chestxray.sources.assembly import (
     Stated,
     assemble,
+    check_titled,
     chosen_first,
     completeness,
     tables_where,
@@ -116,6 +117,7 @@ def _tables(tree: Path) -> list[Path]:
 
 def _check_titles(tree: Path) -> None:
     """Refuse a table of CheXpert that lacks a column: its part would be missed without a word."""
+    check_titled(tree, _PARTS.__contains__)
     wanted = {"Path", *OBSERVATIONS}
     names = {title.casefold() for title in wanted}
     for table in tables_where(

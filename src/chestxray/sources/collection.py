@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -216,6 +216,25 @@ class Source(Protocol):
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         """Read a tree without decoding an image; raises `SourceError`."""
         ...
+
+
+def check_choice(name: str, value: str, allowed: object, note: str = "") -> None:
+    """Refuse a value of `readers` or `labelers` that is none.
+
+    Args:
+        name: of the option.
+        value: that was given.
+        allowed: the type of the option, such as `Readers`.
+        note: what to add of this value.
+
+    Raises:
+        SourceError: the value is none of the type.
+    """
+    if value not in get_args(allowed):
+        raise SourceError(
+            f"--{name} {value} is not a rule of {name}: choose one of "
+            f"{', '.join(get_args(allowed))}{note}"
+        )
 
 
 def no_boxes() -> pd.DataFrame:

@@ -23,6 +23,7 @@ from chestxray.findings import NO_FINDING, canonical
 from chestxray.sources.assembly import (
     Stated,
     assemble,
+    check_titled,
     chosen_first,
     completeness,
     tables_where,
@@ -41,6 +42,7 @@ PATHS: Final = ("path", "fpath")
 _SPLIT: Final = frozenset({"dicom_id", "split"})
 _LABELS: Final = frozenset({"subject_id", "study_id", *OBSERVATIONS})
 _LABELERS: Final = ("chexpert", "negbio")
+_TABLES: Final = ("metadata", "split", "test-set-labeled", *_LABELERS)  # ends of their names
 _NAMES: Final = frozenset(canonical(title) for title in OBSERVATIONS)
 _ALIASES: Final = ("Airspace Opacity",)
 PEOPLE: Final = frozenset({"subject_id", "gender", "anchor_age", "anchor_year"})
@@ -72,6 +74,8 @@ class _MIMIC:
             "patients: the first image of each, here all",
             "blank: unknown unless No Finding is 1, here absent (--blank unknown agrees)",
             "finer findings: a blank Lung Opacity beside Edema stays blank, here it is present",
+            "No Finding: an uncertain finding beside it is absent, here unknown",
+            "No Finding: Support Devices beside it are absent, here as the table says",
         ),
     )
 
@@ -83,6 +87,7 @@ class _MIMIC:
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         folder = _folder(tree)
+        check_titled(folder, _expected)
         listed = image_lists(folder)
         _check_titles(folder)
         tables = chosen_first(_labels_of(folder), folder, options)
@@ -125,6 +130,12 @@ MIMIC: Final = _MIMIC()
 def _folder(tree: Path) -> Path:
     """Give the tree, or the folder of a table that is read alone: its tables lie beside it."""
     return tree.parent if tree.is_file() else tree
+
+
+def _expected(name: str) -> bool:
+    """Tell by a table's name whether it is one of MIMIC-CXR-JPG."""
+    name = name.casefold()
+    return name.startswith("mimic-cxr-") and name.endswith(_TABLES)
 
 
 def _tables(tree: Path, wanted: frozenset[str]) -> list[Path]:
@@ -223,6 +234,7 @@ def _labels(
         key = key.mask(replaced, "r" + images["study_id"])
         text = pd.concat([text, radiologists])
         facts["labels of the test"] = f"{of_test[0].name}, of {int(replaced.sum())} images"
+        problems += _unused_of_test(of_test, read_any=bool(replaced.any()))
     if text.empty:
         raise SourceError(
             f"{table.name} has no study whose rows agree: download the table again, or choose "
@@ -260,6 +272,26 @@ def _labels(
     return labels, facts
 
 
+def _unused_of_test(tables: list[Path], *, read_any: bool) -> list[Problem]:
+    """Count tables of radiologists that say nothing of the images: the first too, or others."""
+    first, *others = tables
+    return [
+        *problem(
+            "no-study-of-the-test",
+            [] if read_any else [first.name],
+            "none of the table's studies is one of the test, so that the labels of the test are "
+            "those of the program: compare study_id with the list of images and the split",
+            loses=False,
+        ),
+        *problem(
+            "unused-label-table",
+            (table.name for table in others),
+            f"{first.name} is read; other tables of the test's labels are not: remove all but one",
+            loses=False,
+        ),
+    ]
+
+
 def _rows_of(labels: TableLabels, place: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     values: npt.NDArray[np.float64] = labels.values[place]  # noqa: PD011 - not of pandas
     return values
@@ -276,6 +308,12 @@ def _of_radiologists(table: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Read the labels of 2.1.0's test; it writes Airspace Opacity for Lung Opacity."""
     text = text_table(table)
     studies = "r" + text["study_id"]
+    for title in _ALIASES:
+        if {title, canonical(title)} <= {*text}:
+            raise SourceError(
+                f"{table} has the columns {title} and {canonical(title)}, which name one finding: "
+                f"remove one of them"
+            )
     text = text.rename(columns={title: canonical(title) for title in _ALIASES if title in text})
     lacking = [title for title in OBSERVATIONS if title not in text]
     unknown = {title: "" if title == NO_FINDING else "unknown" for title in lacking}

@@ -31,7 +31,15 @@ import pandas as pd
 from chestxray.errors import SourceError
 from chestxray.findings import Findings
 from chestxray.sources.assembly import Stated, assemble, chosen_first, completeness, tables_where
-from chestxray.sources.collection import Collection, Problem, ReadOptions, SourceCard, problem
+from chestxray.sources.collection import (
+    Collection,
+    Labelers,
+    Problem,
+    ReadOptions,
+    SourceCard,
+    check_choice,
+    problem,
+)
 from chestxray.sources.demographics import OLDEST, follow_ups, sexes, views
 from chestxray.sources.implications import open_finer
 from chestxray.sources.table_files import text_table
@@ -232,6 +240,7 @@ class _PadChest:
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
         tables = chosen_first(_tables(tree), tree, options)
+        check_choice("labelers", options.labelers or "all", Labelers)
         if not tables:
             raise SourceError(
                 f"{tree} holds no label table of PadChest (columns {', '.join(_NEEDED)}): put "

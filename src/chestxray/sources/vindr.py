@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,20 @@ import pandas as pd
 
 from chestxray.errors import SourceError
 from chestxray.findings import NO_FINDING, Findings, canonical, implied
-from chestxray.sources.assembly import Stated, assemble, completeness, tables_where
+from chestxray.sources.assembly import (
+    Stated,
+    assemble,
+    check_titled,
+    completeness,
+    tables_where,
+)
 from chestxray.sources.collection import (
     Collection,
     Problem,
     Readers,
     ReadOptions,
     SourceCard,
+    check_choice,
     no_boxes,
     problem,
 )
@@ -53,6 +60,11 @@ ALL: Final = (
 
 _LONG: Final = frozenset({"image_id", "class_name", "x_min", "y_min", "x_max", "y_max"})
 _NAMES: Final = Findings([canonical(name) for name in ALL])
+_TABLES: Final = frozenset(
+    f"{kind}_{part}" for kind in ("image_labels", "annotations") for part in ("train", "test")
+)
+"""PhysioNet's tables, by name without suffix."""
+
 _EXPECTED: Final = {"train": 15_000, "test": 3_000}
 _BOX: Final = ("x_min", "y_min", "x_max", "y_max")
 
@@ -103,6 +115,7 @@ class _VinDr:
         return bool(_wide(tree) or _tables(tree, _LONG | {"class_id", "rad_id"}))
 
     def read(self, tree: Path, options: ReadOptions) -> Collection:
+        check_titled(tree, _TABLES.__contains__)
         wide, long = _wide(tree), _tables(tree, _LONG)
         told = _tables(tree, _LONG | {"rad_id"})
         if wide:
@@ -172,12 +185,8 @@ def _long_votes(table: Path) -> tuple[_Votes, list[Problem]]:
 
 def _check_rule(rule: str) -> None:
     """Refuse a rule that is none of `Readers`."""
-    if rule not in get_args(Readers):
-        mean = " (a mean of readers would be a share, and a label is 1, 0 or unknown)"
-        raise SourceError(
-            f"--readers {rule} is not a rule of readers: choose one of "
-            f"{', '.join(get_args(Readers))}{mean * (rule == 'mean')}"
-        )
+    mean = " (a mean of readers would be a share, and a label is 1, 0 or unknown)"
+    check_choice("readers", rule, Readers, mean * (rule == "mean"))
 
 
 def _wide_votes(tables: list[Path]) -> tuple[_Votes, list[Problem]]:
