@@ -124,7 +124,7 @@ def _opened() -> str:
 @pytest.mark.slow
 def test_a_publication_that_is_killed_anywhere_is_old_new_or_unfinished(server, use, tmp_path):
     for version in ("old", "new"):
-        for number in range(12):
+        for number in range(30):
             path = tmp_path / version / f"part{number % 3}" / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{version} {number}")

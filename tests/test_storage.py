@@ -249,7 +249,7 @@ def test_the_nearest_list_of_files_counts(url, tmp_path):
 
 def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(url, tmp_path):
     storage.publish(folder(tmp_path, run_json=b"1", out__table_csv=b"old"), url, "evaluate")
-    with storage.staged_file(f"{url}/out/table.csv") as table:
+    with storage.staged_file(f"{url}/out/table.csv", "predict") as table:
         assert table.read_bytes() == b"old"
         table.write_bytes(b"written again")
     assert (storage.fetched(url) / "out/table.csv").read_bytes() == b"written again"
@@ -261,7 +261,7 @@ def test_a_file_that_is_written_again_by_itself_is_no_more_in_the_list_of_files(
 
 def test_files_that_are_all_of_a_list_of_files_are_written_again_by_themselves(url, tmp_path):
     storage.publish(folder(tmp_path, table_csv=b"old"), url, "evaluate")
-    with storage.staged_file(f"{url}/table.csv") as table:
+    with storage.staged_file(f"{url}/table.csv", "predict") as table:
         table.write_bytes(b"written again")
     assert (storage.fetched(url) / "table.csv").read_bytes() == b"written again"
     assert storage.fetched(f"{url}/table.csv").read_bytes() == b"written again"
@@ -292,14 +292,39 @@ def test_an_output_is_in_the_store_only_when_it_is_complete(url):
         (again / "a.csv").write_text("whole")
     assert (storage.fetched(url) / "a.csv").read_text() == "whole"
     assert not storage.staging_of(url).exists()
-    with storage.staged_file(f"{url}/t.csv", beside=["n.json"]) as table:
+    with storage.staged_file(f"{url}/t.csv", "predict", beside=["n.json"]) as table:
         (table.parent / "n.json").write_text("{}")
         table.write_text("1")
-    with storage.staged_file(f"{url}/t.csv") as table:
+    with storage.staged_file(f"{url}/t.csv", "predict") as table:
         assert table.read_text() == "1"  # so that the checks of what is there hold
         with pytest.raises(ArtifactError, match="another process is writing memory://"):
-            storage.staged_file(f"{url}/t.csv").__enter__()
+            storage.staged_file(f"{url}/t.csv", "predict").__enter__()
     assert storage.fetched(f"{url}/n.json").read_text() == "{}"
+
+
+def test_what_an_interrupted_command_left_is_not_taken_by_another(url):
+    """A training that was interrupted has its checkpoints on this machine alone."""
+
+    def interrupted(out: str, *, early: bool) -> None:
+        with storage.staged_folder(out, "train") as run:
+            if not early:
+                run.mkdir()
+                (run / "last.ckpt").write_text("hours of work")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(url, early=False)
+    for other in ("evaluate", "explain"):
+        with pytest.raises(ArtifactError, match=f"interrupted `chestxray train` left .* for {url}"):
+            storage.staged_folder(url, other).__enter__()
+    with pytest.raises(ArtifactError, match="finish it, choose another --out, or delete"):
+        storage.claim_staging(url, "prepare")
+    with storage.staged_folder(url, "train") as run:
+        assert (run / "last.ckpt").read_text() == "hours of work"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(f"{url}/new", early=True)
+    storage.claim_staging(f"{url}/new", "evaluate")  # nothing was made
+    assert ".made_by" not in ObjectFolder(url).versions()
 
 
 def test_the_cache_stays_within_its_limit_and_drops_what_was_not_used_for_longest(monkeypatch):

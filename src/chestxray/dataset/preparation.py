@@ -84,7 +84,16 @@ from chestxray.sources.collection import (
     ReadOptions,
     problem,
 )
-from chestxray.storage import ObjectFolder, fetched, is_url, mirrored, path_of, shown, staging_of
+from chestxray.storage import (
+    ObjectFolder,
+    claim_staging,
+    fetched,
+    is_url,
+    mirrored,
+    path_of,
+    shown,
+    staging_of,
+)
 from chestxray.version import __version__
 
 _LOCK: Final = "lock"
@@ -571,6 +580,7 @@ def _working(out: Path, plan: Plan) -> Iterator[tuple[Path, ShardStore | None]]:
 
     Gives the folder, and the store that takes the shards where `out` is a URL.
     """
+    claim_staging(out, "prepare")
     store = ShardStore(out) if is_url(out) else None
     work = staging_of(out) / UNFINISHED
     if store is None:

@@ -154,7 +154,7 @@ def predict(  # noqa: PLR0913 - the options of one command
     whole = _is_folder(out)
     if whole and is_url(out):
         check_folder(out)
-    with staged_folder(out, "predict") if whole else staged_file(out, beside=_BESIDE) as path:
+    with staged_folder(out, "predict") if whole else staged_file(out, "predict", _BESIDE) as path:
         check_out(path, heatmaps)
         model = model if isinstance(model, Reader) else hub.local(model)
         card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card

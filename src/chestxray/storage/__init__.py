@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from chestxray.storage.objects import ObjectFolder, Version
 from chestxray.storage.publication import fetched, publish, upload, upload_alone
-from chestxray.storage.staging import staged_file, staged_folder, staging_of
+from chestxray.storage.staging import claim_staging, staged_file, staged_folder, staging_of
 from chestxray.storage.trees import Content, content, contents, mirrored, opened, origin_of
 from chestxray.storage.urls import is_url, known_as, path_of, shown, url_of
 
@@ -22,6 +22,7 @@ __all__ = [
     "Content",
     "ObjectFolder",
     "Version",
+    "claim_staging",
     "content",
     "contents",
     "fetched",
