@@ -39,9 +39,9 @@ BROKEN = range(5, FILMS, 997)
 @pytest.fixture(autouse=True)
 def _ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ray's processes have these modules, and none of them is left behind."""
-    pytest.importorskip("ray", reason="needs the scale extra")
-    for name, value in environment().items():
+    for name, value in environment().items():  # before Ray is imported, which reads it once
         monkeypatch.setenv(name, value)
+    pytest.importorskip("ray", reason="needs the scale extra")
     yield
     wait_until(lambda: not of_ray(), seconds=240)
 
