@@ -39,9 +39,9 @@ BROKEN = range(5, FILMS, 997)
 @pytest.fixture(autouse=True)
 def _ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ray's processes have these modules, and none of them is left behind."""
-    pytest.importorskip("ray", reason="needs the scale extra")
-    for name, value in environment().items():
+    for name, value in environment().items():  # before Ray is imported, which reads it once
         monkeypatch.setenv(name, value)
+    pytest.importorskip("ray", reason="needs the scale extra")
     yield
     wait_until(lambda: not of_ray(), seconds=240)
 
@@ -240,14 +240,15 @@ def test_a_local_cluster_is_started_and_ended_even_when_it_is_killed(films: Path
         pipe.close()
     process.wait()
     wait_until(lambda: not of_ray(), seconds=240)
-    notes = [path.stem for path in (tmp_path / "d/.prepare").glob("0*.json")]
-    images = tmp_path / "d" / shards.FOLDER
-    kept = {number: (images / f"{number}.npy").stat() for number in notes}
+    work = tmp_path / "d/.prepare"
+    names = [f"{note.stem}.npy" for note in work.glob("0*.json")]
+    kept = {name: (work / shards.FOLDER / name).stat() for name in names}
     prepare(films, tmp_path / "d", size=32, source="table", cluster="local")
+    images = tmp_path / "d" / shards.FOLDER
     assert 2 <= len(kept) < len(list(images.iterdir()))
-    for number, before in kept.items():
-        now = (images / f"{number}.npy").stat()
-        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), number
+    for name, before in kept.items():
+        now = (images / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), name
     prepare(films, tmp_path / "alone", size=32, source="table")
     same(tmp_path / "alone", tmp_path / "d")
 

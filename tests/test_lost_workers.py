@@ -13,6 +13,12 @@ from chestxray import cluster
 from chestxray.cluster import Done
 from chestxray.errors import WorkerError
 from chestxray.version import __version__
+from ray_nodes import environment
+
+
+def of_ray() -> Any:
+    """Give Ray's errors."""
+    return pytest.importorskip("ray", reason="needs the scale extra").exceptions
 
 
 class Actors:
@@ -22,7 +28,7 @@ class Actors:
     """
 
     def __init__(self, errors: list[Exception], getting_ready: bool = False) -> None:
-        self.exceptions = pytest.importorskip("ray", reason="needs the scale extra").exceptions
+        self.exceptions = of_ray()
         self.errors = errors
         self.ready = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._ready))
         self.run = SimpleNamespace(remote=lambda number, given: (number, given))
@@ -49,11 +55,14 @@ def results(of: Actors) -> Iterator[Done[Any]]:
 
 @pytest.fixture(autouse=True)
 def _on_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is imported as in the tests of clusters, in whose process this may be."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(cluster, "_node", lambda: "here/000000")
 
 
 def errors_of_lost_workers() -> list[Exception]:
-    errors = pytest.importorskip("ray", reason="needs the scale extra").exceptions
+    errors = of_ray()
     return [
         errors.ActorDiedError(),
         errors.ActorUnavailableError("is it there?", b"1" * 16),
@@ -71,14 +80,12 @@ def test_each_error_by_which_ray_tells_of_a_lost_worker_costs_the_shard_and_no_m
 
 
 def test_an_error_of_the_work_itself_is_not_taken_for_a_lost_worker():
-    exceptions = pytest.importorskip("ray", reason="needs the scale extra").exceptions
-    with pytest.raises(exceptions.RayTaskError, match="a bug"):
-        list(results(Actors([exceptions.RayTaskError("run", "a bug", ValueError("a bug"))])))
+    with pytest.raises(of_ray().RayTaskError, match="a bug"):
+        list(results(Actors([of_ray().RayTaskError("run", "a bug", ValueError("a bug"))])))
 
 
 def test_a_worker_that_never_gets_ready_ends_the_run():
-    exceptions = pytest.importorskip("ray", reason="needs the scale extra").exceptions
-    errors = [exceptions.OutOfMemoryError("low on memory") for _ in range(9)]
+    errors = [of_ray().OutOfMemoryError("low on memory") for _ in range(9)]
     said = r"ended 5 times before its first shard \(low on memory\): .* it resumes"
     with pytest.raises(WorkerError, match=said):
         list(results(Actors(errors, getting_ready=True)))
