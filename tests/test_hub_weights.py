@@ -61,6 +61,7 @@ def start(name: str, cache: Path, hub: Hub, port: int | None = None):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_weights_of_the_hub_are_fetched_once_recorded_and_used(hub, weights, tmp_path):
     commit = hub.repositories[REPOSITORY].refs["v1"]
     done = start(f"hub:{REPOSITORY}@v1", tmp_path, hub)

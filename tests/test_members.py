@@ -108,6 +108,7 @@ def test_a_report_tells_of_each_member(pair, tmp_path):
     assert "None" not in re.sub(r"<(script|style|pre).*?</\1>", "", text)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_path, monkeypatch):
     trained, own = [], fit.train
     recipe = recipes.load("quick", (*TWO, "max_epochs=1"))
@@ -193,6 +194,7 @@ def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change,
         recipe_checks.checked("quick", {"members": [{}, change]})
 
 
+@pytest.mark.slow
 def test_members_are_cross_validated_like_one_model(dataset, tmp_path):
     result = chestxray.crossval(
         dataset,

@@ -37,6 +37,7 @@ def test_the_notebooks_run_from_top_to_bottom(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hospital_tree.SAMPLE.is_dir(), reason=f"{hospital_tree.SAMPLE} is absent")
 def test_a_hospitals_own_table_becomes_a_report_in_under_fifteen_lines(tmp_path):
     hospital_tree.make(tmp_path / "hospital", images=200)

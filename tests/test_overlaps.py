@@ -174,6 +174,7 @@ def test_what_a_model_started_from_is_remembered_and_counts(run, dataset, tmp_pa
     assert both.seen == card.trained_on.seen
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_a_bundle_carries_the_flag_into_results_and_report(
     run, dataset, tmp_path
 ):

@@ -246,6 +246,7 @@ def stage(name: str, node: str) -> Stage:
     )
 
 
+@pytest.mark.slow
 def test_results_carry_what_ran_where_and_the_report_shows_it(reader, dataset: Dataset, tmp_path):
     out = predict(reader, dataset, tmp_path / "predictions", split="test").path
     Execution(stages=(stage("predict", "east/1a2b3c"),)).write(out)
