@@ -53,13 +53,12 @@ def run(
     asked = [*given.words(), *(["--allow-missing"] * allow_missing)]
     say("prepare", *raws, dataset, "--size", size, "--split", split, *asked)
     prepare([*raws, dataset], size=size, split=split, allow_missing=allow_missing, **vars(given))
-    tracked = [word for name in loggers or () for word in ("--logger", name)]
     _train(dataset, model, recipe, overrides, loggers)
     _predict_and_evaluate(dataset, model, _masks(raws))
     say("explain", model / "bundle", dataset, "--split", "test", "--out", model / "explanations")
     explain(model / "bundle", [dataset], out=model / "explanations", split="test")
     _explain_pairs(dataset, model)
-    say("report", model, "--out", model / "report.html", *tracked)
+    say("report", model, "--out", model / "report.html", *_tracked(loggers))
     report(model, out=model / "report.html", loggers=loggers)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     typer.echo(f"\n{minutes} min {seconds} s. Open {(model / 'report.html').resolve()}")
@@ -86,10 +85,13 @@ def _train(
 ) -> None:
     resume = (model / "recipe.yaml").exists()
     changes = [word for override in overrides or () for word in ("--set", override)]
-    tracked = [word for name in loggers or () for word in ("--logger", name)]
-    more = [*changes, *(["--resume"] * resume), *tracked]
+    more = [*changes, *(["--resume"] * resume), *_tracked(loggers)]
     say("train", dataset, "--out", model, "--recipe", recipe, *more)
     train(dataset, out=model, recipe=recipe, overrides=overrides, resume=resume, loggers=loggers)
+
+
+def _tracked(loggers: list[str] | None) -> list[str]:
+    return [word for name in loggers or () for word in ("--logger", name)]
 
 
 def _predict_and_evaluate(dataset: Path, model: Path, masks: Path | None) -> None:

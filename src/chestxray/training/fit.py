@@ -280,8 +280,8 @@ def _train_members(
     for network in recipe.networks:  # before the first has taken its hours
         check_recipe(network)
     with _alone(run, resume):
+        tracking.start(run, trackers, recipe)  # where it fails, nothing is begun
         begin(dataset, recipe, run)
-        tracking.start(run, trackers, recipe)
         join(dataset, recipe, run, train_members(recipe, run, member))
         tracking.finish(run)
         return Run.open(run)

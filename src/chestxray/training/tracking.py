@@ -88,12 +88,7 @@ class _TensorBoard:
         return TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False)
 
     @staticmethod
-    def add(
-        run: Path,
-        name: str,
-        values: Values,
-        files: Collection[Path],
-    ) -> None:
+    def add(run: Path, name: str, values: Values, files: Collection[Path]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(run / "tensorboard")) as writer:
@@ -136,12 +131,7 @@ class _MLflow:
         return MLFlowLogger(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], run_id=name)
 
     @staticmethod
-    def add(
-        run: Path,
-        name: str,
-        values: Values,
-        files: Collection[Path],
-    ) -> None:
+    def add(run: Path, name: str, values: Values, files: Collection[Path]) -> None:
         client = _MLflow._client()
         for key, value in values.items():
             client.log_metric(name, key, value)
