@@ -58,6 +58,8 @@ class Engine:
     def __init__(self, command: str) -> None:
         self.command = command
         self.is_podman = Path(command).name == "podman"
+        self.run_words = ["--cgroups", "disabled"] if self.is_podman else []
+        """Without control groups, which a machine for tests may have in a mixed version."""
 
     def run(self, *words: object, seconds: float = 900) -> str:
         """Run one command; its output, without the last line end."""
@@ -89,7 +91,7 @@ class Engine:
     def built(self, target: str, base: str) -> str:
         """Build a target; the image's name."""
         name = f"localhost/chestxray-tests/{target}"
-        kind = ["--format", "docker"] if self.is_podman else []
+        kind = ["--format", "docker", "--isolation", "chroot"] if self.is_podman else []
         words = [*kind, "--target", target, "--build-arg", f"PYTHON={base}"]
         self.run("build", "--network", "host", *words, "-t", name, "-f", FILE, REPOSITORY)
         return name

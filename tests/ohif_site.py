@@ -138,6 +138,7 @@ def opened(browser, address: str, study: str):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda r: r.abort())
     page.set_default_timeout(120_000)
+    page.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
     page.goto(f"{address}/viewer?StudyInstanceUIDs={study}")
     page.locator("[data-cy=study-browser-thumbnail]").first.wait_for()
     return page

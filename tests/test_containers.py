@@ -221,7 +221,8 @@ def container(engine: Engine, image: str, *words: object, stop: int) -> Iterator
     """Run an image with as few rights as its documentation says, until the block ends."""
     name = f"chestxray-{secrets.token_hex(4)}"
     options, command = words[: words.index("--")], words[words.index("--") + 1 :]
-    engine.run("run", "--detach", "--name", name, *LEAST_RIGHTS, *options, image, *command)
+    words = ("run", "--detach", "--name", name, *engine.run_words, *LEAST_RIGHTS)
+    engine.run(*words, *options, image, *command)
     try:
         yield name
         began = time.monotonic()
@@ -285,7 +286,8 @@ def test_the_image_of_serve_reads_a_radiograph_with_the_least_rights(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_image_of_serve_does_not_start_without_a_token(engine, images, folders):
-    command = [engine.command, "run", "--rm", *LEAST_RIGHTS, *folders, images["serve"]]
+    words = [*engine.run_words, *LEAST_RIGHTS, *folders]
+    command = [engine.command, "run", "--rm", *words, images["serve"]]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "token" in done.stderr
