@@ -36,7 +36,6 @@ from chestxray.sources.nih import FINDINGS
 from fake_run import CARD, page_of, truth, write_run, write_training
 from viewer_parts import CHROMIUM, chromium
 
-CHROMIUM = shutil.which("chromium")
 PREFIX = "data:image/webp;base64,"
 
 OWN = ["Effusion", "Pneumothorax", "Consolidation", "Rib fracture", "chest_drain"]
