@@ -52,14 +52,19 @@ def base_image() -> str:
     return found[1]
 
 
+_LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+"""podman's own are larger than a machine for tests may allow."""
+
+
 class Engine:
     """podman or docker, whichever works here."""
 
     def __init__(self, command: str) -> None:
         self.command = command
         self.is_podman = Path(command).name == "podman"
-        self.run_words = ["--cgroups", "disabled"] if self.is_podman else []
-        """Without control groups, which a machine for tests may have in a mixed version."""
+        self.run_words = list(_LIMITS) if self.is_podman else []
+        if self.is_podman and shutil.which("runc"):  # crun refuses control groups of both versions
+            self.run_words += ["--runtime", "runc"]
 
     def run(self, *words: object, seconds: float = 900) -> str:
         """Run one command; its output, without the last line end."""
@@ -113,7 +118,7 @@ def engine() -> Engine:
             and subprocess.run([command, "info"], check=False, capture_output=True).returncode == 0
         ):
             return Engine(command)
-    pytest.skip("no container engine answers: install Debian's podman and crun")
+    pytest.skip("no container engine answers: install Debian's podman and runc")
 
 
 def base(engine: Engine, folder: Path) -> str:
