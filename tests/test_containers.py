@@ -248,7 +248,7 @@ def health(engine: Engine, name: str) -> int:
 def assert_closed(engine: Engine, name: str) -> None:
     """What runs is not root, can write nowhere but /tmp, and has neither torch nor pip."""
     assert engine.run("exec", name, "id", "-u") == "10001"
-    tried = "touch /opt/chestxray/a /a /etc/a /var/tmp/a 2>&1; touch /tmp/a && echo written"
+    tried = "touch /opt/chestxray/a /a /etc/a /usr/a 2>&1; touch /tmp/a && echo written"
     assert engine.run("exec", name, "sh", "-c", tried).count("Read-only file system") == 4
     code = "import importlib.util as u; print([u.find_spec(n) for n in ('torch', 'pip')])"
     assert engine.run("exec", name, "python", "-c", code) == "[None, None]"
