@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-import subprocess
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.uid import ComputedRadiographyImageStorage
 
 import ohif_site
-from gateway_parts import Gateway, Orthanc, config, free_port, running, tool, wait_for
+from dicom_files import written
+from gateway_parts import Gateway, Orthanc, config, free_port, running, wait_for
 from viewer_parts import CHROMIUM
 
-FILM = "dicom/highdicom_dx_image.dcm"
-"""A real DX radiograph, MONOCHROME1."""
+FILM = "dicom/1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"
+"""A real radiograph of modality CR, whose file states the class of a secondary capture."""
 
 
 @pytest.mark.slow
@@ -28,13 +30,13 @@ def test_a_study_with_the_gateway_s_results_opens_in_ohif(real, run, exported, t
     text += f'ae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
     config(tmp_path, text, port=port, allow=["PACS"])
     with running(pacs, Gateway(tmp_path, run / "bundle")):
-        where = ["-aet", "SENDER", "-aec", "PACS", "127.0.0.1", str(pacs.port)]
-        subprocess.run([tool("storescu"), *where, str(real / FILM)], check=True, timeout=60)
+        film = dcmread(real / FILM)
+        film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+        httpx.post(f"{pacs.url}/instances", content=written(film)).raise_for_status()
         wait_for(lambda: len(pacs.instances()) == 3, 300)
         with ohif_site.ohif(pacs.url) as address, ohif_site.chromium() as browser:
-            study = dcmread(real / FILM, stop_before_pixels=True).StudyInstanceUID
-            page = ohif_site.opened(browser, address, study)
-            shown = [ohif_site.choose(page, modality) for modality in ("DX", "OT")]
+            page = ohif_site.opened(browser, address, film.StudyInstanceUID)
+            shown = [ohif_site.choose(page, modality) for modality in ("CR", "OT")]
             for name, png in zip(("radiograph", "result"), shown, strict=True):
                 (tmp_path / f"{name}.png").write_bytes(png)
             assert page.get_by_text("SR", exact=True).count() >= 1
