@@ -8,7 +8,7 @@ same of several models in one panel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -248,7 +248,7 @@ def series(place: int) -> dict[str, Any]:
     return {"color": SERIES[place % len(SERIES)], "linestyle": LINES[place % len(LINES)]}
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: Axes, place: Literal["lower right", "upper left", "best"]) -> None:
     axes.legend(
         loc=place, fontsize=scaled(_LEGEND_POINTS), frameon=False, handlelength=1.6, borderpad=0.1
     )
