@@ -17,7 +17,7 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.findings import Findings, vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import result_objects as objects
+from chestxray.serving import result_objects as objects
 from chestxray.sources.nih import FINDINGS
 
 

@@ -17,8 +17,8 @@ from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import codes, secondary_capture
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects import codes, secondary_capture
+from chestxray.serving.result_objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
     HEADERS,

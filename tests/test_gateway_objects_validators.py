@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import codes
+from chestxray.serving.result_objects import codes
 from result_objects import HEADERS, SETS, film, items, made, make, reader_of, reading, refusal
 
 

@@ -23,7 +23,8 @@ from chestxray.dataset.decoding import Isolated
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import image_decoding, logs, result_objects
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import image_decoding, logs
 from chestxray.serving.gateway.config import Config, Destination, Rule
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.integrity import is_damage

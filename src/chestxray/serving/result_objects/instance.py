@@ -28,8 +28,8 @@ from pydicom.uid import (
 
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.result_objects import codes
-from chestxray.serving.gateway.source_image import SourceImage
+from chestxray.serving.result_objects import codes
+from chestxray.serving.source_image import SourceImage
 from chestxray.version import __version__
 
 MAKER: Final = "chestxray"

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects.instance import Model
 from chestxray.version import __version__
 
 _DARK: Final = "#101114"

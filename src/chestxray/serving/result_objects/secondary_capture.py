@@ -35,9 +35,8 @@ from chestxray.model.heatmaps import TYPICAL_PEAK
 from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.image_decoding import PICTURE_SIDE
-from chestxray.serving.gateway.result_objects import codes, drawing
-from chestxray.serving.gateway.result_objects.drawing import (
+from chestxray.serving.result_objects import codes, drawing
+from chestxray.serving.result_objects.drawing import (
     ALERT,
     DIM,
     INK,
@@ -46,7 +45,7 @@ from chestxray.serving.gateway.result_objects.drawing import (
     Style,
     Thresholds,
 )
-from chestxray.serving.gateway.result_objects.instance import (
+from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     NOTHING_REPORTED,
@@ -54,7 +53,7 @@ from chestxray.serving.gateway.result_objects.instance import (
     Model,
     instance,
 )
-from chestxray.serving.gateway.source_image import LOSSY, SourceImage
+from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)

@@ -31,6 +31,10 @@ from chestxray.dicom_elements import MalformedError, parse
 from chestxray.errors import ImageError
 
 CHARACTERS: Final = "ISO_IR 192"
+
+PICTURE_SIDE: Final = 1024  # pixels; that of many files, which are then shown pixel by pixel
+"""Side of the square image that a secondary capture is drawn from."""
+
 LOSSY: Final = (
     "LossyImageCompression",
     "LossyImageCompressionRatio",

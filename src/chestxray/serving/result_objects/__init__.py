@@ -23,9 +23,9 @@ from pydicom import Dataset
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import secondary_capture, structured_report
-from chestxray.serving.gateway.result_objects.instance import Model
-from chestxray.serving.gateway.source_image import SourceImage
+from chestxray.serving.result_objects import secondary_capture, structured_report
+from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.source_image import SourceImage
 
 __all__ = ["ResultObject", "SourceImage", "make"]
 

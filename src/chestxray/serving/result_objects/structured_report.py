@@ -35,9 +35,9 @@ from chestxray.evaluation.localization import detect
 from chestxray.findings import label
 from chestxray.reading.evidence import no_place
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects import codes
-from chestxray.serving.gateway.result_objects import encoding as content
-from chestxray.serving.gateway.result_objects.encoding import (
+from chestxray.serving.result_objects import codes
+from chestxray.serving.result_objects import encoding as content
+from chestxray.serving.result_objects.encoding import (
     CONTAINS,
     CONTEXT,
     MODIFIER,
@@ -45,7 +45,7 @@ from chestxray.serving.gateway.result_objects.encoding import (
     ImageReference,
     sequence,
 )
-from chestxray.serving.gateway.result_objects.instance import (
+from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     NOTHING_REPORTED,
@@ -53,7 +53,7 @@ from chestxray.serving.gateway.result_objects.instance import (
     Model,
     instance,
 )
-from chestxray.serving.gateway.source_image import CHARACTERS, SourceImage
+from chestxray.serving.source_image import CHARACTERS, SourceImage
 from chestxray.version import __version__
 
 _CONTENT: Final = Tag("ContentSequence")
