@@ -27,7 +27,7 @@ def issuer(name: str) -> Dataset:
     return item
 
 
-KINDS = {"sr", "sc", "regions"}
+KINDS = {"sr", "sc", "regions", "seg"}
 HEIGHT, WIDTH = 240, 320
 THRESHOLDS = dict.fromkeys(FINDINGS, 0.2) | {"Hernia": None}
 CALLED = ("Effusion", "Mass")

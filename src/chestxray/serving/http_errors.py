@@ -106,6 +106,7 @@ _MEANINGS: Final = {
     403: "Without a token, only programs and pages on the same machine are served, and not through "
     "a proxy (`not-local`); or `force=true` is not allowed (`force-not-allowed`).",
     404: "The resource does not exist.",
+    406: "None of the forms of the answer is accepted.",
     408: "The upload took too long, or came too slowly.",
     413: "The upload is too large.",
     415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",

@@ -52,6 +52,7 @@ from chestxray.serving.result_objects.instance import (
     UNVERIFIED,
     Model,
     instance,
+    part_of_body,
 )
 from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
@@ -207,21 +208,10 @@ def capture(
         refused: whether the gate refused the image; it may not show a chest then.
     """
     result = instance("sc", source, model)
-    _part(result, source, refused=refused)
+    part_of_body(result, source, refused=refused)
     _image(result, source)
     _pixels(result, drawn)
     return result
-
-
-def _part(result: Dataset, source: SourceImage, *, refused: bool) -> None:
-    """State which part of the body is shown."""
-    if not refused:
-        result.BodyPartExamined = "CHEST"
-        return
-    result.Laterality = ""  # type 2C, except for unpaired body parts
-    source.copy_known(result, "BodyPartExamined", "Laterality")
-    if source.values.get("BodyPartExamined") == "CHEST":
-        del result.Laterality
 
 
 def _image(result: Dataset, source: SourceImage) -> None:

@@ -51,6 +51,7 @@ from chestxray.serving.result_objects.instance import (
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
+    evidence_series,
     instance,
 )
 from chestxray.serving.source_image import CHARACTERS, SourceImage
@@ -99,13 +100,9 @@ def _reference(source: SourceImage) -> ImageReference:
 
 
 def _evidence(source: SourceImage) -> Dataset:
-    image, series, study = Dataset(), Dataset(), Dataset()
-    image.ReferencedSOPClassUID = source.sop_class
-    image.ReferencedSOPInstanceUID = source.uid
-    series.SeriesInstanceUID = source.values["SeriesInstanceUID"]
-    series.ReferencedSOPSequence = [image]
+    study = Dataset()
     study.StudyInstanceUID = source.values["StudyInstanceUID"]
-    study.ReferencedSeriesSequence = [series]
+    study.ReferencedSeriesSequence = [evidence_series(source)]
     return study
 
 

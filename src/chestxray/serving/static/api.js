@@ -39,7 +39,7 @@ export async function read(file) {
   for (let attempt = 1; ; attempt++) {
     try {
       const options = { method: "POST", body };
-      return await (await request("/v1/read?heatmaps=maps&display=true", options)).json();
+      return await (await request("/v1/read?heatmaps=json&display=true", options)).json();
     } catch (problem) {
       const wait = problem.code === "busy" || problem.code === "starting";
       if (!wait || attempt === MAX_ATTEMPTS) throw problem;
