@@ -23,6 +23,7 @@ from viewer_parts import (
     PlantedReader,
     add,
     chromium,
+    heat,
     opened,
     picture,
     settle,
@@ -116,6 +117,7 @@ def test_selecting_a_finding_shows_its_heatmap_and_its_meaning(
 ):
     with opened(browser, service) as page:
         add(page, radiographs["a"])
+        heat(page, "colours")
         for finding in (reader.findings[0], reader.findings[-1]):
             button = row(page, finding).locator("button")
             button.click()
@@ -162,8 +164,8 @@ def test_every_row_fits_the_screen(browser, service, reader, radiographs):
                 assert apart(name, call)
                 assert apart(name, figure)
                 assert apart(call, figure)
-            heat = page.locator("#heat-on").bounding_box()
-            assert heat["x"] + heat["width"] <= width
+            last = page.locator("#heat-colours").bounding_box()
+            assert last["x"] + last["width"] <= width
 
 
 @pytest.mark.parametrize("reader", [FORTY], indirect=True, ids=["40"])

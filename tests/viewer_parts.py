@@ -122,6 +122,11 @@ def add(page, *paths: Path) -> None:
     settle(page)
 
 
+def heat(page, mode: str) -> None:
+    """Switch the heatmap off, to contours or to colours."""
+    page.locator(f"#heat-{mode}").click()
+
+
 def settle(page) -> None:
     page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
