@@ -79,9 +79,7 @@ def test_highdicom_finds_a_segment_of_each_called_finding_in_the_image(tmp_path,
     assert {str(each.algorithm_type) for each in described} == {
         "SegmentAlgorithmTypeValues.AUTOMATIC"
     }
-    assert all(
-        each.algorithm_identification.name == reader.bundle.identity for each in described
-    )
+    assert all(each.algorithm_identification.name == reader.bundle.identity for each in described)
     pixels = read.get_pixels_by_source_instance([source.SOPInstanceUID])
     assert pixels.shape == (1, HEIGHT, WIDTH, len(CALLED))
     for number in range(len(CALLED)):

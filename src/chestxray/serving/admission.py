@@ -28,8 +28,9 @@ from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.middleware import Metrics
 from chestxray.serving.read_options import ReadOptions
 from chestxray.serving.responses import base64_text
+from chestxray.serving.upload_decoding import DecoderPool, Extras
 from chestxray.serving.upload_usage import Usage, UsageTable
-from chestxray.serving.uploads import DecoderPool, Extras, Upload
+from chestxray.serving.uploads import Upload
 
 _State = Literal["starting", "ready", "stopping", "failed"]
 

@@ -33,7 +33,8 @@ from chestxray.serving.result_objects import ResultObject
 from chestxray.serving.result_objects.instance import Model
 from chestxray.serving.result_objects.segmentation import most_bytes
 from chestxray.serving.source_image import SourceImage
-from chestxray.serving.uploads import Decoded, Upload
+from chestxray.serving.upload_decoding import Decoded
+from chestxray.serving.uploads import Upload
 
 _PART_TYPE: Final = f"{DICOM}; transfer-syntax={EXPLICIT_VR}"
 _PICTURE_BYTES: Final = 8 * 2**20  # of a secondary capture, without compression

@@ -19,7 +19,7 @@ from chestxray.reading.evidence import no_place
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.http_errors import NoticeModel
-from chestxray.serving.uploads import SQUARE_SIDE, Decoded
+from chestxray.serving.upload_decoding import SQUARE_SIDE, Decoded
 
 RESEARCH_NOTICE: Final = "For research use, not a medical device."
 _HEAT_SCALE: Final = (
