@@ -207,6 +207,8 @@ def _conclusion(reading: Reading) -> str:
         if call
     ]
     said = f"Called: {', '.join(called)}." if called else "No finding is called."
+    if any(warning.refuses for warning in reading.warnings):
+        said = f"The radiograph was refused, and read all the same: do not rely on it. {said}"
     warnings = [f"{_sentence(str(warning))}." for warning in reading.warnings]
     listed = f" Warnings: {' '.join(warnings)}" if warnings else ""
     return f"{said}{listed} {UNVERIFIED} {RESEARCH_NOTICE}"

@@ -67,17 +67,14 @@ def some_findings(wanted: Sequence[str], findings: Findings) -> tuple[str, ...]:
     if not wanted:
         return tuple(findings)
     places = set()
-    for text in wanted:
-        whole = findings.place(text)
-        names = [text] if whole is not None else text.split(",")
-        for name in names:
-            place = findings.place(name.strip())
-            if place is None:
-                raise invalid(
-                    f"findings: {name.strip()[:64]!r} is not a finding of this model, which has "
-                    f"{', '.join(findings)}"
-                )
-            places.add(place)
+    for name in (name.strip() for text in wanted for name in text.split(",")):
+        place = findings.place(name)
+        if place is None:
+            raise invalid(
+                f"findings: {name[:64]!r} is not a finding of this model, which has "
+                f"{', '.join(findings)}"
+            )
+        places.add(place)
     return tuple(findings[place] for place in sorted(places))
 
 

@@ -164,11 +164,9 @@ def part_of_body(result: Dataset, source: SourceImage, *, refused: bool) -> None
         del result.Laterality
 
 
-def evidence_series(source: SourceImage) -> Dataset:
-    """Reference the image within its series."""
-    image, series = Dataset(), Dataset()
+def reference(source: SourceImage) -> Dataset:
+    """Reference the image."""
+    image = Dataset()
     image.ReferencedSOPClassUID = source.sop_class
     image.ReferencedSOPInstanceUID = source.uid
-    series.SeriesInstanceUID = source.values["SeriesInstanceUID"]
-    series.ReferencedSOPSequence = [image]
-    return series
+    return image

@@ -53,6 +53,7 @@ from chestxray.serving.result_objects.instance import (
     Model,
     instance,
     part_of_body,
+    reference,
 )
 from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
@@ -226,17 +227,15 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.SecondaryCaptureDeviceSoftwareVersions = __version__
     result.DerivationDescription = f"Reduced to 8 bits, heatmaps and text burned in. {NOTE}"
     result.ImageComments = NOTE
-    result.SourceImageSequence = [_reference(source)]
+    result.SourceImageSequence = [_source(source)]
     source.copy_known(result, *LOSSY)
 
 
-def _reference(source: SourceImage) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class
-    reference.ReferencedSOPInstanceUID = source.uid
-    reference.SpatialLocationsPreserved = "NO"
-    reference.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
-    return reference
+def _source(source: SourceImage) -> Dataset:
+    image = reference(source)
+    image.SpatialLocationsPreserved = "NO"
+    image.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
+    return image
 
 
 def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:

@@ -35,9 +35,9 @@ from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     Model,
-    evidence_series,
     instance,
     part_of_body,
+    reference,
 )
 from chestxray.serving.source_image import LOSSY, SourceImage
 from chestxray.version import __version__
@@ -134,7 +134,10 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.BitsAllocated = result.BitsStored = 1
     result.HighBit = 0
     result.PixelRepresentation = 0
-    result.ReferencedSeriesSequence = [evidence_series(source)]
+    series = Dataset()
+    series.SeriesInstanceUID = source.values["SeriesInstanceUID"]
+    series.ReferencedInstanceSequence = [reference(source)]
+    result.ReferencedSeriesSequence = [series]
     result.CodingSchemeIdentificationSequence = [codes.private_scheme()]
 
 
@@ -201,9 +204,7 @@ def _frame(number: int, source: SourceImage) -> Dataset:
     frame, content, segment = Dataset(), Dataset(), Dataset()
     content.DimensionIndexValues = [number]
     segment.ReferencedSegmentNumber = number
-    image, derivation = Dataset(), Dataset()
-    image.ReferencedSOPClassUID = source.sop_class
-    image.ReferencedSOPInstanceUID = source.uid
+    image, derivation = reference(source), Dataset()
     image.SpatialLocationsPreserved = "YES"
     image.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
     derivation.SourceImageSequence = [image]

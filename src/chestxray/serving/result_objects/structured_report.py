@@ -51,8 +51,8 @@ from chestxray.serving.result_objects.instance import (
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
-    evidence_series,
     instance,
+    reference,
 )
 from chestxray.serving.source_image import CHARACTERS, SourceImage
 from chestxray.version import __version__
@@ -100,9 +100,11 @@ def _reference(source: SourceImage) -> ImageReference:
 
 
 def _evidence(source: SourceImage) -> Dataset:
-    study = Dataset()
+    series, study = Dataset(), Dataset()
+    series.SeriesInstanceUID = source.values["SeriesInstanceUID"]
+    series.ReferencedSOPSequence = [reference(source)]
     study.StudyInstanceUID = source.values["StudyInstanceUID"]
-    study.ReferencedSeriesSequence = [evidence_series(source)]
+    study.ReferencedSeriesSequence = [series]
     return study
 
 
@@ -188,7 +190,8 @@ def _not_assessed(reading: Reading) -> list[str]:
 
 def _warnings(reading: Reading) -> list[str]:
     """Give the warnings of a reading as comments."""
-    return [_note("Warning", notice) for notice in reading.warnings]
+    heads = {True: "Refused, and read all the same", False: "Warning"}
+    return [_note(heads[notice.refuses], notice) for notice in reading.warnings]
 
 
 def _note(head: str, notice: Notice) -> str:
