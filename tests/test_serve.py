@@ -465,8 +465,10 @@ def test_it_accepts_the_formats_that_the_decoder_reads(client, radiographs):
 def test_the_interface_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     statuses = paths["/v1/read"]["post"]["responses"]
-    expected = {"200", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503"}
-    assert expected == set(statuses)
+    problems = {"400", "401", "403", "406", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(statuses) == {"200", "204"} | problems
+    forms = {"application/json", "application/fhir+json", "application/dicom", "multipart/related"}
+    assert set(statuses["200"]["content"]) == forms
     assert "multipart/form-data" in paths["/v1/read"]["post"]["requestBody"]["content"]
 
 

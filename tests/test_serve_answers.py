@@ -229,7 +229,7 @@ def test_the_memory_for_dicom_objects_is_counted_with_that_of_uploads(reader, fi
 def check_report(report: dict, answer: dict) -> None:
     """As FHIR's own models see it, and with the figures of the JSON answer."""
     parsed = DiagnosticReport.model_validate(report)
-    assert (parsed.status, parsed.fhir_type_name()) == ("preliminary", "DiagnosticReport")
+    assert (parsed.status, len(parsed.contained)) == ("preliminary", 1 + len(parsed.result))
     contained = {each["id"]: each for each in report["contained"]}
     found = [contained[each["reference"].removeprefix("#")] for each in report["result"]]
     assert len(found) == len(answer["findings"])
