@@ -84,6 +84,34 @@ def test_tls_from_1_2_on_is_spoken(server, trusting, version):
         assert client.get("healthz").status_code == 200
 
 
+def test_a_request_that_comes_in_one_piece_with_the_end_of_the_handshake_is_answered(
+    server, trusting
+):
+    """With TLS 1.3 it may, so HTTP gets its bytes before it knows of the connection."""
+    trusting.minimum_version = ssl.TLSVersion.TLSv1_3
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(received, sent, server_hostname="127.0.0.1")
+    with socket.create_connection(address(server), timeout=30) as line:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                line.sendall(sent.read())
+                received.write(line.recv(2**16))
+        tls.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        line.sendall(sent.read())
+        answer = b""
+        while b"alive" not in answer:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += tls.read(2**16)
+                continue
+            arrived = line.recv(2**16)
+            assert arrived
+            received.write(arrived)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_tls_1_1_and_plain_http_are_refused(server, trusting):
     trusting.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED

@@ -84,6 +84,8 @@ class Handshake(asyncio.Protocol):
         self._proxies = proxies
         self._make_protocol = make_protocol
         self._transport: asyncio.Transport | None = None
+        self._early = bytearray()  # what arrives before HTTP has taken over
+        self._lost = False
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -96,12 +98,19 @@ class Handshake(asyncio.Protocol):
         self._table.add(self, None if self._proxies.include(peer) else limited_as(peer))
         self._task = asyncio.get_running_loop().create_task(self._encrypt(transport))
 
+    def data_received(self, data: bytes) -> None:
+        """Keep what was decrypted before HTTP has taken over."""
+        self._early += data
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        """Note that HTTP shall not take over."""
+        self._lost = True
+
     async def _encrypt(self, transport: asyncio.Transport) -> None:
-        protocol = self._make_protocol()
         try:
             encrypted = await asyncio.get_running_loop().start_tls(
                 transport,
-                protocol,
+                self,
                 self._context,
                 server_side=True,
                 ssl_handshake_timeout=self._seconds,
@@ -110,10 +119,17 @@ class Handshake(asyncio.Protocol):
             encrypted = None
         finally:
             self._table.remove(self)
-        if encrypted is None:
+        if encrypted is None or self._lost:
             transport.abort()
         else:
-            protocol.connection_made(encrypted)
+            self._hand_over(encrypted)
+
+    def _hand_over(self, encrypted: asyncio.Transport) -> None:
+        protocol = self._make_protocol()
+        encrypted.set_protocol(protocol)
+        protocol.connection_made(encrypted)
+        if self._early:
+            protocol.data_received(bytes(self._early))
 
     def phase(self) -> Phase:
         """See `Connection.phase`."""
