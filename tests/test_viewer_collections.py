@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -178,26 +177,19 @@ def test_a_damaged_encrypted_or_exploding_archive_is_reported_and_costs_nothing(
     assert page.locator("#list li").count() == 0
 
 
-def test_two_hundred_radiographs_are_listed_read_and_stay_usable(
-    page, service, radiographs, tmp_path
-):
-    """Answers are those of one radiograph, since here the list is what is tested."""
+@pytest.mark.slow
+def test_two_hundred_radiographs_are_listed_read_and_stay_usable(page, radiographs, tmp_path):
     image = radiographs["a"].read_bytes()
-    answer = service.post(
-        "/v1/read", files={"file": image}, params={"heatmaps": "json", "display": "true"}
-    ).json()
-    body = json.dumps(answer)
-    page.route("**/v1/read*", lambda route: route.fulfill(body=body))
     made = archive(tmp_path / "many.zip", {f"{number}.png": image for number in range(200)})
     page.set_input_files("#file", made)
     page.locator("#counts", has_text="done").wait_for()
-    page.locator("#counts", has_text="200 radiographs · 200 read").wait_for(timeout=60_000)
+    page.locator("#counts", has_text="200 radiographs · 200 read").wait_for(timeout=200_000)
     assert page.locator("#bar-read").is_hidden()
     seconds = page.evaluate(
         """async () => {
           const start = performance.now();
           for (let i = 0; i < 50; i++) {
-            document.dispatchEvent(new KeyboardEvent("keydown", { key: "]" }));
+            document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "]", bubbles: true }));
           }
           await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
           return (performance.now() - start) / 1000;

@@ -138,6 +138,11 @@ def picture(page) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
 
 
+def pages_of(pdf: bytes) -> int:
+    """The number of pages of a PDF that Chromium printed."""
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
+
+
 def middle(page) -> tuple[float, float]:
     box = page.locator("#viewport").bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

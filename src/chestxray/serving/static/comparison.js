@@ -43,6 +43,7 @@ export class Comparison {
     }, announce);
     by("prior-choice").addEventListener("change", (event) => {
       this.show(this.list.all.find((each) => each.key === event.target.value) ?? null);
+      if (this.prior) by("prior-viewport").focus(); // so that single keys work again
     });
     by("prior-close").addEventListener("click", () => this.close());
     for (const link of ["link-zoom", "link-window"]) {
@@ -54,7 +55,7 @@ export class Comparison {
     if (this.open) return this.close();
     this.open = true;
     this.update();
-    by("prior-choice").focus();
+    if (!this.prior) by("prior-choice").focus();
   }
 
   close() {
@@ -71,7 +72,7 @@ export class Comparison {
     if (!this.open) return;
     const groups = this.candidates();
     if (![...groups.values()].flat().includes(this.prior)) {
-      this.show(groups.get("same").find((each) => each.image) ?? null);
+      this.show(groups.get("same")[0] ?? null);
     }
     by("prior-choice").replaceChildren(element("option", "", "Choose a radiograph"), ...options(groups));
     by("prior-choice").firstChild.value = "";
@@ -79,7 +80,8 @@ export class Comparison {
     this.caption();
   }
 
-  // The other radiographs by whose they are, the latest first.
+  // The other radiographs by whose they are; of the same patient those that were read before others,
+  // and of these the latest one that is earlier than the current one first.
   candidates() {
     const { current, all } = this.list;
     const groups = new Map(Object.keys(GROUPS).map((name) => [name, []]));
@@ -87,8 +89,8 @@ export class Comparison {
       if (each !== current && each.image) groups.get(relation(each.identity, current?.identity)).push(each);
     }
     const date = (each) => `${each.identity?.studyDate ?? ""} ${each.identity?.studyTime ?? ""}`;
-    const earlier = (each) => date(each) <= date(current);
-    groups.get("same").sort((a, b) => earlier(b) - earlier(a) || date(b).localeCompare(date(a)));
+    const rank = (each) => 2 * Boolean(each.reading) + (date(each) < date(current));
+    groups.get("same").sort((a, b) => rank(b) - rank(a) || date(b).localeCompare(date(a)));
     return groups;
   }
 

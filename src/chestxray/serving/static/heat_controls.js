@@ -88,6 +88,8 @@ export class HeatControls {
     by("scale-end").textContent = this.scale === "image" ? "peak" : "≥ 1";
     const nowhere = off ? "" : this.row.not_localised;
     by("no-place").textContent = nowhere ? sentence(nowhere) : "";
-    by("heat-note").textContent = off ? "The heatmap is off. H switches to contours, then to colours." : this.note;
+    by("heat-note").textContent = off
+      ? "The heatmap is off. H switches to contours, then to colours."
+      : this.note;
   }
 }

@@ -11,7 +11,10 @@ export function listen(actions, escape) {
     if (event.key === "Escape") return escape();
     const typing = event.target.matches("input:not([type=range]):not([type=checkbox]), select");
     if (typing || !by("keys").checked || event.ctrlKey || event.metaKey || event.altKey) return;
-    actions[event.key.toLowerCase()]?.();
+    const action = actions[event.key.toLowerCase()];
+    if (!action) return;
+    event.preventDefault(); // else the key also goes to what the action focuses
+    action();
   });
   by("keys").checked = localStorage.getItem("keys") !== "off";
   by("keys").addEventListener("change", () => {

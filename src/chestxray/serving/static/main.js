@@ -81,7 +81,7 @@ function readout(output, view) {
 function showLengthNote() {
   const { image } = viewport;
   const asked = image && (viewport.tool === "ruler" || image.measures.length);
-  by("length-note").textContent = asked ? lengthNote(image) : "";
+  by("length-note").textContent = by("length-note").title = asked ? lengthNote(image) : "";
 }
 
 // Shows the selected radiograph in its state, image and findings at the same time.
@@ -121,7 +121,6 @@ function showReading(radiograph) {
   by("waiting").hidden = Boolean(reading);
   by("waiting").textContent = state(radiograph);
   by("failure").hidden = !failed;
-  by("frame").dataset.failed = failed;
   by("forced").hidden = !reading?.refused;
   const warnings = warningsOf(reading);
   by("warnings").replaceChildren(...warnings.map(warning));
@@ -209,7 +208,8 @@ function foldExamples() {
 
 function printout() {
   const list = by("patient").querySelectorAll("dd");
-  const text = patient.open ? [...list].map((each) => each.textContent).join(" · ") : "";
+  const known = patient.open && by("patient").dataset.known === "true";
+  const text = known ? [...list].map((each) => each.textContent).join(" · ") : "";
   showPrintout({ radiograph: shown, card, heat, viewport, patient: text });
 }
 

@@ -65,6 +65,7 @@ export class PatientHeader {
     if (!this.open || radiograph !== this.radiograph) return; // by now
     const rows = Object.entries(ROWS).map(([name, text]) => [name, header && text(header)]);
     const known = rows.filter(([, text]) => text);
+    by("patient").dataset.known = known.length > 0;
     list.replaceChildren(...(known.length ? known : [["Patient", NOTHING]]).map(([name, text]) => {
       const row = document.createElement("div");
       row.append(element("dt", "", name), element("dd", "", text));

@@ -11,7 +11,6 @@ import { drawLength, lengthNote, lengthText } from "./ruler.js";
 const MOST_ROWS = 45; // findings
 const MOST_NOTICES = 8;
 const LETTERS = 1 / 52; // height of a length's text, in widths of the picture
-const FEW_ROWS = 16; // findings that stand in one column beside the radiograph
 
 // page: { radiograph, card, heat, viewport, patient } - heat: the HeatControls; patient: the rows of
 // the patient's header where it is shown on the screen, else none.
@@ -25,18 +24,17 @@ function contents({ radiograph, card, heat, viewport, patient }) {
   if (reading?.refused) {
     parts.push(element("p", "alarm", "The gate refuses this radiograph. It was read anyway: do not rely on this reading."));
   }
-  const body = element("div", reading?.findings.length <= FEW_ROWS ? "body beside" : "body", "");
-  body.append(picture(heat, viewport));
-  if (reading) body.append(table(reading));
-  if (problem) body.append(element("p", "alarm", `Not read: ${reasonOf(problem)} There are no probabilities.`));
-  parts.push(body, notices(reading), footer(reading, card));
+  parts.push(picture(heat, viewport));
+  if (reading) parts.push(table(reading));
+  if (problem) parts.push(element("p", "alarm", `Not read: ${reasonOf(problem)} There are no probabilities.`));
+  parts.push(notices(reading), footer(reading, card));
   return parts;
 }
 
 const nothing = () => element("p", "", "No radiograph is selected.");
 
 function heading({ name, identity }, patient) {
-  const made = element("header", "", "");
+  const made = element("div", "head", "");
   const title = element("div", "", "");
   title.append(element("h1", "", "Reading of a chest radiograph"));
   title.append(element("p", "", [name, identity?.studyDate].filter(Boolean).join(" · ")));
@@ -60,7 +58,7 @@ function picture(heat, viewport) {
   paint(pixels.data, image.grey, map, { ...look, contours: true });
   context.putImageData(pixels, 0, 0);
   const size = LETTERS * image.width;
-  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), size);
+  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), image.width, size);
   if (image.burned) burn(context, image.width, image.height);
   made.append(canvas, element("figcaption", "", caption(heat, image)));
   return made;
@@ -71,7 +69,7 @@ function caption(heat, image) {
     ? [`Contours: heatmap of ${heat.row.label}, at half, three quarters and the end of its scale.`, heat.note]
     : ["No heatmap is drawn."];
   if (heat.shown && heat.row.not_localised) parts.push(sentence(heat.row.not_localised));
-  if (image.measures.length) parts.push(lengthNote(image));
+  if (image.measures.length) parts.push(`Lengths: ${lengthNote(image).replace(/^[A-Z]/, (letter) => letter.toLowerCase())}`);
   return parts.join(" ");
 }
 
@@ -107,9 +105,13 @@ function notices(reading) {
 }
 
 function footer(reading, card) {
-  const made = element("footer", "", "");
-  const model = [`Model ${reading?.model ?? card?.identity ?? "unknown"}`, card && `trained on ${card.trained_on.source ?? "data that are not recorded"}`, card && `operating point ${card.operating_point}`];
-  made.append(element("p", "", `${model.filter(Boolean).join(", ")}. Printed ${new Date().toLocaleString()}.`));
+  const made = element("div", "foot", "");
+  const model = [`Model ${reading?.model ?? card?.identity ?? "unknown"}`];
+  if (card) {
+    const data = card.trained_on.source ?? "data that are not recorded";
+    model.push(`trained on ${data}`, `operating point “${card.operating_point}”`);
+  }
+  made.append(element("p", "", `${model.join(", ")}. Printed ${new Date().toLocaleString("sv").slice(0, 16)}.`));
   made.append(element("p", "", "A finding is called if its probability reaches its threshold. For research use, not a medical device: not for diagnosis."));
   return made;
 }

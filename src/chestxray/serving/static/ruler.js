@@ -6,14 +6,14 @@ const STEP = { fine: 1, coarse: 8 }; // CSS pixels of a key press
 const LINE = "#7fe0ff";
 const CURSOR = 12; // CSS pixels, half of its length
 const PLANES = {
-  patient: { suffix: "", note: "Lengths by the calibrated pixel spacing." },
+  patient: { suffix: "", note: "Calibrated pixel spacing." },
   detector: {
     suffix: " at the detector",
-    note: "Lengths at the detector: in the patient they are shorter, by the magnification.",
+    note: "At the detector: larger than in the patient.",
   },
   unknown: {
     suffix: " (nominal)",
-    note: "The file does not say whether its pixel spacing holds in the patient or at the detector.",
+    note: "Nominal: at the detector or in the patient, the file does not say.",
   },
 };
 
@@ -36,8 +36,8 @@ export function lengthText(a, b, image) {
 
 // Says what the lengths mean.
 export function lengthNote({ file }) {
-  if (!file) return "The radiograph was not read: lengths are in pixels of the picture.";
-  if (!file.spacing) return "The file gives no pixel spacing: lengths are in pixels.";
+  if (!file) return "Not read: lengths in pixels of the picture.";
+  if (!file.spacing) return "No pixel spacing in the file: lengths in pixels.";
   return PLANES[file.spacing.plane].note;
 }
 
@@ -151,16 +151,17 @@ export class Ruler {
     const { image } = this.viewport;
     const place = (point) => this.viewport.toScreen(point);
     for (const { a, b } of [...this.measures, ...(this.draft ? [this.draft] : [])]) {
-      drawLength(context, place(a), place(b), lengthText(a, b, image));
+      drawLength(context, place(a), place(b), lengthText(a, b, image), this.viewport.canvas.clientWidth);
     }
     if (this.cursor) drawCross(context, place(this.cursor));
   }
 }
 
-export function drawLength(context, a, b, text, size = 13) {
+// Draws a line between two points with its length, within the width of the canvas.
+export function drawLength(context, a, b, text, width, size = 13) {
   context.lineCap = "round";
-  for (const [width, colour] of [[size / 3, "#000c"], [size / 8, LINE]]) {
-    context.lineWidth = width;
+  for (const [thickness, colour] of [[size / 3, "#000c"], [size / 8, LINE]]) {
+    context.lineWidth = thickness;
     context.strokeStyle = colour;
     stroke(context, a, b);
     const across = Math.atan2(b.y - a.y, b.x - a.x) + Math.PI / 2;
@@ -172,8 +173,10 @@ export function drawLength(context, a, b, text, size = 13) {
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   const wide = context.measureText(text).width;
-  const left = Math.max(a.x, b.x) + size * 0.7;
-  const y = a.x > b.x ? a.y : b.y;
+  const right = a.x > b.x ? a : b;
+  const room = width - wide - size * 0.3;
+  const left = Math.min(right.x + size * 0.7, room);
+  const y = right.x + size * 0.7 > room ? right.y + size * 1.4 : right.y; // else on its own line
   context.fillStyle = "#000b";
   context.fillRect(left - size * 0.3, y - size * 0.75, wide + size * 0.6, size * 1.5);
   context.fillStyle = LINE;
