@@ -40,6 +40,7 @@ from chestxray.serving.gateway.config_values import (
     ShortName,
     SyslogAddress,
 )
+from chestxray.serving.gateway.secondary_captures import CaptureRule
 
 _log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
@@ -103,6 +104,9 @@ class Receive(_Table):
             displaces the oldest.
         connections_per_address: the same for one address.
         object_mib: maximum size of an object; a larger one aborts its association.
+        secondary_captures: whether objects of the class Secondary Capture are received that are
+            radiographs by their tags, see `secondary_captures`.
+        burned_in_annotation: whether those are too whose pixels are said to contain text.
         addresses: IP addresses or networks from which an AE title may associate; a title that is
             not named here may do so from any address.
         tls: mutual TLS; plain DICOM without it.
@@ -118,6 +122,8 @@ class Receive(_Table):
     connections: int = Field(default=32, ge=1)
     connections_per_address: int = Field(default=16, ge=1)
     object_mib: int = Field(default=256, ge=1)
+    secondary_captures: bool = False
+    burned_in_annotation: bool = False
     addresses: dict[AETitle, Annotated[list[Network], Field(min_length=1)]] = {}
     tls: TLS | None = None
 
@@ -127,6 +133,20 @@ class Receive(_Table):
         if unknown:
             raise ValueError(f"addresses has titles that are not in allow: {sorted(unknown)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_captures(self) -> Self:
+        if self.burned_in_annotation and not self.secondary_captures:
+            raise ValueError(
+                "burned_in_annotation = true is about secondary captures, which are not received: "
+                "add secondary_captures = true or remove burned_in_annotation"
+            )
+        return self
+
+    @property
+    def capture_rule(self) -> CaptureRule:
+        """Which secondary captures are received."""
+        return CaptureRule(self.secondary_captures, self.burned_in_annotation)
 
     def may_come_from(self, title: str, address: str) -> bool:
         """Tell whether an AE title may associate from an IP address."""

@@ -123,7 +123,8 @@ def run_poller(stop: threading.Event, config: Config, service: Poll) -> None:
     _exit_soon_after(stop)
     intake = Intake(Store(config.state), config.storage, can_wait=True)
     max_bytes = config.receive.object_mib * 2**20
-    Poller(service, intake, Store(config.state), max_bytes, stop).run()
+    rule = config.receive.capture_rule
+    Poller(service, intake, Store(config.state), max_bytes, stop, rule).run()
 
 
 def run_monitor(stop: threading.Event, config: Config) -> None:

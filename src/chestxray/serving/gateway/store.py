@@ -108,7 +108,8 @@ class Image:
         uid: SOP instance UID.
         sha256: of the file as received.
         source: calling AE title, or the DICOMweb URL.
-        modality: CR or DX by its SOP class; empty where that is unknown.
+        modality: CR or DX by its SOP class, of a secondary capture by its tag; empty where that is
+            unknown.
     """
 
     uid: str
@@ -211,6 +212,11 @@ class Store:
     def is_image(self, uid: str) -> bool:
         """Tell whether a UID is that of a received image."""
         return self.db.execute("SELECT 1 FROM images WHERE uid = ?", (uid,)).fetchone() is not None
+
+    def is_result(self, uid: str) -> bool:
+        """Tell whether a UID is that of a result of this gateway."""
+        found = self.db.execute("SELECT 1 FROM results WHERE uid = ?", (uid,))
+        return found.fetchone() is not None
 
     def is_known(self, uid: str) -> bool:
         """Tell whether a UID is that of a received image or of a result of this gateway."""
