@@ -39,6 +39,7 @@ from gateway_parts import (
 TODAY = dt.datetime.now().astimezone().date()
 DAYS = dt.timedelta(days=3)  # that each question looks back, unless told otherwise
 LONG_AGO = "20200101"
+NONE = CaptureRule()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def ask(tmp_path: Path, empty: Orthanc):
     """Give a poller of the same state at each call."""
     made = []
 
-    def asking(more: str = "", captures: CaptureRule = CaptureRule()) -> Asking:
+    def asking(more: str = "", captures: CaptureRule = NONE) -> Asking:
         made.append(Asking(tmp_path, empty, more, captures))
         return made[-1]
 
@@ -78,7 +79,7 @@ class Asking:
     """A poller of its own state, which a new one of the same folder finds again."""
 
     def __init__(
-        self, folder: Path, pacs: Orthanc, more: str = "", captures: CaptureRule = CaptureRule()
+        self, folder: Path, pacs: Orthanc, more: str = "", captures: CaptureRule = NONE
     ) -> None:
         settings = config(folder, f'[[poll]]\nurl = "{pacs.web}/"\n{more}\n')
         self.store = Store(settings.state)

@@ -1,4 +1,4 @@
-"""Secondary captures: those that are radiographs by their tags are received where that is allowed."""
+"""Secondary captures that are radiographs by their tags are received where that is allowed."""
 
 from __future__ import annotations
 
@@ -168,7 +168,8 @@ def test_a_result_of_another_gateway_of_this_package_is_never_a_radiograph(
 def test_each_reading_of_a_secondary_capture_says_so(run: Path) -> None:
     reader = chestxray.load(run / "bundle", "torch")
     warned = [
-        "secondary-capture" in {notice.code for notice in reader.read(written(image), force=True).warnings}
+        "secondary-capture"
+        in {notice.code for notice in reader.read(written(image), force=True).warnings}
         for image in (capture(), radiograph())
     ]
     assert warned == [True, False]

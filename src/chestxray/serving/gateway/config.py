@@ -258,6 +258,57 @@ class Audit(_Table):
         return self
 
 
+class Drift(_Table):
+    """What counts as drift: how far a week's radiographs may lie from what they are compared with.
+
+    Attributes:
+        level: chance of an alarm in a week without any drift.
+        tolerance: largest distance that is not worth an alarm, see `evaluation.drift`.
+        baseline: first and last day of a period of this gateway that later weeks are compared with
+            instead of the bundle's validation images.
+        keep_weeks: how long the figures of readings are kept; those of the baseline stay.
+    """
+
+    level: float = Field(default=0.01, gt=0, lt=0.5)
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    baseline: (
+        Annotated[list[Annotated[dt.date, Field(strict=False)]], Field(min_length=2, max_length=2)]
+        | None
+    ) = None
+    keep_weeks: int = Field(default=53, ge=2)
+
+    @model_validator(mode="after")
+    def _check_baseline(self) -> Self:
+        if self.baseline is not None and self.baseline[0] > self.baseline[1]:
+            raise ValueError(
+                f"baseline = {self.baseline[0]} to {self.baseline[1]} ends before it begins: give "
+                "its first and its last day"
+            )
+        return self
+
+    @property
+    def period(self) -> tuple[float, float] | None:
+        """Beginning and end of the baseline, seconds since 1970; None without one."""
+        if self.baseline is None:
+            return None
+        first, last = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in self.baseline)
+        return first.timestamp(), (last + dt.timedelta(days=1)).timestamp()
+
+
+class Shadow(_Table):
+    """A second bundle that reads every radiograph too; its results are never sent.
+
+    Attributes:
+        bundle: folder of the bundle.
+        engine: as `read.engine`.
+        operating_point: as `read.operating_point`.
+    """
+
+    bundle: FilePath
+    engine: str = Field(default="auto", min_length=1)
+    operating_point: str | None = Field(default=None, min_length=1)
+
+
 class Rule(_Table):
     """Which results a destination receives: all conditions that are given must hold.
 
@@ -338,16 +389,22 @@ class Config(_Table):
         storage: retention.
         metrics: endpoint for Prometheus and health checks; none by default.
         audit: further places for the last links of the audit record.
+        drift: what counts as drift.
+        shadow: a second bundle that reads too; none by default.
         destinations: where results go.
+        dry_run: results are kept in the outbox and sent nowhere.
     """
 
     state: FilePath
+    dry_run: bool = False
     receive: Receive
     poll: list[Poll] = []
     read: Read = Read()
     storage: Storage = Storage()
     metrics: Metrics | None = None
     audit: Audit = Audit()
+    drift: Drift = Drift()
+    shadow: Shadow | None = None
     destinations: list[Destination] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -361,7 +418,9 @@ class Config(_Table):
         return self
 
 
-TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, Audit, TLS, Rule, StoreSCP, Stow)
+TABLES: Final = (
+    Config, Receive, Poll, Read, Storage, Metrics, Audit, Drift, Shadow, TLS, Rule, StoreSCP, Stow
+)  # fmt: skip
 
 
 def load(path: Path) -> Config:
@@ -423,6 +482,10 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     raw["state"] = folder.absolute() / config.state
     if config.read.engine not in _ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
+    if config.shadow is not None:
+        raw["shadow"]["bundle"] = folder.absolute() / config.shadow.bundle
+        if config.shadow.engine not in _ENGINES:
+            raw["shadow"]["engine"] = str(folder.absolute() / config.shadow.engine)
     if config.read.require_signature is not None:
         raw["read"]["require_signature"] = folder.absolute() / config.read.require_signature
     for table in (raw["receive"], *raw["destinations"]):

@@ -37,6 +37,7 @@ from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.multipart import only_part
 from chestxray.serving.gateway.queue import exit_after
 from chestxray.serving.gateway.secondary_captures import (
+    NO_CAPTURES,
     SECONDARY_CAPTURE,
     CaptureRule,
     NotARadiographError,
@@ -199,7 +200,7 @@ class Poller:
         store: Store,
         max_bytes: int,
         stop: threading.Event,
-        captures: CaptureRule = CaptureRule(),  # noqa: B008 - a value
+        captures: CaptureRule = NO_CAPTURES,
     ) -> None:
         self._config = config
         self._intake = intake

@@ -39,8 +39,8 @@ from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, 
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
 from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.secondary_captures import (
+    NO_CAPTURES,
     SECONDARY_CAPTURE,
-    CaptureRule,
     NotARadiographError,
 )
 from chestxray.serving.gateway.sop_uids import sop_uids
@@ -125,18 +125,10 @@ class Receiver:
         about = {"uid": uid, "source": source}
         if not is_uid(uid):
             return _INVALID_INSTANCE
+        if sop_class not in (*RADIOGRAPHS, *RESULT_CLASSES):
+            return _UNSUPPORTED_CLASS  # it differs from its presentation context
         try:
-            if sop_class in RESULT_CLASSES and self._intake.is_result(uid):
-                _log.info("own result ignored", extra={"event": "own-result", **about})
-                return _SUCCESS
-            if sop_class not in (*RADIOGRAPHS, *RESULT_CLASSES):
-                return _UNSUPPORTED_CLASS  # it differs from its presentation context
-            spool = spool_of(event)
-            if spool is None or not _matches(spool, event):
-                message = "image rejected: SOP class or instance UID differ from the data set's"
-                _log.warning(message, extra={"event": "mismatch", **about})
-                return _MISMATCH
-            new = self._intake.accept(uid, spool, source, self._modality(event, spool))
+            return self._store(event, sop_class, about)
         except NotARadiographError as error:
             extra = {"event": "foreign-result", **about}
             _log.warning("%s rejected: %s", sop_class.name, error, extra=extra)
@@ -145,6 +137,26 @@ class Receiver:
             exit_if_damage(error)
             _log.error("image not stored: %s", error, extra={"event": "not-stored", **about})
             return _OUT_OF_RESOURCES
+
+    def _store(self, event: evt.Event, sop_class: UID, about: dict[str, str]) -> int:
+        """Store an image, or ignore a result of this gateway; give the status.
+
+        Raises:
+            NotARadiographError: it is neither.
+            OutOfSpaceError: less free space is left than must stay.
+            OSError: the disk is full or fails.
+            sqlite3.Error: the row could not be written.
+        """
+        uid = about["uid"]
+        if sop_class in RESULT_CLASSES and self._intake.is_result(uid):
+            _log.info("own result ignored", extra={"event": "own-result", **about})
+            return _SUCCESS
+        spool = spool_of(event)
+        if spool is None or not _matches(spool, event):
+            message = "image rejected: SOP class or instance UID differ from the data set's"
+            _log.warning(message, extra={"event": "mismatch", **about})
+            return _MISMATCH
+        new = self._intake.accept(uid, spool, about["source"], self._modality(event, spool))
         what = "received" if new else "known"
         _log.info("image %s", what, extra={"event": what, **about})
         return _SUCCESS
@@ -159,7 +171,7 @@ class Receiver:
         sop_class = UID(request.AffectedSOPClassUID)
         if sop_class in RADIOGRAPHS:
             return RADIOGRAPHS[sop_class]
-        rule = self._config.capture_rule if sop_class == SECONDARY_CAPTURE else CaptureRule()
+        rule = self._config.capture_rule if sop_class == SECONDARY_CAPTURE else NO_CAPTURES
         return rule.modality(bytes(spool.beginning), UID(event.context.transfer_syntax))
 
     def _prepare(self, association: Association) -> None:

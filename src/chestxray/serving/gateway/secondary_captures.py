@@ -88,6 +88,9 @@ class CaptureRule:
         raise NotARadiographError(f"the secondary capture is no radiograph: {reason}")
 
 
+NO_CAPTURES: Final = CaptureRule()
+
+
 def recovered_modality(path: Path) -> str:
     """Give the modality of a secondary capture that was received before; empty where unknown."""
     with path.open("rb") as file:

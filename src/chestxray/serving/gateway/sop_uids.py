@@ -1,4 +1,4 @@
-"""What a file itself declares, from its first bytes: SOP class, instance, and a few attributes more.
+"""What a file declares of itself in its first bytes: SOP class, instance, and some attributes.
 
 No other element is interpreted, nothing is decoded, and what follows the last one that is asked for
 is not looked at, so a hostile data set costs no more than an honest one.
