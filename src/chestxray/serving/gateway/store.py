@@ -3,7 +3,7 @@
     state/
       lock                  held by the running gateway
       intake.lock           held by a process that places an image
-      queue.sqlite          images, results, tasks, figures of readings, poll positions, audit record
+      queue.sqlite          images, results, tasks, figures, poll positions, audit record
       shadow.sqlite         figures of the shadow's readings
       audit-anchors.jsonl   last links of the audit record
       processes.json        processes that died
