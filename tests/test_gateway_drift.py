@@ -53,12 +53,13 @@ def clock(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def model(store: Store) -> str:
-    """A model of one finding that has read here."""
-    of = VALIDATION.model_dump_json()
-    described = (
-        f'{{"findings": ["Effusion"], "probabilities": {{"Effusion": {of}}}, "measures": {{}}}}'
-    )
-    store.db.execute("INSERT INTO models VALUES ('m', ?)", (described,))
+    return remember(store, {"Effusion": VALIDATION.model_dump()})
+
+
+def remember(store: Store, probabilities: dict[str, dict]) -> str:
+    """Enter a model of one finding, as if it had read here."""
+    described = {"findings": ["Effusion"], "probabilities": probabilities, "measures": {}}
+    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
     return "m"
 
 
