@@ -63,7 +63,7 @@ def test_equal_values_are_no_distance_and_a_share_of_them_is_its_change() -> Non
 @pytest.mark.parametrize("patients", [15, 150, 1500])
 def test_the_same_distribution_alarms_no_more_often_than_its_level(patients: int) -> None:
     """In weeks of any size, of 18 figures that share a level of 0.2, with another validation."""
-    draws, level, weeks = np.random.default_rng(patients), 0.2, 150
+    draws, level, weeks = np.random.default_rng(patients), 0.2, 80
     alarms = 0
     for _ in range(weeks):
         known = [reference(draws.beta(1, 9, 400)) for _ in range(18)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -65,10 +66,10 @@ def remember(store: Store, probabilities: dict[str, dict]) -> str:
 
 def note(store: Store, model: str, probabilities: np.ndarray, **more: object) -> None:
     """Write the figures of one radiograph of each of some patients."""
-    for number, probability in enumerate(probabilities):
-        values = {"notices": [], "patient": f"{PATIENT} {number}", "refused": False} | more
-        figures = Figures(0.1, probabilities=[probability], calls=[probability > 0.5], **values)
-        with transaction(store.db):
+    with transaction(store.db):
+        for number, probability in enumerate(probabilities):
+            values = {"notices": [], "patient": f"{PATIENT} {number}", "refused": False} | more
+            figures = Figures(0.1, probabilities=[probability], calls=[probability > 0.5], **values)
             readings.record(store.db, f"1.{number}", model, figures)
 
 
@@ -163,22 +164,20 @@ def reader(run: Path) -> Reader:
 
 
 def read_all(store: Store, reader: Reader, films: list[np.ndarray]) -> None:
-    for number, film in enumerate(films):
+    rows = []
+    for film in films:
         try:
             outcome = reader.read(film)
         except RefusedError as refusal:
             outcome = refusal
         refused = isinstance(outcome, RefusedError)
-        figures = Figures(
-            0.1,
-            f"P{number}",
-            refused,
-            [],
-            [] if refused else list(outcome.probabilities.values()),
-            [] if refused else list(outcome.calls.values()),
-            outcome.measures,
-        )
-        with transaction(store.db):
+        rows.append((outcome, [] if refused else outcome.probabilities.values()))
+    with transaction(store.db):
+        for number, (outcome, probabilities) in enumerate(rows):
+            calls = [None] * len(probabilities)
+            figures = Figures(
+                0.1, f"P{number}", not calls, [], list(probabilities), calls, outcome.measures
+            )
             readings.record(store.db, f"1.{number}", reader.bundle.identity, figures)
 
 

@@ -51,7 +51,10 @@ def capture(**more: object) -> Dataset:
         "PresentationIntentType": None,
         "BurnedInAnnotation": None,
     }
-    return radiograph(**header | more)
+    image = radiograph(**{key: of for key, of in (header | more).items() if of is not None})
+    for keyword in [key for key, of in (header | more).items() if of is None]:
+        delattr(image, keyword)
+    return image
 
 
 def divided(file: bytes) -> tuple[bytes, bytes]:
@@ -75,7 +78,11 @@ def modality(rule: CaptureRule, file: bytes) -> str:
         ({"NumberOfFrames": "2"}, TAKEN, "more than one frame"),
         ({"BurnedInAnnotation": "YES"}, TAKEN, "text is part of its pixels"),
         ({"Manufacturer": "ChestXray"}, BURNED_IN, "a result of a gateway of this package"),
-        ({"ImageComments": "x" * 9000, "RescaleType": "y" * 60000}, TAKEN, "longer than 64 KiB"),
+        (
+            {"PatientComments": "x" * 60000, "ImageComments": "y" * 9000},
+            TAKEN,
+            "longer than 64 KiB",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The value length")

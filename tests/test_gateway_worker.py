@@ -107,6 +107,13 @@ class Bench:
         return str(dead_letters.dead_letters(self.store.db)[0]["reason"])
 
 
+@pytest.fixture(scope="module")
+def chests(phantoms: Path) -> list[Dataset]:
+    """Radiographs that the gate does not refuse."""
+    films = (radiographs.decode(path) for path in sorted(phantoms.rglob("*.png"))[:4])
+    return [radiograph(number, film.astype(np.uint16) << 4) for number, film in enumerate(films)]
+
+
 @pytest.fixture
 def bench(tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]):
     made = Bench(tmp_path, reader, decoder)
@@ -146,7 +153,7 @@ def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
     class Killed(BaseException):
         pass
 
-    def kill(*_: object) -> None:
+    def kill(*_: object, **__: object) -> None:
         raise Killed
 
     bench.receive(radiograph())
@@ -262,8 +269,8 @@ def test_a_gateway_on_a_dry_run_has_no_sender_and_says_so(tmp_path: Path, run: P
         gateway._lock.close()
 
 
-def test_the_figures_of_readings_and_refusals_are_kept(bench: Bench) -> None:
-    bench.receive(radiograph())
+def test_the_figures_of_readings_and_refusals_are_kept(bench: Bench, chests: list[Dataset]) -> None:
+    bench.receive(chests[0])
     bench.receive(radiograph(1, ViewPosition="LL"))
     bench.work()
     bench.work()
@@ -320,11 +327,11 @@ def everything(db: sqlite3.Connection) -> list[str]:
 
 
 def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
-    shadowed: Shadowed,
+    shadowed: Shadowed, chests: list[Dataset]
 ) -> None:
     bench = shadowed.bench
-    for number in range(3):
-        bench.receive(radiograph(number))
+    for image in chests[:3]:
+        bench.receive(image)
     assert not shadowed.read(), "an image waits for its first reading"
     for _ in range(3):
         bench.work()

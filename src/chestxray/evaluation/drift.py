@@ -84,11 +84,12 @@ class Distribution(BaseModel):
 
     def cumulative(self, points: Values) -> tuple[Values, Values]:
         """Give the share of values below each point, and of those up to it."""
-        values = np.array(self.quantiles)
-        shares = np.linspace(0, 1, LEVELS)
-        unique, first, count = np.unique(values, return_index=True, return_counts=True)
-        below = np.interp(points, unique, shares[first], left=0, right=1)
-        up_to = np.interp(points, unique, shares[first + count - 1], left=0, right=1)
+        values, shares = np.array(self.quantiles), np.linspace(0, 1, LEVELS)
+        between = np.interp(points, values, shares, left=0, right=1)
+        first, after = (np.searchsorted(values, points, side) for side in ("left", "right"))
+        is_one = after > first  # of values that are equal, the first and the last
+        below = np.where(is_one, shares[np.minimum(first, LEVELS - 1)], between)
+        up_to = np.where(is_one, shares[after - 1], between)
         return below, up_to
 
 

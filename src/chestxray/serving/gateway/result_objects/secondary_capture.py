@@ -1,4 +1,4 @@
-"""The picture of a reading as a DICOM object: Secondary Capture, RGB, uncompressed.
+"""The picture of a reading as a DICOM object: Secondary Capture, RGB, RLE Lossless.
 
     ┌────────────────────────────────────────────────────────────┐
     │ title                                         for research │
@@ -27,6 +27,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from chestxray.dataset.pixels import Grey, canonical
 from chestxray.errors import RefusedError
@@ -54,6 +56,7 @@ from chestxray.serving.gateway.result_objects.instance import (
     Model,
     instance,
 )
+from chestxray.serving.gateway.rle import rle_frame
 from chestxray.serving.gateway.source_image import LOSSY, SourceImage
 from chestxray.version import __version__
 
@@ -253,9 +256,10 @@ def _reference(source: SourceImage) -> Dataset:
 def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:
     result.Rows, result.Columns, result.SamplesPerPixel = drawn.shape
     result.PhotometricInterpretation = "RGB"
-    result.PlanarConfiguration = 0
+    result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
     result.BitsAllocated = result.BitsStored = 8
     result.HighBit = 7
     result.PixelRepresentation = 0
-    result.PixelData = drawn.tobytes()
+    result.file_meta.TransferSyntaxUID = RLELossless
+    result.PixelData = encapsulate([rle_frame(drawn)])
     result["PixelData"].VR = "OB"
