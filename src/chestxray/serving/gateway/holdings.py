@@ -19,7 +19,7 @@ from chestxray.serving.gateway.store import READ, Store
 
 _MIB: Final = 2**20
 _WEEK: Final = 7 * DAY
-_NEVER: Final = "not removed"
+_NEVER: Final = "never"
 _SERVED: Final = """
 SELECT count(*) AS number, min(served) AS first FROM (
   SELECT max(reading.finished, coalesce((

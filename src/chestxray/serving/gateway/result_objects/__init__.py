@@ -67,7 +67,8 @@ def make(
     if "sr" in kinds:
         yield _file("sr", structured_report.report(source, model, outcome, thresholds))
     if "sc" in kinds:
-        drawn = secondary_capture.draw(pixels, model, outcome, thresholds)
+        scale = secondary_capture.SCALE
+        drawn = secondary_capture.draw(pixels, model, outcome, thresholds, scale)
         yield _file("sc", secondary_capture.capture(source, model, drawn, refused=refused))
     if "regions" in kinds and isinstance(outcome, Reading):
         found = structured_report.regions(source, model, outcome)

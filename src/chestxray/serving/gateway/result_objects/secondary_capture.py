@@ -61,6 +61,8 @@ from chestxray.serving.gateway.source_image import LOSSY, SourceImage
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)
+SCALE: Final = 0.7
+"""Pixels of the object in those of the layout: 1400 × 840, in which all text is legible."""
 
 _MARGIN: Final = 28
 _TOP: Final = 104
@@ -80,7 +82,11 @@ _TYPICAL: Final = f"a typical true call peaks at {TYPICAL_PEAK}"
 
 
 def draw(
-    image: Grey, model: Model, outcome: Reading | RefusedError, thresholds: Thresholds
+    image: Grey,
+    model: Model,
+    outcome: Reading | RefusedError,
+    thresholds: Thresholds,
+    scale: float = 1.0,
 ) -> npt.NDArray[np.uint8]:
     """Draw a reading or a refusal.
 
@@ -90,15 +96,17 @@ def draw(
         outcome: the reading or the refusal.
         thresholds: finding → probability from which it is called; None without a threshold.
 
+        scale: pixels of the picture in those of the layout.
+
     Returns:
-        RGB uint8 [1200, 2000, 3].
+        RGB uint8 [1200 × scale, 2000 × scale, 3].
     """
     square = canonical(image, _MAIN)
     if isinstance(outcome, RefusedError):
-        canvas = _frame(model).copy()
+        canvas = _frame(model, scale).copy()
         _refusal(canvas, square, outcome)
     else:
-        canvas = _frame_of_reading(model).copy()
+        canvas = _frame_of_reading(model, scale).copy()
         shown = drawing.relevant(outcome, thresholds, _HEATMAPS)
         _radiographs(canvas, square, outcome, shown)
         below = drawing.table(canvas, _column(), outcome, thresholds) + _GAP
@@ -111,9 +119,9 @@ def _column() -> Column:
 
 
 @cache
-def _frame(model: Model) -> Canvas:
+def _frame(model: Model, scale: float) -> Canvas:
     """Draw what all pictures of a model share."""
-    canvas = Canvas.blank(*_SIZE)
+    canvas = Canvas.blank(*_SIZE, scale)
     canvas.text((_MARGIN, 52), "chestxray", Style(40, bold=True))
     canvas.text((_MARGIN, 86), UNVERIFIED, Style(24, DIM))
     canvas.text((_SIZE[0] - _MARGIN, 52), NOTE, Style(32, ALERT, bold=True), "rs")
@@ -122,14 +130,14 @@ def _frame(model: Model) -> Canvas:
 
 
 @cache
-def _frame_of_reading(model: Model) -> Canvas:
+def _frame_of_reading(model: Model, scale: float) -> Canvas:
     """Draw what all its readings share besides: table heads and the scale of heat."""
-    canvas = _frame(model).copy()
+    canvas = _frame(model, scale).copy()
     drawing.head(canvas, _column())
     (width, height), right, top = _BAR, _COLUMN - 36, _BELOW + 60
     left = right - width
-    ramp = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[:, :3]
-    bar = np.rint(255 * np.tile(ramp, (height, 1, 1))).astype(np.uint8)
+    ramp = mpl.colormaps[COLOURS](np.linspace(0, 1, canvas.pixels_of(width)))[:, :3]
+    bar = np.rint(255 * np.tile(ramp, (canvas.pixels_of(height), 1, 1))).astype(np.uint8)
     canvas.image((left, top), bar)
     for heat in (0.0, *LEVELS):
         anchor = "ls" if heat == 0 else "ms" if heat < 1 else "rs"
@@ -147,7 +155,7 @@ def _radiographs(
 ) -> None:
     """Draw the radiograph, the overlay of the first finding beside it, the others below."""
     first, *others = shown
-    large = _reduced(square, _PAIR)
+    large = _reduced(square, canvas.pixels_of(_PAIR))
     left, baseline = _MARGIN + _PAIR + _BETWEEN, _TOP + _PAIR + 34
     canvas.image((_MARGIN, _TOP), _plain(large))
     canvas.text((_MARGIN, baseline), "radiograph", Style(20, DIM))
@@ -160,7 +168,7 @@ def _radiographs(
     if no_place(heat):
         note = f"{NO_PLACE}, heat up to {heat.max():.2f}", Style(20, ALERT)
     canvas.text((left, baseline + 32), *note)
-    small = _reduced(square, _SMALL)
+    small = _reduced(square, canvas.pixels_of(_SMALL))
     for number, other in enumerate(others):
         left = _MARGIN + number * (_SMALL + 60)
         canvas.image((left, _BELOW), blend(small, reading.heatmaps[other]))
@@ -180,7 +188,8 @@ def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
-    canvas.image((_MARGIN, _TOP), _plain(square))
+    shown = _reduced(square, canvas.pixels_of(_MAIN))
+    canvas.image((_MARGIN, _TOP), _plain(shown))
     canvas.text((_SIDE, _TOP + 100), "NOT READ", Style(110, ALERT, bold=True))
     column = Column(_SIDE, _SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
     reasons = [
