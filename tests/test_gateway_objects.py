@@ -20,7 +20,7 @@ from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.gateway.result_objects import codes, secondary_capture
 from chestxray.serving.gateway.result_objects.instance import Model
-from chestxray.serving.gateway.rle import rle_frame, rle_pixels
+from chestxray.serving.rle import rle_frame, rle_pixels
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
     HEADERS,

@@ -24,9 +24,9 @@ from pynetdicom import AE, evt
 
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
-from chestxray.serving.gateway.rle import rle_frame
 from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
+from chestxray.serving.rle import rle_frame
 from dicom_files import written
 from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 

@@ -16,7 +16,7 @@ from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.gateway import logs
 from chestxray.serving.gateway.source_image import SourceImage
 
-PICTURE_SIDE: Final = 1024  # pixels; more than any picture of a reading shows of it
+PICTURE_SIDE: Final = 1024  # pixels; that of many files, which are then shown pixel by pixel
 
 
 class DecodedImage(NamedTuple):

@@ -37,8 +37,8 @@ from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
 from chestxray.serving.gateway.http_client import UnreachableError as NoConnectionError
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
-from chestxray.serving.gateway.rle import rle_pixels
 from chestxray.serving.gateway.store import Store, send_queue
+from chestxray.serving.rle import rle_pixels
 
 _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2

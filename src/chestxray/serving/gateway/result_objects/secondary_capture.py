@@ -56,8 +56,8 @@ from chestxray.serving.gateway.result_objects.instance import (
     Model,
     instance,
 )
-from chestxray.serving.gateway.rle import rle_frame
 from chestxray.serving.gateway.source_image import LOSSY, SourceImage
+from chestxray.serving.rle import rle_frame
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)
