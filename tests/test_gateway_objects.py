@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import get_frame
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 import dicom_files
 from chestxray.dataset import pixels
@@ -19,6 +20,7 @@ from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.result_objects import codes, secondary_capture
 from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.rle import rle_frame, rle_pixels
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
     HEADERS,
@@ -266,9 +268,38 @@ def test_the_capture_is_a_derived_rgb_picture_that_says_text_is_burned_in(tmp_pa
     assert capture.BurnedInAnnotation == "YES"
     assert capture.ImageType == ["DERIVED", "SECONDARY"]
     assert capture.BodyPartExamined == "CHEST"
-    assert not capture.file_meta.TransferSyntaxUID.is_encapsulated
-    drawn = secondary_capture.draw(pixels.decode(path), Model.of(reader), reading(), THRESHOLDS)
-    assert np.array_equal(capture.pixel_array, drawn)
+    assert capture.file_meta.TransferSyntaxUID == RLELossless
+    assert capture.PlanarConfiguration == 1
+    scale = secondary_capture.SCALE
+    drawn = secondary_capture.draw(
+        pixels.decode(path), Model.of(reader), reading(), THRESHOLDS, scale
+    )
+    assert drawn.shape == (840, 1400, 3)
+    assert np.array_equal(capture.pixel_array, drawn), "as pydicom decodes it"
+    assert np.array_equal(
+        rle_pixels(get_frame(capture.PixelData, 0, number_of_frames=1), drawn.shape), drawn
+    )
+    assert len(capture.PixelData) < drawn.size / 2
+
+
+def test_any_pixels_come_back_from_rle_as_they_were() -> None:
+    draws = np.random.default_rng(0)
+    for shape in ((1, 1, 3), (3, 127, 3), (2, 128, 3), (5, 300, 3)):
+        for values in (draws.integers(0, 256, shape), draws.integers(0, 2, shape)):
+            picture = values.astype(np.uint8)
+            assert np.array_equal(rle_pixels(rle_frame(picture), shape), picture)
+
+
+def test_text_of_the_smaller_picture_stays_inside_its_columns(reader) -> None:
+    """What is measured in the layout's pixels is drawn in fewer, by fonts of whole pixels."""
+    image = np.full((64, 64), 90, np.uint8)
+    drawn = secondary_capture.draw(image, Model.of(reader), reading(), THRESHOLDS, 0.7)
+    whole = secondary_capture.draw(image, Model.of(reader), reading(), THRESHOLDS)
+    for picture in (drawn, whole):
+        edge = round(picture.shape[1] * (1 - 8 / 2000))
+        assert (picture[:, edge:] == picture[-1, -1]).all(), "the margin on the right is free"
+    small = cv2.resize(whole, drawn.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(small - drawn).mean() < 4, "the same picture"
 
 
 def test_what_was_lossy_once_is_called_lossy(tmp_path, reader):

@@ -20,6 +20,7 @@ from chestxray.model import model_card
 from chestxray.model.engines import Answer, Engine, Heat, Probabilities
 from chestxray.model.exported import open_engine
 from chestxray.model.heatmaps import HeatScale
+from chestxray.model.image_measures import measures_of
 from chestxray.model.model_card import Facts
 from chestxray.reading import judged_image
 from chestxray.reading.gate import checks
@@ -75,10 +76,12 @@ class Reader:
             ImageError: the file cannot be read, or the source is of another kind.
         """
         judged = self._judged(source)
-        probabilities, heat, (notices,) = self.read_judged([judged])
+        answer = self.engine.run(judged.image[None])
+        probabilities, heat, (notices,) = self.judge([judged], answer)
+        measures = measures_of(judged.image, answer.features[0], self.bundle.detector)
         if not force and any(notice.refuses for notice in notices):
-            raise RefusedError(_name(source), notices)
-        return self._reading(judged, probabilities[0], heat[0], notices)
+            raise RefusedError(_name(source), notices, measures)
+        return replace(self._reading(judged, probabilities[0], heat[0], notices), measures=measures)
 
     def read_judged(
         self, judged: Sequence[JudgedImage]

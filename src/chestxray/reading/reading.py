@@ -45,6 +45,7 @@ class Reading:
         not_assessed: finding that is not called at any probability → why.
         operating_point: name of the rule that chose the thresholds.
         origin: `hub:OWNER/NAME@COMMIT` of a model of the hub; None of any other.
+        measures: figures of the image that are watched for drift, see `model.image_measures`.
     """
 
     probabilities: dict[str, float]
@@ -58,6 +59,7 @@ class Reading:
     not_assessed: dict[str, str] = field(default_factory=dict)
     operating_point: str = ""
     origin: str | None = None
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def findings(self) -> Findings:

@@ -37,7 +37,7 @@ from chestxray.serving.upload_decoding import Decoded
 from chestxray.serving.uploads import Upload
 
 _PART_TYPE: Final = f"{DICOM}; transfer-syntax={EXPLICIT_VR}"
-_PICTURE_BYTES: Final = 8 * 2**20  # of a secondary capture, without compression
+_PICTURE_BYTES: Final = 4 * 2**20  # of a secondary capture, without compression
 _COPIES: Final = 3  # of pixels, while an object is written
 
 
@@ -67,7 +67,8 @@ def answer(
     if options.is_dicom:
         source, picture = _source(decoded), decoded.picture
         assert picture is not None  # noqa: S101 (it is decoded with the header)
-        made = result_objects.make(source, picture, reading, reader, options.objects)
+        wanted = options.objects
+        made = result_objects.make(source, picture, reading, reader, wanted, compressed=False)
         return _dicom(list(made), options.form)
     if options.form == FHIR:
         source = decoded.source if isinstance(decoded.source, SourceImage) else None

@@ -56,6 +56,8 @@ def make(
     outcome: Reading | RefusedError,
     reader: Reader,
     kinds: Collection[str],
+    *,
+    compressed: bool = True,
 ) -> Iterator[ResultObject]:
     """Make the result objects of an image.
 
@@ -66,6 +68,7 @@ def make(
         reader: the reader that made it.
         kinds: of `KINDS`. There are no regions where no called finding has one, and likewise no
             segmentation.
+        compressed: whether pictures are in RLE Lossless; all else is in Explicit VR Little Endian.
     """
     model, thresholds = Model.of(reader), reader.bundle.card.thresholds
     source = replace(source, scope=_scope(outcome, reader))
@@ -73,8 +76,10 @@ def make(
     if "sr" in kinds:
         yield _file("sr", structured_report.report(source, model, outcome, thresholds))
     if "sc" in kinds:
-        drawn = secondary_capture.draw(pixels, model, outcome, thresholds)
-        yield _file("sc", secondary_capture.capture(source, model, drawn, refused=refused))
+        scale = secondary_capture.SCALE
+        drawn = secondary_capture.draw(pixels, model, outcome, thresholds, scale)
+        how = {"refused": refused, "compressed": compressed}
+        yield _file("sc", secondary_capture.capture(source, model, drawn, **how))
     if isinstance(outcome, RefusedError):
         return
     if "regions" in kinds:
