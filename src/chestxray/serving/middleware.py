@@ -41,6 +41,9 @@ from chestxray.errors import ConfigError
 from chestxray.serving.clients import Proxies, is_forwarded, is_loopback, peer_of
 from chestxray.serving.http_errors import ProblemDetails, problem_details, problem_response
 
+REQUEST_ID: Final = "chestxray.request"
+"""Where the scope of a request has its id."""
+
 _TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
 
 _MIN_TOKEN: Final = 16  # characters
@@ -215,6 +218,7 @@ class HttpMiddleware:
             scope = {**scope, "method": "GET"}
         scope = self._with_client(scope)
         exchange = _Exchange(scope, receive, send)
+        scope[REQUEST_ID] = exchange.id
         start = time.monotonic()
         try:
             refusal = self._refusal(scope)

@@ -32,7 +32,7 @@ from chestxray.serving.http_errors import (
     ProblemError,
     problem_responses,
 )
-from chestxray.serving.middleware import internal_error
+from chestxray.serving.middleware import REQUEST_ID, internal_error
 from chestxray.serving.read_options import OBJECTS, ReadOptions, some_findings, some_objects
 from chestxray.serving.responses import Heatmaps, ReadResult
 from chestxray.serving.uploads import FIELD, BodyLimits, Patience, receive_files, upload_of
@@ -182,7 +182,7 @@ async def _read_batch(
     with admission.slot(limited_as(peer_of(request.scope) or "")) as slot:
         files = await _receive(request, slot, most)
         slot.take_places(len(files))
-        batch = _Batch(admission, slot, files, options)
+        batch = _Batch(admission, slot, files, options, request.scope[REQUEST_ID])
         slot.handed_over = True
     return _BatchResponse(batch)
 
@@ -204,8 +204,10 @@ class _Batch:
         slot: Slot,
         files: Sequence[bytes],
         options: ReadOptions,
+        request: str,
     ) -> None:
         self._admission = admission
+        self._request = request
         self._options = options
         self._slot = slot
         self._waiting = deque(enumerate((slot.split(len(data)), data) for data in files))
@@ -241,7 +243,7 @@ class _Batch:
             self._admission.metrics.problems.labels(error.problem.code).inc()
             problem = error.problem
         except Exception as error:  # noqa: BLE001 (as the middleware, in place of the reading)
-            problem = internal_error(error)
+            problem = internal_error(error, self._request)
         else:
             return b'{"index":%d,"status":200,"reading":%b,"problem":null}\n' % (
                 index,
