@@ -191,8 +191,8 @@ def test_the_url_is_logged_when_the_port_is_open_and_radiographs_are_read(
     answers = []
     announce = Server._announce
 
-    def announced(server, address) -> None:
-        announce(server, address)
+    def announced(server, address, started) -> None:
+        announce(server, address, started)
         answers.append(socket.create_connection(address.getsockname(), timeout=10).close())
 
     monkeypatch.setattr(Server, "_announce", announced)

@@ -71,9 +71,9 @@ def answer(
         made = result_objects.make(source, picture, reading, reader, wanted, compressed=False)
         return _dicom(list(made), options.form)
     if options.form == FHIR:
-        source = decoded.source if isinstance(decoded.source, SourceImage) else None
+        known = decoded.source if isinstance(decoded.source, SourceImage) else None
         digest = hashlib.sha256(upload.data).hexdigest()
-        report = fhir.diagnostic_report(reading, Model.of(reader), source, digest)
+        report = fhir.diagnostic_report(reading, Model.of(reader), known, digest)
         return Answer(json.dumps(report, ensure_ascii=False).encode(), FHIR)
     result = responses.read_result(reader, reading, upload.kind, decoded, options.heatmaps)
     return Answer(result.model_dump_json().encode(), JSON)

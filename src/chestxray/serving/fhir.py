@@ -191,13 +191,15 @@ def _when(source: SourceImage) -> str:
     if date is None:
         return ""
     time = _TIME.fullmatch(source.values.get("StudyTime", "").strip())
-    year, month, day = map(int, date.groups())
-    clock = tuple(map(int, time.groups()[:3])) if time and source.timezone else (0, 0, 0)
     try:
-        moment = datetime(year, month, day, *clock, tzinfo=source.timezone or UTC)
+        year, month, number = map(int, date.groups())
+        day = datetime(year, month, number, tzinfo=source.timezone or UTC)
     except ValueError:
         return ""
-    return moment.isoformat() if time and source.timezone else f"{moment.date()}"
+    if time is None or source.timezone is None:
+        return f"{day.date()}"
+    hour, minute, second = map(int, time.groups()[:3])
+    return day.replace(hour=hour, minute=minute, second=second).isoformat()
 
 
 def _conclusion(reading: Reading) -> str:

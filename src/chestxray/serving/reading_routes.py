@@ -45,7 +45,7 @@ _FILE: Final = {
     "description": "A chest radiograph: PNG, JPEG or DICOM.",
 }
 
-router: Final = APIRouter()
+router: Final = APIRouter(tags=["Reading"])
 
 
 class BatchLine(BaseModel):

@@ -8,7 +8,9 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
@@ -177,7 +179,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for address in sockets or ():
             address.listen(LISTEN_BACKLOG)
-            self._admission.started.add_done_callback(lambda _, at=address: self._announce(at))
+            self._admission.started.add_done_callback(partial(self._announce, address))
 
     async def on_tick(self, counter: int) -> bool:
         """Close slow connections once a second; uvicorn calls this ten times as often."""
@@ -196,7 +198,7 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
-    def _announce(self, address: socket.socket) -> None:
+    def _announce(self, address: socket.socket, _started: Future[None]) -> None:
         """Log the URL where the service is ready; end the server where it could not start."""
         if self._admission.state == "ready":
             reader = self._admission.reader

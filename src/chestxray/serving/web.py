@@ -162,16 +162,24 @@ def example_png(name: str) -> bytes:
 def _add_model(app: FastAPI, admission: AdmissionControl) -> None:
     card = model_card_result(admission.reader)
 
-    @app.get("/v1/model", summary="The model card", responses=problem_responses(401, 403))
+    @app.get(
+        "/v1/model", tags=["Model"], summary="The model card", responses=problem_responses(401, 403)
+    )
     def model() -> ModelCardResult:
         return card
 
-    @app.get("/v1/examples", summary="Example radiographs", responses=problem_responses(401, 403))
+    @app.get(
+        "/v1/examples",
+        tags=["Model"],
+        summary="Example radiographs",
+        responses=problem_responses(401, 403),
+    )
     def examples() -> list[ExampleCard]:
         return [_example_card(name) for name in EXAMPLES]
 
     @app.get(
         "/v1/examples/{name}.png",
+        tags=["Model"],
         summary="An example radiograph",
         response_class=Response,
         responses=problem_responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
@@ -189,18 +197,29 @@ def _example_card(name: str) -> ExampleCard:
 
 
 def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:
-    @app.get("/healthz", summary="Whether the process works", responses={503: {"model": Health}})
+    @app.get(
+        "/healthz",
+        tags=["Monitoring"],
+        summary="Whether the process works",
+        responses={503: {"model": Health}},
+    )
     def health(response: Response) -> Health:
         response.status_code = 200 if admission.alive else 503
         return Health(state="alive" if admission.alive else "failed")
 
-    @app.get("/readyz", summary="Whether images are accepted", responses={503: {"model": Health}})
+    @app.get(
+        "/readyz",
+        tags=["Monitoring"],
+        summary="Whether images are accepted",
+        responses={503: {"model": Health}},
+    )
     def ready(response: Response) -> Health:
         response.status_code = 200 if admission.state == "ready" else 503
         return Health(state=admission.state)
 
     @app.get(
         "/metrics",
+        tags=["Monitoring"],
         summary="Metrics for Prometheus",
         response_class=Response,
         responses=problem_responses(401, 403) | {200: {"content": {"text/plain": {}}}},
