@@ -265,6 +265,7 @@ class AdmissionControl:
                 other uploads use the memory for these (429); or the service timed out, its decoder
                 ended, or none can be started (503).
         """
+        self.metrics.upload_bytes.inc(len(upload.data))
         work: Future[Answer] = self._threads.submit(self._read, slot, upload, options)
         slot.handed_over = True
         work.add_done_callback(lambda _: slot.release())

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
@@ -57,7 +57,7 @@ class BatchLine(BaseModel):
     problem: ProblemDetails | None
 
 
-class _JsonLines(Response):
+class _JsonLines(JSONResponse):
     media_type = JSON_LINES
 
 
@@ -190,9 +190,7 @@ async def _read_batch(
 async def _receive(request: Request, slot: Slot, most: BodyLimits) -> list[bytes]:
     admission: AdmissionControl = request.app.state.admission
     patience = Patience(admission.limits.upload_timeout, admission.limits.min_upload_rate)
-    files = await receive_files(request, most, patience, slot.reserve)
-    admission.metrics.upload_bytes.inc(sum(map(len, files)))
-    return files
+    return await receive_files(request, most, patience, slot.reserve)
 
 
 class _Batch:
