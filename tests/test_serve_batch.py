@@ -10,10 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-import chestxray
 from chestxray.reading.reader import Reader
 from chestxray.serving.admission import AdmissionControl, Limits
-from chestxray.serving.web import create_app, example_png
+from chestxray.serving.web import create_app
 from viewer_parts import planted, write_radiographs
 from web_server import ready, wait_until
 
@@ -105,7 +104,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(client, films)
     assert batch(client, [films["a"]] * 6).status_code == 200
 
 
-def test_no_more_files_are_in_work_than_two_for_each_decoder(reader, films, monkeypatch):
+def test_no_more_files_are_in_work_than_two_for_each_decoder(client, films, monkeypatch):
     """So the answers that a slow client does not take stay few, whatever the batch holds."""
     begun, go = [], threading.Event()
     read = AdmissionControl._read
@@ -116,20 +115,19 @@ def test_no_more_files_are_in_work_than_two_for_each_decoder(reader, films, monk
         return read(admission, slot, upload, options)
 
     monkeypatch.setattr(AdmissionControl, "_read", held)
-    with ready(create_app(reader, LIMITS)) as client:
-        answers: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: answers.append(batch(client, [films["a"]] * 6)))
-        thread.start()
-        wait_until(lambda: len(begun) == 2)
-        assert client.admission.usage.full("127.0.0.1") is not None  # all six have a place
-        thread.join(0.2)
-        assert len(begun) == 2
-        go.set()
-        thread.join(60)
-        assert [line["status"] for line in lines(answers[0])] == [200] * 6
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(batch(client, [films["a"]] * 6)))
+    thread.start()
+    wait_until(lambda: len(begun) == 2)
+    assert client.admission.usage.full("127.0.0.1") is not None  # all six have a place
+    thread.join(0.2)
+    assert len(begun) == 2
+    go.set()
+    thread.join(60)
+    assert [line["status"] for line in lines(answers[0])] == [200] * 6
 
 
-def test_an_internal_error_of_one_file_is_in_its_place(reader, films, monkeypatch, caplog):
+def test_an_internal_error_of_one_file_is_in_its_place(client, films, monkeypatch, caplog):
     read, patient = AdmissionControl._read, "DOE_JANE"
 
     def fail(admission, slot, upload, options):
@@ -138,24 +136,9 @@ def test_an_internal_error_of_one_file_is_in_its_place(reader, films, monkeypatc
         return read(admission, slot, upload, options)
 
     monkeypatch.setattr(AdmissionControl, "_read", fail)
-    with ready(create_app(reader, LIMITS)) as client:
-        answer = batch(client, [films["a"], films["b"], films["a"]])
-        assert [line["status"] for line in lines(answer)] == [200, 500, 200]
-        assert lines(answer)[1]["problem"]["code"] == "internal-error"
-        wait_until(client.admission.usage.is_empty)
+    answer = batch(client, [films["a"], films["b"], films["a"]])
+    assert [line["status"] for line in lines(answer)] == [200, 500, 200]
+    assert lines(answer)[1]["problem"]["code"] == "internal-error"
+    wait_until(client.admission.usage.is_empty)
     assert f"ValueError {answer.headers['X-Request-ID']}" in caplog.text
     assert patient not in caplog.text + answer.text
-
-
-def test_the_images_of_a_batch_are_read_like_any_other(run: Path):
-    """By a network rather than planted answers: a line has what the reader says."""
-    reader = chestxray.load(run / "bundle", "torch")
-    data = example_png("mass")
-    with ready(create_app(reader, LIMITS)) as client:
-        (line,) = lines(batch(client, [data]))
-    said = reader.read(data, force=True)
-    if line["status"] == 200:
-        for row in line["reading"]["findings"]:
-            assert row["probability"] == pytest.approx(said.probabilities[row["finding"]], abs=1e-6)
-    else:
-        assert line["problem"]["code"] == "refused"

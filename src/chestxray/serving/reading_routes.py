@@ -92,7 +92,7 @@ async def _of_one(
         Query(description=f"DICOM objects of the answer, with commas: {', '.join(OBJECTS)}."),
     ] = None,
 ) -> ReadOptions:
-    form = chosen(request.headers.get("accept", ""), _FORMS)
+    form = chosen(_accepted(request), _FORMS)
     admission = _admission(request, force)
     return ReadOptions(
         form,
@@ -111,10 +111,14 @@ async def _of_each(
     display: _Display = False,
     force: _Force = False,
 ) -> ReadOptions:
-    form = chosen(request.headers.get("accept", ""), (JSON_LINES,))
+    form = chosen(_accepted(request), (JSON_LINES,))
     admission = _admission(request, force)
     wanted = some_findings(findings or (), admission.reader.findings)
     return ReadOptions(form, wanted, heatmaps, display, force)
+
+
+def _accepted(request: Request) -> str:
+    return ", ".join(request.headers.getlist("accept"))
 
 
 def _admission(request: Request, force: bool) -> AdmissionControl:
