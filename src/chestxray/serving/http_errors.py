@@ -128,12 +128,12 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def with_problem_type(schema: dict[str, Any]) -> dict[str, Any]:
-    """Give problem details their media type in an OpenAPI schema: FastAPI describes all as JSON."""
+    """Give problem details their media type in an OpenAPI schema, not that of the answer."""
     reference = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
     for methods in schema["paths"].values():
         for operation in methods.values():
             for response in operation["responses"].values():
-                content = response.get("content", {})
-                if content.get("application/json", {}).get("schema") == reference:
+                described = response.get("content", {}).values()
+                if any(content.get("schema") == reference for content in described):
                     response["content"] = {_PROBLEM_JSON: {"schema": reference}}
     return schema
