@@ -7,6 +7,7 @@ not read.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def _answer(place: str, to: StoreSCP | Stow | Poll, config: Config) -> Reached:
 
 def _echo(to: StoreSCP, ae_title: str) -> str:
     started = time.monotonic()
+    _connect(to)
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _SECONDS
     wanted = {_CLASSES[kind] for kind in to.send}
@@ -98,6 +100,17 @@ def _echo(to: StoreSCP, ae_title: str) -> str:
     return f"{said} in {1000 * (time.monotonic() - started):.0f} ms and accepts the results"
 
 
+def _connect(to: StoreSCP) -> None:
+    """Open a connection and close it: the system's own reason says most where none comes about."""
+    try:
+        socket.create_connection((to.host, to.port), timeout=_SECONDS).close()
+    except OSError as error:
+        raise _NotReachedError(
+            f"no connection ({error.strerror or error}): check host, port and firewall, and that "
+            "it is running"
+        ) from error
+
+
 def _verified(association: Association) -> str:
     status = association.send_c_echo()
     if "Status" not in status or status.Status != 0x0000:
@@ -111,7 +124,7 @@ def _why_not(association: Association, to: StoreSCP, ae_title: str) -> str:
             f"it rejected the association: make {ae_title} known there with this machine's address,"
             f" and check that its own AE title is {to.ae_title}"
         )
-    return "no connection: check host, port, firewall and `tls`, and that it is running"
+    return "it accepts connections, but no association came about: check `tls` on both sides"
 
 
 def _search(service: Stow | Poll) -> str:
