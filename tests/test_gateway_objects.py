@@ -4,6 +4,7 @@ import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import config
+from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.result_objects import codes, secondary_capture
 from chestxray.serving.result_objects.instance import Model
 from chestxray.serving.rle import rle_frame, rle_pixels
@@ -153,6 +157,12 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
         assert series.SeriesInstanceUID == USUAL["SeriesInstanceUID"]
         (image,) = series.ReferencedSOPSequence
         assert image.ReferencedSOPInstanceUID == USUAL["SOPInstanceUID"]
+
+
+def test_every_kind_of_result_can_be_configured_and_sent(tmp_path, reader):
+    assert set(get_args(config._ResultKind)) == set(result_objects.KINDS) == KINDS
+    classes = {result.SOPClassUID for result in made(film(tmp_path), reading(), reader).values()}
+    assert classes == set(RESULT_CLASSES)
 
 
 @pytest.mark.parametrize("header", HEADERS)

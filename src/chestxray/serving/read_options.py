@@ -9,8 +9,8 @@ from chestxray.findings import Findings
 from chestxray.serving.content_negotiation import DICOM, DICOM_PARTS, JSON, JSON_LINES
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.responses import Heatmaps
+from chestxray.serving.result_objects import KINDS
 
-OBJECTS: Final = ("sr", "sc", "regions", "seg")
 _ALL_PARTS: Final = ("sr", "sc", "seg")
 
 
@@ -91,12 +91,12 @@ def some_objects(wanted: str | None, form: str) -> tuple[str, ...]:
     if wanted is None:
         return ("sr",) if form == DICOM else _ALL_PARTS
     named = [name.strip() for name in wanted.split(",")]
-    unknown = [name for name in named if name not in OBJECTS]
+    unknown = [name for name in named if name not in KINDS]
     if unknown:
-        raise invalid(f"objects: {unknown[0][:64]!r} is none of {', '.join(OBJECTS)}")
+        raise invalid(f"objects: {unknown[0][:64]!r} is none of {', '.join(KINDS)}")
     if form == DICOM and len(set(named)) > 1:
         raise invalid(f"objects: {DICOM} has room for one: Accept {DICOM_PARTS} for several")
-    return tuple(kind for kind in OBJECTS if kind in named)
+    return tuple(kind for kind in KINDS if kind in named)
 
 
 def invalid(detail: str) -> ProblemError:

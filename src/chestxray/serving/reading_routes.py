@@ -33,8 +33,9 @@ from chestxray.serving.http_errors import (
     problem_responses,
 )
 from chestxray.serving.middleware import REQUEST_ID, internal_error
-from chestxray.serving.read_options import OBJECTS, ReadOptions, some_findings, some_objects
+from chestxray.serving.read_options import ReadOptions, some_findings, some_objects
 from chestxray.serving.responses import Heatmaps, ReadResult
+from chestxray.serving.result_objects import KINDS
 from chestxray.serving.uploads import FIELD, BodyLimits, Patience, receive_files, upload_of
 
 _STATUSES: Final = (400, 401, 403, 406, 408, 413, 415, 422, 429, 503)
@@ -89,7 +90,7 @@ async def _of_one(
     force: _Force = False,
     objects: Annotated[
         str | None,
-        Query(description=f"DICOM objects of the answer, with commas: {', '.join(OBJECTS)}."),
+        Query(description=f"DICOM objects of the answer, with commas: {', '.join(KINDS)}."),
     ] = None,
 ) -> ReadOptions:
     form = chosen(_accepted(request), _FORMS)
