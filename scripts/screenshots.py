@@ -44,6 +44,7 @@ def reading(browser: Browser, url: str, radiograph: Path, out: Path) -> None:
     page.locator("#examples button").first.wait_for()
     page.set_input_files("#file", [radiograph])
     page.locator("#list li[data-state=read]").first.wait_for()
+    page.keyboard.press("h")  # contours
     _write(page, out)
 
 

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, as a process of its own, and a proxy before it that injects faults.
+"""Real servers of S3 and of Google's interface on loopback, and a proxy that injects faults.
 
 The proxy stands where a network would: it answers 503 in the server's place, waits, cuts a body
 short, or resets the connection, before or after the server has done what was asked.
@@ -82,6 +82,30 @@ def s3_server() -> Iterator[str]:
             ):
                 server.request("PUT", f"/{BUCKET}")
                 assert server.getresponse().status == 200
+                break
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def google_server() -> Iterator[str]:
+    """Run an emulator of Google Cloud Storage; gives its endpoint. Skips without it."""
+    for name in ("gcp_storage_emulator", "gcsfs"):
+        pytest.importorskip(name, reason="the tests of gs:// need gcp-storage-emulator and gcsfs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory"]
+    command += [f"--default-bucket={BUCKET}", "--host=127.0.0.1", f"--port={port}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
                 break
             assert process.poll() is None, "the server ended"
             time.sleep(0.1)

@@ -121,6 +121,37 @@ def test_pixels_that_are_not_square_are_made_square(attributes, shape):
     assert abs(result.mean() - 32767) < 300
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"PixelSpacing": [0.14, 0.14]}, (0.14, 0.14, "unknown")),
+        ({"ImagerPixelSpacing": [0.14, 0.14]}, (0.14, 0.14, "detector")),
+        ({"NominalScannedPixelSpacing": [0.1, 0.1]}, (0.1, 0.1, "detector")),
+        (
+            {"PixelSpacing": [0.14, 0.14], "ImagerPixelSpacing": [0.14, 0.14]},
+            (0.14, 0.14, "detector"),
+        ),
+        (
+            {"PixelSpacing": [0.12, 0.12], "ImagerPixelSpacing": [0.14, 0.14]},
+            (0.12, 0.12, "patient"),
+        ),
+        (
+            {"PixelSpacing": [0.12, 0.12], "PixelSpacingCalibrationType": "FIDUCIAL"},
+            (0.12, 0.12, "patient"),
+        ),
+        ({"PixelSpacing": [0.2, 0.1]}, (0.1, 0.1, "unknown")),  # made square: rows are doubled
+        ({"ImagerPixelSpacing": [0.1, 0.1002]}, (0.1, 0.1002, "detector")),
+        ({"PixelAspectRatio": [3, 2]}, None),
+        ({"ImagerPixelSpacing": [14, 14]}, None),
+        ({"ImagerPixelSpacing": [0, 0]}, None),
+    ],
+)
+def test_the_spacing_is_that_of_the_decoded_pixels_and_says_where_it_holds(attributes, expected):
+    spacing = Radiograph.read(dicom(RAMP12, 12, **attributes)).header.spacing
+    found = spacing and (pytest.approx(spacing.row), pytest.approx(spacing.column), spacing.plane)
+    assert found == expected
+
+
 # --- colour and frames --------------------------------------------------------------------------
 
 

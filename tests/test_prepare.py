@@ -21,10 +21,10 @@ from chestxray import parallel
 from chestxray.cli.main import app
 from chestxray.dataset import Dataset, packing, shards
 from chestxray.dataset import preparation as making
+from chestxray.dataset.manifest import BOXES, MANIFEST, UNFINISHED, index_columns
 from chestxray.dataset.pixels import PIXEL_RULE, canonical
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import INDEX, split_sha256
-from chestxray.dataset.store import BOXES, MANIFEST, UNFINISHED, index_columns
 from chestxray.errors import ArtifactError, SourceError
 from chestxray.sources.nih import FINDINGS
 from nih_tree import names, picture, write_tree

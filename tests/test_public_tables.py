@@ -316,15 +316,16 @@ import sys, time
 from pathlib import Path
 from chestxray import sources
 from chestxray.artifacts import write_json, write_table
-from chestxray.dataset import preparation
+from chestxray.dataset import planning, preparation
 from chestxray.dataset.combine import combine, duplicates
 from chestxray.dataset.packing import Packed, Packing
-from chestxray.dataset.store import BOXES, INDEX, MANIFEST
+from chestxray.dataset.manifest import BOXES, MANIFEST
+from chestxray.dataset.split import INDEX
 start = time.process_time()
 options = sources.ReadOptions(views="all")
 combined = combine([sources.read(Path(sys.argv[1]), options=options)])
-job = preparation._Job(combined, "patient", 0, allow_empty=False)
-plan = preparation._plan(job, 224)
+job = planning.Job(combined, "patient", 0, allow_empty=False)
+plan = planning.planned(job, 224)
 rows, out = combined.rows, Path(sys.argv[2])
 files = tuple(Packed(width=1, height=1, sha256=str(row)) for row in range(len(rows)))
 found = duplicates(rows, [file.sha256 for file in files], job.drawn)

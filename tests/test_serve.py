@@ -249,6 +249,30 @@ def test_a_refused_radiograph_gives_reasons_and_no_probabilities(reader, radiogr
     assert body["display"]
 
 
+def test_a_refused_radiograph_is_read_by_force_only_where_the_operator_allows_it(client, reader):
+    blank = png(np.full((640, 640), 128, np.uint8))
+    assert read(client, blank).json()["force_allowed"] is False
+    forbidden = read(client, blank, force="true")
+    assert problem(forbidden) == (403, "force-not-allowed")
+    assert "--allow-force" in forbidden.json()["detail"]
+    with ready(create_app(reader, Limits(decoders=1), allow_force=True)) as allowing:
+        refusal = read(allowing, blank)
+        assert problem(refusal) == (422, "refused")
+        assert refusal.json()["force_allowed"] is True
+        answer = read(allowing, blank, force="true").json()
+    assert answer["refused"] is True
+    assert "blank" in [notice["code"] for notice in answer["warnings"] if notice["refuses"]]
+    assert len(answer["findings"]) == len(FINDINGS)
+
+
+def test_the_spacing_of_the_pixels_is_answered_in_mm(client, radiograph):
+    stated = dicom(radiograph, 8, ViewPosition="PA", BodyPartExamined="CHEST")
+    assert read(client, stated).json()["image"]["spacing"] is None
+    stated = dicom(radiograph, 8, ViewPosition="PA", ImagerPixelSpacing=[0.2, 0.2])
+    spacing = read(client, stated).json()["image"]["spacing"]
+    assert spacing == {"row": 0.2, "column": 0.2, "plane": "detector"}
+
+
 class HeldEngine:
     """Computes only while it may."""
 

@@ -12,10 +12,10 @@ import pytest
 
 from chestxray import parallel
 from chestxray.dataset import Dataset, shards
+from chestxray.dataset.manifest import BOXES, MANIFEST, UNFINISHED
 from chestxray.dataset.pixels import canonical
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import INDEX
-from chestxray.dataset.store import BOXES, MANIFEST, UNFINISHED
 from chestxray.errors import ArtifactError
 from chestxray.sources.nih import FINDINGS
 from nih_tree import picture, write_tree

@@ -18,6 +18,7 @@ from viewer_parts import (
     CHROMIUM,
     add,
     chromium,
+    heat,
     opened,
     picture,
     planted,
@@ -64,7 +65,6 @@ def state(page, place: int = 0) -> str:
 
 def lit(page) -> np.ndarray:
     """The middle of the extent of colour on the stage, as [x, y] in fractions of the frame."""
-    page.evaluate("document.querySelector('#flag').style.visibility = 'hidden'")
     colour = np.ptp(picture(page), axis=2) > 40
     middle = [np.flatnonzero(colour.any(axis=axis))[[0, -1]].mean() for axis in (0, 1)]
     return np.array(middle) / colour.shape[::-1]
@@ -81,6 +81,7 @@ def test_heat_is_drawn_where_the_model_found_it(
     cv2.imwrite(str(tmp_path / "radiograph.png"), radiograph)
     with opened(browser, service, device_scale_factor=density) as page:
         add(page, tmp_path / "radiograph.png")
+        heat(page, "colours")
         page.locator("[data-finding=Nodule] button").click()  # finding and cell 5
         frame = page.locator("#frame").bounding_box()
         room = np.array([frame["width"], frame["height"]])
@@ -176,7 +177,6 @@ def test_while_the_server_is_busy_the_radiograph_waits(page, radiographs):
 def test_findings_are_never_shown_beside_another_image(page, radiographs):
     """Stepping fast through radiographs ends on the last, its picture and its findings together."""
     add(page, radiographs["a"], radiographs["refused"], radiographs["b"])
-    page.keyboard.press("h")
     page.locator(".radiograph").nth(2).click()
     last = picture(page)
     page.locator(".radiograph").nth(0).click()

@@ -23,7 +23,9 @@ from viewer_parts import (
     PlantedReader,
     add,
     chromium,
+    heat,
     opened,
+    pages_of,
     picture,
     settle,
     write_radiographs,
@@ -116,6 +118,7 @@ def test_selecting_a_finding_shows_its_heatmap_and_its_meaning(
 ):
     with opened(browser, service) as page:
         add(page, radiographs["a"])
+        heat(page, "colours")
         for finding in (reader.findings[0], reader.findings[-1]):
             button = row(page, finding).locator("button")
             button.click()
@@ -162,8 +165,8 @@ def test_every_row_fits_the_screen(browser, service, reader, radiographs):
                 assert apart(name, call)
                 assert apart(name, figure)
                 assert apart(call, figure)
-            heat = page.locator("#heat-on").bounding_box()
-            assert heat["x"] + heat["width"] <= width
+            last = page.locator("#heat-colours").bounding_box()
+            assert last["x"] + last["width"] <= width
 
 
 @pytest.mark.parametrize("reader", [FORTY], indirect=True, ids=["40"])
@@ -189,6 +192,22 @@ def test_axe_finds_no_barrier(browser, service, radiographs):
         page.evaluate(axe)
         found = page.evaluate("axe.run()")["violations"]
         assert [f"{v['id']}: {v['nodes'][0]['html']}" for v in found] == []
+
+
+@pytest.mark.parametrize("reader", [FORTY], indirect=True, ids=["40"])
+def test_forty_findings_are_printed_on_one_page(browser, service, reader, radiographs):
+    with opened(browser, service) as page:
+        add(page, radiographs["a"])
+        assert pages_of(page.pdf(format="Letter")) == 1
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 717, "height": 980})  # Letter less its margins
+        rows = page.locator("#print .findings .name").all_inner_texts()
+        assert sorted(rows) == sorted(label(finding) for finding in reader.findings)
+        box = page.locator("#print canvas").bounding_box()
+        assert box["height"] > 250, "the radiograph keeps a third of the page"
+        footer = page.locator("#print .foot").bounding_box()
+        assert footer["y"] + footer["height"] <= 980
 
 
 def answering(body: dict):

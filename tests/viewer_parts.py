@@ -122,6 +122,11 @@ def add(page, *paths: Path) -> None:
     settle(page)
 
 
+def heat(page, mode: str) -> None:
+    """Switch the heatmap off, to contours or to colours."""
+    page.locator(f"#heat-{mode}").click()
+
+
 def settle(page) -> None:
     page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
@@ -131,6 +136,11 @@ def picture(page) -> np.ndarray:
     settle(page)
     data = page.locator("#frame").screenshot()
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+
+
+def pages_of(pdf: bytes) -> int:
+    """The number of pages of a PDF that Chromium printed."""
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
 
 
 def middle(page) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def _extras() -> Iterator[Check]:
 
 def _unknown_folder(folder: Path) -> Check | None:
     """Give the failure of a folder that holds nothing to check."""
-    from chestxray.dataset.store import MANIFEST, UNFINISHED
+    from chestxray.dataset.manifest import MANIFEST, UNFINISHED
     from chestxray.evaluation.bundle_thresholds import CARD
 
     if any((folder / name).exists() for name in (CARD, f"bundle/{CARD}", MANIFEST, UNFINISHED)):

@@ -19,7 +19,7 @@ from chestxray.cli.options import (
 
 if TYPE_CHECKING:
     from chestxray.dataset import Dataset
-    from chestxray.dataset.store import Manifest, SourceProblem
+    from chestxray.dataset.manifest import Manifest, SourceProblem
     from chestxray.sources import ReadOptions, SourceCard
 
 

@@ -42,6 +42,13 @@ def serve(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Serve other machines without a token.")
     ] = False,
+    allow_force: Annotated[
+        bool,
+        typer.Option(
+            "--allow-force",
+            help="Let users read what the gate refuses, with a warning in the picture.",
+        ),
+    ] = False,
     proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,4 +84,5 @@ def serve(
         limits=limits,
         allow_remote=allow_remote,
         proxies=proxy or (),
+        allow_force=allow_force,
     )

@@ -14,10 +14,11 @@ from chestxray.lazy import exports
 if TYPE_CHECKING:
     from chestxray.dataset.copies import SharedImages, overlap
     from chestxray.dataset.label_counts import LabelCount, label_counts
+    from chestxray.dataset.manifest import Manifest
     from chestxray.dataset.masks import Masks
     from chestxray.dataset.preparation import prepare
     from chestxray.dataset.radiograph import Radiograph
-    from chestxray.dataset.store import Dataset, Manifest
+    from chestxray.dataset.store import Dataset
     from chestxray.dataset.verification import DatasetVerdict, Verdict, verify
 
 __all__ = [
@@ -40,13 +41,11 @@ __getattr__ = exports(
     {
         "copies": ("SharedImages", "overlap"),
         "label_counts": ("LabelCount", "label_counts"),
+        "manifest": ("Manifest",),
         "masks": ("Masks",),
         "preparation": ("prepare",),
         "radiograph": ("Radiograph",),
-        "store": (
-            "Dataset",
-            "Manifest",
-        ),
+        "store": ("Dataset",),
         "verification": ("DatasetVerdict", "Verdict", "verify"),
     },
 )

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.dataset.store import Dataset, SourceRecord
+from chestxray.dataset.manifest import SourceRecord
+from chestxray.dataset.store import Dataset
 from chestxray.findings import Findings, canonical, implied, key
 
 _OF_LABELS: Final = ("blank", "uncertain", "readers", "labelers")  # the policies that decide labels

@@ -119,7 +119,7 @@ def pack_masks(
     A file that exceeds the limits of time or memory is one that cannot be read.
 
     Args:
-        table: as `Collection.masks`.
+        table: as `Collection.masks`; nothing is written for an empty one.
         images: keys of the packed images, those of all `parts`, in row order.
         parts: shards of images whose masks to write.
         findings: of the dataset.
@@ -130,6 +130,8 @@ def pack_masks(
         ArtifactError: the folder cannot be written.
         WorkerError: a worker process died.
     """
+    if table.empty:
+        return []
     of_image = {str(name): group for name, group in table.groupby("image", sort=False)}
     work = list(_work(of_image, images, parts, findings))
     files = [file for each in work for file in each.files]

@@ -21,18 +21,11 @@ from PIL import Image
 from chestxray import sources
 from chestxray.dataset import shards
 from chestxray.dataset.decoding import DecoderPool
+from chestxray.dataset.manifest import Manifest, local_tables, read_manifest, remake, renew
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.dataset.remote import is_dataset
 from chestxray.dataset.shards import Shard
-from chestxray.dataset.store import (
-    Manifest,
-    local_tables,
-    no_finding,
-    read_manifest,
-    remake,
-    renew,
-    table_problem,
-)
+from chestxray.dataset.store import no_finding, table_problem
 from chestxray.errors import ImageError
 from chestxray.findings import NO_FINDING
 from chestxray.parallel import on_all_cores, process_count

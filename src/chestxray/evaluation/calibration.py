@@ -207,16 +207,16 @@ def stated_log_odds(probabilities: Floats) -> Values:
 
 @dataclass(frozen=True)
 class _Base:
-    """The simplest family, which only fits an offset, and what its slope is called in reasons."""
+    """The simplest family, which only fits an offset, and what reasons say of its slope."""
 
     name: str
     fit: Callable[[Values, Values], Logistic]
-    slope: str
+    spread: str
 
     @property
     def only(self) -> str:
-        """What is said of a finding that gets no more than this."""
-        return f"only the mean was adjusted ({self.slope})"
+        """What is said of a finding that gets no more than this, also to a radiologist."""
+        return f"only the average was adjusted{self.spread}"
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _Choice:
     forced: bool = False
 
 
-_SLOPE_1: Final = _Base("offset", offset, "slope 1")
+_SLOPE_1: Final = _Base("offset", offset, "")
 
 
 def _base(log_odds: Values, labels: Floats, patient: _Indices) -> _Base:
@@ -255,7 +255,7 @@ def _base(log_odds: Values, labels: Floats, patient: _Indices) -> _Base:
     slope = _shared_slope(x, y, fold >= 0)
     if slope is None or gain <= error:
         return _SLOPE_1
-    return _Base("pooled", pooled(slope), f"slope {slope:.3g}, shared by {len(two_sided)} findings")
+    return _Base("pooled", pooled(slope), f", with a spread shared by {len(two_sided)} findings")
 
 
 def _shared_slope(x: Values, y: Floats, rows: _Present) -> float | None:

@@ -34,5 +34,5 @@ def no_place(heat: npt.NDArray[np.floating[Any]]) -> str | None:
         return f"{NO_PLACE}: the heatmap peaks at {peak:.2f}, below {WEAK} of its scale"
     share = float(np.mean(heat >= peak / 2))
     if share > SPREAD:
-        return f"{NO_PLACE}: {share:.0%} of the image is at half of the heatmap's peak or more"
+        return f"{NO_PLACE}: the evidence is spread over {share:.0%} of the image"
     return None

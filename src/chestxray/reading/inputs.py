@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, DecoderPool
+from chestxray.dataset.manifest import read_manifest
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.remote import is_finished
 from chestxray.dataset.shards import FOLDER, Shards
-from chestxray.dataset.store import Dataset, read_manifest
+from chestxray.dataset.store import Dataset
 from chestxray.dicom_elements import is_dicom
 from chestxray.errors import ArtifactError, ImageError, SourceError
 from chestxray.evaluation.seen_images import Evaluated, seen_images

@@ -136,6 +136,7 @@ class AdmissionControl:
     Args:
         reader: reads the images; its engine is shared by batching.
         limits: see there.
+        allow_force: whether clients may have read what the gate refuses.
 
     Attributes:
         started: done when `start` has ended; its exception is the reason of a failed start.
@@ -143,8 +144,9 @@ class AdmissionControl:
         usage: of the uploads in progress.
     """
 
-    def __init__(self, reader: Reader, limits: Limits) -> None:
+    def __init__(self, reader: Reader, limits: Limits, *, allow_force: bool = False) -> None:
         self.limits = limits
+        self.allow_force = allow_force
         self.metrics = Metrics(reader.bundle.identity, reader.engine.name)
         self.started: Future[None] = Future()
         self._engine = BatchingEngine(
@@ -230,7 +232,7 @@ class AdmissionControl:
         self.metrics.uploads_in_progress.dec()
 
     async def read(
-        self, slot: _Slot, upload: Upload, heatmaps: Heatmaps, display: bool
+        self, slot: _Slot, upload: Upload, heatmaps: Heatmaps, display: bool, force: bool = False
     ) -> ReadResult:
         """Have an upload read.
 
@@ -239,13 +241,14 @@ class AdmissionControl:
             upload: the file and its format.
             heatmaps: whether heatmaps are wanted as numbers, or as images too.
             display: whether the radiograph as PNG is wanted.
+            force: read it even where the gate refuses.
 
         Raises:
             ProblemError: the image is unreadable or refused (422), or the service timed out, its
                 decoder ended, or none can be started (503).
         """
         work: Future[ReadResult] = self._threads.submit(
-            self._read, slot.client, upload, heatmaps, display
+            self._read, slot.client, upload, heatmaps, display, force
         )
         slot.handed_over = True
         work.add_done_callback(lambda _: slot.release())
@@ -280,13 +283,16 @@ class AdmissionControl:
             # Its exception holds this frame: together they would keep the upload till gc.collect.
             del work
 
-    def _read(self, client: str, upload: Upload, heatmaps: Heatmaps, display: bool) -> ReadResult:
+    def _read(
+        self, client: str, upload: Upload, heatmaps: Heatmaps, display: bool, force: bool
+    ) -> ReadResult:
         decoded = self._decoders.decode(client, upload.data, display)
         try:
-            reading = self.reader.read(decoded.radiograph)
+            reading = self.reader.read(decoded.radiograph, force)
         except RefusedError as error:
             refused = ProblemError(422, "refused", error.reason, error.notices)
             refused.problem.display = responses.base64_text(decoded.display)
+            refused.problem.force_allowed = self.allow_force
             raise refused from error
         return responses.read_result(self.reader, reading, upload.kind, decoded, heatmaps)
 

@@ -53,6 +53,10 @@ class ProblemDetails(BaseModel):
         description="Of a refused radiograph, with `display=true`: the radiograph as PNG in "
         "base64.",
     )
+    force_allowed: bool = Field(
+        default=False,
+        description="Of a refused radiograph: whether `force=true` has it read all the same.",
+    )
 
 
 class ProblemError(Exception):
@@ -100,7 +104,7 @@ _MEANINGS: Final = {
     400: "The body is not a complete multipart form.",
     401: "The bearer token is missing or wrong.",
     403: "Without a token, only programs and pages on the same machine are served, and not through "
-    "a proxy.",
+    "a proxy (`not-local`); or `force=true` is not allowed (`force-not-allowed`).",
     404: "The resource does not exist.",
     408: "The upload took too long, or came too slowly.",
     413: "The upload is too large.",

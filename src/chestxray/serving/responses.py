@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import Final, Literal
 
 import cv2
@@ -49,12 +50,26 @@ class FindingResult(BaseModel):
     )
 
 
+class SpacingResult(BaseModel):
+    """The physical distance between the pixels of the radiograph (DICOM PS3.3, 10.7.1.3)."""
+
+    row: float = Field(description="mm from one row to the next.")
+    column: float = Field(description="mm from one column to the next.")
+    plane: Literal["patient", "detector", "unknown"] = Field(
+        description="patient: calibrated; detector: at the receptor, where a shadow is larger than "
+        "what casts it; unknown: the file does not say which."
+    )
+
+
 class ImageResult(BaseModel):
     """The decoded radiograph."""
 
     kind: Literal["PNG", "JPEG", "DICOM"]
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
+    spacing: SpacingResult | None = Field(
+        default=None, description="Null where the file does not give it, such as PNG and JPEG."
+    )
     placement: tuple[float, float, float, float] = Field(
         description="x, y, width, height of the radiograph in the square that heatmaps cover, as "
         "fractions of its side, from the top left."
@@ -85,6 +100,11 @@ class ReadResult(BaseModel):
     model: str = Field(description="Identity of the weights; see `GET /v1/model`.")
     image: ImageResult
     findings: list[FindingResult] = Field(description="All findings of the model, in its order.")
+    refused: bool = Field(
+        default=False,
+        description="Whether the gate refuses this radiograph, and it was read only because of "
+        "`force=true`. Do not rely on such a reading; `warnings` has the reasons, with `refuses`.",
+    )
     warnings: list[NoticeModel] = Field(description="Reasons not to trust the reading.")
     heatmaps: HeatmapsResult | None = None
     notice: str = RESEARCH_NOTICE
@@ -168,11 +188,13 @@ def read_result(
                 "kind": kind,
                 "width": decoded.width,
                 "height": decoded.height,
+                "spacing": None if decoded.spacing is None else asdict(decoded.spacing),
                 "placement": pixels.placement(decoded.width, decoded.height),
                 "display": base64_text(decoded.display),
             }
         ),
         findings=[_finding_result(reader, reading, finding) for finding in reading.probabilities],
+        refused=any(warning.refuses for warning in reading.warnings),
         warnings=[NoticeModel.of(warning) for warning in reading.warnings],
         heatmaps=None if heatmaps == "none" else _heatmaps(reading, decoded, heatmaps == "inline"),
     )

@@ -46,6 +46,7 @@ def serve(  # noqa: PLR0913 - the options of one command
     limits: Limits | None = None,
     allow_remote: bool = False,
     proxies: Sequence[str] = (),
+    allow_force: bool = False,
 ) -> None:
     """Serve a bundle over HTTP, with a viewer, until SIGINT (Ctrl-C) or SIGTERM.
 
@@ -63,6 +64,7 @@ def serve(  # noqa: PLR0913 - the options of one command
         limits: bounds of memory and waiting; the defaults when None.
         allow_remote: serve other machines without a token.
         proxies: addresses or networks of reverse proxies, whose `X-Forwarded-For` is believed.
+        allow_force: let clients have read what the gate refuses, with `force=true`.
 
     Raises:
         ConfigError: the address is taken, the token is too short, other machines can reach the
@@ -81,7 +83,14 @@ def serve(  # noqa: PLR0913 - the options of one command
         _set_up_log()
         for warning in reader.warnings:
             _log.warning("%s", warning)
-        app = create_app(reader, limits, token, allow_remote=allow_remote, proxies=proxies)
+        app = create_app(
+            reader,
+            limits,
+            token,
+            allow_remote=allow_remote,
+            proxies=proxies,
+            allow_force=allow_force,
+        )
         server = Server(app, trusted)
         server.serve_on(address)
     if server.interrupted:

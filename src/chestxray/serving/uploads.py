@@ -21,6 +21,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from chestxray.dataset.decoding import Isolated
+from chestxray.dataset.dicom import Spacing
 from chestxray.dataset.pixels import Grey
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.reading.judged_image import JudgedImage
@@ -65,6 +66,7 @@ class Decoded(NamedTuple):
         radiograph: for the reader.
         width: of the radiograph, pixels.
         height: of the radiograph, pixels.
+        spacing: of its pixels; None where the file does not give it.
         square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, to draw heatmaps on.
         display: PNG of 8 bits, no side longer than 2048 pixels; empty where not asked for.
     """
@@ -72,6 +74,7 @@ class Decoded(NamedTuple):
     radiograph: JudgedImage
     width: int
     height: int
+    spacing: Spacing | None
     square: npt.NDArray[np.uint8]
     display: bytes
 
@@ -314,7 +317,9 @@ def _decode(size: int, data: bytes, display: bool) -> Decoded:
     height, width = radiograph.pixels.shape
     judged = JudgedImage.of(radiograph, size)
     square = radiograph.canonical(SQUARE_SIDE)
-    return Decoded(judged, width, height, square, _png(radiograph.pixels) if display else b"")
+    spacing = None if radiograph.header is None else radiograph.header.spacing
+    picture = _png(radiograph.pixels) if display else b""
+    return Decoded(judged, width, height, spacing, square, picture)
 
 
 def _png(radiograph: Grey) -> bytes:

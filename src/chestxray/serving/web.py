@@ -121,6 +121,7 @@ def create_app(
     *,
     allow_remote: bool = False,
     proxies: Sequence[str] = (),
+    allow_force: bool = False,
 ) -> FastAPI:
     """Make the ASGI application; `app.state.admission` accepts requests once it has started.
 
@@ -130,12 +131,13 @@ def create_app(
         token: bearer token that clients must send, None for none.
         allow_remote: whether clients without a token may come from other machines.
         proxies: addresses or networks of reverse proxies, whose `X-Forwarded-For` is believed.
+        allow_force: whether clients may have read what the gate refuses, with `force=true`.
 
     Raises:
         ConfigError: a proxy's address is invalid.
     """
     trusted = Proxies(proxies)
-    admission = AdmissionControl(reader, limits or Limits())
+    admission = AdmissionControl(reader, limits or Limits(), allow_force=allow_force)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -198,13 +200,24 @@ def _add_reading(app: FastAPI, admission: AdmissionControl) -> None:
         display: Annotated[
             bool, Query(description="Include the decoded radiograph as PNG.")
         ] = False,
+        force: Annotated[
+            bool,
+            Query(description="Read it even if it is refused, where the operator allows that."),
+        ] = False,
     ) -> ReadResult:
+        if force and not admission.allow_force:
+            raise ProblemError(
+                403,
+                "force-not-allowed",
+                "This service does not read what the gate refuses. Leave out `force=true`, or "
+                "start the service with --allow-force.",
+            )
         client = limited_as(peer_of(request.scope) or "")
         with admission.slot(client) as slot:
             upload = await receive_upload(request, limits.max_upload_bytes, patience, slot.reserve)
             slot.take_place()
             admission.metrics.upload_bytes.inc(len(upload.data))
-            return await admission.read(slot, upload, heatmaps, display)
+            return await admission.read(slot, upload, heatmaps, display, force)
 
 
 def _add_model(app: FastAPI, admission: AdmissionControl) -> None:

@@ -285,6 +285,9 @@ def _version(about: Mapping[str, Any]) -> Version:
 
 @cache
 def _file_system(protocol: str) -> Any:  # noqa: ANN401 - fsspec has no types
+    # gcsfs asks by gRPC which kind of bucket it is: a minute without an answer where a proxy lets
+    # HTTP alone through, and of no use for whole objects.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         fsspec = importlib.import_module("fsspec")
         importlib.import_module(PROTOCOLS[protocol])

@@ -32,7 +32,8 @@ import torch
 
 from chestxray import hub
 from chestxray.artifacts import is_locked, lock, read_json, require, write_json
-from chestxray.dataset.store import Dataset, Manifest
+from chestxray.dataset.manifest import Manifest
+from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.seen_images import Seen

@@ -30,10 +30,11 @@ import pandas as pd
 
 from chestxray import sources
 from chestxray.artifacts import lock, read_json, write_json, write_table
+from chestxray.dataset.manifest import MANIFEST
 from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import draw
-from chestxray.dataset.store import MANIFEST, Dataset
+from chestxray.dataset.store import Dataset
 from chestxray.errors import ArtifactError, RecipeError
 from chestxray.findings import Findings
 from chestxray.progress import say

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:
-    from chestxray.dataset.dicom.decode import Header, decode_dicom
+    from chestxray.dataset.dicom.decode import Header, Spacing, decode_dicom
 
-__all__ = ["Header", "decode_dicom"]
+__all__ = ["Header", "Spacing", "decode_dicom"]
 
-__getattr__ = exports(__name__, {"decode": ("Header", "decode_dicom")})
+__getattr__ = exports(__name__, {"decode": ("Header", "Spacing", "decode_dicom")})

@@ -13,7 +13,7 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import cv2
 import numpy as np
@@ -32,12 +32,30 @@ _UNITS_A_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 # Detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
 _SQUARE_WITHIN: Final = 0.01
 _STEEPEST_ASPECT: Final = 8.0
+_COARSEST: Final = 10.0  # mm
 # Values that multi-frame objects keep elsewhere than others do (PS3.3 C.7.6.16.2).
 _FUNCTIONAL: Final = (
     "PixelMeasuresSequence",
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
 )
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """The physical distance between the pixels of a decoded image (PS3.3 section 10.7.1.3).
+
+    Attributes:
+        row: mm from one row to the next.
+        column: mm from one column to the next.
+        plane: where a length in the image has this size. "patient": the file's spacing is
+            calibrated. "detector": at the receptor, where the shadow is larger than the patient's
+            part. "unknown": the file has a PixelSpacing but does not say which of the two it is.
+    """
+
+    row: float
+    column: float
+    plane: Literal["patient", "detector", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,7 @@ class Header:
         columns: of the stored image.
         bits: BitsStored.
         notes: what is doubtful about the pixels, one phrase each.
+        spacing: of the decoded pixels; None where the file does not give it.
     """
 
     sop_class_uid: str
@@ -85,9 +104,12 @@ class Header:
     columns: int
     bits: int
     notes: tuple[str, ...]
+    spacing: Spacing | None = None
 
 
-def _header(syntax: str, elements: Elements, notes: tuple[str, ...]) -> Header:
+def _header(
+    syntax: str, elements: Elements, notes: tuple[str, ...], spacing: Spacing | None
+) -> Header:
     """Gather the header of an image whose pixels are decoded."""
     return Header(
         sop_class_uid=elements.text("SOPClassUID"),
@@ -112,6 +134,7 @@ def _header(syntax: str, elements: Elements, notes: tuple[str, ...]) -> Header:
         columns=elements.word("Columns"),
         bits=elements.word("BitsStored"),
         notes=notes,
+        spacing=spacing,
     )
 
 
@@ -177,7 +200,8 @@ def _decoded(path: Path, data: bytes) -> tuple[_Shown, Header]:
         # The coarser side is enlarged, so that nothing seen is lost.
         shown = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_LINEAR))
         notes += (f"pixels {aspect:.3g} times as high as wide were resampled to square ones",)
-    return shown, _header(syntax, elements, notes + doubts)
+    spacing = _spacing(elements, form.rows / height, form.columns / width)
+    return shown, _header(syntax, elements, notes + doubts, spacing)
 
 
 def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[_Shown, tuple[str, ...]]:
@@ -211,6 +235,33 @@ def _aspect(elements: Elements) -> float:
         if len(sizes) == 2 and min(sizes) > 0:
             return sizes[0] / sizes[1]
     return 1.0
+
+
+def _spacing(elements: Elements, rows: float, columns: float) -> Spacing | None:
+    """Give the distance of decoded pixels; a spacing that no radiograph can have is None.
+
+    Args:
+        elements: the data set.
+        rows: stored rows in a decoded one.
+        columns: stored columns in a decoded one.
+    """
+    stated = _mm(elements, "PixelSpacing")
+    receptor = _mm(elements, "ImagerPixelSpacing") or _mm(elements, "NominalScannedPixelSpacing")
+    plane: Literal["patient", "detector", "unknown"] = "detector"
+    if stated and stated != receptor:
+        known = receptor or elements.text("PixelSpacingCalibrationType")
+        plane = "patient" if known else "unknown"
+    sizes = stated or receptor
+    return Spacing(sizes[0] * rows, sizes[1] * columns, plane) if sizes else None
+
+
+def _mm(elements: Elements, keyword: str) -> tuple[float, ...]:
+    """Give a spacing as the file states it; () where it is absent, malformed or implausible."""
+    try:
+        sizes = elements.numbers(keyword)
+    except MalformedError:
+        return ()
+    return sizes if len(sizes) == 2 and all(0 < size < _COARSEST for size in sizes) else ()
 
 
 def _square_size(form: Form, aspect: float) -> tuple[int, int]:

@@ -37,11 +37,11 @@ _SATURATED: Final = (
     "are lost there: send the image with another window"
 )
 _UNLIKE_CHEST: Final = (
-    "The image does not look like a complete, upright, frontal chest radiograph: its dissimilarity "
-    "is {times} times the accepted limit"
+    "The image does not look like a complete, upright, frontal chest radiograph: it differs by "
+    "{times} times the accepted limit"
 )
 _FAR_FROM_TRAINING: Final = (
-    "The network's features differ from those of all validation radiographs: their distance is "
+    "To the model this radiograph is unlike all those that it was checked on: it differs by "
     "{times} times the accepted limit"
 )
 

@@ -11,6 +11,7 @@ export class Problem extends Error {
     this.code = body.code ?? "";
     this.notices = body.notices ?? [];
     this.display = body.display ?? null;
+    this.forceAllowed = body.force_allowed ?? false;
   }
 
   // Whether the same file may be read at the next attempt.
@@ -29,7 +30,8 @@ export const examples = async () => (await request("/v1/examples")).json();
 export const example = async (name) => (await request(`/v1/examples/${name}.png`)).blob();
 
 // Gives the reading of a file with its heatmaps and its image; waits while the server is busy.
-export async function read(file) {
+//   force: whether it is read even if the model must not judge it.
+export async function read(file, force = false) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
     const detail = "This browser cannot open the file. It may be a folder, or no longer exist.";
     throw new Problem(0, { code: "file", detail });
@@ -39,7 +41,7 @@ export async function read(file) {
   for (let attempt = 1; ; attempt++) {
     try {
       const options = { method: "POST", body };
-      return await (await request("/v1/read?heatmaps=maps&display=true", options)).json();
+      return await (await request(`/v1/read?heatmaps=maps&display=true${force ? "&force=true" : ""}`, options)).json();
     } catch (problem) {
       const wait = problem.code === "busy" || problem.code === "starting";
       if (!wait || attempt === MAX_ATTEMPTS) throw problem;

@@ -94,8 +94,9 @@ function veil(heat) {
 }
 
 // Gives the colour (32 bits, as in ImageData) of each step of heat over each grey value.
-//   look: { width, level, invert, opacity }; width 255 and level 127.5 leave the image unchanged;
-//   opacity 1 draws the veil and the contours as reading/overlay.blend does.
+//   look: { width, level, invert, opacity, contours }; width 255 and level 127.5 leave the image
+//   unchanged; opacity 1 draws the veil and the contours as reading/overlay.blend does; `contours`
+//   leaves out the veil.
 export function table(look) {
   const grey = Float32Array.from({ length: 256 }, (_, value) => {
     const shown = ((value - look.level) / look.width + 0.5) * 255;
@@ -104,7 +105,7 @@ export function table(look) {
   });
   const colours = new Uint32Array(STEPS * 256);
   for (let step = 0, i = 0; step < STEPS; step++) {
-    const opacity = look.opacity * veil(step / STEPS);
+    const opacity = look.contours ? 0 : look.opacity * veil(step / STEPS);
     const red = INFERNO[3 * step] * opacity + 0.5;
     const green = INFERNO[3 * step + 1] * opacity + 0.5;
     const blue = INFERNO[3 * step + 2] * opacity + 0.5;

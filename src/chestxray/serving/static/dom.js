@@ -2,6 +2,9 @@
 
 export const by = (id) => document.getElementById(id);
 
+// Shows whether a button is pressed.
+export const press = (id, on) => by(id).setAttribute("aria-pressed", on);
+
 export function element(tag, kind, text) {
   const made = document.createElement(tag);
   made.className = kind;

@@ -1,31 +1,50 @@
-// Connects the viewer's parts: radiographs, viewport, findings, heatmap, keyboard.
+// Connects the viewer's parts: radiographs, viewport, findings, heatmap, comparison, keyboard.
 
 import * as api from "./api.js";
-import { peakOf, scaledToPeak } from "./blend.js";
-import { by, element, sentence } from "./dom.js";
+import { Comparison } from "./comparison.js";
+import { by, element, press } from "./dom.js";
+import { collect, dropped } from "./file_collection.js";
 import { FindingList } from "./findings.js";
 import { counted, position, summary } from "./formatting.js";
-import { INFERNO } from "./inferno.js";
+import { HeatControls } from "./heat_controls.js";
+import { greyOf } from "./images.js";
+import { listen } from "./keyboard.js";
 import { showModelCard } from "./model_card.js";
 import { failure, warning, warningsOf } from "./notices.js";
-import { RadiographList, greyOf } from "./radiographs.js";
+import { PatientHeader, identityOf } from "./patient.js";
+import { showPrintout } from "./printout.js";
+import { Progress } from "./progress.js";
+import { RadiographList } from "./radiographs.js";
+import { lengthNote } from "./ruler.js";
 import { withToken } from "./token.js";
 import { Viewport } from "./viewport.js";
 
+const TOOLS = ["window", "pan", "ruler"];
 let card = null;
 let cardRequest = null;
-let heatOn = true;
-let perImage = false; // whether a heatmap is scaled to its own peak
 let shown = null; // the radiograph whose image and findings are on the page
 let shownImage = null;
 
-const viewport = new Viewport(by("viewport"), readout);
+const say = (text) => (by("status").textContent = text);
+const viewport = new Viewport(by("viewport"), (view) => {
+  readout(by("readout"), view);
+  showLengthNote();
+  comparison.follow(viewport, comparison.viewport);
+}, say);
+const heat = new HeatControls(viewport);
 const findings = new FindingList(by("findings"), showHeat);
-const radiographs = new RadiographList(by("list"), read, announce, show);
+const radiographs = new RadiographList(by("list"), read, changed, show);
+const progress = new Progress(radiographs);
+const patient = new PatientHeader();
+const comparison = new Comparison(viewport, radiographs, readout, say);
 
-async function read(open) {
+async function read(radiograph) {
   await loadCard();
-  return withToken(api.read)(await open());
+  const file = await radiograph.open().catch((error) => {
+    throw error instanceof api.Problem ? error : new api.Problem(0, { code: "file", detail: error.message });
+  });
+  radiograph.identity ??= await identityOf(file);
+  return withToken(api.read)(file, radiograph.force);
 }
 
 // Loads the model card once; after a failure the next call tries again.
@@ -48,15 +67,21 @@ function loadCard() {
 function trouble(problem) {
   by("trouble").hidden = false;
   by("trouble").firstElementChild.textContent = problem.message;
-  by("status").textContent = problem.message;
+  say(problem.message);
 }
 
 const start = () => loadCard().catch(trouble);
 
-function readout(view) {
-  by("readout").textContent = view
+function readout(output, view) {
+  output.textContent = view
     ? `W ${Math.round(view.width)}  L ${Math.round(view.level)}  ${Math.round(100 * view.zoom)} %`
     : "";
+}
+
+function showLengthNote() {
+  const { image } = viewport;
+  const asked = image && (viewport.tool === "ruler" || image.measures.length);
+  by("length-note").textContent = by("length-note").title = asked ? lengthNote(image) : "";
 }
 
 // Shows the selected radiograph in its state, image and findings at the same time.
@@ -72,12 +97,16 @@ async function show(radiograph) {
   }
   shown = radiograph;
   by("empty").hidden = Boolean(radiograph);
+  by("name").textContent = radiograph?.name ?? "";
+  by("date").textContent = radiograph?.identity?.studyDate ?? "";
   by("size").textContent = radiograph?.reading ? size(radiograph.reading.image, image) : "";
   by("busy").textContent = radiograph && !image && !radiograph.problem ? state(radiograph) : "";
   const label = radiograph ? `Radiograph ${radiograph.name}` : "Radiograph";
   by("viewport").setAttribute("aria-label", label);
   showReading(radiograph);
   showHeat();
+  patient.update(radiograph);
+  comparison.update();
 }
 
 function size(file, image) {
@@ -92,7 +121,7 @@ function showReading(radiograph) {
   by("waiting").hidden = Boolean(reading);
   by("waiting").textContent = state(radiograph);
   by("failure").hidden = !failed;
-  by("frame").dataset.failed = failed;
+  by("forced").hidden = !reading?.refused;
   const warnings = warningsOf(reading);
   by("warnings").replaceChildren(...warnings.map(warning));
   by("flag").hidden = !warnings.length;
@@ -106,7 +135,8 @@ function showReading(radiograph) {
   }
   if (failed) {
     const retry = () => radiographs.retry(radiograph);
-    by("failure").replaceChildren(...failure(radiograph.problem, retry));
+    const force = () => radiographs.retry(radiograph, true);
+    by("failure").replaceChildren(...failure(radiograph.problem, retry, force));
   }
 }
 
@@ -119,61 +149,32 @@ function state(radiograph) {
 
 function showHeat() {
   const reading = shown?.reading;
-  const map = reading?.heatmaps.maps[findings.finding];
   const row = reading?.findings.find((each) => each.finding === findings.finding);
-  viewport.heat(heatOn && map ? (perImage ? scaledToPeak(map) : map) : null);
-  by("heat").inert = !map;
-  by("heat-of").textContent = map ? `Heatmap: ${row.label}` : "Heatmap";
-  by("scale-end").textContent = perImage ? "peak" : "≥ 1";
-  by("no-place").textContent = row?.not_localised ? sentence(row.not_localised) : "";
-  by("heat-note").textContent = (map ? `Peak ${peakOf(map).toFixed(2)}. ` : "") + scaleNote();
+  heat.show(reading?.heatmaps.maps[findings.finding], row);
 }
 
-function scaleNote() {
-  return perImage
-    ? "Scaled to this image: its peak is always bright, however weak the evidence. Not comparable with other radiographs."
-    : "On the finding’s own scale, the same for all radiographs: a typical true call peaks at 0.8.";
-}
-
-function announce(radiograph) {
+// The state of a radiograph, or the list, changed: says so, one by one only where there are few.
+function changed(radiograph) {
+  const all = progress.update();
+  if (shown) comparison.update();
+  if (!radiograph) return;
+  if (all) say(all);
+  if (radiograph !== radiographs.current) return;
   if (radiograph.state === "read") {
     const warnings = warningsOf(radiograph.reading);
     const count = warnings.length ? counted(warnings.length, "warning") : "";
-    by("status").textContent = summary(radiograph.name, radiograph.reading, count);
+    say(summary(radiograph.name, radiograph.reading, count));
   }
-  if (radiograph.problem) {
-    by("status").textContent = `${radiograph.name} was not read: ${radiograph.problem.message}`;
-  }
-}
-
-function press(id, on) {
-  by(id).setAttribute("aria-pressed", on);
-}
-
-function setHeat(on) {
-  heatOn = on;
-  press("heat-on", on);
-  showHeat();
-}
-
-function setPerImage(on) {
-  perImage = on;
-  press("per-image", on);
-  showHeat();
-}
-
-function setOpacity(value) {
-  const share = Math.min(100, Math.max(0, value));
-  by("opacity").value = share;
-  by("opacity-value").textContent = `${share} %`;
-  viewport.set({ opacity: share / 100 });
+  if (radiograph.problem) say(`${radiograph.name} was not read: ${radiograph.problem.message}`);
 }
 
 function setTool(tool) {
-  viewport.tool = tool;
-  by("viewport").dataset.tool = tool;
-  press("tool-window", tool === "window");
-  press("tool-pan", tool === "pan");
+  for (const each of [viewport, comparison.viewport]) {
+    each.tool = tool;
+    each.canvas.dataset.tool = tool;
+  }
+  for (const each of TOOLS) press(`tool-${each}`, tool === each);
+  showLengthNote();
 }
 
 function invert() {
@@ -183,29 +184,46 @@ function invert() {
 
 function reset() {
   viewport.reset();
+  comparison.viewport.reset();
   press("invert", false);
 }
 
-function addFiles(files) {
-  for (const file of files) radiographs.add(() => file, file.name);
+async function addFrom(source) {
+  by("added").textContent = "Looking for radiographs …";
+  const { found, skipped, problems } = await collect(source);
+  for (const { open, name } of found) radiographs.add(open, name);
+  const parts = [`${counted(found.length, "radiograph")} added`];
+  if (skipped) parts.push(`${counted(skipped, "other file")} skipped`);
+  const told = skipped || problems.length || !found.length;
+  by("added").textContent = told ? [`${parts.join(", ")}.`, ...problems].join(" ") : "";
+  progress.update();
   foldExamples();
 }
 
-// On a narrow screen the examples would push the image down.
+// On a narrow screen, and beside many radiographs, the examples would be in the way.
 function foldExamples() {
-  if (matchMedia("(max-width: 900px)").matches) by("examples").open = false;
+  const narrow = matchMedia("(max-width: 900px)").matches;
+  if (narrow || radiographs.all.length > 4) by("examples").open = false;
+}
+
+function printout() {
+  const list = by("patient").querySelectorAll("dd");
+  const known = patient.open && by("patient").dataset.known === "true";
+  const text = known ? [...list].map((each) => each.textContent).join(" · ") : "";
+  showPrintout({ radiograph: shown, card, heat, viewport, patient: text });
 }
 
 const ACTIONS = {
   o: () => by("file").click(),
   "[": () => radiographs.step(-1),
   "]": () => radiographs.step(1),
-  h: () => setHeat(!heatOn),
-  s: () => setPerImage(!perImage),
-  ",": () => setOpacity(Number(by("opacity").value) - 5),
-  ".": () => setOpacity(Number(by("opacity").value) + 5),
+  h: () => heat.cycle(),
+  s: () => heat.swapScale(),
+  ",": () => heat.setOpacity(Number(by("opacity").value) - 5),
+  ".": () => heat.setOpacity(Number(by("opacity").value) + 5),
   w: () => setTool("window"),
   p: () => setTool("pan"),
+  m: () => setTool("ruler"),
   "+": () => viewport.scale(1.25),
   "=": () => viewport.scale(1.25),
   "-": () => viewport.scale(0.8),
@@ -213,42 +231,40 @@ const ACTIONS = {
   1: () => viewport.actual(),
   i: invert,
   r: reset,
+  c: () => comparison.toggle(),
+  d: () => patient.toggle(),
   "?": () => by("help").showModal(),
 };
 const BUTTONS = {
-  open: "o", "heat-on": "h", "per-image": "s", "tool-window": "w", "tool-pan": "p", "zoom-in": "+", "zoom-out": "-",
-  fit: "f", actual: "1", invert: "i", reset: "r", shortcuts: "?",
+  open: "o", "tool-window": "w", "tool-pan": "p", "tool-ruler": "m", "zoom-in": "+", "zoom-out": "-", fit: "f",
+  actual: "1", invert: "i", reset: "r", compare: "c", "patient-show": "d", shortcuts: "?",
 };
 
 for (const [id, key] of Object.entries(BUTTONS)) by(id).addEventListener("click", ACTIONS[key]);
-document.addEventListener("keydown", (event) => {
-  const dialog = document.querySelector("dialog[open]");
-  const typing = dialog || event.target.matches("input:not([type=range])");
-  if (typing || !by("keys").checked || event.ctrlKey || event.metaKey || event.altKey) return;
-  ACTIONS[event.key.toLowerCase()]?.();
-});
+listen(ACTIONS, () => viewport.ruler.clear() || comparison.viewport.ruler.clear() || patient.close());
 by("flag").addEventListener("click", () => {
   by("warnings").scrollIntoView({ block: "center" });
   by("warnings").focus({ preventScroll: true });
 });
-by("opacity").addEventListener("input", (event) => setOpacity(Number(event.target.value)));
 by("file").addEventListener("change", (event) => {
-  addFiles(event.target.files);
+  addFrom({ files: [...event.target.files] });
+  event.target.value = "";
+});
+by("open-folder").addEventListener("click", () => by("folder").click());
+by("folder").addEventListener("change", (event) => {
+  addFrom({ folder: [...event.target.files] });
   event.target.value = "";
 });
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     document.body.dataset.drop = kind === "dragenter" || kind === "dragover";
-    if (kind === "drop") addFiles(event.dataTransfer.files);
+    if (kind === "drop") addFrom(dropped(event.dataTransfer));
   });
 }
-
-// Single-key shortcuts interfere with speech input (WCAG 2.2, 2.1.4).
-by("keys").checked = localStorage.getItem("keys") !== "off";
-by("keys").addEventListener("change", () => {
-  localStorage.setItem("keys", by("keys").checked ? "on" : "off");
-});
+by("print-show").addEventListener("click", () => window.print());
+addEventListener("beforeprint", printout);
+addEventListener("afterprint", () => by("print").replaceChildren());
 by("trouble").lastElementChild.addEventListener("click", start);
 
 async function showExamples() {
@@ -264,13 +280,7 @@ async function showExamples() {
   }));
 }
 
-const stops = Array.from({ length: 17 }, (_, i) => {
-  const at = Math.min(255, i * 16);
-  return `rgb(${INFERNO.slice(3 * at, 3 * at + 3).join(" ")})`;
-});
-by("bar").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
 const ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1];
 [...by("axis").children].forEach((tick, i) => (tick.style.left = `${position(ticks[i])}%`));
 setTool("window");
-by("heat").inert = true;
 start();

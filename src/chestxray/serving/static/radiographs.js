@@ -1,8 +1,10 @@
-// The list of radiographs: each with a thumbnail and its state.
+// The list of radiographs: each with a thumbnail, its study date, its state and, where it was not
+// read, the reason.
 
 import { Problem } from "./api.js";
 import { counted } from "./formatting.js";
-import { warningsOf } from "./notices.js";
+import { decode, thumbnail } from "./images.js";
+import { reasonOf, warningsOf } from "./notices.js";
 
 const MAX_UPLOADS = 2; // at once; leaves room for other clients
 const STATES = {
@@ -12,10 +14,16 @@ const STATES = {
   unread: "not read",
 };
 const INCOMPLETE = { code: "answer", detail: "The answer is incomplete." };
+const KINDS = {
+  all: () => true,
+  called: (radiograph) => radiograph.called > 0,
+  trouble: (radiograph) => ["refused", "unread"].includes(radiograph.state) || radiograph.force,
+};
 
 export class RadiographList {
-  // list: the <ul>; read: gives the reading of a file; onChange: called with a radiograph whose
-  // state changed; onSelect: called with the selected one, also when its state changed.
+  // list: the <ul>; read: gives the reading of a radiograph; onChange: called with a radiograph whose
+  // state changed, or null where the list changed; onSelect: called with the selected one, also when
+  // its state changed.
   constructor(list, read, onChange, onSelect) {
     this.list = list;
     this.read = read;
@@ -24,48 +32,75 @@ export class RadiographList {
     this.all = [];
     this.current = null;
     this.busy = 0;
+    this.made = 0;
+    this.kind = "all";
   }
 
-  // open: gives the file, or a promise of it.
+  // open: gives the file, or a promise of it, each time that it is called.
   add(open, name) {
-    const radiograph = { open, name, state: "waiting" };
+    const key = String(++this.made);
+    const radiograph = { key, open, name, state: "waiting", force: false, identity: null };
     this.all.push(radiograph);
     radiograph.item = this.row(radiograph);
     this.list.append(radiograph.item);
     if (!this.current) this.select(radiograph);
+    this.show(radiograph);
     this.next();
     return radiograph;
   }
 
   select(radiograph) {
+    this.current?.item.firstChild.setAttribute("aria-current", "false");
     this.current = radiograph;
-    for (const each of this.all) {
-      each.item.firstChild.setAttribute("aria-current", each === radiograph ? "true" : "false");
-    }
+    radiograph?.item.firstChild.setAttribute("aria-current", "true");
     radiograph?.item.scrollIntoView({ block: "nearest", inline: "nearest" });
     this.onSelect(radiograph);
   }
 
-  // Reads a radiograph again after a temporary failure.
-  retry(radiograph) {
+  // Reads a radiograph again: after a temporary failure, or by force although it is refused.
+  retry(radiograph, force = false) {
     radiograph.problem = null;
+    radiograph.force = force;
     this.mark(radiograph, "waiting");
     this.next();
   }
 
+  // Selects the one before or after, of those that are shown.
   step(by) {
-    const to = this.all[this.all.indexOf(this.current) + by];
+    const shown = this.all.filter((each) => !each.item.hidden || each === this.current);
+    const to = shown[shown.indexOf(this.current) + by];
     if (to) this.select(to);
+  }
+
+  // Shows one kind only: all, called, or trouble (refused or not read).
+  filter(kind) {
+    this.kind = kind;
+    this.all.forEach((each) => this.show(each));
+  }
+
+  show(radiograph) {
+    radiograph.item.hidden = !KINDS[this.kind](radiograph);
   }
 
   remove(radiograph) {
     const place = this.all.indexOf(radiograph);
-    this.all.splice(place, 1);
-    radiograph.item.remove();
-    radiograph.removed = true;
+    this.drop(radiograph);
     const near = this.all[Math.min(place, this.all.length - 1)] ?? null;
     if (radiograph === this.current) this.select(near);
     (near?.item.firstChild ?? document.getElementById("open")).focus();
+    this.onChange(null);
+  }
+
+  removeAll() {
+    [...this.all].forEach((each) => this.drop(each));
+    this.select(null);
+    this.onChange(null);
+  }
+
+  drop(radiograph) {
+    this.all.splice(this.all.indexOf(radiograph), 1);
+    radiograph.item.remove();
+    radiograph.removed = true;
   }
 
   async next() {
@@ -74,17 +109,10 @@ export class RadiographList {
     this.busy++;
     this.mark(radiograph, "reading");
     try {
-      const reading = await this.read(radiograph.open);
-      const { display, width } = reading.image;
-      radiograph.image = await decode(display, width);
-      radiograph.reading = reading;
-      radiograph.reading.image.display = radiograph.open = null;
+      await this.take(radiograph, await this.read(radiograph));
       this.mark(radiograph, "read");
     } catch (problem) {
-      radiograph.reading = null;
-      radiograph.image = await decode(problem.display).catch(() => null);
-      radiograph.problem = problem instanceof Problem ? problem : new Problem(0, INCOMPLETE);
-      if (!radiograph.problem.temporary) radiograph.open = null;
+      await this.fail(radiograph, problem);
       this.mark(radiograph, radiograph.problem.code === "refused" ? "refused" : "unread");
     }
     this.busy--;
@@ -92,17 +120,38 @@ export class RadiographList {
     this.next();
   }
 
+  async take(radiograph, reading) {
+    const { width, height, spacing, display } = reading.image;
+    const image = await decode(display, { width, height, spacing });
+    image.burned = reading.refused;
+    reading.image.display = null;
+    Object.assign(radiograph, { image, reading });
+    radiograph.called = reading.findings.filter((row) => row.called).length;
+  }
+
+  async fail(radiograph, problem) {
+    radiograph.reading = null;
+    radiograph.called = 0;
+    radiograph.image = await decode(problem.display).catch(() => null);
+    radiograph.problem = problem instanceof Problem ? problem : new Problem(0, INCOMPLETE);
+  }
+
   mark(radiograph, state) {
     radiograph.state = state;
     if (radiograph.removed) return;
-    const called = radiograph.reading?.findings.filter((row) => row.called).length;
-    radiograph.item.dataset.state = state;
-    radiograph.item.querySelector(".state").textContent =
-      STATES[state] ?? (called ? `${called} called` : "none called");
-    const warnings = warningsOf(radiograph.reading);
-    radiograph.item.querySelector(".warned").textContent =
-      warnings.length ? counted(warnings.length, "warning") : "";
-    if (radiograph.image) thumbnail(radiograph.item.querySelector("canvas"), radiograph.image);
+    const { item, reading, called, problem } = radiograph;
+    const part = (name) => item.querySelector(`.${name}`);
+    const count = called ? `${called} called` : "none called";
+    item.dataset.state = state;
+    item.dataset.forced = Boolean(reading?.refused);
+    part("state").textContent = STATES[state] ?? (reading.refused ? `refused, read anyway · ${count}` : count);
+    part("date").textContent = radiograph.identity?.studyDate ?? "";
+    part("reason").textContent = problem ? reasonOf(problem) : "";
+    part("reason").title = part("reason").textContent;
+    const warnings = warningsOf(reading);
+    part("warned").textContent = warnings.length ? counted(warnings.length, "warning") : "";
+    if (radiograph.image) thumbnail(item.querySelector("canvas"), radiograph.image);
+    this.show(radiograph);
     this.onChange(radiograph);
     if (radiograph === this.current) this.onSelect(radiograph);
   }
@@ -111,8 +160,9 @@ export class RadiographList {
     const item = document.createElement("li");
     item.innerHTML =
       '<button type="button" class="radiograph">' +
-      '<canvas width="96" height="96" aria-hidden="true"></canvas><span class="name"></span><span class="state"></span>' +
-      '<span class="warned"></span></button>' +
+      '<canvas width="96" height="96" aria-hidden="true"></canvas><span class="text">' +
+      '<span class="name"></span><span class="date"></span><span class="state"></span>' +
+      '<span class="warned"></span><span class="reason"></span></span></button>' +
       '<button type="button" class="remove">×</button>';
     item.dataset.state = radiograph.state;
     item.querySelector(".name").textContent = radiograph.name;
@@ -123,39 +173,4 @@ export class RadiographList {
     item.lastChild.addEventListener("click", () => this.remove(radiograph));
     return item;
   }
-}
-
-// Decodes a grey PNG in base64, or null where there is none.
-//   fileWidth: the width of the file, pixels.
-// Gives { blob, width, height, reduction }: the last is the image's width by the file's.
-async function decode(base64, fileWidth = null) {
-  if (!base64) return null;
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const blob = new Blob([bytes], { type: "image/png" });
-  const bitmap = await createImageBitmap(blob);
-  const { width, height } = bitmap;
-  return { blob, width, height, reduction: width / (fileWidth ?? width) };
-}
-
-// Gives the grey values of a decoded image, one byte per pixel.
-export async function greyOf({ blob, width, height }) {
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, width, height);
-  const grey = new Uint8Array(width * height);
-  for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
-  return grey;
-}
-
-async function thumbnail(canvas, { blob, width, height }) {
-  const scale = canvas.width / Math.min(width, height);
-  const bitmap = await createImageBitmap(blob, {
-    resizeWidth: Math.max(1, Math.round(width * scale)),
-    resizeHeight: Math.max(1, Math.round(height * scale)),
-    resizeQuality: "medium",
-  });
-  const at = (length) => (canvas.width - length) / 2;
-  canvas.getContext("2d").drawImage(bitmap, at(bitmap.width), at(bitmap.height));
 }
