@@ -4,6 +4,7 @@ import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,8 +19,11 @@ from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import codes, secondary_capture
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import config
+from chestxray.serving.gateway.receiver import RESULT_CLASSES
+from chestxray.serving.result_objects import codes, secondary_capture
+from chestxray.serving.result_objects.instance import Model
 from chestxray.serving.rle import rle_frame, rle_pixels
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
@@ -133,7 +137,7 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
     path = film(tmp_path)
     results = made(path, reading(), reader)
     assert set(results) == KINDS
-    assert len({result.SeriesInstanceUID for result in results.values()}) == 3
+    assert len({result.SeriesInstanceUID for result in results.values()}) == len(KINDS)
     for result in results.values():
         for keyword in ("StudyInstanceUID", "PatientName", "PatientID", "AccessionNumber"):
             assert result[keyword].value == USUAL[keyword]
@@ -153,6 +157,12 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
         assert series.SeriesInstanceUID == USUAL["SeriesInstanceUID"]
         (image,) = series.ReferencedSOPSequence
         assert image.ReferencedSOPInstanceUID == USUAL["SOPInstanceUID"]
+
+
+def test_every_kind_of_result_can_be_configured_and_sent(tmp_path, reader):
+    assert set(get_args(config._ResultKind)) == set(result_objects.KINDS) == KINDS
+    classes = {result.SOPClassUID for result in made(film(tmp_path), reading(), reader).values()}
+    assert classes == set(RESULT_CLASSES)
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -243,14 +253,14 @@ def test_a_retry_makes_the_same_objects_and_another_image_or_model_others(tmp_pa
     other_model = Reader(dataclasses.replace(reader.bundle, card=card), reader.engine)
     stricter = uids(path, other_model, reading())
     other_image = uids(film(tmp_path, SOPInstanceUID="1.2.3"), reader, reading())
-    assert len({*first, *stricter, *other_image}) == 18
+    assert len({*first, *stricter, *other_image}) == 24
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in first)
 
 
 def test_an_image_replaced_under_its_uid_makes_other_objects(tmp_path, reader):
     first = uids(film(tmp_path), reader, reading())
     replaced = uids(film(tmp_path, "MONOCHROME1"), reader, reading())
-    assert len({*first, *replaced}) == 12
+    assert len({*first, *replaced}) == 16
 
 
 def test_only_the_kinds_that_are_wanted_are_made(tmp_path, reader):

@@ -11,9 +11,9 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.result_objects import drawing
-from chestxray.serving.gateway.result_objects import secondary_capture as picture
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects import drawing
+from chestxray.serving.result_objects import secondary_capture as picture
+from chestxray.serving.result_objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import CALLED, SETS, THRESHOLDS, film, made, reader_of, reading, refusal
 

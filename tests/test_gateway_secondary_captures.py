@@ -13,7 +13,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageSto
 
 import chestxray
 from chestxray.errors import ConfigError
-from chestxray.serving.gateway import image_decoding, intake, result_objects, statistics
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import image_decoding, intake, statistics
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.intake import Intake
 from chestxray.serving.gateway.receiver import Receiver

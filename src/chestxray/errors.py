@@ -172,6 +172,7 @@ _EXTRA_OF_MODULE: Final = {
     "matplotlib": "report",
     "fastapi": "serve",
     "starlette": "serve",
+    "fastapi_swagger": "serve",
     "uvicorn": "serve",
     "python_multipart": "serve",
     "prometheus_client": "serve",

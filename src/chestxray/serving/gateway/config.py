@@ -44,7 +44,7 @@ from chestxray.serving.gateway.secondary_captures import CaptureRule
 
 _log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
-_ResultKind = Literal["sr", "sc", "regions"]
+_ResultKind = Literal["sr", "sc", "regions", "seg"]
 _Modality = Literal["CR", "DX"]
 
 

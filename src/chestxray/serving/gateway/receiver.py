@@ -28,6 +28,7 @@ from pydicom.uid import (
     AllTransferSyntaxes,
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -47,7 +48,11 @@ from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
 
-RESULT_CLASSES: Final = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
+RESULT_CLASSES: Final = (
+    SecondaryCaptureImageStorage,
+    Comprehensive3DSRStorage,
+    SegmentationStorage,
+)
 """SOP classes of the results that the gateway sends."""
 
 _SUCCESS: Final = 0x0000

@@ -147,7 +147,7 @@ class Result:
 
     Attributes:
         uid: SOP instance UID, derived, so that a second reading makes the same.
-        kind: sr, sc or regions.
+        kind: sr, sc, regions or seg.
         sha256: of the file.
         destinations: names of the destinations that receive it.
     """

@@ -24,14 +24,15 @@ from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
 from chestxray.reading.gate.notices import ANOTHER_KIND
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import image_decoding, logs, result_objects
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import image_decoding, logs
 from chestxray.serving.gateway.config import Config, Destination, Rule
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.queue import Task, exit_after
 from chestxray.serving.gateway.readings import Figures
-from chestxray.serving.gateway.source_image import SourceImage
 from chestxray.serving.gateway.store import READ, Image, Result, Store
+from chestxray.serving.source_image import SourceImage
 
 _IDLE_SECONDS: Final = 0.1
 _PAUSE_SECONDS: Final = 30.0  # after a failure of the machine, not of the image

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects.instance import Model
 from chestxray.version import __version__
 
 _DARK: Final = "#101114"
@@ -39,6 +39,7 @@ _LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
 _EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
 _SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
 _NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
+_FORCED: Final = "REFUSED, and read all the same. Do not rely on this reading."
 _NOT_ASSESSED: Final = "Not assessed, for lack of evidence in validation:"
 _MARKS: Final = {True: "CALLED", False: "", None: "not assessed"}
 
@@ -248,6 +249,8 @@ def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
         written.insert(0, (f"{_NOT_ASSESSED} {which}", Style(22, INK)))
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
+    if any(warning.refuses for warning in reading.warnings):
+        written.insert(0, (_FORCED, Style(30, ALERT, bold=True)))
     canvas.paragraphs(column, written, 3, "more in the report")
 
 

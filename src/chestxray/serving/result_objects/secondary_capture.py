@@ -37,9 +37,8 @@ from chestxray.model.heatmaps import TYPICAL_PEAK
 from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.image_decoding import PICTURE_SIDE
-from chestxray.serving.gateway.result_objects import codes, drawing
-from chestxray.serving.gateway.result_objects.drawing import (
+from chestxray.serving.result_objects import codes, drawing
+from chestxray.serving.result_objects.drawing import (
     ALERT,
     DIM,
     INK,
@@ -48,16 +47,18 @@ from chestxray.serving.gateway.result_objects.drawing import (
     Style,
     Thresholds,
 )
-from chestxray.serving.gateway.result_objects.instance import (
+from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
     instance,
+    part_of_body,
+    reference,
 )
-from chestxray.serving.gateway.source_image import LOSSY, SourceImage
 from chestxray.serving.rle import rle_frame
+from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)
@@ -209,7 +210,12 @@ def _plain(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def capture(
-    source: SourceImage, model: Model, drawn: npt.NDArray[np.uint8], *, refused: bool
+    source: SourceImage,
+    model: Model,
+    drawn: npt.NDArray[np.uint8],
+    *,
+    refused: bool,
+    compressed: bool = True,
 ) -> Dataset:
     """Make the DICOM object of a picture.
 
@@ -218,23 +224,17 @@ def capture(
         model: the model that read it.
         drawn: RGB uint8 [h, w, 3].
         refused: whether the gate refused the image; it may not show a chest then.
+        compressed: whether its pixels are in RLE Lossless, else in Explicit VR Little Endian.
     """
     result = instance("sc", source, model)
-    _part(result, source, refused=refused)
+    part_of_body(result, source, refused=refused)
     _image(result, source)
     _pixels(result, drawn)
+    if compressed:
+        result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
+        result.file_meta.TransferSyntaxUID = RLELossless
+        result.PixelData = encapsulate([rle_frame(drawn)])
     return result
-
-
-def _part(result: Dataset, source: SourceImage, *, refused: bool) -> None:
-    """State which part of the body is shown."""
-    if not refused:
-        result.BodyPartExamined = "CHEST"
-        return
-    result.Laterality = ""  # type 2C, except for unpaired body parts
-    source.copy_known(result, "BodyPartExamined", "Laterality")
-    if source.values.get("BodyPartExamined") == "CHEST":
-        del result.Laterality
 
 
 def _image(result: Dataset, source: SourceImage) -> None:
@@ -249,26 +249,23 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.SecondaryCaptureDeviceSoftwareVersions = __version__
     result.DerivationDescription = f"Reduced to 8 bits, heatmaps and text burned in. {NOTE}"
     result.ImageComments = NOTE
-    result.SourceImageSequence = [_reference(source)]
+    result.SourceImageSequence = [_source(source)]
     source.copy_known(result, *LOSSY)
 
 
-def _reference(source: SourceImage) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class
-    reference.ReferencedSOPInstanceUID = source.uid
-    reference.SpatialLocationsPreserved = "NO"
-    reference.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
-    return reference
+def _source(source: SourceImage) -> Dataset:
+    image = reference(source)
+    image.SpatialLocationsPreserved = "NO"
+    image.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
+    return image
 
 
 def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:
     result.Rows, result.Columns, result.SamplesPerPixel = drawn.shape
     result.PhotometricInterpretation = "RGB"
-    result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
+    result.PlanarConfiguration = 0
     result.BitsAllocated = result.BitsStored = 8
     result.HighBit = 7
     result.PixelRepresentation = 0
-    result.file_meta.TransferSyntaxUID = RLELossless
-    result.PixelData = encapsulate([rle_frame(drawn)])
+    result.PixelData = drawn.tobytes()
     result["PixelData"].VR = "OB"
