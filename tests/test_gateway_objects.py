@@ -165,7 +165,7 @@ def test_every_kind_of_result_can_be_configured_and_sent(tmp_path, reader):
     classes = {result.SOPClassUID for result in results.values()}
     assert classes == set(RESULT_CLASSES)
     asked = {kind: result.SOPClassUID for kind, result in results.items()}
-    assert reachability._CLASSES == asked, "and `check` asks whether it is accepted"
+    assert asked == reachability._CLASSES, "and `check` asks whether it is accepted"
 
 
 @pytest.mark.parametrize("header", HEADERS)
