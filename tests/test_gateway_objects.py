@@ -20,7 +20,7 @@ from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving import result_objects
-from chestxray.serving.gateway import config
+from chestxray.serving.gateway import config, reachability
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.result_objects import codes, secondary_capture
 from chestxray.serving.result_objects.instance import Model
@@ -161,8 +161,11 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
 
 def test_every_kind_of_result_can_be_configured_and_sent(tmp_path, reader):
     assert set(get_args(config._ResultKind)) == set(result_objects.KINDS) == KINDS
-    classes = {result.SOPClassUID for result in made(film(tmp_path), reading(), reader).values()}
+    results = made(film(tmp_path), reading(), reader)
+    classes = {result.SOPClassUID for result in results.values()}
     assert classes == set(RESULT_CLASSES)
+    asked = {kind: result.SOPClassUID for kind, result in results.items()}
+    assert asked == reachability._CLASSES, "and `check` asks whether it is accepted"
 
 
 @pytest.mark.parametrize("header", HEADERS)

@@ -13,7 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pydicom.uid import UID, Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -31,6 +36,7 @@ _CLASSES: Final[dict[str, UID]] = {
     "sr": Comprehensive3DSRStorage,
     "sc": SecondaryCaptureImageStorage,
     "regions": Comprehensive3DSRStorage,
+    "seg": SegmentationStorage,
 }
 
 

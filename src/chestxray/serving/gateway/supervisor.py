@@ -191,7 +191,7 @@ class _Child:
     @property
     def delay(self) -> float:
         """Seconds until it is started again."""
-        return min(self.pace.longest, self.pace.first * 2 ** min(self.early_deaths, 10))
+        return min(self.pace.longest, self.pace.first * 2.0 ** min(self.early_deaths, 10))
 
 
 class Gateway:
