@@ -106,7 +106,7 @@ def test_a_folder_is_taken_whether_chosen_or_dropped(page, radiographs, tmp_path
     assert sorted(names(page)) == ["3.png", "er/1.png", "export/2"]
 
 
-def test_hostile_names_in_an_archive_are_harmless(page, radiographs, tmp_path):
+def test_hostile_names_are_harmless_and_the_number_is_limited(page, radiographs, tmp_path):
     image = radiographs["a"].read_bytes()
     hostile = [
         "../../etc/passwd.png",
@@ -120,6 +120,17 @@ def test_hostile_names_in_an_archive_are_harmless(page, radiographs, tmp_path):
     assert "etc/passwd.png" in shown
     assert "·gnp.exe" in shown, "a name cannot be written backwards"
     assert page.locator("#list img").count() == 0
+    found, problems = page.evaluate(
+        """async () => {
+          const { collect } = await import("/static/file_collection.js");
+          const png = Uint8Array.of(0x89, 0x50, 0x4e, 0x47);
+          const folder = Array.from({ length: 1003 }, (_, i) => new File([png], `${i}.png`));
+          const { found, problems } = await collect({ folder });
+          return [found.length, problems];
+        }"""
+    )
+    assert found == 1000
+    assert problems == ["At most 1000 are added at once; 3 were left out."]
     assert page.locator("#list li[data-state=read]").count() == 4
 
 

@@ -234,8 +234,9 @@ def test_a_radiograph_that_is_not_of_the_same_patient_is_compared_with_a_warning
     assert page.locator("#prior-choice").input_value() == "", "nothing is chosen by itself"
     alarm = page.locator("#prior-warning")
     assert alarm.is_hidden()
-    for name, warning in (("john.dcm", "Another patient"), ("0", "Patient not confirmed")):
-        option = page.locator("#prior-choice option", has_text=name).last
+    unnamed = radiographs["a"].name
+    for name, warning in (("john.dcm", "Another patient"), (unnamed, "Patient not confirmed")):
+        option = page.locator("#prior-choice option", has_text=name)
         page.locator("#prior-choice").select_option(option.get_attribute("value"))
         alarm.wait_for()
         assert alarm.inner_text().startswith(warning)
@@ -400,7 +401,7 @@ def check_printout(page, *, forced: bool) -> None:
         }"""
     )
     assert drawn > 100, "contours"
-    page.emulate_media(media="screen")
+    page.emulate_media(media="null")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("#print").inner_text() == ""
 

@@ -108,8 +108,9 @@ export class Comparison {
     const { current } = this.list;
     const mine = this.prior?.identity?.studyDate ?? "";
     const apart = this.prior ? interval(mine, current?.identity?.studyDate ?? "") : "";
+    const refused = this.prior?.problem && "refused";
     by("prior-date").textContent = this.prior
-      ? [mine || "date unknown", apart].filter(Boolean).join(" · ")
+      ? [mine || "date unknown", apart, refused].filter(Boolean).join(" · ")
       : "";
     const whose = this.prior ? relation(this.prior.identity, current?.identity) : "same";
     by("prior-warning").textContent = WARNINGS[whose];

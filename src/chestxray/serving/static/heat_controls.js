@@ -82,8 +82,7 @@ export class HeatControls {
     for (const mode of MODES) press(`heat-${mode}`, mode === this.mode);
     for (const scale of Object.keys(SCALES)) press(`scale-${scale}`, scale === this.scale);
     by("heat").inert = !this.map;
-    by("heat").dataset.mode = this.mode;
-    by("heat-look").inert = off;
+    by("heat-look").inert = by("heat-key").inert = off;
     by("heat-of").textContent = this.map ? `Heatmap: ${this.row.label}` : "Heatmap";
     by("scale-end").textContent = this.scale === "image" ? "peak" : "≥ 1";
     const nowhere = off ? "" : this.row.not_localised;
