@@ -286,7 +286,12 @@ def test_axe_finds_no_barrier(browser, service, radiographs, width):
 
         assert violations() == []
         add(page, radiographs["a"], radiographs["refused"])
+        for key in "hmdc":  # contours, ruler, patient header, comparison
+            page.keyboard.press(key)
+        settle(page)
         assert violations() == []
+        page.keyboard.press("Escape")
+        page.locator("#prior-close").click()
         page.locator(".radiograph").nth(1).click()
         assert violations() == []
         page.keyboard.press("?")

@@ -409,6 +409,7 @@ def check_printout(page, *, forced: bool) -> None:
 # --- accessibility ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_axe_finds_no_barrier_in_the_tools(browser, service, radiographs):
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     size = {"width": 1024, "height": 900}

@@ -297,8 +297,8 @@ def _grid(reading: Reading, decoded: Decoded) -> GridResult:
     return GridResult(
         rows=rows,
         columns=columns,
-        left=-left / wide * width,
-        top=-top / high * height,
+        left=0.0 - left / wide * width,
+        top=0.0 - top / high * height,
         cell_width=width / wide / columns,
         cell_height=height / high / rows,
     )

@@ -65,7 +65,7 @@ EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 # Segments: CID 7150, 7162, 7203.
 SEGMENTATION: Final = Code("113076", "DCM", "Segmentation")
 ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")
-CHEST: Final = Code("816094009", "SCT", "Chest")
+THORAX: Final = Code("816094009", "SCT", "Thorax")
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 _OBJECT: Final = Code("260787004", "SCT", "Physical object")
 _DEVICES: Final = frozenset(

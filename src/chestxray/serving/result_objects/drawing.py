@@ -242,15 +242,18 @@ def head(canvas: Canvas, column: Column) -> None:
 
 def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
     """Write the warnings of a reading, what is not assessed, and that nothing is called."""
-    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
+    refusals = [warning for warning in reading.warnings if warning.refuses]
+    others = [warning for warning in reading.warnings if not warning.refuses]
+    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in others]
     unassessed = [label(finding) for finding, call in reading.calls.items() if call is None]
     if unassessed:
         which = ", ".join(unassessed)
         written.insert(0, (f"{_NOT_ASSESSED} {which}", Style(22, INK)))
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
-    if any(warning.refuses for warning in reading.warnings):
-        written.insert(0, (_FORCED, Style(30, ALERT, bold=True)))
+    if refusals:
+        reasons = [(f"Refused: {refusal}", Style(22, ALERT)) for refusal in refusals]
+        written = [(_FORCED, Style(30, ALERT, bold=True)), *reasons, *written]
     canvas.paragraphs(column, written, 3, "more in the report")
 
 

@@ -170,7 +170,7 @@ def _segment(
     segment.SegmentAlgorithmName = model.name[:64]
     segment.SegmentedPropertyCategoryCodeSequence = [codes.dataset(codes.category(finding))]
     segment.SegmentedPropertyTypeCodeSequence = [codes.dataset(codes.finding(finding))]
-    segment.AnatomicRegionSequence = [codes.dataset(codes.CHEST)]
+    segment.AnatomicRegionSequence = [codes.dataset(codes.THORAX)]
     segment.TrackingID = label(finding)[:64]
     segment.TrackingUID = model.uid("seg", *source.seed, finding)
     segment.RecommendedDisplayCIELabValue = _colour(number)
