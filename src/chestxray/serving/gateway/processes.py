@@ -159,6 +159,13 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
 
 def run_shadow(stop: threading.Event, config: Config, shadow: Shadow) -> None:
     """Run the shadow, behind everything else."""
+    from chestxray.serving.gateway.shadow_store import ShadowStore
+    from chestxray.serving.gateway.store import Store
+
+    store = Store(config.state)
+    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
+    store.close()
+    ShadowStore.open(config.state, last).close()  # what is read while the model loads counts
     from chestxray.serving.gateway.shadow import step_back
 
     step_back()
