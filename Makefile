@@ -52,7 +52,7 @@ notice: .venv/core ## NOTICE: the licences of all packages, as they state them
 lock: .venv-release/done ## renew the lock files from pyproject.toml and constraints.txt
 	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra all -o requirements.lock
 	$(COMPILE) pyproject.toml --extra all --extra dev -o requirements-dev.lock
-	$(COMPILE) pyproject.toml --extra report --extra serve -o requirements-light.lock
+	$(COMPILE) pyproject.toml --extra report --extra serve --extra pacs -o requirements-light.lock
 	printf 'hatchling\neditables\n' | $(COMPILE) pyproject.toml - --extra docs -o requirements-docs.lock
 	$(COMPILE) --group pyproject.toml:release -o requirements-release.lock
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import markupsafe
@@ -120,6 +122,44 @@ def test_the_page_answers_first_and_shows_every_model(compared: Path) -> None:
     auroc = result.comparisons[0].findings["Atelectasis"].b.value
     assert f"wide, {auroc:.3f}" in said, "a panel gives each model's AUROC"
     assert "sensitivity" in said, "axes have names"
+
+
+def sizes_of(svg: Path) -> tuple[float, Counter[float]]:
+    """The width of a figure in inches, and how often each size of its text occurs, points."""
+    root = ET.parse(svg).getroot()  # noqa: S314 - our own file
+    _, _, width, _ = map(float, root.get("viewBox", "").split())
+    points = float(root.get("width", "0pt")[:-2])
+    assert points == pytest.approx(width)  # so a unit of the drawing is a point of the page
+    styles = [of.get("style", "") for of in root.iter() if of.tag.endswith("text")]
+    sizes = [float(found) for one in styles for found in re.findall(r"font-size: ([\d.]+)px", one)]
+    return points / 72, Counter(sizes)
+
+
+@pytest.mark.parametrize(("style", "points", "page"), [("10", 10, 7.2), ("slide", 16, 13.3)])
+def test_a_style_sets_the_size_of_all_text_on_a_page_that_it_fits(
+    compared: Path, tmp_path: Path, style: str, points: float, page: float
+) -> None:
+    shutil.copytree(compared, tmp_path / "compared")
+    comparison_page(tmp_path / "compared", style)
+    for name in ("auroc", "roc"):
+        _, nominal = sizes_of(compared / f"models_figures/{name}.svg")
+        assert max(nominal, key=nominal.__getitem__) == 7.5
+        drawn = [*tmp_path.glob(f"compared/models_figures/{name}*.svg")]
+        assert (len(drawn) == 1) == (tmp_path / f"compared/models_figures/{name}.svg").exists()
+        for svg in drawn:
+            width, sizes = sizes_of(svg)
+            assert width <= page
+            assert min(sizes) >= 0.8 * points - 1e-9
+            grown = {round(size * points / 7.5, 3) for size in nominal}
+            assert {round(size, 3) for size in sizes} == grown
+    assert (tmp_path / "compared/models.html").read_text() == (compared / "models.html").read_text()
+
+
+def test_a_style_that_there_is_not_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    for words in (("--style", "40", "--out", tmp_path / "out"), ("--style", "9")):
+        told = run_command("compare", "a.csv", "b.csv", "--labels", "labels.csv", *words)
+        assert told.returncode == (1 if "--out" in words else 2)
+        assert ("from 6 to 12" if "--out" in words else "--out") in told.stderr
 
 
 def test_tables_in_memory_have_a_page_too(runs: list[Path], tmp_path: Path) -> None:

@@ -168,6 +168,26 @@ def test_the_tutorials_on_phantoms_work_by_copy_and_paste(shell):
     assert (folder / "validation/validation.html").is_file()
 
 
+def test_each_recipe_of_a_tutorial_trains_at_the_size_that_was_prepared():
+    """Otherwise `train` stops: the size of a recipe is not that of every dataset."""
+    from chestxray.training import recipe
+
+    trained = 0
+    for page in TUTORIALS.glob("*.md"):
+        sizes: dict[str, int] = {}
+        for line in page.read_text(encoding="utf-8").splitlines():
+            prepared = re.match(r"chestxray prepare [^-]*?(\S+) --.*?size (\d+)", line)
+            command = re.match(r"chestxray (?:train|crossval) (\S+) .*--recipe (\w+)", line)
+            if prepared:
+                sizes[prepared[1]] = int(prepared[2])
+            elif command and command[1] in sizes:
+                trained += 1
+                given = re.search(r"--set size=(\d+)", line)
+                size = int(given[1]) if given else recipe.load(command[2]).size
+                assert size == sizes[command[1]], f"{page.name}: {line}"
+    assert trained >= 3
+
+
 def test_each_tutorial_on_phantoms_has_steps_and_the_others_say_what_they_need():
     for name in ON_PHANTOMS:
         assert len(list(steps(TUTORIALS / f"{name}.md"))) >= 4, name

@@ -191,7 +191,7 @@ def test_the_notice_has_the_licence_of_every_package_that_this_one_asks_for():
 
 def test_the_light_lock_reads_and_serves_without_torch():
     light = locked("requirements-light.lock")
-    for requirement in direct("report", "serve"):
+    for requirement in direct("report", "serve", "pacs"):
         assert canonicalize_name(requirement.name) in light
     assert not {"torch", "timm", "lightning"} & set(light)
 

@@ -9,6 +9,7 @@ import typer
 
 from chestxray.cli.options import (
     AsJson,
+    FigureStyle,
     LabelsPath,
     SourceOptions,
     echo_problems,
@@ -45,6 +46,7 @@ def compare(
         float | None,
         typer.Option(help="Also test that each loses less mean AUROC to A, such as 0.02."),
     ] = None,
+    style: FigureStyle = "journal",
     as_json: AsJson = False,
     given: SourceOptions,
 ) -> None:
@@ -57,7 +59,11 @@ def compare(
     CSV and LaTeX.
     """
     from chestxray.evaluation import Labels, compare_models
+    from chestxray.reporting.print_style import print_style
 
+    print_style(style)  # before anything slow
+    if style != "journal" and out is None:
+        raise typer.BadParameter("--style is of the figures for print: give --out too")
     truth = Labels.read(labels, given.source, given.read_options())
     echo_problems(labels.name, truth.problems)
     result = compare_models(
@@ -75,7 +81,7 @@ def compare(
     if out is not None:
         from chestxray.reporting import comparison_page
 
-        typer.echo(f"\n{comparison_page(out)}", err=as_json)
+        typer.echo(f"\n{comparison_page(out, style)}", err=as_json)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -38,6 +38,16 @@ Loggers = Annotated[
         help="Also give the run to a tracker: tensorboard, mlflow or wandb. Repeatable.",
     ),
 ]
+FigureStyle = Annotated[
+    str,
+    typer.Option(
+        "--style",
+        metavar="journal|slide|POINTS",
+        help="Of the figures for print: journal (text of 7.5 points on a page of 7.2 by 9.2 "
+        "inches), slide (16 points, 13.3 by 7), or the points of the text on a journal's page, 6 "
+        "to 12.",
+    ),
+]
 SplitName = Annotated[
     str,
     typer.Option(

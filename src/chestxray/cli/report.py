@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chestxray.cli.options import CacheGib, Loggers
+from chestxray.cli.options import CacheGib, FigureStyle, Loggers
 
 
 def report(
@@ -15,6 +15,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="The page to write. Default: FOLDER/report.html.")
     ] = None,
+    style: FigureStyle = "journal",
     loggers: Loggers = None,
     cache_gib: CacheGib = None,  # noqa: ARG001 - its callback sets it
 ) -> None:
@@ -32,7 +33,7 @@ def report(
         raise typer.BadParameter(
             "--logger adds the page to a run of this machine: leave it out, or give paths"
         )
-    page = write(folder, out)
+    page = write(folder, out, style)
     if loggers:
         add_report(folder, loggers, page)
     where = shown(figures_folder(page))

@@ -20,6 +20,7 @@ from chestxray.reporting import figure_set, plots
 from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.forest_plot import Row, forest_plot, width_of_labels
 from chestxray.reporting.formatting import environment, number
+from chestxray.reporting.print_style import print_style
 from chestxray.reporting.svg import Drawing, inline, wrapped
 from chestxray.version import __version__
 
@@ -41,16 +42,18 @@ _CURVES: Final = {"auroc": "Mean AUROC", "loss": "Loss"}
 _Json = dict[str, Any]
 
 
-def comparison_page(folder: str | Path) -> Path:
+def comparison_page(folder: str | Path, style: str = "journal") -> Path:
     """Write the page of a comparison, and its figures for print beside it.
 
     Args:
         folder: that `chestxray compare --out` wrote.
+        style: of the figures for print: `journal`, `slide`, or the size of their text in points.
 
     Raises:
         ArtifactError: it is not, or a file cannot be read.
+        ConfigError: there is no such style.
     """
-    folder = Path(folder)
+    folder, layout = Path(folder), print_style(style)
     result = ModelComparison.read(folder).model_dump(mode="json")
     sets = {name: of for name, of in _figure_sets(result).items() if of.panels}
     drawings = {
@@ -66,7 +69,7 @@ def comparison_page(folder: str | Path) -> Path:
         drawings=drawings,
         version=__version__,
     )  # fmt: skip
-    figure_set.write(sets, folder / FIGURES)
+    figure_set.write(sets, folder / FIGURES, layout)
     write_text(folder / PAGE, text)
     return folder / PAGE
 

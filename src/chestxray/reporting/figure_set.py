@@ -16,6 +16,7 @@ from chestxray.findings import label
 from chestxray.reporting import plots
 from chestxray.reporting.forest_plot import Row, forest_plot, width_of_labels
 from chestxray.reporting.formatting import counted, measured
+from chestxray.reporting.print_style import JOURNAL, PrintStyle
 from chestxray.reporting.run_files import Json, RunFiles
 from chestxray.reporting.svg import Drawing, save
 
@@ -69,14 +70,14 @@ def figure_sets(files: RunFiles) -> dict[str, FigureSet]:
     return {name: each for name, each in found.items() if each is not None and each.panels}
 
 
-def write(sets: Mapping[str, FigureSet], folder: Path) -> None:
+def write(sets: Mapping[str, FigureSet], folder: Path, style: PrintStyle = JOURNAL) -> None:
     """Write each figure set into a folder, as SVG, PDF and PNG at the size of print."""
     for name, figures in sets.items():
         panels = [
             (label(key) if figures.captions else "", drawing)
             for key, drawing in figures.panels.items()
         ]
-        save(folder / f"{name}.svg", panels, figures.columns, figures.title, figures.note)
+        save(folder / f"{name}.svg", panels, figures.columns, figures.title, figures.note, style)
 
 
 def axis_title(axis: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from chestxray.reporting.formatting import number, span
-from chestxray.reporting.svg import FAINT, FIRST, INK, QUIET, Drawing, wrapped
+from chestxray.reporting.svg import FAINT, FIRST, INK, QUIET, Drawing, scaled, wrapped
 
 _ROW: Final = 0.172  # inches of a row with a label of one line
 _LINE: Final = 0.75  # rows that each line of a label takes, if it has several
@@ -124,19 +124,19 @@ def _label(axes: Axes, place: float, row: Row, labels: float) -> None:
     frame: Any = ("axes fraction", "data")
     weight = "bold" if row.total or row.metric is None else "normal"
     axes.annotate(
-        "\n".join(row.lines), (0, place), ((_LEFT - labels) * 72, 0), weight=weight,
+        "\n".join(row.lines), (0, place), (scaled((_LEFT - labels) * 72), 0), weight=weight,
         annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
         linespacing=1.1,
     )  # fmt: skip
     axes.annotate(
-        row.note, (0, place), (-7, 0), size=6.5, color=QUIET, annotation_clip=False,
+        row.note, (0, place), (scaled(-7), 0), size=scaled(6.5), color=QUIET, annotation_clip=False,
         xycoords=frame, textcoords="offset points", va="center_baseline", ha="right",
     )  # fmt: skip
     if row.metric is not None:
         axes.annotate(
-            _value(row.metric), (1, place), (_VALUES * 72, 0), weight=weight, size=7,
-            annotation_clip=False, xycoords=frame, textcoords="offset points", va="center_baseline",
-            ha="right",
+            _value(row.metric), (1, place), (scaled(_VALUES * 72), 0), weight=weight,
+            size=scaled(7), annotation_clip=False, xycoords=frame, textcoords="offset points",
+            va="center_baseline", ha="right",
         )  # fmt: skip
 
 

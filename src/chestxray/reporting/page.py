@@ -27,6 +27,7 @@ from chestxray.findings import NO_FINDING, term
 from chestxray.reporting import figure_set, interpretation, reporting_checklist
 from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.formatting import environment, metrics_in
+from chestxray.reporting.print_style import PrintStyle, print_style
 from chestxray.reporting.run_files import FEW, RunFiles
 from chestxray.reporting.svg import inline
 from chestxray.storage import fetched, is_url, path_of, upload_alone
@@ -90,38 +91,41 @@ def figures_folder(page: Path) -> Path:
     return page.parent / (_FIGURES if page.stem == "report" else f"{page.stem}_{_FIGURES}")
 
 
-def report(folder: str | Path, out: str | Path | None = None) -> Path:
+def report(folder: str | Path, out: str | Path | None = None, style: str = "journal") -> Path:
     """Write the page of a run or of an evaluation, and its figures into `figures/` beside it.
 
     Args:
         folder: path or URL of a run, or of an evaluation. Of a run, `history.csv`, `recipe.yaml`,
             `bundle/`, `evaluation/` and `explanations/` are shown as far as they exist.
         out: path or URL of the page; `report.html` in `folder` where None.
+        style: of the figures for print: `journal`, `slide`, or the size of their text in points.
 
     Returns:
         The page.
 
     Raises:
+        ConfigError: there is no such style.
         ArtifactError: neither a run nor an evaluation, or a file that cannot be read.
         StorageError: a URL is refused, nothing is there, or the store does not answer.
     """
+    layout = print_style(style)
     page = path_of(folder) / "report.html" if out is None else path_of(out)
     files = RunFiles.read(fetched(folder, without=["checkpoints"]))
     sets = _figure_sets(files)
     text = _page(files, sets)
     if not is_url(page):
-        _write(page, text, sets)
+        _write(page, text, sets, layout)
         return page
     with tempfile.TemporaryDirectory() as here:
-        _write(Path(here) / page.name, text, sets)
+        _write(Path(here) / page.name, text, sets, layout)
         written = (path for path in Path(here).rglob("*") if path.is_file())
         names = {path.relative_to(here).as_posix() for path in written}
         upload_alone(Path(here), page.parent, [*sorted(names - {page.name}), page.name])
     return page
 
 
-def _write(page: Path, text: str, sets: Mapping[str, FigureSet]) -> None:
-    figure_set.write(sets, figures_folder(page))
+def _write(page: Path, text: str, sets: Mapping[str, FigureSet], layout: PrintStyle) -> None:
+    figure_set.write(sets, figures_folder(page), layout)
     write_text(page, text)
 
 

@@ -28,6 +28,7 @@ from chestxray.reporting.svg import (
     SERIES,
     Drawing,
     Margins,
+    scaled,
     wrapped,
 )
 
@@ -35,9 +36,7 @@ _PANEL: Final = (1.4, 1.32)
 _MARGINS: Final[Margins] = (0.32, 0.2, 0.06, 0.05)
 _WIDE_PANEL: Final = (2.35, 2.3)  # with names of axes and a legend
 _WIDE_MARGINS: Final[Margins] = (0.42, 0.37, 0.06, 0.06)
-_LEGEND: Final[dict[str, Any]] = {
-    "loc": "lower right", "fontsize": 6, "frameon": False, "handlelength": 1.6, "borderpad": 0.1,
-}  # fmt: skip
+_LEGEND_POINTS: Final = 6.0
 _PRECISION_ENDS: Final = (0.2, 0.5, 1.0)
 _DIAGONAL_ENDS: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _CELLS: Final = (("tp", "fn"), ("fp", "tn"))
@@ -66,7 +65,11 @@ def distribution(part: str, counts: dict[str, int], widest: float) -> Drawing:
         axes.barh(places, shares, height=0.68, color=FIRST)
         for place, name, share in zip(places, names, shares, strict=True):
             axes.annotate(
-                f"{counts[name]:,}", (share, place), (3, 0), textcoords="offset points", va="center"
+                f"{counts[name]:,}",
+                (share, place),
+                (scaled(3), 0),
+                textcoords="offset points",
+                va="center",
             )
         axes.set_yticks(places, ["\n".join(lines) for lines in labels], linespacing=1.1)
         axes.set_ylim(heights.sum(), 0)
@@ -178,9 +181,9 @@ def rocs(curves: Sequence[dict[str, Any] | None], names: Sequence[str], name: st
                 axes.plot(curve["fpr"], curve["tpr"], label=text, linewidth=1.1, **series(place))
         _unit_square(axes)
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
-        axes.xaxis.labelpad = axes.yaxis.labelpad = 1
+        axes.xaxis.labelpad = axes.yaxis.labelpad = scaled(1)
         if axes.lines[1:]:
-            axes.legend(**_LEGEND)
+            _legend(axes, "lower right")
 
     return Drawing(f"ROC curves of {name}", _WIDE_PANEL, _WIDE_MARGINS, draw)
 
@@ -210,8 +213,8 @@ def reliabilities(
                 )  # fmt: skip
         _unit_square(axes, end)
         axes.set(xlabel="probability", ylabel="observed frequency")
-        axes.xaxis.labelpad = axes.yaxis.labelpad = 1
-        axes.legend(**_LEGEND | {"loc": "upper left"})
+        axes.xaxis.labelpad = axes.yaxis.labelpad = scaled(1)
+        _legend(axes, "upper left")
 
     return Drawing(f"Reliability diagrams of {name}", _WIDE_PANEL, _WIDE_MARGINS, draw)
 
@@ -235,7 +238,7 @@ def histories(tables: Mapping[str, pd.DataFrame], column: str, places: Sequence[
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y", color=FAINT, linewidth=0.4, alpha=0.5)
         axes.set(xlabel="epoch", ylabel=column)
-        axes.legend(**_LEGEND | {"loc": "best"})
+        _legend(axes, "best")
 
     return Drawing(f"{column} on validation by epoch", (3.4, 2.2), (0.5, 0.4, 0.06, 0.05), draw)
 
@@ -243,6 +246,12 @@ def histories(tables: Mapping[str, pd.DataFrame], column: str, places: Sequence[
 def series(place: int) -> dict[str, Any]:
     """Give colour and line of one of several models, which both tell it from its neighbours."""
     return {"color": SERIES[place % len(SERIES)], "linestyle": LINES[place % len(LINES)]}
+
+
+def _legend(axes: Axes, place: str) -> None:
+    axes.legend(
+        loc=place, fontsize=scaled(_LEGEND_POINTS), frameon=False, handlelength=1.6, borderpad=0.1
+    )
 
 
 def _unit_square(axes: Axes, end: float = 1.0) -> None:
@@ -288,12 +297,12 @@ def confusion(counts: dict[str, int], name: str) -> Drawing:
                 )
                 middle = (column + 0.48, row + 0.46)
                 axes.annotate(
-                    f"{counts[cell]:,}", middle, ha="center", va="center", size=8, color=INK
+                    f"{counts[cell]:,}", middle, ha="center", va="center", size=scaled(8), color=INK
                 )
         axes.set(xlim=(0, 1.96), ylim=(1.92, 0))
         axes.set_xticks([0.48, 1.48], ["called", "not called"])
         axes.set_yticks([0.46, 1.46], ["present", "absent"])
-        axes.tick_params(length=0, pad=2, labelsize=6.5, labelcolor=QUIET)
+        axes.tick_params(length=0, pad=scaled(2), labelsize=scaled(6.5), labelcolor=QUIET)
         axes.xaxis.tick_top()
         axes.spines[:].set_visible(False)
 

@@ -11,17 +11,21 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chestxray.artifacts import write_text, written
+from chestxray.reporting.print_style import JOURNAL, NOMINAL, PrintStyle
 
 INK: Final = "#1d2733"
 QUIET: Final = "#5b6875"
@@ -43,7 +47,6 @@ _NOTE: Final = 0.1  # inches of room around a note
 _NOTE_LETTERS: Final = 23  # an inch
 _CAPTION_LETTERS: Final = 15  # an inch
 _LEAST_WIDTH: Final = 3.4  # inches of a file, so that its note has room
-_MOST_HEIGHT: Final = 9.2  # inches of a file, so that it fits on a page
 _DPI: Final = 300  # of PNG files, which is what journals ask for
 
 Margins = tuple[float, float, float, float]
@@ -51,20 +54,28 @@ Margins = tuple[float, float, float, float]
 _STYLE: Final = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "font.size": 7.5,
     "pdf.fonttype": 42,  # text that stays text: journals refuse Type 3 fonts
     "svg.fonttype": "none",
     "text.color": INK,
     "xtick.color": FAINT,
     "xtick.labelcolor": INK,
-    "xtick.major.width": 0.6,
     "ytick.color": FAINT,
     "ytick.labelcolor": INK,
+}
+_POINTS: Final = {
+    "axes.labelpad": 4.0,
+    "axes.linewidth": 0.6,
+    "font.size": NOMINAL,
+    "xtick.major.pad": 3.5,
+    "xtick.major.size": 3.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.pad": 3.5,
+    "ytick.major.size": 3.5,
     "ytick.major.width": 0.6,
 }
+"""What grows with the text."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,30 @@ class Drawing:
     draw: Callable[[Axes], None]
 
 
+_Panels = Sequence[tuple[str, Drawing]]
+
+
+_scale = ContextVar("scale", default=1.0)
+
+
+def scaled(points: float) -> float:
+    """Give points that grow with the text of the figure that is being drawn."""
+    return _scale.get() * points
+
+
+@contextmanager
+def _in_style(scale: float, salt: str = "") -> Iterator[None]:
+    """Set what a figure of this scale looks like, and what its SVG's names are made of."""
+    grown = {name: scale * value for name, value in _POINTS.items()}
+    style: Any = _STYLE | grown | {"svg.hashsalt": salt or None}
+    before = _scale.set(scale)
+    try:
+        with mpl.rc_context(style):
+            yield
+    finally:
+        _scale.reset(before)
+
+
 def inline(drawing: Drawing) -> str:
     """Give an `<svg>` element that scales with its container and follows the page's colours."""
     text = _svg([[("", drawing)]], drawing.title)
@@ -99,7 +134,12 @@ def inline(drawing: Drawing) -> str:
 
 
 def save(
-    path: Path, panels: Sequence[tuple[str, Drawing]], columns: int, title: str, note: str
+    path: Path,
+    panels: _Panels,
+    columns: int,
+    title: str,
+    note: str,
+    style: PrintStyle = JOURNAL,
 ) -> None:
     """Write panels as SVG, PDF and PNG files at the size of print; numbered ones if too tall.
 
@@ -107,32 +147,42 @@ def save(
         path: of the SVG file; `roc.svg` becomes `roc-1.svg`, `roc-2.svg`, … where one page is not
             enough. The PDF and the PNG file, 300 dpi on white, have the same name.
         panels: caption and drawing of each.
-        columns: how many are drawn side by side.
+        columns: how many are drawn side by side, where the page is wide enough.
         title: of the figure.
         note: what its marks mean.
+        style: size of the text and the page.
     """
-    pages = _pages([panels[i : i + columns] for i in range(0, len(panels), columns)])
+    columns = style.columns(columns, max(drawing.inches[0] for _, drawing in panels))
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    pages = _pages(rows, style.height / style.scale)
+    names = []
     for place, rows in enumerate(pages, start=1):
         name, label = path, title
         if len(pages) > 1:
             name = path.with_stem(f"{path.stem}-{place}")
             label = f"{title} ({place} of {len(pages)})"
-        write_text(name, _document(rows, label, note))
-        _save_print(name, rows, label, note)
+        write_text(name, _document(rows, label, note, style.scale))
+        _save_print(name, rows, label, note, style.scale)
+        names.append(name.stem)
+    _remove_earlier(path, names)
 
 
-def _save_print(path: Path, rows: Sequence[_Panels], title: str, note: str) -> None:
+def _remove_earlier(path: Path, names: Sequence[str]) -> None:
+    """Remove pages of an earlier drawing of a figure, which had more or fewer of them."""
+    of_figure = re.compile(rf"{re.escape(path.stem)}(-\d+)?")
+    for file in path.parent.glob(f"{path.stem}*"):
+        if of_figure.fullmatch(file.stem) and file.stem not in names:
+            file.unlink()
+
+
+def _save_print(path: Path, rows: Sequence[_Panels], title: str, note: str, scale: float) -> None:
     """Write the PDF and the PNG file beside an SVG file."""
-    style: Any = _STYLE
-    with mpl.rc_context(style):
-        figure = _figure(rows, note)
+    with _in_style(scale):
+        figure = _figure(rows, note, scale)
         about = {"pdf": {"Title": title, "CreationDate": None}, "png": {"Title": title}}
         for kind, metadata in about.items():
             with written(path.with_suffix(f".{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
-
-
-_Panels = Sequence[tuple[str, "Drawing"]]
 
 
 def wrapped(name: str, letters: int) -> list[str]:
@@ -140,20 +190,20 @@ def wrapped(name: str, letters: int) -> list[str]:
     return textwrap.wrap(name, letters, break_long_words=True) or [""]
 
 
-def _document(rows: Sequence[_Panels], title: str, note: str) -> str:
-    svg = _svg(rows, title, note).replace(
+def _document(rows: Sequence[_Panels], title: str, note: str, scale: float) -> str:
+    svg = _svg(rows, title, note, scale).replace(
         "<svg", '<svg role="img" font-family="Arial, Helvetica, Liberation Sans, sans-serif"', 1
     )
     end = svg.index(">", svg.index("<svg")) + 1
     return f"{svg[:end]}\n <title>{escape(title)}</title>{svg[end:]}"
 
 
-def _pages(rows: Sequence[_Panels]) -> list[list[_Panels]]:
-    """Distribute rows of panels over pages, in their order."""
+def _pages(rows: Sequence[_Panels], most: float) -> list[list[_Panels]]:
+    """Distribute rows of panels over pages of at most this height, in their order."""
     pages: list[list[_Panels]] = [[]]
     height = 0.0
     for row in rows:
-        if pages[-1] and height + _height(row) > _MOST_HEIGHT:
+        if pages[-1] and height + _height(row) > most:
             pages.append([])
             height = 0.0
         pages[-1].append(row)
@@ -180,12 +230,11 @@ def _height(row: _Panels) -> float:
     return max(drawing.inches[1] for _, drawing in row) + _above(row)
 
 
-def _svg(rows: Sequence[_Panels], title: str, note: str = "") -> str:
+def _svg(rows: Sequence[_Panels], title: str, note: str = "", scale: float = 1.0) -> str:
     """Give an SVG document without what only matplotlib needs."""
     file = io.StringIO()
-    style: Any = _STYLE | {"svg.hashsalt": title}
-    with mpl.rc_context(style):
-        figure = _figure(rows, note)
+    with _in_style(scale, title):
+        figure = _figure(rows, note, scale)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     for part in (
@@ -199,27 +248,45 @@ def _svg(rows: Sequence[_Panels], title: str, note: str = "") -> str:
     return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
 
 
-def _figure(rows: Sequence[_Panels], note: str) -> Figure:
-    """Draw rows of panels on one figure, in the style that is in force."""
+def _figure(rows: Sequence[_Panels], note: str, scale: float) -> Figure:
+    """Draw rows of panels on one figure, in the style that is in force.
+
+    Lengths are nominal; text and lines in points are scaled, and so is the whole figure.
+    """
     width = max(sum(drawing.inches[0] for _, drawing in row) for row in rows)
     width = max(width, _LEAST_WIDTH) if note else width
     lines = wrapped(note, int(width * _NOTE_LETTERS)) if note else []
     foot = _NOTE + _LINE * len(lines) if note else 0.0
     size = (width, sum(map(_height, rows)) + foot)
-    figure = Figure(figsize=size)
-    figure.text(0.04 / size[0], 0.06 / size[1], "\n".join(lines), size=6.5, color=QUIET)
+    figure = Figure(figsize=(scale * size[0], scale * size[1]))
+    foot_text = "\n".join(lines)
+    figure.text(0.04 / size[0], 0.06 / size[1], foot_text, size=scaled(6.5), color=QUIET)
     top = size[1]
     for row in rows:
         left, above = 0.0, _above(row)
         for caption, (_, drawing) in zip(_captions(row), row, strict=True):
-            drawing.draw(figure.add_axes(_frame(drawing, (left, top - above), size)))
+            axes = figure.add_axes(_frame(drawing, (left, top - above), size))
+            drawing.draw(axes)
+            _widen(axes, scale)
             figure.text(
-                (left + 0.04) / size[0], (top - 0.03) / size[1], caption, weight="bold", size=7.5,
-                va="top",
-            )  # fmt: skip
+                (left + 0.04) / size[0], (top - 0.03) / size[1], caption, weight="bold", va="top"
+            )
             left += drawing.inches[0]
         top -= _height(row)
     return figure
+
+
+def _widen(axes: Axes, scale: float) -> None:
+    """Scale the width of lines and the size of markers, as their text is scaled."""
+    legend = axes.get_legend()
+    for line in (*axes.lines, *(legend.get_lines() if legend else ())):
+        line.set_linewidth(scale * line.get_linewidth())
+        line.set_markersize(scale * line.get_markersize())
+        line.set_markeredgewidth(scale * line.get_markeredgewidth())
+    for drawn in axes.collections:
+        drawn.set_linewidth(
+            [scale * float(width) for width in np.atleast_1d(drawn.get_linewidth())]
+        )
 
 
 def _frame(
