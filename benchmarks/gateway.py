@@ -29,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    RLELossless,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
@@ -46,7 +48,7 @@ class Sink:
         self.port, self.count = free_port(), 0
         ae = AE(ae_title="PACS")
         for sop_class in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
-            ae.add_supported_context(sop_class)
+            ae.add_supported_context(sop_class, [ExplicitVRLittleEndian, RLELossless])
         handlers = [(evt.EVT_C_STORE, self._stored)]
         ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
 

@@ -23,9 +23,9 @@ from pydicom import Dataset, dcmread
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects import codes, structured_report
-from chestxray.serving.gateway.result_objects.instance import Model
-from chestxray.serving.gateway.source_image import SourceImage
+from chestxray.serving.result_objects import codes, structured_report
+from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.source_image import SourceImage
 from chestxray.version import __version__
 from dicom_files import written
 from gateway_parts import radiograph

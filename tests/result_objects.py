@@ -17,7 +17,7 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.findings import Findings, vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import result_objects as objects
+from chestxray.serving import result_objects as objects
 from chestxray.sources.nih import FINDINGS
 
 
@@ -27,7 +27,7 @@ def issuer(name: str) -> Dataset:
     return item
 
 
-KINDS = {"sr", "sc", "regions"}
+KINDS = {"sr", "sc", "regions", "seg"}
 HEIGHT, WIDTH = 240, 320
 THRESHOLDS = dict.fromkeys(FINDINGS, 0.2) | {"Hernia": None}
 CALLED = ("Effusion", "Mass")

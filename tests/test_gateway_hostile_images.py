@@ -21,8 +21,8 @@ from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ImageError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import dead_letters, image_decoding, worker
-from chestxray.serving.gateway.source_image import SourceImage
 from chestxray.serving.gateway.store import READ, Image, Store
+from chestxray.serving.source_image import SourceImage
 from decoder_work import ended
 from dicom_files import written
 from gateway_parts import config, radiograph

@@ -15,7 +15,11 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from PIL import Image
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 
+from chestxray.serving.gateway.reachability import reach
 from gateway_parts import (
     PATIENT,
     Gateway,
@@ -99,6 +103,56 @@ def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path:
     assert "send:pacs-dicom: 0 queued, 6 done, 0 dead" in status
     assert "send:pacs-stow: 0 queued, 6 done, 0 dead" in status
     assert len(site.pacs.instances()) == 9
+
+
+def test_check_beside_the_running_gateway_says_that_each_system_answers(site: Site) -> None:
+    said = site.gateway.ask("check", site.gateway.run_command()[1]).splitlines()
+    assert [line.split()[0] for line in said] == ["ok", "ok", "ok"]
+    assert "answered C-ECHO" in said[1]
+    assert "accepts the results" in said[1]
+    assert "answered a search" in said[2]
+    assert len(site.pacs.instances()) == 9, "and nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("place", "changed", "why"),
+    [
+        (0, {"ae_title": "OTHER"}, "rejected the association: make CHESTXRAY known there"),
+        (0, {"port": 1}, "no connection (Connection refused): check host, port and"),
+        (1, {"url": "http://127.0.0.1:1/dicom-web"}, "check the URL, and that it is running"),
+    ],
+)
+def test_check_says_what_to_do_about_a_system_that_does_not_answer(
+    site: Site, place: int, changed: dict, why: str
+) -> None:
+    to = site.gateway.config.destinations[place].model_copy(update=changed)
+    (found,) = reach(site.gateway.config.model_copy(update={"destinations": [to]}))
+    assert why in found.problem
+    assert to.name in found.place
+
+
+def test_check_says_which_class_of_results_a_pacs_does_not_accept(site: Site) -> None:
+    ae = AE(ae_title="PICKY")
+    ae.add_supported_context(Verification)
+    ae.add_supported_context(SecondaryCaptureImageStorage)
+    port = free_port()
+    picky = ae.start_server(("127.0.0.1", port), block=False)
+    to = site.gateway.config.destinations[0].model_copy(update={"port": port, "ae_title": "PICKY"})
+    (found,) = reach(site.gateway.config.model_copy(update={"destinations": [to]}))
+    picky.shutdown()
+    assert found.problem.startswith("it does not accept Comprehensive 3D SR Storage: allow")
+
+
+def test_report_of_a_running_gateway_says_what_was_read_and_what_is_kept(
+    site: Site, tmp_path: Path
+) -> None:
+    said = site.gateway.ask("report")
+    assert "radiographs as received (images/): 3, " in said
+    assert "results as sent (outbox/): 6, " in said
+    assert "removed: 7 days after the last delivery" in said
+    assert ": 3 radiographs of 3 patients, " in said
+    assert PATIENT.split("^")[0] not in said
+    assert site.gateway.ask("report", "--out", str(tmp_path / "r.html")) == f"{tmp_path}/r.html\n"
 
 
 def test_a_corrupt_image_is_a_dead_letter_that_the_operator_sees(site: Site) -> None:

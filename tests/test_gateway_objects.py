@@ -4,21 +4,27 @@ import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import get_frame
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 import dicom_files
 from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import codes, secondary_capture
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import config, reachability
+from chestxray.serving.gateway.receiver import RESULT_CLASSES
+from chestxray.serving.result_objects import codes, secondary_capture
+from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.rle import rle_frame, rle_pixels
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
     HEADERS,
@@ -131,7 +137,7 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
     path = film(tmp_path)
     results = made(path, reading(), reader)
     assert set(results) == KINDS
-    assert len({result.SeriesInstanceUID for result in results.values()}) == 3
+    assert len({result.SeriesInstanceUID for result in results.values()}) == len(KINDS)
     for result in results.values():
         for keyword in ("StudyInstanceUID", "PatientName", "PatientID", "AccessionNumber"):
             assert result[keyword].value == USUAL[keyword]
@@ -151,6 +157,15 @@ def test_results_lie_in_the_study_of_their_image_and_point_to_it(tmp_path, reade
         assert series.SeriesInstanceUID == USUAL["SeriesInstanceUID"]
         (image,) = series.ReferencedSOPSequence
         assert image.ReferencedSOPInstanceUID == USUAL["SOPInstanceUID"]
+
+
+def test_every_kind_of_result_can_be_configured_and_sent(tmp_path, reader):
+    assert set(get_args(config._ResultKind)) == set(result_objects.KINDS) == KINDS
+    results = made(film(tmp_path), reading(), reader)
+    classes = {result.SOPClassUID for result in results.values()}
+    assert classes == set(RESULT_CLASSES)
+    asked = {kind: result.SOPClassUID for kind, result in results.items()}
+    assert asked == reachability._CLASSES, "and `check` asks whether it is accepted"
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -241,14 +256,14 @@ def test_a_retry_makes_the_same_objects_and_another_image_or_model_others(tmp_pa
     other_model = Reader(dataclasses.replace(reader.bundle, card=card), reader.engine)
     stricter = uids(path, other_model, reading())
     other_image = uids(film(tmp_path, SOPInstanceUID="1.2.3"), reader, reading())
-    assert len({*first, *stricter, *other_image}) == 18
+    assert len({*first, *stricter, *other_image}) == 24
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in first)
 
 
 def test_an_image_replaced_under_its_uid_makes_other_objects(tmp_path, reader):
     first = uids(film(tmp_path), reader, reading())
     replaced = uids(film(tmp_path, "MONOCHROME1"), reader, reading())
-    assert len({*first, *replaced}) == 12
+    assert len({*first, *replaced}) == 16
 
 
 def test_only_the_kinds_that_are_wanted_are_made(tmp_path, reader):
@@ -266,9 +281,38 @@ def test_the_capture_is_a_derived_rgb_picture_that_says_text_is_burned_in(tmp_pa
     assert capture.BurnedInAnnotation == "YES"
     assert capture.ImageType == ["DERIVED", "SECONDARY"]
     assert capture.BodyPartExamined == "CHEST"
-    assert not capture.file_meta.TransferSyntaxUID.is_encapsulated
-    drawn = secondary_capture.draw(pixels.decode(path), Model.of(reader), reading(), THRESHOLDS)
-    assert np.array_equal(capture.pixel_array, drawn)
+    assert capture.file_meta.TransferSyntaxUID == RLELossless
+    assert capture.PlanarConfiguration == 1
+    scale = secondary_capture.SCALE
+    drawn = secondary_capture.draw(
+        pixels.decode(path), Model.of(reader), reading(), THRESHOLDS, scale
+    )
+    assert drawn.shape == (840, 1400, 3)
+    assert np.array_equal(capture.pixel_array, drawn), "as pydicom decodes it"
+    assert np.array_equal(
+        rle_pixels(get_frame(capture.PixelData, 0, number_of_frames=1), drawn.shape), drawn
+    )
+    assert len(capture.PixelData) < drawn.size / 2
+
+
+def test_any_pixels_come_back_from_rle_as_they_were() -> None:
+    draws = np.random.default_rng(0)
+    for shape in ((1, 1, 3), (3, 127, 3), (2, 128, 3), (5, 300, 3)):
+        for values in (draws.integers(0, 256, shape), draws.integers(0, 2, shape)):
+            picture = values.astype(np.uint8)
+            assert np.array_equal(rle_pixels(rle_frame(picture), shape), picture)
+
+
+def test_text_of_the_smaller_picture_stays_inside_its_columns(reader) -> None:
+    """What is measured in the layout's pixels is drawn in fewer, by fonts of whole pixels."""
+    image = np.full((64, 64), 90, np.uint8)
+    drawn = secondary_capture.draw(image, Model.of(reader), reading(), THRESHOLDS, 0.7)
+    whole = secondary_capture.draw(image, Model.of(reader), reading(), THRESHOLDS)
+    for picture in (drawn, whole):
+        edge = round(picture.shape[1] * (1 - 8 / 2000))
+        assert (picture[:, edge:] == picture[-1, -1]).all(), "the margin on the right is free"
+    small = cv2.resize(whole, drawn.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(small - drawn).mean() < 4, "the same picture"
 
 
 def test_what_was_lossy_once_is_called_lossy(tmp_path, reader):

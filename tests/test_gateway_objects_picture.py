@@ -11,9 +11,9 @@ from chestxray.dataset import pixels
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.overlay import blend
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.result_objects import drawing
-from chestxray.serving.gateway.result_objects import secondary_capture as picture
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects import drawing
+from chestxray.serving.result_objects import secondary_capture as picture
+from chestxray.serving.result_objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import CALLED, SETS, THRESHOLDS, film, made, reader_of, reading, refusal
 
@@ -32,9 +32,12 @@ def test_a_refusal_shows_the_plain_film_and_claims_no_chest(tmp_path, reader):
     path = film(tmp_path, BodyPartExamined="KNEE", Laterality="L")
     capture = made(path, refusal(path), reader)["sc"]
     assert (capture.BodyPartExamined, capture.Laterality) == ("KNEE", "L")
-    side = picture._MAIN
-    shown = capture.pixel_array[picture._TOP :, picture._MARGIN :][:side, :side]
-    plain = pixels.canonical(pixels.decode(path), side)
+    top, left, side = (
+        round(picture.SCALE * length) for length in (picture._TOP, picture._MARGIN, picture._MAIN)
+    )
+    shown = capture.pixel_array[top:, left:][:side, :side]
+    whole = pixels.canonical(pixels.decode(path), picture._MAIN)
+    plain = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     assert np.array_equal(shown, np.repeat(plain[..., None], 3, axis=2))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import codes
+from chestxray.serving.result_objects import codes
 from result_objects import HEADERS, SETS, film, items, made, make, reader_of, reading, refusal
 
 
@@ -23,7 +23,7 @@ def dciodvfy(path: Path) -> list[str]:
         pytest.skip("dciodvfy is not there: install Debian's dicom3tools")
     told = subprocess.run([tool, path], capture_output=True, text=True, timeout=60, check=False)
     lines = (told.stdout + told.stderr).splitlines()
-    assert any(line in {"SCImage", "Comprehensive3DSR"} for line in lines), lines
+    assert any(line in {"SCImage", "Comprehensive3DSR", "Segmentation"} for line in lines), lines
     return [line for line in lines if line.startswith(("Error", "Abort"))]
 
 
@@ -48,13 +48,13 @@ def pixelmed(path: Path) -> list[str]:
 
 
 def files(folder: Path, path: Path, reader: Reader, said: Reading | None = None) -> dict[str, Path]:
-    """All five objects of an image as files, by kind."""
+    """All six objects of an image as files, by kind."""
     out = {}
     for prefix, outcome in (("", said or reading()), ("refused ", refusal(path))):
         for result in make(path, outcome, reader):
             out[prefix + result.kind] = folder / f"{prefix}{result.kind}.dcm"
             out[prefix + result.kind].write_bytes(result.content)
-    assert len(out) == 5
+    assert len(out) == 6
     return out
 
 
@@ -88,7 +88,7 @@ def test_pixelmed_finds_no_error(kind, tmp_path, reader):
 
 
 def of_set(name: str, folder: Path, run: Path) -> dict[str, Path]:
-    """All five objects of a model with other findings, all of which are called."""
+    """All six objects of a model with other findings, all of which are called."""
     findings = SETS[name]
     reader = reader_of(run, dict.fromkeys(findings, 0.2))
     path = film(folder, **HEADERS["German"])

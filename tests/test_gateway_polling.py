@@ -22,6 +22,7 @@ from chestxray.serving.gateway.polling import (
     _save_position,
     position,
 )
+from chestxray.serving.gateway.secondary_captures import CaptureRule
 from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.store import Store
 from dicom_files import written
@@ -38,6 +39,7 @@ from gateway_parts import (
 TODAY = dt.datetime.now().astimezone().date()
 DAYS = dt.timedelta(days=3)  # that each question looks back, unless told otherwise
 LONG_AGO = "20200101"
+NONE = CaptureRule()
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,8 @@ def ask(tmp_path: Path, empty: Orthanc):
     """Give a poller of the same state at each call."""
     made = []
 
-    def asking(more: str = "") -> Asking:
-        made.append(Asking(tmp_path, empty, more))
+    def asking(more: str = "", captures: CaptureRule = NONE) -> Asking:
+        made.append(Asking(tmp_path, empty, more, captures))
         return made[-1]
 
     yield asking
@@ -76,13 +78,15 @@ def ask(tmp_path: Path, empty: Orthanc):
 class Asking:
     """A poller of its own state, which a new one of the same folder finds again."""
 
-    def __init__(self, folder: Path, pacs: Orthanc, more: str = "") -> None:
+    def __init__(
+        self, folder: Path, pacs: Orthanc, more: str = "", captures: CaptureRule = NONE
+    ) -> None:
         settings = config(folder, f'[[poll]]\nurl = "{pacs.web}/"\n{more}\n')
         self.store = Store(settings.state)
         self.intake = Intake(Store(settings.state), settings.storage)
         self.stop = threading.Event()
         own = Store(settings.state)
-        self.poller = Poller(settings.poll[0], self.intake, own, 2**28, self.stop)
+        self.poller = Poller(settings.poll[0], self.intake, own, 2**28, self.stop, captures)
         self.url = pacs.web
 
     def poll(self) -> int:
@@ -109,6 +113,30 @@ def test_new_radiographs_are_taken_once_and_nothing_else(empty: Orthanc, ask) ->
     later = radiograph(4, Modality="CR", **more)
     give(empty, later)
     assert asking.poll() == 1, "a study that grew"
+
+
+def test_secondary_captures_that_are_radiographs_are_taken_where_that_is_allowed(
+    empty: Orthanc, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "CR"}
+    film, screenshot = radiograph(1, **more), radiograph(2, BurnedInAnnotation="YES", **more)
+    picture = radiograph(3, **more | {"Modality": "OT"})
+    give(empty, film, screenshot, picture)
+    assert ask().poll() == 0, "off by default"
+    asking = ask(captures=CaptureRule(accepted=True))
+    fetched, fetch = [], _DICOMwebService.fetch
+
+    def counted(service: _DICOMwebService, instance: Instance, open_spool) -> Spool:
+        fetched.append(instance.uid)
+        return fetch(service, instance, open_spool)
+
+    monkeypatch.setattr(_DICOMwebService, "fetch", counted)
+    assert asking.poll() == 1
+    asking.poller._complete.clear()
+    assert asking.poll() == 0
+    assert asking.held() == {film.SOPInstanceUID}
+    assert asking.store.image(film.SOPInstanceUID).modality == "CR"
+    assert sorted(fetched) == sorted([film.SOPInstanceUID, screenshot.SOPInstanceUID]), "once each"
 
 
 def test_the_position_is_saved_and_found_by_the_next_one(empty: Orthanc, ask) -> None:

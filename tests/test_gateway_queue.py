@@ -151,7 +151,7 @@ def test_a_database_of_a_later_version_or_a_damaged_one_is_not_touched(tmp_path:
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
-    with pytest.raises(ArtifactError, match="version 2, this package supports version 1"):
+    with pytest.raises(ArtifactError, match="version 3, this package supports version 2"):
         connect(path)
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ArtifactError, match="cannot be opened"):
@@ -162,5 +162,5 @@ def test_tables_of_before_there_were_versions_are_not_taken_for_ours(tmp_path: P
     path = tmp_path / "queue.sqlite"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE tasks (queue TEXT, item TEXT)")
-    with pytest.raises(ArtifactError, match="version 0, this package supports version 1"):
+    with pytest.raises(ArtifactError, match="version 0, this package supports version 2"):
         connect(path)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trustme
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
 from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
+from chestxray.serving.rle import rle_frame
 from dicom_files import written
 from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 
@@ -69,10 +75,12 @@ def dicom(folder: Path, port: int) -> Destination:
 class PACS:
     """A Storage SCP that answers with a status of our choice and keeps what it got."""
 
-    def __init__(self, port: int, tls: TLS | None = None) -> None:
+    def __init__(
+        self, port: int, tls: TLS | None = None, syntaxes: Sequence[str] = (ExplicitVRLittleEndian,)
+    ) -> None:
         self.status, self.got = 0x0000, []
         ae = AE(ae_title="PACS")
-        ae.add_supported_context(SecondaryCaptureImageStorage)
+        ae.add_supported_context(SecondaryCaptureImageStorage, list(syntaxes))
         handlers = [(evt.EVT_C_STORE, self._stored)]
         context = tls.server_context() if tls else None
         self._server = ae.start_server(
@@ -100,6 +108,60 @@ def attempt(store: Store, to: Destination, transport: _CStoreTransport | _StowTr
 def state(store: Store) -> str:
     counted = statistics.counts(store.db)[QUEUE]
     return next(name for name, count in counted.items() if count)
+
+
+def picture(store: Store) -> tuple[bytes, np.ndarray]:
+    """Lay one picture in RLE into the outbox, as a worker does; its bytes, and its pixels."""
+    result(store)
+    image = dcmread(store.result_file("1.2.9"))
+    drawn = np.random.default_rng(0).integers(0, 3, (40, 50, 3)).astype(np.uint8)
+    image.Rows, image.Columns, image.SamplesPerPixel = drawn.shape
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit = 7
+    image.PhotometricInterpretation, image.PlanarConfiguration = "RGB", 1
+    image.PixelData = encapsulate([rle_frame(drawn)])
+    image["PixelData"].VR = "OB"
+    image.file_meta.TransferSyntaxUID = RLELossless
+    content = written(image)
+    store.result_file("1.2.9").write_bytes(content)
+    return content, drawn
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_picture_is_decoded_only_for_a_pacs_that_does_not_accept_rle(
+    store: Store, tmp_path: Path, accepts: bool
+) -> None:
+    content, drawn = picture(store)
+    port = free_port()
+    syntaxes = [ExplicitVRLittleEndian, *([RLELossless] if accepts else [])]
+    pacs, to = PACS(port, syntaxes=syntaxes), dicom(tmp_path, port)
+    assert attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
+    assert state(store) == "done"
+    assert content.endswith(pacs.got[0]) == accepts
+    got = dcmread(io.BytesIO(pacs.got[0]), force=True)
+    if not accepts:
+        got.file_meta = FileMetaDataset()
+        got.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        assert np.array_equal(got.pixel_array, drawn)
+    assert store.result_file("1.2.9").read_bytes() == content, "what is kept stays as it was made"
+    pacs.stop()
+
+
+def test_a_stow_service_that_does_not_take_rle_gets_the_picture_decoded(
+    store: Store, tmp_path: Path
+) -> None:
+    content, drawn = picture(store)
+    answers = [(409, json.dumps(failed(0xC122))), (200, json.dumps(referenced()))]
+    with web(*answers[0], later=answers[1]) as (url, got):
+        to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
+        transport = _StowTransport(to, threading.Event())
+        assert attempt(store, to, transport)
+        transport.close()
+    assert state(store) == "done"
+    assert content in got[0]
+    start = got[1].index(b"\r\n\r\n") + 4
+    plain = dcmread(io.BytesIO(got[1][start:]))
+    assert np.array_equal(plain.pixel_array, drawn)
 
 
 # 0111: it has it already, of a sender that was killed before it noted the success.
@@ -272,18 +334,21 @@ def failed(reason: int) -> dict:
 
 
 @contextmanager
-def web(status: int, body: str) -> Iterator[tuple[str, list[bytes]]]:
-    """An HTTP server with one answer; its address, and what it got."""
+def web(
+    status: int, body: str, later: tuple[int, str] | None = None
+) -> Iterator[tuple[str, list[bytes]]]:
+    """An HTTP server with one answer, `later` another one; its address, and what it got."""
     got: list[bytes] = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            code, said = later if later and got else (status, body)
             got.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(status)
+            self.send_response(code)
             self.send_header("Content-Type", "application/dicom+json")
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(said)))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(said.encode())
 
         def log_message(self, *_: object) -> None:
             pass

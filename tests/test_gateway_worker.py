@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from sklearn.metrics import cohen_kappa_score
 
 import chestxray
 from chestxray import artifacts
@@ -23,9 +25,26 @@ from chestxray.dataset import pixels as radiographs
 from chestxray.dataset.decoding import Isolated
 from chestxray.errors import Notice, RefusedError
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import audit, dead_letters, image_decoding, statistics, worker
+from chestxray.serving.gateway import agreement as agreements
+from chestxray.serving.gateway import (
+    audit,
+    dead_letters,
+    health,
+    image_decoding,
+    readings,
+    report,
+    retention,
+    shadow,
+    shadow_store,
+    statistics,
+    supervisor,
+    worker,
+)
+from chestxray.serving.gateway.agreement import agreement
 from chestxray.serving.gateway.image_decoding import DecodedImage
-from chestxray.serving.gateway.store import READ, Image, Store, send_queue
+from chestxray.serving.gateway.shadow_store import ShadowStore
+from chestxray.serving.gateway.statistics import Statistics
+from chestxray.serving.gateway.store import READ, Image, Store, dry_run_queue, send_queue
 from chestxray.serving.gateway.worker import handle
 from dicom_files import written
 from gateway_parts import (
@@ -88,6 +107,13 @@ class Bench:
         return str(dead_letters.dead_letters(self.store.db)[0]["reason"])
 
 
+@pytest.fixture(scope="module")
+def chests(phantoms: Path) -> list[Dataset]:
+    """Radiographs that the gate does not refuse."""
+    films = (radiographs.decode(path) for path in sorted(phantoms.rglob("*.png"))[:4])
+    return [radiograph(number, film.astype(np.uint16) << 4) for number, film in enumerate(films)]
+
+
 @pytest.fixture
 def bench(tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]):
     made = Bench(tmp_path, reader, decoder)
@@ -127,7 +153,7 @@ def test_a_worker_killed_before_it_noted_its_results_makes_no_others(
     class Killed(BaseException):
         pass
 
-    def kill(*_: object) -> None:
+    def kill(*_: object, **__: object) -> None:
         raise Killed
 
     bench.receive(radiograph())
@@ -198,6 +224,196 @@ def test_a_refusal_is_not_sent_where_the_configuration_says_so(
     assert bench.counts() == {READ: counted(done=1)}
     assert not bench.outbox()
     assert "blank" in list(audit.verified_entries(bench.store.db))[-1]["entry"]
+
+
+def test_a_dry_run_keeps_the_results_and_leaves_nothing_to_send(
+    tmp_path: Path, reader: Reader, decoder: Isolated[DecodedImage]
+) -> None:
+    bench = Bench(tmp_path, reader, decoder, "[storage]\nkeep_days = 0\n" + PACS)
+    bench.config = bench.config.model_copy(update={"dry_run": True})
+    bench.receive(radiograph())
+    bench.work()
+    kept = bench.outbox()
+    assert {dcmread(io.BytesIO(content)).Modality for content in kept.values()} == {"SR", "OT"}
+    assert bench.counts() == {READ: counted(done=1), dry_run_queue("pacs"): counted(done=2)}
+    assert bench.store.claim(send_queue("pacs"), 60, 5) is None
+    entry = json.loads(list(audit.verified_entries(bench.store.db))[-1]["entry"])
+    assert entry["dry_run"] is True
+    assert set(entry["results"]) == set(kept)
+    assert "dry-run:pacs: 2 results kept in dry runs, not sent" in list(
+        statistics.status_lines(bench.store.db)
+    )
+    bench.receive(radiograph(1))
+    bench.config = bench.config.model_copy(update={"dry_run": False})
+    bench.work()
+    assert bench.counts()[send_queue("pacs")] == counted(queued=2), "those of later are sent"
+    storage = bench.config.storage.model_copy(update={"spare_mib": 0, "free_mib": 0})
+    assert retention._remove_expired(storage, bench.store) == 1
+    assert not set(kept) & set(bench.outbox()), "removed as if they had been sent"
+    bench.store.close()
+
+
+def test_a_gateway_on_a_dry_run_has_no_sender_and_says_so(tmp_path: Path, run: Path) -> None:
+    wet = config(tmp_path, PACS)
+    dry = wet.model_copy(update={"dry_run": True})
+    for settings, senders in ((dry, 0), (wet, 1)):
+        Store(settings.state).close()
+        gateway = supervisor.Gateway(settings, run / "bundle")
+        names = [child.name for child in gateway._children]
+        assert sum(name.startswith("sender-") for name in names) == senders
+        said = "gateway: running, dry run: nothing is sent"
+        assert (said in health.status_lines(settings.state)) == (senders == 0)
+        collected = Statistics(settings.state, list).collect()
+        values = {family.name: family.samples[0].value for family in collected if family.samples}
+        assert values["chestxray_gateway_dry_run"] == (senders == 0)
+        gateway._lock.close()
+
+
+def test_the_figures_of_readings_and_refusals_are_kept(bench: Bench, chests: list[Dataset]) -> None:
+    bench.receive(chests[0])
+    bench.receive(radiograph(1, ViewPosition="LL"))
+    bench.work()
+    bench.work()
+    identity = bench.reader.bundle.identity
+    model = readings.known_model(bench.store.db, identity)
+    rows = readings.rows_between(bench.store.db, model, 0, 1e12)
+    assert rows.refused.tolist() == [False, True]
+    assert tuple(model.findings) == tuple(bench.reader.findings)
+    assert set(model.measures) == {"brightness", "contrast", "look", "features"}
+    assert np.isfinite(rows.probabilities[0]).all()
+    assert len(rows.calls[0]) == len(model.findings)
+    assert np.isfinite(rows.measures[0]).all()
+    assert "view-lateral" in rows.notices[1]
+    assert np.isnan(rows.measures[1]).all(), "a lateral view is no drift of frontal ones"
+    assert len(set(rows.patient)) == 2
+
+
+# --- the shadow -----------------------------------------------------------------------------------
+
+
+class Shadowed:
+    """A shadow of this process over a bench's state."""
+
+    def __init__(self, bench: Bench, reader: Reader) -> None:
+        self.bench, self.reader = bench, reader
+        self.first = shadow._opened(bench.config.state)
+        self.own = ShadowStore.open(bench.config.state, shadow._last(self.first))
+        self.own.remember_model(reader.bundle.identity, reader.bundle.card)
+
+    def read(self) -> bool:
+        return shadow._read_next(
+            self.bench.config, self.reader, self.bench.decoder, self.first, self.own
+        )
+
+    def close(self) -> None:
+        self.first.close()
+        self.own.close()
+
+
+@pytest.fixture(scope="module")
+def second(pair: Path) -> Reader:
+    return chestxray.load(pair / "bundle", "torch")
+
+
+@pytest.fixture
+def shadowed(bench: Bench, second: Reader) -> Iterator[Shadowed]:
+    made = Shadowed(bench, second)
+    yield made
+    made.close()
+
+
+def everything(db: sqlite3.Connection) -> list[str]:
+    return list(db.iterdump())
+
+
+def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
+    shadowed: Shadowed, chests: list[Dataset]
+) -> None:
+    bench = shadowed.bench
+    for image in chests[:3]:
+        bench.receive(image)
+    assert not shadowed.read(), "an image waits for its first reading"
+    for _ in range(3):
+        bench.work()
+    before, results = everything(bench.store.db), bench.outbox()
+    assert [shadowed.read() for _ in range(4)] == [True, True, True, False]
+    assert everything(bench.store.db) == before
+    assert bench.outbox() == results, "none of its results is made"
+    found = agreement(bench.store.db, bench.config.state, 0, 1e12)
+    assert (found.radiographs, found.refused) == (3, (0, 0, 0))
+    assert (found.first, found.shadow) == (
+        bench.reader.bundle.identity,
+        shadowed.reader.bundle.identity,
+    )
+    for name, one in found.findings.items():
+        files = [path.read_bytes() for path in bench.store.images.iterdir()]
+        ours = [bench.reader.read(file).probabilities[name] for file in files]
+        theirs = [shadowed.reader.read(file).probabilities[name] for file in files]
+        assert one.difference == pytest.approx(np.mean(np.subtract(theirs, ours)), abs=1e-6)
+        if one.agreement is not None:
+            assert one.both + one.first + one.shadow + one.neither == 3
+    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    assert "3 read, 0 waiting, 0 removed before, 0 failed" in text
+
+
+def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
+    shadowed: Shadowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = shadowed.bench
+    removed, hanging, good = (bench.receive(radiograph(number)) for number in range(3))
+    for _ in range(3):
+        bench.work()
+    bench.store.image_file(removed).unlink()
+
+    def fail(*_: object) -> None:
+        raise ValueError(PATIENT)
+
+    assert shadowed.read()
+    shadowed.own.begin(2, hanging)
+    shadowed.own.begin(2, hanging)  # its process ended twice
+    assert shadowed.read()
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "read", fail)
+        assert shadowed.read()
+    assert not shadowed.read()
+    counts = shadow_store.shadow_counts(bench.config.state)
+    assert (counts.read, counts.missed, counts.failed) == (0, 1, 2)
+    assert (
+        PATIENT.split("^")[0].encode() not in (bench.config.state / shadow_store.FILE).read_bytes()
+    )
+    assert bench.store.image_file(good).exists()
+
+
+def test_a_damaged_shadow_database_is_begun_anew_and_a_restored_queue_is_followed(
+    bench: Bench, second: Reader
+) -> None:
+    bench.receive(radiograph())
+    bench.work()
+    path = bench.config.state / shadow_store.FILE
+    path.write_bytes(b"no database at all" * 500)
+    anew = Shadowed(bench, second)
+    assert not anew.read(), "it begins with the next image"
+    bench.receive(radiograph(1))
+    bench.work()
+    assert anew.read()
+    anew.close()
+    bench.store.db.execute("DELETE FROM readings WHERE number = 2")  # as a restored backup
+    bench.receive(radiograph(2))
+    again = Shadowed(bench, second)
+    bench.work()
+    assert again.read()
+    again.close()
+
+
+def test_kappa_and_shares_of_calls_are_those_of_scikit_learn() -> None:
+    draws = np.random.default_rng(0)
+    ours = draws.random(200) < 0.3
+    theirs = np.where(draws.random(200) < 0.8, ours, ~ours)
+    calls = [(str(int(a)), str(int(b))) for a, b in zip(ours, theirs, strict=True)]
+    found = agreements._of_finding([*calls, ("-", "1")], np.zeros(201))
+    assert found.kappa == pytest.approx(cohen_kappa_score(ours, theirs))
+    assert found.agreement[0] == pytest.approx((ours == theirs).mean())
+    assert found.both + found.first + found.shadow + found.neither == 200
 
 
 def test_trouble_of_the_machine_is_not_held_against_an_image(

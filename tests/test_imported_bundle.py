@@ -29,8 +29,8 @@ from chestxray.model.origin import Crops
 from chestxray.model.parity import noise
 from chestxray.reading.prediction import predict
 from chestxray.reporting import readme
-from chestxray.serving.gateway.result_objects.instance import Model
 from chestxray.serving.responses import model_card_result
+from chestxray.serving.result_objects.instance import Model
 from chestxray.training import initial_weights
 from chestxray.training import recipe as recipes
 from command_line import run_command

@@ -20,8 +20,8 @@ from chestxray.model.export import export
 from chestxray.model.parity import noise
 from chestxray.reading.explanation import _panels, _title
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import result_objects as objects
-from chestxray.serving.gateway.result_objects import drawing
+from chestxray.serving import result_objects as objects
+from chestxray.serving.result_objects import drawing
 from chestxray.sources.nih import FINDINGS
 from result_objects import comments, film, items, made
 

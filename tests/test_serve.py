@@ -74,13 +74,13 @@ def png(image: np.ndarray) -> bytes:
 
 
 def test_an_answer_is_what_the_reader_says(client, reader, radiographs):
-    check_answer(read(client, radiographs[0], heatmaps="maps").json(), reader, radiographs[0])
+    check_answer(read(client, radiographs[0], heatmaps="json").json(), reader, radiographs[0])
 
 
 def test_an_ensemble_answers_like_one_model(pair, radiographs):
     reader = chestxray.load(pair / "bundle", "torch")
     with ready(create_app(reader, Limits(decoders=1))) as client:
-        answer = read(client, radiographs[0], heatmaps="maps").json()
+        answer = read(client, radiographs[0], heatmaps="json").json()
         check_answer(answer, reader, radiographs[0])
         assert len(client.get("/v1/model").json()["members"]) == 2
 
@@ -127,7 +127,7 @@ def test_a_large_radiograph_is_displayed_smaller_but_read_at_full_size(client, r
 
 
 def test_inline_heatmaps_are_the_overlays_that_explain_draws(client, reader, radiographs):
-    answer = read(client, radiographs[1], heatmaps="inline").json()
+    answer = read(client, radiographs[1], heatmaps="png").json()
     reading = reader.read(radiographs[1])
     image = pixels.canonical(pixels.decode(radiographs[1]), 512)
     drawn = base64.b64decode(answer["heatmaps"]["pictures"]["Effusion"])
@@ -432,7 +432,7 @@ def test_nothing_is_written_to_disk(reader, radiograph, tmp_path, monkeypatch):
         noise = np.random.default_rng(0).integers(0, 16, (1920, 1920), dtype=np.uint8)
         large = png(np.repeat(np.repeat(radiograph, 3, 0), 3, 1) // 2 + noise)
         assert len(large) > 2**21
-        assert read(client, large, heatmaps="inline", display="true").status_code == 200
+        assert read(client, large, heatmaps="png", display="true").status_code == 200
         written, opened = list(opened), []
     assert written == []
     assert list(tmp_path.iterdir()) == []
@@ -465,8 +465,10 @@ def test_it_accepts_the_formats_that_the_decoder_reads(client, radiographs):
 def test_the_interface_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     statuses = paths["/v1/read"]["post"]["responses"]
-    expected = {"200", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503"}
-    assert expected == set(statuses)
+    problems = {"400", "401", "403", "406", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(statuses) == {"200", "204"} | problems
+    forms = {"application/json", "application/fhir+json", "application/dicom", "multipart/related"}
+    assert set(statuses["200"]["content"]) == forms
     assert "multipart/form-data" in paths["/v1/read"]["post"]["requestBody"]["content"]
 
 

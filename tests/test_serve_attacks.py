@@ -144,7 +144,7 @@ def test_a_client_uses_its_own_places_only(reader):
     app = create_app(reader, Limits(decoders=1, max_uploads_per_client=3))
     with ready(app) as client, contextlib.ExitStack() as slots:
         for _ in range(3):
-            slots.enter_context(client.admission.slot("127.0.0.1")).take_place()
+            slots.enter_context(client.admission.slot("127.0.0.1")).take_places()
         image = example_png("clear")
         same, other = (
             Honest(str(client.base_url), image),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 import socket
@@ -13,13 +15,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from typer.testing import CliRunner
 
 import chestxray.serving
+from chestxray.cli.main import app
 from chestxray.errors import ConfigError, MissingExtraError, WorkerError
 from chestxray.serving import serve
+from chestxray.serving.admission import Limits
 from chestxray.serving.middleware import check_address, read_token
 from chestxray.serving.server import Server, bind, url_of
-from chestxray.serving.uploads import DecoderPool
+from chestxray.serving.upload_decoding import DecoderPool
 from chestxray.serving.web import create_app
 from viewer_parts import planted
 from web_server import wait_until
@@ -134,7 +140,8 @@ def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
     run: Path, exported: Path
 ):
     bundle, engine = str(run / "bundle"), str(exported)
-    call = f"from chestxray.serving import serve; serve({bundle!r}, port=0, engine={engine!r})"
+    options = f"port=0, engine={engine!r}, log_format='json'"
+    call = f"from chestxray.serving import serve; serve({bundle!r}, {options})"
     process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     watchdog = threading.Timer(240, process.kill)
@@ -146,8 +153,13 @@ def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
             if url := re.search(r"http://127\.0\.0\.1:\d+/", line):
                 break
         assert url, said
-        assert httpx.get(f"{url[0]}readyz").status_code == 200  # at once
-        assert any("WARNING" in line and "synthetic" in line for line in said)
+        answer = httpx.get(f"{url[0]}readyz")
+        assert answer.status_code == 200  # at once
+        told = [json.loads(line) for line in [*said, process.stderr.readline()]]
+        assert any(line["level"] == "warning" and "synthetic" in line["message"] for line in told)
+        assert told[-2]["event"] == "ready"
+        assert told[-1]["request"] == answer.headers["X-Request-ID"]
+        assert (told[-1]["route"], told[-1]["status"]) == ("/readyz", 200)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=120)
@@ -159,3 +171,50 @@ def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
     assert children
     # Python's own tracker of resources ends a little after the rest.
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_the_url_is_logged_when_the_port_is_open_and_radiographs_are_read(
+    run: Path, monkeypatch, caplog
+):
+    """The model may be ready long before the port is."""
+    caplog.set_level("INFO", logger="chestxray")
+    startup = uvicorn.Server.startup
+
+    async def late(server, sockets=None):
+        await startup(server, sockets)
+        admission = server.config.app.state.admission
+        while not admission.started.done():
+            await asyncio.sleep(0.01)
+        assert "serving" not in caplog.text
+
+    monkeypatch.setattr(uvicorn.Server, "startup", late)
+    answers = []
+    announce = Server._announce
+
+    def announced(server, address, started) -> None:
+        announce(server, address, started)
+        answers.append(socket.create_connection(address.getsockname(), timeout=10).close())
+
+    monkeypatch.setattr(Server, "_announce", announced)
+    server = Server(create_app(planted(run), Limits(decoders=1)))
+    with bind("127.0.0.1", 0) as address:
+        thread = threading.Thread(target=server.serve_on, args=(address,))
+        thread.start()
+        wait_until(lambda: answers)
+        assert f"at {url_of(address)}" in caplog.text
+        server.should_exit = True
+        thread.join(60)
+
+
+def test_a_device_that_is_not_here_is_named_with_those_that_are(run: Path, exported: Path):
+    for device in ("cuda:99", "tpu", "CPU"):
+        with pytest.raises(ConfigError, match=rf"no device '{device}' here, but: auto, cpu"):
+            serve(run / "bundle", port=0, device=device)
+    with pytest.raises(ConfigError, match="an export computes on the CPU, not on cuda"):
+        serve(run / "bundle", port=0, device="cuda", engine=exported)
+
+
+def test_certificate_and_key_are_given_together(tmp_path):
+    done = CliRunner().invoke(app, ["serve", str(tmp_path), "--tls-key", "key.pem"])
+    assert done.exit_code == 2
+    assert "together" in done.output

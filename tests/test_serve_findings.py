@@ -39,7 +39,7 @@ def client(reader) -> Iterator[httpx.Client]:
 def test_a_reading_has_the_bundles_findings_in_their_order(client, reader, findings):
     radiograph = example_png("clear")
     response = client.post(
-        "/v1/read", files={"file": radiograph}, params={"heatmaps": "inline"}
+        "/v1/read", files={"file": radiograph}, params={"heatmaps": "json"}
     ).json()
     reading = reader.read(radiograph)
     assert [row["finding"] for row in response["findings"]] == list(findings)
@@ -51,7 +51,9 @@ def test_a_reading_has_the_bundles_findings_in_their_order(client, reader, findi
         assert row["called"] == reading.calls[name]
         heat = response["heatmaps"]["maps"][name]
         assert np.allclose(heat, reading.heatmaps[name], atol=1e-5)
-    assert list(response["heatmaps"]["pictures"]) == list(findings)
+    query = {"heatmaps": "png"}
+    drawn = client.post("/v1/read", files={"file": radiograph}, params=query).json()["heatmaps"]
+    assert list(drawn["pictures"]) == list(findings)
 
 
 def test_the_model_card_describes_the_findings_of_the_vocabulary(client, reader, findings):
@@ -71,7 +73,7 @@ def test_the_interface_describes_every_answer_whatever_the_findings(client):
         "ReadResult": client.post(
             "/v1/read",
             files={"file": example_png("mass")},
-            params={"heatmaps": "inline", "display": "true"},
+            params={"heatmaps": "png", "display": "true"},
         ),
         "ModelCardResult": client.get("/v1/model"),
         "ProblemDetails": client.post("/v1/read", files={"file": b"nothing"}),

@@ -16,6 +16,7 @@ from web_server import ready
 
 PATHS = {
     ("POST", "/v1/read"),
+    ("POST", "/v1/read/batch"),
     ("GET", "/v1/model"),
     ("GET", "/v1/examples"),
     ("GET", "/v1/examples/{name}.png"),

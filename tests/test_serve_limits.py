@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import http.client
+import io
 import re
 import socket
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from pydicom import config, dcmread
 
 import chestxray
 from chestxray.errors import WorkerError
@@ -258,7 +260,7 @@ def test_the_viewer_opens_no_file_for_a_request(client, monkeypatch):
 
     monkeypatch.setattr("os.stat", refuse)
     monkeypatch.setattr("builtins.open", refuse)
-    for path in ("/", "/static/main.js", "/static/style.css", "/static/icon.svg"):
+    for path in ("/", "/static/main.js", "/static/style.css", "/docs", "/docs/swagger-ui.css"):
         answer = client.get(path)
         assert answer.status_code == 200, path
         assert len(answer.content) == int(answer.headers["Content-Length"]) > 100
@@ -344,10 +346,25 @@ def test_patient_data_of_a_dicom_file_reaches_no_log_and_no_answer(reader, caplo
     radiograph = radiograph.replace(b"060Y", b"DOE9").replace(b"19610203", b"JANE\xff\x00^9")
     with ready(create_app(reader, Limits(decoders=1))) as client:
         answers = [read(client, data) for data in (radiograph, radiograph[:-9000])]
+        # These are for the patient's record; where they cannot be made, the answer says no name.
+        for form in ("application/fhir+json", "application/dicom"):
+            kept = read(client, with_uids(radiograph), headers={"Accept": form})
+            assert kept.status_code in {200, 422}
+            answers.append(read(client, radiograph, headers={"Accept": form}))
     assert {answer.status_code for answer in answers} <= {200, 422}
     said = "".join(capfd.readouterr()) + caplog.text + "".join(a.text for a in answers)
     assert "DOE" not in said
     assert "JANE" not in said
+
+
+def with_uids(radiograph: bytes) -> bytes:
+    """The same file with the UIDs that results refer to, and its malformed values as they are."""
+    with config.disable_value_validation():
+        file = dcmread(io.BytesIO(radiograph))
+        file.StudyInstanceUID, file.SeriesInstanceUID = "1.2.3.4", "1.2.3.5"
+        buffer = io.BytesIO()
+        file.save_as(buffer)
+    return buffer.getvalue()
 
 
 def test_metrics_follow_prometheus_naming(client, radiograph):
@@ -373,13 +390,13 @@ def test_every_described_answer_has_its_schema_and_media_type(client):
     for path, methods in described["paths"].items():
         for operation in methods.values():
             for status, answer in operation["responses"].items():
-                ((kind, content),) = answer["content"].items()
-                name = content.get("schema", {}).get("$ref", "").split("/")[-1]
-                models[path].add((status, name))
-                kinds |= {kind} if name == "ProblemDetails" else set()
-    reading = dict(models["/v1/read"])
-    assert reading["200"] == "ReadResult"
-    assert set(reading.values()) == {"ReadResult", "ProblemDetails"}
+                for kind, content in answer.get("content", {}).items():
+                    name = content.get("schema", {}).get("$ref", "").split("/")[-1]
+                    models[path].add((status, name))
+                    kinds |= {kind} if name == "ProblemDetails" else set()
+    for path, line in (("/v1/read", "ReadResult"), ("/v1/read/batch", "BatchLine")):
+        assert ("200", line) in models[path]
+        assert {name for _, name in models[path]} <= {line, "ProblemDetails", ""}
     assert ("503", "Health") in models["/readyz"]
     assert kinds == {"application/problem+json"}
 

@@ -86,7 +86,7 @@ def load(
             while rounds() or not done:
                 radiograph = radiographs[own[done % len(radiographs)]]
                 answer = http.post(
-                    "/v1/read", params={"heatmaps": "maps"}, files={"file": radiograph.read_bytes()}
+                    "/v1/read", params={"heatmaps": "json"}, files={"file": radiograph.read_bytes()}
                 )
                 assert answer.status_code == 200, answer.text
                 check(answer.json(), expected[radiograph])

@@ -89,7 +89,7 @@ def test_clients_of_a_configured_proxy_have_limits_of_their_own(reader):
     limits = Limits(decoders=1, max_uploads_per_client=1)
     app = create_app(reader, limits, allow_remote=True, proxies=["127.0.0.1"])
     with ready(app) as client, client.admission.slot("203.0.113.7") as slot:
-        slot.take_place()
+        slot.take_places()
         statuses = [
             client.post(
                 "/v1/read", files={"file": b"x"}, headers={"X-Forwarded-For": address}

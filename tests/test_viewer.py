@@ -460,3 +460,17 @@ def test_every_example_is_listed_with_its_findings(page):
 def test_a_refused_radiograph_is_refused_by_the_reader_too(reader, radiographs):
     with pytest.raises(RefusedError):
         reader.read(radiographs["refused"])
+
+
+def test_the_page_of_the_interface_shows_every_operation_and_tries_one(page, service, reader):
+    """With all its parts from this service, and under its content security policy."""
+    page.goto(f"{service.base_url}/docs")
+    page.locator(".opblock").first.wait_for()
+    paths = service.get("/openapi.json").json()["paths"]
+    assert page.locator(".opblock").count() == sum(map(len, paths.values()))
+    card = page.locator(".opblock", has=page.locator("[data-path='/v1/model']"))
+    card.locator("button").first.click()
+    card.get_by_role("button", name="Try it out").click()
+    card.get_by_role("button", name="Execute").click()
+    answer = card.locator(".live-responses-table td.response-col_description").last
+    assert reader.bundle.identity in answer.inner_text()

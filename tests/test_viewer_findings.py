@@ -242,7 +242,7 @@ def test_whatever_the_server_sends_is_shown_as_text(browser, service, radiograph
         "**/v1/read*": service.post(
             "/v1/read",
             files={"file": radiographs["a"].read_bytes()},
-            params={"heatmaps": "maps", "display": "true"},
+            params={"heatmaps": "json", "display": "true"},
         ),
     }
     bodies = {route: changed(answer.json(), script) for route, answer in answers.items()}

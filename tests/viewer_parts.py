@@ -50,8 +50,8 @@ class PlantedReader(Reader):
     Heat ends at 0.6, where a heatmap has a veil and a contour; that of the second finding at 0.2.
     """
 
-    def read_judged(self, films):
-        probabilities, heat, _ = super().read_judged(films)
+    def judge(self, films, answer):
+        probabilities, heat, _ = super().judge(films, answer)
         heat = np.minimum(heat, 0.6)
         heat[:, 1:2] = np.minimum(heat[:, 1:2], 0.2)
         notices = [

@@ -20,7 +20,8 @@
 
 A reading also has `image`, the canonical image that the model saw, `placement`, where the
 radiograph lies in it, the `thresholds`, the `operating_point` that they are of, `model`, the
-identity of the model, and `origin`, its commit on the hub if it comes from there.
+identity of the model, `origin`, its commit on the hub if it comes from there, and `measures`,
+figures of the image that are watched for drift.
 
 Everything that the command line does is a function here or in a room's `__init__`. Names are loaded
 when they are first used, so that importing the package stays fast and the core works without torch.

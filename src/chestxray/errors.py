@@ -25,7 +25,7 @@ A message states the rule, the value received, and the next step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -86,10 +86,17 @@ class RefusedError(ImageError):
 
     Attributes:
         notices: why, and what else there is to say of it.
+        measures: figures of the image that are watched for drift, see `model.image_measures`.
     """
 
-    def __init__(self, path: Path | str, notices: Sequence[Notice]) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        notices: Sequence[Notice],
+        measures: Mapping[str, float] | None = None,
+    ) -> None:
         self.notices = tuple(notices)
+        self.measures = dict(measures or {})
         super().__init__(path, "; ".join(str(notice) for notice in notices if notice.refuses))
 
 
@@ -165,6 +172,7 @@ _EXTRA_OF_MODULE: Final = {
     "matplotlib": "report",
     "fastapi": "serve",
     "starlette": "serve",
+    "fastapi_swagger": "serve",
     "uvicorn": "serve",
     "python_multipart": "serve",
     "prometheus_client": "serve",

@@ -36,16 +36,16 @@ Items = Annotated[
 def run(
     bundle: BundleFolder,
     config: ConfigFile,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read everything, keep the results and send nothing."),
+    ] = False,
 ) -> None:
     """Receive radiographs over DICOM, read them, and send the results, until stopped.
 
     Stops on Ctrl-C or SIGTERM.
     """
-    from chestxray.errors import MissingExtraError
-
-    for package in _NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "pacs")
+    _require_packages()
     from chestxray.serving.gateway import logs
     from chestxray.serving.gateway.access import private_files, require_posix
     from chestxray.serving.gateway.config import load
@@ -53,16 +53,45 @@ def run(
 
     require_posix()
     settings = load(config)
+    if dry_run:
+        settings = settings.model_copy(update={"dry_run": True})
     with private_files():
         identity = check(settings, bundle.absolute())
         logs.set_up()
         receive = settings.receive
         typer.echo(
             f"{identity} as {receive.ae_title} on {receive.host}:{receive.port}, "
-            f"state in {settings.state}; stop with Ctrl-C",
+            f"state in {settings.state}{'; dry run' if settings.dry_run else ''}; stop with Ctrl-C",
             err=True,
         )
         Gateway(settings, bundle.absolute()).run()
+
+
+@gateway.command()
+def check(bundle: BundleFolder, config: ConfigFile) -> None:
+    """Check configuration, model and state, and ask each PACS whether it answers; change nothing.
+
+    A PACS is asked by C-ECHO, a DICOMweb service by a search. It may be used beside a running
+    gateway. Exit status 1 where something is wrong.
+    """
+    _require_packages()
+    from chestxray.serving.gateway.access import require_posix
+    from chestxray.serving.gateway.config import load
+    from chestxray.serving.gateway.reachability import reach
+    from chestxray.serving.gateway.supervisor import check as check_all
+
+    require_posix()
+    settings = load(config)
+    identity = check_all(settings, bundle.absolute(), starting=False)
+    typer.echo(f"ok      configuration, state and model {identity}")
+    failures = 0
+    for one in reach(settings):
+        failures += bool(one.problem)
+        typer.echo(
+            f"{'failed' if one.problem else 'ok    '}  {one.place}: {one.problem or one.said}"
+        )
+    if failures:
+        raise typer.Exit(1)
 
 
 @gateway.command()
@@ -73,6 +102,31 @@ def status(config: ConfigFile) -> None:
     with _opened(config) as store:
         for line in (*health.status_lines(store.folder), *statistics.status_lines(store.db)):
             typer.echo(line)
+
+
+@gateway.command()
+def report(
+    config: ConfigFile,
+    weeks: Annotated[int, typer.Option(min=1, max=520, help="Weeks up to the current one.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the report as an HTML page instead of text.")
+    ] = None,
+) -> None:
+    """Report drift by week, agreement with the shadow, and what is kept until when.
+
+    It holds numbers only, and no data of a patient.
+    """
+    from chestxray.serving.gateway import report as reports
+    from chestxray.serving.gateway.config import load
+
+    with _opened(config) as store:
+        found = reports.gather(load(config), store, weeks)
+    if out is None:
+        for line in reports.lines(found):
+            typer.echo(line)
+    else:
+        reports.write_page(found, out)
+        typer.echo(out)
 
 
 @gateway.command()
@@ -163,6 +217,15 @@ def restore(
         with lock(state):
             typer.echo(backups.restore(state, backup))
             health.forget(state)
+
+
+def _require_packages() -> None:
+    """Raise `MissingExtraError` where the extra `pacs` is not installed."""
+    from chestxray.errors import MissingExtraError
+
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "pacs")
 
 
 @contextmanager

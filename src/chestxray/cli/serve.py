@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,13 @@ from chestxray.cli.options import (
 )
 
 
+class LogFormat(StrEnum):
+    """Forms of the log."""
+
+    text = "text"
+    json = "json"
+
+
 def serve(
     bundle: BundleFolder,
     *,
@@ -26,7 +34,25 @@ def serve(
         Path | None,
         typer.Option(help="File with the token that clients must send; or set CHESTXRAY_TOKEN."),
     ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Certificate (PEM) for HTTPS, with those of intermediate authorities."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of the certificate.")
+    ] = None,
     engine: EngineName = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="Where torch computes: cpu, cuda, cuda:N, mps; auto: a GPU if present."),
+    ] = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Radiographs that the model reads at once, at most.")
+    ] = 16,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that decode files; one per core by default."),
+    ] = None,
     operating_point: OperatingPointName = None,
     require_signature: RequireSignature = None,
     upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, MB.")] = 64,
@@ -49,6 +75,9 @@ def serve(
             help="Let users read what the gate refuses, with a warning in the picture.",
         ),
     ] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text, or json: one object a line.")
+    ] = LogFormat.text,
     proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,11 +90,17 @@ def serve(
 
     Uploads are never stored, and file names are not logged.
     """
+    from chestxray.parallel import cores
     from chestxray.serving import Limits
     from chestxray.serving import serve as start
     from chestxray.serving.middleware import read_token
 
+    if (tls_certificate is None) != (tls_key is None):
+        raise typer.BadParameter("give --tls-certificate and --tls-key together")
+    tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
     limits = Limits(
+        max_batch=batch_size,
+        decoders=workers or cores(),
         max_upload_bytes=upload_mb * 2**20,
         max_uploads=max_uploads,
         max_uploads_per_client=max_uploads_per_client,
@@ -85,4 +120,7 @@ def serve(
         allow_remote=allow_remote,
         proxies=proxy or (),
         allow_force=allow_force,
+        device=device,
+        tls=tls,
+        log_format=log_format.value,
     )

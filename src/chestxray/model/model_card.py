@@ -27,6 +27,7 @@ from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.errors import BundleError
 from chestxray.evaluation.bundle_thresholds import CARD, Prevalence, Threshold, model_identity
 from chestxray.evaluation.calibration import Calibration
+from chestxray.evaluation.drift import Distribution
 from chestxray.evaluation.result_details import ValidationAuroc
 from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
@@ -259,6 +260,10 @@ class ModelCard(BaseModel):
             none for a finding without positives or without negatives there.
         validation_auroc: finding → how well the model ranks it on the validation images; none for
             one with too few patients there, and empty in bundles of earlier versions.
+        probability_distributions: finding → distribution of its probability on the validation
+            images, by which drift is measured; empty in bundles of earlier versions and of imported
+            models.
+        image_distributions: the same of the grey values, see `image_measures`.
         heat_references: value of the finding's class map that its heatmap shows as 0, in logits.
         heat_scales: logits above the reference that its heatmap shows as 1.
         trained_on: origin of the weights; of several members what they have in common, see
@@ -296,6 +301,8 @@ class ModelCard(BaseModel):
     not_assessed: dict[str, str] = {}
     prevalences: dict[str, Prevalence]
     validation_auroc: dict[str, ValidationAuroc] = {}
+    probability_distributions: dict[str, Distribution] = {}
+    image_distributions: dict[str, Distribution] = {}
     heat_references: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     heat_scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     trained_on: TrainedOn
@@ -371,6 +378,14 @@ class ModelCard(BaseModel):
         return self.model_copy(
             update={"thresholds": thresholds, "operating_point": operating_point}
         )
+
+    @property
+    def measure_distributions(self) -> dict[str, Distribution]:
+        """Give the distribution of each of `drift.MEASURES` that is known."""
+        gate = self.gate
+        detected = {"look": gate.looks, "features": gate.distances} if gate else {}
+        known = {name: found for name, found in detected.items() if found is not None}
+        return {**self.image_distributions, **known}
 
     @property
     def unavailable(self) -> dict[str, str]:

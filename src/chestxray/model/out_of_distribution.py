@@ -40,6 +40,7 @@ from safetensors.numpy import load_file, save_file
 
 from chestxray.artifacts import written
 from chestxray.errors import BundleError
+from chestxray.evaluation.drift import Distribution
 
 _Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
@@ -91,6 +92,11 @@ class Template:
         weights = np.linalg.solve(shrunk, strange - typical)
         weights /= max(float(weights @ (strange - typical)), 1e-9)
         return cls(weights.astype(np.float32), np.array([-typical @ weights], dtype=np.float32))
+
+    def looks(self, images: Images) -> npt.NDArray[np.float64]:
+        """Give how unusual each image looks as it is, float64 [N]: `strangeness`, column 0."""
+        cells = _described(images).reshape(len(images), -1)
+        return np.asarray(cells @ self.weights + self.bias, np.float64)
 
     def strangeness(self, images: Images) -> npt.NDArray[np.float64]:
         """Give how unusual each image looks in each of `STATES`, float64 [N, 8].
@@ -189,6 +195,8 @@ class Limits(BaseModel):
         references: number of validation images whose features are kept.
         validated_on: number of validation images that the limits are fitted on, beside training
             images.
+        looks: of the validation images; None in bundles of earlier versions.
+        distances: of the features of validation images from those of other patients; likewise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -198,6 +206,8 @@ class Limits(BaseModel):
     false_alarms: float = Field(gt=0, le=1)
     references: int = Field(ge=1)
     validated_on: int = Field(ge=1)
+    looks: Distribution | None = None
+    distances: Distribution | None = None
 
 
 @dataclass(frozen=True)
@@ -228,16 +238,20 @@ class Detector:
                 do not count as neighbours.
         """
         template = Template.fit(train)
-        looks = np.concatenate([held_out(train), template.strangeness(val)[:, 0]])
+        seen = template.looks(val)
+        looks = np.concatenate([held_out(train), seen])
         references, count = _unit(features).astype(np.float16), len(val)
         apart = _distances(features, references)
         apart[patients[:, None] == patients] = _FARTHEST
+        nearest = _of_nearest(apart)
         limits = Limits(
             look=max(_limit(looks), _LOWEST_LIMIT),
-            features=_limit(_of_nearest(apart)),
+            features=_limit(nearest),
             false_alarms=(count + 1 - _rank(count)) / (count + 1),
             references=count,
             validated_on=count,
+            looks=Distribution.of(seen, patients),
+            distances=Distribution.of(nearest, patients),
         )
         return cls(template, references, limits)
 

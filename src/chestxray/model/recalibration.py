@@ -27,6 +27,7 @@ from chestxray.errors import BundleError, PredictionsError
 from chestxray.evaluation.bootstrap import Values
 from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.evaluation.calibration import Calibration, fit_calibration, stated_log_odds
+from chestxray.evaluation.drift import Distribution
 from chestxray.evaluation.evidence import one_sided
 from chestxray.evaluation.labels import Labels, Pairs, pair
 from chestxray.evaluation.predictions import Predictions
@@ -128,6 +129,7 @@ def _recalibrated(facts: Facts, pairs: Pairs, truth: Labels) -> ModelCard:
             "package_version": __version__,
             "calibration": card.calibration.followed_by(site),
             **_operating_points(card, site, site.apply(log_odds), labels, pairs.patients),
+            "probability_distributions": _moved(card, site),
             "prevalences": _prevalences(card, labels),
             "bfloat16": None,  # it was measured on the old probabilities
             "recalibrated_on": Recalibration(
@@ -164,6 +166,19 @@ def _operating_points(
         "operating_point": point,
         "thresholds": points[point],
         "not_assessed": not_assessed,
+    }
+
+
+def _moved(card: ModelCard, site: Calibration) -> dict[str, Distribution]:
+    """Give the distributions that the validation images have after calibration."""
+    known = card.probability_distributions
+    if not known:
+        return {}
+    columns = [known[finding].quantiles for finding in card.findings]
+    after = site.apply(stated_log_odds(np.array(columns, dtype=np.float64).T)).T
+    return {
+        finding: Distribution(quantiles=tuple(column.tolist()), patients=known[finding].patients)
+        for finding, column in zip(card.findings, after, strict=True)
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from chestxray.errors import ConfigError
 from chestxray.model.engines import Answer, Images, run_all
 from chestxray.model.ensemble import Network
 from chestxray.model.network import to_input
@@ -39,9 +40,25 @@ class TorchEngine:
         return Answer(*(of.float().cpu().numpy() for of in found))
 
 
-def device() -> torch.device:
-    """Give the device to compute on: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(name: str = "auto") -> torch.device:
+    """Give the device to compute on.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if name not in here:
+        raise ConfigError(f"there is no device {name!r} here, but: auto, {', '.join(here)}")
+    return torch.device(name)
 
 
 def device_of(classifier: Network) -> torch.device:

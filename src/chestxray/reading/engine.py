@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from chestxray.errors import ArtifactError, MissingExtraError
+from chestxray.errors import ArtifactError, ConfigError, MissingExtraError
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import (
     Engine,
@@ -41,23 +41,31 @@ _CLEARLY: Final = 1.5
 """Times as fast as an earlier candidate that a later one must be."""
 
 
-def choose(bundle: Bundle, choice: str = "auto", threads: int | None = None) -> Engine:
+def choose(
+    bundle: Bundle, choice: str = "auto", threads: int | None = None, place: str = "auto"
+) -> Engine:
     """Make the engine for a bundle.
 
     Args:
         bundle: its classifier is moved to the GPU if torch computes there.
         choice: `auto`, `torch`, or `openvino`, which is OpenVINO in float32.
         threads: that `openvino` computes with; all cores when None.
+        place: where torch computes, as `device` takes it.
 
     Raises:
+        ConfigError: there is no such device here, or OpenVINO is to compute on another than the
+            CPU.
         ArtifactError: the exported classifier does not agree with torch.
         MissingExtraError: OpenVINO is asked for by name and not installed.
     """
+    chosen = device(place)
     if choice == "openvino":
+        if place not in ("auto", "cpu"):
+            raise ConfigError(f"OpenVINO computes on the CPU, not on {place}: take engine torch")
         return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads)
-    if choice == "auto" and device().type == "cpu" and _installed():
+    if choice == "auto" and chosen.type == "cpu" and _installed():
         return fastest(list(candidates(bundle)), noise(bundle.card.size).images[:1])
-    return TorchEngine(bundle.classifier.to(device()))
+    return TorchEngine(bundle.classifier.to(chosen))
 
 
 def candidates(bundle: Bundle) -> Iterator[Engine]:

@@ -8,12 +8,15 @@ by pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from chestxray.dataset.pixels import Placement
 
 COLOURS: Final = "inferno"
 """The colour map, by its name in matplotlib."""
@@ -36,6 +39,7 @@ _CASING: Final = 0.6  # opacity of the dark edges of a contour
 _LINE: Final = 1 / 280  # width of a contour, in sides of the image
 _THINNEST: Final = 1.2  # pixels
 _EDGE: Final = 0.5  # width of each dark edge, in that of the contour
+_ROWS_AT_ONCE: Final = 256
 _FLAT: Final = 1e-5  # heat a pixel: a flat map has no contours
 _NO_FRACTIONS: Final = np.empty(0, dtype=np.uint16)  # positions in the table are whole numbers
 
@@ -64,6 +68,27 @@ def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = Fals
     return drawn
 
 
+def outlined(
+    heat: npt.NDArray[np.floating], placement: Placement, size: tuple[int, int]
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Give the pixels of a radiograph that the first contour of a heatmap encloses.
+
+    Args:
+        heat: [h, w], over the canonical square.
+        placement: x, y, w, h of the radiograph in the square, as fractions of its side.
+        size: width and height of the radiograph, pixels.
+
+    Yields:
+        bool [n, width], of the next n rows, so that the memory is small whatever the size.
+    """
+    (left, top, wide, high), (width, height) = placement, size
+    across = _interpolation(heat.shape[1], width, left, wide).values
+    down = _interpolation(heat.shape[0], height, top, high).values
+    rows = heat.astype(np.float32) @ across.T
+    for first in range(0, height, _ROWS_AT_ONCE):
+        yield down[first : first + _ROWS_AT_ONCE] @ rows >= LEVELS[0]
+
+
 def scaled_to_peak(heat: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Scale a heatmap to its own peak; one without heat stays so."""
     peak = heat.max()
@@ -79,15 +104,27 @@ class _Weights(NamedTuple):
 
 @cache
 def _weights(cells: int, pixels: int) -> _Weights:
+    """Interpolate over the pixels of the whole side."""
+    return _interpolation(cells, pixels, 0.0, 1.0)
+
+
+def _interpolation(cells: int, pixels: int, start: float, extent: float) -> _Weights:
     """Interpolate between the centres of cells; edges are repeated.
 
     The weight of the nearer cell follows 3 s² - 2 s³, which keeps the values at the centres, never
     exceeds them, and has no creases, so that contours are round.
+
+    Args:
+        cells: along the side.
+        pixels: in `extent` of it.
+        start: where the first pixel begins, as a fraction of the side.
+        extent: of all pixels, as a fraction of the side.
     """
-    place = (np.arange(pixels) + 0.5) * cells / pixels - 0.5
+    step = extent * cells / pixels
+    place = start * cells + (np.arange(pixels) + 0.5) * step - 0.5
     first = np.floor(place).astype(np.intp)
     share = place - first
-    share, slope = share**2 * (3 - 2 * share), 6 * share * (1 - share) * cells / pixels
+    share, slope = share**2 * (3 - 2 * share), 6 * share * (1 - share) * step
     found = _Weights(np.zeros((pixels, cells), np.float32), np.zeros((pixels, cells), np.float32))
     rows = np.arange(pixels)
     for cell, weight, change in (

@@ -14,12 +14,13 @@ from chestxray import hub
 from chestxray.dataset.pixels import Canonical, name_of
 from chestxray.dataset.pixels import Source as FileSource
 from chestxray.dataset.radiograph import Radiograph
-from chestxray.errors import ImageError, Notice, RefusedError, SignatureError
+from chestxray.errors import ConfigError, ImageError, Notice, RefusedError, SignatureError
 from chestxray.findings import Findings
 from chestxray.model import model_card
 from chestxray.model.engines import Answer, Engine, Heat, Probabilities
 from chestxray.model.exported import open_engine
 from chestxray.model.heatmaps import HeatScale
+from chestxray.model.image_measures import measures_of
 from chestxray.model.model_card import Facts
 from chestxray.reading import judged_image
 from chestxray.reading.gate import checks
@@ -75,10 +76,12 @@ class Reader:
             ImageError: the file cannot be read, or the source is of another kind.
         """
         judged = self._judged(source)
-        probabilities, heat, (notices,) = self.read_judged([judged])
+        answer = self.engine.run(judged.image[None])
+        probabilities, heat, (notices,) = self.judge([judged], answer)
+        measures = measures_of(judged.image, answer.features[0], self.bundle.detector)
         if not force and any(notice.refuses for notice in notices):
-            raise RefusedError(_name(source), notices)
-        return self._reading(judged, probabilities[0], heat[0], notices)
+            raise RefusedError(_name(source), notices, measures)
+        return replace(self._reading(judged, probabilities[0], heat[0], notices), measures=measures)
 
     def read_judged(
         self, judged: Sequence[JudgedImage]
@@ -173,6 +176,7 @@ def load(
     operating_point: str | None = None,
     require_signature: str | Path | None = None,
     threads: int | None = None,
+    device: str = "auto",
 ) -> Reader:
     """Load a bundle into a reader.
 
@@ -186,8 +190,11 @@ def load(
         require_signature: public key (PEM) of who must have signed the bundle, and the export
             where the engine is one; see `chestxray.model.sign`.
         threads: that OpenVINO computes with; all cores when None.
+        device: where torch computes: `cpu`, `cuda`, `cuda:N`, `mps`; `auto` is the GPU where there
+            is one. OpenVINO and exports compute on the CPU.
 
     Raises:
+        ConfigError: there is no such device here, or the engine cannot use it.
         BundleError: the folder is missing, incomplete, altered, an export, or made for another
             network; or it does not have the operating point; or, of the hub, as `hub.local` says.
         ArtifactError: the export is missing, altered, or of another model.
@@ -203,7 +210,12 @@ def load(
         from chestxray.reading.engine import choose  # noqa: PLC0415
 
         trained = bundles.load(bundle)
-        return Reader(_at(trained, operating_point), choose(trained, str(engine), threads))
+        made = choose(trained, str(engine), threads, device)
+        return Reader(_at(trained, operating_point), made)
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"an export computes on the CPU, not on {device}: leave the device out, or the engine"
+        )
     facts = model_card.read(bundle)
     made = open_engine(Path(engine), facts.identity, threads)
     return Reader(_at(facts, operating_point), made)

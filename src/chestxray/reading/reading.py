@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from chestxray.findings import Findings, label
 from chestxray.reading.evidence import no_place
 from chestxray.reading.judged_image import WHOLE
 from chestxray.reading.overlay import blend
+
+_T = TypeVar("_T")
 
 _SHOWN: Final = 3  # findings that are not called, in `repr`
 _DISPLAY: Final = 512  # pixels, side of the picture in a notebook
@@ -42,6 +45,7 @@ class Reading:
         not_assessed: finding that is not called at any probability → why.
         operating_point: name of the rule that chose the thresholds.
         origin: `hub:OWNER/NAME@COMMIT` of a model of the hub; None of any other.
+        measures: figures of the image that are watched for drift, see `model.image_measures`.
     """
 
     probabilities: dict[str, float]
@@ -55,6 +59,7 @@ class Reading:
     not_assessed: dict[str, str] = field(default_factory=dict)
     operating_point: str = ""
     origin: str | None = None
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def findings(self) -> Findings:
@@ -66,6 +71,21 @@ class Reading:
         """Finding → why its heatmap points to no place; localised findings are absent."""
         reasons = {finding: no_place(heat) for finding, heat in self.heatmaps.items()}
         return {finding: reason for finding, reason in reasons.items() if reason}
+
+    def limited_to(self, findings: Collection[str]) -> Reading:
+        """Give the reading of some of its findings, in its own order; its warnings stay.
+
+        Args:
+            findings: as this reading names them.
+        """
+        return replace(
+            self,
+            probabilities=_some(self.probabilities, findings),
+            calls=_some(self.calls, findings),
+            heatmaps=_some(self.heatmaps, findings),
+            thresholds=_some(self.thresholds, findings),
+            not_assessed=_some(self.not_assessed, findings),
+        )
 
     def overlay(self, finding: str, *, per_image: bool = False) -> npt.NDArray[np.uint8]:
         """Lay a finding's heatmap over the canonical image.
@@ -201,6 +221,10 @@ class Reading:
 
     def _picture(self, finding: str) -> npt.NDArray[np.uint8]:
         return blend(self._enlarged(), self.heatmaps[finding])
+
+
+def _some(of_findings: dict[str, _T], findings: Collection[str]) -> dict[str, _T]:
+    return {finding: value for finding, value in of_findings.items() if finding in findings}
 
 
 def _figure(alternative: str, caption: str, image: npt.NDArray[np.uint8]) -> str:

@@ -22,13 +22,15 @@ import numpy as np
 from chestxray.errors import DecoderError, ImageError, RefusedError, WorkerError
 from chestxray.parallel import cores
 from chestxray.reading.reader import Reader
-from chestxray.serving import responses
+from chestxray.serving.answers import Answer, answer, result_bytes
 from chestxray.serving.batching import BatchingEngine
 from chestxray.serving.http_errors import ProblemError
 from chestxray.serving.middleware import Metrics
-from chestxray.serving.responses import Heatmaps, ReadResult
+from chestxray.serving.read_options import ReadOptions
+from chestxray.serving.responses import base64_text
+from chestxray.serving.upload_decoding import DecoderPool, Extras
 from chestxray.serving.upload_usage import Usage, UsageTable
-from chestxray.serving.uploads import DecoderPool, Upload
+from chestxray.serving.uploads import Upload
 
 _State = Literal["starting", "ready", "stopping", "failed"]
 
@@ -86,7 +88,7 @@ class Limits:
         return _FULL_SIZE_UPLOADS_PER_CLIENT * self.max_upload_bytes
 
 
-class _Slot:
+class Slot:
     """The right of one request to send an upload and have it read.
 
     It is released once, by the handler or by the work.
@@ -100,6 +102,7 @@ class _Slot:
         self._admission = admission
         self.client = client
         self._used = Usage()
+        self._released = False
         self.handed_over = False
 
     def reserve(self, count: int) -> None:
@@ -111,17 +114,35 @@ class _Slot:
         if count > self._used.held_bytes:
             self._use(Usage(held_bytes=count - self._used.held_bytes))
 
-    def take_place(self) -> None:
-        """Take a place for the complete upload, until the slot is released.
+    def reserve_more(self, count: int) -> None:
+        """Reserve memory for so many bytes besides the upload, until the slot is released.
 
         Raises:
-            ProblemError: all are taken (429).
+            ProblemError: other uploads use it (429).
         """
-        self._use(Usage(places=1))
+        self._use(Usage(held_bytes=count))
+
+    def take_places(self, count: int = 1) -> None:
+        """Take places for complete uploads, until the slot is released.
+
+        Raises:
+            ProblemError: they are taken (429).
+        """
+        self._use(Usage(places=count))
+
+    def split(self, count: int) -> Slot:
+        """Give a slot of its own to one upload of so many bytes, with one of the places."""
+        part = Slot(self._admission, self.client)
+        part._used = Usage(places=1, held_bytes=count)
+        self._used.remove(part._used)
+        self._admission.metrics.uploads_in_progress.inc()
+        return part
 
     def release(self) -> None:
-        """Release the place and the memory."""
-        self._admission.release(self.client, self._used)
+        """Release the place and the memory, once."""
+        if not self._released:
+            self._released = True
+            self._admission.release(self.client, self._used)
 
     def _use(self, more: Usage) -> None:
         reason = self._admission.usage.add(self.client, more)
@@ -204,7 +225,7 @@ class AdmissionControl:
         self._decoders.close()
 
     @contextmanager
-    def slot(self, client: str) -> Iterator[_Slot]:
+    def slot(self, client: str) -> Iterator[Slot]:
         """Take a slot; it is released here unless work has begun, which then releases it.
 
         Args:
@@ -219,7 +240,7 @@ class AdmissionControl:
         if reason := self.usage.full(client):
             raise _busy(reason)
         self.metrics.uploads_in_progress.inc()
-        slot = _Slot(self, client)
+        slot = Slot(self, client)
         try:
             yield slot
         finally:
@@ -231,25 +252,21 @@ class AdmissionControl:
         self.usage.remove(client, used)
         self.metrics.uploads_in_progress.dec()
 
-    async def read(
-        self, slot: _Slot, upload: Upload, heatmaps: Heatmaps, display: bool, force: bool = False
-    ) -> ReadResult:
+    async def read(self, slot: Slot, upload: Upload, options: ReadOptions) -> Answer:
         """Have an upload read.
 
         Args:
-            slot: of the request.
+            slot: of the upload.
             upload: the file and its format.
-            heatmaps: whether heatmaps are wanted as numbers, or as images too.
-            display: whether the radiograph as PNG is wanted.
-            force: read it even where the gate refuses.
+            options: what is wanted.
 
         Raises:
-            ProblemError: the image is unreadable or refused (422), or the service timed out, its
-                decoder ended, or none can be started (503).
+            ProblemError: the image is unreadable or refused, or no source of DICOM objects (422);
+                other uploads use the memory for these (429); or the service timed out, its decoder
+                ended, or none can be started (503).
         """
-        work: Future[ReadResult] = self._threads.submit(
-            self._read, slot.client, upload, heatmaps, display, force
-        )
+        self.metrics.upload_bytes.inc(len(upload.data))
+        work: Future[Answer] = self._threads.submit(self._read, slot, upload, options)
         slot.handed_over = True
         work.add_done_callback(lambda _: slot.release())
         try:
@@ -283,18 +300,18 @@ class AdmissionControl:
             # Its exception holds this frame: together they would keep the upload till gc.collect.
             del work
 
-    def _read(
-        self, client: str, upload: Upload, heatmaps: Heatmaps, display: bool, force: bool
-    ) -> ReadResult:
-        decoded = self._decoders.decode(client, upload.data, display)
+    def _read(self, slot: Slot, upload: Upload, options: ReadOptions) -> Answer:
+        extras = Extras(options.display, source=not options.is_json)
+        decoded = self._decoders.decode(slot.client, upload.data, extras)
         try:
-            reading = self.reader.read(decoded.radiograph, force)
+            reading = self.reader.read(decoded.radiograph, options.force)
         except RefusedError as error:
             refused = ProblemError(422, "refused", error.reason, error.notices)
-            refused.problem.display = responses.base64_text(decoded.display)
+            refused.problem.display = base64_text(decoded.display)
             refused.problem.force_allowed = self.allow_force
             raise refused from error
-        return responses.read_result(self.reader, reading, upload.kind, decoded, heatmaps)
+        slot.reserve_more(result_bytes(decoded, options))
+        return answer(self.reader, reading, upload, decoded, options)
 
 
 def _busy(reason: str) -> ProblemError:

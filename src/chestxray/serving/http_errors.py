@@ -106,6 +106,7 @@ _MEANINGS: Final = {
     403: "Without a token, only programs and pages on the same machine are served, and not through "
     "a proxy (`not-local`); or `force=true` is not allowed (`force-not-allowed`).",
     404: "The resource does not exist.",
+    406: "None of the forms of the answer is accepted.",
     408: "The upload took too long, or came too slowly.",
     413: "The upload is too large.",
     415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",
@@ -127,12 +128,12 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def with_problem_type(schema: dict[str, Any]) -> dict[str, Any]:
-    """Give problem details their media type in an OpenAPI schema: FastAPI describes all as JSON."""
+    """Give problem details their media type in an OpenAPI schema, not that of the answer."""
     reference = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
     for methods in schema["paths"].values():
         for operation in methods.values():
             for response in operation["responses"].values():
-                content = response.get("content", {})
-                if content.get("application/json", {}).get("schema") == reference:
+                described = response.get("content", {}).values()
+                if any(content.get("schema") == reference for content in described):
                     response["content"] = {_PROBLEM_JSON: {"schema": reference}}
     return schema

@@ -9,6 +9,8 @@ answer, and its `limit_concurrency` rejects a request only after its head is com
 from __future__ import annotations
 
 import asyncio
+import ssl
+from functools import partial
 from typing import Any, Final
 
 import h11
@@ -18,6 +20,7 @@ from uvicorn.server import ServerState
 
 from chestxray.serving.clients import Proxies, limited_as
 from chestxray.serving.http_connections import ConnectionTable, Phase
+from chestxray.serving.tls import Handshake
 
 _READ_AT_ONCE: Final = 16 * 2**10  # bytes; as chunks of one byte they take h11 about 20 ms
 _HEAD_BYTES: Final = 16 * 2**10
@@ -35,6 +38,23 @@ class ServerConfig(uvicorn.Config):
 
     table: ConnectionTable
     proxies: Proxies
+    _tls: tuple[ssl.SSLContext, float] | None = None
+
+    def encrypt(self, context: ssl.SSLContext, seconds: float) -> None:
+        """Encrypt all connections; a handshake may take so many seconds."""
+        self._tls = context, seconds
+
+    def load(self) -> None:
+        """Load the configuration; with TLS a connection begins with a handshake."""
+        super().load()
+        if self._tls is not None:
+            http, (context, seconds) = self.http_protocol_class, self._tls
+
+            def handshake(**arguments: Any) -> Handshake:  # noqa: ANN401 - uvicorn's
+                make = partial(http, **arguments)
+                return Handshake(context, seconds, self.table, self.proxies, make)
+
+            self.http_protocol_class = handshake  # type: ignore[assignment] # it is only called
 
 
 class HttpProtocol(H11Protocol):

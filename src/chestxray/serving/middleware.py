@@ -6,7 +6,8 @@ to this machine's address (DNS rebinding). Such a page cannot forge `Host`, `Sec
 Fetch Metadata Request Headers) or `Origin` (RFC 6454), which is all that older browsers send with a
 POST. A request that came through a proxy may be anyone's, whatever its `Host`.
 
-The log has the route and the status, never a path as sent, a file name or anything about a patient.
+The log has a line for each request: its id, which the answer has too (`X-Request-ID`), the route,
+the status and the duration; never a path as sent, a file name or anything about a patient.
 The metrics (Prometheus) count requests, never patients.
 """
 
@@ -16,6 +17,7 @@ import asyncio
 import hmac
 import logging
 import os
+import secrets
 import time
 import traceback
 from pathlib import Path
@@ -37,7 +39,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chestxray.errors import ConfigError
 from chestxray.serving.clients import Proxies, is_forwarded, is_loopback, peer_of
-from chestxray.serving.http_errors import problem_details, problem_response
+from chestxray.serving.http_errors import ProblemDetails, problem_details, problem_response
+
+REQUEST_ID: Final = "chestxray.request"
+"""Where the scope of a request has its id."""
 
 _TOKEN_VARIABLE: Final = "CHESTXRAY_TOKEN"  # noqa: S105 (the variable's name)
 
@@ -45,17 +50,21 @@ _MIN_TOKEN: Final = 16  # characters
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DRAIN_SECONDS: Final = 2.0
 _PROTECTED: Final = ("/v1/", "/metrics")
+CONTENT_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What a page may load and do: nothing from another host, no script within the page."""
+
 _HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": CONTENT_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
 }
 _UNAUTHORIZED: Final = problem_response(
     problem_details(
@@ -209,19 +218,18 @@ class HttpMiddleware:
             scope = {**scope, "method": "GET"}
         scope = self._with_client(scope)
         exchange = _Exchange(scope, receive, send)
+        scope[REQUEST_ID] = exchange.id
         start = time.monotonic()
         try:
             refusal = self._refusal(scope)
             await (refusal or self._app)(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 (a message may quote what a file says: not logged)
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s\n%s", type(error).__name__, frames)
-            await exchange.fail()
+            await exchange.fail(internal_error(error, exchange.id))
         seconds = time.monotonic() - start
         route = getattr(scope.get("route"), "path", "") or "other"
         self._metrics.requests.labels(route, str(exchange.status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        _log.info("%s %s %s %.3f s", method, route, exchange.status, seconds)
+        _log_request(method, route, exchange, seconds)
 
     def _refusal(self, scope: Scope) -> Response | None:
         if not scope["path"].startswith(_PROTECTED):
@@ -251,14 +259,43 @@ class HttpMiddleware:
     def _is_local(self, scope: Scope, headers: Headers) -> bool:
         peer = peer_of(scope)
         return (
-            (peer is None or is_loopback(peer)) and not is_forwarded(headers) and _is_own(headers)
+            (peer is None or is_loopback(peer))
+            and not is_forwarded(headers)
+            and _is_own(scope["scheme"], headers)
         )
 
 
+def internal_error(error: Exception, request: str = "") -> ProblemDetails:
+    """Log an error without its message, which may quote a file, and give the problem to send.
+
+    Args:
+        error: the error.
+        request: id of the request.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    extra = {"event": "failed", "request": request}
+    _log.error("%s %s\n%s", type(error).__name__, request, frames, extra=extra)
+    return problem_details(500, "internal-error", "The service failed. Its log has the traceback.")
+
+
+def _log_request(method: str, route: str, exchange: _Exchange, seconds: float) -> None:
+    extra = {
+        "event": "request",
+        "request": exchange.id,
+        "method": method,
+        "route": route,
+        "status": exchange.status,
+        "seconds": round(seconds, 3),
+    }
+    words = (method, route, exchange.status, seconds, exchange.id)
+    _log.info("%s %s %s %.3f s %s", *words, extra=extra)
+
+
 class _Exchange:
-    """One request and its answer."""
+    """One request and its answer; `id` is its own, never one that a client has chosen."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.id = secrets.token_hex(8)
         self.status: int | None = None
         self._scope = scope
         self._receive = receive
@@ -275,18 +312,15 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
-                headers[name] = value
-            headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault(name, value)
+            headers["X-Request-ID"] = self.id
             if message["status"] >= 400:
                 await self._drain()
         await self._send(message)
 
-    async def fail(self) -> None:
-        """Answer with 500, unless an answer has begun."""
+    async def fail(self, problem: ProblemDetails) -> None:
+        """Answer with a problem, unless an answer has begun."""
         if self.status is None:
-            problem = problem_details(
-                500, "internal-error", "The service failed. Its log has the traceback."
-            )
             await problem_response(problem)(self._scope, self.receive, self.send)
 
     async def _drain(self) -> None:
@@ -301,11 +335,11 @@ class _Exchange:
             pass
 
 
-def _is_own(headers: Headers) -> bool:
+def _is_own(scheme: str, headers: Headers) -> bool:
     """Say whether a program or page of this machine asks, by this machine's own name."""
     site = headers.get("sec-fetch-site", "none")
     host = headers.get("host", "")
-    own = headers.get("origin") in {None, f"http://{host}"}
+    own = headers.get("origin") in {None, f"{scheme}://{host}"}
     return own and site in {"none", "same-origin"} and is_loopback(_host_name(host))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import asdict
 from typing import Final, Literal
 
 import cv2
+import numpy as np
 from pydantic import BaseModel, Field
 
 from chestxray.dataset import pixels
@@ -17,7 +19,7 @@ from chestxray.reading.evidence import no_place
 from chestxray.reading.overlay import COLOURS, blend
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.http_errors import NoticeModel
-from chestxray.serving.uploads import SQUARE_SIDE, Decoded
+from chestxray.serving.upload_decoding import SQUARE_SIDE, Decoded
 
 RESEARCH_NOTICE: Final = "For research use, not a medical device."
 _HEAT_SCALE: Final = (
@@ -26,7 +28,7 @@ _HEAT_SCALE: Final = (
     "with the probability."
 )
 
-Heatmaps = Literal["none", "maps", "inline"]
+Heatmaps = Literal["none", "json", "png", "npz"]
 
 
 class FindingResult(BaseModel):
@@ -81,16 +83,40 @@ class ImageResult(BaseModel):
     )
 
 
-class HeatmapsResult(BaseModel):
-    """The evidence for each finding, over the canonical square image."""
+class GridResult(BaseModel):
+    """Where the cells of heatmaps lie in the radiograph, in pixels of the file.
 
-    maps: dict[str, list[list[float]]] = Field(
-        description=f"Finding → rows of values of at least 0. {_HEAT_SCALE}"
+    The cell of row r and column c covers x from `left + c * cell_width`, y from
+    `top + r * cell_height`; 0, 0 is the top left corner of the radiograph. Heatmaps cover a square,
+    so cells at two of its sides may lie outside.
+    """
+
+    rows: int
+    columns: int
+    left: float
+    top: float
+    cell_width: float
+    cell_height: float
+
+
+class HeatmapsResult(BaseModel):
+    """The evidence for each finding, over the square around the radiograph."""
+
+    grid: GridResult
+    maps: dict[str, list[list[float]]] | None = Field(
+        default=None,
+        description="With `heatmaps=json`: finding → rows of values of at least 0. " + _HEAT_SCALE,
     )
     pictures: dict[str, str] | None = Field(
         default=None,
-        description="With `heatmaps=inline`: finding → the heatmap over the radiograph, a PNG of "
+        description="With `heatmaps=png`: finding → the heatmap over the radiograph, a PNG of "
         f"{SQUARE_SIDE} × {SQUARE_SIDE} pixels in base64.",
+    )
+    npz: str | None = Field(
+        default=None,
+        description="With `heatmaps=npz`: a file for `numpy.load` in base64, with `findings`, "
+        "`heatmaps` (float32, finding × row × column), `origin` (left and top of the grid) and "
+        "`cell` (width and height), in pixels of the file.",
     )
 
 
@@ -99,7 +125,9 @@ class ReadResult(BaseModel):
 
     model: str = Field(description="Identity of the weights; see `GET /v1/model`.")
     image: ImageResult
-    findings: list[FindingResult] = Field(description="All findings of the model, in its order.")
+    findings: list[FindingResult] = Field(
+        description="The findings asked for, all by default, in the model's order."
+    )
     refused: bool = Field(
         default=False,
         description="Whether the gate refuses this radiograph, and it was read only because of "
@@ -196,7 +224,7 @@ def read_result(
         findings=[_finding_result(reader, reading, finding) for finding in reading.probabilities],
         refused=any(warning.refuses for warning in reading.warnings),
         warnings=[NoticeModel.of(warning) for warning in reading.warnings],
-        heatmaps=None if heatmaps == "none" else _heatmaps(reading, decoded, heatmaps == "inline"),
+        heatmaps=heatmaps_result(reading, decoded, heatmaps),
     )
 
 
@@ -244,15 +272,48 @@ def _finding_result(reader: Reader, reading: Reading, finding: str) -> FindingRe
     )
 
 
-def _heatmaps(reading: Reading, decoded: Decoded, pictures: bool) -> HeatmapsResult:
-    drawn = None
-    if pictures:
-        drawn = {
-            finding: base64.b64encode(_png(blend(decoded.square, heat))).decode()
-            for finding, heat in reading.heatmaps.items()
+def heatmaps_result(reading: Reading, decoded: Decoded, form: Heatmaps) -> HeatmapsResult | None:
+    """Give the heatmaps of a reading in the form that is asked for; None where none are."""
+    if form == "none":
+        return None
+    result = HeatmapsResult(grid=_grid(reading, decoded))
+    maps = reading.heatmaps
+    if form == "json":
+        result.maps = {finding: heat.round(6).tolist() for finding, heat in maps.items()}
+    elif form == "png":
+        drawn = {finding: _png(blend(decoded.square, heat)) for finding, heat in maps.items()}
+        result.pictures = {
+            finding: base64.b64encode(png).decode() for finding, png in drawn.items()
         }
-    maps = {finding: heat.round(6).tolist() for finding, heat in reading.heatmaps.items()}
-    return HeatmapsResult(maps=maps, pictures=drawn)
+    else:
+        result.npz = base64.b64encode(_npz(reading, result.grid)).decode()
+    return result
+
+
+def _grid(reading: Reading, decoded: Decoded) -> GridResult:
+    rows, columns = next(iter(reading.heatmaps.values())).shape
+    left, top, wide, high = pixels.placement(decoded.width, decoded.height)
+    width, height = decoded.stored
+    return GridResult(
+        rows=rows,
+        columns=columns,
+        left=0.0 - left / wide * width,
+        top=0.0 - top / high * height,
+        cell_width=width / wide / columns,
+        cell_height=height / high / rows,
+    )
+
+
+def _npz(reading: Reading, grid: GridResult) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        findings=np.array(list(reading.heatmaps)),
+        heatmaps=np.stack(list(reading.heatmaps.values())).astype(np.float32),
+        origin=np.array([grid.left, grid.top]),
+        cell=np.array([grid.cell_width, grid.cell_height]),
+    )
+    return file.getvalue()
 
 
 def _png(picture: cv2.typing.MatLike) -> bytes:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -26,11 +29,16 @@ from chestxray.serving.http_connections import (
     connections_possible,
 )
 from chestxray.serving.http_protocol import HttpProtocol, ServerConfig
+from chestxray.serving.json_log import JSONLines
 from chestxray.serving.log_rate import RateLimitedHandler
 from chestxray.serving.middleware import check_address, check_token
+from chestxray.serving.tls import server_context
 from chestxray.serving.web import create_app
 
+LogFormat = Literal["text", "json"]
+
 _SECONDS_TO_STOP: Final = 30
+_LOG_FIELDS: Final = ("event", "request", "method", "route", "status", "seconds")
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +55,9 @@ def serve(  # noqa: PLR0913 - the options of one command
     allow_remote: bool = False,
     proxies: Sequence[str] = (),
     allow_force: bool = False,
+    device: str = "auto",
+    tls: tuple[str | Path, str | Path] | None = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Serve a bundle over HTTP, with a viewer, until SIGINT (Ctrl-C) or SIGTERM.
 
@@ -65,11 +76,14 @@ def serve(  # noqa: PLR0913 - the options of one command
         allow_remote: serve other machines without a token.
         proxies: addresses or networks of reverse proxies, whose `X-Forwarded-For` is believed.
         allow_force: let clients have read what the gate refuses, with `force=true`.
+        device: see `chestxray.load`.
+        tls: files of the certificate and of its private key, PEM; HTTP without them.
+        log_format: `text`, or `json`: one object a line.
 
     Raises:
         ConfigError: the address is taken, the token is too short, other machines can reach the
-            address and there is no token, a proxy's address is invalid, or too few files may be
-            open.
+            address and there is no token, a proxy's address is invalid, certificate or key cannot
+            be used, or too few files may be open.
         BundleError: see `chestxray.load`, as for the other errors of a bundle and its engine.
         WorkerError: no decoder process could be started.
         KeyboardInterrupt: it was stopped by SIGINT, after the requests in progress were completed.
@@ -78,9 +92,10 @@ def serve(  # noqa: PLR0913 - the options of one command
         check_token(token)
     check_address(host, token, allow_remote)
     trusted = Proxies(proxies)
+    context = None if tls is None else server_context(*map(Path, tls))
     with closing(bind(host, port)) as address:
-        reader = load(bundle, engine, operating_point, require_signature)
-        _set_up_log()
+        reader = load(bundle, engine, operating_point, require_signature, device=device)
+        _set_up_log(log_format)
         for warning in reader.warnings:
             _log.warning("%s", warning)
         app = create_app(
@@ -91,7 +106,7 @@ def serve(  # noqa: PLR0913 - the options of one command
             proxies=proxies,
             allow_force=allow_force,
         )
-        server = Server(app, trusted)
+        server = Server(app, trusted, context)
         server.serve_on(address)
     if server.interrupted:
         raise KeyboardInterrupt
@@ -103,6 +118,7 @@ class Server(uvicorn.Server):
     Args:
         app: as of `create_app`, which has the limits too.
         proxies: whose connections are not limited per client.
+        tls: encrypts all connections; None for none.
 
     Attributes:
         interrupted: whether SIGINT (Ctrl-C) stopped it.
@@ -114,7 +130,9 @@ class Server(uvicorn.Server):
 
     interrupted = False
 
-    def __init__(self, app: FastAPI, proxies: Proxies | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, proxies: Proxies | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         config = ServerConfig(
             app,
             loop="asyncio",  # whose `backlog` limits what is accepted at once
@@ -140,6 +158,9 @@ class Server(uvicorn.Server):
             limits.max_held_bytes,
         )
         config.table, config.proxies = self.table, proxies or Proxies()
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            config.encrypt(tls, limits.head_timeout)
         super().__init__(config)
 
     def serve_on(self, address: socket.socket) -> None:
@@ -149,16 +170,16 @@ class Server(uvicorn.Server):
             Exception: why the service could not start, such as a `WorkerError`.
         """
         started = self._admission.started
-        started.add_done_callback(lambda _: self._announce(address))
         self.run(sockets=[address])
         if started.done():
             started.result()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections."""
+        """Start to accept connections; the URL is logged when these can be made and answered."""
         await super().startup(sockets)
         for address in sockets or ():
             address.listen(LISTEN_BACKLOG)
+            self._admission.started.add_done_callback(partial(self._announce, address))
 
     async def on_tick(self, counter: int) -> bool:
         """Close slow connections once a second; uvicorn calls this ten times as often."""
@@ -177,7 +198,7 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
-    def _announce(self, address: socket.socket) -> None:
+    def _announce(self, address: socket.socket, _started: Future[None]) -> None:
         """Log the URL where the service is ready; end the server where it could not start."""
         if self._admission.state == "ready":
             reader = self._admission.reader
@@ -185,7 +206,8 @@ class Server(uvicorn.Server):
                 "serving %s by %s at %s (Ctrl-C stops it)",
                 reader.bundle.identity,
                 reader.engine.name,
-                url_of(address),
+                url_of(address, self._scheme),
+                extra={"event": "ready"},
             )
         elif self._admission.state == "failed":
             self.should_exit = True
@@ -214,20 +236,18 @@ def bind(host: str, port: int) -> socket.socket:
     return address
 
 
-def url_of(address: socket.socket) -> str:
+def url_of(address: socket.socket, scheme: str = "http") -> str:
     """Give the URL of a bound socket."""
     host, port = address.getsockname()[:2]
-    return (
-        f"http://[{host}]:{port}/"
-        if address.family == socket.AF_INET6
-        else f"http://{host}:{port}/"
-    )
+    name = f"[{host}]" if address.family == socket.AF_INET6 else host
+    return f"{scheme}://{name}:{port}/"
 
 
-def _set_up_log() -> None:
+def _set_up_log(form: LogFormat) -> None:
     """Write this package's records of level INFO and above, and others' warnings, to stderr."""
     handler = RateLimitedHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(text if form == "text" else JSONLines(_LOG_FIELDS))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("chestxray").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes clients' bytes

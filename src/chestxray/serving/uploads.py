@@ -1,31 +1,19 @@
-"""Uploads: one image file out of a multipart body, decoded in processes of their own.
+"""Uploads: image files out of a multipart body.
 
 A body is parsed in memory and never kept beyond the limit; Starlette's own parser would write large
 parts to temporary files. File names, and fields other than `file`, are ignored.
-
-A file that crashes or hangs its decoder process affects no other upload.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from chestxray.dataset.decoding import Isolated
-from chestxray.dataset.dicom import Spacing
-from chestxray.dataset.pixels import Grey
-from chestxray.dataset.radiograph import Radiograph
-from chestxray.reading.judged_image import JudgedImage
-from chestxray.serving.fair_pool import FairPool
 from chestxray.serving.http_errors import ProblemError
 
 if TYPE_CHECKING:
@@ -34,12 +22,9 @@ if TYPE_CHECKING:
 FIELD: Final = "file"
 """The form field of the image file."""
 
-SQUARE_SIDE: Final = 512  # pixels
 
-_DISPLAY_SIDE: Final = 2048  # pixels
 _GRACE_SECONDS: Final = 5.0
 _MOST_PARTS: Final = 100  # of a form: each costs more than its bytes
-_NAME: Final = "upload"
 _SIGNATURES: Final = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -59,68 +44,6 @@ class Upload(NamedTuple):
     kind: str
 
 
-class Decoded(NamedTuple):
-    """A decoded upload.
-
-    Attributes:
-        radiograph: for the reader.
-        width: of the radiograph, pixels.
-        height: of the radiograph, pixels.
-        spacing: of its pixels; None where the file does not give it.
-        square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, to draw heatmaps on.
-        display: PNG of 8 bits, no side longer than 2048 pixels; empty where not asked for.
-    """
-
-    radiograph: JudgedImage
-    width: int
-    height: int
-    spacing: Spacing | None
-    square: npt.NDArray[np.uint8]
-    display: bytes
-
-
-class DecoderPool:
-    """A few decoder processes for many threads.
-
-    Args:
-        count: processes.
-        size: side of the canonical image, pixels.
-        seconds: timeout per file, and for the wait until a process is free.
-    """
-
-    def __init__(self, count: int, size: int, seconds: float) -> None:
-        work = partial(_decode, size)
-        self._all = [Isolated(work, seconds) for _ in range(count)]
-        self._fair = FairPool(self._all)
-        self._seconds = seconds
-
-    def start(self) -> None:
-        """Start all processes now rather than with the first uploads."""
-        for decoder in self._all:
-            decoder.start()
-
-    def decode(self, client: str, data: bytes, display: bool) -> Decoded:
-        """Decode a file's bytes; waits for a free process, which the clients get in turn.
-
-        Raises:
-            ImageError: the file is not a readable radiograph.
-            WorkerError: no process can be started.
-            TimeoutError: none was free in time.
-        """
-        with self._fair.lent(client, self._seconds) as decoder:
-            return decoder.call(_NAME, data, display)
-
-    def kill(self) -> None:
-        """End the processes from another thread than those that start or use them."""
-        for decoder in self._all:
-            decoder.kill()
-
-    def close(self) -> None:
-        """End the processes, also those at work."""
-        for decoder in self._all:
-            decoder.close()
-
-
 class Patience(NamedTuple):
     """How long a body may take.
 
@@ -137,29 +60,54 @@ class Patience(NamedTuple):
         return min(self.seconds, _GRACE_SECONDS + length / self.bytes_per_second)
 
 
-async def receive_upload(
-    request: Request, max_bytes: int, patience: Patience, reserve: Callable[[int], None]
-) -> Upload:
-    """Receive the image file in the body of a request.
+class BodyLimits(NamedTuple):
+    """What a body may have.
+
+    Attributes:
+        body_bytes: its size.
+        file_bytes: size of a file in it.
+        files: how many.
+    """
+
+    body_bytes: int
+    file_bytes: int
+    files: int = 1
+
+
+async def receive_files(
+    request: Request, limits: BodyLimits, patience: Patience, reserve: Callable[[int], None]
+) -> list[bytes]:
+    """Receive the files in the body of a request, in their order.
 
     Args:
         request: whose body has not been read.
-        max_bytes: largest body that is accepted.
-        patience: how long the body may take.
+        limits: of the body.
+        patience: how long it may take.
         reserve: called with the number of bytes that have arrived, before they are kept; may raise
             `ProblemError`. What a client only announces is not reserved.
 
     Raises:
-        ProblemError: not a multipart body (415), an invalid one (400), no file or several (422),
-            too large (413), too slow (408), or neither PNG, JPEG nor DICOM (415).
+        ProblemError: not a multipart body (415), an invalid one (400), no file or too many (422),
+            too large (413), or too slow (408).
     """
-    form = _form(request)
+    form = _form(request, limits)
     try:
-        await _receive(form, request, max_bytes, patience, reserve)
-        data = form.file()
+        await _receive(form, request, limits.body_bytes, patience, reserve)
+        return form.files()
     finally:
         form.clear()
-    return Upload(data, _kind(data))
+
+
+def upload_of(data: bytes) -> Upload:
+    """Tell the format of a file.
+
+    Raises:
+        ProblemError: neither PNG, JPEG nor DICOM (415).
+    """
+    for offset, signature, kind in _SIGNATURES:
+        if data.startswith(signature, offset):
+            return Upload(data, kind)
+    raise ProblemError(415, "unsupported-format", "The file is neither PNG, JPEG nor DICOM.")
 
 
 async def _receive(
@@ -193,10 +141,10 @@ async def _receive(
         ) from error
 
 
-def _form(request: Request) -> _Form:
+def _form(request: Request, limits: BodyLimits) -> _Form:
     boundary = _boundary(request)
     try:
-        return _Form(boundary)
+        return _Form(boundary, limits)
     except FormParserError as error:  # the boundary is too long
         raise _invalid("The multipart boundary is invalid.") from error
 
@@ -219,9 +167,7 @@ async def _feed(
 ) -> None:
     def check(length: int) -> None:
         if length > max_bytes:
-            raise ProblemError(
-                413, "too-large", f"The upload is larger than {max_bytes / 2**20:g} MB."
-            )
+            raise _too_large(max_bytes)
 
     check(int(request.headers.get("content-length", 0)))
     length = 0
@@ -233,28 +179,20 @@ async def _feed(
     form.parser.finalize()
 
 
-def _kind(data: bytes) -> str:
-    for offset, signature, kind in _SIGNATURES:
-        if data.startswith(signature, offset):
-            return kind
-    raise ProblemError(415, "unsupported-format", "The file is neither PNG, JPEG nor DICOM.")
+def _too_large(max_bytes: int) -> ProblemError:
+    return ProblemError(413, "too-large", f"The upload is larger than {max_bytes / 2**20:g} MB.")
 
 
 def _invalid(detail: str) -> ProblemError:
     return ProblemError(400, "invalid-multipart", detail)
 
 
-def _file_count(found: str) -> ProblemError:
-    return ProblemError(
-        422, "file-count", f"Send exactly one image in the field {FIELD!r}, not {found}."
-    )
-
-
 class _Form:
-    """Keeps the one part whose field is `file`."""
+    """Keeps the parts whose field is `file`."""
 
-    def __init__(self, boundary: bytes) -> None:
-        self._file: bytearray | None = None
+    def __init__(self, boundary: bytes, limits: BodyLimits) -> None:
+        self._files: list[bytearray] = []
+        self._limits = limits
         self._name = self._value = b""
         self._wanted = False
         self._complete = False
@@ -269,17 +207,26 @@ class _Form:
         }
         self.parser = MultipartParser(boundary, callbacks)
 
-    def file(self) -> bytes:
-        """Give the one file."""
+    def files(self) -> list[bytes]:
+        """Give the files once; each is copied while those after it are still held."""
         if not self._complete:
             raise _invalid("The multipart body is incomplete.")
-        if self._file is None:
-            raise _file_count("none")
-        return bytes(self._file)
+        if not self._files:
+            raise self._file_count("none")
+        found = []
+        for place, file in enumerate(self._files):
+            found.append(bytes(file))
+            self._files[place] = bytearray()
+        return found
 
     def clear(self) -> None:
-        """Drop the file: the form and its parser keep each other alive until garbage collection."""
-        self._file = None
+        """Drop the files: the form and its parser keep each other alive until collected."""
+        self._files = []
+
+    def _file_count(self, found: str) -> ProblemError:
+        most = self._limits.files
+        rule = "exactly one image" if most == 1 else f"1 to {most} images"
+        return ProblemError(422, "file-count", f"Send {rule} in the field {FIELD!r}, not {found}.")
 
     def _begin(self) -> None:
         self._wanted = False
@@ -297,40 +244,19 @@ class _Form:
         if self._name.lower() == b"content-disposition":
             _, options = parse_options_header(self._value)
             self._wanted = options.get(b"name") == FIELD.encode()
-            if self._wanted and self._file is not None:
-                raise _file_count("several")
+            if self._wanted and len(self._files) == self._limits.files:
+                raise self._file_count("several" if self._limits.files == 1 else "more")
             if self._wanted:
-                self._file = bytearray()
+                self._files.append(bytearray())
         self._name = self._value = b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._wanted and self._file is not None:
-            self._file += data[start:end]
+        if not self._wanted:
+            return
+        file = self._files[-1]
+        if len(file) + end - start > self._limits.file_bytes:
+            raise _too_large(self._limits.file_bytes)
+        file += data[start:end]
 
     def _end(self) -> None:
         self._complete = True
-
-
-def _decode(size: int, data: bytes, display: bool) -> Decoded:
-    """Decode a file, in a decoder process."""
-    radiograph = Radiograph.read(data)
-    height, width = radiograph.pixels.shape
-    judged = JudgedImage.of(radiograph, size)
-    square = radiograph.canonical(SQUARE_SIDE)
-    spacing = None if radiograph.header is None else radiograph.header.spacing
-    picture = _png(radiograph.pixels) if display else b""
-    return Decoded(judged, width, height, spacing, square, picture)
-
-
-def _png(radiograph: Grey) -> bytes:
-    """Encode a radiograph for a screen: reduced if it is large, 8 bits by the nominal range."""
-    image: npt.NDArray[Any] = radiograph
-    height, width = image.shape
-    scale = min(1.0, _DISPLAY_SIDE / max(height, width))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    _, png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return bytes(png)

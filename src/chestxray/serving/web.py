@@ -3,11 +3,12 @@
 | request | answer |
 |---|---|
 | `POST /v1/read` | a reading of the image in the multipart field `file` |
+| `POST /v1/read/batch` | likewise of several, a line each |
 | `GET /v1/model` | the model card |
 | `GET /v1/examples`, `/v1/examples/{name}.png` | example radiographs: phantoms, drawn on demand |
 | `GET /healthz`, `/readyz` | whether the process works, whether it accepts images |
 | `GET /metrics` | metrics for Prometheus |
-| `GET /openapi.json` | the interface |
+| `GET /openapi.json`, `/docs` | the interface, for programs and for people |
 | `GET /` | the viewer |
 
 Nothing of an upload is kept, and nothing is written to disk.
@@ -15,45 +16,41 @@ Nothing of an upload is kept, and nothing is written to disk.
 
 from __future__ import annotations
 
-import hashlib
-import mimetypes
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import cv2
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from chestxray.findings import label
 from chestxray.reading.reader import Reader
+from chestxray.serving import reading_routes
 from chestxray.serving.admission import AdmissionControl, Limits
-from chestxray.serving.clients import Proxies, limited_as, peer_of
+from chestxray.serving.api_docs import add_api_docs
+from chestxray.serving.clients import Proxies
 from chestxray.serving.http_errors import (
     ProblemDetails,
     ProblemError,
     problem_details,
     problem_response,
     problem_responses,
-    with_problem_type,
 )
 from chestxray.serving.middleware import HttpMiddleware
+from chestxray.serving.page_files import page_files
 from chestxray.serving.responses import (
     RESEARCH_NOTICE,
-    Heatmaps,
     ModelCardResult,
-    ReadResult,
     model_card_result,
 )
-from chestxray.serving.uploads import FIELD, Patience, receive_upload
 from chestxray.sources.phantom.population import exams, patient
 from chestxray.sources.phantom.render import render
 from chestxray.version import __version__
@@ -77,26 +74,6 @@ EXAMPLES: Final = {
     "pneumothorax": _Example(8, ("Pneumothorax",)),
     "mass": _Example(9, ("Mass", "Nodule")),
     "consolidation": _Example(11, ("Consolidation", "Pneumonia")),
-}
-_UPLOAD_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {
-                        FIELD: {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "A chest radiograph: PNG, JPEG or DICOM.",
-                        }
-                    },
-                }
-            }
-        },
-    }
 }
 
 
@@ -150,18 +127,18 @@ def create_app(
         version=__version__,
         summary="Chest radiographs in, calibrated and explained findings out.",
         description=f"{RESEARCH_NOTICE} Nothing of an upload is kept.",
-        docs_url=None,  # the pages load scripts from other hosts
+        docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
         responses=problem_responses(500),
         lifespan=lifespan,
     )
     app.state.admission = admission
-    _add_reading(app, admission)
+    app.include_router(reading_routes.router)
     _add_model(app, admission)
     _add_monitoring(app, admission)
     _add_problem_handlers(app, admission)
     _add_viewer(app)
-    _describe(app)
+    add_api_docs(app, token=token is not None)
     app.add_middleware(
         HttpMiddleware,
         token=token,
@@ -182,57 +159,27 @@ def example_png(name: str) -> bytes:
     return bytes(data)
 
 
-def _add_reading(app: FastAPI, admission: AdmissionControl) -> None:
-    limits = admission.limits
-    patience = Patience(limits.upload_timeout, limits.min_upload_rate)
-
-    @app.post(
-        "/v1/read",
-        summary="Read one radiograph",
-        responses=problem_responses(400, 401, 403, 408, 413, 415, 422, 429, 503),
-        openapi_extra=_UPLOAD_BODY,
-    )
-    async def read(
-        request: Request,
-        heatmaps: Annotated[
-            Heatmaps, Query(description="none, maps (numbers), or inline (PNG images too).")
-        ] = "none",
-        display: Annotated[
-            bool, Query(description="Include the decoded radiograph as PNG.")
-        ] = False,
-        force: Annotated[
-            bool,
-            Query(description="Read it even if it is refused, where the operator allows that."),
-        ] = False,
-    ) -> ReadResult:
-        if force and not admission.allow_force:
-            raise ProblemError(
-                403,
-                "force-not-allowed",
-                "This service does not read what the gate refuses. Leave out `force=true`, or "
-                "start the service with --allow-force.",
-            )
-        client = limited_as(peer_of(request.scope) or "")
-        with admission.slot(client) as slot:
-            upload = await receive_upload(request, limits.max_upload_bytes, patience, slot.reserve)
-            slot.take_place()
-            admission.metrics.upload_bytes.inc(len(upload.data))
-            return await admission.read(slot, upload, heatmaps, display, force)
-
-
 def _add_model(app: FastAPI, admission: AdmissionControl) -> None:
     card = model_card_result(admission.reader)
 
-    @app.get("/v1/model", summary="The model card", responses=problem_responses(401, 403))
+    @app.get(
+        "/v1/model", tags=["Model"], summary="The model card", responses=problem_responses(401, 403)
+    )
     def model() -> ModelCardResult:
         return card
 
-    @app.get("/v1/examples", summary="Example radiographs", responses=problem_responses(401, 403))
+    @app.get(
+        "/v1/examples",
+        tags=["Model"],
+        summary="Example radiographs",
+        responses=problem_responses(401, 403),
+    )
     def examples() -> list[ExampleCard]:
         return [_example_card(name) for name in EXAMPLES]
 
     @app.get(
         "/v1/examples/{name}.png",
+        tags=["Model"],
         summary="An example radiograph",
         response_class=Response,
         responses=problem_responses(401, 403, 404) | {200: {"content": {"image/png": {}}}},
@@ -250,18 +197,29 @@ def _example_card(name: str) -> ExampleCard:
 
 
 def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:
-    @app.get("/healthz", summary="Whether the process works", responses={503: {"model": Health}})
+    @app.get(
+        "/healthz",
+        tags=["Monitoring"],
+        summary="Whether the process works",
+        responses={503: {"model": Health}},
+    )
     def health(response: Response) -> Health:
         response.status_code = 200 if admission.alive else 503
         return Health(state="alive" if admission.alive else "failed")
 
-    @app.get("/readyz", summary="Whether images are accepted", responses={503: {"model": Health}})
+    @app.get(
+        "/readyz",
+        tags=["Monitoring"],
+        summary="Whether images are accepted",
+        responses={503: {"model": Health}},
+    )
     def ready(response: Response) -> Health:
         response.status_code = 200 if admission.state == "ready" else 503
         return Health(state=admission.state)
 
     @app.get(
         "/metrics",
+        tags=["Monitoring"],
         summary="Metrics for Prometheus",
         response_class=Response,
         responses=problem_responses(401, 403) | {200: {"content": {"text/plain": {}}}},
@@ -270,30 +228,8 @@ def _add_monitoring(app: FastAPI, admission: AdmissionControl) -> None:
         return Response(admission.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-class _ViewerFile(NamedTuple):
-    """A file of the viewer in memory, so that a client that takes it slowly keeps no file open."""
-
-    content: bytes
-    kind: str
-    tag: str
-
-    @classmethod
-    def read(cls, path: Path) -> _ViewerFile:
-        """Read it, with its media type and its entity tag (RFC 9110, section 8.8.3)."""
-        content = path.read_bytes()
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return cls(content, kind, f'"{hashlib.sha256(content).hexdigest()}"')
-
-    def answer(self, request: Request) -> Response:
-        """Give it, or status 304 where the browser has it."""
-        headers = {"Cache-Control": "no-cache", "ETag": self.tag}
-        if request.headers.get("if-none-match") == self.tag:
-            return Response(status_code=304, headers=headers)
-        return Response(self.content, media_type=self.kind, headers=headers)
-
-
 def _add_viewer(app: FastAPI) -> None:
-    files = {path.name: _ViewerFile.read(path) for path in _STATIC.iterdir() if path.is_file()}
+    files = page_files(_STATIC)
 
     @app.get("/", include_in_schema=False)
     async def viewer(request: Request) -> Response:
@@ -325,19 +261,3 @@ def _add_problem_handlers(app: FastAPI, admission: AdmissionControl) -> None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         return response(problem_details(422, "invalid-parameter", f"{where}: {first['msg']}"))
-
-
-def _describe(app: FastAPI) -> None:
-    @cache
-    def openapi() -> dict[str, Any]:
-        return with_problem_type(
-            get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-            )
-        )
-
-    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way

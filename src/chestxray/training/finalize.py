@@ -20,6 +20,7 @@ from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import Calibration, fit_calibration
+from chestxray.evaluation.drift import distributions
 from chestxray.evaluation.evidence import validation_auroc
 from chestxray.evaluation.focal_link import FocalLink
 from chestxray.evaluation.metrics import mean_of_defined, value
@@ -34,6 +35,7 @@ from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.ensemble import Network, reduced
 from chestxray.model.heatmaps import MapSummary, fit_heat_scales
+from chestxray.model.image_measures import grey_measures
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.out_of_distribution import Detector
@@ -146,7 +148,8 @@ def fit_on_validation(
         findings: K, in the order of the logits.
         link: of the loss that the logits were trained with.
     """
-    logits, maps, features = _predict(classifier, val.images)
+    images = val.images
+    logits, maps, features = _predict(classifier, images)
     labels = labels_of(val, findings)
     patients = np.unique(val.dataset.index["patient"].iloc[val.rows], return_inverse=True)[1]
     calibration = fit_calibration(logits, labels, patients, findings, link)
@@ -165,6 +168,10 @@ def fit_on_validation(
             for finding, y, p in zip(findings, labels.T, probabilities.T, strict=True)
             if (found := validation_auroc(y, p, patients)) is not None
         },
+        "probability_distributions": distributions(
+            dict(zip(findings, probabilities.T, strict=True)), patients
+        ),
+        "image_distributions": distributions(grey_measures(images), patients),
         "heat_references": references,
         "heat_scales": scales,
         "bfloat16": _in_bfloat16(classifier, val.dataset, findings, calibration),

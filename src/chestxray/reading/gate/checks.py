@@ -26,7 +26,7 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydicom.uid import DigitalXRayImageStorageForProcessing
+from pydicom.uid import DigitalXRayImageStorageForProcessing, SecondaryCaptureImageStorage
 
 from chestxray.dataset.dicom import Header
 from chestxray.dataset.pixels import Grey, canonical
@@ -143,6 +143,8 @@ def _other_attributes(found: Header) -> Iterator[Notice]:
     raw = found.sop_class_uid == DigitalXRayImageStorageForProcessing
     if raw or found.presentation_intent == "FOR PROCESSING":
         yield refusal("for-processing")
+    if found.sop_class_uid == SecondaryCaptureImageStorage:
+        yield warning("secondary-capture")
     if found.burned_in_annotation:
         yield warning("burned-in")
     if found.notes:

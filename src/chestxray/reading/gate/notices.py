@@ -86,6 +86,11 @@ NOTICES: Final[dict[str, NoticeKind]] = {
         refuses="PresentationIntentType is FOR PROCESSING, so the image holds raw detector values: "
         "send the image that is FOR PRESENTATION",
     ),
+    "secondary-capture": NoticeKind(
+        "the SOP class is Secondary Capture, not CR or DX",
+        warns="The file is a secondary capture, not an image of the CR or DX class: another "
+        "program wrote these pixels and may have changed their grey values",
+    ),
     "burned-in": NoticeKind(
         "text, such as a name, is part of the pixels",
         warns="BurnedInAnnotation is YES: text is part of the image",
@@ -166,6 +171,12 @@ NOTICES: Final[dict[str, NoticeKind]] = {
         warns="The probabilities of these findings are not calibrated: {names}",
     ),
 }
+
+
+ANOTHER_KIND: Final = frozenset(
+    {"modality-other", "body-part-other", "view-lateral", "view-other", "for-processing"}
+)
+"""Codes of refusals by which the header says that this is no frontal chest radiograph."""
 
 
 def refusal(code: str, values: _Values | None = None, **words: str) -> Notice:

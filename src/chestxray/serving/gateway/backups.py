@@ -26,7 +26,9 @@ from chestxray.serving.gateway.audit import DATABASE
 FOLDER: Final = "backups"
 """Name of the folder in the state folder."""
 
-_KEPT: Final = 7
+KEPT: Final = 7
+"""Backups that are kept."""
+
 _INTERVAL_SECONDS: Final = 86400.0
 _CLOCK_TOLERANCE: Final = 60.0
 _PATTERN: Final = "queue-*.sqlite"
@@ -70,7 +72,7 @@ def make(db: sqlite3.Connection, folder: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(into)
-    for path in _newest_first(folder)[_KEPT:]:
+    for path in _newest_first(folder)[KEPT:]:
         path.unlink()
     return into / name
 

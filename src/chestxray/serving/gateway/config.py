@@ -40,10 +40,11 @@ from chestxray.serving.gateway.config_values import (
     ShortName,
     SyslogAddress,
 )
+from chestxray.serving.gateway.secondary_captures import CaptureRule
 
 _log = logging.getLogger(__name__)
 _ENGINES: Final = ("auto", "torch", "openvino")
-_ResultKind = Literal["sr", "sc", "regions"]
+_ResultKind = Literal["sr", "sc", "regions", "seg"]
 _Modality = Literal["CR", "DX"]
 
 
@@ -103,6 +104,9 @@ class Receive(_Table):
             displaces the oldest.
         connections_per_address: the same for one address.
         object_mib: maximum size of an object; a larger one aborts its association.
+        secondary_captures: whether objects of the class Secondary Capture are received that are
+            radiographs by their tags, see `secondary_captures`.
+        burned_in_annotation: whether those are too whose pixels are said to contain text.
         addresses: IP addresses or networks from which an AE title may associate; a title that is
             not named here may do so from any address.
         tls: mutual TLS; plain DICOM without it.
@@ -118,6 +122,8 @@ class Receive(_Table):
     connections: int = Field(default=32, ge=1)
     connections_per_address: int = Field(default=16, ge=1)
     object_mib: int = Field(default=256, ge=1)
+    secondary_captures: bool = False
+    burned_in_annotation: bool = False
     addresses: dict[AETitle, Annotated[list[Network], Field(min_length=1)]] = {}
     tls: TLS | None = None
 
@@ -127,6 +133,20 @@ class Receive(_Table):
         if unknown:
             raise ValueError(f"addresses has titles that are not in allow: {sorted(unknown)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_captures(self) -> Self:
+        if self.burned_in_annotation and not self.secondary_captures:
+            raise ValueError(
+                "burned_in_annotation = true is about secondary captures, which are not received: "
+                "add secondary_captures = true or remove burned_in_annotation"
+            )
+        return self
+
+    @property
+    def capture_rule(self) -> CaptureRule:
+        """Which secondary captures are received."""
+        return CaptureRule(self.secondary_captures, self.burned_in_annotation)
 
     def may_come_from(self, title: str, address: str) -> bool:
         """Tell whether an AE title may associate from an IP address."""
@@ -238,6 +258,57 @@ class Audit(_Table):
         return self
 
 
+class Drift(_Table):
+    """What counts as drift: how far a week's radiographs may lie from what they are compared with.
+
+    Attributes:
+        level: chance of an alarm in a week without any drift.
+        tolerance: largest distance that is not worth an alarm, see `evaluation.drift`.
+        baseline: first and last day of a period of this gateway that later weeks are compared with
+            instead of the bundle's validation images.
+        keep_weeks: how long the figures of readings are kept; those of the baseline stay.
+    """
+
+    level: float = Field(default=0.01, gt=0, lt=0.5)
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    baseline: (
+        Annotated[list[Annotated[dt.date, Field(strict=False)]], Field(min_length=2, max_length=2)]
+        | None
+    ) = None
+    keep_weeks: int = Field(default=53, ge=2)
+
+    @model_validator(mode="after")
+    def _check_baseline(self) -> Self:
+        if self.baseline is not None and self.baseline[0] > self.baseline[1]:
+            raise ValueError(
+                f"baseline = {self.baseline[0]} to {self.baseline[1]} ends before it begins: give "
+                "its first and its last day"
+            )
+        return self
+
+    @property
+    def period(self) -> tuple[float, float] | None:
+        """Beginning and end of the baseline, seconds since 1970; None without one."""
+        if self.baseline is None:
+            return None
+        first, last = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in self.baseline)
+        return first.timestamp(), (last + dt.timedelta(days=1)).timestamp()
+
+
+class Shadow(_Table):
+    """A second bundle that reads every radiograph too; its results are never sent.
+
+    Attributes:
+        bundle: folder of the bundle.
+        engine: as `read.engine`.
+        operating_point: as `read.operating_point`.
+    """
+
+    bundle: FilePath
+    engine: str = Field(default="auto", min_length=1)
+    operating_point: str | None = Field(default=None, min_length=1)
+
+
 class Rule(_Table):
     """Which results a destination receives: all conditions that are given must hold.
 
@@ -318,16 +389,22 @@ class Config(_Table):
         storage: retention.
         metrics: endpoint for Prometheus and health checks; none by default.
         audit: further places for the last links of the audit record.
+        drift: what counts as drift.
+        shadow: a second bundle that reads too; none by default.
         destinations: where results go.
+        dry_run: results are kept in the outbox and sent nowhere.
     """
 
     state: FilePath
+    dry_run: bool = False
     receive: Receive
     poll: list[Poll] = []
     read: Read = Read()
     storage: Storage = Storage()
     metrics: Metrics | None = None
     audit: Audit = Audit()
+    drift: Drift = Drift()
+    shadow: Shadow | None = None
     destinations: list[Destination] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -341,7 +418,9 @@ class Config(_Table):
         return self
 
 
-TABLES: Final = (Config, Receive, Poll, Read, Storage, Metrics, Audit, TLS, Rule, StoreSCP, Stow)
+TABLES: Final = (
+    Config, Receive, Poll, Read, Storage, Metrics, Audit, Drift, Shadow, TLS, Rule, StoreSCP, Stow
+)  # fmt: skip
 
 
 def load(path: Path) -> Config:
@@ -403,6 +482,10 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     raw["state"] = folder.absolute() / config.state
     if config.read.engine not in _ENGINES:
         raw["read"]["engine"] = str(folder.absolute() / config.read.engine)
+    if config.shadow is not None:
+        raw["shadow"]["bundle"] = folder.absolute() / config.shadow.bundle
+        if config.shadow.engine not in _ENGINES:
+            raw["shadow"]["engine"] = str(folder.absolute() / config.shadow.engine)
     if config.read.require_signature is not None:
         raw["read"]["require_signature"] = folder.absolute() / config.read.require_signature
     for table in (raw["receive"], *raw["destinations"]):

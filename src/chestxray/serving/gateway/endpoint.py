@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, cast
 
 from prometheus_client.core import REGISTRY
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from chestxray.serving.clients import limited_as
 from chestxray.serving.gateway import logs
@@ -64,13 +65,22 @@ class Page(NamedTuple):
     body: bytes
 
 
-def serve(metrics: Metrics, state: Path, problems: Problems) -> None:
+def serve(
+    metrics: Metrics, state: Path, problems: Problems, more: Sequence[Collector] = ()
+) -> None:
     """Serve statistics and health, in a thread.
+
+    Args:
+        metrics: where.
+        state: state folder.
+        problems: gives what is wrong.
+        more: further metrics.
 
     Raises:
         OSError: the address is not available.
     """
-    REGISTRY.register(Statistics(state, problems))
+    for collector in (Statistics(state, problems), *more):
+        REGISTRY.register(collector)
     pages: dict[str, Callable[[], Page]] = {"/": _metrics, "/metrics": _metrics}
     pages["/health"] = partial(health, problems)
     Endpoint(metrics.host, metrics.port, pages).start()

@@ -7,16 +7,14 @@ capture, and the few attributes that results copy. So a hostile file costs the w
 from __future__ import annotations
 
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, Isolated
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.radiograph import Radiograph
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.gateway import logs
-from chestxray.serving.gateway.source_image import SourceImage
-
-PICTURE_SIDE: Final = 1024  # pixels; that of many files, which are then shown pixel by pixel
+from chestxray.serving.source_image import PICTURE_SIDE, SourceImage
 
 
 class DecodedImage(NamedTuple):

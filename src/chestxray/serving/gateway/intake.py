@@ -31,6 +31,7 @@ from chestxray import file_locks
 from chestxray.artifacts import sha256
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.config import Storage
+from chestxray.serving.gateway.secondary_captures import SECONDARY_CAPTURE, recovered_modality
 from chestxray.serving.gateway.spool import Spool, data_set_starts
 from chestxray.serving.gateway.store import Image, Store
 
@@ -75,6 +76,11 @@ class Intake:
         """Tell whether an image was received before, or is a result of this gateway."""
         with self._lock:
             return self._store.is_known(uid)
+
+    def is_result(self, uid: str) -> bool:
+        """Tell whether a UID is that of a result of this gateway."""
+        with self._lock:
+            return self._store.is_result(uid)
 
     def spool(self, head: bytes) -> Spool:
         """Open a spool for an image that arrives.
@@ -212,6 +218,8 @@ def _recovered(path: Path) -> Image:
         meta = read_file_meta_info(path)
         source = str(meta.get("SourceApplicationEntityTitle", _UNKNOWN_SOURCE)).strip()
         modality = RADIOGRAPHS.get(meta.MediaStorageSOPClassUID, "")
+        if meta.MediaStorageSOPClassUID == SECONDARY_CAPTURE:
+            modality = recovered_modality(path)
     except Exception:  # noqa: BLE001 (whatever a hostile file raises)
         source, modality = _UNKNOWN_SOURCE, ""  # the worker reports what is wrong with the file
     return Image(path.stem, digest, source, modality)

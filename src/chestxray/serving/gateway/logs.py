@@ -12,13 +12,13 @@ one of each kind and peer is written in some seconds; the next one says how many
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import threading
 import traceback
 import warnings
 from typing import Final
 
+from chestxray.serving.json_log import JSONLines
 from chestxray.serving.log_rate import RateLimitedHandler
 
 # They report refused connections and rejected associations; our own record says where to.
@@ -39,23 +39,6 @@ _LIMITED: Final = frozenset(
 
 _INTERVAL: Final = 10.0
 _MAX_KINDS: Final = 256
-
-
-class _JSONLines(logging.Formatter):
-    """Formats a record as JSON, with the fields that are meant for the log and no others."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give one line."""
-        own = record.name.startswith("chestxray.")
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "process": record.processName,
-            "pid": record.process,
-            "message": record.getMessage() if own else f"message of {record.name}:{record.lineno}",
-        }
-        line |= {key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None}
-        return json.dumps(line, ensure_ascii=False)
 
 
 class _LimitedHandler(RateLimitedHandler):
@@ -122,7 +105,7 @@ def place(error: BaseException) -> str:
 def set_up() -> None:
     """Write this package's records from level INFO on, and errors of other packages."""
     handler = _LimitedHandler()
-    handler.setFormatter(_JSONLines())
+    handler.setFormatter(JSONLines(_FIELDS))
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     logging.getLogger("chestxray").setLevel(logging.INFO)
     for name in _SILENCED:

@@ -23,7 +23,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from io import BytesIO
 from typing import Final, NamedTuple
 
@@ -36,6 +36,12 @@ from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceErro
 from chestxray.serving.gateway.integrity import exit_if_damage
 from chestxray.serving.gateway.multipart import only_part
 from chestxray.serving.gateway.queue import exit_after
+from chestxray.serving.gateway.secondary_captures import (
+    NO_CAPTURES,
+    SECONDARY_CAPTURE,
+    CaptureRule,
+    NotARadiographError,
+)
 from chestxray.serving.gateway.sop_uids import sop_uids, transfer_syntax
 from chestxray.serving.gateway.spool import Spool, data_set_starts
 from chestxray.serving.gateway.store import Store
@@ -78,9 +84,13 @@ class _DICOMwebService:
         config: of the service.
         max_bytes: maximum size of a file.
         stop: when it is set, a request in progress fails.
+        classes: SOP classes of the instances to find.
     """
 
-    def __init__(self, config: Poll, max_bytes: int, stop: threading.Event) -> None:
+    def __init__(
+        self, config: Poll, max_bytes: int, stop: threading.Event, classes: Collection[str]
+    ) -> None:
+        self._classes = classes
         self.url = config.url.rstrip("/")
         self._modalities = config.modalities
         self._max_bytes = max_bytes
@@ -112,7 +122,7 @@ class _DICOMwebService:
                 sop_class = dicom_json.text(found, "00080016")
                 if not (series and uid and sop_class):
                     raise AnswerError("an instance has no series, class or instance UID")
-                if sop_class in RADIOGRAPHS and is_uid(uid) and is_uid(series):
+                if sop_class in self._classes and is_uid(uid) and is_uid(series):
                     path = f"/studies/{study}/series/{series}/instances/{uid}"
                     instances.append(Instance(uid, sop_class, path))
         return instances
@@ -180,17 +190,27 @@ class Poller:
         store: a store of its own, for the position.
         max_bytes: maximum size of an image.
         stop: when it is set, the poller ends, and a request in progress fails.
+        captures: which secondary captures are taken in.
     """
 
     def __init__(
-        self, config: Poll, intake: Intake, store: Store, max_bytes: int, stop: threading.Event
+        self,
+        config: Poll,
+        intake: Intake,
+        store: Store,
+        max_bytes: int,
+        stop: threading.Event,
+        captures: CaptureRule = NO_CAPTURES,
     ) -> None:
         self._config = config
         self._intake = intake
         self._store = store
         self._stop = stop
-        self._service = _DICOMwebService(config, max_bytes, stop)
+        self._captures = captures
+        classes = {*RADIOGRAPHS, *((SECONDARY_CAPTURE,) if captures.accepted else ())}
+        self._service = _DICOMwebService(config, max_bytes, stop, classes)
         self._complete: set[_Study] = set()
+        self._no_radiographs: set[str] = set()
         self._forget_at = 0.0
 
     def run(self) -> None:
@@ -237,6 +257,8 @@ class Poller:
 
     def _forget(self) -> None:
         """Check all studies again at times: one image removed and one added keep the number."""
+        if len(self._no_radiographs) > _MAX_RESULTS:
+            self._no_radiographs.clear()
         if time.monotonic() >= self._forget_at or len(self._complete) > _MAX_RESULTS:
             self._complete.clear()
             self._forget_at = time.monotonic() + _FORGET_SECONDS
@@ -278,11 +300,28 @@ class Poller:
 
     def _take(self, instance: Instance) -> bool:
         """Take in an image, unless it is known."""
-        if self._intake.is_known(instance.uid):
+        if instance.uid in self._no_radiographs or self._intake.is_known(instance.uid):
             return False
         spool = self._service.fetch(instance, self._intake.spool)
-        modality = RADIOGRAPHS[instance.sop_class]
+        try:
+            modality = self._modality(instance, spool)
+        except NotARadiographError as error:
+            spool.discard()
+            self._no_radiographs.add(instance.uid)  # else it would be fetched at each poll
+            extra = {"event": "foreign-result", "source": self._service.url, "uid": instance.uid}
+            _log.warning("an image is not taken in: %s", error, extra=extra)
+            return False
         return self._intake.accept(instance.uid, spool, self._service.url, modality)
+
+    def _modality(self, instance: Instance, spool: Spool) -> str:
+        """Give the modality of an image by its class, of a secondary capture by its tags.
+
+        Raises:
+            NotARadiographError: it is no radiograph.
+        """
+        if instance.sop_class in RADIOGRAPHS:
+            return RADIOGRAPHS[instance.sop_class]
+        return self._captures.modality(bytes(spool.beginning), transfer_syntax(spool.head))
 
     def _is_over(self, end: float) -> bool:
         return self._stop.is_set() or time.monotonic() > end

@@ -31,7 +31,7 @@ from chestxray.errors import (
 from chestxray.findings import Findings
 from chestxray.serving.gateway import logs
 from chestxray.serving.gateway.access import private_files
-from chestxray.serving.gateway.config import Config, Destination, Poll
+from chestxray.serving.gateway.config import Config, Destination, Poll, Shadow
 from chestxray.serving.gateway.integrity import DAMAGED, is_damage
 
 _STOP_SECONDS: Final = 2.0
@@ -100,7 +100,7 @@ def run_receiver(stop: threading.Event, config: Config) -> None:
     from chestxray.serving.gateway.store import Store
 
     intake = Intake(Store(config.state), config.storage)
-    retention = Retention(config.storage, Store(config.state))
+    retention = Retention(config.storage, Store(config.state), config.drift)
     retention.run_once()  # on a full disk it makes room for the rows of recovered images
     recovered = intake.recover()
     if recovered:
@@ -123,17 +123,20 @@ def run_poller(stop: threading.Event, config: Config, service: Poll) -> None:
     _exit_soon_after(stop)
     intake = Intake(Store(config.state), config.storage, can_wait=True)
     max_bytes = config.receive.object_mib * 2**20
-    Poller(service, intake, Store(config.state), max_bytes, stop).run()
+    rule = config.receive.capture_rule
+    Poller(service, intake, Store(config.state), max_bytes, stop, rule).run()
 
 
 def run_monitor(stop: threading.Event, config: Config) -> None:
     """Run the monitor of the database, and the endpoint for metrics and health."""
     from chestxray.serving.gateway import endpoint
+    from chestxray.serving.gateway.drift_metrics import DriftMetrics
     from chestxray.serving.gateway.monitor import Monitor
 
     monitor = Monitor(config)
     if config.metrics is not None:
-        endpoint.serve(config.metrics, config.state, monitor.problems)
+        collector = DriftMetrics(config.drift, config.state)
+        endpoint.serve(config.metrics, config.state, monitor.problems, [collector])
     monitor.run(stop)
 
 
@@ -152,6 +155,29 @@ def run_worker(stop: threading.Event, config: Config, bundle: Path, number: int)
         reader = load(bundle, read.engine, read.operating_point, read.require_signature)
     _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
     worker.run(config, reader, stop, name)
+
+
+def run_shadow(stop: threading.Event, config: Config, shadow: Shadow) -> None:
+    """Run the shadow, behind everything else."""
+    from chestxray.serving.gateway.shadow_store import ShadowStore
+    from chestxray.serving.gateway.store import Store
+
+    store = Store(config.state)
+    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
+    store.close()
+    ShadowStore.open(config.state, last).close()  # what is read while the model loads counts
+    from chestxray.serving.gateway.shadow import step_back
+
+    step_back()
+    _exit_soon_after(stop)
+    from chestxray.reading.reader import load
+    from chestxray.serving.gateway import shadow as process
+
+    reader = load(
+        shadow.bundle, shadow.engine, shadow.operating_point, config.read.require_signature
+    )
+    _log.info("ready: reads with %s", reader.engine.name, extra={"event": "ready"})
+    process.run(config, reader, stop)
 
 
 def run_sender(stop: threading.Event, config: Config, to: Destination) -> None:

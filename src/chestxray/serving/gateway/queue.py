@@ -70,6 +70,16 @@ def add(db: sqlite3.Connection, queue: str, item: str) -> None:
     )
 
 
+def add_done(db: sqlite3.Connection, queue: str, item: str) -> None:
+    """Enter an item that nobody has to work on, unless the queue already has it in any state."""
+    now = time.time()
+    db.execute(
+        "INSERT INTO tasks (queue, item, state, due, finished) VALUES (?, ?, 'done', ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        (queue, item, now, now),
+    )
+
+
 def remove(db: sqlite3.Connection, queue: str, item: str) -> None:
     """Delete a task."""
     db.execute("DELETE FROM tasks WHERE queue = ? AND item = ?", (queue, item))

@@ -6,6 +6,8 @@
 | a radiograph that was received before        | 0000 success, nothing else happens             |
 | the same, where the first could not be read  | 0000 success; other bytes replace the first    |
 | a result of this gateway, routed back        | 0000 success, ignored                          |
+| a secondary capture that is a radiograph by  | as a radiograph, where `secondary_captures`    |
+| its tags                                     | is true                                        |
 | any other secondary capture or report        | 0122 SOP class not supported                   |
 | an instance UID that is not a UID            | 0117 invalid SOP instance                      |
 | a data set of another SOP class or instance  | A900 data set does not match SOP class         |
@@ -26,6 +28,7 @@ from pydicom.uid import (
     AllTransferSyntaxes,
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -36,11 +39,20 @@ from chestxray.serving.gateway.config import Receive
 from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, Handler, Server
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
 from chestxray.serving.gateway.integrity import exit_if_damage
+from chestxray.serving.gateway.secondary_captures import (
+    NO_CAPTURES,
+    SECONDARY_CAPTURE,
+    NotARadiographError,
+)
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
 from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
 
-RESULT_CLASSES: Final = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
+RESULT_CLASSES: Final = (
+    SecondaryCaptureImageStorage,
+    Comprehensive3DSRStorage,
+    SegmentationStorage,
+)
 """SOP classes of the results that the gateway sends."""
 
 _SUCCESS: Final = 0x0000
@@ -118,32 +130,54 @@ class Receiver:
         about = {"uid": uid, "source": source}
         if not is_uid(uid):
             return _INVALID_INSTANCE
+        if sop_class not in (*RADIOGRAPHS, *RESULT_CLASSES):
+            return _UNSUPPORTED_CLASS  # it differs from its presentation context
         try:
-            if sop_class in RESULT_CLASSES:
-                return self._on_result(sop_class, about)
-            if sop_class not in RADIOGRAPHS:  # differs from its presentation context
-                return _UNSUPPORTED_CLASS
-            spool = spool_of(event)
-            if spool is None or not _matches(spool, event):
-                message = "image rejected: SOP class or instance UID differ from the data set's"
-                _log.warning(message, extra={"event": "mismatch", **about})
-                return _MISMATCH
-            new = self._intake.accept(uid, spool, source, RADIOGRAPHS[sop_class])
+            return self._store(event, sop_class, about)
+        except NotARadiographError as error:
+            extra = {"event": "foreign-result", **about}
+            _log.warning("%s rejected: %s", sop_class.name, error, extra=extra)
+            return _UNSUPPORTED_CLASS
         except (OSError, sqlite3.Error, OutOfSpaceError) as error:
             exit_if_damage(error)
             _log.error("image not stored: %s", error, extra={"event": "not-stored", **about})
             return _OUT_OF_RESOURCES
+
+    def _store(self, event: evt.Event, sop_class: UID, about: dict[str, str]) -> int:
+        """Store an image, or ignore a result of this gateway; give the status.
+
+        Raises:
+            NotARadiographError: it is neither.
+            OutOfSpaceError: less free space is left than must stay.
+            OSError: the disk is full or fails.
+            sqlite3.Error: the row could not be written.
+        """
+        uid = about["uid"]
+        if sop_class in RESULT_CLASSES and self._intake.is_result(uid):
+            _log.info("own result ignored", extra={"event": "own-result", **about})
+            return _SUCCESS
+        spool = spool_of(event)
+        if spool is None or not _matches(spool, event):
+            message = "image rejected: SOP class or instance UID differ from the data set's"
+            _log.warning(message, extra={"event": "mismatch", **about})
+            return _MISMATCH
+        new = self._intake.accept(uid, spool, about["source"], self._modality(event, spool))
         what = "received" if new else "known"
         _log.info("image %s", what, extra={"event": what, **about})
         return _SUCCESS
 
-    def _on_result(self, sop_class: UID, about: dict[str, str]) -> int:
-        if self._intake.is_known(about["uid"]):
-            _log.info("own result ignored", extra={"event": "own-result", **about})
-            return _SUCCESS
-        message = "%s rejected: neither a radiograph nor a result of this gateway"
-        _log.warning(message, sop_class.name, extra={"event": "foreign-result", **about})
-        return _UNSUPPORTED_CLASS
+    def _modality(self, event: evt.Event, spool: Spool) -> str:
+        """Give the modality of what is received as a radiograph.
+
+        Raises:
+            NotARadiographError: it is none.
+        """
+        request: Any = event.request
+        sop_class = UID(request.AffectedSOPClassUID)
+        if sop_class in RADIOGRAPHS:
+            return RADIOGRAPHS[sop_class]
+        rule = self._config.capture_rule if sop_class == SECONDARY_CAPTURE else NO_CAPTURES
+        return rule.modality(bytes(spool.beginning), UID(event.context.transfer_syntax))
 
     def _prepare(self, association: Association) -> None:
         """Limit what a peer may send."""

@@ -1,6 +1,7 @@
 """Retention: removes the files of images that were read and whose results were all delivered.
 
-Rows stay when files are removed, so an image that arrives again is recognised.
+Rows stay when files are removed, so an image that arrives again is recognised. The figures of
+readings (`readings`) are removed after `drift.keep_weeks`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from typing import Final
 
 from chestxray.artifacts import PART
-from chestxray.serving.gateway.config import Storage
+from chestxray.serving.gateway import readings
+from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.store import READ, Store
 
 _INTERVAL_SECONDS: Final = 60.0
-_DAY: Final = 86400.0
+DAY: Final = 86400.0
+"""Seconds."""
 _HOUR: Final = 3600.0
 _log = logging.getLogger(__name__)
 
@@ -29,11 +32,13 @@ class Retention:
     Args:
         storage: how long files are kept.
         store: a store that no other thread uses.
+        drift: how long the figures of readings are kept.
     """
 
-    def __init__(self, storage: Storage, store: Store) -> None:
+    def __init__(self, storage: Storage, store: Store, drift: Drift = Drift()) -> None:  # noqa: B008
         self._storage = storage
         self._store = store
+        self._drift = drift
 
     def run(self, stop: threading.Event) -> None:
         """Remove expired files at intervals until told to stop."""
@@ -50,6 +55,7 @@ class Retention:
         """
         try:
             removed = _remove_expired(self._storage, self._store)
+            _remove_figures(self._drift, self._store)
         except (OSError, sqlite3.Error) as error:
             if is_damage(error):
                 raise
@@ -69,7 +75,7 @@ def _remove_expired(storage: Storage, store: Store) -> int:
     `spare_mib` is free. What is not yet read or not yet sent everywhere stays.
     """
     _remove_leftovers(store)
-    expired = delivered(store.db, time.time() - storage.keep_days * _DAY)
+    expired = delivered(store.db, time.time() - storage.keep_days * DAY)
     for uid in expired:
         _remove(store, uid)
     removed = len(expired)
@@ -79,6 +85,12 @@ def _remove_expired(storage: Storage, store: Store) -> int:
         _remove(store, uid)
         removed += 1
     return removed
+
+
+def _remove_figures(drift: Drift, store: Store) -> None:
+    """Remove the figures of readings that are older than `keep_weeks`; the baseline's stay."""
+    before = time.time() - 7 * DAY * drift.keep_weeks
+    readings.remove_old(store.db, before, drift.period)
 
 
 def delivered(db: sqlite3.Connection, before: float) -> list[str]:

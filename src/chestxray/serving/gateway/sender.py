@@ -4,7 +4,8 @@ A result is delivered when the destination says so: by status 0000 or a warning 
 stored it too (PS3.4 table B.2-1); or by its UID in ReferencedSOPSequence and an empty
 FailedSOPSequence (PS3.18 section 10.5.3). It is also delivered when the destination has it already
 (0111), since a sender may be killed before it records a success. The bytes of the outbox are sent
-as they are; dicomweb-client would decode and encode them again, so it is not used.
+as they are; dicomweb-client would decode and encode them again, so it is not used. Only a picture
+for a destination that does not accept RLE Lossless is decoded first (`uncompressed`).
 
 A result that the destination rejects is offered again some times, later. While the destination
 cannot be reached, results wait, no attempt is counted, and the intervals grow. What a STOW-RS
@@ -13,6 +14,7 @@ service answers is limited in bytes, depth and time (`http_client`, `dicom_json`
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sqlite3
@@ -21,7 +23,10 @@ import uuid
 from pathlib import Path
 from typing import Final, Protocol
 
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
@@ -33,6 +38,7 @@ from chestxray.serving.gateway.http_client import UnreachableError as NoConnecti
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.gateway.store import Store, send_queue
+from chestxray.serving.rle import rle_pixels
 
 _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2
@@ -88,13 +94,14 @@ class _CStoreTransport:
         self._ae.connection_timeout = _TIMEOUT
         for sop_class in RESULT_CLASSES:
             self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        self._ae.add_requested_context(SecondaryCaptureImageStorage, RLELossless)
         self._association: Association | None = None
 
     def send(self, path: Path) -> None:
         """Deliver a file by C-STORE; see `_Transport.send`."""
         association = self._associate()
         try:
-            status = association.send_c_store(path)
+            status = association.send_c_store(_as_accepted(path, association))
         except (RuntimeError, ValueError, AttributeError) as error:
             self.release()
             raise _DeliveryError(f"C-STORE failed: {error}") from error
@@ -142,9 +149,20 @@ class _StowTransport:
 
     def send(self, path: Path) -> None:
         """Deliver a file by STOW-RS; see `_Transport.send`."""
+        try:
+            self._store(path.read_bytes(), path.stem)
+        except _UnreachableError:
+            raise
+        except _DeliveryError:
+            plain = uncompressed(path)
+            if plain is None:
+                raise
+            self._store(plain, path.stem)  # it may not support the transfer syntax
+
+    def _store(self, content: bytes, uid: str) -> None:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        body = head + content + f"\r\n--{boundary}--\r\n".encode()
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
             status, answer = self._post(body, {"Content-Type": content_type})
@@ -153,7 +171,7 @@ class _StowTransport:
         except AnswerError as error:
             kind = _UnreachableError if self._stop.is_set() else _DeliveryError
             raise kind(f"{self._url}: {error}") from error
-        _check_stored(status, answer, path.stem)
+        _check_stored(status, answer, uid)
 
     def release(self) -> None:
         """Keep the connection; the pool closes idle ones."""
@@ -175,6 +193,39 @@ class _StowTransport:
             if answer.status in _UNAVAILABLE:
                 raise _UnreachableError(f"{self._url} answered {answer.status}")
             return answer.status, answer.content()
+
+
+def uncompressed(path: Path) -> bytes | None:
+    """Give a result whose pixels are compressed as a file in Explicit VR Little Endian.
+
+    Returns:
+        The file; None where the result has no compressed pixels.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    result = dcmread(path)
+    if result.file_meta.TransferSyntaxUID != RLELossless:
+        return None
+    shape = (result.Rows, result.Columns, result.SamplesPerPixel)
+    pixels = rle_pixels(get_frame(result.PixelData, 0, number_of_frames=1), shape)
+    result.PixelData, result.PlanarConfiguration = pixels.tobytes(), 0
+    result["PixelData"].VR = "OB"
+    result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    result.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _as_accepted(path: Path, association: Association) -> Path | Dataset:
+    """Give a result as the other side accepts it: the file, or its data set without compression."""
+    meta = read_file_meta_info(path)
+    wanted = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+    accepted = {(of.abstract_syntax, of.transfer_syntax[0]) for of in association.accepted_contexts}
+    if wanted in accepted or wanted[1] == ExplicitVRLittleEndian:
+        return path
+    plain = uncompressed(path)
+    return path if plain is None else dcmread(io.BytesIO(plain))
 
 
 def run(config: Config, to: Destination, stop: threading.Event) -> None:

@@ -1,13 +1,14 @@
-"""The SOP class, instance and transfer syntax that a file itself declares, from its first bytes.
+"""What a file declares of itself in its first bytes: SOP class, instance, and some attributes.
 
-No other element is interpreted, nothing is decoded, and what follows the two is not looked at, so
-a hostile data set costs no more than an honest one.
+No other element is interpreted, nothing is decoded, and what follows the last one that is asked for
+is not looked at, so a hostile data set costs no more than an honest one.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from typing import Final
 
 from pydicom.uid import UID
@@ -34,14 +35,32 @@ def sop_uids(beginning: bytes, syntax: UID) -> tuple[str, str]:
         beginning: first bytes of the data set as encoded.
         syntax: its transfer syntax.
     """
+    found, _ = header_texts(beginning, syntax, (_CLASS, _INSTANCE))
+    return found.get(_CLASS, ""), found.get(_INSTANCE, "")
+
+
+def header_texts(
+    beginning: bytes, syntax: UID, tags: Collection[int]
+) -> tuple[dict[int, str], bool]:
+    """Give the text of some elements of a data set, and whether all of them would be in it.
+
+    Args:
+        beginning: first bytes of the data set as encoded.
+        syntax: its transfer syntax.
+        tags: of the elements, outside of sequences; what is absent has no text.
+
+    Returns:
+        Tag → text without padding; and False where the data set is damaged, or the bytes end before
+        an element that follows the last tag.
+    """
     found: dict[int, str] = {}
     try:
         if syntax.is_deflated:
             beginning = zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, BEGINNING)
-        _read_into(found, beginning, syntax)
+        _read_into(found, beginning, syntax, tags)
     except (struct.error, zlib.error, ValueError):
-        pass  # it is damaged, or ends before the two
-    return found.get(_CLASS, ""), found.get(_INSTANCE, "")
+        return found, False
+    return found, True
 
 
 def transfer_syntax(head: bytes) -> UID:
@@ -61,7 +80,8 @@ def transfer_syntax(head: bytes) -> UID:
         return UID("")
 
 
-def _read_into(found: dict[int, str], data: bytes, syntax: UID) -> None:
+def _read_into(found: dict[int, str], data: bytes, syntax: UID, tags: Collection[int]) -> None:
+    last = max(tags)
     order = "<" if syntax.is_little_endian else ">"
     at = depth = 0
     while True:
@@ -70,13 +90,13 @@ def _read_into(found: dict[int, str], data: bytes, syntax: UID) -> None:
             depth -= 1
         elif tag in (_ITEM, _ITEM_END):
             at += 0 if length == _UNDEFINED else length
-        elif depth == 0 and tag > _INSTANCE:
+        elif depth == 0 and tag > last:
             return
         elif length == _UNDEFINED:
             depth += 1
         else:
-            if depth == 0 and tag in (_CLASS, _INSTANCE):
-                found[tag] = data[at : at + length].decode("ascii").rstrip("\0 ")
+            if depth == 0 and tag in tags:
+                found[tag] = data[at : at + length].decode("ascii", "replace").strip("\0 ")
             at += length
 
 

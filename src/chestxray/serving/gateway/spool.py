@@ -30,6 +30,7 @@ class Spool:
         head: what precedes the data set in the file.
 
     Attributes:
+        head: what precedes the data set.
         beginning: the first bytes of the data set.
         error: why it could not be written.
     """
@@ -38,7 +39,7 @@ class Spool:
         self.path = folder / f".{uuid.uuid4().hex}{PART}"
         self.beginning = bytearray()
         self.error: Exception | None = None
-        self._head = len(head)
+        self.head = head
         self._digest = hashlib.sha256()
         self._file: IO[bytes] | None = None
         try:
@@ -100,7 +101,7 @@ class Spool:
         self.close()
         self.check()
         with self.path.open("rb") as ours, path.open("rb") as theirs:
-            ours.seek(self._head)
+            ours.seek(len(self.head))
             theirs.seek(data_set_starts(theirs))
             while (chunk := ours.read(_CHUNK)) == theirs.read(_CHUNK):
                 if not chunk:

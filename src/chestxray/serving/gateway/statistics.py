@@ -13,8 +13,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chestxray.errors import ArtifactError
+from chestxray.serving.gateway import health
 from chestxray.serving.gateway.queue import STATES
-from chestxray.serving.gateway.store import READ, Store
+from chestxray.serving.gateway.store import DRY_RUN, READ, Store
 
 _HEALTHY: Final = "chestxray_gateway_healthy"
 _HEALTHY_HELP: Final = "1 where nothing is wrong with the gateway, else 0: see /health."
@@ -59,7 +60,10 @@ def retrying(db: sqlite3.Connection) -> list[dict[str, Any]]:
 def status_lines(db: sqlite3.Connection) -> Iterator[str]:
     """Write the status of the gateway for its operator, one sentence per line."""
     for queue, states in counts(db).items():
-        yield f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items())
+        if queue.startswith(f"{DRY_RUN}:"):
+            yield f"{queue}: {states['done']} results kept in dry runs, not sent"
+        else:
+            yield f"{queue}: " + ", ".join(f"{count} {state}" for state, count in states.items())
     for queue, seconds in oldest(db).items():
         if seconds:
             yield f"{queue}: the oldest image has waited for {seconds:.0f} s"
@@ -89,30 +93,34 @@ class Statistics(Collector):
                 counted, ages = counts(store.db), oldest(store.db)
                 polls, free = polled(store.db), store.free_mib()
         except (ArtifactError, OSError, sqlite3.Error):
-            yield _gauge(_HEALTHY, _HEALTHY_HELP, [], {(): 0})
+            yield gauge(_HEALTHY, _HEALTHY_HELP, [], {(): 0})
             return
-        yield _gauge(_HEALTHY, _HEALTHY_HELP, [], {(): healthy})
+        yield gauge(_HEALTHY, _HEALTHY_HELP, [], {(): healthy})
+        help_text = "1 where results are kept and sent nowhere, else 0."
+        dry = health.is_dry_run(self._state)
+        yield gauge("chestxray_gateway_dry_run", help_text, [], {(): dry})
         tasks = {
             (queue, state): count
             for queue, states in counted.items()
             for state, count in states.items()
         }
         help_text = "Images to read and results to send, by state."
-        yield _gauge("chestxray_gateway_tasks", help_text, ["queue", "state"], tasks)
+        yield gauge("chestxray_gateway_tasks", help_text, ["queue", "state"], tasks)
         help_text = "Age of the oldest image that is not read, or whose results are not sent."
         by_queue = {(queue,): age for queue, age in ages.items()}
-        yield _gauge("chestxray_gateway_oldest_seconds", help_text, ["queue"], by_queue)
+        yield gauge("chestxray_gateway_oldest_seconds", help_text, ["queue"], by_queue)
         help_text = "Time since the last complete poll of a DICOMweb service."
         by_url = {(url,): seconds for url, seconds in polls.items()}
-        yield _gauge("chestxray_gateway_polled_seconds", help_text, ["source"], by_url)
+        yield gauge("chestxray_gateway_polled_seconds", help_text, ["source"], by_url)
         help_text = "Free disk space."
-        yield _gauge("chestxray_gateway_free_mebibytes", help_text, [], {(): free})
+        yield gauge("chestxray_gateway_free_mebibytes", help_text, [], {(): free})
 
 
-def _gauge(
+def gauge(
     name: str, help_text: str, labels: list[str], values: Mapping[Any, float]
 ) -> GaugeMetricFamily:
-    gauge = GaugeMetricFamily(name, help_text, labels=labels)
+    """Make a gauge of values by their labels."""
+    family = GaugeMetricFamily(name, help_text, labels=labels)
     for key, value in values.items():
-        gauge.add_metric(key, value)
-    return gauge
+        family.add_metric(key, value)
+    return family

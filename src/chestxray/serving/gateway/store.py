@@ -3,7 +3,8 @@
     state/
       lock                  held by the running gateway
       intake.lock           held by a process that places an image
-      queue.sqlite          images, results, tasks, poll positions, audit record
+      queue.sqlite          images, results, tasks, figures, poll positions, audit record
+      shadow.sqlite         figures of the shadow's readings
       audit-anchors.jsonl   last links of the audit record
       processes.json        processes that died
       images/               <SOP instance UID>.dcm as received
@@ -12,8 +13,8 @@
       damaged-<time>/       a database that a backup replaced
 
 An image is a task of the queue `read`; a result is one of the queue `send:<destination>` for each
-destination that receives it. Rows stay when files are removed, so an image that arrives again is
-recognised.
+destination that receives it, in a dry run of `dry-run:<destination>`, where it is done at once.
+Rows stay when files are removed, so an image that arrives again is recognised.
 
 SQLite runs with a write-ahead log and synchronous FULL: what is committed is on the disk. Each
 write is one transaction that takes the write lock when it begins, so processes wait for each other
@@ -31,19 +32,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from chestxray.artifacts import sync_folder
 from chestxray.errors import ArtifactError
-from chestxray.serving.gateway import audit, queue
+from chestxray.serving.gateway import audit, queue, readings
 from chestxray.serving.gateway.access import require_private
 from chestxray.serving.gateway.integrity import check_present
 from chestxray.serving.gateway.queue import Task
+from chestxray.serving.gateway.readings import Figures
+
+if TYPE_CHECKING:
+    from chestxray.model.model_card import ModelCard
 
 READ: Final = "read"
 """Name of the queue of images to read."""
 
-VERSION: Final = 1  # raise it with each change of the tables, and migrate older ones
+DRY_RUN: Final = "dry-run"
+"""Beginning of the names of the queues of a dry run."""
+
+VERSION: Final = 2  # raise it with each change of the tables, and migrate older ones
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS images (
@@ -89,15 +97,30 @@ CREATE TRIGGER IF NOT EXISTS audit_stays BEFORE UPDATE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS audit_remains BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit record is append-only'); END;
+{readings.TABLES}
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+_MIGRATIONS: Final = {
+    1: f"""
+BEGIN IMMEDIATE;
+{readings.TABLES}
+PRAGMA user_version = 2;
+COMMIT;
+""",
+}
+"""Version → SQL that makes the next one of it; nothing is lost, and the later version adds only."""
 _LOCK_TIMEOUT: Final = 60.0  # seconds to wait for another process's transaction
 
 
 def send_queue(destination: str) -> str:
     """Name the queue of a destination."""
     return f"send:{destination}"
+
+
+def dry_run_queue(destination: str) -> str:
+    """Name the queue of what a destination would have received; all its tasks are done."""
+    return f"{DRY_RUN}:{destination}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,8 @@ class Image:
         uid: SOP instance UID.
         sha256: of the file as received.
         source: calling AE title, or the DICOMweb URL.
-        modality: CR or DX by its SOP class; empty where that is unknown.
+        modality: CR or DX by its SOP class, of a secondary capture by its tag; empty where that is
+            unknown.
     """
 
     uid: str
@@ -123,7 +147,7 @@ class Result:
 
     Attributes:
         uid: SOP instance UID, derived, so that a second reading makes the same.
-        kind: sr, sc or regions.
+        kind: sr, sc, regions or seg.
         sha256: of the file.
         destinations: names of the destinations that receive it.
     """
@@ -154,6 +178,7 @@ class Store:
         for made in (self.images, self.outbox):
             made.mkdir(mode=0o700, exist_ok=True)
         self.db = connect(folder / audit.DATABASE)
+        self._remembered: set[str] = set()
         for made in (folder, folder.parent) if new else (folder,):
             sync_folder(made)
 
@@ -212,6 +237,11 @@ class Store:
         """Tell whether a UID is that of a received image."""
         return self.db.execute("SELECT 1 FROM images WHERE uid = ?", (uid,)).fetchone() is not None
 
+    def is_result(self, uid: str) -> bool:
+        """Tell whether a UID is that of a result of this gateway."""
+        found = self.db.execute("SELECT 1 FROM results WHERE uid = ?", (uid,))
+        return found.fetchone() is not None
+
     def is_known(self, uid: str) -> bool:
         """Tell whether a UID is that of a received image or of a result of this gateway."""
         found = self.db.execute(
@@ -263,8 +293,22 @@ class Store:
         with transaction(self.db):
             queue.defer(self.db, task, reason, seconds)
 
+    def remember_model(self, identity: str, card: ModelCard) -> None:
+        """Keep what the report needs to know of a model, once in the life of this store."""
+        if identity not in self._remembered:
+            with transaction(self.db):
+                readings.remember_model(self.db, identity, card)
+            self._remembered.add(identity)
+
     def finish_reading(
-        self, task: Task, model: str, results: Sequence[Result], refusal: str = ""
+        self,
+        task: Task,
+        model: str,
+        results: Sequence[Result],
+        refusal: str = "",
+        *,
+        dry_run: bool = False,
+        figures: Figures | None = None,
     ) -> bool:
         """Record results, deliveries and audit entry of a reading in one transaction.
 
@@ -273,6 +317,8 @@ class Store:
             model: identity of the model.
             results: result objects in the outbox.
             refusal: reason of the refusal, where the gate refused the image.
+            dry_run: the results are kept and not sent, now or later.
+            figures: of the reading, for drift and the report.
 
         Returns:
             False when another worker was first, after this one's lease expired.
@@ -286,8 +332,13 @@ class Store:
                     (result.uid, task.item, result.kind, result.sha256),
                 )
                 for destination in result.destinations:
-                    queue.add(self.db, send_queue(destination), result.uid)
-            self._audit_reading(task, model, results, refusal)
+                    if dry_run:
+                        queue.add_done(self.db, dry_run_queue(destination), result.uid)
+                    else:
+                        queue.add(self.db, send_queue(destination), result.uid)
+            if figures is not None:
+                readings.record(self.db, task.item, model, figures)
+            self._audit_reading(task, model, results, refusal, dry_run=dry_run)
         return True
 
     def finish_sending(self, task: Task) -> None:
@@ -297,13 +348,15 @@ class Store:
                 audit.append(self.db, "sent", {"queue": task.queue, "item": task.item})
 
     def _audit_reading(
-        self, task: Task, model: str, results: Sequence[Result], refusal: str
+        self, task: Task, model: str, results: Sequence[Result], refusal: str, *, dry_run: bool
     ) -> None:
         image = self.image(task.item)
         entry: dict[str, Any] = {"image": image.uid, "sha256": image.sha256, "model": model}
         entry["outcome"] = "refused" if refusal else "read"
         if refusal:
             entry["reason"] = refusal
+        if dry_run:
+            entry["dry_run"] = True
         entry["results"] = {result.uid: result.sha256 for result in results}
         audit.append(self.db, "read", entry)
 
@@ -361,7 +414,11 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
     ).fetchone()
     if found == 0 and not filled:
         db.executescript(_SCHEMA)
-    elif found != VERSION:
+        return
+    while found in _MIGRATIONS:
+        db.executescript(_MIGRATIONS[found])  # another process may do so too: it adds what lacks
+        found += 1
+    if found != VERSION:
         db.close()
         raise ArtifactError(
             f"{path} has tables of version {found}, this package supports version {VERSION}: use "

@@ -9,8 +9,10 @@ the rest waits in the queue.
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import multiprocessing
+import os
 import signal
 import ssl
 import threading
@@ -20,27 +22,31 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from chestxray.errors import ArtifactError, ConfigError
+from chestxray.errors import ArtifactError, ChestXrayError, ConfigError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import dead_letters, integrity, processes
-from chestxray.serving.gateway.access import lock, require_private
-from chestxray.serving.gateway.config import TLS, Config, StoreSCP
+from chestxray.serving.gateway.access import is_locked, lock, require_private
+from chestxray.serving.gateway.config import TLS, Config, Shadow, StoreSCP
 from chestxray.serving.gateway.config_errors import did_you_mean
-from chestxray.serving.gateway.health import ProcessRecord
+from chestxray.serving.gateway.health import SHADOW, ProcessRecord
 from chestxray.serving.gateway.integrity import DAMAGED, DamageError
 from chestxray.serving.gateway.receiver import check_address
 from chestxray.serving.gateway.store import READ, Store, send_queue
 
 _STOP_SECONDS: Final = 60.0
-_SOON_SECONDS: Final = 5.0
-_LONGEST_DELAY: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-def check(config: Config, bundle: Path) -> str:
+def check(config: Config, bundle: Path, *, starting: bool = True) -> str:
     """Check everything that would end a process at its start; give the identity of the model.
+
+    Args:
+        config: of the gateway.
+        bundle: of the model.
+        starting: the gateway is about to start, so its state folder is made. Otherwise nothing is
+            made or changed, and the addresses may be those of the gateway that runs.
 
     Raises:
         ConfigError: an address is in use or not local, a certificate cannot be read, the state
@@ -49,16 +55,15 @@ def check(config: Config, bundle: Path) -> str:
         ArtifactError: the bundle or the queue cannot be used, other users can access the state
             folder, or its database is damaged, missing or not the one that was anchored.
     """
-    receive, metrics = config.receive, config.metrics
-    _try(f"receive: {receive.host}:{receive.port}", check_address, receive.host, receive.port)
-    if metrics is not None:
-        _try(f"metrics: {metrics.host}:{metrics.port}", check_address, metrics.host, metrics.port)
+    receive = config.receive
+    if starting or not is_locked(config.state):
+        _check_addresses(config)
     if receive.tls is not None:
         _check_tls("receive.tls", receive.tls, receive.tls.server_context)
     for number, to in enumerate(config.destinations):
         if isinstance(to, StoreSCP) and to.tls is not None:
             _check_tls(f"destinations[{number}].tls", to.tls, to.tls.client_context)
-    _try(f"state: {config.state}", _check_state, config.state)
+    _try(f"state: {config.state}", _make_state if starting else _check_state, config.state)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=processes.end_with_parent) as pool:
         read = config.read
@@ -69,8 +74,25 @@ def check(config: Config, bundle: Path) -> str:
             read.operating_point,
             read.require_signature,
         ).result()
-    _check_rules(config, model.findings)
+        _check_rules(config, model.findings)
+        if config.shadow is not None and not starting:  # it must not keep the first from starting
+            _check_shadow(pool, config.shadow, config)
     return model.identity
+
+
+def _check_shadow(pool: ProcessPoolExecutor, shadow: Shadow, config: Config) -> None:
+    """Load the shadow's bundle.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    signed = config.read.require_signature
+    try:
+        pool.submit(
+            processes.load_model, shadow.bundle, shadow.engine, shadow.operating_point, signed
+        ).result()
+    except ChestXrayError as error:
+        raise ConfigError(f"shadow: {error}") from error
 
 
 def _check_rules(config: Config, findings: Findings) -> None:
@@ -96,11 +118,27 @@ def _check_tls(what: str, tls: TLS, make_context: Callable[[], object]) -> None:
     _try(f"{what}: not PEM, or certificate and key do not match", make_context)
 
 
+def _check_addresses(config: Config) -> None:
+    receive, metrics = config.receive, config.metrics
+    _try(f"receive: {receive.host}:{receive.port}", check_address, receive.host, receive.port)
+    if metrics is not None:
+        _try(f"metrics: {metrics.host}:{metrics.port}", check_address, metrics.host, metrics.port)
+
+
+def _make_state(folder: Path) -> None:
+    _check_state(folder)
+    Store(folder).close()
+
+
 def _check_state(folder: Path) -> None:
+    """Check a state folder as it is; where there is none, whether it could be made."""
     if folder.is_dir():
         require_private(folder)
         integrity.check(folder)
-    Store(folder).close()
+        return
+    parent = next(path for path in folder.parents if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"this user cannot make a folder in {parent}")
 
 
 def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
@@ -112,11 +150,30 @@ def _try(what: str, attempt: Callable[..., object], *arguments: object) -> None:
         raise ConfigError(f"{what}: {error.strerror or error}") from error
 
 
+class _Pace(NamedTuple):
+    """How soon a process that died is started again: later each time it dies early.
+
+    Attributes:
+        early: seconds after its start.
+        first: delay after its first death, seconds.
+        longest: delay, seconds.
+    """
+
+    early: float = 5.0
+    first: float = 0.1
+    longest: float = 5.0
+
+
+_PROMPT: Final = _Pace()
+_UNHURRIED: Final = _Pace(early=3600.0, first=10.0, longest=600.0)
+
+
 @dataclass
 class _Child:
     """One process of the gateway.
 
     Attributes:
+        pace: how soon it is started again.
         started: when it was started, seconds of the monotonic clock.
         early_deaths: how often in a row it died soon after its start.
         due: when it may be started again.
@@ -125,10 +182,16 @@ class _Child:
     name: str
     target: Callable[..., None]
     arguments: tuple[object, ...]
+    pace: _Pace = _PROMPT
     process: SpawnProcess | None = None
     started: float = 0.0
     early_deaths: int = 0
     due: float = 0.0
+
+    @property
+    def delay(self) -> float:
+        """Seconds until it is started again."""
+        return min(self.pace.longest, self.pace.first * 2.0 ** min(self.early_deaths, 10))
 
 
 class Gateway:
@@ -142,7 +205,9 @@ class Gateway:
         self._lock = lock(config.state)
         _mark_unserved(config)
         self._state = config.state
-        self._record = ProcessRecord(config.state)
+        self._record = ProcessRecord(config.state, dry_run=config.dry_run)
+        if config.dry_run:
+            _log.warning("dry run: results are kept and sent nowhere", extra={"event": "dry-run"})
         self._damage: DamageError | None = None
         self._context: SpawnContext = multiprocessing.get_context("spawn")
         self._stop = threading.Event()
@@ -156,12 +221,18 @@ class Gateway:
                 for number, service in enumerate(config.poll)
             ),
             *(
+                _Child(SHADOW, processes.run_shadow, (config, shadow), _UNHURRIED)
+                for shadow in (config.shadow,)
+                if shadow is not None
+            ),
+            *(
                 _Child(f"worker-{number}", processes.run_worker, (config, bundle, number))
                 for number in range(config.read.workers)
             ),
             *(
                 _Child(f"sender-{to.name}", processes.run_sender, (config, to))
                 for to in config.destinations
+                if not config.dry_run
             ),
         ]
 
@@ -194,13 +265,13 @@ class Gateway:
             code = child.process.exitcode
             extra = {"event": "process-died"}
             _log.error("%s ended with exit code %s", child.name, code, extra=extra)
-            early = now - child.started < _SOON_SECONDS
+            early = now - child.started < child.pace.early
             child.early_deaths = child.early_deaths + 1 if early else 0
-            child.due = now + min(_LONGEST_DELAY, 0.1 * 2 ** min(child.early_deaths, 10))
+            child.due = now + child.delay
             child.process.close()
             child.process = None
             self._record.died(child.name)
-            if code == DAMAGED and self._damage is None:
+            if code == DAMAGED and child.name != SHADOW and self._damage is None:
                 self._halt_if_damaged()
                 return
         if now >= child.due:

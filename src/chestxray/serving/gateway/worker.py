@@ -22,13 +22,17 @@ from chestxray.artifacts import sha256, write_once
 from chestxray.dataset.decoding import Isolated
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
+from chestxray.reading.gate.notices import ANOTHER_KIND
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway import image_decoding, logs, result_objects
+from chestxray.serving import result_objects
+from chestxray.serving.gateway import image_decoding, logs
 from chestxray.serving.gateway.config import Config, Destination, Rule
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.queue import Task, exit_after
+from chestxray.serving.gateway.readings import Figures
 from chestxray.serving.gateway.store import READ, Image, Result, Store
+from chestxray.serving.source_image import SourceImage
 
 _IDLE_SECONDS: Final = 0.1
 _PAUSE_SECONDS: Final = 30.0  # after a failure of the machine, not of the image
@@ -85,7 +89,12 @@ def handle(
         read = _read(image, reader, decoder, store)
         results = list(_write_results(image, read, config, reader, store))
         refusal = _reason(read.outcome) if isinstance(read.outcome, RefusedError) else ""
-        store.finish_reading(task, reader.bundle.identity, results, refusal)
+        bundle = reader.bundle
+        store.remember_model(bundle.identity, bundle.card)
+        figures = _figures(read, reader, time.monotonic() - started)
+        store.finish_reading(
+            task, bundle.identity, results, refusal, dry_run=config.dry_run, figures=figures
+        )
     except ImageError as error:  # another attempt would fail too
         store.fail(task, error.reason, max_attempts=0)
         _log.error("image dead: %s", error.reason, extra={"event": "dead", **about})
@@ -159,6 +168,33 @@ def _write_results(
         write_once(path, made.content)
         names = [to.name for to in receivers if made.kind in to.send]
         yield Result(made.uid, made.kind, sha256(path), names)
+
+
+def _figures(read: _ReadImage, reader: Reader, seconds: float) -> Figures:
+    """Give the figures of a reading; those of an image of another kind are not measured."""
+    outcome, patient = read.outcome, patient_of(read.decoded.source)
+    if isinstance(outcome, RefusedError):
+        refusing = {notice.code for notice in outcome.notices if notice.refuses}
+        measures = None if refusing & ANOTHER_KIND else outcome.measures
+        codes = [notice.code for notice in outcome.notices]
+        return Figures(seconds, patient, refused=True, notices=codes, measures=measures)
+    of_all = {notice.code for notice in reader.warnings}
+    return Figures(
+        seconds,
+        patient,
+        refused=False,
+        notices=[notice.code for notice in outcome.warnings if notice.code not in of_all],
+        probabilities=list(outcome.probabilities.values()),
+        calls=list(outcome.calls.values()),
+        measures=outcome.measures,
+    )
+
+
+def patient_of(source: SourceImage) -> str:
+    """Give a text by which radiographs of a patient are known; of the image where none is."""
+    number = source.values.get("PatientID", "")
+    issuer = source.values.get("IssuerOfPatientID", "")
+    return f"{issuer}\n{number}" if number else source.uid
 
 
 def _holds(rule: Rule, image: Image, outcome: Reading | RefusedError) -> bool:

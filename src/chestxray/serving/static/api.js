@@ -41,7 +41,7 @@ export async function read(file, force = false) {
   for (let attempt = 1; ; attempt++) {
     try {
       const options = { method: "POST", body };
-      return await (await request(`/v1/read?heatmaps=maps&display=true${force ? "&force=true" : ""}`, options)).json();
+      return await (await request(`/v1/read?heatmaps=json&display=true${force ? "&force=true" : ""}`, options)).json();
     } catch (problem) {
       const wait = problem.code === "busy" || problem.code === "starting";
       if (!wait || attempt === MAX_ATTEMPTS) throw problem;

@@ -19,7 +19,7 @@ from pydicom.sr.coding import Code
 from chestxray.findings import canonical, key, label, term
 
 SCHEME: Final = "99CHESTXRAY"
-_SCHEME_UID: Final = "2.25.167563207409806303412867164923226104781"
+SCHEME_UID: Final = "2.25.167563207409806303412867164923226104781"
 
 # The root of a report: TID 1500, TID 1204, TID 1004, TID 4019.
 REPORT: Final = Code("126000", "DCM", "Imaging Measurement Report")
@@ -62,6 +62,27 @@ CALLS: Final = {True: YES, False: NO, None: NOT_ASSESSED}
 SOURCE_IMAGE: Final = Code("121322", "DCM", "Source image for image processing operation")
 EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 
+# Segments: CID 7150, 7162, 7203.
+SEGMENTATION: Final = Code("113076", "DCM", "Segmentation")
+ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")
+THORAX: Final = Code("816094009", "SCT", "Thorax")
+_ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+_OBJECT: Final = Code("260787004", "SCT", "Physical object")
+_DEVICES: Final = frozenset(
+    {
+        "Artificial Heart Valve",
+        "Central Venous Catheter",
+        "Chest Drain Tube",
+        "Dual Chamber Device",
+        "Endotracheal Tube",
+        "NSG Tube",
+        "Pacemaker",
+        "Single Chamber Device",
+        "Support Devices",
+        "Tracheostomy Tube",
+    }
+)
+
 _PLEURAL_THICKENING: Final = "Pleural_Thickening"  # public sources name three different codes
 
 
@@ -80,6 +101,11 @@ def finding(name: str) -> Code:
     if name == _PLEURAL_THICKENING:
         return Code("PLEURAL-THICKEN", SCHEME, label(name))
     return Code(_private_value(name), SCHEME, label(name))
+
+
+def category(name: str) -> Code:
+    """Give the category of a finding's segment (PS3.16 CID 7150)."""
+    return _OBJECT if canonical(name) in _DEVICES else _ABNORMAL
 
 
 def _private_value(name: str) -> str:
@@ -102,7 +128,7 @@ def private_scheme() -> Dataset:
     """Describe the private coding scheme, as an object that uses it must (PS3.3 C.12.1)."""
     scheme = Dataset()
     scheme.CodingSchemeDesignator = SCHEME
-    scheme.CodingSchemeUID = _SCHEME_UID
+    scheme.CodingSchemeUID = SCHEME_UID
     scheme.CodingSchemeName = "chestxray private codes"
     scheme.CodingSchemeResponsibleOrganization = "chestxray"
     return scheme

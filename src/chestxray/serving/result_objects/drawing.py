@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects.instance import Model
+from chestxray.serving.result_objects.instance import Model
 from chestxray.version import __version__
 
 _DARK: Final = "#101114"
@@ -39,6 +39,7 @@ _LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
 _EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
 _SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
 _NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
+_FORCED: Final = "REFUSED, and read all the same. Do not rely on this reading."
 _NOT_ASSESSED: Final = "Not assessed, for lack of evidence in validation:"
 _MARKS: Final = {True: "CALLED", False: "", None: "not assessed"}
 
@@ -74,21 +75,33 @@ _Placed = tuple[tuple[int, int], npt.NDArray[np.uint8]]
 
 
 class Canvas:
-    """An image to draw on; positions are pixels from its top left corner."""
+    """An image to draw on; positions are pixels of the layout from its top left corner.
 
-    def __init__(self, image: Image.Image, images: Sequence[_Placed] = ()) -> None:
+    Attributes:
+        scale: pixels of the image, in those of the layout.
+    """
+
+    def __init__(
+        self, image: Image.Image, images: Sequence[_Placed] = (), scale: float = 1.0
+    ) -> None:
+        self.scale = scale
         self._image = image
         self._draw = ImageDraw.Draw(image)
         self._images = list(images)
 
     @classmethod
-    def blank(cls, width: int, height: int) -> Canvas:
-        """Make an empty canvas."""
-        return cls(Image.new("RGB", (width, height), _DARK))
+    def blank(cls, width: int, height: int, scale: float = 1.0) -> Canvas:
+        """Make an empty canvas of a layout's width and height."""
+        size = round(scale * width), round(scale * height)
+        return cls(Image.new("RGB", size, _DARK), scale=scale)
 
     def copy(self) -> Canvas:
         """Make an independent copy."""
-        return Canvas(self._image.copy(), self._images)
+        return Canvas(self._image.copy(), self._images, self.scale)
+
+    def pixels_of(self, length: int) -> int:
+        """Give a length of the layout in pixels of the image."""
+        return round(self.scale * length)
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Give RGB uint8 [h, w, 3]."""
@@ -99,18 +112,21 @@ class Canvas:
         return drawn
 
     def image(self, at: tuple[int, int], image: npt.NDArray[np.uint8]) -> None:
-        """Place an RGB image [h, w, 3]; it covers everything that is drawn."""
-        self._images.append((at, image))
+        """Place an RGB image [h, w, 3], in pixels of the image; it covers all that is drawn."""
+        self._images.append(((self.pixels_of(at[0]), self.pixels_of(at[1])), image))
 
     def box(self, at: tuple[int, int], size: tuple[int, int], colour: str) -> None:
         """Fill a rectangle of a width and a height."""
-        left, top = at
-        self._draw.rectangle((left, top, left + size[0] - 1, top + size[1] - 1), fill=colour)
+        left, top, right, bottom = map(
+            self.pixels_of, (at[0], at[1], at[0] + size[0], at[1] + size[1])
+        )
+        self._draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
 
     def text(self, at: tuple[int, int], text: str, style: Style, anchor: str = "ls") -> None:
         """Write a line; `anchor` is Pillow's, by default left on the baseline."""
-        (left, top), ink = _ink(text, style, anchor)
-        self._draw.bitmap((at[0] + left, at[1] + top), ink, fill=style.colour)
+        (left, top), ink = _ink(text, style, anchor, self.scale)
+        x, y = self.pixels_of(at[0]), self.pixels_of(at[1])
+        self._draw.bitmap((x + left, y + top), ink, fill=style.colour)
 
     def paragraph(
         self, at: tuple[int, int], width: int, text: str, style: Style, most: int = 99
@@ -226,13 +242,18 @@ def head(canvas: Canvas, column: Column) -> None:
 
 def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
     """Write the warnings of a reading, what is not assessed, and that nothing is called."""
-    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in reading.warnings]
+    refusals = [warning for warning in reading.warnings if warning.refuses]
+    others = [warning for warning in reading.warnings if not warning.refuses]
+    written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in others]
     unassessed = [label(finding) for finding, call in reading.calls.items() if call is None]
     if unassessed:
         which = ", ".join(unassessed)
         written.insert(0, (f"{_NOT_ASSESSED} {which}", Style(22, INK)))
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
+    if refusals:
+        reasons = [(f"Refused: {refusal}", Style(22, ALERT)) for refusal in refusals]
+        written = [(_FORCED, Style(30, ALERT, bold=True)), *reasons, *written]
     canvas.paragraphs(column, written, 3, "more in the report")
 
 
@@ -357,12 +378,12 @@ def _width(text: str, style: Style) -> float:
 
 
 @lru_cache(2048)
-def _ink(text: str, style: Style, anchor: str) -> tuple[tuple[int, int], Image.Image]:
+def _ink(text: str, style: Style, anchor: str, scale: float) -> tuple[tuple[int, int], Image.Image]:
     """Give the shape of a line, and the offset of its top left corner from the anchor.
 
     Most texts are the same in every picture, so their shapes are cached.
     """
-    font = _font(style)
+    font = _font(style, scale)
     left, top, right, bottom = font.getbbox(text, anchor=anchor)
     corner = math.floor(left), math.floor(top)
     ink = Image.new("L", (math.ceil(right) - corner[0], math.ceil(bottom) - corner[1]))
@@ -371,6 +392,8 @@ def _ink(text: str, style: Style, anchor: str) -> tuple[tuple[int, int], Image.I
 
 
 @cache
-def _font(style: Style) -> ImageFont.FreeTypeFont:
+def _font(style: Style, scale: float = 1.0) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if style.bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(_FONTS / name, style.size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(
+        _FONTS / name, scale * style.size, layout_engine=ImageFont.Layout.BASIC
+    )

@@ -1,4 +1,4 @@
-"""The picture of a reading as a DICOM object: Secondary Capture, RGB, uncompressed.
+"""The picture of a reading as a DICOM object: Secondary Capture, RGB, RLE Lossless.
 
     ┌────────────────────────────────────────────────────────────┐
     │ title                                         for research │
@@ -27,6 +27,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from chestxray.dataset.pixels import Grey, canonical
 from chestxray.errors import RefusedError
@@ -35,9 +37,8 @@ from chestxray.model.heatmaps import TYPICAL_PEAK
 from chestxray.reading.evidence import NO_PLACE, no_place
 from chestxray.reading.overlay import COLOURS, LEVELS, blend
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.image_decoding import PICTURE_SIDE
-from chestxray.serving.gateway.result_objects import codes, drawing
-from chestxray.serving.gateway.result_objects.drawing import (
+from chestxray.serving.result_objects import codes, drawing
+from chestxray.serving.result_objects.drawing import (
     ALERT,
     DIM,
     INK,
@@ -46,18 +47,23 @@ from chestxray.serving.gateway.result_objects.drawing import (
     Style,
     Thresholds,
 )
-from chestxray.serving.gateway.result_objects.instance import (
+from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
     instance,
+    part_of_body,
+    reference,
 )
-from chestxray.serving.gateway.source_image import LOSSY, SourceImage
+from chestxray.serving.rle import rle_frame
+from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
 
 _SIZE: Final = (2000, 1200)
+SCALE: Final = 0.7
+"""Pixels of the object in those of the layout: 1400 × 840, in which all text is legible."""
 
 _MARGIN: Final = 28
 _TOP: Final = 104
@@ -77,7 +83,11 @@ _TYPICAL: Final = f"a typical true call peaks at {TYPICAL_PEAK}"
 
 
 def draw(
-    image: Grey, model: Model, outcome: Reading | RefusedError, thresholds: Thresholds
+    image: Grey,
+    model: Model,
+    outcome: Reading | RefusedError,
+    thresholds: Thresholds,
+    scale: float = 1.0,
 ) -> npt.NDArray[np.uint8]:
     """Draw a reading or a refusal.
 
@@ -87,15 +97,17 @@ def draw(
         outcome: the reading or the refusal.
         thresholds: finding → probability from which it is called; None without a threshold.
 
+        scale: pixels of the picture in those of the layout.
+
     Returns:
-        RGB uint8 [1200, 2000, 3].
+        RGB uint8 [1200 × scale, 2000 × scale, 3].
     """
     square = canonical(image, _MAIN)
     if isinstance(outcome, RefusedError):
-        canvas = _frame(model).copy()
+        canvas = _frame(model, scale).copy()
         _refusal(canvas, square, outcome)
     else:
-        canvas = _frame_of_reading(model).copy()
+        canvas = _frame_of_reading(model, scale).copy()
         shown = drawing.relevant(outcome, thresholds, _HEATMAPS)
         _radiographs(canvas, square, outcome, shown)
         below = drawing.table(canvas, _column(), outcome, thresholds) + _GAP
@@ -108,9 +120,9 @@ def _column() -> Column:
 
 
 @cache
-def _frame(model: Model) -> Canvas:
+def _frame(model: Model, scale: float) -> Canvas:
     """Draw what all pictures of a model share."""
-    canvas = Canvas.blank(*_SIZE)
+    canvas = Canvas.blank(*_SIZE, scale)
     canvas.text((_MARGIN, 52), "chestxray", Style(40, bold=True))
     canvas.text((_MARGIN, 86), UNVERIFIED, Style(24, DIM))
     canvas.text((_SIZE[0] - _MARGIN, 52), NOTE, Style(32, ALERT, bold=True), "rs")
@@ -119,14 +131,14 @@ def _frame(model: Model) -> Canvas:
 
 
 @cache
-def _frame_of_reading(model: Model) -> Canvas:
+def _frame_of_reading(model: Model, scale: float) -> Canvas:
     """Draw what all its readings share besides: table heads and the scale of heat."""
-    canvas = _frame(model).copy()
+    canvas = _frame(model, scale).copy()
     drawing.head(canvas, _column())
     (width, height), right, top = _BAR, _COLUMN - 36, _BELOW + 60
     left = right - width
-    ramp = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[:, :3]
-    bar = np.rint(255 * np.tile(ramp, (height, 1, 1))).astype(np.uint8)
+    ramp = mpl.colormaps[COLOURS](np.linspace(0, 1, canvas.pixels_of(width)))[:, :3]
+    bar = np.rint(255 * np.tile(ramp, (canvas.pixels_of(height), 1, 1))).astype(np.uint8)
     canvas.image((left, top), bar)
     for heat in (0.0, *LEVELS):
         anchor = "ls" if heat == 0 else "ms" if heat < 1 else "rs"
@@ -144,7 +156,7 @@ def _radiographs(
 ) -> None:
     """Draw the radiograph, the overlay of the first finding beside it, the others below."""
     first, *others = shown
-    large = _reduced(square, _PAIR)
+    large = _reduced(square, canvas.pixels_of(_PAIR))
     left, baseline = _MARGIN + _PAIR + _BETWEEN, _TOP + _PAIR + 34
     canvas.image((_MARGIN, _TOP), _plain(large))
     canvas.text((_MARGIN, baseline), "radiograph", Style(20, DIM))
@@ -157,7 +169,7 @@ def _radiographs(
     if no_place(heat):
         note = f"{NO_PLACE}, heat up to {heat.max():.2f}", Style(20, ALERT)
     canvas.text((left, baseline + 32), *note)
-    small = _reduced(square, _SMALL)
+    small = _reduced(square, canvas.pixels_of(_SMALL))
     for number, other in enumerate(others):
         left = _MARGIN + number * (_SMALL + 60)
         canvas.image((left, _BELOW), blend(small, reading.heatmaps[other]))
@@ -177,7 +189,8 @@ def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
-    canvas.image((_MARGIN, _TOP), _plain(square))
+    shown = _reduced(square, canvas.pixels_of(_MAIN))
+    canvas.image((_MARGIN, _TOP), _plain(shown))
     canvas.text((_SIDE, _TOP + 100), "NOT READ", Style(110, ALERT, bold=True))
     column = Column(_SIDE, _SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
     reasons = [
@@ -197,7 +210,12 @@ def _plain(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def capture(
-    source: SourceImage, model: Model, drawn: npt.NDArray[np.uint8], *, refused: bool
+    source: SourceImage,
+    model: Model,
+    drawn: npt.NDArray[np.uint8],
+    *,
+    refused: bool,
+    compressed: bool = True,
 ) -> Dataset:
     """Make the DICOM object of a picture.
 
@@ -206,23 +224,17 @@ def capture(
         model: the model that read it.
         drawn: RGB uint8 [h, w, 3].
         refused: whether the gate refused the image; it may not show a chest then.
+        compressed: whether its pixels are in RLE Lossless, else in Explicit VR Little Endian.
     """
     result = instance("sc", source, model)
-    _part(result, source, refused=refused)
+    part_of_body(result, source, refused=refused)
     _image(result, source)
     _pixels(result, drawn)
+    if compressed:
+        result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
+        result.file_meta.TransferSyntaxUID = RLELossless
+        result.PixelData = encapsulate([rle_frame(drawn)])
     return result
-
-
-def _part(result: Dataset, source: SourceImage, *, refused: bool) -> None:
-    """State which part of the body is shown."""
-    if not refused:
-        result.BodyPartExamined = "CHEST"
-        return
-    result.Laterality = ""  # type 2C, except for unpaired body parts
-    source.copy_known(result, "BodyPartExamined", "Laterality")
-    if source.values.get("BodyPartExamined") == "CHEST":
-        del result.Laterality
 
 
 def _image(result: Dataset, source: SourceImage) -> None:
@@ -237,17 +249,15 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.SecondaryCaptureDeviceSoftwareVersions = __version__
     result.DerivationDescription = f"Reduced to 8 bits, heatmaps and text burned in. {NOTE}"
     result.ImageComments = NOTE
-    result.SourceImageSequence = [_reference(source)]
+    result.SourceImageSequence = [_source(source)]
     source.copy_known(result, *LOSSY)
 
 
-def _reference(source: SourceImage) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class
-    reference.ReferencedSOPInstanceUID = source.uid
-    reference.SpatialLocationsPreserved = "NO"
-    reference.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
-    return reference
+def _source(source: SourceImage) -> Dataset:
+    image = reference(source)
+    image.SpatialLocationsPreserved = "NO"
+    image.PurposeOfReferenceCodeSequence = [codes.dataset(codes.SOURCE_IMAGE)]
+    return image
 
 
 def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:

@@ -31,6 +31,10 @@ from chestxray.dicom_elements import MalformedError, parse
 from chestxray.errors import ImageError
 
 CHARACTERS: Final = "ISO_IR 192"
+
+PICTURE_SIDE: Final = 1024  # pixels; that of many files, which are then shown pixel by pixel
+"""Side of the square image that a secondary capture is drawn from."""
+
 LOSSY: Final = (
     "LossyImageCompression",
     "LossyImageCompressionRatio",
@@ -67,7 +71,7 @@ _SEQUENCES: Final = (
 )
 _UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _NEEDED: Final = (*_UIDS, "Rows", "Columns")
-_IMAGE: Final = ("BodyPartExamined", "Laterality", *LOSSY)
+_IMAGE: Final = ("BodyPartExamined", "Laterality", "PatientOrientation", *LOSSY)
 # Bytes of an element; the longest text that is copied (LT, PS3.5 6.2) has 10,240 characters.
 _LONGEST: Final = 2**15
 _CHARACTER_SET: Final = "SpecificCharacterSet"
@@ -92,11 +96,13 @@ class SourceImage:
         sha256: of the file, hexadecimal.
         values: keyword → the text of its value, decoded; what is absent or empty has no entry.
         sequences: keyword → the items of a sequence, in UTF-8.
+        scope: what its results are limited to, such as some of the model's findings.
     """
 
     sha256: str
     values: dict[str, str]
     sequences: dict[str, list[Dataset]]
+    scope: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, data: bytes, digest: str) -> SourceImage:
@@ -134,9 +140,9 @@ class SourceImage:
         return cls(digest, known, filled)
 
     @property
-    def seed(self) -> tuple[str, str]:
+    def seed(self) -> tuple[str, ...]:
         """What the UIDs of its results are derived from: an image may be replaced under its UID."""
-        return self.uid, self.sha256
+        return self.uid, self.sha256, *self.scope
 
     @property
     def uid(self) -> str:

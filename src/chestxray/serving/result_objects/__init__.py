@@ -1,33 +1,38 @@
-"""Result objects of one image: what the gateway sends back into its study.
+"""Result objects of one image: what the gateway sends back into its study, and the web service too.
 
 | kind      | object                        | content                                         |
 |-----------|-------------------------------|-------------------------------------------------|
 | `sr`      | Comprehensive 3D SR, TID 1500 | all findings with certainty, or the refusal     |
 | `sc`      | Secondary Capture, RGB        | the same as a picture, with heatmaps            |
 | `regions` | Comprehensive 3D SR, TID 1500 | a box for each called finding that has a region |
+| `seg`     | Segmentation, binary          | the pixels within its first contour of heat     |
 
 Regions are kept apart from findings: viewers that draw boxes show a report of both as blank. A
 refusal gives the first two, without probabilities. All are PRELIMINARY, UNVERIFIED, for research.
 
-The same image, model and version give the same UIDs, but not the same bytes: they contain the time.
+The same image, model, version and findings give the same UIDs, but not the same bytes: they contain
+the time.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from pydicom import Dataset
 
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.gateway.result_objects import secondary_capture, structured_report
-from chestxray.serving.gateway.result_objects.instance import Model
-from chestxray.serving.gateway.source_image import SourceImage
+from chestxray.serving.result_objects import secondary_capture, segmentation, structured_report
+from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.source_image import SourceImage
 
-__all__ = ["ResultObject", "SourceImage", "make"]
+__all__ = ["KINDS", "ResultObject", "SourceImage", "make"]
+
+KINDS: Final = ("sr", "sc", "regions", "seg")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ResultObject:
     """A result object.
 
     Attributes:
-        kind: `sr`, `sc` or `regions`.
+        kind: of `KINDS`.
         uid: its SOP instance UID.
         content: the DICOM file.
     """
@@ -51,28 +56,49 @@ def make(
     outcome: Reading | RefusedError,
     reader: Reader,
     kinds: Collection[str],
+    *,
+    compressed: bool = True,
 ) -> Iterator[ResultObject]:
     """Make the result objects of an image.
 
     Args:
         source: attributes of the image that was read.
         pixels: its decoded pixels, bright = dense.
-        outcome: the reading or the refusal.
+        outcome: the reading, which may be limited to some findings; or the refusal.
         reader: the reader that made it.
-        kinds: of `sr`, `sc` and `regions`. There is no object of regions where no finding is
-            called, or where no called finding has a region.
+        kinds: of `KINDS`. There are no regions where no called finding has one, and likewise no
+            segmentation.
+        compressed: whether pictures are in RLE Lossless; all else is in Explicit VR Little Endian.
     """
     model, thresholds = Model.of(reader), reader.bundle.card.thresholds
+    source = replace(source, scope=_scope(outcome, reader))
     refused = isinstance(outcome, RefusedError)
     if "sr" in kinds:
         yield _file("sr", structured_report.report(source, model, outcome, thresholds))
     if "sc" in kinds:
-        drawn = secondary_capture.draw(pixels, model, outcome, thresholds)
-        yield _file("sc", secondary_capture.capture(source, model, drawn, refused=refused))
-    if "regions" in kinds and isinstance(outcome, Reading):
+        scale = secondary_capture.SCALE
+        drawn = secondary_capture.draw(pixels, model, outcome, thresholds, scale)
+        how = {"refused": refused, "compressed": compressed}
+        yield _file("sc", secondary_capture.capture(source, model, drawn, **how))
+    if isinstance(outcome, RefusedError):
+        return
+    if "regions" in kinds:
         found = structured_report.regions(source, model, outcome)
         if found is not None:
             yield _file("regions", found)
+    if "seg" in kinds:
+        found = segmentation.segmentation(source, model, outcome, thresholds)
+        if found is not None:
+            yield _file("seg", found)
+
+
+def _scope(outcome: Reading | RefusedError, reader: Reader) -> tuple[str, ...]:
+    """Give what tells results apart that say different things of one image."""
+    if isinstance(outcome, RefusedError):
+        return ()
+    forced = ("forced",) if any(warning.refuses for warning in outcome.warnings) else ()
+    some = tuple(outcome.probabilities)
+    return forced if some == tuple(reader.findings) else (*forced, *some)
 
 
 def _file(kind: str, result: Dataset) -> ResultObject:

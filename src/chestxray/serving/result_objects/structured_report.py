@@ -35,9 +35,9 @@ from chestxray.evaluation.localization import detect
 from chestxray.findings import label
 from chestxray.reading.evidence import no_place
 from chestxray.reading.reader import Reading
-from chestxray.serving.gateway.result_objects import codes
-from chestxray.serving.gateway.result_objects import encoding as content
-from chestxray.serving.gateway.result_objects.encoding import (
+from chestxray.serving.result_objects import codes
+from chestxray.serving.result_objects import encoding as content
+from chestxray.serving.result_objects.encoding import (
     CONTAINS,
     CONTEXT,
     MODIFIER,
@@ -45,15 +45,16 @@ from chestxray.serving.gateway.result_objects.encoding import (
     ImageReference,
     sequence,
 )
-from chestxray.serving.gateway.result_objects.instance import (
+from chestxray.serving.result_objects.instance import (
     MAKER,
     NOTE,
     NOTHING_REPORTED,
     UNVERIFIED,
     Model,
     instance,
+    reference,
 )
-from chestxray.serving.gateway.source_image import CHARACTERS, SourceImage
+from chestxray.serving.source_image import CHARACTERS, SourceImage
 from chestxray.version import __version__
 
 _CONTENT: Final = Tag("ContentSequence")
@@ -99,11 +100,9 @@ def _reference(source: SourceImage) -> ImageReference:
 
 
 def _evidence(source: SourceImage) -> Dataset:
-    image, series, study = Dataset(), Dataset(), Dataset()
-    image.ReferencedSOPClassUID = source.sop_class
-    image.ReferencedSOPInstanceUID = source.uid
+    series, study = Dataset(), Dataset()
     series.SeriesInstanceUID = source.values["SeriesInstanceUID"]
-    series.ReferencedSOPSequence = [image]
+    series.ReferencedSOPSequence = [reference(source)]
     study.StudyInstanceUID = source.values["StudyInstanceUID"]
     study.ReferencedSeriesSequence = [series]
     return study
@@ -191,7 +190,8 @@ def _not_assessed(reading: Reading) -> list[str]:
 
 def _warnings(reading: Reading) -> list[str]:
     """Give the warnings of a reading as comments."""
-    return [_note("Warning", notice) for notice in reading.warnings]
+    heads = {True: "Refused, and read all the same", False: "Warning"}
+    return [_note(heads[notice.refuses], notice) for notice in reading.warnings]
 
 
 def _note(head: str, notice: Notice) -> str:

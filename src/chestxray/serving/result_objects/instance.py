@@ -24,12 +24,13 @@ from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from chestxray.model.model_card import ModelCard
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway.result_objects import codes
-from chestxray.serving.gateway.source_image import SourceImage
+from chestxray.serving.result_objects import codes
+from chestxray.serving.source_image import SourceImage
 from chestxray.version import __version__
 
 MAKER: Final = "chestxray"
@@ -121,6 +122,7 @@ _KINDS: Final = {
     "sr": _Kind(Comprehensive3DSRStorage, "SR", 9001, "chestxray findings, for research use"),
     "sc": _Kind(SecondaryCaptureImageStorage, "OT", 9002, "chestxray picture, for research use"),
     "regions": _Kind(Comprehensive3DSRStorage, "SR", 9003, "chestxray regions, for research use"),
+    "seg": _Kind(SegmentationStorage, "SEG", 9004, "chestxray evidence, for research use"),
 }
 
 
@@ -128,7 +130,7 @@ def instance(kind: str, source: SourceImage, model: Model) -> Dataset:
     """Make a result object without content.
 
     Args:
-        kind: `sr`, `sc` or `regions`.
+        kind: `sr`, `sc`, `regions` or `seg`.
         source: the image.
         model: the model that read it.
     """
@@ -149,3 +151,22 @@ def instance(kind: str, source: SourceImage, model: Model) -> Dataset:
     source.copy_to(result)
     model.sign(result)
     return result
+
+
+def part_of_body(result: Dataset, source: SourceImage, *, refused: bool) -> None:
+    """State which part of the body an image shows; a refused one may not show a chest."""
+    if not refused:
+        result.BodyPartExamined = "CHEST"
+        return
+    result.Laterality = ""  # type 2C, except for unpaired body parts
+    source.copy_known(result, "BodyPartExamined", "Laterality")
+    if source.values.get("BodyPartExamined") == "CHEST":
+        del result.Laterality
+
+
+def reference(source: SourceImage) -> Dataset:
+    """Reference the image."""
+    image = Dataset()
+    image.ReferencedSOPClassUID = source.sop_class
+    image.ReferencedSOPInstanceUID = source.uid
+    return image

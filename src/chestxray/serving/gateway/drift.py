@@ -1,0 +1,198 @@
+"""Drift of what is read, week by week: probabilities, measures of the images, notices of the gate.
+
+| kind          | what is compared                                    | with validation      |
+|---------------|-----------------------------------------------------|----------------------|
+| `probability` | of each finding, where the image was read           | by its distributions |
+| `measure`     | of `model.image_measures`, of frontal radiographs;  | by its distributions |
+|               | those that were refused for their pixels count      |                      |
+| `notice`      | share of patients with each code                    | unknown              |
+| `refused`     | share of patients of whom an image was refused      | unknown              |
+
+Validation images have no headers, so it is not known how often the gate would have said something
+of them; shares are compared with the site's own baseline where `drift.baseline` names one, and then
+all else is as well. Without it they are counted only.
+
+Of each patient the first radiograph of the week counts (`evaluation.drift`). The level is shared by
+all that is compared in a week (Bonferroni), so `drift.level` is the chance of any alarm in a week
+without drift.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from chestxray.evaluation.drift import (
+    MEASURES,
+    Distribution,
+    Shift,
+    Values,
+    first_of_each,
+    share_shift,
+    shift,
+)
+from chestxray.serving.gateway import readings
+from chestxray.serving.gateway.config import Drift
+from chestxray.serving.gateway.readings import KnownModel, Rows, Week
+
+REFUSED: Final = "refused"
+
+
+class Watched(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        kind: `probability`, `measure`, `notice` or `refused`.
+        name: of the finding, the measure or the code.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class WeekDrift:
+    """The readings of a week by one model, and how far they lie from the reference.
+
+    Attributes:
+        week: the week.
+        model: identity of the model.
+        radiographs: that were read or refused.
+        refused: of these.
+        patients: of these.
+        notices: code → number of radiographs.
+        shifts: of all that is compared.
+        alarms: what of it is further away than chance and tolerance explain.
+    """
+
+    week: Week
+    model: str
+    radiographs: int
+    refused: int
+    patients: int
+    notices: Counter[str]
+    shifts: dict[Watched, Shift] = field(default_factory=dict)
+    alarms: tuple[Watched, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What weeks are compared with.
+
+    Attributes:
+        distributions: of probabilities and measures.
+        shares: number of patients with a notice or refusal.
+        patients: of whom the shares are; 0 where they are unknown.
+    """
+
+    distributions: dict[Watched, Distribution]
+    shares: Counter[Watched]
+    patients: int = 0
+
+
+def weeks_until(last: Week, count: int) -> list[Week]:
+    """Give a number of weeks up to one, the earliest first."""
+    found = [last]
+    while len(found) < count:
+        found.insert(0, found[0].before)
+    return found
+
+
+def this_week() -> Week:
+    """Give the week that it is now."""
+    return Week.of(time.time())
+
+
+def of_weeks(db: sqlite3.Connection, config: Drift, weeks: list[Week]) -> Iterator[WeekDrift]:
+    """Give the drift of each week in which anything was read, by the model that read last in it."""
+    references: dict[str, _Reference] = {}
+    for week in weeks:
+        identity = readings.latest_model(db, week.end)
+        model = None if identity is None else readings.known_model(db, identity)
+        if model is None:
+            continue
+        rows = readings.rows_between(db, model, week.start, week.end)
+        if not len(rows):
+            continue
+        if model.identity not in references:
+            references[model.identity] = _reference(db, config, model)
+        yield _drift(rows, week, model, references[model.identity], config)
+
+
+def _reference(db: sqlite3.Connection, config: Drift, model: KnownModel) -> _Reference:
+    if config.period is None:
+        known = {Watched("probability", name): of for name, of in model.probabilities.items()}
+        known |= {Watched("measure", name): of for name, of in model.measures.items()}
+        return _Reference(known, Counter())
+    rows = readings.rows_between(db, model, *config.period)
+    samples = _samples(rows, model)
+    distributions = {
+        what: Distribution.of(values, np.arange(len(values)))
+        for what, values in samples.items()
+        if len(values)
+    }
+    shares, patients = _shares(rows)
+    return _Reference(distributions, shares, patients)
+
+
+def _drift(
+    rows: Rows, week: Week, model: KnownModel, reference: _Reference, config: Drift
+) -> WeekDrift:
+    samples = {
+        what: values
+        for what, values in _samples(rows, model).items()
+        if len(values) and what in reference.distributions
+    }
+    shares, patients = _shares(rows)
+    compared = shares | reference.shares if reference.patients else Counter[Watched]()
+    level = config.level / max(1, len(samples) + len(compared))
+    shifts = {
+        what: shift(reference.distributions[what], values, level)
+        for what, values in samples.items()
+    }
+    for what in compared:
+        before = (reference.shares[what], reference.patients)
+        shifts[what] = share_shift(before, (shares[what], patients), level)
+    return WeekDrift(
+        week,
+        model.identity,
+        radiographs=len(rows),
+        refused=int(rows.refused.sum()),
+        patients=patients,
+        notices=Counter(code for codes in rows.notices for code in codes),
+        shifts=shifts,
+        alarms=tuple(what for what, of in shifts.items() if of.alarms(config.tolerance)),
+    )
+
+
+def _samples(rows: Rows, model: KnownModel) -> dict[Watched, Values]:
+    """Give the values of each probability and measure, one of each patient."""
+    columns = [
+        *(
+            (Watched("probability", of), at, rows.probabilities)
+            for at, of in enumerate(model.findings)
+        ),
+        *((Watched("measure", of), at, rows.measures) for at, of in enumerate(MEASURES)),
+    ]
+    samples = {}
+    for what, at, values in columns:
+        known = np.flatnonzero(np.isfinite(values[:, at]))
+        first = first_of_each([rows.patient[row] for row in known])
+        samples[what] = values[known[first], at]
+    return samples
+
+
+def _shares(rows: Rows) -> tuple[Counter[Watched], int]:
+    """Count the patients of whom the first radiograph has a notice or was refused, and all."""
+    first = first_of_each(rows.patient)
+    found: Counter[Watched] = Counter()
+    for row in first:
+        found.update(Watched("notice", code) for code in rows.notices[row])
+        found[Watched(REFUSED, "")] += bool(rows.refused[row])
+    return found, len(first)
