@@ -66,7 +66,8 @@ def answer(
     reading = reading.limited_to(options.findings)
     if options.is_dicom:
         source, picture = _source(decoded), decoded.picture
-        assert picture is not None  # noqa: S101 (it is decoded with the header)
+        if picture is None:  # a mistake of ours: it is decoded with the header
+            raise RuntimeError("the picture of the DICOM objects was not decoded")
         wanted = options.objects
         made = result_objects.make(source, picture, reading, reader, wanted, compressed=False)
         return _dicom(list(made), options.form)
