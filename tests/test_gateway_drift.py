@@ -394,6 +394,32 @@ def test_a_bundle_without_distributions_is_told_of_with_the_next_step(
     store.close()
 
 
+def test_of_a_bundle_with_measures_alone_it_is_said_that_no_probability_is_compared(
+    store: Store, clock
+) -> None:
+    measures = {"look": VALIDATION.model_dump()}
+    described = {"findings": ["Effusion"], "probabilities": {}, "measures": measures}
+    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
+    clock(MONDAY)
+    note(store, "m", np.full(50, 0.4), measures={"look": 0.2})
+    (found,) = weeks_of(store)
+    assert list(found.shifts) == [Watched("measure", "look")]
+    assert found.not_compared.startswith("probabilities: the bundle has no distributions")
+
+
+def test_a_week_is_not_compared_by_probability_where_the_baseline_was_refused_whole(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(50, np.nan), refused=True)
+    clock(MONDAY + WEEK)
+    note(store, model, np.full(50, 0.4))
+    first, second = weeks_of(store, Drift(baseline=BASELINE))
+    assert first.alarms == ()
+    assert second.alarms == (Watched("refused", ""),)
+    assert second.not_compared.startswith("probabilities: m has read nothing in the period of")
+
+
 def test_a_baseline_that_ends_before_it_begins_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"drift: baseline = 2026-02-01 to 2026-01-05 ends before"

@@ -146,7 +146,7 @@ def share_shift(reference: tuple[float, int], found: tuple[int, int], level: flo
         found: the same of the sample.
         level: chance that the interval does not hold the true difference, in (0, 1).
     """
-    (before, ours) = (wilson(*of, level) for of in (reference, found))
+    before, ours = wilson(*reference, level), wilson(*found, level)
     difference = ours.share - before.share
     down = math.hypot(ours.share - ours.low, before.high - before.share)
     up = math.hypot(ours.high - ours.share, before.share - before.low)
@@ -190,10 +190,10 @@ def first_of_each(patients: Sequence[Hashable]) -> list[int]:
 def effective_size(weeks: Sequence[Hashable], patients: Sequence[Hashable]) -> int:
     """Give how many independent values those of several weeks are worth at least.
 
-    Patients with n₁, n₂, … values that are equal for each are worth (n₁ + n₂ + …)² / (n₁² + n₂² + …)
-    independent values (Kish 1965). Which patients of different weeks are the same is not known. The
-    worst case is that whoever has most values in one week has most in each, whoever has the second
-    most too, and so on (the rearrangement inequality).
+    Patients with n₁, n₂, … values, all of one patient equal, are worth (n₁ + n₂ + …)² divided by
+    n₁² + n₂² + … independent values (Kish 1965). Which patients of different weeks are the same is
+    not known. The worst case is that whoever has most values in one week has most in each, whoever
+    has the second most too, and so on (the rearrangement inequality).
 
     Args:
         weeks: [N], in which each value was found, N ≥ 1.

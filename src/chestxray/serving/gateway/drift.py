@@ -76,7 +76,7 @@ class WeekDrift:
         notices: code → number of radiographs.
         shifts: of all that is compared.
         alarms: what of it is further away than chance and tolerance explain.
-        not_compared: why nothing is compared, and what to do; empty where something is.
+        not_compared: why nothing is compared, or no probability, and what to do.
     """
 
     week: Week
@@ -98,7 +98,7 @@ class _Reference:
         distributions: of probabilities and measures.
         shares: of patients with a notice or refusal, 0 to 1.
         patients: of whom the shares are; 0 where they are unknown.
-        lacks: why there is neither, and what to do; empty where there is.
+        lacks: why it has no distribution of a probability, and what to do; empty where it has.
     """
 
     distributions: dict[Watched, Distribution]
@@ -159,17 +159,17 @@ def _of_validation(model: KnownModel) -> _Reference:
         "the bundle has no distributions of its validation images; set drift.baseline to a period "
         "of this gateway"
     )
-    return _Reference(known, lacks="" if known else lacks)
+    return _Reference(known, lacks="" if model.probabilities else lacks)
 
 
 def _of_baseline(db: sqlite3.Connection, config: Drift, model: KnownModel) -> _Reference:
     rows = readings.rows_between(db, model, *(config.period or (0.0, 0.0)))
+    lacks = (
+        f"{model.identity} has read nothing in the period of drift.baseline; set it to a period in "
+        "which it has, or remove it to compare with the bundle's validation"
+    )
     if not len(rows):
-        return _Reference(
-            {},
-            lacks=f"{model.identity} has read nothing in the period of drift.baseline; set it to a "
-            "period in which it has, or remove it to compare with the bundle's validation",
-        )
+        return _Reference({}, lacks=lacks)
     distributions = {
         what: Distribution.of(sample.values, np.arange(len(sample.values))).model_copy(
             update={"patients": effective_size(sample.weeks, range(len(sample.values)))}
@@ -180,7 +180,9 @@ def _of_baseline(db: sqlite3.Connection, config: Drift, model: KnownModel) -> _R
     counts, patients = _shares(rows)
     weeks = [rows.week[row] for row in first_of_each(rows.patient)]
     shares = {what: count / patients for what, count in counts.items()}
-    return _Reference(distributions, shares, effective_size(weeks, range(patients)))
+    some_read = any(what.kind == "probability" for what in distributions)
+    size = effective_size(weeks, range(patients))
+    return _Reference(distributions, shares, size, "" if some_read else lacks)
 
 
 def _drift(
@@ -202,7 +204,6 @@ def _drift(
     for what in compared:
         before = reference.shares.get(what, 0.0) * reference.patients
         shifts[what] = share_shift((before, reference.patients), (shares[what], patients), level)
-    nothing = reference.lacks or "no radiograph has a figure that the reference has"
     return WeekDrift(
         week,
         model.identity,
@@ -212,8 +213,14 @@ def _drift(
         notices=Counter(code for codes in rows.notices for code in codes),
         shifts=shifts,
         alarms=tuple(what for what, of in shifts.items() if of.alarms(config.tolerance)),
-        not_compared="" if shifts else nothing,
+        not_compared=_not_compared(reference, shifts),
     )
+
+
+def _not_compared(reference: _Reference, shifts: dict[Watched, Shift]) -> str:
+    if shifts:
+        return reference.lacks and f"probabilities: {reference.lacks}"
+    return reference.lacks or "no radiograph has a figure that the reference has"
 
 
 def _samples(rows: Rows, model: KnownModel) -> dict[Watched, _Sample]:

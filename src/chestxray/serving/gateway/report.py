@@ -113,7 +113,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "weeks": [_week_values(week, watched) for week in report.weeks],
         "watched": [name_of(what) for what in watched],
         "alarms": list(_alarms(report)),
-        "compared": sum(not week.not_compared for week in report.weeks),
+        "compared": sum(bool(week.shifts) for week in report.weeks),
         "not_compared": list(_not_compared(report)),
         "codes": sorted({code for week in report.weeks for code in week.notices}),
         "agreement": None if report.agreement is None else _agreement_values(report.agreement),
@@ -177,7 +177,7 @@ def _drift_lines(report: Report) -> Iterator[str]:
         )
     yield from _table(report.weeks)
     yield from (f"  NOT COMPARED {reason}" for reason in _not_compared(report))
-    compared = sum(not week.not_compared for week in report.weeks)
+    compared = sum(bool(week.shifts) for week in report.weeks)
     if not compared:
         return
     alarms = list(_alarms(report))
