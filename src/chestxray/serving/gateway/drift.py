@@ -5,8 +5,8 @@
 | `probability` | of each finding, where the image was read           | by its distributions |
 | `measure`     | of `model.image_measures`, of frontal radiographs;  | by its distributions |
 |               | those that were refused for their pixels count      |                      |
-| `notice`      | share of patients with each code                    | unknown              |
-| `refused`     | share of patients who were refused                  | unknown              |
+| `notice`      | share of patients whose first image has each code   | unknown              |
+| `refused`     | share of patients whose first image was refused     | unknown              |
 
 Validation images have no headers, so it is not known how often the gate would have said something
 of them; shares are compared with the site's own baseline where `drift.baseline` names one, and then
