@@ -172,9 +172,9 @@ REFUSED = Notice("body-part-other", "BodyPartExamined is KNEE", {}, refuses=True
 
 
 def test_a_forced_reading_says_so_in_large_letters_in_its_picture(tmp_path, reader):
-    """The first and the last words of the sentence, as Pillow draws them at their size."""
+    """The lines of the sentence, as Pillow draws them at their size."""
     whole = placed((WIDTH, HEIGHT))
-    for words in ("Refused by the gate,", "this reading."):
+    for words in ("Refused by the gate, read", "anyway: do not rely on this"):
         for refuses in (True, False):
             outcome = replace(whole, warnings=(replace(REFUSED, refuses=refuses),))
             (capture,) = make(film(tmp_path), outcome, reader, {"sc"})
