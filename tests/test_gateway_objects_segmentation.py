@@ -218,7 +218,7 @@ def check_forced(result: Dataset) -> None:
         assert second == "Refused (body-part-other): BodyPartExamined is KNEE"
         assert not any("refuse" in other.lower() for other in others)
         return
-    assert (result.BodyPartExamined, result.Laterality) == ("KNEE", "L")
+    assert result.BodyPartExamined == "KNEE"
     said = "Refused (body-part-other): BodyPartExamined is KNEE"
     assert result.ImageComments == f"{FORCED} {said} {NOTE}"
     if result.Modality == "SEG":

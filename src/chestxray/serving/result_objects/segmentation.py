@@ -73,7 +73,10 @@ def segmentation(
     if not found:
         return None
     result = instance("seg", source, model, forced=reading.forced)
-    part_of_body(result, source, refused=reading.forced)
+    if reading.forced:
+        source.copy_known(result, "BodyPartExamined")  # the series has no laterality of its own
+    else:
+        part_of_body(result, source, refused=False)
     _image(result, source)
     result.ContentDescription = FORCED if reading.forced else _DESCRIPTION
     result.ImageComments = " ".join((*refusals(reading), NOTE))
