@@ -21,9 +21,7 @@ export function showPrintout(page) {
 function contents({ radiograph, card, heat, viewport, patient }) {
   const { reading, problem } = radiograph;
   const parts = [heading(radiograph, patient)];
-  if (reading?.refused) {
-    parts.push(element("p", "alarm", "The gate refuses this radiograph. It was read anyway: do not rely on this reading."));
-  }
+  if (reading?.refused) parts.push(element("p", "alarm", by("forced").textContent));
   parts.push(picture(heat, viewport));
   if (reading) parts.push(table(reading));
   if (problem) parts.push(element("p", "alarm", `Not read: ${reasonOf(problem)} There are no probabilities.`));
