@@ -4,8 +4,8 @@ It can neither delay nor fail the first reading:
 
 - It is a process of its own, which reads an image only after its first reading was recorded, and
   only while no image waits for its first.
-- It writes into a database of its own, `shadow.sqlite`, so that no lock is shared; of the queue it
-  reads rows and changes none. Where its database is damaged, it begins anew.
+- It writes into a database of its own, `shadow.sqlite`, so that no reading shares a lock; of the
+  queue it reads rows and changes none. Where its database is damaged, it begins anew.
 - It runs when nothing else wants the processor (SCHED_IDLE on Linux), and is the first to end when
   memory runs out.
 - It holds no file back: an image that retention has removed before is counted as missed.
@@ -35,7 +35,6 @@ from chestxray.serving.gateway.audit import DATABASE
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.queue import exit_after
-from chestxray.serving.gateway.retention import DAY
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.store import READ
 
@@ -97,7 +96,6 @@ def run(config: Config, reader: Reader, stop: threading.Event) -> None:
                 own.remember_model(reader.bundle.identity, reader.bundle.card)
             else:
                 if not busy:
-                    own.remove_old(time.time() - 7 * DAY * config.drift.keep_weeks)
                     stop.wait(_IDLE_SECONDS)
         own.close()
 
