@@ -41,6 +41,7 @@ from chestxray.serving.gateway import (
     worker,
 )
 from chestxray.serving.gateway.agreement import agreement
+from chestxray.serving.gateway.config import Shadow
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.statistics import Statistics
@@ -327,7 +328,7 @@ def everything(db: sqlite3.Connection) -> list[str]:
 
 
 def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
-    shadowed: Shadowed, chests: list[Dataset]
+    shadowed: Shadowed, chests: list[Dataset], tmp_path: Path
 ) -> None:
     bench = shadowed.bench
     for image in chests[:3]:
@@ -352,8 +353,12 @@ def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
         assert one.difference == pytest.approx(np.mean(np.subtract(theirs, ours)), abs=1e-6)
         if one.agreement is not None:
             assert one.both + one.first + one.shadow + one.neither == 3
-    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    configured = bench.config.model_copy(update={"shadow": Shadow(bundle=tmp_path)})
+    text = "\n".join(report.lines(report.gather(configured, bench.store, 2)))
     assert "3 read, 0 waiting, 0 removed before, 0 failed" in text
+    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    assert "none is configured; this is what an earlier one has read" in text
+    assert "3 read, 0 removed before, 0 failed" in text
 
 
 def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
@@ -378,9 +383,10 @@ def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
     assert not shadowed.read()
     counts = shadow_store.shadow_counts(bench.config.state)
     assert (counts.read, counts.missed, counts.failed) == (0, 1, 2)
-    assert (
-        PATIENT.split("^")[0].encode() not in (bench.config.state / shadow_store.FILE).read_bytes()
-    )
+    shadowed.own.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    written_down = (bench.config.state / shadow_store.FILE).read_bytes()
+    assert b"ValueError" in written_down, "the rows are in this file"
+    assert PATIENT.split("^")[0].encode() not in written_down
     assert bench.store.image_file(good).exists()
 
 

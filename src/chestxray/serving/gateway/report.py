@@ -211,7 +211,8 @@ def _shadow_lines(report: Report) -> Iterator[str]:
     if report.problem:
         yield f"  {report.problem}"
     if report.shadow is None:
-        yield "  none has read"
+        if not report.problem:
+            yield "  none has read"
         return
     counts = report.shadow
     if report.waiting is None:
