@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ import chestxray
 from chestxray.errors import ConfigError, RefusedError
 from chestxray.evaluation.drift import Distribution
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import drift, readings, report, shadow_store
+from chestxray.serving.gateway import backups, drift, readings, report, shadow_store
 from chestxray.serving.gateway import store as stores
 from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.drift import Watched
@@ -130,6 +131,27 @@ def test_whose_a_reading_is_cannot_be_found_once_the_week_is_over(
     assert bytes(key) not in keys
     store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert PATIENT.encode() not in (tmp_path / "state/queue.sqlite").read_bytes()
+
+
+def test_a_backup_and_the_database_of_the_next_week_do_not_have_the_key_of_a_week(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(2, 0.2))
+    key = bytes(store.db.execute("SELECT key FROM week_keys").fetchone()[0])
+    keeping = Retention(Storage(spare_mib=0, free_mib=0), store)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database = store.folder / "queue.sqlite"
+    assert key in database.read_bytes(), "the week is not over"
+    backup = backups.make(store.db, store.folder)
+    assert key not in backup.read_bytes()
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("SELECT count(*) FROM readings").fetchone()[0] == 2
+    clock(MONDAY + WEEK)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert key not in database.read_bytes(), "though nothing was read in this week"
 
 
 def test_notices_are_counted_and_compared_with_a_baseline_only(

@@ -23,7 +23,7 @@ import chestxray
 from chestxray import artifacts
 from chestxray.dataset import pixels as radiographs
 from chestxray.dataset.decoding import Isolated
-from chestxray.errors import Notice, RefusedError
+from chestxray.errors import DecoderError, DecodingTimeError, Notice, RefusedError, WorkerError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import agreement as agreements
 from chestxray.serving.gateway import (
@@ -388,6 +388,47 @@ def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
     assert b"ValueError" in written_down, "the rows are in this file"
     assert PATIENT.split("^")[0].encode() not in written_down
     assert bench.store.image_file(good).exists()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DecodingTimeError("x", "decoding took more than 60 s"),
+        DecoderError("x"),
+        WorkerError("a decoder process did not start"),
+        OSError(24, "Too many open files"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_of_the_machine_is_not_held_against_an_image_of_the_shadow(
+    shadowed: Shadowed, chests: list[Dataset], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    bench = shadowed.bench
+
+    def fail(*_: object) -> None:
+        raise trouble
+
+    def counted() -> tuple[int, int]:
+        counts = shadow_store.shadow_counts(bench.config.state)
+        return counts.read, counts.failed
+
+    for image in chests[:2]:
+        bench.receive(image)
+        bench.work()
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        with pytest.raises(shadow._MachineError, match=r"was not read"):
+            shadowed.read()
+    assert counted() == (0, 0), "it waits"
+    assert shadowed.read()
+    assert counted() == (1, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        for _ in range(2):
+            with pytest.raises(shadow._MachineError):
+                shadowed.read()
+        assert shadowed.read()
+    assert counted() == (1, 1), "it is tried once more, not for ever"
 
 
 def test_a_damaged_shadow_database_is_begun_anew_and_a_restored_queue_is_followed(

@@ -18,6 +18,7 @@ from chestxray.artifacts import PART
 from chestxray.serving.gateway import readings, shadow_store
 from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.integrity import is_damage
+from chestxray.serving.gateway.readings import Week
 from chestxray.serving.gateway.store import READ, Store
 
 _INTERVAL_SECONDS: Final = 60.0
@@ -107,7 +108,11 @@ def _remove_expired(storage: Storage, store: Store) -> int:
 
 
 def _remove_figures(drift: Drift, store: Store) -> None:
-    """Remove the figures of readings that are older than `keep_weeks`; the baseline's stay."""
+    """Remove the figures of readings that are older than `keep_weeks`; the baseline's stay.
+
+    The key of a week that is over is deleted too, if no reading has done so.
+    """
+    readings.forget_keys(store.db, Week.of(time.time()))
     readings.remove_old(store.db, _figures_end(drift), drift.period)
 
 
