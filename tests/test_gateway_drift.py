@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -19,13 +20,14 @@ import chestxray
 from chestxray.errors import ConfigError, RefusedError
 from chestxray.evaluation.drift import Distribution
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import drift, readings, report
+from chestxray.serving.gateway import backups, drift, readings, report, shadow_store
 from chestxray.serving.gateway import store as stores
 from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.drift import Watched
 from chestxray.serving.gateway.drift_metrics import DriftMetrics
 from chestxray.serving.gateway.readings import Figures, Week
 from chestxray.serving.gateway.retention import Retention
+from chestxray.serving.gateway.shadow_store import ShadowStore, shadow_counts, shadow_rows
 from chestxray.serving.gateway.store import Store, connect, transaction
 from gateway_parts import PATIENT, add, config
 
@@ -129,6 +131,27 @@ def test_whose_a_reading_is_cannot_be_found_once_the_week_is_over(
     assert bytes(key) not in keys
     store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert PATIENT.encode() not in (tmp_path / "state/queue.sqlite").read_bytes()
+
+
+def test_a_backup_and_the_database_of_the_next_week_do_not_have_the_key_of_a_week(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(2, 0.2))
+    key = bytes(store.db.execute("SELECT key FROM week_keys").fetchone()[0])
+    keeping = Retention(Storage(spare_mib=0, free_mib=0), store)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database = store.folder / "queue.sqlite"
+    assert key in database.read_bytes(), "the week is not over"
+    backup = backups.make(store.db, store.folder)
+    assert key not in backup.read_bytes()
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("SELECT count(*) FROM readings").fetchone()[0] == 2
+    clock(MONDAY + WEEK)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert key not in database.read_bytes(), "though nothing was read in this week"
 
 
 def test_notices_are_counted_and_compared_with_a_baseline_only(
@@ -333,6 +356,41 @@ def test_old_figures_are_removed_and_those_of_the_baseline_stay(
     assert left == [10, 12, 13]
 
 
+def test_old_figures_of_a_shadow_are_removed_though_none_is_configured_any_more(
+    store: Store, clock
+) -> None:
+    shadow = ShadowStore.open(store.folder, 0)
+    for number in range(1, 5):
+        clock(MONDAY + (number - 1) * WEEK)
+        shadow.begin(number, f"1.{number}")
+        shadow.finish(number, "model", 0.1, b"figures", "1")
+    shadow.begin(5, "1.5")  # and it ended then
+    shadow.close()
+    keeping = Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2))
+    clock(MONDAY + 4 * WEEK)
+    keeping.run_once()
+    assert [row.number for row in shadow_rows(store.folder, [0, 9])[0]] == [3, 4]
+    clock(MONDAY + 9 * WEEK)
+    keeping.run_once()
+    assert len(shadow_rows(store.folder, [0, 9])[0]) == 2, "it looks once an hour"
+    again = Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2))
+    again.run_once()
+    assert shadow_rows(store.folder, [0, 9])[0] == []
+    assert shadow_counts(store.folder) == (0, 0, 0, 4), "a shadow goes on after what it has read"
+
+
+def test_a_damaged_database_of_the_shadow_does_not_stop_retention(
+    store: Store, model: str, clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.folder / shadow_store.FILE).write_bytes(b"no database at all" * 500)
+    clock(MONDAY)
+    note(store, model, np.array([0.2]))
+    clock(MONDAY + 4 * WEEK)
+    Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2)).run_once()
+    assert store.db.execute("SELECT count(*) FROM readings").fetchone()[0] == 0
+    assert "remove shadow.sqlite yourself" in caplog.text
+
+
 def test_a_state_folder_of_before_gets_the_tables_and_keeps_what_it_has(tmp_path: Path) -> None:
     before = Store(tmp_path / "state")
     add(before, "1.1")
@@ -377,6 +435,29 @@ def test_the_report_says_as_text_and_as_a_page_which_week_moved_and_names_nobody
     for said in (text, page):
         assert PATIENT.split("^")[0] not in said
         assert "1.17" not in said, "an image's UID"
+    store.close()
+
+
+def test_the_report_says_that_the_database_of_the_shadow_is_damaged_and_everything_else(
+    tmp_path: Path, clock
+) -> None:
+    of = config(tmp_path)
+    store = Store(of.state)
+    remember(store, {"Effusion": VALIDATION.model_dump()})
+    clock(MONDAY)
+    note(store, "m", np.full(50, 0.4))
+    (of.state / shadow_store.FILE).write_bytes(b"no database at all" * 500)
+    found = report.gather(of, store, 2)
+    assert "shadow.sqlite cannot be read" in found.problem
+    text = "\n".join(report.lines(found))
+    assert "50 radiographs of 50 patients" in text
+    assert "figures of the shadow (shadow.sqlite): number unknown" in text
+    assert "radiographs as received (images/): 0" in text
+    assert "none has read" not in text
+    report.write_page(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "shadow.sqlite cannot be read" in page
+    assert "<td>unknown</td>" in page
     store.close()
 
 

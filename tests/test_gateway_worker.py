@@ -24,7 +24,7 @@ import chestxray
 from chestxray import artifacts
 from chestxray.dataset import pixels as radiographs
 from chestxray.dataset.decoding import Isolated
-from chestxray.errors import Notice, RefusedError
+from chestxray.errors import DecoderError, DecodingTimeError, Notice, RefusedError, WorkerError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import agreement as agreements
 from chestxray.serving.gateway import (
@@ -42,6 +42,7 @@ from chestxray.serving.gateway import (
     worker,
 )
 from chestxray.serving.gateway.agreement import agreement
+from chestxray.serving.gateway.config import Shadow
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.readings import Week
 from chestxray.serving.gateway.shadow_store import ShadowStore
@@ -329,7 +330,7 @@ def everything(db: sqlite3.Connection) -> list[str]:
 
 
 def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
-    shadowed: Shadowed, chests: list[Dataset]
+    shadowed: Shadowed, chests: list[Dataset], tmp_path: Path
 ) -> None:
     bench = shadowed.bench
     for image in chests[:3]:
@@ -354,8 +355,12 @@ def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
         assert one.difference == pytest.approx(np.mean(np.subtract(theirs, ours)), abs=1e-6)
         if one.agreement is not None:
             assert one.both + one.first + one.shadow + one.neither == 3
-    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    configured = bench.config.model_copy(update={"shadow": Shadow(bundle=tmp_path)})
+    text = "\n".join(report.lines(report.gather(configured, bench.store, 2)))
     assert "3 read, 0 waiting, 0 removed before, 0 failed" in text
+    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    assert "none is configured; this is what an earlier one has read" in text
+    assert "3 read, 0 removed before, 0 failed" in text
 
 
 def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
@@ -380,10 +385,52 @@ def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
     assert not shadowed.read()
     counts = shadow_store.shadow_counts(bench.config.state)
     assert (counts.read, counts.missed, counts.failed) == (0, 1, 2)
-    assert (
-        PATIENT.split("^")[0].encode() not in (bench.config.state / shadow_store.FILE).read_bytes()
-    )
+    shadowed.own.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    written_down = (bench.config.state / shadow_store.FILE).read_bytes()
+    assert b"ValueError" in written_down, "the rows are in this file"
+    assert PATIENT.split("^")[0].encode() not in written_down
     assert bench.store.image_file(good).exists()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DecodingTimeError("x", "decoding took more than 60 s"),
+        DecoderError("x"),
+        WorkerError("a decoder process did not start"),
+        OSError(24, "Too many open files"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_of_the_machine_is_not_held_against_an_image_of_the_shadow(
+    shadowed: Shadowed, chests: list[Dataset], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    bench = shadowed.bench
+
+    def fail(*_: object) -> None:
+        raise trouble
+
+    def counted() -> tuple[int, int]:
+        counts = shadow_store.shadow_counts(bench.config.state)
+        return counts.read, counts.failed
+
+    for image in chests[:2]:
+        bench.receive(image)
+        bench.work()
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        with pytest.raises(shadow._MachineError, match=r"was not read"):
+            shadowed.read()
+    assert counted() == (0, 0), "it waits"
+    assert shadowed.read()
+    assert counted() == (1, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        for _ in range(2):
+            with pytest.raises(shadow._MachineError):
+                shadowed.read()
+        assert shadowed.read()
+    assert counted() == (1, 1), "it is tried once more, not for ever"
 
 
 def test_a_damaged_shadow_database_is_begun_anew_and_a_restored_queue_is_followed(

@@ -47,7 +47,7 @@ class Report:
         weeks: in which anything was read, the earliest first.
         agreement: with the shadow over these weeks; None where there is none.
         shadow: what became of the images that it was to read.
-        waiting: readings that the shadow has not taken up.
+        waiting: readings that the shadow has not taken up; None where none is configured.
         holdings: what is kept.
         problem: why there is nothing of the shadow, where its database cannot be read.
     """
@@ -59,7 +59,7 @@ class Report:
     weeks: list[WeekDrift]
     agreement: Agreement | None
     shadow: ShadowCounts | None
-    waiting: int
+    waiting: int | None
     holdings: list[Holding]
     problem: str = ""
 
@@ -74,7 +74,6 @@ def gather(config: Config, store: Store, weeks: int) -> Report:
         counts = shadow_store.shadow_counts(store.folder)
     except sqlite3.Error as error:
         problem = f"{shadow_store.FILE} cannot be read: {error}"
-    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
     return Report(
         made=dt.datetime.now(dt.UTC),
         reference=_reference(config),
@@ -83,8 +82,8 @@ def gather(config: Config, store: Store, weeks: int) -> Report:
         weeks=list(drift.of_weeks(store.db, config.drift, periods)),
         agreement=agreed,
         shadow=counts,
-        waiting=max(0, last - counts.position) if counts else 0,
-        holdings=list(holdings(config, store)),
+        waiting=_waiting(config, store, counts),
+        holdings=list(holdings(config, store, counts)),
         problem=problem,
     )
 
@@ -138,6 +137,13 @@ def _reference(config: Config) -> str:
         first, last = config.drift.baseline
         return f"radiographs of this gateway from {first} to {last}"
     return "the validation radiographs of the bundle"
+
+
+def _waiting(config: Config, store: Store, counts: ShadowCounts | None) -> int | None:
+    if config.shadow is None:
+        return None
+    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
+    return max(0, last - counts.position) if counts else 0
 
 
 def _watched(weeks: list[WeekDrift]) -> list[Watched]:
@@ -211,13 +217,14 @@ def _shadow_lines(report: Report) -> Iterator[str]:
     if report.problem:
         yield f"  {report.problem}"
     if report.shadow is None:
-        yield "  none has read"
+        if not report.problem:
+            yield "  none has read"
         return
     counts = report.shadow
-    yield (
-        f"  {counts.read} read, {report.waiting} waiting, {counts.missed} removed before, "
-        f"{counts.failed} failed"
-    )
+    if report.waiting is None:
+        yield "  none is configured; this is what an earlier one has read"
+    waiting = "" if report.waiting is None else f"{report.waiting} waiting, "
+    yield f"  {counts.read} read, {waiting}{counts.missed} removed before, {counts.failed} failed"
     if report.agreement is None:
         return
     found = report.agreement
@@ -283,7 +290,8 @@ def _kept(one: Holding) -> str:
     since = "" if one.since is None else f", since {_day(one.since)}"
     due = "" if one.next is None else f", next on {_day(one.next)}"
     held = f"; {one.held} held until they are read and sent" if one.held else ""
-    return f"{one.what} ({one.where}): {one.number}{size}{since}; removed: {one.rule}{due}{held}"
+    number = "number unknown" if one.number is None else one.number
+    return f"{one.what} ({one.where}): {number}{size}{since}; removed: {one.rule}{due}{held}"
 
 
 def _day(seconds: float | None) -> str:
