@@ -170,7 +170,9 @@ def test_the_label_of_a_length_lies_within_the_pane_wherever_the_length_ends(pag
     """The pane is a part of a larger canvas, on which a label beyond its edges would show."""
     beyond = """async ([wide, high, a, b]) => {
       const { drawLength } = await import("/static/ruler.js");
-      const context = new OffscreenCanvas(wide + 800, high + 800).getContext("2d");
+      const context = new OffscreenCanvas(wide + 800, high + 800).getContext("2d", {
+        willReadFrequently: true,
+      });
       context.translate(400, 400);
       const text = "95.4 mm at the detector";
       const pane = { width: wide, height: high };
@@ -305,7 +307,11 @@ def test_an_id_that_two_scanners_gave_to_different_names_is_not_one_patient(
 def test_a_prior_that_is_read_anyway_has_its_warning_in_the_picture_at_once(page, radiographs):
     add(page, radiographs["a"], radiographs["refused"])
     held = []
-    page.route("**/v1/read*", held.append)
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/v1/read*", hold)
     page.locator(".radiograph").nth(1).click()
     page.get_by_role("button", name="Read anyway").click()
     page.locator(".radiograph").nth(0).click()
