@@ -158,6 +158,97 @@ def test_a_baseline_of_the_site_replaces_validation(store: Store, model: str, cl
     assert not any(one.alarms for one in weeks_of(store, Drift(baseline=period)))
 
 
+@pytest.mark.parametrize("weeks", [2, 4])
+def test_the_same_patients_in_more_weeks_of_a_baseline_make_it_no_more_certain(
+    store: Store, model: str, clock, weeks: int
+) -> None:
+    draws = np.random.default_rng(5)
+    baseline = draws.beta(2, 8, 60)
+    for number in range(weeks):
+        clock(MONDAY + number * WEEK)
+        note(store, model, baseline, notices=["burned-in"])
+    clock(MONDAY + weeks * WEEK)
+    note(store, model, draws.beta(4, 6, 60))
+    first = dt.date(2026, 3, 2)
+    last = first + dt.timedelta(days=7 * weeks - 1)
+    one, all_ = (
+        weeks_of(store, Drift(baseline=[first, end]))[-1].shifts
+        for end in (first + dt.timedelta(days=6), last)
+    )
+    for what in (EFFUSION, Watched("notice", "burned-in")):
+        assert all_[what] == pytest.approx(one[what], abs=0.01)
+
+
+def changed_bundle(store: Store, clock) -> None:
+    """Two good weeks of one model, then two of another, of which the second is far away."""
+    draws = np.random.default_rng(7)
+    described = {"findings": ["Effusion"], "probabilities": {}, "measures": {}}
+    described["probabilities"] = {"Effusion": VALIDATION.model_dump()}
+    for name in "mn":
+        store.db.execute(
+            "INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (name, json.dumps(described))
+        )
+    for number, (name, beta) in enumerate((("m", (2, 8)), ("m", (2, 8)), ("n", (8, 2)))):
+        clock(MONDAY + number * WEEK)
+        note(store, name, draws.beta(*beta, 200), notices=["burned-in"])
+    clock(MONDAY + 3 * WEEK)
+
+
+BASELINE = [dt.date(2026, 3, 2), dt.date(2026, 3, 8)]
+
+
+def test_a_week_of_a_bundle_that_the_baseline_does_not_know_is_said_not_to_be_compared(
+    tmp_path: Path, clock
+) -> None:
+    of = config(tmp_path, '[drift]\nbaseline = ["2026-03-02", "2026-03-08"]\n')
+    store = Store(of.state)
+    changed_bundle(store, clock)
+    assert [one.alarms for one in weeks_of(store, of.drift)] == [(), (), ()]
+    assert [bool(one.not_compared) for one in weeks_of(store, of.drift)] == [False, False, True]
+    reason = "2026-W12: n has read nothing in the period of drift.baseline; set it to a period in"
+    found = report.gather(of, store, 8)
+    text = "\n".join(report.lines(found))
+    assert f"NOT COMPARED {reason}" in text
+    assert "no alarm in 2 compared weeks;" in text
+    report.write_page(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No alarm in 2 compared weeks." in page
+    assert reason in page
+    only = report.gather(of, store, 2)  # the week of the new bundle alone was read
+    assert len(only.weeks) == 1
+    assert "no alarm" not in "\n".join(report.lines(only)).casefold()
+    report.write_page(only, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was compared." in page
+    assert "no alarm" not in page.casefold()
+    store.close()
+
+
+def test_a_baseline_of_before_the_first_reading_compares_nothing_and_says_so(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(50, 0.99))
+    (found,) = weeks_of(store, Drift(baseline=[dt.date(2025, 3, 2), dt.date(2025, 3, 8)]))
+    assert found.shifts == {}
+    assert "m has read nothing in the period of drift.baseline" in found.not_compared
+
+
+def test_prometheus_is_told_of_no_alarms_where_nothing_was_compared(store: Store, clock) -> None:
+    changed_bundle(store, clock)
+    registry = CollectorRegistry()
+    registry.register(DriftMetrics(Drift(baseline=BASELINE), store.folder))
+    said = generate_latest(registry).decode()
+    assert 'chestxray_gateway_drift_compared{week="last"} 0.0' in said
+    assert "chestxray_gateway_drift_alarms{" not in said
+    assert 'chestxray_gateway_week_radiographs{outcome="read",week="last"} 200.0' in said
+    registry = CollectorRegistry()
+    registry.register(DriftMetrics(Drift(), store.folder))
+    said = generate_latest(registry).decode()
+    assert 'chestxray_gateway_drift_compared{week="last"} 1.0' in said
+    assert 'chestxray_gateway_drift_alarms{week="last"} 1.0' in said
+
+
 @pytest.fixture(scope="module")
 def reader(run: Path) -> Reader:
     return chestxray.load(run / "bundle", "torch")
@@ -299,8 +390,34 @@ def test_a_bundle_without_distributions_is_told_of_with_the_next_step(
     note(store, "m", np.full(50, 0.4))
     text = "\n".join(report.lines(report.gather(of, store, 2)))
     assert "set drift.baseline to a period of this gateway" in text
-    assert "ALARM" not in text
+    assert "ALARM" not in text.replace("no alarm", "ALARM")
     store.close()
+
+
+def test_of_a_bundle_with_measures_alone_it_is_said_that_no_probability_is_compared(
+    store: Store, clock
+) -> None:
+    measures = {"look": VALIDATION.model_dump()}
+    described = {"findings": ["Effusion"], "probabilities": {}, "measures": measures}
+    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
+    clock(MONDAY)
+    note(store, "m", np.full(50, 0.4), measures={"look": 0.2})
+    (found,) = weeks_of(store)
+    assert list(found.shifts) == [Watched("measure", "look")]
+    assert found.not_compared.startswith("probabilities: the bundle has no distributions")
+
+
+def test_a_week_is_not_compared_by_probability_where_the_baseline_was_refused_whole(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(50, np.nan), refused=True)
+    clock(MONDAY + WEEK)
+    note(store, model, np.full(50, 0.4))
+    first, second = weeks_of(store, Drift(baseline=BASELINE))
+    assert first.alarms == ()
+    assert second.alarms == (Watched("refused", ""),)
+    assert second.not_compared.startswith("probabilities: m has read nothing in the period of")
 
 
 def test_a_baseline_that_ends_before_it_begins_is_told(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.proportion import proportion_confint
 
 import chestxray
 from chestxray import artifacts
@@ -42,6 +43,7 @@ from chestxray.serving.gateway import (
 )
 from chestxray.serving.gateway.agreement import agreement
 from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.readings import Week
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.statistics import Statistics
 from chestxray.serving.gateway.store import READ, Image, Store, dry_run_queue, send_queue
@@ -410,10 +412,24 @@ def test_kappa_and_shares_of_calls_are_those_of_scikit_learn() -> None:
     ours = draws.random(200) < 0.3
     theirs = np.where(draws.random(200) < 0.8, ours, ~ours)
     calls = [(str(int(a)), str(int(b))) for a, b in zip(ours, theirs, strict=True)]
-    found = agreements._of_finding([*calls, ("-", "1")], np.zeros(201))
+    patients = [(Week(2026, 10), bytes([number])) for number in range(201)]
+    found = agreements._of_finding([*calls, ("-", "1")], np.zeros(201), patients)
     assert found.kappa == pytest.approx(cohen_kappa_score(ours, theirs))
     assert found.agreement[0] == pytest.approx((ours == theirs).mean())
     assert found.both + found.first + found.shadow + found.neither == 200
+    interval = proportion_confint((ours == theirs).sum(), 200, 0.05, "wilson")
+    assert found.agreement[1:] == pytest.approx(interval)
+
+
+def test_ten_radiographs_of_a_patient_make_the_agreement_no_more_certain_than_one() -> None:
+    calls = [("1", "1")] * 15 + [("0", "1")] * 5
+    patients = [(Week(2026, 10), bytes([number])) for number in range(20)]
+    once = agreements._of_finding(calls, np.zeros(20), patients)
+    often = agreements._of_finding(calls * 10, np.zeros(200), patients * 10)
+    assert often.agreement == pytest.approx(once.agreement)
+    weeks = [(Week(2026, 10 + number % 10), bytes([number])) for number in range(200)]
+    again = agreements._of_finding(calls * 10, np.zeros(200), weeks)
+    assert again.agreement == pytest.approx(once.agreement), "the patients may be the same"
 
 
 def test_trouble_of_the_machine_is_not_held_against_an_image(

@@ -150,6 +150,7 @@ class Rows:
     Attributes:
         image: SOP instance UID of each.
         number: of the row.
+        week: in which each was read.
         patient: equal for radiographs of one patient in the same week.
         seconds: float64 [N].
         refused: bool [N].
@@ -161,6 +162,7 @@ class Rows:
 
     image: list[str]
     number: list[int]
+    week: list[Week]
     patient: list[bytes]
     seconds: npt.NDArray[np.float64]
     refused: npt.NDArray[np.bool_]
@@ -257,6 +259,7 @@ def rows_between(db: sqlite3.Connection, model: KnownModel, start: float, end: f
     return Rows(
         image=[row["image"] for row in found],
         number=[row["number"] for row in found],
+        week=[Week.of(row["time"]) for row in found],
         patient=[row["patient"] for row in found],
         seconds=np.array([row["seconds"] for row in found], dtype=np.float64),
         refused=np.array([row["refused"] for row in found], dtype=np.bool_),

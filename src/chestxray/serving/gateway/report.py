@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.findings import label
-from chestxray.serving.gateway import drift, readings, shadow_store
+from chestxray.serving.gateway import drift, shadow_store
 from chestxray.serving.gateway.agreement import Agreement, FindingAgreement, agreement
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.drift import Watched, WeekDrift
@@ -77,7 +77,7 @@ def gather(config: Config, store: Store, weeks: int) -> Report:
     last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
     return Report(
         made=dt.datetime.now(dt.UTC),
-        reference=_reference(config, store),
+        reference=_reference(config),
         level=config.drift.level,
         tolerance=config.drift.tolerance,
         weeks=list(drift.of_weeks(store.db, config.drift, periods)),
@@ -113,6 +113,8 @@ def page_values(report: Report) -> dict[str, Any]:
         "weeks": [_week_values(week, watched) for week in report.weeks],
         "watched": [name_of(what) for what in watched],
         "alarms": list(_alarms(report)),
+        "compared": sum(bool(week.shifts) for week in report.weeks),
+        "not_compared": list(_not_compared(report)),
         "codes": sorted({code for week in report.weeks for code in week.notices}),
         "agreement": None if report.agreement is None else _agreement_values(report.agreement),
         "shadow": None if report.shadow is None else report.shadow._asdict(),
@@ -131,17 +133,10 @@ def name_of(what: Watched) -> str:
     return _KINDS[what.kind].format(name)
 
 
-def _reference(config: Config, store: Store) -> str:
+def _reference(config: Config) -> str:
     if config.drift.baseline is not None:
         first, last = config.drift.baseline
         return f"radiographs of this gateway from {first} to {last}"
-    identity = readings.latest_model(store.db, drift.this_week().end)
-    model = None if identity is None else readings.known_model(store.db, identity)
-    if model is not None and not model.probabilities:
-        return (
-            "nothing: the bundle has no distributions of its validation images; set drift.baseline "
-            "to a period of this gateway"
-        )
     return "the validation radiographs of the bundle"
 
 
@@ -163,6 +158,12 @@ def _alarms(report: Report) -> Iterator[str]:
             )
 
 
+def _not_compared(report: Report) -> Iterator[str]:
+    for week in report.weeks:
+        if week.not_compared:
+            yield f"{week.week}: {week.not_compared}"
+
+
 def _drift_lines(report: Report) -> Iterator[str]:
     yield f"DRIFT, compared with {report.reference}"
     if not report.weeks:
@@ -175,9 +176,14 @@ def _drift_lines(report: Report) -> Iterator[str]:
             f"patients, {week.refused} refused{f'; {notices}' if notices else ''}"
         )
     yield from _table(report.weeks)
+    yield from (f"  NOT COMPARED {reason}" for reason in _not_compared(report))
+    compared = sum(bool(week.shifts) for week in report.weeks)
+    if not compared:
+        return
     alarms = list(_alarms(report))
     yield from (f"  ALARM {alarm}" for alarm in alarms)
-    said = "" if alarms else "no alarm; "
+    weeks = f"{compared} compared week{'s' if compared > 1 else ''}"
+    said = "" if alarms else f"no alarm in {weeks}; "
     yield (
         f"  {said}the largest distance of the cumulative distributions, 0 to 1; ! where its "
         f"interval lies above {report.tolerance:g}; chance of any ! in a week without drift "
