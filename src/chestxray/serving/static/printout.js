@@ -56,7 +56,7 @@ function picture(heat, viewport) {
   paint(pixels.data, image.grey, map, { ...look, contours: true });
   context.putImageData(pixels, 0, 0);
   const size = LETTERS * image.width;
-  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), image.width, size);
+  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), image, size);
   if (image.burned) burn(context, image.width, image.height);
   made.append(canvas, element("figcaption", "", caption(heat, image)));
   return made;
