@@ -245,7 +245,7 @@ def test_a_prior_radiograph_of_the_same_patient_is_offered_first_and_follows_the
         return [page.locator(at).inner_text() for at in ("#readout", "#prior-readout")]
 
     page.locator("#prior-viewport").wait_for()
-    page.wait_for_function("document.querySelector('#prior-readout').textContent")
+    page.locator("#prior-readout", has_text="W ").wait_for()
     before = views()
     page.keyboard.press("+")
     after = views()
@@ -327,7 +327,7 @@ def test_a_prior_that_is_read_anyway_has_its_warning_in_the_picture_at_once(page
         inner = shown[4:-4, 4:-4]  # without the edge of the warning above it
         return int((inner[..., 0] - inner[..., 1] > 60).sum())
 
-    page.wait_for_function("document.querySelector('#prior-readout').textContent")
+    page.locator("#prior-readout", has_text="W ").wait_for()
     assert red() == 0
     assert page.locator("#prior-date").inner_text().endswith("refused"), "it is being read"
     held[0].continue_()
