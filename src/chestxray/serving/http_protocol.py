@@ -48,7 +48,8 @@ class ServerConfig(uvicorn.Config):
         """Load the configuration; with TLS a connection begins with a handshake."""
         super().load()
         if self._tls is not None:
-            http, (context, seconds) = self.http_protocol_class, self._tls
+            context, seconds = self._tls
+            http: Any = self.http_protocol_class
 
             def handshake(**arguments: Any) -> Handshake:  # noqa: ANN401 - uvicorn's
 
