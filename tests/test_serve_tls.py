@@ -209,7 +209,8 @@ def test_a_connection_that_is_closed_at_once_leaves_no_task(files):
 
     async def tasks_left() -> int:
         table = ConnectionTable(9, 1, 1, 60, 1000)
-        table.add(Busy(), "127.0.0.1")
+        table.add(busy := Busy(), "127.0.0.1")
+        table.update(busy)
         context = server_context(*files)
 
         def handshake() -> Handshake:
@@ -218,7 +219,7 @@ def test_a_connection_that_is_closed_at_once_leaves_no_task(files):
         server = await asyncio.get_running_loop().create_server(handshake, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
+            assert await asyncio.wait_for(reader.read(), 30) == b""
         writer.close()
         server.close()
         assert (table.closed, len(table)) == (1, 1)
