@@ -139,6 +139,30 @@ def test_pixels_that_are_not_square_are_made_square(attributes, shape):
             {"PixelSpacing": [0.12, 0.12], "PixelSpacingCalibrationType": "FIDUCIAL"},
             (0.12, 0.12, "patient"),
         ),
+        (  # rounded
+            {"PixelSpacing": [0.144, 0.144], "ImagerPixelSpacing": [0.1437, 0.1437]},
+            (0.144, 0.144, "detector"),
+        ),
+        (
+            {"PixelSpacing": [0.14, 0.14], "NominalScannedPixelSpacing": [0.1409, 0.1409]},
+            (0.14, 0.14, "detector"),
+        ),
+        (  # no magnification makes the shadow smaller than the part
+            {"PixelSpacing": [0.28, 0.28], "ImagerPixelSpacing": [0.14, 0.14]},
+            (0.28, 0.28, "unknown"),
+        ),
+        (
+            {"PixelSpacing": [0.12, 0.12], "ImagerPixelSpacing": [0.14, 0.12]},
+            (0.12, 0.12, "unknown"),
+        ),
+        (
+            {
+                "PixelSpacing": [0.16, 0.16],
+                "ImagerPixelSpacing": [0.14, 0.14],
+                "PixelSpacingCalibrationType": "FIDUCIAL",
+            },
+            (0.16, 0.16, "patient"),
+        ),
         ({"PixelSpacing": [0.2, 0.1]}, (0.1, 0.1, "unknown")),  # made square: rows are doubled
         ({"ImagerPixelSpacing": [0.1, 0.1002]}, (0.1, 0.1002, "detector")),
         ({"PixelAspectRatio": [3, 2]}, None),

@@ -10,6 +10,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from chestxray.evaluation.drift import (
     Distribution,
+    effective_size,
     first_of_each,
     share_shift,
     shift,
@@ -84,6 +85,40 @@ def test_images_of_the_same_patients_alarm_no_more_often_when_each_counts_once()
         once += shift(known, images[first_of_each(patients.tolist())], 0.05).alarms(0)
     assert each > 25
     assert once <= 12
+
+
+def test_patients_of_several_weeks_count_as_in_the_worst_case() -> None:
+    weeks = np.repeat(np.arange(4), 30).tolist()
+    assert effective_size([0] * 120, range(120)) == 120
+    assert effective_size(weeks, range(120)) == 30
+    assert effective_size([0] * 120, weeks) == 4
+    assert effective_size([0], [0]) == 1
+    # Three of 100 patients twice, if they are the same: 103² / (97 + 3 · 2²).
+    assert effective_size([0] * 100 + [1] * 3, range(103)) == 97
+
+
+def test_no_choice_of_who_is_the_same_is_worth_less_than_the_worst_case() -> None:
+    draws = np.random.default_rng(8)
+    for _ in range(20):
+        weeks = draws.integers(3, size=30)
+        patients = draws.integers(8, size=30)  # equal ones are the same in all weeks
+        count = np.unique(patients, return_counts=True)[1]
+        kish = count.sum() ** 2 / (count**2).sum()
+        assert effective_size(weeks.tolist(), patients.tolist()) <= kish
+
+
+def test_the_same_patients_each_week_alarm_no_more_often_than_the_level() -> None:
+    """What would alarm often if each week of the reference had patients of its own."""
+    draws, worst, each = np.random.default_rng(6), 0, 0
+    weeks = np.repeat(np.arange(6), 60).tolist()
+    for _ in range(200):
+        known = reference(np.tile(draws.normal(size=60), 6))
+        size = {"patients": effective_size(weeks, range(360))}
+        found = draws.normal(size=400)
+        each += shift(known, found, 0.05).alarms(0)
+        worst += shift(known.model_copy(update=size), found, 0.05).alarms(0)
+    assert each > 40
+    assert worst <= stats.binom.ppf(0.999, 200, 0.05)
 
 
 def test_a_planted_shift_is_found_and_its_interval_holds_it() -> None:

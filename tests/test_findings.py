@@ -323,6 +323,14 @@ def test_every_code_is_well_formed_and_names_one_finding() -> None:
             assert code.scheme == "DCM"
 
 
+def test_the_code_of_a_hernia_is_as_broad_as_its_description() -> None:
+    """NIH's label is any hernia that a chest radiograph shows, not the hiatal one alone."""
+    entry = term("Hiatal hernia")
+    assert entry is not None
+    assert entry.description == "Hiatal or other diaphragmatic hernia."
+    assert entry.codes == (Code("39839004", "SCT", "Diaphragmatic hernia"),)
+
+
 def test_codes_of_the_standard_are_the_standards_own() -> None:
     """As pydicom has them, which generates its tables from PS3.16."""
     from pydicom.sr._concepts_dict import concepts

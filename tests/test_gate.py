@@ -414,7 +414,7 @@ def test_on_real_radiographs_parts_and_other_radiographs_stand_out_and_new_radio
 
 def test_a_value_just_beyond_its_limit_is_not_shown_as_the_limit():
     (notice,) = checks._out_of_distribution(0.5, 1.0001)
-    assert notice.sentence.endswith("their distance is 1.01 times the accepted limit")
+    assert notice.sentence.endswith("it differs by 1.01 times the accepted limit")
 
 
 def test_braces_in_a_header_are_shown_as_they_are():

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -19,13 +20,14 @@ import chestxray
 from chestxray.errors import ConfigError, RefusedError
 from chestxray.evaluation.drift import Distribution
 from chestxray.reading.reader import Reader
-from chestxray.serving.gateway import drift, readings, report
+from chestxray.serving.gateway import backups, drift, readings, report, shadow_store
 from chestxray.serving.gateway import store as stores
 from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.drift import Watched
 from chestxray.serving.gateway.drift_metrics import DriftMetrics
 from chestxray.serving.gateway.readings import Figures, Week
 from chestxray.serving.gateway.retention import Retention
+from chestxray.serving.gateway.shadow_store import ShadowStore, shadow_counts, shadow_rows
 from chestxray.serving.gateway.store import Store, connect, transaction
 from gateway_parts import PATIENT, add, config
 
@@ -131,6 +133,27 @@ def test_whose_a_reading_is_cannot_be_found_once_the_week_is_over(
     assert PATIENT.encode() not in (tmp_path / "state/queue.sqlite").read_bytes()
 
 
+def test_a_backup_and_the_database_of_the_next_week_do_not_have_the_key_of_a_week(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(2, 0.2))
+    key = bytes(store.db.execute("SELECT key FROM week_keys").fetchone()[0])
+    keeping = Retention(Storage(spare_mib=0, free_mib=0), store)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database = store.folder / "queue.sqlite"
+    assert key in database.read_bytes(), "the week is not over"
+    backup = backups.make(store.db, store.folder)
+    assert key not in backup.read_bytes()
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("SELECT count(*) FROM readings").fetchone()[0] == 2
+    clock(MONDAY + WEEK)
+    keeping.run_once()
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert key not in database.read_bytes(), "though nothing was read in this week"
+
+
 def test_notices_are_counted_and_compared_with_a_baseline_only(
     store: Store, model: str, clock
 ) -> None:
@@ -156,6 +179,97 @@ def test_a_baseline_of_the_site_replaces_validation(store: Store, model: str, cl
     assert [bool(one.alarms) for one in weeks_of(store)] == [True, True, True]
     period = [dt.date(2026, 3, 2), dt.date(2026, 3, 8)]
     assert not any(one.alarms for one in weeks_of(store, Drift(baseline=period)))
+
+
+@pytest.mark.parametrize("weeks", [2, 4])
+def test_the_same_patients_in_more_weeks_of_a_baseline_make_it_no_more_certain(
+    store: Store, model: str, clock, weeks: int
+) -> None:
+    draws = np.random.default_rng(5)
+    baseline = draws.beta(2, 8, 60)
+    for number in range(weeks):
+        clock(MONDAY + number * WEEK)
+        note(store, model, baseline, notices=["burned-in"])
+    clock(MONDAY + weeks * WEEK)
+    note(store, model, draws.beta(4, 6, 60))
+    first = dt.date(2026, 3, 2)
+    last = first + dt.timedelta(days=7 * weeks - 1)
+    one, all_ = (
+        weeks_of(store, Drift(baseline=[first, end]))[-1].shifts
+        for end in (first + dt.timedelta(days=6), last)
+    )
+    for what in (EFFUSION, Watched("notice", "burned-in")):
+        assert all_[what] == pytest.approx(one[what], abs=0.01)
+
+
+def changed_bundle(store: Store, clock) -> None:
+    """Two good weeks of one model, then two of another, of which the second is far away."""
+    draws = np.random.default_rng(7)
+    described = {"findings": ["Effusion"], "probabilities": {}, "measures": {}}
+    described["probabilities"] = {"Effusion": VALIDATION.model_dump()}
+    for name in "mn":
+        store.db.execute(
+            "INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (name, json.dumps(described))
+        )
+    for number, (name, beta) in enumerate((("m", (2, 8)), ("m", (2, 8)), ("n", (8, 2)))):
+        clock(MONDAY + number * WEEK)
+        note(store, name, draws.beta(*beta, 200), notices=["burned-in"])
+    clock(MONDAY + 3 * WEEK)
+
+
+BASELINE = [dt.date(2026, 3, 2), dt.date(2026, 3, 8)]
+
+
+def test_a_week_of_a_bundle_that_the_baseline_does_not_know_is_said_not_to_be_compared(
+    tmp_path: Path, clock
+) -> None:
+    of = config(tmp_path, '[drift]\nbaseline = ["2026-03-02", "2026-03-08"]\n')
+    store = Store(of.state)
+    changed_bundle(store, clock)
+    assert [one.alarms for one in weeks_of(store, of.drift)] == [(), (), ()]
+    assert [bool(one.not_compared) for one in weeks_of(store, of.drift)] == [False, False, True]
+    reason = "2026-W12: n has read nothing in the period of drift.baseline; set it to a period in"
+    found = report.gather(of, store, 8)
+    text = "\n".join(report.lines(found))
+    assert f"NOT COMPARED {reason}" in text
+    assert "no alarm in 2 compared weeks;" in text
+    report.write_page(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No alarm in 2 compared weeks." in page
+    assert reason in page
+    only = report.gather(of, store, 2)  # the week of the new bundle alone was read
+    assert len(only.weeks) == 1
+    assert "no alarm" not in "\n".join(report.lines(only)).casefold()
+    report.write_page(only, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was compared." in page
+    assert "no alarm" not in page.casefold()
+    store.close()
+
+
+def test_a_baseline_of_before_the_first_reading_compares_nothing_and_says_so(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(50, 0.99))
+    (found,) = weeks_of(store, Drift(baseline=[dt.date(2025, 3, 2), dt.date(2025, 3, 8)]))
+    assert found.shifts == {}
+    assert "m has read nothing in the period of drift.baseline" in found.not_compared
+
+
+def test_prometheus_is_told_of_no_alarms_where_nothing_was_compared(store: Store, clock) -> None:
+    changed_bundle(store, clock)
+    registry = CollectorRegistry()
+    registry.register(DriftMetrics(Drift(baseline=BASELINE), store.folder))
+    said = generate_latest(registry).decode()
+    assert 'chestxray_gateway_drift_compared{week="last"} 0.0' in said
+    assert "chestxray_gateway_drift_alarms{" not in said
+    assert 'chestxray_gateway_week_radiographs{outcome="read",week="last"} 200.0' in said
+    registry = CollectorRegistry()
+    registry.register(DriftMetrics(Drift(), store.folder))
+    said = generate_latest(registry).decode()
+    assert 'chestxray_gateway_drift_compared{week="last"} 1.0' in said
+    assert 'chestxray_gateway_drift_alarms{week="last"} 1.0' in said
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +356,41 @@ def test_old_figures_are_removed_and_those_of_the_baseline_stay(
     assert left == [10, 12, 13]
 
 
+def test_old_figures_of_a_shadow_are_removed_though_none_is_configured_any_more(
+    store: Store, clock
+) -> None:
+    shadow = ShadowStore.open(store.folder, 0)
+    for number in range(1, 5):
+        clock(MONDAY + (number - 1) * WEEK)
+        shadow.begin(number, f"1.{number}")
+        shadow.finish(number, "model", 0.1, b"figures", "1")
+    shadow.begin(5, "1.5")  # and it ended then
+    shadow.close()
+    keeping = Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2))
+    clock(MONDAY + 4 * WEEK)
+    keeping.run_once()
+    assert [row.number for row in shadow_rows(store.folder, [0, 9])[0]] == [3, 4]
+    clock(MONDAY + 9 * WEEK)
+    keeping.run_once()
+    assert len(shadow_rows(store.folder, [0, 9])[0]) == 2, "it looks once an hour"
+    again = Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2))
+    again.run_once()
+    assert shadow_rows(store.folder, [0, 9])[0] == []
+    assert shadow_counts(store.folder) == (0, 0, 0, 4), "a shadow goes on after what it has read"
+
+
+def test_a_damaged_database_of_the_shadow_does_not_stop_retention(
+    store: Store, model: str, clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.folder / shadow_store.FILE).write_bytes(b"no database at all" * 500)
+    clock(MONDAY)
+    note(store, model, np.array([0.2]))
+    clock(MONDAY + 4 * WEEK)
+    Retention(Storage(spare_mib=0, free_mib=0), store, Drift(keep_weeks=2)).run_once()
+    assert store.db.execute("SELECT count(*) FROM readings").fetchone()[0] == 0
+    assert "remove shadow.sqlite yourself" in caplog.text
+
+
 def test_a_state_folder_of_before_gets_the_tables_and_keeps_what_it_has(tmp_path: Path) -> None:
     before = Store(tmp_path / "state")
     add(before, "1.1")
@@ -289,6 +438,29 @@ def test_the_report_says_as_text_and_as_a_page_which_week_moved_and_names_nobody
     store.close()
 
 
+def test_the_report_says_that_the_database_of_the_shadow_is_damaged_and_everything_else(
+    tmp_path: Path, clock
+) -> None:
+    of = config(tmp_path)
+    store = Store(of.state)
+    remember(store, {"Effusion": VALIDATION.model_dump()})
+    clock(MONDAY)
+    note(store, "m", np.full(50, 0.4))
+    (of.state / shadow_store.FILE).write_bytes(b"no database at all" * 500)
+    found = report.gather(of, store, 2)
+    assert "shadow.sqlite cannot be read" in found.problem
+    text = "\n".join(report.lines(found))
+    assert "50 radiographs of 50 patients" in text
+    assert "figures of the shadow (shadow.sqlite): number unknown" in text
+    assert "radiographs as received (images/): 0" in text
+    assert "none has read" not in text
+    report.write_page(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "shadow.sqlite cannot be read" in page
+    assert "<td>unknown</td>" in page
+    store.close()
+
+
 def test_a_bundle_without_distributions_is_told_of_with_the_next_step(
     tmp_path: Path, clock
 ) -> None:
@@ -299,8 +471,34 @@ def test_a_bundle_without_distributions_is_told_of_with_the_next_step(
     note(store, "m", np.full(50, 0.4))
     text = "\n".join(report.lines(report.gather(of, store, 2)))
     assert "set drift.baseline to a period of this gateway" in text
-    assert "ALARM" not in text
+    assert "ALARM" not in text.replace("no alarm", "ALARM")
     store.close()
+
+
+def test_of_a_bundle_with_measures_alone_it_is_said_that_no_probability_is_compared(
+    store: Store, clock
+) -> None:
+    measures = {"look": VALIDATION.model_dump()}
+    described = {"findings": ["Effusion"], "probabilities": {}, "measures": measures}
+    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
+    clock(MONDAY)
+    note(store, "m", np.full(50, 0.4), measures={"look": 0.2})
+    (found,) = weeks_of(store)
+    assert list(found.shifts) == [Watched("measure", "look")]
+    assert found.not_compared.startswith("probabilities: the bundle has no distributions")
+
+
+def test_a_week_is_not_compared_by_probability_where_the_baseline_was_refused_whole(
+    store: Store, model: str, clock
+) -> None:
+    clock(MONDAY)
+    note(store, model, np.full(50, np.nan), refused=True)
+    clock(MONDAY + WEEK)
+    note(store, model, np.full(50, 0.4))
+    first, second = weeks_of(store, Drift(baseline=BASELINE))
+    assert first.alarms == ()
+    assert second.alarms == (Watched("refused", ""),)
+    assert second.not_compared.startswith("probabilities: m has read nothing in the period of")
 
 
 def test_a_baseline_that_ends_before_it_begins_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from chestxray.serving.gateway import dicom_json, http_client, polling
 from chestxray.serving.gateway.config import Stow
 from chestxray.serving.gateway.http_client import AnswerError
+from chestxray.serving.gateway.intake import RADIOGRAPHS
 from chestxray.serving.gateway.multipart import only_part
 from chestxray.serving.gateway.polling import Instance, _DICOMwebService
 from chestxray.serving.gateway.sender import _DeliveryError, _StowTransport, _UnreachableError
@@ -41,7 +42,7 @@ class Service:
         self.stop = threading.Event()
         self.folder = folder
         self.image = server.image
-        self._service = _DICOMwebService(settings.poll[0], 4 * MIB, self.stop)
+        self._service = _DICOMwebService(settings.poll[0], 4 * MIB, self.stop, RADIOGRAPHS)
 
     def studies(self) -> int:
         return len(self._service.studies("20200101-"))

@@ -140,7 +140,7 @@ def test_check_says_which_class_of_results_a_pacs_does_not_accept(site: Site) ->
     to = site.gateway.config.destinations[0].model_copy(update={"port": port, "ae_title": "PICKY"})
     (found,) = reach(site.gateway.config.model_copy(update={"destinations": [to]}))
     picky.shutdown()
-    assert found.problem.startswith("it does not accept Comprehensive 3D SR Storage: allow")
+    assert found.problem.startswith("it does not accept Comprehensive 3D SR Storage in Explicit VR")
 
 
 def test_report_of_a_running_gateway_says_what_was_read_and_what_is_kept(

@@ -6,9 +6,12 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import highdicom
+import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, dcmread
 from pydicom.pixels import pixel_array
 
@@ -16,7 +19,21 @@ from chestxray.dataset.pixels import placement
 from chestxray.errors import Notice
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.result_objects import codes
-from result_objects import CALLED, HEIGHT, WIDTH, film, made, make, reader_of, reading
+from chestxray.serving.result_objects.instance import FORCED, NOTE
+from chestxray.serving.result_objects.secondary_capture import SCALE
+from result_objects import (
+    CALLED,
+    HEIGHT,
+    KINDS,
+    WARNING,
+    WIDTH,
+    comments,
+    film,
+    made,
+    make,
+    reader_of,
+    reading,
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,18 +168,62 @@ def test_a_reading_of_some_findings_reports_no_others(tmp_path, reader):
     assert "Effusion" not in str(results["sr"])
 
 
-def test_a_forced_reading_says_so_in_its_picture(tmp_path, reader):
+REFUSED = Notice("body-part-other", "BodyPartExamined is KNEE", {}, refuses=True)
+
+
+def test_a_forced_reading_says_so_in_large_letters_in_its_picture(tmp_path, reader):
+    """The lines of the sentence, as Pillow draws them at their size."""
     whole = placed((WIDTH, HEIGHT))
-    refused = Notice("dark", "the image is darker than any of training", {}, refuses=True)
-    assert not np.array_equal(
-        drawn(made(film(tmp_path), replace(whole, warnings=(refused,)), reader)["sc"]),
-        drawn(
-            made(
-                film(tmp_path), replace(whole, warnings=(replace(refused, refuses=False),)), reader
-            )["sc"]
-        ),
+    for words in ("Refused by the gate, read", "anyway: do not rely on this"):
+        for refuses in (True, False):
+            outcome = replace(whole, warnings=(replace(REFUSED, refuses=refuses),))
+            (capture,) = make(film(tmp_path), outcome, reader, {"sc"})
+            picture = pixel_array(dcmread(io.BytesIO(capture.content)))
+            assert (likeness(picture, words) > 0.95) == refuses, words
+
+
+def likeness(picture: np.ndarray, words: str) -> float:
+    """The highest correlation of a picture with words in bold letters of 30 pixels."""
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    font = ImageFont.truetype(
+        fonts / "DejaVuSans-Bold.ttf", SCALE * 30, layout_engine=ImageFont.Layout.BASIC
     )
+    left, top, right, bottom = map(round, font.getbbox(words))
+    image = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(image).text((-left, -top), words, 255, font)
+    red = np.ascontiguousarray(picture[..., 0])
+    return float(cv2.matchTemplate(red, np.asarray(image), cv2.TM_CCOEFF_NORMED).max())
 
 
-def drawn(capture: Dataset) -> np.ndarray:
-    return pixel_array(capture)
+def test_each_object_of_a_forced_reading_begins_with_the_refusal_and_claims_no_chest(
+    tmp_path, reader
+):
+    path = film(tmp_path, BodyPartExamined="KNEE", Laterality="L")
+    trusted = made(path, placed((WIDTH, HEIGHT)), reader)
+    forced = made(path, replace(placed((WIDTH, HEIGHT)), warnings=(REFUSED, WARNING)), reader)
+    assert set(forced) == set(trusted) == KINDS
+    for kind, result in forced.items():
+        check_forced(result)
+        assert "refused" not in str(trusted[kind]).lower()
+    assert [each.SegmentLabel for each in trusted["seg"].SegmentSequence] == ["Effusion", "Mass"]
+
+
+def check_forced(result: Dataset) -> None:
+    """Whatever text a viewer shows of an object, it begins with the refusal."""
+    assert result.SeriesDescription.startswith("Refused, read anyway: ")
+    assert len(result.SeriesDescription) <= 64
+    if result.Modality == "SR":
+        first, second, *others = comments(result)
+        assert first == FORCED
+        assert second == "Refused (body-part-other): BodyPartExamined is KNEE"
+        assert not any("refuse" in other.lower() for other in others)
+        return
+    assert result.BodyPartExamined == "KNEE"
+    said = "Refused (body-part-other): BodyPartExamined is KNEE"
+    assert result.ImageComments == f"{FORCED} {said} {NOTE}"
+    if result.Modality == "SEG":
+        assert result.ContentDescription == FORCED
+        for segment in result.SegmentSequence:
+            assert segment.SegmentLabel.startswith("Refused: ")
+            assert segment.SegmentDescription.startswith(f"{FORCED} ")
+            assert "AnatomicRegionSequence" not in segment

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 import chestxray
 from chestxray.errors import ConfigError
@@ -79,6 +85,9 @@ def modality(rule: CaptureRule, file: bytes) -> str:
         ({"NumberOfFrames": "2"}, TAKEN, "more than one frame"),
         ({"BurnedInAnnotation": "YES"}, TAKEN, "text is part of its pixels"),
         ({"Manufacturer": "ChestXray"}, BURNED_IN, "a result of a gateway of this package"),
+        ({"SourceImageSequence": [Dataset()]}, TAKEN, r"another image \(SourceImageSequence\)"),
+        ({"DerivationDescription": "heat map"}, TAKEN, r"another image \(DerivationDescription\)"),
+        ({"ContentQualification": "RESEARCH"}, TAKEN, r"ContentQualification RESEARCH"),
         (
             {"PatientComments": "x" * 60000, "ImageComments": "y" * 9000},
             TAKEN,
@@ -94,12 +103,29 @@ def test_what_is_no_radiograph_by_its_tags_is_refused_with_the_tag(
         modality(rule, written(capture(**more)))
 
 
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_grey_result_of_another_product_is_refused_however_its_sequence_is_encoded(
+    undefined: bool, syntax: str
+) -> None:
+    source = Dataset()
+    source.ReferencedSOPClassUID = ComputedRadiographyImageStorage
+    source.ReferencedSOPInstanceUID = "1.2.3"
+    result = capture(SourceImageSequence=[source], Manufacturer="Other", Modality="DX")
+    result["SourceImageSequence"].is_undefined_length = undefined
+    result.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(NotARadiographError, match="SourceImageSequence"):
+        modality(BURNED_IN, written(result))
+
+
 def test_a_secondary_capture_of_one_grey_image_of_cr_or_dx_is_a_radiograph() -> None:
     assert modality(TAKEN, written(capture())) == "CR"
     assert modality(TAKEN, written(capture(Modality="DX", BurnedInAnnotation="NO"))) == "DX"
     assert modality(BURNED_IN, written(capture(BurnedInAnnotation="YES"))) == "CR"
     inverse = capture(PhotometricInterpretation="MONOCHROME1", NumberOfFrames="1")
     assert modality(TAKEN, written(inverse)) == "CR"
+    assert modality(TAKEN, written(capture(DerivationDescription=""))) == "CR"
+    assert modality(TAKEN, written(capture(ContentQualification="PRODUCT"))) == "CR"
     deflated = capture()
     deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     assert modality(TAKEN, written(deflated)) == "CR"

@@ -19,11 +19,18 @@ import trustme
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
 
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
+from chestxray.serving.gateway.reachability import reach
 from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from chestxray.serving.rle import rle_frame
@@ -80,6 +87,7 @@ class PACS:
     ) -> None:
         self.status, self.got = 0x0000, []
         ae = AE(ae_title="PACS")
+        ae.add_supported_context(Verification)
         ae.add_supported_context(SecondaryCaptureImageStorage, list(syntaxes))
         handlers = [(evt.EVT_C_STORE, self._stored)]
         context = tls.server_context() if tls else None
@@ -108,6 +116,17 @@ def attempt(store: Store, to: Destination, transport: _CStoreTransport | _StowTr
 def state(store: Store) -> str:
     counted = statistics.counts(store.db)[QUEUE]
     return next(name for name, count in counted.items() if count)
+
+
+def referenced(uid: str = "1.2.9") -> dict:
+    item = {"00081155": {"vr": "UI", "Value": [uid]}}
+    return {"00081199": {"vr": "SQ", "Value": [item]}}
+
+
+def failed(reason: int) -> dict:
+    item = {"00081155": {"vr": "UI", "Value": ["1.2.9"]}}
+    item["00081197"] = {"vr": "US", "Value": [reason]}
+    return {"00081198": {"vr": "SQ", "Value": [item]}}
 
 
 def picture(store: Store) -> tuple[bytes, np.ndarray]:
@@ -162,6 +181,50 @@ def test_a_stow_service_that_does_not_take_rle_gets_the_picture_decoded(
     start = got[1].index(b"\r\n\r\n") + 4
     plain = dcmread(io.BytesIO(got[1][start:]))
     assert np.array_equal(plain.pixel_array, drawn)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_check_approves_a_pacs_where_and_only_where_a_delivery_succeeds(
+    store: Store, tmp_path: Path, syntax: str
+) -> None:
+    result(store)
+    port = free_port()
+    pacs, to = PACS(port, syntaxes=[syntax]), dicom(tmp_path, port)
+    settings = config(tmp_path).model_copy(
+        update={"destinations": [to.model_copy(update={"send": ["sc"]})]}
+    )
+    (found,) = reach(settings)
+    attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
+    assert (found.problem == "") == (state(store) == "done") == (syntax == ExplicitVRLittleEndian)
+    assert found.problem == "" or "in Explicit VR Little Endian: allow" in found.problem
+    pacs.stop()
+
+
+@pytest.mark.parametrize(
+    ("first", "sent"),
+    [
+        ((415, ""), 2),
+        ((409, json.dumps(failed(0xC122))), 2),
+        ((500, ""), 1),
+        ((200, "<html>"), 1),
+        ((503, ""), 1),
+        ((409, json.dumps(failed(0xA700))), 1),
+    ],
+)
+def test_a_picture_is_sent_again_only_to_a_service_that_answered_that_it_does_not_store_it(
+    store: Store, tmp_path: Path, first: tuple[int, str], sent: int
+) -> None:
+    picture(store)
+    with web(*first, later=(409, json.dumps(failed(0xA900)))) as (url, got):
+        to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 1\n')
+        transport = _StowTransport(to, threading.Event())
+        attempt(store, to, transport)
+        transport.close()
+    assert len(got) == sent
+    rows = dead_letters.dead_letters(store.db) + statistics.retrying(store.db)
+    reason = "".join(row["reason"] for row in rows)
+    assert f"answered {first[0]}" in reason, "the first answer is told"
+    assert ("without compression: the server answered 409" in reason) == (sent == 2)
 
 
 # 0111: it has it already, of a sender that was killed before it noted the success.
@@ -320,17 +383,6 @@ def test_a_delivery_that_hangs_ends_its_sender_and_is_freed_by_the_next(
 
 
 # --- STOW-RS ------------------------------------------------------------------------------------
-
-
-def referenced(uid: str = "1.2.9") -> dict:
-    item = {"00081155": {"vr": "UI", "Value": [uid]}}
-    return {"00081199": {"vr": "SQ", "Value": [item]}}
-
-
-def failed(reason: int) -> dict:
-    item = {"00081155": {"vr": "UI", "Value": ["1.2.9"]}}
-    item["00081197"] = {"vr": "US", "Value": [reason]}
-    return {"00081198": {"vr": "SQ", "Value": [item]}}
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 import trustme
 
-from chestxray.errors import ConfigError, MissingExtraError
+from chestxray.errors import ArtifactError, ConfigError, MissingExtraError
 from chestxray.model import model_card as card
 from chestxray.model.exported import EXPORT
 from chestxray.serving.gateway import processes
-from chestxray.serving.gateway.supervisor import check
+from chestxray.serving.gateway.store import VERSION, Store
+from chestxray.serving.gateway.supervisor import _check_state, check
 from gateway_parts import certificates, config, radiograph, written_to
 
 
@@ -135,6 +138,22 @@ def test_a_key_of_another_certificate_is_told(tmp_path: Path, run: Path) -> None
     settings = config(tmp_path, f"[receive.tls]\n{chr(10).join([lines[0], *lines[2:]])}\n")
     with pytest.raises(ConfigError, match=r"^receive\.tls: .* do not match \("):
         check(settings, run / "bundle")
+
+
+@pytest.mark.parametrize("starting", [True, False])
+def test_check_refuses_a_database_of_a_later_version_and_leaves_it(
+    tmp_path: Path, run: Path, starting: bool
+) -> None:
+    settings = config(tmp_path)
+    made = Store(settings.state)
+    made.db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    made.close()
+    with pytest.raises(ArtifactError, match=f"has tables of version {VERSION + 1}"):
+        check(settings, run / "bundle", starting=starting)
+    with closing(sqlite3.connect(settings.state / "queue.sqlite")) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == VERSION + 1
+        db.execute(f"PRAGMA user_version = {VERSION - 1}")  # an earlier one is migrated by `run`
+    _check_state(settings.state)
 
 
 def test_a_state_that_cannot_be_made_is_told_by_its_key(tmp_path: Path, run: Path) -> None:

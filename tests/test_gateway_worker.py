@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.proportion import proportion_confint
 
 import chestxray
 from chestxray import artifacts
 from chestxray.dataset import pixels as radiographs
 from chestxray.dataset.decoding import Isolated
-from chestxray.errors import Notice, RefusedError
+from chestxray.errors import DecoderError, DecodingTimeError, Notice, RefusedError, WorkerError
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import agreement as agreements
 from chestxray.serving.gateway import (
@@ -41,7 +42,9 @@ from chestxray.serving.gateway import (
     worker,
 )
 from chestxray.serving.gateway.agreement import agreement
+from chestxray.serving.gateway.config import Shadow
 from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.readings import Week
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.statistics import Statistics
 from chestxray.serving.gateway.store import READ, Image, Store, dry_run_queue, send_queue
@@ -327,7 +330,7 @@ def everything(db: sqlite3.Connection) -> list[str]:
 
 
 def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
-    shadowed: Shadowed, chests: list[Dataset]
+    shadowed: Shadowed, chests: list[Dataset], tmp_path: Path
 ) -> None:
     bench = shadowed.bench
     for image in chests[:3]:
@@ -352,8 +355,12 @@ def test_the_shadow_reads_what_the_first_has_read_and_changes_nothing_of_it(
         assert one.difference == pytest.approx(np.mean(np.subtract(theirs, ours)), abs=1e-6)
         if one.agreement is not None:
             assert one.both + one.first + one.shadow + one.neither == 3
-    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    configured = bench.config.model_copy(update={"shadow": Shadow(bundle=tmp_path)})
+    text = "\n".join(report.lines(report.gather(configured, bench.store, 2)))
     assert "3 read, 0 waiting, 0 removed before, 0 failed" in text
+    text = "\n".join(report.lines(report.gather(bench.config, bench.store, 2)))
+    assert "none is configured; this is what an earlier one has read" in text
+    assert "3 read, 0 removed before, 0 failed" in text
 
 
 def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
@@ -378,10 +385,52 @@ def test_what_the_shadow_cannot_read_is_counted_and_holds_nothing_back(
     assert not shadowed.read()
     counts = shadow_store.shadow_counts(bench.config.state)
     assert (counts.read, counts.missed, counts.failed) == (0, 1, 2)
-    assert (
-        PATIENT.split("^")[0].encode() not in (bench.config.state / shadow_store.FILE).read_bytes()
-    )
+    shadowed.own.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    written_down = (bench.config.state / shadow_store.FILE).read_bytes()
+    assert b"ValueError" in written_down, "the rows are in this file"
+    assert PATIENT.split("^")[0].encode() not in written_down
     assert bench.store.image_file(good).exists()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DecodingTimeError("x", "decoding took more than 60 s"),
+        DecoderError("x"),
+        WorkerError("a decoder process did not start"),
+        OSError(24, "Too many open files"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_of_the_machine_is_not_held_against_an_image_of_the_shadow(
+    shadowed: Shadowed, chests: list[Dataset], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    bench = shadowed.bench
+
+    def fail(*_: object) -> None:
+        raise trouble
+
+    def counted() -> tuple[int, int]:
+        counts = shadow_store.shadow_counts(bench.config.state)
+        return counts.read, counts.failed
+
+    for image in chests[:2]:
+        bench.receive(image)
+        bench.work()
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        with pytest.raises(shadow._MachineError, match=r"was not read"):
+            shadowed.read()
+    assert counted() == (0, 0), "it waits"
+    assert shadowed.read()
+    assert counted() == (1, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Isolated, "call", fail)
+        for _ in range(2):
+            with pytest.raises(shadow._MachineError):
+                shadowed.read()
+        assert shadowed.read()
+    assert counted() == (1, 1), "it is tried once more, not for ever"
 
 
 def test_a_damaged_shadow_database_is_begun_anew_and_a_restored_queue_is_followed(
@@ -410,10 +459,24 @@ def test_kappa_and_shares_of_calls_are_those_of_scikit_learn() -> None:
     ours = draws.random(200) < 0.3
     theirs = np.where(draws.random(200) < 0.8, ours, ~ours)
     calls = [(str(int(a)), str(int(b))) for a, b in zip(ours, theirs, strict=True)]
-    found = agreements._of_finding([*calls, ("-", "1")], np.zeros(201))
+    patients = [(Week(2026, 10), bytes([number])) for number in range(201)]
+    found = agreements._of_finding([*calls, ("-", "1")], np.zeros(201), patients)
     assert found.kappa == pytest.approx(cohen_kappa_score(ours, theirs))
     assert found.agreement[0] == pytest.approx((ours == theirs).mean())
     assert found.both + found.first + found.shadow + found.neither == 200
+    interval = proportion_confint((ours == theirs).sum(), 200, 0.05, "wilson")
+    assert found.agreement[1:] == pytest.approx(interval)
+
+
+def test_ten_radiographs_of_a_patient_make_the_agreement_no_more_certain_than_one() -> None:
+    calls = [("1", "1")] * 15 + [("0", "1")] * 5
+    patients = [(Week(2026, 10), bytes([number])) for number in range(20)]
+    once = agreements._of_finding(calls, np.zeros(20), patients)
+    often = agreements._of_finding(calls * 10, np.zeros(200), patients * 10)
+    assert often.agreement == pytest.approx(once.agreement)
+    weeks = [(Week(2026, 10 + number % 10), bytes([number])) for number in range(200)]
+    again = agreements._of_finding(calls * 10, np.zeros(200), weeks)
+    assert again.agreement == pytest.approx(once.agreement), "the patients may be the same"
 
 
 def test_trouble_of_the_machine_is_not_held_against_an_image(

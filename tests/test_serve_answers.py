@@ -28,11 +28,12 @@ from chestxray.serving import fhir
 from chestxray.serving.admission import Limits
 from chestxray.serving.content_negotiation import DICOM, DICOM_PARTS, FHIR, JSON, chosen
 from chestxray.serving.http_errors import ProblemError
+from chestxray.serving.result_objects.instance import FORCED
 from chestxray.serving.upload_usage import Usage
 from chestxray.serving.web import create_app, example_png
 from chestxray.sources.nih import FINDINGS
 from dicom_files import dicom
-from result_objects import USUAL
+from result_objects import USUAL, comments
 from viewer_parts import PlantedReader, planted
 from web_server import ready, wait_until
 
@@ -307,6 +308,73 @@ def test_a_fhir_report_refers_to_patient_order_and_study_by_their_identifiers(cl
     plain = read(client, example_png("clear"), FHIR).json()
     assert not {"subject", "basedOn", "imagingStudy", "effectiveDateTime"} & set(plain)
     check_report(plain, read(client, example_png("clear")).json())
+
+
+@pytest.fixture(scope="module")
+def forcing(reader) -> Iterator[httpx.Client]:
+    with ready(create_app(reader, Limits(decoders=1), allow_force=True)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def refused() -> bytes:
+    """A DICOM file with the white edge that the planted reader refuses, said to be of a knee."""
+    phantom = cv2.imdecode(np.frombuffer(example_png("clear"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    phantom[:, :40] = 255
+    return dicom(phantom.astype(np.uint16) * 16, 12, **(USUAL | {"BodyPartExamined": "KNEE"}))
+
+
+def forced(client, data: bytes, accept: str = JSON, **query) -> httpx.Response:
+    assert problem(read(client, data, accept, **query)) == (422, "refused")
+    answer = read(client, data, accept, force="true", **query)
+    assert answer.status_code == 200
+    return answer
+
+
+WHY = "Refused (rotated): the radiograph is rotated"
+
+
+def test_a_forced_answer_in_json_says_that_it_is_refused_and_why(forcing, refused, film):
+    answer = forced(forcing, refused).json()
+    assert answer["refused"] is True
+    assert [notice["code"] for notice in answer["warnings"] if notice["refuses"]] == ["rotated"]
+    assert read(forcing, film, force="true").json()["refused"] is False
+
+
+def test_a_forced_fhir_report_has_no_coded_conclusion_and_notes_the_refusal_first(
+    forcing, refused, film
+):
+    """A program that reads codes alone must not take the calls for results."""
+    report = forced(forcing, refused, FHIR).json()
+    assert "conclusionCode" not in report
+    assert report["conclusion"].startswith(f"{FORCED} {WHY}.")
+    assert FORCED in report["text"]["div"]
+    observations = [each for each in report["contained"] if "valueQuantity" in each]
+    assert len(observations) == len(FINDINGS)
+    for observation in observations:
+        assert "interpretation" not in observation
+        assert [note["text"] for note in observation["note"]][:2] == [FORCED, f"{WHY}."]
+    DiagnosticReport.model_validate(report)
+    trusted = json.dumps(read(forcing, film, FHIR, force="true").json())
+    assert "conclusionCode" in trusted
+    assert "efused" not in trusted
+
+
+@pytest.mark.parametrize("kind", ["sr", "regions"])
+def test_the_reports_of_a_forced_answer_begin_with_the_refusal(kind, forcing, refused):
+    result = dcmread(io.BytesIO(forced(forcing, refused, DICOM, objects=kind).content))
+    assert comments(result)[:2] == [FORCED, WHY]
+    assert result.SeriesDescription.startswith("Refused, read anyway")
+
+
+@pytest.mark.parametrize("kind", ["sc", "seg"])
+def test_the_images_of_a_forced_answer_begin_with_the_refusal(kind, forcing, refused):
+    result = dcmread(io.BytesIO(forced(forcing, refused, DICOM, objects=kind).content))
+    assert result.ImageComments.startswith(f"{FORCED} {WHY}")
+    assert result.SeriesDescription.startswith("Refused, read anyway")
+    assert result.BodyPartExamined == "KNEE"
+    for segment in result.get("SegmentSequence", []):
+        assert segment.SegmentDescription.startswith(FORCED)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,42 @@ def test_without_spacing_a_length_is_in_pixels_and_the_keyboard_can_measure(page
     assert status(page) == "Length deleted."
 
 
+def test_the_label_of_a_length_lies_within_the_pane_wherever_the_length_ends(page):
+    """The pane is a part of a larger canvas, on which a label beyond its edges would show."""
+    beyond = """async ([wide, high, a, b]) => {
+      const { drawLength } = await import("/static/ruler.js");
+      const context = new OffscreenCanvas(wide + 800, high + 800).getContext("2d", {
+        willReadFrequently: true,
+      });
+      context.translate(400, 400);
+      const text = "95.4 mm at the detector";
+      const pane = { width: wide, height: high };
+      drawLength(context, { x: a[0], y: a[1] }, { x: b[0], y: b[1] }, text, pane);
+      const painted = (...box) =>
+        context.getImageData(...box).data.filter((value, i) => i % 4 === 3 && value).length;
+      const within = painted(400, 400, wide, high);
+      return [within, painted(0, 0, wide + 800, high + 800) - within];
+    }"""
+    centre = page.evaluate(beyond, [350, 550, [50, 275], [100, 275]])
+    assert centre[0] > 2000
+    assert centre[1] == 0
+    for pane, a, b in (
+        ((350, 550), (20, 300), (330, 300)),
+        ((350, 550), (20, 540), (330, 540)),
+        ((350, 550), (330, 10), (330, 540)),
+        ((350, 550), (20, 10), (60, 10)),
+        ((350, 550), (20, 540), (60, 540)),
+        ((350, 60), (20, 30), (330, 30)),
+        ((120, 550), (20, 300), (100, 300)),
+    ):
+        within, out = page.evaluate(beyond, [*pane, a, b])
+        assert out == 0, (pane, a, b)
+        assert within > 1000, "line and label"
+    for at in (-300, 650):  # panned away
+        within, _ = page.evaluate(beyond, [350, 550, [50, at], [100, at]])
+        assert within == 0, "no label stays without its line"
+
+
 def test_a_length_says_where_its_spacing_holds(page):
     """Rows 0.2 mm, columns 0.1 mm; the picture has a quarter of the file's pixels."""
     for plane, text in (
@@ -242,12 +278,81 @@ def test_a_radiograph_that_is_not_of_the_same_patient_is_compared_with_a_warning
         assert alarm.inner_text().startswith(warning)
 
 
+def test_an_id_that_two_scanners_gave_to_different_names_is_not_one_patient(
+    page, radiographs, tmp_path
+):
+    grey = cv2.imread(str(radiographs["b"]), cv2.IMREAD_GRAYSCALE)
+    made = []
+    for name, sex in (("Doe^Jane", "F"), ("Roe^Ann", "F"), ("Doe^Jane", "M"), ("DOE^JANE", "")):
+        header = {"PatientID": "0", "PatientName": name, "PatientSex": sex}
+        made.append(tmp_path / f"{len(made)}.dcm")
+        made[-1].write_bytes(dicom(grey, 8, **header))
+    add(page, *made)
+    page.keyboard.press("c")
+    groups = page.locator("#prior-choice optgroup").evaluate_all(
+        "all => all.map(group => [group.label, ...[...group.children].map(each => each.text)])"
+    )
+    assert groups == [
+        ["Same patient", "3.dcm"],
+        ["Patient not confirmed", "1.dcm"],
+        ["Other patients", "2.dcm"],
+    ]
+    assert page.locator("#prior-choice option:checked").inner_text() == "3.dcm"
+    page.locator("#prior-choice").select_option(label="1.dcm")
+    page.locator("#prior-warning").wait_for()
+    assert page.locator("#prior-warning").inner_text().endswith("but different names.")
+    assert not re.search("Jane|JANE|Roe", page.content())
+
+
+def test_a_prior_that_is_read_anyway_has_its_warning_in_the_picture_at_once(page, radiographs):
+    add(page, radiographs["a"], radiographs["refused"])
+    held = []
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/v1/read*", hold)
+    page.locator(".radiograph").nth(1).click()
+    with page.expect_request("**/v1/read*"):
+        page.get_by_role("button", name="Read anyway").click()
+    page.locator(".radiograph").nth(0).click()
+    page.locator("#name", has_text=radiographs["a"].name).wait_for()
+    page.keyboard.press("c")
+    page.locator("#prior-choice").select_option(label="refused.png")
+
+    def red() -> int:
+        settle(page)
+        data = page.locator("#prior-viewport").screenshot()
+        shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+        inner = shown[4:-4, 4:-4]  # without the edge of the warning above it
+        return int((inner[..., 0] - inner[..., 1] > 60).sum())
+
+    page.wait_for_function("document.querySelector('#prior-readout').textContent")
+    assert red() == 0
+    assert page.locator("#prior-date").inner_text().endswith("refused"), "it is being read"
+    held[0].continue_()
+    page.locator("#list li[data-state=read]").nth(1).wait_for()
+    settle(page)
+    assert red() > 200
+    assert page.locator("#prior-date").inner_text().endswith("refused")
+
+
 def test_only_equal_ids_that_nothing_contradicts_are_the_same_patient(page):
     for first, second, whose in (
         ({"id": "1"}, {"id": "1"}, "same"),
         ({"id": "1"}, {"id": "2"}, "other"),
         ({"id": "1", "issuer": "A"}, {"id": "1", "issuer": "B"}, "other"),
         ({"id": "1", "birthDate": "1961-02-03"}, {"id": "1", "birthDate": "1961-03-02"}, "other"),
+        ({"id": "1", "sex": "F"}, {"id": "1", "sex": "M"}, "other"),
+        ({"id": "1", "sex": "F"}, {"id": "1", "sex": ""}, "same"),
+        ({"id": "1", "names": ["DOE JANE"]}, {"id": "1", "names": ["ROE JANE"]}, "unknown"),
+        ({"id": "1", "names": ["DOE JANE"]}, {"id": "1", "names": []}, "same"),
+        ({"id": "1", "names": ["SATO KEN", "佐藤 健"]}, {"id": "1", "names": ["佐藤 健"]}, "same"),
+        (
+            {"id": "1", "names": ["DOE JANE"], "sex": "F"},
+            {"id": "1", "names": ["ROE JOHN"], "sex": "M"},
+            "other",
+        ),
         ({"id": "1"}, {"id": ""}, "unknown"),
         ({"id": ""}, {"id": ""}, "unknown"),
         ({"id": "1"}, None, "unknown"),
@@ -257,6 +362,26 @@ def test_only_equal_ids_that_nothing_contradicts_are_the_same_patient(page):
             [first, second],
         )
         assert found == whose, (first, second)
+
+
+def test_spellings_of_one_name_agree_and_names_do_not(page):
+    def names(name: str) -> list[str]:
+        data = dicom(
+            np.zeros((8, 8), np.uint8), 8, SpecificCharacterSet="ISO_IR 192", PatientName=name
+        )
+        return page.evaluate(
+            """async (bytes) => {
+              const { identityOf } = await import("/static/patient.js");
+              return (await identityOf(new Blob([Uint8Array.from(bytes)]))).names;
+            }""",
+            list(data),
+        )
+
+    one = [names(each) for each in ("Núñez^Ana-María", "NUNEZ^ANA MARIA", "nuñez ana^maria^^^")]
+    assert one == [["NUNEZ ANA MARIA"]] * 3
+    assert names("Sato^Ken=佐藤^健=さとう^けん") == ["SATO KEN", "佐藤 健", "さとう けん"]
+    assert names("がき^=") != names("かき^="), "the mark makes another letter"
+    assert names("") == []
 
 
 # --- patient header -----------------------------------------------------------------------------

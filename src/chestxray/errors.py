@@ -81,6 +81,10 @@ class ImageError(ChestXrayError):
         self.reason = reason
 
 
+class DecodingTimeError(ImageError):
+    """Decoding a file took longer than it may, for which a busy machine may be the cause."""
+
+
 class RefusedError(ImageError):
     """A radiograph that the model must not judge.
 

@@ -10,8 +10,8 @@ broader findings a finding implies. A name outside it is allowed everywhere; it 
 Names are the same finding only where the data sets mean the same: `Pleural Other` of CheXpert holds
 `Pleural_Thickening` and more, so the second implies the first and never the other way round. A code
 is given only where a published source has it for just this meaning: PS3.16 of DICOM (CID 6101 to
-6113, 645, 3700) or a value set of HL7. Five of SNOMED CT (interstitial lung disease, tuberculosis,
-and the fractures) rest on agreeing public code lists alone.
+6113, 645, 3700) or a value set of HL7. Six of SNOMED CT (diaphragmatic hernia, interstitial lung
+disease, tuberculosis, and the fractures) rest on agreeing public code lists and examples alone.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar, cast
 import cv2
 
 from chestxray import process_limits
-from chestxray.errors import DecoderError, ImageError, WorkerError
+from chestxray.errors import DecoderError, DecodingTimeError, ImageError, WorkerError
 from chestxray.parallel import Connection, check_main_module, die_with_parent
 
 SECONDS_PER_FILE: Final = 60.0
@@ -74,7 +74,8 @@ class Isolated(Generic[_T]):
             arguments: of the function.
 
         Raises:
-            ImageError: raised by the function; or the limit of time or memory was exceeded.
+            ImageError: raised by the function; or the limit of memory was exceeded.
+            DecodingTimeError: the limit of time was exceeded.
             DecoderError: the process ended.
             WorkerError: no process can be started.
         """
@@ -130,7 +131,7 @@ class Isolated(Generic[_T]):
         try:
             if not pipe.poll(self._seconds):
                 self.close()
-                return ImageError(name, f"decoding took more than {self._seconds:g} s")
+                return DecodingTimeError(name, f"decoding took more than {self._seconds:g} s")
             answer: _Answer[_T] = pipe.recv()
         except (EOFError, OSError):
             self.close()

@@ -3,17 +3,20 @@
 The distance is Kolmogorov and Smirnov's D: the largest difference of the two cumulative
 distributions, 0 to 1. A distance of 0.2 says that for some limit the share of radiographs above it
 is 20 percentage points larger or smaller than before. Unlike the population stability index it
-needs no bins, and its sampling error is known whatever the distribution: with probability 1 − α,
-the differences of both samples from what they are drawn of add up to no more than
+needs no bins, and its sampling error is known whatever the distribution: where nothing has moved,
+D exceeds
 
     margin = √(ln(2/α) / 2 · (1/n + 1/m))
 
-for n and m independent values (Dvoretzky, Kiefer and Wolfowitz 1956 with the constant of Massart
-1990; for two samples Wei and Dudley, doi:10.1016/j.spl.2011.12.019). So the true distance lies
-within D ± margin. Small samples have a wide margin and raise no alarm.
+with a probability of at most α, for n and m independent values (Dvoretzky, Kiefer and Wolfowitz
+1956 with the constant of Massart 1990; for two samples of one distribution Wei and Dudley,
+doi:10.1016/j.spl.2011.12.019). So an alarm without drift is as rare as α says. Where the
+distributions differ, the interval D ± margin for the true distance is an approximation. Small
+samples have a wide margin and raise no alarm.
 
 Radiographs of one patient resemble each other, so independent are patients, not radiographs: in a
 reference every patient has the same weight, and the size of a sample is its number of patients.
+Where patients are known within a week only, `effective_size` bounds the size from below.
 
 Shares, such as that of refused radiographs, are compared by Newcombe's interval for the difference
 of two proportions (1998, Statistics in Medicine 17:873, method 10).
@@ -22,7 +25,9 @@ of two proportions (1998, Statistics in Medicine 17:873, method 10).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import zip_longest
 from statistics import NormalDist
 from typing import Annotated, Any, Final, NamedTuple, Self
 
@@ -132,15 +137,16 @@ def shift(reference: Distribution, values: npt.NDArray[Any], level: float) -> Sh
     return Shift(distance, max(0.0, distance - margin), min(1.0, distance + margin), len(values))
 
 
-def share_shift(reference: tuple[int, int], found: tuple[int, int], level: float) -> Shift:
+def share_shift(reference: tuple[float, int], found: tuple[int, int], level: float) -> Shift:
     """Measure how far a share lies from another one.
 
     Args:
-        reference: number of patients with it, and of all, at least 1.
+        reference: number of patients with it, and of all, at least 1; a share × `effective_size`
+            need not be a whole number.
         found: the same of the sample.
         level: chance that the interval does not hold the true difference, in (0, 1).
     """
-    (before, ours) = (wilson(*of, level) for of in (reference, found))
+    before, ours = wilson(*reference, level), wilson(*found, level)
     difference = ours.share - before.share
     down = math.hypot(ours.share - ours.low, before.high - before.share)
     up = math.hypot(ours.high - ours.share, before.share - before.low)
@@ -158,11 +164,11 @@ class Share(NamedTuple):
     high: float
 
 
-def wilson(count: int, of: int, level: float) -> Share:
+def wilson(count: float, of: int, level: float) -> Share:
     """Give a share with its interval (Wilson 1927).
 
     Args:
-        count: number of cases.
+        count: number of cases; a share × `effective_size` need not be a whole number.
         of: number of all, at least 1.
         level: chance that the interval does not hold the true share, in (0, 1).
     """
@@ -179,6 +185,29 @@ def first_of_each(patients: Sequence[Hashable]) -> list[int]:
     for at, patient in enumerate(patients):
         places.setdefault(patient, at)
     return list(places.values())
+
+
+def effective_size(weeks: Sequence[Hashable], patients: Sequence[Hashable]) -> int:
+    """Give how many independent values those of several weeks are worth at least.
+
+    Patients with n₁, n₂, … values, all of one patient equal, are worth (n₁ + n₂ + …)² divided by
+    n₁² + n₂² + … independent values (Kish 1965). Which patients of different weeks are the same is
+    not known. The worst case is that whoever has most values in one week has most in each, whoever
+    has the second most too, and so on (the rearrangement inequality).
+
+    Args:
+        weeks: [N], in which each value was found, N ≥ 1.
+        patients: [N], equal for values of one patient in the same week.
+
+    Returns:
+        From 1 to N, rounded down; N where there is one week and each patient has one value.
+    """
+    by_week: dict[Hashable, list[int]] = {}
+    for (week, _), count in Counter(zip(weeks, patients, strict=True)).items():
+        by_week.setdefault(week, []).append(count)
+    ranked = (sorted(counts, reverse=True) for counts in by_week.values())
+    values = [sum(of_rank) for of_rank in zip_longest(*ranked, fillvalue=0)]
+    return sum(values) ** 2 // sum(count**2 for count in values)
 
 
 def distributions(

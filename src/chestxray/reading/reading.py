@@ -67,6 +67,11 @@ class Reading:
         return Findings(self.probabilities)
 
     @property
+    def forced(self) -> bool:
+        """Whether the gate refuses the radiograph, and it was read all the same."""
+        return any(notice.refuses for notice in self.warnings)
+
+    @property
     def not_localised(self) -> dict[str, str]:
         """Finding → why its heatmap points to no place; localised findings are absent."""
         reasons = {finding: no_place(heat) for finding, heat in self.heatmaps.items()}

@@ -9,6 +9,9 @@ Probability and threshold are in percent. A finding below its threshold has the 
 "Negative" with the text "not called"; one that is not assessed has none, and a note with the
 reason. R4 has no place for notes of a report, so warnings are in its conclusion.
 
+A forced reading has neither interpretations nor conclusion codes, which a program might use without
+the text; the conclusion and the notes of each observation begin with the refusal.
+
 References: https://hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html, and
 terminologies-systems.html (URIs of code systems); DICOM PS3.20 (identifiers as `urn:dicom:uid`).
 """
@@ -25,7 +28,7 @@ from chestxray.findings import label, term
 from chestxray.reading.reader import Reading
 from chestxray.serving.responses import RESEARCH_NOTICE
 from chestxray.serving.result_objects import codes
-from chestxray.serving.result_objects.instance import MAKER, UNVERIFIED, Model
+from chestxray.serving.result_objects.instance import MAKER, UNVERIFIED, Model, refusals
 from chestxray.serving.source_image import SourceImage
 from chestxray.version import __version__
 
@@ -67,7 +70,7 @@ def diagnostic_report(
         for number, finding in enumerate(reading.probabilities, 1)
     ]
     conclusion = _conclusion(reading)
-    called = [finding for finding, call in reading.calls.items() if call]
+    called = [finding for finding, call in reading.calls.items() if call and not reading.forced]
     uid = model.uid("fhir", digest, *reading.probabilities)
     return {
         "resourceType": "DiagnosticReport",
@@ -99,7 +102,7 @@ def _observation(number: int, finding: str, reading: Reading, about: _Json) -> _
         "valueQuantity": _percent(reading.probabilities[finding]),
         "device": {"reference": "#model"},
     }
-    if call is not None:
+    if call is not None and not reading.forced:
         code, display, text = _CALLS[call]
         coding = _coding("v3-ObservationInterpretation", code, display)
         found["interpretation"] = [{"coding": [coding], "text": text}]
@@ -112,6 +115,8 @@ def _observation(number: int, finding: str, reading: Reading, about: _Json) -> _
 
 
 def _notes(finding: str, reading: Reading) -> Iterator[str]:
+    for refusal in refusals(reading):
+        yield f"{_sentence(refusal)}."
     if finding in reading.not_assessed:
         yield f"Not assessed: {reading.not_assessed[finding]}."
     if reading.calls[finding] and finding in reading.not_localised:
@@ -209,11 +214,10 @@ def _conclusion(reading: Reading) -> str:
         if call
     ]
     said = f"Called: {', '.join(called)}." if called else "No finding is called."
-    if any(warning.refuses for warning in reading.warnings):
-        said = f"The radiograph was refused, and read all the same: do not rely on it. {said}"
-    warnings = [f"{_sentence(str(warning))}." for warning in reading.warnings]
-    listed = f" Warnings: {' '.join(warnings)}" if warnings else ""
-    return f"{said}{listed} {UNVERIFIED} {RESEARCH_NOTICE}"
+    refused = [f"{_sentence(refusal)}." for refusal in refusals(reading)]
+    others = [f"{_sentence(str(each))}." for each in reading.warnings if not each.refuses]
+    warnings = ["Warnings:", *others] if others else []
+    return " ".join((*refused, said, *warnings, UNVERIFIED, RESEARCH_NOTICE))
 
 
 def _sentence(text: str) -> str:

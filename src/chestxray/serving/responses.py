@@ -222,7 +222,7 @@ def read_result(
             }
         ),
         findings=[_finding_result(reader, reading, finding) for finding in reading.probabilities],
-        refused=any(warning.refuses for warning in reading.warnings),
+        refused=reading.forced,
         warnings=[NoticeModel.of(warning) for warning in reading.warnings],
         heatmaps=heatmaps_result(reading, decoded, heatmaps),
     )

@@ -26,11 +26,12 @@ from chestxray.dicom_elements import Elements, MalformedError, parse
 from chestxray.errors import ImageError
 
 _Shown = npt.NDArray[np.uint16]
+_Plane = Literal["patient", "detector", "unknown"]
 
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)")
 _UNITS_A_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
-# Detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
-_SQUARE_WITHIN: Final = 0.01
+# Of sizes in mm: detectors state 0.1 and 0.1001 mm; film scanners of old had pixels of 1 by 2.
+_EQUAL_WITHIN: Final = 0.01
 _STEEPEST_ASPECT: Final = 8.0
 _COARSEST: Final = 10.0  # mm
 # Values that multi-frame objects keep elsewhere than others do (PS3.3 C.7.6.16.2).
@@ -50,12 +51,13 @@ class Spacing:
         column: mm from one column to the next.
         plane: where a length in the image has this size. "patient": the file's spacing is
             calibrated. "detector": at the receptor, where the shadow is larger than the patient's
-            part. "unknown": the file has a PixelSpacing but does not say which of the two it is.
+            part. "unknown": the file has a PixelSpacing but does not say which of the two it is,
+            or it is larger than at the receptor, which no magnification explains.
     """
 
     row: float
     column: float
-    plane: Literal["patient", "detector", "unknown"]
+    plane: _Plane
 
 
 @dataclass(frozen=True)
@@ -247,12 +249,24 @@ def _spacing(elements: Elements, rows: float, columns: float) -> Spacing | None:
     """
     stated = _mm(elements, "PixelSpacing")
     receptor = _mm(elements, "ImagerPixelSpacing") or _mm(elements, "NominalScannedPixelSpacing")
-    plane: Literal["patient", "detector", "unknown"] = "detector"
-    if stated and stated != receptor:
-        known = receptor or elements.text("PixelSpacingCalibrationType")
-        plane = "patient" if known else "unknown"
+    plane = _plane(stated, receptor, elements.text("PixelSpacingCalibrationType"))
     sizes = stated or receptor
     return Spacing(sizes[0] * rows, sizes[1] * columns, plane) if sizes else None
+
+
+def _plane(stated: tuple[float, ...], receptor: tuple[float, ...], calibration: str) -> _Plane:
+    """Say where a PixelSpacing holds; the shadow at the receptor is never smaller than the part.
+
+    Args:
+        stated: PixelSpacing in mm, or ().
+        receptor: spacing at the receptor in mm, or ().
+        calibration: PixelSpacingCalibrationType, or "".
+    """
+    ratios = [mine / its for mine, its in zip(stated, receptor, strict=False)]
+    if not stated or (ratios and all(abs(ratio - 1) < _EQUAL_WITHIN for ratio in ratios)):
+        return "detector"
+    smaller = bool(ratios) and max(ratios) <= 1 - _EQUAL_WITHIN
+    return "patient" if calibration or smaller else "unknown"
 
 
 def _mm(elements: Elements, keyword: str) -> tuple[float, ...]:
@@ -268,6 +282,6 @@ def _square_size(form: Form, aspect: float) -> tuple[int, int]:
     """Give height and width after the coarser side is enlarged until pixels are square."""
     if not 1 / _STEEPEST_ASPECT <= aspect <= _STEEPEST_ASPECT:
         raise MalformedError(f"pixel aspect ratio {aspect:.3g} is implausible for a radiograph")
-    if abs(aspect - 1) < _SQUARE_WITHIN:
+    if abs(aspect - 1) < _EQUAL_WITHIN:
         return form.rows, form.columns
     return round(form.rows * max(aspect, 1)), round(form.columns * max(1 / aspect, 1))

@@ -6,6 +6,9 @@ where the agreement is what chance gives; and the differences of the probabiliti
 first: their mean, and the limits within which 95 % of them lie (Bland and Altman 1986, as
 percentiles). A finding that one of them does not assess has no calls to compare.
 
+All radiographs count. Those of one patient are not independent, so the interval is as wide as if
+they agreed or disagreed together, and the same patients came each week (`drift.effective_size`).
+
 Who is right is not known: agreement is no accuracy.
 """
 
@@ -18,10 +21,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.evaluation.drift import wilson
+from chestxray.evaluation.drift import effective_size, wilson
 from chestxray.findings import Findings
 from chestxray.serving.gateway import readings
-from chestxray.serving.gateway.readings import KnownModel, Rows
+from chestxray.serving.gateway.readings import KnownModel, Rows, Week
 from chestxray.serving.gateway.shadow_store import ShadowRow, shadow_rows
 
 _LEVEL: Final = 0.05
@@ -114,13 +117,14 @@ def _compared(
         np.array([row.refused for row in others], np.bool_),
     )
     both = np.flatnonzero(~ours_refused & ~refused)
+    patients = [(rows.week[row], rows.patient[row]) for row in places[both]]
     probabilities = readings.numbers([row.probabilities for row in others], len(theirs))
     compared = {}
     for finding, (at, there) in zip(*_common(model.findings, theirs), strict=True):
         calls = [(rows.calls[places[one]][at], others[one].calls[there]) for one in both]
         differences = probabilities[both, there] - rows.probabilities[places[both], at]
         if len(differences):
-            compared[finding] = _of_finding(calls, differences)
+            compared[finding] = _of_finding(calls, differences, patients)
     return Agreement(
         model.identity,
         others[-1].model,
@@ -141,7 +145,9 @@ def _common(ours: Findings, theirs: Findings) -> tuple[list[str], list[tuple[int
 
 
 def _of_finding(
-    calls: list[tuple[str, str]], differences: npt.NDArray[np.float64]
+    calls: list[tuple[str, str]],
+    differences: npt.NDArray[np.float64],
+    patients: list[tuple[Week, bytes]],
 ) -> FindingAgreement:
     counts = {(a, b): sum(pair == (a, b) for pair in calls) for a in "10" for b in "10"}
     both, first, shadow, neither = (
@@ -149,7 +155,11 @@ def _of_finding(
     )
     low, high = np.percentile(differences, _LIMITS)
     total = both + first + shadow + neither
-    share = wilson(both + neither, total, _LEVEL) if total else None
+    share = None
+    if total:
+        judged = [who for pair, who in zip(calls, patients, strict=True) if "-" not in pair]
+        size = effective_size(*zip(*judged, strict=True))
+        share = wilson((both + neither) / total * size, size, _LEVEL)
     return FindingAgreement(
         len(differences), both, first, shadow, neither,
         None if share is None else (share.share, share.low, share.high),

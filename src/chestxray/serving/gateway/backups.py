@@ -1,8 +1,9 @@
 """Backups of the database: one a day in the state folder, and how one takes its place.
 
-A backup is a database of its own, checked when it is made. After a restoration the receiver finds
-the images that came after the backup by their files and queues them again; their results have the
-same UIDs as before, so destinations that have them already keep one set.
+A backup is a database of its own, checked when it is made. It lacks the key by which `readings`
+knows the radiographs of a patient, which lives for a week only. After a restoration the receiver
+finds the images that came after the backup by their files and queues them again; their results have
+the same UIDs as before, so destinations that have them already keep one set.
 
 These lie on the same disk. Against its loss only copies elsewhere help.
 """
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from chestxray.artifacts import PART, sync_folder
 from chestxray.errors import ArtifactError
-from chestxray.serving.gateway import anchors, audit
+from chestxray.serving.gateway import anchors, audit, readings
 from chestxray.serving.gateway.anchors import Anchor
 from chestxray.serving.gateway.audit import DATABASE
 
@@ -64,6 +65,9 @@ def make(db: sqlite3.Connection, folder: Path) -> Path:
         with closing(sqlite3.connect(temporary)) as copy:
             db.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, whatever becomes of it
+            copy.execute("PRAGMA secure_delete = ON")
+            with copy:
+                readings.forget_keys(copy)
             if finding := quick_check(copy):
                 raise ArtifactError(f"the backup of {folder / DATABASE} is damaged: {finding}")
         with temporary.open("rb") as file:

@@ -5,16 +5,22 @@
 | `probability` | of each finding, where the image was read           | by its distributions |
 | `measure`     | of `model.image_measures`, of frontal radiographs;  | by its distributions |
 |               | those that were refused for their pixels count      |                      |
-| `notice`      | share of patients with each code                    | unknown              |
-| `refused`     | share of patients of whom an image was refused      | unknown              |
+| `notice`      | share of patients whose first image has each code   | unknown              |
+| `refused`     | share of patients whose first image was refused     | unknown              |
 
 Validation images have no headers, so it is not known how often the gate would have said something
 of them; shares are compared with the site's own baseline where `drift.baseline` names one, and then
 all else is as well. Without it they are counted only.
 
-Of each patient the first radiograph of the week counts (`evaluation.drift`). The level is shared by
-all that is compared in a week (Bonferroni), so `drift.level` is the chance of any alarm in a week
-without drift.
+A week is compared with readings or validation of its own model, so nothing is compared where the
+baseline has no reading by it, such as after a change of the bundle. That is said, and is not the
+same as no alarm.
+
+Of each patient the first radiograph of the week counts (`evaluation.drift`), for shares as well.
+In a baseline of several weeks a patient counts once in each, since hashes of different weeks cannot
+be compared; its size is then that of the worst case, the same patients each week. The level is
+shared by all that is compared in a week (Bonferroni), so `drift.level` is the chance of any alarm
+in a week without drift.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from chestxray.evaluation.drift import (
     Distribution,
     Shift,
     Values,
+    effective_size,
     first_of_each,
     share_shift,
     shift,
@@ -69,6 +76,7 @@ class WeekDrift:
         notices: code → number of radiographs.
         shifts: of all that is compared.
         alarms: what of it is further away than chance and tolerance explain.
+        not_compared: why nothing is compared, or no probability, and what to do.
     """
 
     week: Week
@@ -79,6 +87,7 @@ class WeekDrift:
     notices: Counter[str]
     shifts: dict[Watched, Shift] = field(default_factory=dict)
     alarms: tuple[Watched, ...] = ()
+    not_compared: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,27 @@ class _Reference:
 
     Attributes:
         distributions: of probabilities and measures.
-        shares: number of patients with a notice or refusal.
+        shares: of patients with a notice or refusal, 0 to 1.
         patients: of whom the shares are; 0 where they are unknown.
+        lacks: why it has no distribution of a probability, and what to do; empty where it has.
     """
 
     distributions: dict[Watched, Distribution]
-    shares: Counter[Watched]
+    shares: dict[Watched, float] = field(default_factory=dict)
     patients: int = 0
+    lacks: str = ""
+
+
+class _Sample(NamedTuple):
+    """Values of one radiograph of each patient of a week.
+
+    Attributes:
+        values: [n].
+        weeks: n, in which each was read.
+    """
+
+    values: Values
+    weeks: list[Week]
 
 
 def weeks_until(last: Week, count: int) -> list[Week]:
@@ -126,39 +149,61 @@ def of_weeks(db: sqlite3.Connection, config: Drift, weeks: list[Week]) -> Iterat
 
 
 def _reference(db: sqlite3.Connection, config: Drift, model: KnownModel) -> _Reference:
-    if config.period is None:
-        known = {Watched("probability", name): of for name, of in model.probabilities.items()}
-        known |= {Watched("measure", name): of for name, of in model.measures.items()}
-        return _Reference(known, Counter())
-    rows = readings.rows_between(db, model, *config.period)
-    samples = _samples(rows, model)
+    return _of_validation(model) if config.baseline is None else _of_baseline(db, config, model)
+
+
+def _of_validation(model: KnownModel) -> _Reference:
+    known = {Watched("probability", name): of for name, of in model.probabilities.items()}
+    known |= {Watched("measure", name): of for name, of in model.measures.items()}
+    lacks = (
+        "the bundle has no distributions of its validation images; set drift.baseline to a period "
+        "of this gateway"
+    )
+    return _Reference(known, lacks="" if model.probabilities else lacks)
+
+
+def _of_baseline(db: sqlite3.Connection, config: Drift, model: KnownModel) -> _Reference:
+    rows = readings.rows_between(db, model, *(config.period or (0.0, 0.0)))
+    lacks = (
+        f"{model.identity} has read nothing in the period of drift.baseline; set it to a period in "
+        "which it has, or remove it to compare with the bundle's validation"
+    )
+    if not len(rows):
+        return _Reference({}, lacks=lacks)
     distributions = {
-        what: Distribution.of(values, np.arange(len(values)))
-        for what, values in samples.items()
-        if len(values)
+        what: Distribution.of(sample.values, np.arange(len(sample.values))).model_copy(
+            update={"patients": effective_size(sample.weeks, range(len(sample.values)))}
+        )
+        for what, sample in _samples(rows, model).items()
+        if len(sample.values)
     }
-    shares, patients = _shares(rows)
-    return _Reference(distributions, shares, patients)
+    counts, patients = _shares(rows)
+    weeks = [rows.week[row] for row in first_of_each(rows.patient)]
+    shares = {what: count / patients for what, count in counts.items()}
+    some_read = any(what.kind == "probability" for what in distributions)
+    size = effective_size(weeks, range(patients))
+    return _Reference(distributions, shares, size, "" if some_read else lacks)
 
 
 def _drift(
     rows: Rows, week: Week, model: KnownModel, reference: _Reference, config: Drift
 ) -> WeekDrift:
     samples = {
-        what: values
-        for what, values in _samples(rows, model).items()
-        if len(values) and what in reference.distributions
+        what: sample.values
+        for what, sample in _samples(rows, model).items()
+        if len(sample.values) and what in reference.distributions
     }
     shares, patients = _shares(rows)
-    compared = shares | reference.shares if reference.patients else Counter[Watched]()
+    named = dict.fromkeys([*shares, *reference.shares]) if reference.patients else {}
+    compared = [what for what in named if shares[what] or reference.shares.get(what)]
     level = config.level / max(1, len(samples) + len(compared))
     shifts = {
         what: shift(reference.distributions[what], values, level)
         for what, values in samples.items()
     }
     for what in compared:
-        before = (reference.shares[what], reference.patients)
-        shifts[what] = share_shift(before, (shares[what], patients), level)
+        before = reference.shares.get(what, 0.0) * reference.patients
+        shifts[what] = share_shift((before, reference.patients), (shares[what], patients), level)
     return WeekDrift(
         week,
         model.identity,
@@ -168,11 +213,18 @@ def _drift(
         notices=Counter(code for codes in rows.notices for code in codes),
         shifts=shifts,
         alarms=tuple(what for what, of in shifts.items() if of.alarms(config.tolerance)),
+        not_compared=_not_compared(reference, shifts),
     )
 
 
-def _samples(rows: Rows, model: KnownModel) -> dict[Watched, Values]:
-    """Give the values of each probability and measure, one of each patient."""
+def _not_compared(reference: _Reference, shifts: dict[Watched, Shift]) -> str:
+    if shifts:
+        return reference.lacks and f"probabilities: {reference.lacks}"
+    return reference.lacks or "no radiograph has a figure that the reference has"
+
+
+def _samples(rows: Rows, model: KnownModel) -> dict[Watched, _Sample]:
+    """Give the values of each probability and measure, one of each patient of a week."""
     columns = [
         *(
             (Watched("probability", of), at, rows.probabilities)
@@ -183,8 +235,8 @@ def _samples(rows: Rows, model: KnownModel) -> dict[Watched, Values]:
     samples = {}
     for what, at, values in columns:
         known = np.flatnonzero(np.isfinite(values[:, at]))
-        first = first_of_each([rows.patient[row] for row in known])
-        samples[what] = values[known[first], at]
+        first = known[first_of_each([rows.patient[row] for row in known])]
+        samples[what] = _Sample(values[first, at], [rows.week[row] for row in first])
     return samples
 
 

@@ -27,7 +27,8 @@ from chestxray.serving.gateway.store import Store
 _FRESH_SECONDS: Final = 300.0
 _DISTANCE: Final = "Largest distance of the cumulative distributions of a week and its reference."
 _LOW: Final = "Lower end of the interval of the distance."
-_ALARMS: Final = "How many distances are beyond chance and tolerance."
+_ALARMS: Final = "How many distances are beyond chance and tolerance; of compared weeks only."
+_COMPARED: Final = "How many distances there are; 0 where there is nothing to compare a week with."
 _RADIOGRAPHS: Final = "Radiographs of a week by outcome."
 _NOTICES: Final = "Radiographs of a week with a notice of the gate."
 
@@ -73,7 +74,9 @@ class DriftMetrics(Collector):
         yield gauge("chestxray_gateway_drift_distance", _DISTANCE, labels, distances)
         lows = {key: shift.low for key, shift in shifts.items()}
         yield gauge("chestxray_gateway_drift_distance_low", _LOW, labels, lows)
-        alarms = {(week,): len(one.alarms) for week, one in found.items()}
+        compared = {(week,): len(one.shifts) for week, one in found.items()}
+        yield gauge("chestxray_gateway_drift_compared", _COMPARED, ["week"], compared)
+        alarms = {(week,): len(one.alarms) for week, one in found.items() if one.shifts}
         yield gauge("chestxray_gateway_drift_alarms", _ALARMS, ["week"], alarms)
         outcomes = ["week", "outcome"]
         radiographs = _by_outcome(found)

@@ -15,6 +15,7 @@ from chestxray.serving.gateway import anchors, backups, shadow_store
 from chestxray.serving.gateway.audit import DATABASE
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.retention import DAY
+from chestxray.serving.gateway.shadow_store import ShadowCounts
 from chestxray.serving.gateway.store import READ, Store
 
 _MIB: Final = 2**20
@@ -38,7 +39,7 @@ class Holding(NamedTuple):
     Attributes:
         what: in words.
         where: name in the state folder.
-        number: of files, rows or lines.
+        number: of files, rows or lines; None where the file cannot be read.
         mib: on the disk, MiB; None where it is part of another file.
         since: of the oldest, seconds since 1970; None where there is none.
         rule: when it is removed.
@@ -48,7 +49,7 @@ class Holding(NamedTuple):
 
     what: str
     where: str
-    number: int
+    number: int | None
     mib: float | None
     since: float | None
     rule: str
@@ -56,20 +57,21 @@ class Holding(NamedTuple):
     held: int = 0
 
 
-def holdings(config: Config, store: Store) -> Iterator[Holding]:
+def holdings(config: Config, store: Store, shadow: ShadowCounts | None) -> Iterator[Holding]:
     """List what a state folder holds.
 
     Args:
         config: of the gateway.
         store: of the state folder.
+        shadow: what it has read; None where its database is not there or cannot be read.
 
     Raises:
-        sqlite3.Error: a database cannot be read.
+        sqlite3.Error: the database cannot be read.
     """
     yield from _files(config, store)
     yield _figures(config, store)
     yield from _records(store)
-    yield from _others(store.folder)
+    yield from _others(store.folder, shadow)
 
 
 def _files(config: Config, store: Store) -> Iterator[Holding]:
@@ -112,17 +114,16 @@ def _records(store: Store) -> Iterator[Holding]:
     )
 
 
-def _others(folder: Path) -> Iterator[Holding]:
+def _others(folder: Path, shadow: ShadowCounts | None) -> Iterator[Holding]:
     number, mib, oldest = _of_folder(folder / backups.FOLDER)
     rule = f"when {backups.KEPT} newer ones exist"
     yield Holding("backups of the database", f"{backups.FOLDER}/", number, mib, oldest, rule)
     path = folder / shadow_store.FILE
     if path.exists():
-        counts = shadow_store.shadow_counts(folder)
-        number = counts.read if counts else 0
+        read = None if shadow is None else shadow.read
         mib = sum(_size(path.with_name(path.name + end)) for end in ("", "-wal")) / _MIB
         rule = "with the figures of readings"
-        yield Holding("figures of the shadow", path.name, number, mib, None, rule)
+        yield Holding("figures of the shadow", path.name, read, mib, None, rule)
     for aside in sorted(folder.glob("damaged-*")):
         number, mib, oldest = _of_folder(aside)
         yield Holding(

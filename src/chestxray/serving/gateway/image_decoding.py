@@ -31,14 +31,16 @@ class DecodedImage(NamedTuple):
     picture: Canonical
 
 
-def decoder(size: int, lease: float) -> Isolated[DecodedImage]:
+def decoder(size: int, lease: float, patience: float = 1.0) -> Isolated[DecodedImage]:
     """Make a decoder; it is called with a file's bytes and their SHA-256.
 
     Args:
         size: side of the canonical image for the model, pixels.
         lease: of the worker, seconds; decoding may take half of it, 60 s at most.
+        patience: how many times as long it may take in a process that is behind all others.
     """
-    return Isolated(partial(_decode_quietly, size), min(SECONDS_PER_FILE, lease / 2))
+    seconds = patience * min(SECONDS_PER_FILE, lease / 2)
+    return Isolated(partial(_decode_quietly, size), seconds)
 
 
 def _decode_quietly(size: int, data: bytes, digest: str) -> DecodedImage:

@@ -1,8 +1,8 @@
 """Whether the systems that the configuration names answer: asked without sending anything.
 
 A PACS is asked by C-ECHO (PS3.4 annex A), over an association that also proposes the classes of the
-results that it is to receive. A DICOMweb service is asked for one study (QIDO-RS); what matches is
-not read.
+results that it is to receive, in the transfer syntax that the sender proposes. A DICOMweb service
+is asked for one study (QIDO-RS); what matches is not read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -84,8 +85,9 @@ def _echo(to: StoreSCP, ae_title: str) -> str:
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _SECONDS
     wanted = {_CLASSES[kind] for kind in to.send}
-    for sop_class in (Verification, *sorted(wanted)):
-        ae.add_requested_context(sop_class)
+    ae.add_requested_context(Verification)
+    for sop_class in sorted(wanted):
+        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
     try:
         tls = (to.tls.client_context(), to.host) if to.tls else None
     except OSError as error:
@@ -100,8 +102,8 @@ def _echo(to: StoreSCP, ae_title: str) -> str:
         association.release()
     if refused := sorted(UID(one).name for one in wanted - accepted):
         raise _NotReachedError(
-            f"it does not accept {', '.join(refused)}: allow the class there, or take the kind of "
-            "result out of `send`"
+            f"it does not accept {', '.join(refused)} in Explicit VR Little Endian: allow the "
+            "class with this transfer syntax there, or take the kind of result out of `send`"
         )
     return f"{said} in {1000 * (time.monotonic() - started):.0f} ms and accepts the results"
 

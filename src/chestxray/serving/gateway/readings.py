@@ -3,9 +3,9 @@
 A row is written in the transaction that records a reading. It has the time, the codes of the gate's
 notices, probabilities, calls and measures of the image, and no name, number or date of a patient.
 Since radiographs of one patient are not independent, a row says which rows of the same week are of
-the same patient: by a hash with a key that is drawn for each week and deleted when the next one
-begins. After that nobody can find out whose a row is but by the image's UID, and rows are removed
-after `drift.keep_weeks`.
+the same patient: by a hash with a key that is drawn for each week, deleted when the next one
+begins, and in no backup. After that, and once the write-ahead log has been overwritten, nobody can
+find out whose a row is but by the image's UID. Rows are removed after `drift.keep_weeks`.
 
 Weeks are those of ISO 8601, from Monday 0:00 to Sunday 24:00 UTC.
 """
@@ -150,6 +150,7 @@ class Rows:
     Attributes:
         image: SOP instance UID of each.
         number: of the row.
+        week: in which each was read.
         patient: equal for radiographs of one patient in the same week.
         seconds: float64 [N].
         refused: bool [N].
@@ -161,6 +162,7 @@ class Rows:
 
     image: list[str]
     number: list[int]
+    week: list[Week]
     patient: list[bytes]
     seconds: npt.NDArray[np.float64]
     refused: npt.NDArray[np.bool_]
@@ -248,6 +250,11 @@ def remove_old(db: sqlite3.Connection, before: float, kept: tuple[float, float] 
     return removed.rowcount
 
 
+def forget_keys(db: sqlite3.Connection, but: Week | None = None) -> None:
+    """Delete the keys of all weeks but one."""
+    db.execute("DELETE FROM week_keys WHERE week != ?", ("" if but is None else str(but),))
+
+
 def rows_between(db: sqlite3.Connection, model: KnownModel, start: float, end: float) -> Rows:
     """Give the readings of a model from a time up to another, seconds since 1970."""
     found = db.execute(
@@ -257,6 +264,7 @@ def rows_between(db: sqlite3.Connection, model: KnownModel, start: float, end: f
     return Rows(
         image=[row["image"] for row in found],
         number=[row["number"] for row in found],
+        week=[Week.of(row["time"]) for row in found],
         patient=[row["patient"] for row in found],
         seconds=np.array([row["seconds"] for row in found], dtype=np.float64),
         refused=np.array([row["refused"] for row in found], dtype=np.bool_),
@@ -300,6 +308,6 @@ def _week_key(db: sqlite3.Connection, week: Week) -> bytes:
     if row is not None:
         return bytes(row[0])
     key = os.urandom(_KEY_BYTES)
-    db.execute("DELETE FROM week_keys")
+    forget_keys(db)
     db.execute("INSERT INTO week_keys VALUES (?, ?)", (str(week), key))
     return key

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestxray.findings import label
-from chestxray.serving.gateway import drift, readings, shadow_store
+from chestxray.serving.gateway import drift, shadow_store
 from chestxray.serving.gateway.agreement import Agreement, FindingAgreement, agreement
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.drift import Watched, WeekDrift
@@ -47,7 +47,7 @@ class Report:
         weeks: in which anything was read, the earliest first.
         agreement: with the shadow over these weeks; None where there is none.
         shadow: what became of the images that it was to read.
-        waiting: readings that the shadow has not taken up.
+        waiting: readings that the shadow has not taken up; None where none is configured.
         holdings: what is kept.
         problem: why there is nothing of the shadow, where its database cannot be read.
     """
@@ -59,7 +59,7 @@ class Report:
     weeks: list[WeekDrift]
     agreement: Agreement | None
     shadow: ShadowCounts | None
-    waiting: int
+    waiting: int | None
     holdings: list[Holding]
     problem: str = ""
 
@@ -74,17 +74,16 @@ def gather(config: Config, store: Store, weeks: int) -> Report:
         counts = shadow_store.shadow_counts(store.folder)
     except sqlite3.Error as error:
         problem = f"{shadow_store.FILE} cannot be read: {error}"
-    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
     return Report(
         made=dt.datetime.now(dt.UTC),
-        reference=_reference(config, store),
+        reference=_reference(config),
         level=config.drift.level,
         tolerance=config.drift.tolerance,
         weeks=list(drift.of_weeks(store.db, config.drift, periods)),
         agreement=agreed,
         shadow=counts,
-        waiting=max(0, last - counts.position) if counts else 0,
-        holdings=list(holdings(config, store)),
+        waiting=_waiting(config, store, counts),
+        holdings=list(holdings(config, store, counts)),
         problem=problem,
     )
 
@@ -113,6 +112,8 @@ def page_values(report: Report) -> dict[str, Any]:
         "weeks": [_week_values(week, watched) for week in report.weeks],
         "watched": [name_of(what) for what in watched],
         "alarms": list(_alarms(report)),
+        "compared": sum(bool(week.shifts) for week in report.weeks),
+        "not_compared": list(_not_compared(report)),
         "codes": sorted({code for week in report.weeks for code in week.notices}),
         "agreement": None if report.agreement is None else _agreement_values(report.agreement),
         "shadow": None if report.shadow is None else report.shadow._asdict(),
@@ -131,18 +132,18 @@ def name_of(what: Watched) -> str:
     return _KINDS[what.kind].format(name)
 
 
-def _reference(config: Config, store: Store) -> str:
+def _reference(config: Config) -> str:
     if config.drift.baseline is not None:
         first, last = config.drift.baseline
         return f"radiographs of this gateway from {first} to {last}"
-    identity = readings.latest_model(store.db, drift.this_week().end)
-    model = None if identity is None else readings.known_model(store.db, identity)
-    if model is not None and not model.probabilities:
-        return (
-            "nothing: the bundle has no distributions of its validation images; set drift.baseline "
-            "to a period of this gateway"
-        )
     return "the validation radiographs of the bundle"
+
+
+def _waiting(config: Config, store: Store, counts: ShadowCounts | None) -> int | None:
+    if config.shadow is None:
+        return None
+    last = store.db.execute("SELECT coalesce(max(number), 0) FROM readings").fetchone()[0]
+    return max(0, last - counts.position) if counts else 0
 
 
 def _watched(weeks: list[WeekDrift]) -> list[Watched]:
@@ -163,6 +164,12 @@ def _alarms(report: Report) -> Iterator[str]:
             )
 
 
+def _not_compared(report: Report) -> Iterator[str]:
+    for week in report.weeks:
+        if week.not_compared:
+            yield f"{week.week}: {week.not_compared}"
+
+
 def _drift_lines(report: Report) -> Iterator[str]:
     yield f"DRIFT, compared with {report.reference}"
     if not report.weeks:
@@ -175,9 +182,14 @@ def _drift_lines(report: Report) -> Iterator[str]:
             f"patients, {week.refused} refused{f'; {notices}' if notices else ''}"
         )
     yield from _table(report.weeks)
+    yield from (f"  NOT COMPARED {reason}" for reason in _not_compared(report))
+    compared = sum(bool(week.shifts) for week in report.weeks)
+    if not compared:
+        return
     alarms = list(_alarms(report))
     yield from (f"  ALARM {alarm}" for alarm in alarms)
-    said = "" if alarms else "no alarm; "
+    weeks = f"{compared} compared week{'s' if compared > 1 else ''}"
+    said = "" if alarms else f"no alarm in {weeks}; "
     yield (
         f"  {said}the largest distance of the cumulative distributions, 0 to 1; ! where its "
         f"interval lies above {report.tolerance:g}; chance of any ! in a week without drift "
@@ -205,13 +217,14 @@ def _shadow_lines(report: Report) -> Iterator[str]:
     if report.problem:
         yield f"  {report.problem}"
     if report.shadow is None:
-        yield "  none has read"
+        if not report.problem:
+            yield "  none has read"
         return
     counts = report.shadow
-    yield (
-        f"  {counts.read} read, {report.waiting} waiting, {counts.missed} removed before, "
-        f"{counts.failed} failed"
-    )
+    if report.waiting is None:
+        yield "  none is configured; this is what an earlier one has read"
+    waiting = "" if report.waiting is None else f"{report.waiting} waiting, "
+    yield f"  {counts.read} read, {waiting}{counts.missed} removed before, {counts.failed} failed"
     if report.agreement is None:
         return
     found = report.agreement
@@ -277,7 +290,8 @@ def _kept(one: Holding) -> str:
     since = "" if one.since is None else f", since {_day(one.since)}"
     due = "" if one.next is None else f", next on {_day(one.next)}"
     held = f"; {one.held} held until they are read and sent" if one.held else ""
-    return f"{one.what} ({one.where}): {one.number}{size}{since}; removed: {one.rule}{due}{held}"
+    number = "number unknown" if one.number is None else one.number
+    return f"{one.what} ({one.where}): {number}{size}{since}; removed: {one.rule}{due}{held}"
 
 
 def _day(seconds: float | None) -> str:

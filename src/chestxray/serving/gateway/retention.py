@@ -1,7 +1,8 @@
 """Retention: removes the files of images that were read and whose results were all delivered.
 
 Rows stay when files are removed, so an image that arrives again is recognised. The figures of
-readings (`readings`) are removed after `drift.keep_weeks`.
+readings (`readings`) are removed after `drift.keep_weeks`, and with them those of a shadow, whether
+or not one still runs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import time
 from typing import Final
 
 from chestxray.artifacts import PART
-from chestxray.serving.gateway import readings
+from chestxray.serving.gateway import readings, shadow_store
 from chestxray.serving.gateway.config import Drift, Storage
 from chestxray.serving.gateway.integrity import is_damage
+from chestxray.serving.gateway.readings import Week
 from chestxray.serving.gateway.store import READ, Store
 
 _INTERVAL_SECONDS: Final = 60.0
@@ -39,6 +41,7 @@ class Retention:
         self._storage = storage
         self._store = store
         self._drift = drift
+        self._shadow_due = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Remove expired files at intervals until told to stop."""
@@ -56,6 +59,7 @@ class Retention:
         try:
             removed = _remove_expired(self._storage, self._store)
             _remove_figures(self._drift, self._store)
+            self._remove_shadow_figures()
         except (OSError, sqlite3.Error) as error:
             if is_damage(error):
                 raise
@@ -66,6 +70,22 @@ class Retention:
                 _log.info(
                     "images whose files were removed: %d", removed, extra={"event": "removed"}
                 )
+
+    def _remove_shadow_figures(self) -> None:
+        """Remove old figures of the shadow once an hour; its database harms nothing but itself."""
+        if time.monotonic() < self._shadow_due:
+            return
+        self._shadow_due = time.monotonic() + _HOUR
+        try:
+            shadow_store.remove_old(self._store.folder, _figures_end(self._drift))
+        except sqlite3.Error as error:
+            _log.error(
+                "old figures of the shadow could not be removed (%s): if none is configured, "
+                "remove %s yourself",
+                error,
+                shadow_store.FILE,
+                extra={"event": "retention-failed"},
+            )
 
 
 def _remove_expired(storage: Storage, store: Store) -> int:
@@ -88,9 +108,17 @@ def _remove_expired(storage: Storage, store: Store) -> int:
 
 
 def _remove_figures(drift: Drift, store: Store) -> None:
-    """Remove the figures of readings that are older than `keep_weeks`; the baseline's stay."""
-    before = time.time() - 7 * DAY * drift.keep_weeks
-    readings.remove_old(store.db, before, drift.period)
+    """Remove the figures of readings that are older than `keep_weeks`; the baseline's stay.
+
+    The key of a week that is over is deleted too, if no reading has done so.
+    """
+    readings.forget_keys(store.db, Week.of(time.time()))
+    readings.remove_old(store.db, _figures_end(drift), drift.period)
+
+
+def _figures_end(drift: Drift) -> float:
+    """Give the time before which figures are removed, seconds since 1970."""
+    return time.time() - 7 * DAY * drift.keep_weeks
 
 
 def delivered(db: sqlite3.Connection, before: float) -> list[str]:

@@ -6,12 +6,15 @@ pictures, and the results of this gateway. A secondary capture counts as a radio
 
 - Modality says that its pixels come from CR or DX (screenshots and results say OT),
 - it is one grey image: PhotometricInterpretation MONOCHROME1 or 2, one frame,
-- BurnedInAnnotation is not YES, unless that is allowed, and
-- its Manufacturer is not this package.
+- BurnedInAnnotation is not YES, unless that is allowed,
+- its Manufacturer is not this package, and
+- nothing says that it was computed from another image: no SourceImageSequence, an empty
+  DerivationDescription, and a ContentQualification that is not RESEARCH. The results of other
+  products are marked so, and may be grey and have the Modality of the radiograph.
 
 What passes is judged by the gate like any other radiograph, and each reading of it has the notice
 `secondary-capture`. References: PS3.3 A.8.1 (the object), C.7.3.1 (Modality), C.7.6.1 (General
-Image).
+Image), C.8.13.2.1.1 (Content Qualification).
 """
 
 from __future__ import annotations
@@ -33,10 +36,16 @@ MAKER: Final = "chestxray"
 
 _MODALITY: Final = 0x00080060
 _MANUFACTURER: Final = 0x00080070
+_DERIVATION: Final = 0x00082111
+_SOURCE_IMAGES: Final = 0x00082112
+_QUALIFICATION: Final = 0x00189004
 _PHOTOMETRIC: Final = 0x00280004
 _FRAMES: Final = 0x00280008
 _BURNED_IN: Final = 0x00280301
-_TAGS: Final = frozenset({_MODALITY, _MANUFACTURER, _PHOTOMETRIC, _FRAMES, _BURNED_IN})
+_TAGS: Final = frozenset({
+    _MODALITY, _MANUFACTURER, _DERIVATION, _SOURCE_IMAGES, _QUALIFICATION,
+    _PHOTOMETRIC, _FRAMES, _BURNED_IN,
+})  # fmt: skip
 _MODALITIES: Final = ("CR", "DX")
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 
@@ -77,6 +86,8 @@ class CaptureRule:
             reason = "it is a result of a gateway of this package"
         elif stated.get(_MODALITY) not in _MODALITIES:
             reason = "its Modality is not CR or DX"
+        elif derived := _derived(stated):
+            reason = f"it was made from another image ({derived})"
         elif stated.get(_PHOTOMETRIC) not in _GREY:
             reason = "it is in colour (PhotometricInterpretation)"
         elif stated.get(_FRAMES, "1") not in ("", "1"):
@@ -89,6 +100,17 @@ class CaptureRule:
 
 
 NO_CAPTURES: Final = CaptureRule()
+
+
+def _derived(stated: dict[int, str]) -> str:
+    """Give the attribute by which an image was made from another one; empty where none says so."""
+    if _SOURCE_IMAGES in stated:
+        return "SourceImageSequence"
+    if stated.get(_DERIVATION):
+        return "DerivationDescription"
+    if stated.get(_QUALIFICATION) == "RESEARCH":
+        return "ContentQualification RESEARCH"
+    return ""
 
 
 def recovered_modality(path: Path) -> str:

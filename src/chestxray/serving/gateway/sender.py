@@ -44,6 +44,7 @@ _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2
 _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
+_UNSUPPORTED_MEDIA: Final = 415
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
 _MAX_ANSWER_BYTES: Final = 2**20  # one about one instance is shorter
@@ -58,6 +59,10 @@ _log = logging.getLogger(__name__)
 
 class _DeliveryError(ChestXrayError):
     """A destination did not store a result; the message is its answer."""
+
+
+class _RejectedError(_DeliveryError):
+    """A STOW-RS service answered that it does not store a result, or not in this encoding."""
 
 
 class _UnreachableError(_DeliveryError):
@@ -148,16 +153,23 @@ class _StowTransport:
         self._client = HTTPClient({"Accept": "application/dicom+json", **to.headers}, stop)
 
     def send(self, path: Path) -> None:
-        """Deliver a file by STOW-RS; see `_Transport.send`."""
+        """Deliver a file by STOW-RS; see `_Transport.send`.
+
+        Where the service answers that it does not store it, it is sent without compression too: the
+        service may not support the transfer syntax.
+        """
         try:
             self._store(path.read_bytes(), path.stem)
-        except _UnreachableError:
-            raise
-        except _DeliveryError:
+        except _RejectedError as rejected:
             plain = uncompressed(path)
             if plain is None:
                 raise
-            self._store(plain, path.stem)  # it may not support the transfer syntax
+            try:
+                self._store(plain, path.stem)
+            except _UnreachableError:
+                raise
+            except _DeliveryError as error:
+                raise _DeliveryError(f"{rejected}; without compression: {error}") from error
 
     def _store(self, content: bytes, uid: str) -> None:
         boundary = uuid.uuid4().hex
@@ -171,6 +183,8 @@ class _StowTransport:
         except AnswerError as error:
             kind = _UnreachableError if self._stop.is_set() else _DeliveryError
             raise kind(f"{self._url}: {error}") from error
+        if status == _UNSUPPORTED_MEDIA:
+            raise _RejectedError(f"the server answered {status}")
         _check_stored(status, answer, uid)
 
     def release(self) -> None:
@@ -291,7 +305,9 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
     """Check the body, not the status: 202 means that some instances were stored, not which.
 
     Raises:
-        _DeliveryError: the service does not say that it has the result.
+        _RejectedError: the service says that it does not store the result.
+        _UnreachableError: it has no room at the moment.
+        _DeliveryError: it says nothing that can be understood.
     """
     try:
         said = dicom_json.data_set(answer)
@@ -306,7 +322,7 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
     if others or not (known or uid in stored):
         reasons = ", ".join(f"{code:04X}" for code in others[:_SHOWN_REASONS]) or "none given"
         message = f"the server answered {status} and did not store it, reason {reasons}"
-        raise _delivery_error(others[0] if others else 0, message)
+        raise _delivery_error(others[0] if others else 0, message, _RejectedError)
 
 
 def _reason(item: dicom_json.Attributes) -> int:
@@ -315,7 +331,9 @@ def _reason(item: dicom_json.Attributes) -> int:
     return int(reason) if re.fullmatch("[0-9]{1,5}", reason) else 0
 
 
-def _delivery_error(code: int, message: str) -> _DeliveryError:
+def _delivery_error(
+    code: int, message: str, rejected: type[_DeliveryError] = _DeliveryError
+) -> _DeliveryError:
     """Distinguish a destination without resources from one that rejects this result."""
-    kind = _UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else _DeliveryError
+    kind = _UnreachableError if code & 0xFF00 == _OUT_OF_RESOURCES else rejected
     return kind(message)

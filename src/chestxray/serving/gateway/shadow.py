@@ -4,15 +4,17 @@ It can neither delay nor fail the first reading:
 
 - It is a process of its own, which reads an image only after its first reading was recorded, and
   only while no image waits for its first.
-- It writes into a database of its own, `shadow.sqlite`, so that no lock is shared; of the queue it
-  reads rows and changes none. Where its database is damaged, it begins anew.
+- It writes into a database of its own, `shadow.sqlite`, so that no reading shares a lock; of the
+  queue it reads rows and changes none. Where its database is damaged, it begins anew.
 - It runs when nothing else wants the processor (SCHED_IDLE on Linux), and is the first to end when
   memory runs out.
 - It holds no file back: an image that retention has removed before is counted as missed.
 - Where it dies again and again, it is started at growing intervals, and neither health nor alarms
   of the gateway change; `status` and `report` say so.
 
-An image during which it ended is tried once more and then counted as failed.
+An image during which it ended is tried once more and then counted as failed. So is one for which
+the machine had no time, memory or file handle. Since this process comes last, all its limits of
+time are ten times those of a worker.
 """
 
 from __future__ import annotations
@@ -28,22 +30,32 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from chestxray.dataset.decoding import Isolated
-from chestxray.errors import ImageError, RefusedError
+from chestxray.errors import (
+    ChestXrayError,
+    DecodingTimeError,
+    ImageError,
+    RefusedError,
+    WorkerError,
+)
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import image_decoding, logs, queue, readings
 from chestxray.serving.gateway.audit import DATABASE
 from chestxray.serving.gateway.config import Config
 from chestxray.serving.gateway.image_decoding import DecodedImage
 from chestxray.serving.gateway.queue import exit_after
-from chestxray.serving.gateway.retention import DAY
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.store import READ
 
 _IDLE_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 2
+_PATIENCE: Final = 10.0
 _LOCK_TIMEOUT: Final = 60.0
 _log = logging.getLogger(__name__)
+
+
+class _MachineError(ChestXrayError):
+    """The machine lacks time, memory or files; the message names the image and what happened."""
 
 
 class _Image(NamedTuple):
@@ -79,7 +91,7 @@ def run(config: Config, reader: Reader, stop: threading.Event) -> None:
         reader: the second bundle's.
         stop: set when the process shall end.
     """
-    decoder = image_decoding.decoder(reader.size, config.read.lease)
+    decoder = image_decoding.decoder(reader.size, config.read.lease, _PATIENCE)
     with closing(_opened(config.state)) as first, closing(decoder):
         own = ShadowStore.open(config.state, _last(first))
         own.remember_model(reader.bundle.identity, reader.bundle.card)
@@ -87,7 +99,7 @@ def run(config: Config, reader: Reader, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 busy = _read_next(config, reader, decoder, first, own)
-            except sqlite3.OperationalError as error:  # a full disk
+            except (sqlite3.OperationalError, _MachineError) as error:  # such as a full disk
                 _log.error("the shadow waits: %s", error, extra={"event": "postponed"})
                 stop.wait(_PAUSE_SECONDS)
             except sqlite3.DatabaseError as error:
@@ -97,7 +109,6 @@ def run(config: Config, reader: Reader, stop: threading.Event) -> None:
                 own.remember_model(reader.bundle.identity, reader.bundle.card)
             else:
                 if not busy:
-                    own.remove_old(time.time() - 7 * DAY * config.drift.keep_weeks)
                     stop.wait(_IDLE_SECONDS)
         own.close()
 
@@ -109,16 +120,21 @@ def _read_next(
     first: sqlite3.Connection,
     own: ShadowStore,
 ) -> bool:
-    """Read one image; give False where none is due, or one waits for its first reading."""
+    """Read one image; give False where none is due, or one waits for its first reading.
+
+    Raises:
+        _MachineError: it could not be read now; it is tried once more.
+        sqlite3.Error: a database cannot be read or written.
+    """
     if queue.has_due(first, READ, config.read.lease):
         return False
     image = _next(first, own.position())
     if image is None:
         return False
     if own.begin(image.number, image.uid) > _ATTEMPTS:
-        own.fail(image.number, "its process ended at each attempt")
+        own.fail(image.number, "no attempt came to an end")
         return True
-    with exit_after(config.read.lease):
+    with exit_after(_PATIENCE * config.read.lease):
         _read(image, config.state, reader, decoder, own)
     return True
 
@@ -135,6 +151,8 @@ def _read(
         own.miss(image.number)
     except RefusedError:
         own.finish(image.number, reader.bundle.identity, time.monotonic() - started, refused=True)
+    except (DecodingTimeError, WorkerError, OSError) as error:
+        raise _MachineError(f"{image.uid} was not read: {logs.place(error)}") from error
     except ImageError as error:
         own.fail(image.number, type(error).__name__)
     except sqlite3.Error:

@@ -181,13 +181,6 @@ class ShadowStore:
             (identity, json.dumps(list(card.findings))),
         )
 
-    def remove_old(self, before: float) -> None:
-        """Remove rows of readings before a time, but for the last one, which is the position."""
-        self.db.execute(
-            "DELETE FROM readings WHERE time < ? AND number < (SELECT max(number) FROM readings)",
-            (before,),
-        )
-
     def _begin_at(self, last: int) -> None:
         """Begin after a reading; rows of readings that a restored backup lost are removed."""
         self.db.execute("DELETE FROM readings WHERE number > ?", (last,))
@@ -242,8 +235,39 @@ def shadow_counts(state: Path) -> ShadowCounts | None:
     return ShadowCounts(*row)
 
 
+def remove_old(state: Path, before: float) -> None:
+    """Remove what was read before a time, by a shadow that no longer runs too.
+
+    The last row stays without figures, since it is the position.
+
+    Args:
+        state: state folder.
+        before: seconds since 1970.
+
+    Raises:
+        sqlite3.Error: the database cannot be written.
+    """
+    if not (state / FILE).exists():
+        return
+    with closing(_connected(state, "rw")) as db, db:
+        db.execute(
+            "DELETE FROM readings WHERE time < ? "
+            "AND number < (SELECT max(number) FROM readings WHERE time NOTNULL)",
+            (before,),
+        )
+        db.execute(
+            "UPDATE readings SET image = '', problem = ?, model = '', seconds = 0, refused = 0, "
+            "probabilities = x'', calls = '' WHERE time < ?",
+            (_BEGUN, before),
+        )
+
+
 def _reading(state: Path) -> sqlite3.Connection:
-    uri = f"{(state / FILE).absolute().as_uri()}?mode=ro"
+    return _connected(state, "ro")
+
+
+def _connected(state: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{(state / FILE).absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT)
     db.row_factory = sqlite3.Row
     return db

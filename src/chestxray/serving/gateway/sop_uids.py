@@ -50,8 +50,8 @@ def header_texts(
         tags: of the elements, outside of sequences; what is absent has no text.
 
     Returns:
-        Tag → text without padding; and False where the data set is damaged, or the bytes end before
-        an element that follows the last tag.
+        Tag → text without padding, of a sequence any text; and False where the data set is damaged,
+        or the bytes end before an element that follows the last tag.
     """
     found: dict[int, str] = {}
     try:
@@ -93,6 +93,8 @@ def _read_into(found: dict[int, str], data: bytes, syntax: UID, tags: Collection
         elif depth == 0 and tag > last:
             return
         elif length == _UNDEFINED:
+            if depth == 0 and tag in tags:
+                found[tag] = ""
             depth += 1
         else:
             if depth == 0 and tag in tags:

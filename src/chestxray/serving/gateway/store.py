@@ -377,12 +377,32 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = ON")  # what is removed is not left in free pages
         _check_version(db, path)
     except (sqlite3.Error, OSError) as error:
         if db is not None:
             db.close()
         raise ArtifactError(f"{path} cannot be opened: {error}") from error
     return db
+
+
+def check_version(folder: Path) -> None:
+    """Check that this package supports the database of a state folder, and change nothing.
+
+    Raises:
+        ArtifactError: it does not, or the database cannot be opened.
+    """
+    path = folder / audit.DATABASE
+    if not path.exists():
+        return
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT)) as db:
+            found, filled = _version(db)
+    except sqlite3.Error as error:
+        raise ArtifactError(f"{path} cannot be opened: {error}") from error
+    if (found or filled) and found != VERSION and found not in _MIGRATIONS:
+        raise _unsupported(path, found)
 
 
 def _create(path: Path) -> None:
@@ -409,9 +429,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    found, filled = db.execute(  # in one statement: another process may be creating the tables
-        "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
-    ).fetchone()
+    found, filled = _version(db)
     if found == 0 and not filled:
         db.executescript(_SCHEMA)
         return
@@ -420,7 +438,19 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
         found += 1
     if found != VERSION:
         db.close()
-        raise ArtifactError(
-            f"{path} has tables of version {found}, this package supports version {VERSION}: use "
-            "the package version that made it, or another `state` folder"
-        )
+        raise _unsupported(path, found)
+
+
+def _version(db: sqlite3.Connection) -> tuple[int, bool]:
+    """Give the version of the tables, and whether there are any."""
+    found, filled = db.execute(  # in one statement: another process may be creating the tables
+        "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    ).fetchone()
+    return int(found), bool(filled)
+
+
+def _unsupported(path: Path, found: int) -> ArtifactError:
+    return ArtifactError(
+        f"{path} has tables of version {found}, this package supports version {VERSION}: use "
+        "the package version that made it, or another `state` folder"
+    )

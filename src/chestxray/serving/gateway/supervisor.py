@@ -33,7 +33,7 @@ from chestxray.serving.gateway.config_errors import did_you_mean
 from chestxray.serving.gateway.health import SHADOW, ProcessRecord
 from chestxray.serving.gateway.integrity import DAMAGED, DamageError
 from chestxray.serving.gateway.receiver import check_address
-from chestxray.serving.gateway.store import READ, Store, send_queue
+from chestxray.serving.gateway.store import READ, Store, check_version, send_queue
 
 _STOP_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ def check(config: Config, bundle: Path, *, starting: bool = True) -> str:
             folder cannot be made, the engine cannot read with this bundle, or a rule names a
             finding that the model does not have.
         ArtifactError: the bundle or the queue cannot be used, other users can access the state
-            folder, or its database is damaged, missing or not the one that was anchored.
+            folder, or its database is damaged, missing, not the one that was anchored, or made by
+            a later version of this package.
     """
     receive = config.receive
     if starting or not is_locked(config.state):
@@ -135,6 +136,7 @@ def _check_state(folder: Path) -> None:
     if folder.is_dir():
         require_private(folder)
         integrity.check(folder)
+        check_version(folder)
         return
     parent = next(path for path in folder.parents if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -8,7 +8,8 @@
 | `seg`     | Segmentation, binary          | the pixels within its first contour of heat     |
 
 Regions are kept apart from findings: viewers that draw boxes show a report of both as blank. A
-refusal gives the first two, without probabilities. All are PRELIMINARY, UNVERIFIED, for research.
+refusal gives the first two, without probabilities; each object of a forced reading says first that
+the gate refuses the image. All are PRELIMINARY, UNVERIFIED, for research.
 
 The same image, model, version and findings give the same UIDs, but not the same bytes: they contain
 the time.
@@ -72,14 +73,13 @@ def make(
     """
     model, thresholds = Model.of(reader), reader.bundle.card.thresholds
     source = replace(source, scope=_scope(outcome, reader))
-    refused = isinstance(outcome, RefusedError)
     if "sr" in kinds:
         yield _file("sr", structured_report.report(source, model, outcome, thresholds))
     if "sc" in kinds:
         scale = secondary_capture.SCALE
         drawn = secondary_capture.draw(pixels, model, outcome, thresholds, scale)
-        how = {"refused": refused, "compressed": compressed}
-        yield _file("sc", secondary_capture.capture(source, model, drawn, **how))
+        picture = secondary_capture.capture(source, model, outcome, drawn, compressed=compressed)
+        yield _file("sc", picture)
     if isinstance(outcome, RefusedError):
         return
     if "regions" in kinds:
@@ -96,7 +96,7 @@ def _scope(outcome: Reading | RefusedError, reader: Reader) -> tuple[str, ...]:
     """Give what tells results apart that say different things of one image."""
     if isinstance(outcome, RefusedError):
         return ()
-    forced = ("forced",) if any(warning.refuses for warning in outcome.warnings) else ()
+    forced = ("forced",) if outcome.forced else ()
     some = tuple(outcome.probabilities)
     return forced if some == tuple(reader.findings) else (*forced, *some)
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
 from chestxray.reading.reader import Reading
-from chestxray.serving.result_objects.instance import Model
+from chestxray.serving.result_objects.instance import Model, refusals
 from chestxray.version import __version__
 
 _DARK: Final = "#101114"
@@ -39,7 +39,6 @@ _LINE_HEIGHT: Final = 1.35  # of a paragraph, in font sizes
 _EDGES: Final = (0.64, 0.83, 1.0)  # right edges of the table's columns, in its width
 _SMALLEST: Final = 0.72  # font size of a long name, in that of a short one
 _NONE_CALLED: Final = "No finding is called. This does not rule out any finding."
-_FORCED: Final = "REFUSED, and read all the same. Do not rely on this reading."
 _NOT_ASSESSED: Final = "Not assessed, for lack of evidence in validation:"
 _MARKS: Final = {True: "CALLED", False: "", None: "not assessed"}
 
@@ -242,7 +241,6 @@ def head(canvas: Canvas, column: Column) -> None:
 
 def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
     """Write the warnings of a reading, what is not assessed, and that nothing is called."""
-    refusals = [warning for warning in reading.warnings if warning.refuses]
     others = [warning for warning in reading.warnings if not warning.refuses]
     written = [(f"Warning: {warning}", Style(22, ALERT)) for warning in others]
     unassessed = [label(finding) for finding, call in reading.calls.items() if call is None]
@@ -251,9 +249,10 @@ def warnings(canvas: Canvas, column: Column, reading: Reading) -> None:
         written.insert(0, (f"{_NOT_ASSESSED} {which}", Style(22, INK)))
     if not any(reading.calls.values()):
         written.insert(0, (_NONE_CALLED, Style(22, INK)))
-    if refusals:
-        reasons = [(f"Refused: {refusal}", Style(22, ALERT)) for refusal in refusals]
-        written = [(_FORCED, Style(30, ALERT, bold=True)), *reasons, *written]
+    if reading.forced:
+        first, *reasons = refusals(reading)
+        written = [(reason, Style(22, ALERT)) for reason in reasons] + written
+        written.insert(0, (first, Style(30, ALERT, bold=True)))
     canvas.paragraphs(column, written, 3, "more in the report")
 
 

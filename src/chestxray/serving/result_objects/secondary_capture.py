@@ -56,6 +56,7 @@ from chestxray.serving.result_objects.instance import (
     instance,
     part_of_body,
     reference,
+    refusals,
 )
 from chestxray.serving.rle import rle_frame
 from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
@@ -212,9 +213,9 @@ def _plain(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def capture(
     source: SourceImage,
     model: Model,
+    outcome: Reading | RefusedError,
     drawn: npt.NDArray[np.uint8],
     *,
-    refused: bool,
     compressed: bool = True,
 ) -> Dataset:
     """Make the DICOM object of a picture.
@@ -222,13 +223,15 @@ def capture(
     Args:
         source: the image that was read.
         model: the model that read it.
+        outcome: the reading or the refusal.
         drawn: RGB uint8 [h, w, 3].
-        refused: whether the gate refused the image; it may not show a chest then.
         compressed: whether its pixels are in RLE Lossless, else in Explicit VR Little Endian.
     """
-    result = instance("sc", source, model)
-    part_of_body(result, source, refused=refused)
+    forced = [] if isinstance(outcome, RefusedError) else refusals(outcome)
+    result = instance("sc", source, model, forced=bool(forced))
+    part_of_body(result, source, refused=isinstance(outcome, RefusedError) or outcome.forced)
     _image(result, source)
+    result.ImageComments = " ".join((*forced, NOTE))
     _pixels(result, drawn)
     if compressed:
         result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
@@ -248,7 +251,6 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.SecondaryCaptureDeviceManufacturerModelName = result.ManufacturerModelName
     result.SecondaryCaptureDeviceSoftwareVersions = __version__
     result.DerivationDescription = f"Reduced to 8 bits, heatmaps and text burned in. {NOTE}"
-    result.ImageComments = NOTE
     result.SourceImageSequence = [_source(source)]
     source.copy_known(result, *LOSSY)
 

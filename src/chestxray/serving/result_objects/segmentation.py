@@ -3,7 +3,9 @@
 A binary segment of a finding is what the first contour of its heatmap encloses, as the picture and
 the viewer draw it: heat of at least 0.5 on the finding's own scale. It shows where the model's
 evidence is, and does not outline the finding. Heat is no probability, so no segment is FRACTIONAL.
-A called finding whose heatmap points to no place, or stays below the contour, has no segment.
+A called finding whose heatmap points to no place, or stays below the contour, has no segment. Of a
+forced reading, the labels and all descriptions begin with the refusal, and no region of the body is
+claimed.
 
 Frames are bit-packed one after the other (PS3.5 8.1.1), a few hundred rows at a time: the largest
 image that is read has 80 million pixels.
@@ -32,12 +34,14 @@ from chestxray.reading.overlay import LEVELS, outlined
 from chestxray.reading.reader import Reading
 from chestxray.serving.result_objects import codes
 from chestxray.serving.result_objects.instance import (
+    FORCED,
     MAKER,
     NOTE,
     Model,
     instance,
     part_of_body,
     reference,
+    refusals,
 )
 from chestxray.serving.source_image import LOSSY, SourceImage
 from chestxray.version import __version__
@@ -68,9 +72,14 @@ def segmentation(
     ]
     if not found:
         return None
-    result = instance("seg", source, model)
-    part_of_body(result, source, refused=False)
+    result = instance("seg", source, model, forced=reading.forced)
+    if reading.forced:
+        source.copy_known(result, "BodyPartExamined")  # the series has no laterality of its own
+    else:
+        part_of_body(result, source, refused=False)
     _image(result, source)
+    result.ContentDescription = FORCED if reading.forced else _DESCRIPTION
+    result.ImageComments = " ".join((*refusals(reading), NOTE))
     _dimensions(result, source, model)
     result.SegmentSequence = [
         _segment(number, finding, source, model, reading, thresholds[finding])
@@ -123,9 +132,7 @@ def _image(result: Dataset, source: SourceImage) -> None:
     result.LossyImageCompression = "00"
     source.copy_known(result, *LOSSY)
     result.ContentLabel = "EVIDENCE"
-    result.ContentDescription = _DESCRIPTION
     result.ContentCreatorName = ""
-    result.ImageComments = NOTE
     result.SegmentationType = "BINARY"
     result.SegmentsOverlap = "YES"
     result.Columns, result.Rows = source.size
@@ -164,13 +171,15 @@ def _segment(
 ) -> Dataset:
     segment, algorithm = Dataset(), Dataset()
     segment.SegmentNumber = number
-    segment.SegmentLabel = label(finding)[:64]
-    segment.SegmentDescription = _description(reading.probabilities[finding], threshold)
+    segment.SegmentLabel = f"{'Refused: ' if reading.forced else ''}{label(finding)}"[:64]
+    told = f"{FORCED} " if reading.forced else ""
+    segment.SegmentDescription = told + _description(reading.probabilities[finding], threshold)
     segment.SegmentAlgorithmType = "AUTOMATIC"
     segment.SegmentAlgorithmName = model.name[:64]
     segment.SegmentedPropertyCategoryCodeSequence = [codes.dataset(codes.category(finding))]
     segment.SegmentedPropertyTypeCodeSequence = [codes.dataset(codes.finding(finding))]
-    segment.AnatomicRegionSequence = [codes.dataset(codes.THORAX)]
+    if not reading.forced:
+        segment.AnatomicRegionSequence = [codes.dataset(codes.THORAX)]
     segment.TrackingID = label(finding)[:64]
     segment.TrackingUID = model.uid("seg", *source.seed, finding)
     segment.RecommendedDisplayCIELabValue = _colour(number)

@@ -53,6 +53,7 @@ from chestxray.serving.result_objects.instance import (
     Model,
     instance,
     reference,
+    refusals,
 )
 from chestxray.serving.source_image import CHARACTERS, SourceImage
 from chestxray.version import __version__
@@ -61,7 +62,12 @@ _CONTENT: Final = Tag("ContentSequence")
 
 
 def _document(
-    kind: str, source: SourceImage, model: Model, groups: Sequence[bytes], notes: Sequence[str]
+    kind: str,
+    source: SourceImage,
+    model: Model,
+    groups: Sequence[bytes],
+    notes: Sequence[str],
+    forced: Sequence[str] = (),
 ) -> Dataset:
     """Make a report.
 
@@ -71,8 +77,9 @@ def _document(
         model: the model that read it.
         groups: encoded measurement groups (TID 1501 or 1410); none for a refusal.
         notes: further comments.
+        forced: comments before all others, of a forced reading.
     """
-    result = instance(kind, source, model)
+    result = instance(kind, source, model, forced=bool(forced))
     result.CompletionFlag = "COMPLETE"
     result.PreliminaryFlag = "PRELIMINARY"
     result.VerificationFlag = "UNVERIFIED"
@@ -80,7 +87,8 @@ def _document(
     result.PerformedProcedureCodeSequence = []
     result.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
     result.CodingSchemeIdentificationSequence = [codes.private_scheme()]
-    _root(result, [*_head(model), *_body(model, groups, (NOTE, UNVERIFIED, *notes))])
+    comments = (*forced, NOTE, UNVERIFIED, *notes)
+    _root(result, [*_head(model), *_body(model, groups, comments)])
     return result
 
 
@@ -177,7 +185,8 @@ def report(
         notes = [_note("Not read" if n.refuses else "Warning", n) for n in outcome.notices]
         return _document("sr", source, model, (), [*notes, NOTHING_REPORTED])
     groups = list(_finding_groups(source, model, outcome, thresholds))
-    return _document("sr", source, model, groups, [*_not_assessed(outcome), *_warnings(outcome)])
+    notes = [*_not_assessed(outcome), *_warnings(outcome)]
+    return _document("sr", source, model, groups, notes, refusals(outcome))
 
 
 def _not_assessed(reading: Reading) -> list[str]:
@@ -189,9 +198,8 @@ def _not_assessed(reading: Reading) -> list[str]:
 
 
 def _warnings(reading: Reading) -> list[str]:
-    """Give the warnings of a reading as comments."""
-    heads = {True: "Refused, and read all the same", False: "Warning"}
-    return [_note(heads[notice.refuses], notice) for notice in reading.warnings]
+    """Give the warnings of a reading as comments, without the refusals of a forced one."""
+    return [_note("Warning", notice) for notice in reading.warnings if not notice.refuses]
 
 
 def _note(head: str, notice: Notice) -> str:
@@ -238,7 +246,8 @@ def regions(source: SourceImage, model: Model, reading: Reading) -> Dataset | No
     groups = list(_region_groups(source, model, reading))
     if not groups:
         return None
-    return _document("regions", source, model, groups, [_BOX_NOTE, *_warnings(reading)])
+    notes = [_BOX_NOTE, *_warnings(reading)]
+    return _document("regions", source, model, groups, notes, refusals(reading))
 
 
 def _region_groups(source: SourceImage, model: Model, reading: Reading) -> Iterator[bytes]:

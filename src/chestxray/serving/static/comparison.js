@@ -11,13 +11,26 @@ const WARNINGS = {
   unknown: "Patient not confirmed: at least one of the two files does not name its patient.",
   other: "Another patient: the headers of the two files name different patients.",
 };
+const RENAMED = "Patient not confirmed: the two files have the same patient ID but different names.";
 const DAY = 86_400_000; // ms
 
-// Says whether two radiographs are of the same patient: "same", "other" or "unknown".
+// Says whether two radiographs are of the same patient: "same", "other" or "unknown". Names change and
+// are spelt in several ways, so that another name makes the patient unknown, not another one.
 export function relation(a, b) {
   if (!a?.id || !b?.id) return "unknown";
   const differs = (name) => a[name] && b[name] && a[name] !== b[name];
-  return a.id !== b.id || differs("issuer") || differs("birthDate") ? "other" : "same";
+  if (a.id !== b.id || ["issuer", "birthDate", "sex"].some(differs)) return "other";
+  return renamed(a, b) ? "unknown" : "same";
+}
+
+function renamed({ names: some = [] }, { names: others = [] }) {
+  return some.length > 0 && others.length > 0 && !some.some((name) => others.includes(name));
+}
+
+// Says what is wrong with a comparison of two radiographs; "" for nothing.
+function doubt(a, b) {
+  const whose = relation(a, b);
+  return whose === "unknown" && a?.id && b?.id ? RENAMED : WARNINGS[whose];
 }
 
 // Says how long before or after another date a date is, such as "413 days earlier".
@@ -36,6 +49,7 @@ export class Comparison {
     this.main = main;
     this.list = list;
     this.prior = null;
+    this.image = null; // of the prior radiograph, as it is shown
     this.open = false;
     this.viewport = new Viewport(by("prior-viewport"), (view) => {
       readout(by("prior-readout"), view);
@@ -71,9 +85,9 @@ export class Comparison {
     by("panes").dataset.two = this.open;
     if (!this.open) return;
     const groups = this.candidates();
-    if (![...groups.values()].flat().includes(this.prior)) {
-      this.show(groups.get("same")[0] ?? null);
-    }
+    const offered = [...groups.values()].flat().includes(this.prior);
+    if (!offered) this.show(groups.get("same")[0] ?? null);
+    else if (this.prior.image !== this.image) this.show(this.prior); // it was read again
     by("prior-choice").replaceChildren(element("option", "", "Choose a radiograph"), ...options(groups));
     by("prior-choice").firstChild.value = "";
     by("prior-choice").value = this.prior?.key ?? "";
@@ -98,8 +112,9 @@ export class Comparison {
     this.prior = radiograph;
     this.caption();
     const image = radiograph?.image ?? null;
+    this.image = image;
     const grey = image && (await greyOf(image));
-    if (radiograph !== this.prior) return; // by now another one is chosen
+    if (image !== this.image) return; // by now another one is chosen, or this one was read again
     this.viewport.show(image && { ...image, grey });
     this.follow(this.main, this.viewport);
   }
@@ -108,13 +123,14 @@ export class Comparison {
     const { current } = this.list;
     const mine = this.prior?.identity?.studyDate ?? "";
     const apart = this.prior ? interval(mine, current?.identity?.studyDate ?? "") : "";
-    const refused = this.prior?.problem && "refused";
+    const { problem, reading, force } = this.prior ?? {};
+    const refused = (problem || force || reading?.refused) && "refused";
     by("prior-date").textContent = this.prior
       ? [mine || "date unknown", apart, refused].filter(Boolean).join(" · ")
       : "";
-    const whose = this.prior ? relation(this.prior.identity, current?.identity) : "same";
-    by("prior-warning").textContent = WARNINGS[whose];
-    by("prior-warning").hidden = !WARNINGS[whose];
+    const warning = this.prior ? doubt(this.prior.identity, current?.identity) : "";
+    by("prior-warning").textContent = warning;
+    by("prior-warning").hidden = !warning;
     by("prior-empty").hidden = Boolean(this.prior);
   }
 

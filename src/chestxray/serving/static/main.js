@@ -89,8 +89,9 @@ async function show(radiograph) {
   const image = radiograph?.image ?? null;
   if (image !== shownImage) {
     const grey = image && (await greyOf(image));
-    // By now another one may have been selected.
+    // By now another one may have been selected, or this one read again.
     if (radiograph !== radiographs.current || image === shownImage) return;
+    if (image !== (radiograph?.image ?? null)) return;
     viewport.show(image && { ...image, grey });
     shownImage = image;
     press("invert", false);

@@ -22,8 +22,15 @@ const NOTHING = "This file has no patient header.";
 export async function identityOf(file) {
   const header = await readHeader(file).catch(() => null);
   if (!header) return null;
-  const { id, issuer, birthDate, studyDate, studyTime } = header;
-  return { id, issuer, birthDate, studyDate, studyTime };
+  const { id, issuer, birthDate, sex, studyDate, studyTime } = header;
+  return { id, issuer, birthDate, sex: sex.toUpperCase(), names: spellings(header.name), studyDate, studyTime };
+}
+
+// Gives the representations of a name without case, accents and punctuation, in which files differ.
+function spellings(name) {
+  const plain = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").toUpperCase();
+  const words = (text) => plain(text).replace(/[^\p{L}\p{M}\p{N}]+/gu, " ").trim();
+  return name.split(" · ").map(words).filter(Boolean);
 }
 
 export class PatientHeader {

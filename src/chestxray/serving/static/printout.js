@@ -21,9 +21,7 @@ export function showPrintout(page) {
 function contents({ radiograph, card, heat, viewport, patient }) {
   const { reading, problem } = radiograph;
   const parts = [heading(radiograph, patient)];
-  if (reading?.refused) {
-    parts.push(element("p", "alarm", "The gate refuses this radiograph. It was read anyway: do not rely on this reading."));
-  }
+  if (reading?.refused) parts.push(element("p", "alarm", by("forced").textContent));
   parts.push(picture(heat, viewport));
   if (reading) parts.push(table(reading));
   if (problem) parts.push(element("p", "alarm", `Not read: ${reasonOf(problem)} There are no probabilities.`));
@@ -58,7 +56,7 @@ function picture(heat, viewport) {
   paint(pixels.data, image.grey, map, { ...look, contours: true });
   context.putImageData(pixels, 0, 0);
   const size = LETTERS * image.width;
-  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), image.width, size);
+  for (const { a, b } of image.measures) drawLength(context, a, b, lengthText(a, b, image), image, size);
   if (image.burned) burn(context, image.width, image.height);
   made.append(canvas, element("figcaption", "", caption(heat, image)));
   return made;

@@ -150,15 +150,17 @@ export class Ruler {
   draw(context) {
     const { image } = this.viewport;
     const place = (point) => this.viewport.toScreen(point);
+    const { clientWidth: width, clientHeight: height } = this.viewport.canvas;
     for (const { a, b } of [...this.measures, ...(this.draft ? [this.draft] : [])]) {
-      drawLength(context, place(a), place(b), lengthText(a, b, image), this.viewport.canvas.clientWidth);
+      drawLength(context, place(a), place(b), lengthText(a, b, image), { width, height });
     }
     if (this.cursor) drawCross(context, place(this.cursor));
   }
 }
 
-// Draws a line between two points with its length, within the width of the canvas.
-export function drawLength(context, a, b, text, width, size = 13) {
+// Draws a line between two points with its length as a label of letters of a size, at most. Of a line
+// that crosses the pane the label lies within the pane.
+export function drawLength(context, a, b, text, pane, size = 13) {
   context.lineCap = "round";
   for (const [thickness, colour] of [[size / 3, "#000c"], [size / 8, LINE]]) {
     context.lineWidth = thickness;
@@ -170,17 +172,30 @@ export function drawLength(context, a, b, text, width, size = 13) {
       stroke(context, { x: end.x - half.x, y: end.y - half.y }, { x: end.x + half.x, y: end.y + half.y });
     }
   }
-  context.font = `600 ${size}px system-ui, sans-serif`;
+  const apart = (axis, most) => Math.max(a[axis], b[axis]) < 0 || Math.min(a[axis], b[axis]) > most;
+  if (apart("x", pane.width) || apart("y", pane.height)) return;
+  drawLabel(context, a.x > b.x ? a : b, text, pane, size);
+}
+
+// Draws a label beside the right end of a line; where there is no room below it, else above it.
+function drawLabel(context, end, text, pane, most) {
+  const font = (size) => (context.font = `600 ${size}px system-ui, sans-serif`);
+  font(most);
   context.textBaseline = "middle";
-  const wide = context.measureText(text).width;
-  const right = a.x > b.x ? a : b;
-  const room = width - wide - size * 0.3;
-  const left = Math.min(right.x + size * 0.7, room);
-  const y = right.x + size * 0.7 > room ? right.y + size * 1.4 : right.y; // else on its own line
+  const size = most * Math.min(1, pane.width / (context.measureText(text).width + most));
+  font(size);
+  const wide = context.measureText(text).width + size * 0.6;
+  const gap = size * 0.2; // from the edges
+  const within = (value, length, room) => Math.max(gap, Math.min(value, room - length - gap));
+  const left = within(end.x + size * 0.4, wide, pane.width);
+  const beside = left > end.x;
+  const below = end.y + size * 2.4 < pane.height;
+  const y = beside ? end.y : end.y + size * (below ? 1.4 : -1.4); // else on its own line
+  const top = within(y - size * 0.75, size * 1.5, pane.height);
   context.fillStyle = "#000b";
-  context.fillRect(left - size * 0.3, y - size * 0.75, wide + size * 0.6, size * 1.5);
+  context.fillRect(left, top, wide, size * 1.5);
   context.fillStyle = LINE;
-  context.fillText(text, left, y);
+  context.fillText(text, left + size * 0.3, top + size * 0.75);
 }
 
 function drawCross(context, { x, y }) {
