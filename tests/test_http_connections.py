@@ -111,6 +111,25 @@ def test_answers_that_nobody_takes_are_bounded_together(table):
     assert [c.open for c in slow] == [False, False, True, True]
 
 
+def test_what_an_answer_has_grown_by_since_counts_too(table):
+    slow = [Toy(table, client, "unloading") for client in "ab"]
+    for connection in slow:
+        connection.unsent = 600  # more lines of a batch, written without a change of phase
+    table.close_slow()
+    assert [c.open for c in slow] == [False, True]
+
+
+def test_a_client_that_takes_its_answer_in_parts_has_the_time_for_each(table, clock):
+    slow = Toy(table, "a", "unloading")
+    for clock.seconds in (59, 118):
+        table.update(slow, anew=True)
+        table.close_slow()
+        assert slow.open
+    clock.seconds = 178
+    table.close_slow()
+    assert not slow.open
+
+
 def test_whatever_happens_the_limits_hold_and_counts_agree():
     rng = np.random.default_rng(0)
     table = ConnectionTable(20, 6, 10, 60, 5000, clock := Clock())

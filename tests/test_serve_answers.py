@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from email import message_from_bytes
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def test_a_form_that_is_not_offered_is_refused_with_those_that_are(client, film)
     answer = read(client, film, "image/svg+xml")
     assert problem(answer) == (406, "not-acceptable")
     assert all(form in answer.json()["detail"] for form in OFFERED)
+
+
+def test_an_accept_that_would_take_long_to_parse_is_refused(client, film):
+    answer = read(client, film, '\\"' * 8000)
+    assert problem(answer) == (406, "not-acceptable")
+    assert "at most 1024 characters" in answer.json()["detail"]
+    assert read(client, film, f"{JSON}, " * 50 + JSON).status_code == 200
 
 
 def test_only_the_findings_asked_for_are_answered_whatever_their_spelling(client, film):
@@ -228,6 +236,28 @@ def test_the_memory_for_dicom_objects_is_counted_with_that_of_uploads(client, fi
     monkeypatch.setattr(client.admission.usage, "_most_per_client", Usage(32, 4 * 2**20))
     assert problem(read(client, film, DICOM, objects="sc")) == (429, "busy")
     assert read(client, film, DICOM, objects="seg").status_code == 200
+    wait_until(client.admission.usage.is_empty)
+
+
+def test_memory_for_a_segmentation_is_that_of_the_called_findings(client, film, monkeypatch):
+    found = read(client, film).json()["findings"]
+    called = sum(finding["called"] is True for finding in found)
+    assert 0 < called < len(found)
+    frame = 640 * 480 // 8
+    form = 1000
+    most = len(film) + form + 3 * called * frame
+    monkeypatch.setattr(client.admission.usage, "_most_per_client", Usage(32, most))
+    assert read(client, film, DICOM, objects="seg").status_code == 200
+    wait_until(client.admission.usage.is_empty)
+
+
+def test_an_answer_that_can_never_have_its_memory_is_too_large_not_busy(client, film, monkeypatch):
+    limits = replace(client.admission.limits, max_upload_bytes=2**20)
+    monkeypatch.setattr(client.admission, "limits", limits)
+    answer = read(client, film, DICOM, objects="sc")
+    assert problem(answer) == (413, "answer-too-large")
+    assert "Retry-After" not in answer.headers
+    assert "one client may use 4 MB" in answer.json()["detail"]
     wait_until(client.admission.usage.is_empty)
 
 

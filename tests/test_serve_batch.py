@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,6 +14,10 @@ import pytest
 
 from chestxray.reading.reader import Reader
 from chestxray.serving.admission import AdmissionControl, Limits
+from chestxray.serving.content_negotiation import JSON_LINES
+from chestxray.serving.read_options import ReadOptions
+from chestxray.serving.reading_routes import _Batch
+from chestxray.serving.upload_usage import Usage
 from chestxray.serving.web import create_app
 from viewer_parts import planted, write_radiographs
 from web_server import ready, wait_until
@@ -104,6 +110,17 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(client, films)
     assert batch(client, [films["a"]] * 6).status_code == 200
 
 
+def test_many_decoders_do_not_make_many_lines_at_once(client, films, monkeypatch):
+    monkeypatch.setattr(client.admission, "limits", replace(LIMITS, decoders=32))
+    with client.admission.slot("192.0.2.1") as slot:
+        slot.take_places(6)
+        batch = _Batch(client.admission, slot, [films["a"]] * 6, ReadOptions(JSON_LINES, ()), "")
+        slot.handed_over = True
+    assert batch._most == 8
+    batch.close()
+    assert client.admission.usage.is_empty()
+
+
 def test_no_more_files_are_in_work_than_two_for_each_decoder(client, films, monkeypatch):
     """So the answers that a slow client does not take stay few, whatever the batch holds."""
     begun, go = [], threading.Event()
@@ -125,6 +142,58 @@ def test_no_more_files_are_in_work_than_two_for_each_decoder(client, films, monk
     go.set()
     thread.join(60)
     assert [line["status"] for line in lines(answers[0])] == [200] * 6
+
+
+async def first_line(admission: AdmissionControl, files: Sequence[bytes]) -> tuple[_Batch, bytes]:
+    """The first line of a batch with films for display, when the second file is read too."""
+    options = ReadOptions(JSON_LINES, tuple(admission.reader.findings), display=True)
+    with admission.slot("192.0.2.1") as slot:
+        slot.reserve(sum(map(len, files)))
+        slot.take_places(len(files))
+        batch = _Batch(admission, slot, files, options, "request")
+        slot.handed_over = True
+    batch.taken = batch.lines()
+    line = await anext(batch.taken)
+    await batch._in_work[1][0]
+    return batch, line
+
+
+def test_a_finished_line_counts_as_memory_until_it_is_taken(client, films):
+    usage = client.admission.usage
+
+    async def held() -> None:
+        batch, first = await first_line(client.admission, [films["a"]] * 3)
+        try:
+            waiting = len(films["a"])
+            assert usage.held_bytes == 2 * len(first) + waiting
+            assert len(first) > waiting
+            rest = [line async for line in batch.taken]
+            assert [len(line) for line in rest] == [len(first)] * 2
+            assert usage.held_bytes == 0
+        finally:
+            batch.close()
+
+    asyncio.run(held())
+    assert usage.is_empty()
+
+
+def test_lines_that_nobody_takes_leave_no_memory_to_further_ones(client, films, monkeypatch):
+    usage = client.admission.usage
+
+    async def second(most: int | None = None) -> tuple[int, dict]:
+        if most is not None:
+            monkeypatch.setattr(usage, "_most_per_client", Usage(6, most))
+        batch, first = await first_line(client.admission, [films["a"]] * 2)
+        try:
+            return len(first), json.loads(await anext(batch.taken))
+        finally:
+            batch.close()
+
+    size, line = asyncio.run(second())
+    assert line["status"] == 200
+    _, line = asyncio.run(second(2 * size - 1))
+    assert (line["index"], line["status"], line["problem"]["code"]) == (1, 429, "busy")
+    assert usage.is_empty()
 
 
 def test_an_internal_error_of_one_file_is_in_its_place(client, films, monkeypatch, caplog):

@@ -13,9 +13,12 @@ import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 import uvicorn
+from pydicom import config
 from typer.testing import CliRunner
 
 import chestxray.serving
@@ -26,11 +29,14 @@ from chestxray.serving.admission import Limits
 from chestxray.serving.middleware import check_address, read_token
 from chestxray.serving.server import Server, bind, url_of
 from chestxray.serving.upload_decoding import DecoderPool
-from chestxray.serving.web import create_app
+from chestxray.serving.web import create_app, example_png
+from dicom_files import dicom
+from result_objects import USUAL
 from viewer_parts import planted
 from web_server import wait_until
 
 WORD = "correct-horse-battery"
+UNUSUAL_UID = "1.2.0345.67"
 EVERY = str(IPv4Address(0))
 
 
@@ -136,6 +142,15 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch):
         _ = chestxray.serving.serve
 
 
+def unusual_dicom() -> bytes:
+    """A radiograph whose study has a UID with a leading zero, as some devices write."""
+    phantom = cv2.imdecode(np.frombuffer(example_png("clear"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    with config.disable_value_validation():
+        return dicom(
+            phantom.astype(np.uint16) * 16, 12, **USUAL | {"StudyInstanceUID": UNUSUAL_UID}
+        )
+
+
 def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
     run: Path, exported: Path
 ):
@@ -160,6 +175,13 @@ def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
         assert told[-2]["event"] == "ready"
         assert told[-1]["request"] == answer.headers["X-Request-ID"]
         assert (told[-1]["route"], told[-1]["status"]) == ("/readyz", 200)
+        made = httpx.post(
+            f"{url[0]}v1/read",
+            files={"file": unusual_dicom()},
+            headers={"Accept": 'multipart/related; type="application/dicom"'},
+            timeout=120,
+        )
+        assert made.status_code == 200
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=120)
@@ -168,6 +190,7 @@ def test_the_url_comes_when_it_is_ready_and_a_signal_ends_it_with_its_decoders(
         process.kill()
     assert process.returncode == 0, rest
     assert "Traceback" not in rest
+    assert UNUSUAL_UID not in rest  # as pydicom's warnings of it would have it
     assert children
     # Python's own tracker of resources ends a little after the rest.
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
+from fastapi import Response
 
 from chestxray.errors import ConfigError
 from chestxray.serving import serve
 from chestxray.serving.admission import Limits
+from chestxray.serving.clients import Proxies
+from chestxray.serving.http_connections import ConnectionTable
 from chestxray.serving.server import Server, bind, url_of
-from chestxray.serving.tls import server_context
+from chestxray.serving.tls import Handshake, server_context
 from chestxray.serving.web import create_app, example_png
 from viewer_parts import planted
-from web_server import wait_until
+from web_server import listening, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,93 @@ def test_connections_without_a_handshake_are_counted_and_closed(server, trusting
             assert line.recv(1) == b""
         line.close()
     wait_until(lambda: len(server.table) == 0)
+
+
+LARGE = 2**24
+
+
+@pytest.fixture
+def slow(run: Path, files, trusting):
+    """Serve a large answer; gives who connects by TLS, asks for it and takes none of it yet."""
+
+    @contextlib.contextmanager
+    def asked(more: str = "", **limits: float) -> Iterator[tuple[Server, ssl.SSLSocket]]:
+        app = create_app(planted(run), Limits(decoders=1, **limits))
+        app.add_api_route("/large", lambda: Response(bytes(LARGE)))
+        with listening(app, server_context(*files)) as server, socket.socket() as line:
+            line.connect(address(server))
+            with trusting.wrap_socket(line, server_hostname="127.0.0.1") as encrypted:
+                encrypted.settimeout(60)
+                encrypted.sendall(f"GET /large HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
+                yield server, encrypted
+
+    return asked
+
+
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
+def test_a_slow_client_has_the_time_of_an_answer_not_that_of_a_head(slow, monkeypatch, more):
+    """Nor asyncio's limit for the end of TLS, 30 s, within which it wants all to be taken."""
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 0.5)
+    with slow(more, head_timeout=1) as (server, line):
+        wait_until(
+            lambda: [entry.phase for entry in server.table._entries.values()] == ["unloading"]
+        )
+        time.sleep(2.5)
+        answer = b""
+        while len(answer) < LARGE:
+            part = line.recv(2**20)
+            assert part
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_does_not_take_its_answer_is_closed(slow):
+    with slow(head_timeout=60, answer_timeout=1) as (server, _):
+        wait_until(lambda: server.table.closed == 1, 20)
+        wait_until(lambda: len(server.table) == 0)
+
+
+def test_answers_that_are_not_taken_count_as_memory(slow):
+    with slow(head_timeout=60, max_upload_bytes=2**20) as (server, _):
+        wait_until(lambda: server.table.closed == 1, 20)
+
+
+class Busy:
+    """A connection that gives way to no other."""
+
+    def phase(self) -> str:
+        return "busy"
+
+    def unsent_bytes(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        raise AssertionError
+
+
+def test_a_connection_that_is_closed_at_once_leaves_no_task(files):
+    """Where all others are busy the new one is closed, before its handshake has begun."""
+
+    async def tasks_left() -> int:
+        table = ConnectionTable(9, 1, 1, 60, 1000)
+        table.add(busy := Busy(), "127.0.0.1")
+        table.update(busy)
+        context = server_context(*files)
+
+        def handshake() -> Handshake:
+            return Handshake(context, 1, table, Proxies(), lambda _: asyncio.Protocol())
+
+        server = await asyncio.get_running_loop().create_server(handshake, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        server.close()
+        assert (table.closed, len(table)) == (1, 1)
+        await asyncio.sleep(0.05)
+        return len(asyncio.all_tasks()) - 1
+
+    assert asyncio.run(tasks_left()) == 0
 
 
 def test_a_file_that_is_no_certificate_or_another_key_is_named(files, authority, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -40,11 +41,13 @@ def refused(reader: Reader, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI) -> Iterator[Server]:
+def listening(app: FastAPI, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run the application; `server.url` is its address."""
     address = bind("127.0.0.1", 0)
-    server = Server(app)
-    server.url = url_of(address).rstrip("/")  # where tests find it
+    server = Server(app, tls=tls)
+    server.url = url_of(address, "http" if tls is None else "https").rstrip(
+        "/"
+    )  # where tests find it
     thread = threading.Thread(target=server.serve_on, args=(address,), daemon=True)
     thread.start()
     wait_until(lambda: server.started)

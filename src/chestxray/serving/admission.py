@@ -118,9 +118,28 @@ class Slot:
         """Reserve memory for so many bytes besides the upload, until the slot is released.
 
         Raises:
-            ProblemError: other uploads use it (429).
+            ProblemError: both are more than one client may use (413), or other uploads use it
+                (429).
         """
+        self._check_possible(self._used.held_bytes + count)
         self._use(Usage(held_bytes=count))
+
+    def hold_answer(self, count: int) -> None:
+        """Count an answer of so many bytes that waits to be taken, until it is given back.
+
+        Raises:
+            ProblemError: it is more than one client may use (413), or other answers and uploads
+                use the memory (429).
+        """
+        self._check_possible(count)
+        self._use(Usage(held_bytes=count))
+
+    def give_back(self, count: int) -> None:
+        """Count so many bytes of answers less: the client takes them."""
+        if not self._released:
+            less = Usage(held_bytes=count)
+            self._used.remove(less)
+            self._admission.usage.remove(self.client, less)
 
     def take_places(self, count: int = 1) -> None:
         """Take places for complete uploads, until the slot is released.
@@ -144,7 +163,19 @@ class Slot:
             self._released = True
             self._admission.release(self.client, self._used)
 
+    def _check_possible(self, count: int) -> None:
+        most = self._admission.limits.max_held_bytes_per_client
+        if count > most:
+            raise ProblemError(
+                413,
+                "answer-too-large",
+                f"The answer would take {count / 2**20:.0f} MB of memory, but one client may use "
+                f"{most / 2**20:.0f} MB: ask for fewer findings, DICOM objects or pictures.",
+            )
+
     def _use(self, more: Usage) -> None:
+        if self._released:  # by a client that has gone; nobody would count it less
+            return
         reason = self._admission.usage.add(self.client, more)
         if reason is not None:
             raise _busy(reason)
@@ -262,8 +293,8 @@ class AdmissionControl:
 
         Raises:
             ProblemError: the image is unreadable or refused, or no source of DICOM objects (422);
-                other uploads use the memory for these (429); or the service timed out, its decoder
-                ended, or none can be started (503).
+                these take too much memory (413), or other uploads use it (429); or the service
+                timed out, its decoder ended, or none can be started (503).
         """
         self.metrics.upload_bytes.inc(len(upload.data))
         work: Future[Answer] = self._threads.submit(self._read, slot, upload, options)
@@ -310,7 +341,7 @@ class AdmissionControl:
             refused.problem.display = base64_text(decoded.display)
             refused.problem.force_allowed = self.allow_force
             raise refused from error
-        slot.reserve_more(result_bytes(decoded, options))
+        slot.reserve_more(result_bytes(decoded, reading, options))
         return answer(self.reader, reading, upload, decoded, options)
 
 

@@ -80,7 +80,7 @@ def answer(
     return Answer(result.model_dump_json().encode(), JSON)
 
 
-def result_bytes(decoded: Decoded, options: ReadOptions) -> int:
+def result_bytes(decoded: Decoded, reading: Reading, options: ReadOptions) -> int:
     """Give the most memory that the DICOM objects of an answer take, bytes; 0 of other forms.
 
     Raises:
@@ -89,7 +89,8 @@ def result_bytes(decoded: Decoded, options: ReadOptions) -> int:
     if not options.is_dicom:
         return 0
     source = _source(decoded)
-    sizes = {"sc": _PICTURE_BYTES, "seg": most_bytes(source, len(options.findings))}
+    called = sum(bool(reading.calls[finding]) for finding in options.findings)
+    sizes = {"sc": _PICTURE_BYTES, "seg": most_bytes(source, called)}
     return _COPIES * sum(sizes.get(kind, 0) for kind in options.objects)
 
 

@@ -22,6 +22,7 @@ DICOM_PARTS: Final = f'multipart/related; type="{DICOM}"'
 EXPLICIT_VR: Final = "1.2.840.10008.1.2.1"
 """The transfer syntax of all result objects: Explicit VR Little Endian."""
 
+_MOST_CHARACTERS: Final = 1024  # since its parsing takes time by the square of its length
 _RELATED: Final = "multipart/related"
 _ELEMENT: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 
@@ -42,8 +43,12 @@ def chosen(accept: str, offered: Sequence[str]) -> str:
         offered: media types, the default first.
 
     Raises:
-        ProblemError: it accepts none of them (406).
+        ProblemError: it accepts none of them, or is too long to be parsed (406).
     """
+    if len(accept) > _MOST_CHARACTERS:
+        raise ProblemError(
+            406, "not-acceptable", f"Send an Accept of at most {_MOST_CHARACTERS} characters."
+        )
     ranges = list(_ranges(accept)) or [_Range("*/*", {}, 1.0)]
     ranked = [(*_preference(form, ranges), -place) for place, form in enumerate(offered)]
     quality, _, place = max(ranked)

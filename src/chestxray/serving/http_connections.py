@@ -104,10 +104,15 @@ class ConnectionTable:
         elif len(self._entries) > self._most:
             self._displace(self._most_crowded(), connection)
 
-    def update(self, connection: Connection) -> None:
-        """Note that the phase of a connection may have changed."""
+    def update(self, connection: Connection, *, anew: bool = False) -> None:
+        """Note that the phase of a connection may have changed.
+
+        Args:
+            connection: of the table, or already forgotten.
+            anew: its time begins again, also in the same phase: the client has taken a part.
+        """
         entry = self._entries.get(connection)
-        if entry is None or (phase := connection.phase()) == entry.phase:
+        if entry is None or ((phase := connection.phase()) == entry.phase and not anew):
             return
         # At the end of the order, since its time begins now.
         self._entries[connection] = self._entries.pop(connection)
@@ -126,7 +131,8 @@ class ConnectionTable:
     def close_slow(self) -> None:
         """Close connections that have been in their phase for too long; to be called every second.
 
-        The phase is looked up again: the end of a connection's request is not always told.
+        The phase is looked up again: the end of a connection's request is not always told, nor is
+        that more of an answer was written.
         """
         now = self._clock()
         for connection, entry in [*self._entries.items()]:
@@ -134,6 +140,7 @@ class ConnectionTable:
             limit = self._seconds.get(entry.phase)
             if limit is not None and now - entry.since >= limit:
                 self._close(connection)
+        self._bound_unsent()
 
     def close_all(self) -> None:
         """Close all connections."""

@@ -108,7 +108,7 @@ _MEANINGS: Final = {
     404: "The resource does not exist.",
     406: "None of the forms of the answer is accepted.",
     408: "The upload took too long, or came too slowly.",
-    413: "The upload is too large.",
+    413: "The upload is too large (`too-large`), or the answer would be (`answer-too-large`).",
     415: "The body is not a multipart form, or the file is neither PNG, JPEG nor DICOM.",
     422: "The image cannot be read (`unreadable`), the model must not judge it (`refused`), or a "
     "parameter is invalid.",

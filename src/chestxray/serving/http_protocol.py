@@ -9,8 +9,8 @@ answer, and its `limit_concurrency` rejects a request only after its head is com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from functools import partial
 from typing import Any, Final
 
 import h11
@@ -48,17 +48,31 @@ class ServerConfig(uvicorn.Config):
         """Load the configuration; with TLS a connection begins with a handshake."""
         super().load()
         if self._tls is not None:
-            http, (context, seconds) = self.http_protocol_class, self._tls
+            context, seconds = self._tls
+            http: Any = self.http_protocol_class
 
             def handshake(**arguments: Any) -> Handshake:  # noqa: ANN401 - uvicorn's
-                make = partial(http, **arguments)
+
+                def make(raw: asyncio.Transport) -> asyncio.Protocol:
+                    protocol: asyncio.Protocol = http(**arguments, raw=raw)
+                    return protocol
+
                 return Handshake(context, seconds, self.table, self.proxies, make)
 
             self.http_protocol_class = handshake  # type: ignore[assignment] # it is only called
 
 
 class HttpProtocol(H11Protocol):
-    """One connection, which the table may close."""
+    """One connection, which the table may close.
+
+    Args:
+        config: see `uvicorn.Config`.
+        server_state: uvicorn's.
+        app_state: uvicorn's.
+        raw: the transport of the encrypted bytes, where there is TLS. An answer lies in its buffer:
+            asyncio's transport over TLS encrypts all that is written at once, counts only what is
+            left, and tells nobody that the client does not take it.
+    """
 
     config: ServerConfig
 
@@ -68,9 +82,11 @@ class HttpProtocol(H11Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        raw: asyncio.Transport | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._table = config.table
+        self._raw = raw
         self.conn = _Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -105,22 +121,34 @@ class HttpProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """Note that the client has taken most of its answer."""
         super().resume_writing()
-        self._table.update(self)
+        self._table.update(self, anew=True)
 
     def phase(self) -> Phase:
         """See `Connection.phase`."""
-        if self.flow.write_paused:
+        if self.flow.write_paused or self._holds_answer():
             return "unloading"
         in_progress = self.cycle is not None and not self.cycle.response_complete
         return "busy" if in_progress and not self.transport.is_closing() else "waiting"
 
     def unsent_bytes(self) -> int:
         """See `Connection.unsent_bytes`."""
-        return self.transport.get_write_buffer_size()
+        if self._raw is None:
+            return self.transport.get_write_buffer_size()
+        unsent = self._raw.get_write_buffer_size()
+        with contextlib.suppress(AttributeError):  # asyncio's, of one that was closed twice
+            unsent += self.transport.get_write_buffer_size()
+        return unsent
 
     def abort(self) -> None:
         """See `Connection.abort`; uvicorn's own way of closing would wait for the client."""
-        self.transport.abort()
+        (self._raw or self.transport).abort()
+
+    def _holds_answer(self) -> bool:
+        """Say whether much is unsent that asyncio does not tell of: see `raw`."""
+        if self._raw is None:
+            return False
+        low, _ = self._raw.get_write_buffer_limits()
+        return self.unsent_bytes() > low
 
 
 class _Connection(h11.Connection):

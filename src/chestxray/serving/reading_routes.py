@@ -2,7 +2,8 @@
 
 A batch is one form with several files. Each file counts as an upload of its own in all limits, and
 its answer is one line of JSON, a reading or a problem, in the order of the files. Only a few files
-are in work before the client has taken the lines before them, so that answers do not pile up.
+are in work before the client has taken the lines before them, so that answers do not pile up; what
+is finished counts with the bytes of uploads until the client takes it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -45,6 +46,8 @@ _FILE: Final = {
     "format": "binary",
     "description": "A chest radiograph: PNG, JPEG or DICOM.",
 }
+
+_MOST_IN_WORK: Final = 8  # files of a batch; a line with pictures has about 10 MB
 
 router: Final = APIRouter(tags=["Reading"])
 
@@ -198,6 +201,13 @@ async def _receive(request: Request, slot: Slot, most: BodyLimits) -> list[bytes
     return await receive_files(request, most, patience, slot.reserve)
 
 
+class _Line(NamedTuple):
+    """A line of the answer, and how many of its bytes count as memory until it is taken."""
+
+    content: bytes
+    counted: int
+
+
 class _Batch:
     """Several files in work; `close` releases what they hold, whatever has happened."""
 
@@ -214,8 +224,8 @@ class _Batch:
         self._options = options
         self._slot = slot
         self._waiting = deque(enumerate((slot.split(len(data)), data) for data in files))
-        self._in_work: deque[tuple[asyncio.Task[bytes], Slot]] = deque()
-        self._most = 2 * admission.limits.decoders
+        self._in_work: deque[tuple[asyncio.Task[_Line], Slot]] = deque()
+        self._most = min(2 * admission.limits.decoders, _MOST_IN_WORK)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Give a line for each file, in order."""
@@ -225,7 +235,9 @@ class _Batch:
                 task = asyncio.create_task(self._line(index, slot, data))
                 self._in_work.append((task, slot))
                 del data, task
-            yield await self._in_work[0][0]
+            line = await self._in_work[0][0]
+            yield line.content
+            self._slot.give_back(line.counted)  # now it lies in the buffer of the connection
             self._in_work.popleft()
 
     def close(self) -> None:
@@ -239,14 +251,21 @@ class _Batch:
         self._waiting.clear()
         self._slot.release()
 
-    async def _line(self, index: int, slot: Slot, data: bytes) -> bytes:
+    async def _line(self, index: int, slot: Slot, data: bytes) -> _Line:
+        content = await self._content(index, slot, data)
+        try:
+            self._slot.hold_answer(len(content))
+        except ProblemError as error:
+            return _Line(self._problem(index, error), 0)
+        return _Line(content, len(content))
+
+    async def _content(self, index: int, slot: Slot, data: bytes) -> bytes:
         try:
             made = await self._admission.read(slot, upload_of(data), self._options)
         except ProblemError as error:
-            self._admission.metrics.problems.labels(error.problem.code).inc()
-            problem = error.problem
+            return self._problem(index, error)
         except Exception as error:  # noqa: BLE001 (as the middleware, in place of the reading)
-            problem = internal_error(error, self._request)
+            return _problem_line(index, internal_error(error, self._request))
         else:
             return b'{"index":%d,"status":200,"reading":%b,"problem":null}\n' % (
                 index,
@@ -255,8 +274,15 @@ class _Batch:
         finally:
             if not slot.handed_over:
                 slot.release()
-        line = BatchLine(index=index, status=problem.status, reading=None, problem=problem)
-        return line.model_dump_json().encode() + b"\n"
+
+    def _problem(self, index: int, error: ProblemError) -> bytes:
+        self._admission.metrics.problems.labels(error.problem.code).inc()
+        return _problem_line(index, error.problem)
+
+
+def _problem_line(index: int, problem: ProblemDetails) -> bytes:
+    line = BatchLine(index=index, status=problem.status, reading=None, problem=problem)
+    return line.model_dump_json().encode() + b"\n"
 
 
 class _BatchResponse(StreamingResponse):

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import sys
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -244,10 +245,15 @@ def url_of(address: socket.socket, scheme: str = "http") -> str:
 
 
 def _set_up_log(form: LogFormat) -> None:
-    """Write this package's records of level INFO and above, and others' warnings, to stderr."""
+    """Write this package's records of level INFO and above, and others' warnings, to stderr.
+
+    Python's warnings and pydicom's records are not written: they quote the file.
+    """
     handler = RateLimitedHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(text if form == "text" else JSONLines(_LOG_FIELDS))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("chestxray").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes clients' bytes
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ from chestxray.serving.clients import Proxies, limited_as
 from chestxray.serving.http_connections import ConnectionTable, Phase
 
 _OLDEST: Final = ssl.TLSVersion.TLSv1_2
+_SHUTDOWN_SECONDS: Final = 3600.0  # the table of connections ends it long before
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -67,7 +68,7 @@ class Handshake(asyncio.Protocol):
         seconds: limit of the handshake.
         table: counts the connection.
         proxies: whose connections are not limited per client.
-        make_protocol: makes the protocol of HTTP.
+        make_protocol: makes the protocol of HTTP, given the transport of the encrypted bytes.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Handshake(asyncio.Protocol):
         seconds: float,
         table: ConnectionTable,
         proxies: Proxies,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[asyncio.Transport], asyncio.Protocol],
     ) -> None:
         self._context = context
         self._seconds = seconds
@@ -108,12 +109,15 @@ class Handshake(asyncio.Protocol):
 
     async def _encrypt(self, transport: asyncio.Transport) -> None:
         try:
+            if transport.is_closing():  # by the table; asyncio would wait for ever
+                return
             encrypted = await asyncio.get_running_loop().start_tls(
                 transport,
                 self,
                 self._context,
                 server_side=True,
                 ssl_handshake_timeout=self._seconds,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
         except OSError:  # of TLS too; ended by the client, which speaks no TLS, or took too long
             encrypted = None
@@ -122,10 +126,10 @@ class Handshake(asyncio.Protocol):
         if encrypted is None or self._lost:
             transport.abort()
         else:
-            self._hand_over(encrypted)
+            self._hand_over(encrypted, transport)
 
-    def _hand_over(self, encrypted: asyncio.Transport) -> None:
-        protocol = self._make_protocol()
+    def _hand_over(self, encrypted: asyncio.Transport, raw: asyncio.Transport) -> None:
+        protocol = self._make_protocol(raw)
         encrypted.set_protocol(protocol)
         protocol.connection_made(encrypted)
         if self._early:
