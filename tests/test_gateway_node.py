@@ -106,12 +106,13 @@ def test_results_come_back_into_the_study_and_stay_one_set(site: Site, tmp_path:
 
 
 def test_check_beside_the_running_gateway_says_that_each_system_answers(site: Site) -> None:
+    before = len(site.pacs.instances())
     said = site.gateway.ask("check", site.gateway.run_command()[1]).splitlines()
     assert [line.split()[0] for line in said] == ["ok", "ok", "ok"]
     assert "answered C-ECHO" in said[1]
     assert "accepts the results" in said[1]
     assert "answered a search" in said[2]
-    assert len(site.pacs.instances()) == 9, "and nothing was sent"
+    assert len(site.pacs.instances()) == before, "and nothing was sent"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_nothing_it_says_names_a_patient(site: Site) -> None:
     told = site.gateway.text() + site.gateway.ask("export-audit") + site.gateway.ask("dead")
     for secret in (PATIENT.split("^")[0], "19600101"):
         assert secret.lower() not in told.lower()
-    assert len(site.gateway.log()) > 10
+    assert site.gateway.log()
     assert all({"time", "level", "message", "pid"} <= set(line) for line in site.gateway.log())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from pydicom.uid import (
@@ -92,7 +92,9 @@ def _echo(to: StoreSCP, ae_title: str) -> str:
         tls = (to.tls.client_context(), to.host) if to.tls else None
     except OSError as error:
         raise _NotReachedError(f"the TLS files cannot be used: {error}") from error
-    association = ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
+    association = _associated(
+        lambda: ae.associate(to.host, to.port, ae_title=to.ae_title, tls_args=tls)
+    )
     if not association.is_established:
         raise _NotReachedError(_why_not(association, to, ae_title))
     try:
@@ -106,6 +108,15 @@ def _echo(to: StoreSCP, ae_title: str) -> str:
             "class with this transfer syntax there, or take the kind of result out of `send`"
         )
     return f"{said} in {1000 * (time.monotonic() - started):.0f} ms and accepts the results"
+
+
+def _associated(ask: Callable[[], Association]) -> Association:
+    """Ask for an association, and once more where it was neither accepted nor rejected.
+
+    A PACS that closes the connection right after a rejection may keep it from being read.
+    """
+    association = ask()
+    return association if association.is_established or association.is_rejected else ask()
 
 
 def _connect(to: StoreSCP) -> None:
