@@ -16,7 +16,7 @@ from chestxray.dataset import Dataset
 from nih_tree import write_tree
 from object_store import BUCKET, Faults, environment, faulty, google_server
 
-pytestmark = pytest.mark.slow  # a minute beside other work
+pytestmark = pytest.mark.slow  # 185 s at a load of 16
 
 RUN = """
 import json, sys
