@@ -94,6 +94,25 @@ def test_the_url_has_the_port_that_was_taken_and_brackets_around_ipv6():
         assert url_of(address) == f"http://[::1]:{address.getsockname()[1]}/"
 
 
+def test_answers_do_not_wait_for_the_acknowledgement_of_what_was_sent_before():
+    """Head and content are two writes: Nagle's algorithm delays the second by 40 ms."""
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as address:
+            async with await asyncio.start_server(connected, sock=address):
+                socket.create_connection(address.getsockname()).close()
+                return await found
+
+    assert asyncio.run(accepted())
+
+
 def test_a_service_that_cannot_start_ends_with_the_reason(run: Path, monkeypatch):
     def fail(_):
         raise WorkerError("no process")

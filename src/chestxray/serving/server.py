@@ -221,7 +221,8 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    address = socket.socket(family)
+    # Without the protocol, asyncio leaves Nagle's algorithm on, which delays answers by 40 ms.
+    address = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if sys.platform == "win32":  # there SO_REUSEADDR would let another program take the port too
         address.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
