@@ -1,6 +1,7 @@
 """Throughput of the gateway in images per second, and the memory of its processes.
 
-    python benchmarks/gateway.py BUNDLE RADIOGRAPHS [--images 200] [--workers 1] [--engine EXPORT]
+    python benchmarks/gateway.py BUNDLE RADIOGRAPHS [--images 200] [--workers 1]
+        [--engine EXPORT] [--send sr sc]
 
 RADIOGRAPHS is a folder of radiographs of any size; they are sent in turn, each time as a new DX
 image of 12 bits. Images arrive by C-STORE over loopback; results go to a Storage SCP of this
@@ -76,11 +77,12 @@ def memory(gateway: Gateway) -> dict[str, int]:
 
 
 def processor(gateway: Gateway) -> dict[str, float]:
-    """Processor seconds used by each process."""
+    """Processor seconds used by each process, with the decoder of a worker."""
     used = {}
     for name, pid in gateway.members().items():
-        times = psutil.Process(pid).cpu_times()
-        used[name] = times.user + times.system
+        process = psutil.Process(pid)
+        times = [of.cpu_times() for of in (process, *process.children(recursive=True))]
+        used[name] = sum(of.user + of.system for of in times)
     return used
 
 
@@ -91,12 +93,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--send", nargs="+", default=["sr", "sc"], choices=("sr", "sc"))
     asked = parser.parse_args()
     sink = Sink()
     with tempfile.TemporaryDirectory() as folder:
         engine = Path(asked.engine).absolute() if Path(asked.engine).is_dir() else asked.engine
         text = f"[read]\nworkers = {asked.workers}\nengine = '{engine}'\n"
-        text += "[[destinations]]\nname = 'pacs'\n"
+        text += f"[[destinations]]\nname = 'pacs'\nsend = {asked.send}\n"
         text += f"kind = 'dicom'\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = {sink.port}\n"
         config(Path(folder), text)
         gateway = Gateway(Path(folder), asked.bundle.absolute())
@@ -106,14 +109,16 @@ def main() -> None:
             gateway.kill()
 
 
-def warm_up(gateway: Gateway, sink: Sink, radiographs: list[Path], workers: int) -> int:
+def warm_up(
+    gateway: Gateway, sink: Sink, radiographs: list[Path], workers: int, results: int
+) -> int:
     """Send images until each worker has read one; give how many were sent."""
     sent = 0
     readers: set[str] = set()
     while len(readers) < workers:
         send(workers, radiographs, gateway.config.receive.port)
         sent += workers
-        wait_for(lambda due=2 * sent: sink.count == due, 300)
+        wait_for(lambda due=results * sent: sink.count == due, 300)
         log = gateway.log()
         readers = {line["process"] for line in log if line.get("event") in ("read", "refused")}
     return sent
@@ -122,7 +127,8 @@ def warm_up(gateway: Gateway, sink: Sink, radiographs: list[Path], workers: int)
 def measure(gateway: Gateway, sink: Sink, asked: argparse.Namespace) -> None:
     gateway.start(300)
     radiographs = sorted(path for path in asked.radiographs.iterdir() if path.is_file())
-    warm = warm_up(gateway, sink, radiographs, asked.workers)
+    results = len(asked.send)  # of an image
+    warm = warm_up(gateway, sink, radiographs, asked.workers, results)
     print(f"load average before: {os.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
     started, before = time.monotonic(), processor(gateway)
     port = gateway.config.receive.port
@@ -132,14 +138,14 @@ def measure(gateway: Gateway, sink: Sink, asked: argparse.Namespace) -> None:
     done, seconds = 0, 0.0
     while True:
         since, count = seconds, done
-        seconds, done = time.monotonic() - started, sink.count // 2 - warm
+        seconds, done = time.monotonic() - started, sink.count // results - warm
         rate = (done - count) / (seconds - since)
         held = ", ".join(f"{name} {mib}" for name, mib in memory(gateway).items())
         print(f"{seconds:8.1f} {done:7d} {rate:9.2f}  {held}", flush=True)
         if done == asked.images:
             break
         end = time.monotonic() + 60
-        while sink.count < 2 * (warm + asked.images) and time.monotonic() < end:
+        while sink.count < results * (warm + asked.images) and time.monotonic() < end:
             time.sleep(0.05)
     sender.join()
     print(f"total: {done / seconds:.2f} images per second with {asked.workers} worker(s)")
