@@ -45,7 +45,7 @@ from chestxray.model.backbones import (
     in_grey,
 )
 from chestxray.model.importing.tensors import read_tensors
-from chestxray.model.origin import PerChannel
+from chestxray.model.origin import PerChannel, check_normalisation
 from chestxray.sources.overlaps import public_model
 
 _CONFIG: Final = "config.json"
@@ -123,6 +123,7 @@ class Foundation:
             raise ValueError(f"its images of {self.size} px are not of 16 to 4,096 px")
         if self.outputs not in _OUTPUTS:
             raise ValueError(f"its classifier of {self.outputs} outputs is not of 0 to 100,000")
+        check_normalisation(self.mean, self.std)
 
     @property
     def channels(self) -> int:

@@ -213,6 +213,11 @@ def _grey_state(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> dict[
     first = colour_convolution(bundle.classifier)
     std = state["std"].flatten()[:, None, None] / classifier.std.to(state["std"])
     state[first] = (state[first] / std).sum(1, keepdim=True)
+    if not bool(torch.isfinite(state[first]).all()):
+        raise RecipeError(
+            f"the first layer of {recipe.weights} is too large for one grey channel, its sums over "
+            f"colours are not finite: choose other weights"
+        )
     return state | {"mean": classifier.mean, "std": classifier.std}
 
 
