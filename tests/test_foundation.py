@@ -290,6 +290,8 @@ def test_a_repository_that_describes_no_backbone_is_refused(hub, files, words):
         ({"num_classes": 10**9}, "1000000000 outputs is not of 0 to 100,000"),
         ({"num_classes": -1}, "-1 outputs"),
         ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "1000000 px are not of 16 to"),
+        ({"pretrained_cfg": {"std": [0.2, 1e-50, 0.2]}}, "std must be from 1e-06"),
+        ({"pretrained_cfg": {"mean": [0.5, float("nan"), 0.5]}}, "mean must be from -10"),
     ],
 )
 def test_timm_looks_nowhere_else_for_what_a_repository_names(hub, change, words):

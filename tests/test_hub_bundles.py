@@ -283,12 +283,47 @@ def test_the_signature_beside_a_bundle_goes_with_it(server, files, bundle, clien
         check_signature(snapshot, public)
 
 
-def test_only_a_folder_in_the_hubs_cache_has_an_origin(tmp_path):
+def test_only_a_folder_in_the_hubs_cache_has_an_origin(monkeypatch, tmp_path):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    inside = tmp_path / "models--someone--a-b.c" / "snapshots" / commit
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    inside = cache / "models--someone--a-b.c" / "snapshots" / commit
+    inside.mkdir(parents=True)
     assert hub.origin(inside) == f"hub:someone/a-b.c@{commit}"
-    for outside in (tmp_path, inside.parent, inside / "x", Path("bundle"), Path("/")):
+    (tmp_path / "link").symlink_to(cache)
+    assert hub.origin(tmp_path / "link" / inside.relative_to(cache)) == hub.origin(inside)
+    monkeypatch.chdir(inside.parent)
+    assert hub.origin(Path(commit)) == hub.origin(inside)
+    copy = tmp_path / "copy" / inside.relative_to(cache)
+    copy.mkdir(parents=True)
+    for outside in (copy, tmp_path, inside.parent, inside / "x", Path("bundle"), Path("/")):
         assert hub.origin(outside) is None
     assert hub.local("run/bundle") == Path("run/bundle")
     with pytest.raises(BundleError, match="give hub:OWNER/NAME"):
         hub.local("hub:x")
+
+
+def test_a_file_of_a_repository_is_found_or_said_to_be_missing(server, client, tmp_path):
+    repository = server.repositories["someone/weights"] = Repository()
+    commit = repository.commit({hub.WHOLE: b"weights"})
+    client.use(server, tmp_path)
+    place = hub.Repository("someone/weights")
+    place.check(hub.WHOLE)
+    assert place.cached(hub.WHOLE) is None  # nothing was downloaded
+    for ask in (place.check, place.file):
+        with pytest.raises(BundleError, match=r"^hub:someone/weights has no other\.bin"):
+            ask("other.bin")
+    assert place.file(hub.WHOLE).read_bytes() == b"weights"
+    pinned = hub.Repository("someone/weights", commit)
+    asked = len(server.asked)
+    assert pinned.file(hub.WHOLE) == place.cached(hub.WHOLE)
+    pinned.check(hub.WHOLE)
+    assert len(server.asked) == asked
+    client.use(server, tmp_path, offline=True)
+    assert place.file(hub.WHOLE).parent.name == commit
+    nowhere = hub.Repository("someone/nowhere")
+    for ask in (nowhere.check, nowhere.file):
+        with pytest.raises(
+            BundleError, match=r"model\.safetensors of hub:someone/nowhere cannot be"
+        ):
+            ask(hub.WHOLE)

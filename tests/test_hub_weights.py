@@ -13,7 +13,7 @@ import safetensors.torch
 import timm
 
 from chestxray.errors import RecipeError
-from chestxray.model.pretrained import HubWeights
+from chestxray.model.pretrained import pretrained_model
 from chestxray.training import recipe_checks
 from hub_server import Hub, Repository, serving
 
@@ -21,7 +21,6 @@ REPOSITORY = "someone/chest-resnet"
 SCRIPT = """
 import json, sys
 from chestxray.errors import RecipeError
-from chestxray.model.pretrained import HubWeights
 from chestxray.findings import Findings
 from chestxray.training import fit, initial_weights, loop, recipe
 chosen = recipe.load("quick", ["backbone=resnet10t", "size=64", f"weights={sys.argv[1]}"])
@@ -84,9 +83,15 @@ def test_weights_of_the_hub_are_fetched_once_recorded_and_used(hub, weights, tmp
 def test_a_hub_without_the_repository_or_without_an_answer_is_a_clear_error(hub, tmp_path):
     lacking = start("hub:someone/else", tmp_path, hub)
     assert lacking.returncode == 2
-    assert "model.safetensors of someone/else cannot be fetched from the hub" in lacking.stdout
+    assert "hub:someone/else: the hub has no such repository" in lacking.stdout
+    hub.repositories["someone/empty"] = Repository()
+    hub.repositories["someone/empty"].commit({"pytorch_model.bin": b""})
+    empty = start("hub:someone/empty", tmp_path, hub)
+    assert empty.returncode == 2
+    assert "hub:someone/empty has no model.safetensors: check the name" in empty.stdout
     offline = start(f"hub:{REPOSITORY}", tmp_path, hub, 9)
     assert offline.returncode == 2
+    assert "model.safetensors of hub:someone/chest-resnet cannot be fetched" in offline.stdout
     assert "--set weights=FILE" in offline.stdout
 
 
@@ -98,7 +103,5 @@ def test_a_name_that_is_no_repository_is_refused_before_torch_is_needed():
 
 @pytest.mark.parametrize("name", ["a--b/c", "../x", "a/..", "-a/b", "a/" + "b" * 200])
 def test_a_name_that_no_repository_can_have_is_a_clear_error(name):
-    weights = HubWeights.of(f"hub:{name}")
-    assert weights is not None
     with pytest.raises(RecipeError, match=r"is no name of a repository .*give hub:OWNER/NAME"):
-        weights.check()
+        pretrained_model(f"hub:{name}", "resnet10t", 64)

@@ -541,11 +541,23 @@ def test_a_file_that_is_no_checkpoint_or_is_cut_short_is_refused(zoogzog, tmp_pa
         ("timm", replace(TINY, backbone="local-dir:/etc"), "--backbone local-dir:/etc is not a"),
         ("timm", replace(TINY, normalisation=(0.5, (1, 1, 1))), "same channels"),
         ("timm", replace(TINY, normalisation=((0.5, 0.5, 0.5), 0.5)), "same channels"),
-        ("timm", replace(TINY, normalisation=(0.5, -1)), "--std -1 .*std must be above 0"),
-        ("timm", replace(TINY, normalisation=(0.5, 0)), "--std 0 .*std must be above 0"),
-        ("timm", replace(TINY, normalisation=(float("nan"), 1)), "--mean nan is not a finite"),
-        ("timm", replace(TINY, normalisation=(0.5, (1, float("inf"), 1))), "--std .*inf.* finite"),
-        ("timm", replace(TINY, normalisation=(1e300, 1)), "--mean 1e.300 is not a finite 32-bit"),
+        *(
+            ("timm", replace(TINY, normalisation=given), rf"do not fit: {name} must be from .*{of}")
+            for given, name, of in (
+                ((0.5, -1), "std", r"1e\+06, -1 is not"),
+                ((0.5, 0.0), "std", "0 is not"),
+                ((0.5, 1e-50), "std", "1e-50 is not"),  # 0 in float32
+                ((0.5, 1e-40), "std", "1e-40 is not"),  # denormal in float32
+                ((0.5, 5e-324), "std", "324 is not"),
+                ((0.5, 1e39), "std", r"1e\+39 is not"),
+                ((0.5, float("inf")), "std", "inf is not"),
+                (((0.5,) * 3, (1, 1, float("nan"))), "std", "nan is not"),
+                ((float("nan"), 1), "mean", "nan is not"),
+                ((-float("inf"), 1), "mean", "-inf is not"),
+                ((1e300, 1), "mean", r"1e\+300 is not"),
+                (((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), "mean", "123.7 is not: .* by 255"),
+            )
+        ),
         ("timm", replace(TINY, sources=("nih", "nihh")), "'nihh' is no data set .*mean nih"),
         ("timm", replace(TINY, sources=("pad-chst",)), "'pad-chst' is no data set .*mean padchest"),
         ("timm", replace(TINY, sources=("our ward",)), "'our ward' is no data set .*docs/overlaps"),
@@ -562,6 +574,14 @@ def test_a_choice_that_does_not_fit_is_refused_with_what_is_allowed(
     save_file({"a": torch.zeros(1)}, file)
     with pytest.raises(BundleError, match=reason):
         import_checkpoint(file, form, tmp_path / "out", choices)
+
+
+def test_weights_with_which_the_logits_are_not_finite_are_refused(tmp_path):
+    network = randomised(timm.create_model("resnet10t", num_classes=3))
+    state = {name: of.contiguous() for name, of in network.state_dict().items()}
+    state["conv1.0.weight"] = state["conv1.0.weight"] * 1e38
+    save_file(state, tmp_path / "weights")
+    check_refused(tmp_path / "weights", "timm", TINY, "logits on an image of noise are not finite")
 
 
 # pickles that run programs

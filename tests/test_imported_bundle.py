@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import chestxray
 from chestxray.dataset.pixels import decode
-from chestxray.errors import BundleError
+from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation import evaluate, predictions
 from chestxray.evaluation.bundle_thresholds import BundleThresholds
 from chestxray.evaluation.labels import Labels
@@ -23,7 +23,7 @@ from chestxray.model import bundle as bundles
 from chestxray.model import model_card
 from chestxray.model.export import export
 from chestxray.model.importing import Choices, import_checkpoint
-from chestxray.model.model_card import CARD, ModelCard
+from chestxray.model.model_card import CARD, WEIGHTS, ModelCard
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.origin import Crops
 from chestxray.model.parity import noise
@@ -178,7 +178,9 @@ def test_the_card_says_where_the_model_is_from(imported, weights):
     ("change", "reason"),
     [
         ({"mean": 0.5}, "same channels"),
-        ({"std": [0.2, 0.0, 0.2]}, "above 0"),
+        ({"std": [0.2, 0.0, 0.2]}, "std must be from 1e-06"),
+        ({"std": [0.2, 1e-50, 0.2]}, "std must be from 1e-06"),
+        ({"mean": [0.5, 0.5, 1e30]}, "mean must be from -10 to 10"),
         ({"mean": [0.1, 0.2]}, "mean"),
         ({"mean": [0.485, 0.456, 0.5]}, "normalise by"),
         ({"crops": {"side": 65, "rule": "ten"}}, "within the image"),
@@ -216,6 +218,48 @@ def test_the_command_imports_and_says_what_it_did(weights, tmp_path):
     assert card.trained_on.source == "NIH ChestX-ray14 + PadChest"
     assert "tensors of resnet10t, from timm" in done.stdout
     assert "Not calibrated: run `chestxray calibrate`" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ("0.5,0.5", "0.2,0.2", "--mean has 2 numbers: give one, or one per channel"),
+        ("0.5", "0.2,0.2,0.2,0.2", "--std has 4 numbers"),
+        ("0.5", "", "--std '' is not a number"),
+        ("0.5", "0.2,", "--std '0.2,' is not a number"),
+        ("0.5", "0.2,0.2,0.2", "mean and std must be of the same channels"),
+        ("0.5", None, "--mean and --std belong together: give both"),
+        ("0.5", "1e-50", "std must be from 1e-06 to 1e+06, 1e-50 is not"),
+        ("0.5", "1e-400", "std must be from 1e-06 to 1e+06, 0 is not"),
+        ("nan", "1", "mean must be from -10 to 10, nan is not"),
+        ("1e400", "1", "mean must be from -10 to 10, inf is not"),
+    ],
+)
+def test_the_command_refuses_a_normalisation_that_no_network_has(
+    weights, tmp_path, mean, std, words
+):
+    given = ("--mean", mean) if std is None else ("--mean", mean, "--std", std)
+    done = run_command(
+        "import", weights, "--from", "timm", "--backbone", "resnet10t", "--findings",
+        ",".join(NAMES), "--out", tmp_path / "bundle", *given,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert words in " ".join(done.stderr.split())
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_first_layer_that_is_too_large_for_one_channel_is_no_start(imported, tmp_path):
+    folder = Path(shutil.copytree(imported, tmp_path / "bundle"))
+    state = load_file(folder / WEIGHTS)
+    state["backbone.conv1.0.weight"].fill_(3e38)
+    save_file(state, folder / WEIGHTS)
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    card["weights_sha256"] = chestxray.artifacts.sha256(folder / WEIGHTS)
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    classifier = Classifier("resnet10t", NAMES, 64)
+    recipe = recipes.load("quick", ("backbone=resnet10t", "size=64", f"weights={folder}"))
+    with pytest.raises(RecipeError, match="too large for one grey channel"):
+        initial_weights.load(classifier, recipe)
 
 
 def test_a_training_starts_from_an_imported_network_of_three_channels(imported, phantoms):

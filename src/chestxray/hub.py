@@ -41,6 +41,8 @@ SECONDS: Final = 10.0
 
 _CARD, _WEIGHTS, _GATE = BUNDLE_FILES
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
+"""Where the hub's client keeps the files of a commit, in its cache."""
 _NO_RIGHTS: Final = {401, 403}
 _LOG_IN: Final = "log in with `hf auth login`, or set HF_TOKEN"
 _log = logging.getLogger(__name__)
@@ -87,6 +89,36 @@ class Repository:
         found = answered(self._info)
         return found if isinstance(found, Exception) else None
 
+    def check(self, file: str) -> None:
+        """Check without a download that a file is in the cache, or on the hub.
+
+        Raises:
+            BundleError: neither, or the name is none that a repository can have.
+        """
+        if self.cached(file):
+            return
+        found = answered(self._info)
+        if isinstance(found, Exception):
+            raise BundleError(self._cannot_fetch([file], found)) from found
+        if file not in {of.rfilename for of in found.siblings or ()}:
+            raise BundleError(self._lacks(file))
+
+    def file(self, name: str) -> Path:
+        """Give a file of this revision, whose folder is named by the commit.
+
+        A commit's file in the cache is not asked for again.
+
+        Raises:
+            BundleError: it cannot be fetched and is not in the cache, or there is none.
+        """
+        kept = self.cached(name)
+        if kept and self._is_commit:
+            return kept
+        path = self.folder_of([name]) / name
+        if not path.is_file():
+            raise BundleError(self._lacks(name))
+        return path
+
     def _info(self) -> Any:  # noqa: ANN401 - a class of the hub's client
         import huggingface_hub  # noqa: PLC0415
 
@@ -96,7 +128,7 @@ class Repository:
     def bundle(self) -> Path:
         """Give the folder of the bundle in this repository, see `local`."""
         kept = self._kept()
-        if kept and self.revision and _COMMIT.fullmatch(self.revision):
+        if kept and self._is_commit:
             return kept
         found = answered(self._info)
         if not isinstance(found, Exception):
@@ -138,11 +170,7 @@ class Repository:
                 local_files_only=failure is not None,
             )
         except Exception as error:  # its classes change with the hub's HTTP library
-            raise BundleError(
-                refusal(self, error)
-                or f"{', '.join(files)} of {self} cannot be fetched from the hub "
-                f"({first_line(failure or error)}): go online and check the name"
-            ) from error
+            raise BundleError(self._cannot_fetch(files, failure or error)) from error
         return Path(path)
 
     def files(self) -> set[str]:
@@ -160,6 +188,20 @@ class Repository:
         found = answered(self._info)
         files = () if isinstance(found, Exception) else found.siblings or ()
         return any(of.rfilename == _CARD for of in files)
+
+    @property
+    def _is_commit(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+    def _cannot_fetch(self, files: Sequence[str], error: Exception) -> str:
+        return refusal(self, error) or (
+            f"{', '.join(files)} of {self} cannot be fetched from the hub ({first_line(error)}): "
+            f"go online and check the name"
+        )
+
+    def _lacks(self, file: str) -> str:
+        return f"{self} has no {file}: check the name"
 
     def _kept(self) -> Path | None:
         """Give the folder of this revision in the cache, None unless the bundle there is whole."""
@@ -235,12 +277,21 @@ def bundle_in(weights: str) -> Path | None:
 
 
 def origin(folder: Path) -> str | None:
-    """Give `hub:OWNER/NAME@COMMIT` of a folder in the hub's cache; None for any other folder."""
-    *_, repository, snapshots, commit = ("", "", "", *Path(folder).parts)
-    found = re.fullmatch(r"models--([\w.-]+?)--([\w.-]+)", repository)
-    if found is None or snapshots != "snapshots" or not _COMMIT.fullmatch(commit):
+    """Give `hub:OWNER/NAME@COMMIT` of a folder that the hub's client keeps in its cache.
+
+    A folder of the same name in another place, such as a copy, may hold anything: None, as for any
+    other folder.
+    """
+    found = _SNAPSHOT.fullmatch("/".join(Path(folder).absolute().parts[-3:]))
+    if found is None:
         return None
-    return f"{PREFIX}{found[1]}/{found[2]}@{commit}"
+    try:
+        from huggingface_hub import constants  # noqa: PLC0415 - an extra
+    except ImportError:  # nothing was fetched without it
+        return None
+    if Path(folder).absolute().parents[2].resolve() != Path(constants.HF_HUB_CACHE).resolve():
+        return None
+    return f"{PREFIX}{found[1]}/{found[2]}@{found[3]}"
 
 
 def answered(ask: Callable[[], Any]) -> Any | Exception:  # noqa: ANN401 - of any question

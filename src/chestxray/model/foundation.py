@@ -19,7 +19,8 @@ the network keeps three channels. The folded network must give the features of t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,7 +45,7 @@ from chestxray.model.backbones import (
     in_grey,
 )
 from chestxray.model.importing.tensors import read_tensors
-from chestxray.model.origin import PerChannel
+from chestxray.model.origin import PerChannel, check_normalisation
 from chestxray.sources.overlaps import public_model
 
 _CONFIG: Final = "config.json"
@@ -122,6 +123,7 @@ class Foundation:
             raise ValueError(f"its images of {self.size} px are not of 16 to 4,096 px")
         if self.outputs not in _OUTPUTS:
             raise ValueError(f"its classifier of {self.outputs} outputs is not of 0 to 100,000")
+        check_normalisation(self.mean, self.std)
 
     @property
     def channels(self) -> int:
@@ -158,7 +160,8 @@ class Foundation:
         Raises:
             RecipeError: it cannot be fetched.
         """
-        return _fetched(self._place, self.file) / self.file
+        with _as_recipe_error():
+            return self._place.file(self.file)
 
     def check(self) -> None:
         """Check without a download that the hub has the weights, or the cache.
@@ -166,11 +169,8 @@ class Foundation:
         Raises:
             RecipeError: neither.
         """
-        if self._place.cached(self.file) is None and (failure := self._place.failure()):
-            raise RecipeError(
-                f"{self.file} of {self._place} cannot be fetched ({hub.first_line(failure)}): go "
-                f"online"
-            ) from failure
+        with _as_recipe_error():
+            self._place.check(self.file)
 
     def origin(self) -> dict[str, Any]:
         """Describe it for the record of a run, see `InitialWeights`."""
@@ -255,7 +255,8 @@ def foundation(name: str) -> Foundation:
         raise RecipeError(f"{name!r} is no backbone of the hub: give hub:OWNER/NAME")
     repository, file, revision = found.groups()
     place = hub.Repository(repository, revision)
-    folder = _fetched(place, _CONFIG, _PROCESSOR, _OPEN_CLIP, _README)
+    with _as_recipe_error():
+        folder = place.folder_of((_CONFIG, _PROCESSOR, _OPEN_CLIP, _README))
     try:
         facts = _described(folder, file or "", place)
         return Foundation(
@@ -275,9 +276,11 @@ def _why(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else hub.first_line(error)
 
 
-def _fetched(place: hub.Repository, *files: str) -> Path:
+@contextmanager
+def _as_recipe_error() -> Iterator[None]:
+    """Let an error of the hub be one of the recipe that names the backbone."""
     try:
-        return place.folder_of(files)
+        yield
     except BundleError as error:
         raise RecipeError(str(error)) from error
 

@@ -6,7 +6,7 @@ did, and with the record of the file, its authors and its licence.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,6 +68,10 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 PerChannel = _Finite | tuple[_Finite, _Finite, _Finite]
 """One number for a network of one grey channel, or one for each of three."""
 
+MEANS: Final = (-10.0, 10.0)
+DEVIATIONS: Final = (1e-6, 1e6)
+"""Ranges of what is subtracted from grey values in [0, 1], and of what they are divided by."""
+
 
 def channels_of(values: PerChannel) -> int:
     """Give the number of channels that a mean or a standard deviation is for."""
@@ -75,8 +79,16 @@ def channels_of(values: PerChannel) -> int:
 
 
 def check_normalisation(mean: PerChannel, std: PerChannel) -> None:
-    """Raise `ValueError` where the two are of other channels, or a deviation is not above 0."""
+    """Raise `ValueError` where the two are of other channels or out of their range.
+
+    Beyond the range float32 cannot tell grey values apart, or the network's own numbers overflow.
+    """
     if channels_of(mean) != channels_of(std):
         raise ValueError("mean and std must be of the same channels")
-    if min(std if isinstance(std, tuple) else (std,)) <= 0:
-        raise ValueError("std must be above 0")
+    for name, values, (low, high) in (("mean", mean, MEANS), ("std", std, DEVIATIONS)):
+        for value in values if isinstance(values, tuple) else (values,):
+            if not low <= value <= high:  # NaN is not
+                raise ValueError(
+                    f"{name} must be from {low:g} to {high:g}, {value:g} is not: it is of grey "
+                    f"values from 0 to 1, so divide one of values from 0 to 255 by 255"
+                )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,74 +18,6 @@ from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.backbones import exact_in_grey, image_size, in_grey
 
 _HUB_FILES: Final = (WHOLE, "pytorch_model.bin")  # what timm looks for on the hub
-
-
-@dataclass(frozen=True)
-class HubWeights:
-    """Weights in a repository of the Hugging Face hub, as `hub:OWNER/NAME` names them.
-
-    Only `model.safetensors` is taken: the hub's other formats can run code when they are opened.
-
-    Attributes:
-        repository: `OWNER/NAME`.
-        revision: a branch, a tag or a commit; None for the main branch.
-    """
-
-    repository: str
-    revision: str | None = None
-
-    @classmethod
-    def of(cls, weights: str) -> HubWeights | None:
-        """Read a recipe's `weights`; None where it names no repository of the hub."""
-        found = Repository.of(weights)
-        return cls(found.name, found.revision) if found else None
-
-    def cached(self) -> Path | None:
-        """Give the file in the hub's cache, None where it is not.
-
-        Raises:
-            RecipeError: the name is none that a repository of the hub can have.
-        """
-        try:
-            return self._place.cached(WHOLE)
-        except BundleError as error:
-            raise RecipeError(f"{error}, or a file with --set weights=FILE") from error
-
-    def check(self) -> None:
-        """Check without a download, in ten seconds at most, that the hub has the repository.
-
-        Raises:
-            RecipeError: it has no possible name; or it is not in the cache, and the hub does not
-                answer or has no such thing.
-        """
-        failure = None if self.cached() else self._place.failure()
-        if failure is not None:
-            raise RecipeError(self._cannot_fetch(failure)) from failure
-
-    def file(self) -> Path:
-        """Give the file, from the hub unless it is in the cache; its folder is named by the commit.
-
-        Raises:
-            RecipeError: it cannot be fetched.
-        """
-        self.check()
-        try:
-            path = huggingface_hub.hf_hub_download(self.repository, WHOLE, revision=self.revision)
-        except Exception as error:  # its classes change with the hub's HTTP library
-            raise RecipeError(self._cannot_fetch(error)) from error
-        return Path(path)
-
-    @property
-    def _place(self) -> Repository:
-        return Repository(self.repository, self.revision)
-
-    def _cannot_fetch(self, error: Exception) -> str:
-        at = f" at {self.revision}" if self.revision else ""
-        return (
-            f"{WHOLE} of {self.repository}{at} cannot be fetched from the hub "
-            f"({first_line(error)}): go online and check the name, or give a file with "
-            f"--set weights=FILE"
-        )
 
 
 def pretrained_model(
@@ -107,13 +39,7 @@ def pretrained_model(
     Raises:
         RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
     """
-    if weights == "imagenet":
-        check_reachable(backbone)
-    hub = HubWeights.of(weights)
-    if hub:
-        file: Path | None = hub.file()
-    else:
-        file = _cached(backbone) if weights == "imagenet" else _existing(weights)
+    file = _file_of(weights, backbone)
     make = partial(
         timm.create_model,
         backbone,
@@ -147,6 +73,17 @@ def _folded(whole: Any, make: Callable[..., Any]) -> Any:  # noqa: ANN401
     return colour
 
 
+@contextmanager
+def as_recipe_error(weights: str) -> Iterator[None]:
+    """Turn an error of the hub into one of the recipe that names these weights."""
+    try:
+        yield
+    except BundleError as error:
+        raise RecipeError(
+            f"weights = {weights!r}: {error}, or give a file with --set weights=FILE"
+        ) from error
+
+
 def check_reachable(backbone: str) -> None:
     """Check without a download that timm can get the ImageNet weights of a backbone.
 
@@ -166,6 +103,21 @@ def check_reachable(backbone: str) -> None:
     failure = Repository(known.hf_hub_id).failure()
     if failure is not None:
         raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
+
+
+def _file_of(weights: str, backbone: str) -> Path | None:
+    """Give the file of weights; None where timm has to fetch those of ImageNet.
+
+    Of the hub `model.safetensors` alone is taken: other formats can run code when they are opened.
+    """
+    if weights == "imagenet":
+        check_reachable(backbone)
+        return _cached(backbone)
+    place = Repository.of(weights)
+    if place is None:
+        return _existing(weights)
+    with as_recipe_error(weights):
+        return place.file(WHOLE)
 
 
 def _cached(backbone: str) -> Path | None:

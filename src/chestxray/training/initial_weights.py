@@ -31,7 +31,7 @@ from chestxray.model.bundle import Bundle
 from chestxray.model.foundation import Foundation, foundation
 from chestxray.model.network import Classifier, colour_convolution
 from chestxray.model.origin import channels_of
-from chestxray.model.pretrained import HubWeights, check_reachable
+from chestxray.model.pretrained import as_recipe_error, check_reachable
 from chestxray.progress import say
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
@@ -76,8 +76,9 @@ def check(classifier: Classifier, recipe: Recipe) -> None:
         given.check()
     elif recipe.weights == "imagenet":
         check_reachable(recipe.backbone)
-    elif (on_hub := HubWeights.of(recipe.weights)) and not _bundle(recipe):
-        on_hub.check()
+    elif (place := hub.Repository.of(recipe.weights)) and not _bundle(recipe):
+        with as_recipe_error(recipe.weights):
+            place.check(hub.WHOLE)
     elif recipe.weights == PHANTOMS and phantom_weights.bundle_of(recipe) is None:
         phantom_weights.check(recipe)
     else:
@@ -123,12 +124,13 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         return phantoms if bundle is None else phantoms | _of_bundle(bundle, recipe, findings)
     if bundle := _bundle(recipe):
         repository = (hub.origin(bundle) or "").removeprefix(hub.PREFIX)
-        place = {"repository": repository} if repository else {}
-        return {"kind": "bundle", **place, **_of_bundle(bundle, recipe, findings)}
-    if on_hub := HubWeights.of(recipe.weights):
-        file = on_hub.cached() or on_hub.file()  # what was loaded, even if the branch has moved
-        repository = f"{on_hub.repository}@{file.parent.name}"
-        seen = [of.model_dump(mode="json") for of in public_seen(on_hub.repository, "weights")]
+        known = {"repository": repository} if repository else {}
+        return {"kind": "bundle", **known, **_of_bundle(bundle, recipe, findings)}
+    if place := hub.Repository.of(recipe.weights):
+        with as_recipe_error(recipe.weights):  # what was loaded, even if the branch has moved
+            file = place.cached(hub.WHOLE) or place.file(hub.WHOLE)
+        repository = f"{place.name}@{file.parent.name}"
+        seen = [of.model_dump(mode="json") for of in public_seen(place.name, "weights")]
         return {"kind": "hub", "sha256": sha256(file), "repository": repository, "seen": seen}
     return {"kind": "file", "sha256": sha256(Path(recipe.weights))}
 
@@ -139,10 +141,8 @@ def _bundle(recipe: Recipe) -> Path | None:
     Raises:
         RecipeError: it is on the hub and cannot be fetched.
     """
-    try:
+    with as_recipe_error(recipe.weights):
         return hub.bundle_in(recipe.weights)
-    except BundleError as error:
-        raise RecipeError(f"weights = {recipe.weights!r}: {error}") from error
 
 
 def _of_bundle(path: Path, recipe: Recipe, findings: Findings) -> dict[str, Any]:
@@ -213,6 +213,11 @@ def _grey_state(classifier: Classifier, recipe: Recipe, bundle: Bundle) -> dict[
     first = colour_convolution(bundle.classifier)
     std = state["std"].flatten()[:, None, None] / classifier.std.to(state["std"])
     state[first] = (state[first] / std).sum(1, keepdim=True)
+    if not bool(torch.isfinite(state[first]).all()):
+        raise RecipeError(
+            f"the first layer of {recipe.weights} is too large for one grey channel, its sums over "
+            f"colours are not finite: choose other weights"
+        )
     return state | {"mean": classifier.mean, "std": classifier.std}
 
 
