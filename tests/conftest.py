@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,14 @@ def real() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not there: it holds real radiographs, which are not shipped")
     return REAL
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's own cache out of the tests: theirs is this process's, and empty at first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHESTXRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 class _NotHere(pytest.Module):

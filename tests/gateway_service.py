@@ -114,6 +114,7 @@ def as_user(service: configparser.SectionProxy) -> list[str]:
         "USER": user.pw_name,
         "LOGNAME": user.pw_name,
         "OMP_NUM_THREADS": "1",  # not systemd: other tests use the cores too
+        **dict([service["Environment"].split("=", 1)]),
     }
     privileges = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     return [
@@ -130,9 +131,10 @@ def as_user(service: configparser.SectionProxy) -> list[str]:
 
 
 def start(service: configparser.SectionProxy) -> subprocess.Popen[bytes]:
-    state = Path("/var/lib", service["StateDirectory"])
     owner = service["User"]
-    ran("install", "-d", "-o", owner, "-g", owner, "-m", service["StateDirectoryMode"], state)
+    for above, kind in (("/var/lib", "State"), ("/var/cache", "Cache")):
+        folder, mode = Path(above, service[f"{kind}Directory"]), service[f"{kind}DirectoryMode"]
+        ran("install", "-d", "-o", owner, "-g", owner, "-m", mode, folder)
     ran("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp")  # noqa: S108
     with Path("/opt/log").open("wb") as log:
         command = [*as_user(service), *shlex.split(service["ExecStart"])]

@@ -371,7 +371,7 @@ def test_what_stays_in_float32_is_marked_for_openvino_and_answers_as_before(
     """The mark is OpenVINO's own attribute: it reads it, copies it and writes it again."""
     classifier = loaded.classifier if members == 1 else bundle.load(pair / "bundle").classifier
     graph = to_openvino(to_onnx(classifier))
-    marked = keep_float32(graph)
+    marked = keep_float32(graph).read()
     names = {node.get_friendly_name() for node in marked.get_ops() if is_marked(node)}
     assert names == float32_layers(graph)
     assert len(names) == 3 * members
@@ -392,7 +392,7 @@ def test_a_processor_with_bfloat16_computes_the_marked_layers_in_float32(loaded)
         needed("openvino")
         .Core()
         .compile_model(
-            keep_float32(to_openvino(to_onnx(loaded.classifier))),
+            keep_float32(to_openvino(to_onnx(loaded.classifier))).read(),
             "CPU",
             {"INFERENCE_PRECISION_HINT": "bf16"},
         )

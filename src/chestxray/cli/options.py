@@ -62,7 +62,8 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="auto|torch|openvino|DIR",
-        help="What runs the network. DIR is an export of this bundle, which loads fastest.",
+        help="What runs the network. auto keeps its choice in the cache for the next start. DIR is "
+        "an export of this bundle.",
     ),
 ]
 OperatingPointName = Annotated[

@@ -67,15 +67,19 @@ def save(
     return Bundle(card, detector, model_identity(values), classifier.eval())
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: Path, facts: Facts | None = None) -> Bundle:
     """Read a bundle, refusing one whose parts do not match.
+
+    Args:
+        folder: of the bundle.
+        facts: what `model_card.read` gave of this folder just now; it is asked where None.
 
     Raises:
         BundleError: as `model_card.read` says, or tensors that are missing, extra, misshapen or
             not finite.
         ArtifactError: a file is missing.
     """
-    facts = read(folder)
+    facts = facts or read(folder)
     path = folder / WEIGHTS
     classifier = _build(folder, facts.card)
     try:

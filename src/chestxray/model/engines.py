@@ -7,10 +7,12 @@ both are optional and imported when an engine is made. `torch_engine` is the thi
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -145,6 +147,17 @@ def has_bfloat16() -> bool:
     """Tell whether OpenVINO computes in bfloat16 on this processor (AVX-512 BF16, AMX)."""
     able = needed("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in able
+
+
+def gpu_possible() -> bool:
+    """Tell, without torch, whether torch may find a GPU here: whether there is a driver of one."""
+    if sys.platform == "darwin":  # torch takes the GPU there only where it is named
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()  # of AMD
+    return True
 
 
 def quantised(model: Any) -> bool:  # noqa: ANN401

@@ -17,6 +17,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -24,7 +25,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from chestxray.artifacts import sha256, write_json, written
+from chestxray.artifacts import sha256, write_bytes, write_json
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.model.bfloat16 import Bfloat16Engine
@@ -43,6 +44,7 @@ from chestxray.model.exported import (
     ARITHMETIC,
     BIN,
     EXPORT,
+    GRAPH,
     ONNX,
     XML,
     Export,
@@ -51,7 +53,12 @@ from chestxray.model.exported import (
     check,
 )
 from chestxray.model.network import to_input
-from chestxray.model.openvino_graph import bfloat16_weights, float32_layers, keep_float32
+from chestxray.model.openvino_graph import (
+    GraphFiles,
+    bfloat16_weights,
+    float32_layers,
+    keep_float32,
+)
 from chestxray.model.parity import (
     COARSE,
     HARM,
@@ -184,8 +191,8 @@ def export(
     check(out, kind, precision, labelled=trial.labels is not None)
     reference = TorchEngine(bundle.classifier.cpu())
     onnx = to_onnx(bundle.classifier)
-    model = None if kind == "onnx" else _model(onnx, precision, trial)
-    engine = OnnxEngine(onnx) if model is None else _engine(model, precision, bundle)
+    graph = None if kind == "onnx" else _stored(to_openvino(onnx), precision, trial)
+    engine = OnnxEngine(onnx) if graph is None else _engine(graph, precision, bundle)
     with progress("compare with torch", len(trial.images)) as advance:
         parity = measure(engine, reference, trial, bundle.card.calibration, advance=advance)
     misses = parity.misses(exact=precision == "fp32")
@@ -194,27 +201,59 @@ def export(
             f"the {precision} graph differs too much from the model: {'; '.join(misses)}; choose "
             f"another precision, or write it anyway with --force"
         )
-    files = _write_graph(out, onnx if model is None else model)
+    limits = _EXACT if precision == "fp32" else _HARMLESS
+    return write(bundle, out, onnx if graph is None else graph, precision, parity, limits, misses)
+
+
+def write(
+    bundle: Bundle,
+    out: Path,
+    graph: bytes | GraphFiles,
+    precision: Precision,
+    parity: Parity,
+    limits: dict[str, float],
+    misses: Sequence[str] = (),
+) -> Export:
+    """Write the files of an export.
+
+    Args:
+        bundle: that it is made from.
+        out: the folder; an export in it is replaced.
+        graph: of the bundle's classifier, of ONNX or of OpenVINO.
+        precision: of its weights and arithmetic.
+        parity: measured with it.
+        limits: that `parity` was compared with.
+        misses: a sentence for each limit that is not kept.
+
+    Returns:
+        The content of `export.json`.
+    """
+    kind: Format = "onnx" if isinstance(graph, bytes) else "openvino"
+    files = (graph,) if isinstance(graph, bytes) else graph
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (EXPORT, ONNX, XML, BIN):
+        (out / name).unlink(missing_ok=True)
+    for name, content in zip(GRAPH[kind], files, strict=True):
+        write_bytes(out / name, content)
     write_json(out / CARD, bundle.card.model_dump(mode="json"))
-    record = _record(bundle, kind, precision, parity, misses)
-    record.sha256 = {name: sha256(out / name) for name in (*files, CARD)}
+    record = _record(bundle, kind, precision, parity, limits, misses)
+    record.sha256 = {name: sha256(out / name) for name in (*GRAPH[kind], CARD)}
     write_json(out / EXPORT, record.model_dump(mode="json"))
     return record
 
 
-def _model(onnx: bytes, precision: Precision, trial: Trial) -> Any:  # noqa: ANN401 - OpenVINO ships no types
-    model = to_openvino(onnx)
+def _stored(model: Any, precision: Precision, trial: Trial) -> GraphFiles:  # noqa: ANN401
     if precision == "int8":
-        return _int8(model, trial.unlabelled)
+        model = _int8(model, trial.unlabelled)
     if precision == "bf16":
         bfloat16_weights(model)
         return keep_float32(model)
-    return model
+    return GraphFiles.of(model)
 
 
-def _engine(model: Any, precision: Precision, bundle: Bundle) -> Engine:  # noqa: ANN401
+def _engine(graph: GraphFiles, precision: Precision, bundle: Bundle) -> Engine:
     """Give the engine that the graph is measured with."""
-    engine = OpenVinoEngine(model, ARITHMETIC[precision])
+    engine = OpenVinoEngine(graph.read(), ARITHMETIC[precision])
     if precision != "bf16" or engine.arithmetic() == "bfloat16":
         return engine
     # This processor computes the graph in float32, which is too exact: that it is this network's
@@ -230,21 +269,13 @@ def _engine(model: Any, precision: Precision, bundle: Bundle) -> Engine:  # noqa
     return Bfloat16Engine(bundle.classifier)
 
 
-def _write_graph(out: Path, graph: Any) -> tuple[str, ...]:  # noqa: ANN401
-    for name in (EXPORT, ONNX, XML, BIN):
-        (out / name).unlink(missing_ok=True)
-    if isinstance(graph, bytes):
-        with written(out / ONNX) as temporary:
-            temporary.write_bytes(graph)
-        return (ONNX,)
-    with written(out / XML) as xml, written(out / BIN) as weights:
-        needed("openvino").save_model(graph, xml, compress_to_fp16=False)
-        xml.with_suffix(".bin").replace(weights)
-    return XML, BIN
-
-
 def _record(
-    bundle: Bundle, kind: Format, precision: Precision, parity: Parity, misses: list[str]
+    bundle: Bundle,
+    kind: Format,
+    precision: Precision,
+    parity: Parity,
+    limits: dict[str, float],
+    misses: Sequence[str],
 ) -> Export:
     size, count = bundle.card.size, len(bundle.card.findings)
     runtimes = ("onnx", "onnxruntime") if kind == "onnx" else ("onnx", "openvino")
@@ -263,8 +294,8 @@ def _record(
         ],
         compile=settings,
         parity=parity,
-        limits=_EXACT if precision == "fp32" else _HARMLESS,
-        misses=misses,
+        limits=limits,
+        misses=list(misses),
         versions={"chestxray": __version__, **versions},
         sha256={},
     )

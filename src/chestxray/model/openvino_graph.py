@@ -1,4 +1,4 @@
-"""OpenVINO graphs in lower precision, with the layers that stay in float32.
+"""OpenVINO graphs as files, and those in lower precision, with layers that stay in float32.
 
 The first convolution and the head stay in float32: of the logits' error in bfloat16, leaving out
 both took away two thirds in a ResNet and a third in a DenseNet (docs/log.md). OpenVINO leaves a
@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 # Only files that OpenVINO wrote here are parsed.
 from xml.etree import ElementTree as ET  # nosec B405
@@ -24,6 +24,30 @@ _CONVOLUTIONS: Final = frozenset({"Convolution", "GroupConvolution"})
 _HEADS: Final = {"logits": frozenset({"MatMul"}), "maps": _CONVOLUTIONS}
 
 # `Any` below is an `openvino.Model` or one of its nodes: OpenVINO is optional and ships no types.
+
+
+class GraphFiles(NamedTuple):
+    """A graph as OpenVINO stores it.
+
+    Attributes:
+        xml: content of the file that describes it.
+        weights: content of the file of its constants.
+    """
+
+    xml: bytes
+    weights: bytes
+
+    @classmethod
+    def of(cls, model: Any) -> Self:  # noqa: ANN401
+        """Store an `openvino.Model`, as exactly as it computes."""
+        with tempfile.TemporaryDirectory() as folder:
+            xml = Path(folder) / "graph.xml"
+            needed("openvino").save_model(model, xml, compress_to_fp16=False)
+            return cls(xml.read_bytes(), xml.with_suffix(".bin").read_bytes())
+
+    def read(self) -> Any:  # noqa: ANN401
+        """Give it as an `openvino.Model`."""
+        return needed("openvino").Core().read_model(self.xml, self.weights)
 
 
 def float32_layers(model: Any) -> set[str]:  # noqa: ANN401
@@ -54,19 +78,15 @@ def bfloat16_weights(model: Any) -> None:  # noqa: ANN401
             reader.replace_source_output(wide.output(0))
 
 
-def keep_float32(model: Any) -> Any:  # noqa: ANN401
-    """Give the same model, in which the layers that stay in float32 are marked for OpenVINO."""
-    openvino, kept = needed("openvino"), float32_layers(model)
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "graph.xml"
-        openvino.save_model(model, xml, compress_to_fp16=False)
-        # Written on the line before.
-        tree = ET.parse(xml)  # noqa: S314  # nosec B314
-        for layer in tree.iter("layer"):
-            if layer.get("name") in kept:
-                _mark(layer)
-        weights = xml.with_suffix(".bin").read_bytes()
-        return openvino.Core().read_model(ET.tostring(tree.getroot()), weights)
+def keep_float32(model: Any) -> GraphFiles:  # noqa: ANN401
+    """Store the same model, with the layers that stay in float32 marked for OpenVINO."""
+    kept, files = float32_layers(model), GraphFiles.of(model)
+    # OpenVINO wrote it on the line before.
+    root = ET.fromstring(files.xml)  # noqa: S314  # nosec B314
+    for layer in root.iter("layer"):
+        if layer.get("name") in kept:
+            _mark(layer)
+    return files._replace(xml=ET.tostring(root))
 
 
 def is_marked(layer: Any) -> bool:  # noqa: ANN401

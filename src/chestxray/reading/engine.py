@@ -8,8 +8,8 @@ the check that this is the same network. It is only tried where OpenVINO reports
 has the instructions.
 
 Which is fastest is measured on one image. A later candidate replaces an earlier one only where it
-is clearly faster, so that the same machine chooses the same engine each time, whatever else runs on
-it: a table of predictions is not resumed by another engine.
+is clearly faster, whatever else runs on the machine. What was chosen is kept (`kept_engines`): so
+the same machine chooses the same engine each time, and a graph is converted and compared once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from chestxray.errors import ArtifactError, ConfigError, MissingExtraError
+from chestxray.model import export
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import (
     Engine,
@@ -31,9 +33,11 @@ from chestxray.model.engines import (
     last_line,
 )
 from chestxray.model.export import to_onnx, to_openvino
-from chestxray.model.openvino_graph import keep_float32
-from chestxray.model.parity import COARSE, TOLERANCE, noise, relative_difference
+from chestxray.model.exported import Precision
+from chestxray.model.openvino_graph import GraphFiles, keep_float32
+from chestxray.model.parity import COARSE, TOLERANCE, Trial, measure, noise, relative_difference
 from chestxray.model.torch_engine import TorchEngine, device
+from chestxray.reading import kept_engines
 
 _NEEDED: Final = ("onnx", "openvino")
 _ROUNDS: Final = 3
@@ -41,8 +45,27 @@ _CLEARLY: Final = 1.5
 """Times as fast as an earlier candidate that a later one must be."""
 
 
+class Candidate(NamedTuple):
+    """An engine that answers as torch does.
+
+    Attributes:
+        engine: which computes.
+        graph: that OpenVINO compiled; None of torch.
+        precision: of its arithmetic.
+    """
+
+    engine: Engine
+    graph: GraphFiles | None = None
+    precision: Precision = "fp32"
+
+
 def choose(
-    bundle: Bundle, choice: str = "auto", threads: int | None = None, place: str = "auto"
+    bundle: Bundle,
+    choice: str = "auto",
+    threads: int | None = None,
+    place: str = "auto",
+    wanted: str | None = None,
+    kept: bool = True,
 ) -> Engine:
     """Make the engine for a bundle.
 
@@ -51,6 +74,8 @@ def choose(
         choice: `auto`, `torch`, or `openvino`, which is OpenVINO in float32.
         threads: that `openvino` computes with; all cores when None.
         place: where torch computes, as `device` takes it.
+        wanted: name of the engine that `auto` shall take if it is possible here.
+        kept: whether `auto` may take what it chose before, and keep what it chooses.
 
     Raises:
         ConfigError: there is no such device here, or OpenVINO is to compute on another than the
@@ -62,13 +87,42 @@ def choose(
     if choice == "openvino":
         if place not in ("auto", "cpu"):
             raise ConfigError(f"OpenVINO computes on the CPU, not on {place}: take engine torch")
-        return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads)
+        return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads).engine
     if choice == "auto" and chosen.type == "cpu" and _installed():
-        return fastest(list(candidates(bundle)), noise(bundle.card.size).images[:1])
+        return _auto(bundle, wanted, kept)
     return TorchEngine(bundle.classifier.to(chosen))
 
 
-def candidates(bundle: Bundle) -> Iterator[Engine]:
+def _auto(bundle: Bundle, wanted: str | None, kept: bool) -> Engine:
+    before = kept_engines.find(bundle) if kept else None
+    if before is not None and wanted in (None, before.name):
+        return before.engine or TorchEngine(bundle.classifier.cpu())
+    found = list(candidates(bundle))
+    engines = [of.engine for of in found]
+    for engine in engines:
+        if engine.name == wanted:
+            return engine
+    best = fastest(engines, noise(bundle.card.size).images[:1])
+    # Where OpenVINO failed, it may have lacked memory, or room for a file: the next start tries.
+    if kept and before is None and len(found) > 1:
+        _keep(bundle, found[engines.index(best)])
+    return best
+
+
+def _keep(bundle: Bundle, best: Candidate) -> None:
+    graph = best.graph
+
+    def write(folder: Path) -> None:
+        if graph is not None:
+            trial = Trial("an image of random pixels", noise(bundle.card.size).images[:1])
+            reference = TorchEngine(bundle.classifier)
+            parity = measure(best.engine, reference, trial, bundle.card.calibration)
+            export.write(bundle, folder, graph, best.precision, parity, limits={})
+
+    kept_engines.keep(bundle, best.engine.name, None if graph is None else write)
+
+
+def candidates(bundle: Bundle) -> Iterator[Candidate]:
     """Make the engines that answer as torch does on this machine's processor; torch is the last."""
     try:
         onnx = to_onnx(bundle.classifier.cpu())
@@ -77,7 +131,7 @@ def candidates(bundle: Bundle) -> Iterator[Engine]:
             yield _in_bfloat16(bundle, onnx)
     except (ArtifactError, MissingExtraError):  # only torch can run it, or OpenVINO is broken
         pass
-    yield TorchEngine(bundle.classifier)
+    yield Candidate(TorchEngine(bundle.classifier))
 
 
 def fastest(engines: Sequence[Engine], images: Images) -> Engine:
@@ -128,24 +182,26 @@ def check_agrees(engine: Engine, bundle: Bundle, images: Images, exact: bool) ->
         )
 
 
-def _openvino(bundle: Bundle, onnx: bytes, threads: int | None = None) -> Engine:
+def _openvino(bundle: Bundle, onnx: bytes, threads: int | None = None) -> Candidate:
     """Convert the classifier, which takes a second or two, and compare it with torch."""
     try:
-        engine = OpenVinoEngine(to_openvino(onnx), threads=threads)
+        graph = GraphFiles.of(to_openvino(onnx))
+        engine = OpenVinoEngine(graph.read(), threads=threads)
     except RuntimeError as error:
         raise _cannot_run(error) from error
     check_agrees(engine, bundle, noise(bundle.card.size).images[:1], exact=True)
-    return engine
+    return Candidate(engine, graph)
 
 
-def _in_bfloat16(bundle: Bundle, onnx: bytes) -> Engine:
+def _in_bfloat16(bundle: Bundle, onnx: bytes) -> Candidate:
     """Likewise in bfloat16."""
     try:
-        engine = OpenVinoEngine(keep_float32(to_openvino(onnx)), "bf16")
+        graph = keep_float32(to_openvino(onnx))
+        engine = OpenVinoEngine(graph.read(), "bf16")
     except RuntimeError as error:
         raise _cannot_run(error) from error
     check_agrees(engine, bundle, noise(bundle.card.size).images, exact=False)
-    return engine
+    return Candidate(engine, graph, "bf16")
 
 
 def _cannot_run(error: RuntimeError) -> ArtifactError:

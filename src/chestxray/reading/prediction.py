@@ -39,11 +39,17 @@ from chestxray.model.model_card import Facts
 from chestxray.progress import progress
 from chestxray.reading.inputs import Given, Inputs, find, leakage
 from chestxray.reading.prediction_rows import BATCH, REFUSED, answered, plan_of, rows_of
-from chestxray.reading.predictions_writer import HEATMAPS, SUFFIXES, PredictionsWriter
-from chestxray.reading.reader import RUNTIMES, Reader, opened, warnings_of
+from chestxray.reading.predictions_writer import (
+    HEATMAPS,
+    SUFFIXES,
+    PredictionsWriter,
+    begun_rows,
+)
+from chestxray.reading.reader import RUNTIMES, Reader, at, opened, warnings_of
 from chestxray.reading.sharded_prediction import (
     BundleChoice,
     FolderPlan,
+    begun_shards,
     check_folder,
     examples,
     predict_here,
@@ -130,7 +136,8 @@ def predict(  # noqa: PLR0913 - the options of one command
             image was not read, and `heatmaps.json`, which names its table by SHA-256. A folder has
             the heatmaps of one table; the next one's replace them.
         force: read what the gate refuses; its reasons are kept.
-        engine: for a bundle, see `chestxray.load`.
+        engine: for a bundle, see `chestxray.load`. What is resumed is finished by the engine that
+            began it: `auto` takes that one where it is possible here.
         operating_point: likewise; a reader has its own.
         require_signature: likewise.
         cluster: address of a Ray cluster whose workers load the model and write the shards of a
@@ -157,14 +164,25 @@ def predict(  # noqa: PLR0913 - the options of one command
     with staged_folder(out, "predict") if whole else staged_file(out, "predict", _BESIDE) as path:
         check_out(path, heatmaps)
         model = model if isinstance(model, Reader) else hub.local(model)
-        card = model.bundle.card if isinstance(model, Reader) else model_card.read(model).card
+        facts = model.bundle if isinstance(model, Reader) else model_card.read(model)
         # Wrong inputs are reported before the network is loaded, which takes seconds.
-        found = find(inputs, split, card)
+        found = find(inputs, split, facts.card)
         with found.decoding() as ready:  # its processes start while the model is loaded
-            reader = opened(model, engine, operating_point, require_signature)
+            began = None
+            if engine == "auto" and not isinstance(model, Reader):
+                began = _began(path, at(facts, operating_point), found, force)
+            reader = opened(model, engine, operating_point, require_signature, began)
             _warn(reader.bundle, found)
             run = predict_inputs(reader, ready, path, heatmaps, force)
     return replace(run, path=out, heatmaps=out.with_name(HEATMAPS) if run.heatmaps else None)
+
+
+def _began(out: Path, bundle: Facts, inputs: Inputs, force: bool) -> str | None:
+    """Name the engine of the rows that will be resumed; None where there are none."""
+    begun = begun_shards(out) if _is_folder(out) else begun_rows(out)
+    if begun is None or begun[0] != plan_of(bundle, inputs, force):
+        return None
+    return begun[1]
 
 
 def predict_inputs(

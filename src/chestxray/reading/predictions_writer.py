@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -50,6 +51,18 @@ def columns(findings: Findings) -> tuple[str, ...]:
     )
 
 
+def begun_rows(out: Path) -> tuple[str, str] | None:
+    """Give the plan and the engine of the rows that an interrupted run left; None without any."""
+    try:
+        lines = _journal_of(out).read_bytes().splitlines(keepends=True)
+    except OSError:
+        return None
+    entries = _parsed(lines)
+    if len(entries) < 2 or not entries[-1].get("rows"):
+        return None
+    return str(entries[0].get("plan")), str(entries[0].get("engine"))
+
+
 class PredictionsWriter:
     """Writes the rows of one table, in order; a context manager that keeps what was written.
 
@@ -80,8 +93,8 @@ class PredictionsWriter:
         self.out = out
         self._columns = columns(findings)
         self._begins = {"plan": plan, "engine": engine}
-        names = (out.with_name(f".{out.name}.{part}") for part in ("part", "heatmaps", "journal"))
-        self._table_path, self._maps_path, self._journal_path = names
+        self._table_path, self._maps_path = _beside(out, "part"), _beside(out, "heatmaps")
+        self._journal_path = _journal_of(out)
         self._header = _npy_header(shape) if shape else b""
         self._row = math.prod(shape[1:]) * 2 if shape else 0
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -207,12 +220,8 @@ class PredictionsWriter:
         """Give the complete lines of the journal, none if it is damaged; cut an incomplete one."""
         self._journal.seek(0)
         lines = self._journal.read().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        self._journal.truncate(sum(map(len, whole)))
-        try:
-            return [json.loads(line) for line in whole]
-        except ValueError:
-            return []
+        self._journal.truncate(sum(len(line) for line in lines if line.endswith(b"\n")))
+        return _parsed(lines)
 
     def _restarted(self) -> tuple[int, int]:
         """Make new files without rows."""
@@ -237,6 +246,22 @@ class PredictionsWriter:
         file.truncate(length)
         file.seek(length)
         return file
+
+
+def _journal_of(out: Path) -> Path:
+    return _beside(out, "journal")
+
+
+def _beside(out: Path, part: str) -> Path:
+    return out.with_name(f".{out.name}.{part}")
+
+
+def _parsed(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Give the complete lines of a journal, none if it is damaged."""
+    try:
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError:
+        return []
 
 
 def _json_line(row: dict[Any, Any]) -> str:

@@ -17,12 +17,12 @@ from chestxray.dataset.radiograph import Radiograph
 from chestxray.errors import ConfigError, ImageError, Notice, RefusedError, SignatureError
 from chestxray.findings import Findings
 from chestxray.model import model_card
-from chestxray.model.engines import Answer, Engine, Heat, Probabilities
+from chestxray.model.engines import Answer, Engine, Heat, Probabilities, gpu_possible
 from chestxray.model.exported import open_engine
 from chestxray.model.heatmaps import HeatScale
 from chestxray.model.image_measures import measures_of
 from chestxray.model.model_card import Facts
-from chestxray.reading import judged_image
+from chestxray.reading import judged_image, kept_engines
 from chestxray.reading.gate import checks
 from chestxray.reading.gate.notices import warning
 from chestxray.reading.judged_image import JudgedImage, checked_batch
@@ -183,12 +183,13 @@ def load(
     Args:
         bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`, see `chestxray.hub`.
         engine: `torch`, `openvino` (in float32), or `auto`: torch on a GPU, on a CPU the fastest
-            that answers as torch does, see `chestxray.reading.engine`. Or the folder of an export
-            of this bundle, which loads in a fraction of the time, since it does not need torch.
+            that answers as torch does, see `chestxray.reading.engine`; what was chosen is kept in
+            the cache, so that a later call loads in a fraction of the time, without torch. Or the
+            folder of an export of this bundle, with which the first call does so.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
         require_signature: public key (PEM) of who must have signed the bundle, and the export
-            where the engine is one; see `chestxray.model.sign`.
+            where the engine is one; see `chestxray.model.sign`. Nothing kept is used then.
         threads: that OpenVINO computes with; all cores when None.
         device: where torch computes: `cpu`, `cuda`, `cuda:N`, `mps`; `auto` is the GPU where there
             is one. OpenVINO and exports compute on the CPU.
@@ -201,24 +202,54 @@ def load(
         SignatureError: bundle or export are not as the holder of the key signed them.
         MissingExtraError: the engine asked for is not installed.
     """
+    point = operating_point
+    return _loaded(bundle, engine, point, require_signature, threads, device, wanted=None)
+
+
+def _loaded(
+    bundle: str | Path,
+    engine: str | Path,
+    operating_point: str | None,
+    require_signature: str | Path | None,
+    threads: int | None,
+    device: str,
+    wanted: str | None,
+) -> Reader:
+    """Do what `load` does; `auto` takes the engine with the wanted name, if it is possible here."""
     bundle = hub.local(bundle)
     for folder in (bundle,) if engine in RUNTIMES else (bundle, engine):
         _check_signature(Path(folder), require_signature)
-    if engine in RUNTIMES:
-        # Imported here, since an export is read without torch.
-        from chestxray.model import bundle as bundles  # noqa: PLC0415
-        from chestxray.reading.engine import choose  # noqa: PLC0415
-
-        trained = bundles.load(bundle)
-        made = choose(trained, str(engine), threads, device)
-        return Reader(_at(trained, operating_point), made)
-    if device not in ("auto", "cpu"):
+    if engine not in RUNTIMES and device not in ("auto", "cpu"):
         raise ConfigError(
             f"an export computes on the CPU, not on {device}: leave the device out, or the engine"
         )
     facts = model_card.read(bundle)
+    if engine in RUNTIMES:
+        # A kept graph is not signed, so it cannot decide where a signature is required.
+        kept = engine == "auto" and require_signature is None
+        made = _kept_engine(facts, wanted) if kept and _computes_on_cpu(device) else None
+        if made is not None:
+            return Reader(at(facts, operating_point), made)
+        # Imported here, since an export and a kept graph are read without torch.
+        from chestxray.model import bundle as bundles  # noqa: PLC0415
+        from chestxray.reading.engine import choose  # noqa: PLC0415
+
+        trained = bundles.load(bundle, facts)
+        made = choose(trained, str(engine), threads, device, wanted, kept)
+        return Reader(at(trained, operating_point), made)
     made = open_engine(Path(engine), facts.identity, threads)
-    return Reader(_at(facts, operating_point), made)
+    return Reader(at(facts, operating_point), made)
+
+
+def _kept_engine(facts: Facts, wanted: str | None) -> Engine | None:
+    """Give the kept graph of a bundle, if that is what `auto` takes."""
+    kept = kept_engines.find(facts)
+    return kept.engine if kept is not None and wanted in (None, kept.name) else None
+
+
+def _computes_on_cpu(device: str) -> bool:
+    """Tell whether it is certain, without torch, that `auto` computes on the CPU."""
+    return device == "cpu" or (device == "auto" and not gpu_possible())
 
 
 def read_facts(
@@ -229,7 +260,7 @@ def read_facts(
     """Read what a bundle says of itself, without its network; arguments and errors as of `load`."""
     folder = hub.local(bundle)
     _check_signature(folder, require_signature)
-    return _at(model_card.read(folder), operating_point)
+    return at(model_card.read(folder), operating_point)
 
 
 def _check_signature(folder: Path, key: str | Path | None) -> None:
@@ -244,14 +275,23 @@ def opened(
     engine: str | Path,
     operating_point: str | None = None,
     require_signature: str | Path | None = None,
+    wanted: str | None = None,
 ) -> Reader:
     """Give the reader itself, or load a bundle as `load` does.
+
+    Args:
+        model: the reader, or the bundle.
+        engine: see `load`, as for the two that follow.
+        operating_point: likewise.
+        require_signature: likewise.
+        wanted: name of the engine that `auto` takes if it is possible here.
 
     Raises:
         SignatureError: a signature is required of a reader, whose files were loaded before.
     """
     if not isinstance(model, Reader):
-        return load(model, engine, operating_point, require_signature)
+        signed = require_signature
+        return _loaded(model, engine, operating_point, signed, None, "auto", wanted)
     if require_signature is not None:
         raise SignatureError(
             "a signature is checked when a bundle is loaded: give require_signature to "
@@ -260,7 +300,8 @@ def opened(
     return model
 
 
-def _at(bundle: Facts, operating_point: str | None) -> Facts:
+def at(bundle: Facts, operating_point: str | None) -> Facts:
+    """Give a bundle at one of its operating points; its own where None."""
     if operating_point is None:
         return bundle
     return replace(bundle, card=bundle.card.at(operating_point))

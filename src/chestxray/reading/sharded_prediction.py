@@ -154,6 +154,12 @@ class ShardPredictor:
         return Made(shard_of(path), reader.engine.name)
 
 
+def begun_shards(out: Path) -> tuple[str, str] | None:
+    """Give the plan and the engine of the first whole shard in a folder; None without any."""
+    there = shard_files(out) if out.is_dir() else []
+    return next((plan_of_shard(path) for path in there if is_whole(path)), None)
+
+
 def predict_here(reader: Reader, inputs: Inputs, of: FolderPlan) -> PredictionsManifest:
     """Predict into a folder on this machine.
 
