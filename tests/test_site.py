@@ -17,7 +17,8 @@ import check_site
 import pytest
 
 from conftest import REPOSITORY
-from viewer_parts import CHROMIUM, chromium
+from page_faults import WIDTHS, faults_of
+from viewer_parts import CHROMIUM
 
 TUTORIALS = REPOSITORY / "docs/tutorials"
 ON_PHANTOMS = ("first_report", "dicom", "own_table", "external_validation")
@@ -94,22 +95,18 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_pages_are_accessible_fit_their_window_and_ask_nobody_else(address, width):
-    from axe_playwright_python.sync_playwright import Axe
-
-    with chromium() as browser:
-        for path in ("index.html", "tutorials/first_report.html", "reference/gate_notices.html"):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto(address + path, wait_until="networkidle")
-            assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-            root = "document.documentElement"
-            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), path
-            assert [found["id"] for found in Axe().run(page).response["violations"]] == [], path
-            page.close()
+@pytest.mark.parametrize(("width", "scheme"), [*((w, "light") for w in WIDTHS), (1440, "dark")])
+def test_all_pages_are_accessible_fit_their_window_and_ask_nobody_else(
+    site, address, browser, width, scheme
+):
+    found = {}
+    for file in sorted(site.rglob("*.html")):
+        path = file.relative_to(site).as_posix()
+        if faults := faults_of(browser, address + path, width, scheme):
+            found[path] = faults
+    assert found == {}
 
 
 @pytest.fixture(scope="module")
