@@ -13,6 +13,7 @@ from chestxray.reading.validation import validate
 from chestxray.reporting import comparison_page, report
 from chestxray.serving.gateway import report as gateway_report
 from chestxray.serving.gateway.store import Store
+from chestxray.sources.phantom.tree import synth
 from fake_run import write_run
 from gateway_parts import config
 from page_faults import WIDTHS, faults_of
@@ -24,11 +25,13 @@ STYLES = ("journal", "slide")
 
 
 @pytest.fixture(scope="module")
-def pages(run: Path, dataset, phantoms: Path, tmp_path_factory: pytest.TempPathFactory):
+def pages(run: Path, dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each page by its command; those with a style in each of them, which changes nothing."""
     folder = tmp_path_factory.mktemp("pages")
     made = {"validate": folder / "validated/validation.html"}
-    validate(run / "bundle", [dataset.root, phantoms], folder / "validated", resamples=100)
+    synth(folder / "elsewhere", images=60, pixels=64, seed=9, balanced=True)
+    sets = [dataset.folder, folder / "elsewhere"]
+    validate(run / "bundle", sets, folder / "validated", resamples=100)
     full = write_run(folder / "run")
     tables = written(folder, base=model(1.0, 1, 0.7), wide=model(1.5, 2, 0.7)[:-30])
     compare_models(tables, TRUTH, resamples=100, out=folder / "compared")
