@@ -48,6 +48,15 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return markdown
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """Leave out header rows that are empty, which Markdown demands, and make empty corners cells.
+
+    A screen reader announces an empty header for each cell of its column.
+    """
+    html = re.sub(r"<thead>\s*<tr>(\s*<th[^>]*></th>)+\s*</tr>\s*</thead>\s*", "", html)
+    return re.sub(r"<th[^>]*></th>", "<td></td>", html)
+
+
 def _moved(text: str) -> str:
     """Make links from the top of the repository hold from the folder `project`."""
     text = re.sub(r"\]\(docs/", "](../", text)

@@ -16,7 +16,11 @@ from hypothesis import settings
 from chestxray import file_locks
 
 if TYPE_CHECKING:
+    import httpx
+    from playwright.sync_api import Browser, Page
+
     from chestxray.dataset.store import Dataset
+    from chestxray.reading.reader import Reader
     from public_trees import Film
 
 # A deadline tells of a busy machine, not of the code. Each run draws other examples.
@@ -197,6 +201,46 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "export",
         lambda out: export(bundle.load(run / "bundle"), out, "openvino", "fp32", noise(32)),
     )
+
+
+# --- the viewer in a browser --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; not for longer than a module, since its event loop forbids others meanwhile."""
+    from viewer_parts import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def service(reader: Reader) -> Iterator[httpx.Client]:
+    """The web service with the module's own reader."""
+    from chestxray.serving.admission import Limits
+    from chestxray.serving.web import create_app
+    from web_server import ready
+
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        yield client
+
+
+@pytest.fixture
+def page(browser: Browser, service: httpx.Client, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The service's viewer, open; the parameter, where a test has one, is the window's options."""
+    from viewer_parts import opened
+
+    with opened(browser, service, **getattr(request, "param", {})) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files for the viewer: two phantoms, one to be refused, and one that is not an image."""
+    from viewer_parts import write_radiographs
+
+    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
 
 
 class Clock:

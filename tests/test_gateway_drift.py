@@ -22,7 +22,7 @@ from chestxray.evaluation.drift import Distribution
 from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import backups, drift, readings, report, shadow_store
 from chestxray.serving.gateway import store as stores
-from chestxray.serving.gateway.config import Drift, Storage
+from chestxray.serving.gateway.config import Config, Drift, Storage
 from chestxray.serving.gateway.drift import Watched
 from chestxray.serving.gateway.drift_metrics import DriftMetrics
 from chestxray.serving.gateway.readings import Figures, Week
@@ -59,11 +59,15 @@ def model(store: Store) -> str:
     return remember(store, {"Effusion": VALIDATION.model_dump()})
 
 
-def remember(store: Store, probabilities: dict[str, dict]) -> str:
+def remember(store: Store, probabilities: dict, measures: dict | None = None, name="m") -> str:
     """Enter a model of one finding, as if it had read here."""
-    described = {"findings": ["Effusion"], "probabilities": probabilities, "measures": {}}
-    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
-    return "m"
+    described = {
+        "findings": ["Effusion"],
+        "probabilities": probabilities,
+        "measures": measures or {},
+    }
+    store.db.execute("INSERT INTO models VALUES (?, ?)", (name, json.dumps(described)))
+    return name
 
 
 def note(store: Store, model: str, probabilities: np.ndarray, **more: object) -> None:
@@ -205,12 +209,8 @@ def test_the_same_patients_in_more_weeks_of_a_baseline_make_it_no_more_certain(
 def changed_bundle(store: Store, clock) -> None:
     """Two good weeks of one model, then two of another, of which the second is far away."""
     draws = np.random.default_rng(7)
-    described = {"findings": ["Effusion"], "probabilities": {}, "measures": {}}
-    described["probabilities"] = {"Effusion": VALIDATION.model_dump()}
     for name in "mn":
-        store.db.execute(
-            "INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (name, json.dumps(described))
-        )
+        remember(store, {"Effusion": VALIDATION.model_dump()}, name=name)
     for number, (name, beta) in enumerate((("m", (2, 8)), ("m", (2, 8)), ("n", (8, 2)))):
         clock(MONDAY + number * WEEK)
         note(store, name, draws.beta(*beta, 200), notices=["burned-in"])
@@ -220,31 +220,31 @@ def changed_bundle(store: Store, clock) -> None:
 BASELINE = [dt.date(2026, 3, 2), dt.date(2026, 3, 8)]
 
 
+def reported(of: Config, store: Store, weeks: int) -> tuple[str, str]:
+    """The report as text and as a page."""
+    found = report.gather(of, store, weeks)
+    page = of.state.with_name("report.html")
+    report.write_page(found, page)
+    return "\n".join(report.lines(found)), page.read_text(encoding="utf-8")
+
+
 def test_a_week_of_a_bundle_that_the_baseline_does_not_know_is_said_not_to_be_compared(
-    tmp_path: Path, clock
+    store: Store, tmp_path: Path, clock
 ) -> None:
     of = config(tmp_path, '[drift]\nbaseline = ["2026-03-02", "2026-03-08"]\n')
-    store = Store(of.state)
     changed_bundle(store, clock)
     assert [one.alarms for one in weeks_of(store, of.drift)] == [(), (), ()]
     assert [bool(one.not_compared) for one in weeks_of(store, of.drift)] == [False, False, True]
     reason = "2026-W12: n has read nothing in the period of drift.baseline; set it to a period in"
-    found = report.gather(of, store, 8)
-    text = "\n".join(report.lines(found))
+    text, page = reported(of, store, 8)
     assert f"NOT COMPARED {reason}" in text
     assert "no alarm in 2 compared weeks;" in text
-    report.write_page(found, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "No alarm in 2 compared weeks." in page
     assert reason in page
-    only = report.gather(of, store, 2)  # the week of the new bundle alone was read
-    assert len(only.weeks) == 1
-    assert "no alarm" not in "\n".join(report.lines(only)).casefold()
-    report.write_page(only, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(report.gather(of, store, 2).weeks) == 1, "that of the new bundle"
+    text, page = reported(of, store, 2)
     assert "Nothing was compared." in page
-    assert "no alarm" not in page.casefold()
-    store.close()
+    assert "no alarm" not in (text + page).casefold()
 
 
 def test_a_baseline_of_before_the_first_reading_compares_nothing_and_says_so(
@@ -411,76 +411,57 @@ def test_a_state_folder_of_before_gets_the_tables_and_keeps_what_it_has(tmp_path
 
 
 def test_the_report_says_as_text_and_as_a_page_which_week_moved_and_names_nobody(
-    tmp_path: Path, clock
+    store: Store, model: str, tmp_path: Path, clock
 ) -> None:
-    of = config(tmp_path)
-    store = Store(of.state)
-    remember(store, {"Effusion": VALIDATION.model_dump()})
     draws = np.random.default_rng(6)
     clock(MONDAY)
-    note(store, "m", draws.beta(2, 8, 200), notices=["view-unknown"])
+    note(store, model, draws.beta(2, 8, 200), notices=["view-unknown"])
     clock(MONDAY + WEEK)
-    note(store, "m", draws.beta(6, 4, 200))
-    found = report.gather(of, store, 4)
-    text = "\n".join(report.lines(found))
+    note(store, model, draws.beta(6, 4, 200))
+    text, page = reported(config(tmp_path), store, 4)
     assert "2026-W10  m: 200 radiographs of 200 patients, 0 refused; view-unknown 200" in text
     assert "ALARM 2026-W11: probability of Effusion has moved by 0." in text
     assert "ALARM 2026-W10" not in text
-    report.write_page(found, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'class="alarm"' in page
     assert "view-unknown" in page
     for said in (text, page):
         assert PATIENT.split("^")[0] not in said
         assert "1.17" not in said, "an image's UID"
-    store.close()
 
 
 def test_the_report_says_that_the_database_of_the_shadow_is_damaged_and_everything_else(
-    tmp_path: Path, clock
+    store: Store, model: str, tmp_path: Path, clock
 ) -> None:
-    of = config(tmp_path)
-    store = Store(of.state)
-    remember(store, {"Effusion": VALIDATION.model_dump()})
     clock(MONDAY)
-    note(store, "m", np.full(50, 0.4))
-    (of.state / shadow_store.FILE).write_bytes(b"no database at all" * 500)
-    found = report.gather(of, store, 2)
-    assert "shadow.sqlite cannot be read" in found.problem
-    text = "\n".join(report.lines(found))
+    note(store, model, np.full(50, 0.4))
+    (store.folder / shadow_store.FILE).write_bytes(b"no database at all" * 500)
+    text, page = reported(config(tmp_path), store, 2)
+    assert "shadow.sqlite cannot be read" in text
     assert "50 radiographs of 50 patients" in text
     assert "figures of the shadow (shadow.sqlite): number unknown" in text
     assert "radiographs as received (images/): 0" in text
     assert "none has read" not in text
-    report.write_page(found, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "shadow.sqlite cannot be read" in page
     assert "<td>unknown</td>" in page
-    store.close()
 
 
 def test_a_bundle_without_distributions_is_told_of_with_the_next_step(
-    tmp_path: Path, clock
+    store: Store, tmp_path: Path, clock
 ) -> None:
-    of = config(tmp_path)
-    store = Store(of.state)
-    remember(store, {})
     clock(MONDAY)
-    note(store, "m", np.full(50, 0.4))
-    text = "\n".join(report.lines(report.gather(of, store, 2)))
+    note(store, remember(store, {}), np.full(50, 0.4))
+    text, _ = reported(config(tmp_path), store, 2)
     assert "set drift.baseline to a period of this gateway" in text
-    assert "ALARM" not in text.replace("no alarm", "ALARM")
-    store.close()
+    assert "ALARM" not in text
+    assert "no alarm" not in text
 
 
 def test_of_a_bundle_with_measures_alone_it_is_said_that_no_probability_is_compared(
     store: Store, clock
 ) -> None:
-    measures = {"look": VALIDATION.model_dump()}
-    described = {"findings": ["Effusion"], "probabilities": {}, "measures": measures}
-    store.db.execute("INSERT INTO models VALUES ('m', ?)", (json.dumps(described),))
+    model = remember(store, {}, {"look": VALIDATION.model_dump()})
     clock(MONDAY)
-    note(store, "m", np.full(50, 0.4), measures={"look": 0.2})
+    note(store, model, np.full(50, 0.4), measures={"look": 0.2})
     (found,) = weeks_of(store)
     assert list(found.shifts) == [Watched("measure", "look")]
     assert found.not_compared.startswith("probabilities: the bundle has no distributions")

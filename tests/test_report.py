@@ -34,7 +34,7 @@ from chestxray.reporting.run_files import RunFiles
 from chestxray.reporting.svg import VARIABLES
 from chestxray.sources.nih import FINDINGS
 from fake_run import CARD, page_of, truth, write_run, write_training
-from viewer_parts import CHROMIUM, chromium
+from viewer_parts import CHROMIUM
 
 PREFIX = "data:image/webp;base64,"
 
@@ -343,22 +343,6 @@ def test_the_checklist_follows_what_the_run_contains(full: Path, tmp_path: Path)
                for name, items in less.items() for item, status in items
                if (name, item.topic) in changed_items)  # fmt: skip
     assert everything["CLAIM 2024"][32][1] == reporting_checklist.MISSING  # no external data
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_is_accessible_and_fits_its_window(html: str, tmp_path: Path) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    (tmp_path / "report.html").write_text(html, encoding="utf-8")
-    with chromium() as browser:
-        for width in (1440, 1024, 390):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.goto((tmp_path / "report.html").as_uri())
-            root = "document.documentElement"
-            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), width
-            assert [found["id"] for found in Axe().run(page).response["violations"]] == []
-            page.close()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from fhir.resources.R4B.observation import Observation
+from fhir.resources.R4B.operationoutcome import OperationOutcome
 from jsonschema import Draft6Validator
 from pydicom import config, dcmread
 from pydicom.pixels import pixel_array
@@ -63,7 +65,17 @@ def read(client, data: bytes, accept: str = JSON, **query) -> httpx.Response:
     return client.post("/v1/read", files={"file": data}, params=query, headers=headers)
 
 
+def issues(answer: httpx.Response) -> list[tuple[str, str, str, str]]:
+    """Severity, type, own code and text of each issue, as FHIR's own models see them."""
+    assert answer.headers["content-type"] == FHIR
+    found = OperationOutcome.model_validate(answer.json()).issue
+    return [(i.severity, i.code, i.details.coding[0].code, i.details.text) for i in found]
+
+
 def problem(response: httpx.Response) -> tuple[int, str]:
+    """Status and code, of whichever form the error has."""
+    if response.headers["content-type"] == FHIR:
+        return response.status_code, issues(response)[0][2]
     return response.status_code, response.json()["code"]
 
 
@@ -360,6 +372,25 @@ def test_a_forced_fhir_report_has_no_coded_conclusion_and_notes_the_refusal_firs
     assert "efused" not in trusted
 
 
+def test_forced_readings_are_counted_once_each_by_the_reason_and_others_are_not(
+    forcing, refused, film
+):
+    def counted() -> dict[str, float]:
+        page = forcing.get("/metrics").text
+        found = re.findall(r"^chestxray_forced_readings_total(\S*) (\S+)$", page, re.MULTILINE)
+        return {labels: float(count) for labels, count in found}
+
+    before = counted().get('{code="rotated"}', 0)
+    for form in (JSON, FHIR):
+        forced(forcing, refused, form)
+    batch = forcing.post(
+        "/v1/read/batch", files=[("file", refused), ("file", film)], params={"force": "true"}
+    )
+    assert [json.loads(line)["status"] for line in batch.text.splitlines()] == [200, 200]
+    read(forcing, film, force="true")
+    assert counted() == {'{code="rotated"}': before + 3}
+
+
 @pytest.mark.parametrize("kind", ["sr", "regions"])
 def test_the_reports_of_a_forced_answer_begin_with_the_refusal(kind, forcing, refused):
     result = dcmread(io.BytesIO(forced(forcing, refused, DICOM, objects=kind).content))
@@ -401,6 +432,96 @@ def test_every_finding_of_the_vocabulary_has_a_code_of_fhir():
         assert all(code["system"].startswith(("http://", "urn:oid:")) for code in concept["coding"])
 
 
+def test_a_refusal_in_fhir_has_an_issue_for_each_notice(client, refused):
+    said = read(client, refused).json()
+    answer = read(client, refused, FHIR)
+    assert answer.status_code == 422
+    assert issues(answer) == [
+        ("error", "business-rule", "refused", said["detail"]),
+        ("error", "business-rule", "rotated", said["notices"][0]["sentence"]),
+    ]
+
+
+FAILURES = {
+    "unsupported-format": (415, "not-supported"),
+    "unreadable": (422, "processing"),
+    "invalid-parameter": (422, "processing"),
+    "force-not-allowed": (403, "forbidden"),
+    "busy": (429, "throttled"),
+    "http-404": (404, "not-found"),
+    "http-405": (405, "not-supported"),
+    "unauthorized": (401, "login"),
+    "not-local": (403, "forbidden"),
+    "internal-error": (500, "exception"),
+}
+
+
+@pytest.fixture(scope="module")
+def failures(client, reader, film) -> dict[str, tuple[httpx.Response, httpx.Response]]:
+    """Of each failure the answers to a client that asks for FHIR and to one that does not."""
+    token = "a token of 16 characters".replace(" ", "-")
+
+    def ask(accept: str) -> Iterator[httpx.Response]:
+        headers = {"Accept": accept}
+        yield read(client, b"nothing", accept)
+        yield read(client, film[:-9000], accept)
+        yield read(client, film, accept, heatmaps="maps")
+        yield read(client, film, accept, force="true")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client.admission.usage, "_most_per_client", Usage(0, 2**20))
+            yield read(client, film, accept)
+        yield client.get("/v1/none", headers=headers)
+        yield client.get("/v1/read", headers=headers)
+        with ready(create_app(reader, Limits(decoders=1), token)) as guarded:
+            yield read(guarded, film, accept)
+        yield client.get("/v1/model", headers=headers | {"Host": "hospital.example"})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client.admission, "read", None)
+            yield read(client, film, accept)
+
+    both = zip([*ask(FHIR)], [*ask("*/*")], strict=True)  # one after the other, for the patches
+    return dict(zip(FAILURES, both, strict=True))
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_an_error_in_fhir_says_what_the_problem_says(code, failures):
+    status, kind = FAILURES[code]
+    answer, other = failures[code]
+    assert other.headers["content-type"] == "application/problem+json"
+    assert problem(other) == (status, code)
+    assert answer.status_code == status
+    assert issues(answer) == [("error", kind, code, other.json()["detail"])]
+    for name in ("Retry-After", "WWW-Authenticate"):
+        assert answer.headers.get(name) == other.headers.get(name)
+    assert ("WWW-Authenticate" in answer.headers) == (code == "unauthorized")
+
+
+def test_every_error_is_counted_by_its_code(client, failures):
+    page = client.get("/metrics").text
+    counted = dict(
+        re.findall(r'^chestxray_problems_total{code="(\S+)"} (\S+)$', page, re.MULTILINE)
+    )
+    for code in failures.keys() - {"unauthorized"}:  # which was another service's
+        assert float(counted[code]) >= 2, code
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (FHIR, FHIR),
+        (f"{FHIR}; fhirVersion=4.0", FHIR),
+        (f"{FHIR}, */*;q=0.1", FHIR),
+        (f"{FHIR}, application/problem+json", "application/problem+json"),
+        (f"{FHIR};q=0.5, {JSON}", "application/problem+json"),
+        (DICOM, "application/problem+json"),
+        ("text/html", "application/problem+json"),
+        (f"{FHIR}, " * 100 + FHIR, "application/problem+json"),
+    ],
+)
+def test_an_error_has_the_form_of_fhir_only_where_the_client_prefers_it(client, accept, form):
+    assert client.get("/v1/none", headers={"Accept": accept}).headers["content-type"] == form
+
+
 @pytest.fixture(scope="module")
 def r4(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """HL7's JSON Schema of FHIR R4, out of a package of npm."""
@@ -430,3 +551,10 @@ def test_hl7s_schema_of_r4_finds_no_error_in_a_report(client, film, r4):
         report = read(client, data, FHIR).json()
         assert against_r4(r4, report) == []
     assert against_r4(r4, read(client, film, FHIR).json() | {"status": "maybe"}) != []
+
+
+@pytest.mark.slow
+def test_hl7s_schema_of_r4_finds_no_error_in_an_outcome(client, refused, failures, r4):
+    for answer in (read(client, refused, FHIR), *(answer for answer, _ in failures.values())):
+        assert against_r4(r4, answer.json()) == []
+    assert against_r4(r4, answer.json() | {"issue": [{"severity": "error", "code": "bad"}]}) != []

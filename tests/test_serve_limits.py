@@ -25,6 +25,7 @@ from chestxray.serving.admission import Limits
 from chestxray.serving.batching import BatchingEngine
 from chestxray.serving.middleware import _host_name
 from chestxray.serving.web import create_app, example_png
+from conftest import REPOSITORY
 from dicom_files import dicom
 from web_server import ready, wait_until
 
@@ -381,6 +382,14 @@ def test_metrics_follow_prometheus_naming(client, radiograph):
         assert re.search(rf"^{name}[ {{]", page, re.MULTILINE), name
     counters = re.findall(r"^# TYPE (\S+) counter$", page, re.MULTILINE)
     assert all(name.endswith(("_total", "_created")) for name in counters)
+
+
+def test_each_metric_is_documented_and_each_that_is_documented_exists(client):
+    page = client.get("/metrics").text
+    served = re.findall(r"^# TYPE (chestxray_\S+)", page, re.MULTILINE)
+    table = (REPOSITORY / "docs/web_service.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(chestxray_\w+)", table, re.MULTILINE)
+    assert {name for name in served if not name.endswith("_created")} == {*documented}
 
 
 def test_every_described_answer_has_its_schema_and_media_type(client):

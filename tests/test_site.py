@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,12 +17,16 @@ from pathlib import Path
 import check_site
 import pytest
 
+from chestxray.serving.gateway import config
 from conftest import REPOSITORY
-from viewer_parts import CHROMIUM, chromium
+from gateway_parts import PLUGIN
+from page_faults import WIDTHS, faults_of
+from viewer_parts import CHROMIUM
 
 TUTORIALS = REPOSITORY / "docs/tutorials"
 ON_PHANTOMS = ("first_report", "dicom", "own_table", "external_validation")
 """Tutorials that need no data, in their order: all but the third use the model of the first."""
+FENCED = re.MULTILINE | re.DOTALL
 ENDLESS = ("until Ctrl-C", "in another terminal")
 
 
@@ -94,22 +99,18 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_pages_are_accessible_fit_their_window_and_ask_nobody_else(address, width):
-    from axe_playwright_python.sync_playwright import Axe
-
-    with chromium() as browser:
-        for path in ("index.html", "tutorials/first_report.html", "reference/gate_notices.html"):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto(address + path, wait_until="networkidle")
-            assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-            root = "document.documentElement"
-            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), path
-            assert [found["id"] for found in Axe().run(page).response["violations"]] == [], path
-            page.close()
+@pytest.mark.parametrize(("width", "scheme"), [*((w, "light") for w in WIDTHS), (1440, "dark")])
+def test_all_pages_are_accessible_fit_their_window_and_ask_nobody_else(
+    site, address, browser, width, scheme
+):
+    found = {}
+    for file in sorted(site.rglob("*.html")):
+        path = file.relative_to(site).as_posix()
+        if faults := faults_of(browser, address + path, width, scheme):
+            found[path] = faults
+    assert found == {}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
     """What a reader pastes: a file's name and content, `sh` and a line, or `python` and a block."""
     name = ""
     pattern = r"[Ss]ave this as `([\w.]+)`|^```(bash|python)\n(.*?)^```"
-    for found in re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for found in re.finditer(pattern, page.read_text(encoding="utf-8"), FENCED):
         if found[1]:
             name = found[1]
         elif name:
@@ -186,6 +187,23 @@ def test_each_recipe_of_a_tutorial_trains_at_the_size_that_was_prepared():
                 size = int(given[1]) if given else recipe.load(command[2]).size
                 assert size == sizes[command[1]], f"{page.name}: {line}"
     assert trained >= 3
+
+
+def test_the_pacs_of_the_tutorial_has_dicomweb_and_knows_the_gateway(tmp_path):
+    page = (TUTORIALS / "pacs.md").read_text(encoding="utf-8")
+    (orthanc,) = (json.loads(one) for one in re.findall(r"^```json\n(.*?)^```", page, FENCED))
+    assert orthanc["Plugins"] == [str(PLUGIN)]
+    assert orthanc["DicomWeb"]["Enable"] is True
+    first, second = re.findall(r"^```toml\n(.*?)^```", page, FENCED)
+    over_web = first[: first.index("[[destinations]]")] + second
+    for text in (first, over_web):
+        (tmp_path / "gateway.toml").write_text(text, encoding="utf-8")
+        gateway = config.load(tmp_path / "gateway.toml")
+        known = [gateway.receive.ae_title, "127.0.0.1", gateway.receive.port]
+        assert orthanc["DicomModalities"]["gateway"] == known
+        assert gateway.receive.allow == [orthanc["DicomAet"]]
+    web = f"http://127.0.0.1:{orthanc['HttpPort']}/dicom-web"
+    assert (gateway.poll[0].url, gateway.destinations[0].url) == (web, web)
 
 
 def test_each_tutorial_on_phantoms_has_steps_and_the_others_say_what_they_need():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from python_multipart.multipart import parse_options_header
@@ -26,7 +24,6 @@ from viewer_parts import (
     PlantedEngine,
     PlantedReader,
     add,
-    chromium,
     drag,
     heat,
     middle,
@@ -35,7 +32,6 @@ from viewer_parts import (
     planted,
     readout,
     settle,
-    write_radiographs,
 )
 from web_server import ready
 
@@ -45,30 +41,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 @pytest.fixture(scope="module")
 def reader(run: Path):
     return planted(run)
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
-
-
-@pytest.fixture(scope="module")
-def service(reader) -> Iterator[httpx.Client]:
-    with ready(create_app(reader, Limits(decoders=1))) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, service, request):
-    options = {"viewport": request.param} if hasattr(request, "param") else {}
-    with opened(browser, service, **options) as page:
-        yield page
 
 
 def test_a_radiograph_is_read_and_its_findings_are_sorted(page, radiographs, reader):
@@ -381,7 +353,7 @@ def test_what_is_not_known_of_an_imported_model_is_not_recorded(browser, reader)
     assert not {"null", "undefined", "NaN"} & set(re.findall(r"\w+", about + header))
 
 
-@pytest.mark.parametrize("page", [{"width": 390, "height": 844}], indirect=True)
+@pytest.mark.parametrize("page", [{"viewport": {"width": 390, "height": 844}}], indirect=True)
 def test_nothing_overflows_a_phone_screen(page, radiographs):
     add(page, radiographs["a"], radiographs["refused"], radiographs["text"])
     for place in range(3):

@@ -5,16 +5,11 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from chestxray.serving.admission import Limits
-from chestxray.serving.web import create_app
-from viewer_parts import CHROMIUM, chromium, opened, planted, settle, write_radiographs
-from web_server import ready
+from viewer_parts import CHROMIUM, planted, settle
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -22,26 +17,8 @@ DONE = ", ".join(f"#list li[data-state={state}]" for state in ("read", "refused"
 
 
 @pytest.fixture(scope="module")
-def service(run: Path) -> Iterator[httpx.Client]:
-    with ready(create_app(planted(run), Limits(decoders=1))) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, service):
-    with opened(browser, service) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
+def reader(run: Path):
+    return planted(run)
 
 
 def archive(path: Path, names: dict[str, bytes]) -> Path:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 
-from chestxray.serving.admission import Limits
-from chestxray.serving.web import create_app
 from viewer_parts import (
     CHROMIUM,
     add,
-    chromium,
     heat,
     opened,
     picture,
     planted,
     readout,
     settle,
-    write_radiographs,
 )
-from web_server import ready
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -34,29 +27,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 @pytest.fixture(scope="module")
 def reader(run: Path):
     return planted(run)
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
-
-
-@pytest.fixture(scope="module")
-def service(reader) -> Iterator[httpx.Client]:
-    with ready(create_app(reader, Limits(decoders=1))) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, service):
-    with opened(browser, service) as page:
-        yield page
 
 
 def state(page, place: int = 0) -> str:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
 from chestxray.findings import label, term
 from chestxray.model import bundle as bundles
-from chestxray.serving.admission import Limits
-from chestxray.serving.web import create_app
 from finding_sets import FIVE, FORTY, HOSTILE, ONE, with_findings
 from viewer_parts import (
     CHROMIUM,
     PlantedEngine,
     PlantedReader,
     add,
-    chromium,
     heat,
     opened,
     pages_of,
     picture,
     settle,
-    write_radiographs,
 )
-from web_server import ready
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -39,23 +32,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 def reader(run: Path, request) -> PlantedReader:
     bundle = with_findings(bundles.load(run / "bundle"), request.param)
     return PlantedReader(bundle, PlantedEngine(len(request.param)))
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_radiographs(tmp_path_factory.mktemp("radiographs"))
-
-
-@pytest.fixture(scope="module")
-def service(reader) -> Iterator[httpx.Client]:
-    with ready(create_app(reader, Limits(decoders=1))) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 def row(page, finding: str):

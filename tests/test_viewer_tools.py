@@ -18,14 +18,12 @@ from dicom_files import dicom
 from viewer_parts import (
     CHROMIUM,
     add,
-    chromium,
     heat,
     opened,
     pages_of,
     picture,
     planted,
     settle,
-    write_radiographs,
 )
 from web_server import ready
 
@@ -44,22 +42,12 @@ def service(run: Path) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, service, request):
-    with opened(browser, service, **getattr(request, "param", {})) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Phantoms as PNG and DICOM: two of Jane, one of John, and one that is refused."""
-    folder = tmp_path_factory.mktemp("radiographs")
-    made = write_radiographs(folder)
+def radiographs(
+    radiographs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Besides the usual ones, DICOM files: three of Jane, of which one is large, one of John."""
+    folder = tmp_path_factory.mktemp("dicom")
+    made = dict(radiographs)
     grey = {name: cv2.imread(str(made[name]), cv2.IMREAD_GRAYSCALE) for name in "ab"}
     large = cv2.resize(grey["a"], (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
     spaced = {"ImagerPixelSpacing": [0.14, 0.14], "ViewPosition": "PA"}

@@ -342,7 +342,11 @@ class AdmissionControl:
             refused.problem.force_allowed = self.allow_force
             raise refused from error
         slot.reserve_more(result_bytes(decoded, reading, options))
-        return answer(self.reader, reading, upload, decoded, options)
+        made = answer(self.reader, reading, upload, decoded, options)
+        if reading.forced:
+            reason = next(notice.code for notice in reading.warnings if notice.refuses)
+            self.metrics.forced_readings.labels(reason).inc()
+        return made
 
 
 def _busy(reason: str) -> ProblemError:

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from chestxray.serving.http_errors import with_problem_type
+from chestxray.serving.error_responses import with_error_types
 from chestxray.serving.middleware import CONTENT_POLICY
 from chestxray.serving.page_files import PageFile, page_files
 
@@ -49,7 +49,7 @@ def add_api_docs(app: FastAPI, *, token: bool) -> None:
 def _describe(app: FastAPI, *, token: bool) -> None:
     @cache
     def openapi() -> dict[str, Any]:
-        schema = with_problem_type(
+        schema = with_error_types(
             get_openapi(
                 title=app.title,
                 version=app.version,

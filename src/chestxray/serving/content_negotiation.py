@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
 
 from chestxray.serving.http_errors import ProblemError
 
@@ -33,6 +34,11 @@ class _Range(NamedTuple):
     kind: str
     parameters: dict[bytes, bytes]
     quality: float
+
+
+def accepted(headers: Headers) -> str:
+    """Give what a client accepts: the header `Accept`, which may come in several lines."""
+    return ", ".join(headers.getlist("accept"))
 
 
 def chosen(accept: str, offered: Sequence[str]) -> str:

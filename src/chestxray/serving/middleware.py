@@ -34,12 +34,13 @@ from prometheus_client import (
     generate_latest,
 )
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chestxray.errors import ConfigError
 from chestxray.serving.clients import Proxies, is_forwarded, is_loopback, peer_of
-from chestxray.serving.http_errors import ProblemDetails, problem_details, problem_response
+from chestxray.serving.content_negotiation import accepted
+from chestxray.serving.error_responses import error_response
+from chestxray.serving.http_errors import ProblemDetails, problem_details
 
 REQUEST_ID: Final = "chestxray.request"
 """Where the scope of a request has its id."""
@@ -66,19 +67,15 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-_UNAUTHORIZED: Final = problem_response(
-    problem_details(
-        401, "unauthorized", "Send the token in the header `Authorization: Bearer TOKEN`."
-    ),
-    {"WWW-Authenticate": "Bearer"},
+_UNAUTHORIZED: Final = problem_details(
+    401, "unauthorized", "Send the token in the header `Authorization: Bearer TOKEN`."
 )
-_NOT_LOCAL: Final = problem_response(
-    problem_details(
-        403,
-        "not-local",
-        "Without a token, only programs and pages on this machine are served, at "
-        "http://127.0.0.1 or http://localhost, and not through a proxy.",
-    )
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+_NOT_LOCAL: Final = problem_details(
+    403,
+    "not-local",
+    "Without a token, only programs and pages on this machine are served, at http://127.0.0.1 or "
+    "http://localhost, and not through a proxy.",
 )
 _log = logging.getLogger(__name__)
 
@@ -89,7 +86,8 @@ class Metrics:
     Attributes:
         requests: answered, by route and status.
         request_seconds: from a request's first byte to its answer, by route.
-        problems: by code.
+        problems: requests that failed, and files of a batch, by code.
+        forced_readings: by the code of the first reason for the refusal.
         upload_bytes: of image files received.
         uploads_in_progress: requests that hold a slot.
         batch_images: images that the model read at once.
@@ -108,9 +106,17 @@ class Metrics:
             registry=self._registry,
         )
         self.problems = Counter(
-            "chestxray_problems", "Requests that failed, by code.", ("code",),
+            "chestxray_problems",
+            "Requests that failed, and files of a batch, by code.",
+            ("code",),
             registry=self._registry,
-        )  # fmt: skip
+        )
+        self.forced_readings = Counter(
+            "chestxray_forced_readings",
+            "Readings of radiographs that the gate refuses, by the code of the first reason.",
+            ("code",),
+            registry=self._registry,
+        )
         self.upload_bytes = Counter(
             "chestxray_upload_bytes", "Bytes of image files received.", registry=self._registry
         )
@@ -221,17 +227,23 @@ class HttpMiddleware:
         scope[REQUEST_ID] = exchange.id
         start = time.monotonic()
         try:
-            refusal = self._refusal(scope)
-            await (refusal or self._app)(scope, exchange.receive, exchange.send)
+            if refusal := self._refusal(scope):
+                await self._fail(exchange, refusal)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 (a message may quote what a file says: not logged)
-            await exchange.fail(internal_error(error, exchange.id))
+            await self._fail(exchange, internal_error(error, exchange.id))
         seconds = time.monotonic() - start
         route = getattr(scope.get("route"), "path", "") or "other"
         self._metrics.requests.labels(route, str(exchange.status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         _log_request(method, route, exchange, seconds)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    async def _fail(self, exchange: _Exchange, problem: ProblemDetails) -> None:
+        self._metrics.problems.labels(problem.code).inc()
+        await exchange.fail(problem)
+
+    def _refusal(self, scope: Scope) -> ProblemDetails | None:
         if not scope["path"].startswith(_PROTECTED):
             return None
         headers = Headers(scope=scope)
@@ -321,7 +333,10 @@ class _Exchange:
     async def fail(self, problem: ProblemDetails) -> None:
         """Answer with a problem, unless an answer has begun."""
         if self.status is None:
-            await problem_response(problem)(self._scope, self.receive, self.send)
+            accept = accepted(Headers(scope=self._scope))
+            headers = _CHALLENGE if problem.status == 401 else None
+            response = error_response(problem, accept, headers)
+            await response(self._scope, self.receive, self.send)
 
     async def _drain(self) -> None:
         """Discard the rest of the body: many clients read no answer before they have sent it."""

@@ -26,13 +26,11 @@ from chestxray.serving.content_negotiation import (
     FHIR,
     JSON,
     JSON_LINES,
+    accepted,
     chosen,
 )
-from chestxray.serving.http_errors import (
-    ProblemDetails,
-    ProblemError,
-    problem_responses,
-)
+from chestxray.serving.error_responses import problem_responses
+from chestxray.serving.http_errors import ProblemDetails, ProblemError
 from chestxray.serving.middleware import REQUEST_ID, internal_error
 from chestxray.serving.read_options import ReadOptions, some_findings, some_objects
 from chestxray.serving.responses import Heatmaps, ReadResult
@@ -96,7 +94,7 @@ async def _of_one(
         Query(description=f"DICOM objects of the answer, with commas: {', '.join(KINDS)}."),
     ] = None,
 ) -> ReadOptions:
-    form = chosen(_accepted(request), _FORMS)
+    form = chosen(accepted(request.headers), _FORMS)
     admission = _admission(request, force)
     return ReadOptions(
         form,
@@ -115,14 +113,10 @@ async def _of_each(
     display: _Display = False,
     force: _Force = False,
 ) -> ReadOptions:
-    form = chosen(_accepted(request), (JSON_LINES,))
+    form = chosen(accepted(request.headers), (JSON_LINES,))
     admission = _admission(request, force)
     wanted = some_findings(findings or (), admission.reader.findings)
     return ReadOptions(form, wanted, heatmaps, display, force)
-
-
-def _accepted(request: Request) -> str:
-    return ", ".join(request.headers.getlist("accept"))
 
 
 def _admission(request: Request, force: bool) -> AdmissionControl:
@@ -256,16 +250,16 @@ class _Batch:
         try:
             self._slot.hold_answer(len(content))
         except ProblemError as error:
-            return _Line(self._problem(index, error), 0)
+            return _Line(self._problem(index, error.problem), 0)
         return _Line(content, len(content))
 
     async def _content(self, index: int, slot: Slot, data: bytes) -> bytes:
         try:
             made = await self._admission.read(slot, upload_of(data), self._options)
         except ProblemError as error:
-            return self._problem(index, error)
+            return self._problem(index, error.problem)
         except Exception as error:  # noqa: BLE001 (as the middleware, in place of the reading)
-            return _problem_line(index, internal_error(error, self._request))
+            return self._problem(index, internal_error(error, self._request))
         else:
             return b'{"index":%d,"status":200,"reading":%b,"problem":null}\n' % (
                 index,
@@ -275,14 +269,10 @@ class _Batch:
             if not slot.handed_over:
                 slot.release()
 
-    def _problem(self, index: int, error: ProblemError) -> bytes:
-        self._admission.metrics.problems.labels(error.problem.code).inc()
-        return _problem_line(index, error.problem)
-
-
-def _problem_line(index: int, problem: ProblemDetails) -> bytes:
-    line = BatchLine(index=index, status=problem.status, reading=None, problem=problem)
-    return line.model_dump_json().encode() + b"\n"
+    def _problem(self, index: int, problem: ProblemDetails) -> bytes:
+        self._admission.metrics.problems.labels(problem.code).inc()
+        line = BatchLine(index=index, status=problem.status, reading=None, problem=problem)
+        return line.model_dump_json().encode() + b"\n"
 
 
 class _BatchResponse(StreamingResponse):

@@ -37,13 +37,9 @@ from chestxray.serving import reading_routes
 from chestxray.serving.admission import AdmissionControl, Limits
 from chestxray.serving.api_docs import add_api_docs
 from chestxray.serving.clients import Proxies
-from chestxray.serving.http_errors import (
-    ProblemDetails,
-    ProblemError,
-    problem_details,
-    problem_response,
-    problem_responses,
-)
+from chestxray.serving.content_negotiation import accepted
+from chestxray.serving.error_responses import error_response, problem_responses
+from chestxray.serving.http_errors import ProblemDetails, ProblemError, problem_details
 from chestxray.serving.middleware import HttpMiddleware
 from chestxray.serving.page_files import page_files
 from chestxray.serving.responses import (
@@ -243,21 +239,25 @@ def _add_viewer(app: FastAPI) -> None:
 
 
 def _add_problem_handlers(app: FastAPI, admission: AdmissionControl) -> None:
-    def response(problem: ProblemDetails, headers: Mapping[str, str] | None = None) -> Response:
+    def response(
+        request: Request, problem: ProblemDetails, headers: Mapping[str, str] | None = None
+    ) -> Response:
         admission.metrics.problems.labels(problem.code).inc()
-        return problem_response(problem, headers)
+        return error_response(problem, accepted(request.headers), headers)
 
     @app.exception_handler(ProblemError)
-    async def problem(_: Request, error: ProblemError) -> Response:
-        return response(error.problem, error.headers)
+    async def problem(request: Request, error: ProblemError) -> Response:
+        return response(request, error.problem, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         status = error.status_code
-        return response(problem_details(status, f"http-{status}", error.detail), error.headers)
+        problem = problem_details(status, f"http-{status}", error.detail)
+        return response(request, problem, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def parameter(_: Request, error: RequestValidationError) -> Response:
+    async def parameter(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        return response(problem_details(422, "invalid-parameter", f"{where}: {first['msg']}"))
+        problem = problem_details(422, "invalid-parameter", f"{where}: {first['msg']}")
+        return response(request, problem)
