@@ -104,7 +104,7 @@ def random_bundle(folder: Path) -> Path:
     line = Logistic(family="platt", slope=1.0, offset=0.0)
     kept = Parity(
         images=1000, measured_on="nothing", measured_with="nothing", probability=0.0,
-        log_odds=0.0, map=0.0,
+        log_odds=0.0, map=0.0, heat=0.0, peak=0.0, features=0.0,
         auroc={}, mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
     )  # fmt: skip
     thresholds = dict.fromkeys(FINDINGS, 0.5)

@@ -14,6 +14,7 @@ from chestxray.model import bundle
 from chestxray.model.bfloat16 import Bfloat16Engine
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import run_all
+from chestxray.model.heatmaps import HeatScale
 from chestxray.model.network import Classifier
 from chestxray.model.parity import AurocChange, Parity, measure, noise
 from chestxray.model.parity_images import trial_of
@@ -142,7 +143,8 @@ def recorded(given: Bundle, record: Parity | None) -> Bundle:
 
 KEPT = Parity(
     images=400, measured_on="films", measured_with="torch", probability=0.01, log_odds=0.1,
-    map=0.1, auroc={}, mean_auroc=AurocChange(value=0.0, low=-0.004, high=0.003),
+    map=0.1, heat=0.05, peak=0.02, features=0.01, auroc={},
+    mean_auroc=AurocChange(value=0.0, low=-0.004, high=0.003),
 )  # fmt: skip
 
 
@@ -151,10 +153,10 @@ def test_training_measures_the_network_in_bfloat16_where_there_are_enough_images
 ):
     assert loaded.card.bfloat16 is None  # 115 images
     monkeypatch.setattr("chestxray.training.finalize.FEWEST_IMAGES", 100)
-    classifier, calibration = loaded.classifier, loaded.card.calibration
-    record = _in_bfloat16(classifier, dataset, dataset.findings, calibration)
+    classifier, rules = loaded.classifier, (loaded.card.calibration, HeatScale.of(loaded.card))
+    record = _in_bfloat16(classifier, dataset, dataset.findings, *rules)
     trial = trial_of(dataset, dataset.findings, drawn=False)
-    again = measure(Bfloat16Engine(classifier), TorchEngine(classifier), trial, calibration)
+    again = measure(Bfloat16Engine(classifier), TorchEngine(classifier), trial, *rules)
     assert record.images == len(dataset.rows("val")) + len(dataset.rows("train"))
     assert record.measured_with.endswith("bfloat16 emulated on cpu")
     assert 0 < record.probability == pytest.approx(again.probability, rel=0.2)
@@ -167,6 +169,10 @@ def test_bfloat16_needs_a_record_that_kept_all_limits(loaded):
     for change in (
         {"probability": 0.06},
         {"log_odds": 0.6},
+        {"heat": 0.25},
+        {"peak": 0.15},
+        {"heat": None},  # a record of an earlier version
+        {"features": float("nan")},
         {"mean_auroc": harmed},
         {"images": 20},
     ):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from chestxray.model.exported import (
     open_engine,
     read_export,
 )
+from chestxray.model.heatmaps import HeatScale, MapSummary, fit_heat_scales
+from chestxray.model.network import Classifier
 from chestxray.model.openvino_graph import (
     bfloat16_weights,
     float32_layers,
@@ -40,7 +43,7 @@ from chestxray.model.openvino_graph import (
     keep_float32,
 )
 from chestxray.model.parity import Parity, Trial, measure, noise
-from chestxray.model.parity_images import trial_of
+from chestxray.model.parity_images import phantoms, trial_of
 from chestxray.model.torch_engine import TorchEngine
 from chestxray.sources.nih import FINDINGS
 from command_line import run_command
@@ -83,25 +86,27 @@ def test_normalisation_is_inside_the_graph(loaded, tmp_path):
 
 
 def test_the_measured_parity_is_that_of_the_files(loaded, exported, trial):
-    found = measure(
-        open_engine(exported), TorchEngine(loaded.classifier), trial, loaded.card.calibration
-    )
-    logits, maps, _ = open_engine(exported).run(np.array(trial.images))
-    exact, heat, _ = TorchEngine(loaded.classifier).run(np.array(trial.images))
+    rules = trial, loaded.card.calibration, HeatScale.of(loaded.card)
+    found = measure(open_engine(exported), TorchEngine(loaded.classifier), *rules)
+    logits, maps, features = open_engine(exported).run(np.array(trial.images))
+    exact, heat, wanted = TorchEngine(loaded.classifier).run(np.array(trial.images))
     apply = loaded.card.calibration.apply
     assert found.probability == pytest.approx(np.abs(apply(logits) - apply(exact)).max(), abs=1e-6)
     assert found.map == pytest.approx(np.abs(maps - heat).max(), abs=1e-5)
+    largest = max(1, np.abs(wanted).max())
+    assert found.features == pytest.approx(np.abs(features - wanted).max() / largest, abs=1e-5)
     assert set(found.auroc or {}) == set(FINDINGS)
 
 
 def test_float32_is_held_image_by_image():
     found = Parity(
         images=9, measured_on="x", measured_with="y", probability=2e-4, log_odds=0.0,
-        map=float("nan"), auroc=None,
+        map=float("nan"), features=0.5, auroc=None,
     )  # fmt: skip
     assert found.misses(exact=True) == [
         "probabilities differ by up to 0.0002, at most 0.0001 is allowed",
         "maps differ by up to nan, at most 0.0001 is allowed",
+        "features differ by up to 0.5, at most 0.0001 is allowed",
     ]
 
 
@@ -167,7 +172,8 @@ def test_int8_is_calibrated_on_training_and_judged_with_validation(
         if layer.get_friendly_name() in float32_layers(graph):
             assert layer.input_value(0).get_node().get_type_name() != "FakeQuantize"
     engine, exact = open_engine(tmp_path / "out"), TorchEngine(loaded.classifier)
-    found = measure(engine, exact, trial, loaded.card.calibration)
+    rules = trial, loaded.card.calibration, HeatScale.of(loaded.card)
+    found = measure(engine, exact, *rules)
     assert found.auroc == record.parity.auroc
     assert found.probability == record.parity.probability
 
@@ -178,6 +184,86 @@ def test_int8_that_harms_is_refused_with_the_figure(loaded, trial, tmp_path, mon
     with pytest.raises(ArtifactError, match=r"probabilities differ by up to [01].*--force"):
         export(steep(loaded, trial), tmp_path / "out", "openvino", "int8", trial)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def mapped(run: Path) -> tuple[Bundle, Trial]:
+    """A network with maps of 4 × 4, whose own calls are the labels, and phantoms."""
+    torch.manual_seed(0)
+    given = bundle.load(run / "bundle")
+    network = Classifier("resnet10t", given.card.findings, 128).eval()
+    images = phantoms(128, 128)
+    found = TorchEngine(network).run(images)
+    spread = found.logits.std(0)
+    half = 0.5 / spread  # so that rounding moves no probability far
+    lines = {
+        finding: Logistic(family="platt", slope=float(s), offset=float(-s * middle))
+        for finding, s, middle in zip(given.card.findings, half, found.logits.mean(0), strict=True)
+    }
+    noisy = found.logits / spread + np.random.default_rng(0).normal(size=found.logits.shape)
+    labels = (noisy > np.quantile(noisy, 0.8, axis=0)).astype(np.float32)
+    calibration = Calibration(calibrators=lines)
+    p = calibration.apply(found.logits.astype(np.float64))
+    references, scales = fit_heat_scales(
+        MapSummary.of(found.maps), p, labels, dict.fromkeys(given.card.findings, 0.5)
+    )
+    card = given.card.model_copy(
+        update={
+            "size": 128, "calibration": calibration, "heat_references": references,
+            "heat_scales": scales,
+        }
+    )  # fmt: skip
+    return replace(given, card=card, classifier=network), Trial("phantoms", images, labels)
+
+
+WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mirrored": lambda maps: maps.flip(-1),
+    "upside down": lambda maps: maps.flip(-2),
+    "shifted": lambda maps: maps.roll(1, -1),
+    "of the next finding": lambda maps: maps.roll(1, 1),
+    "flat": lambda maps: maps.mean((2, 3), keepdim=True).expand_as(maps),
+    "no numbers": lambda maps: maps * torch.nan,
+}
+
+
+class Planted(torch.nn.Module):
+    """A network that gives the right logits and features, and other maps."""
+
+    def __init__(self, network: Classifier, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network, self.change, self.size = network, change, network.size
+
+    def explain(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits, maps, features = self.network.explain(images)
+        return logits, self.change(maps), features
+
+
+@pytest.mark.parametrize("arithmetic", ["its own", "float32"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_graph_whose_logits_are_right_and_whose_maps_are_wrong_is_refused(
+    mapped, tmp_path, monkeypatch, name, arithmetic
+):
+    given, trial = mapped
+    if arithmetic == "float32":  # as on a processor without instructions for bfloat16
+        monkeypatch.setattr(OpenVinoEngine, "arithmetic", lambda _: "float32")
+    sound = export(given, tmp_path / "sound", "openvino", "bf16", trial)
+    assert sound.parity.heat < 0.2
+    assert sound.parity.peak < 0.1
+    monkeypatch.setattr(exports, "to_onnx", lambda of: to_onnx(Planted(of, WRONG[name])))
+    with pytest.raises(ArtifactError, match=r"model: heatmaps differ by up to (nan|[\d.]+), at mo"):
+        export(given, tmp_path / "out", "openvino", "bf16", trial)
+    with pytest.raises(ArtifactError, match="maps differ by up to"):
+        export(given, tmp_path / "out", "openvino", "fp32", trial)
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_with_wrong_maps_is_refused(mapped, tmp_path, monkeypatch):
+    pytest.importorskip("nncf", reason="needs the export extra")
+    monkeypatch.setattr(exports, "_CALIBRATION_IMAGES", 16)
+    given, trial = mapped
+    monkeypatch.setattr(exports, "to_onnx", lambda of: to_onnx(Planted(of, WRONG["mirrored"])))
+    with pytest.raises(ArtifactError, match="heatmaps differ by up to"):
+        export(given, tmp_path / "out", "openvino", "int8", trial)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

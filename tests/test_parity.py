@@ -12,6 +12,7 @@ from chestxray.evaluation.calibrators import Logistic
 from chestxray.findings import Findings
 from chestxray.model.bfloat16 import Bfloat16Engine, _Rounding
 from chestxray.model.engines import Answer, Images
+from chestxray.model.heatmaps import HeatScale
 from chestxray.model.network import Classifier
 from chestxray.model.parity import (
     FEWEST_IMAGES,
@@ -47,7 +48,8 @@ class Table:
     def run(self, images: Images) -> Answer:
         rows = images.reshape(len(images), -1).view(np.uint16)[:, 0]
         logits = self._logits[rows]
-        return Answer(logits, np.zeros((*logits.shape, 1, 1), np.float32), logits)
+        nothing = np.zeros((*logits.shape, 1, 1), np.float32)
+        return Answer(logits, nothing, nothing[..., 0, 0])
 
 
 def films(count: int) -> Images:
@@ -58,6 +60,12 @@ def films(count: int) -> Images:
 def calibration(findings: int, slope: float = 1.0) -> Calibration:
     line = Logistic(family="platt", slope=slope, offset=-2.0)
     return Calibration(calibrators={f"finding {k}": line for k in range(findings)})
+
+
+def scale(findings: int, logits: float = 1.0) -> HeatScale:
+    """Heat 0 at a class map of 0, and 1 at so many logits."""
+    ones = np.ones(findings, np.float32)
+    return HeatScale(0 * ones, logits * ones, ones)
 
 
 def study(seed: int, noise: float, fall: float = 0.0, count: int = FILMS) -> Parity:
@@ -74,7 +82,9 @@ def study(seed: int, noise: float, fall: float = 0.0, count: int = FILMS) -> Par
     rounded = exact + noise * rng.normal(size=exact.shape)
     rounded[:count] -= fall * labels
     trial = Trial("films", films(len(exact)), labels)
-    return measure(Table("graph", rounded), Table("torch", exact), trial, calibration(10), 64)
+    return measure(
+        Table("graph", rounded), Table("torch", exact), trial, calibration(10), scale(10), 64
+    )
 
 
 def test_a_sound_graph_passes_where_any_swap_of_neighbours_would_refuse_it():
@@ -93,10 +103,10 @@ def test_near_ties_that_change_places_are_no_harm():
     for place in (10, 46):  # a film with the finding and the one above it
         swapped[[place, place + 1]] = swapped[[place + 1, place]]
     trial = Trial("films", films(len(exact)), labels)
-    found = measure(Table("graph", swapped), Table("torch", exact), trial, calibration(1))
+    found = measure(Table("graph", swapped), Table("torch", exact), trial, calibration(1), scale(1))
     assert found.auroc["finding 0"].value > 0.002
     assert found.misses(exact=False) == []
-    back = measure(Table("torch", exact), Table("graph", swapped), trial, calibration(1))
+    back = measure(Table("torch", exact), Table("graph", swapped), trial, calibration(1), scale(1))
     assert back.auroc["finding 0"].value < -0.002
     assert back.misses(exact=False) == []
 
@@ -117,7 +127,9 @@ def test_a_finding_alone_that_is_harmed_is_named_with_its_interval():
     worse = exact.copy()
     worse[:, 4] -= 0.15 * labels[:, 4]
     trial = Trial("films", films(2000), labels)
-    found = measure(Table("graph", worse), Table("torch", exact), trial, calibration(10), 500)
+    found = measure(
+        Table("graph", worse), Table("torch", exact), trial, calibration(10), scale(10), 500
+    )
     assert found.mean_auroc.low > -0.01
     ranked = found.model_copy(update={"probability": 0.0}).misses(exact=False)
     assert len(ranked) == 1
@@ -138,12 +150,12 @@ def test_one_film_among_all_whose_probability_jumps_is_enough():
     jumped[-1] = 1.0  # an image without a label
     labels = (np.arange(40)[:, None] % 4 == 0).astype(np.float32)
     trial = Trial("films", films(len(exact)), labels)
-    found = measure(Table("graph", jumped), Table("torch", exact), trial, calibration(1))
+    found = measure(Table("graph", jumped), Table("torch", exact), trial, calibration(1), scale(1))
     expected = 1 / (1 + np.exp(1)) - 1 / (1 + np.exp(2))
     assert found.probability == pytest.approx(expected)
     assert "probabilities differ by up to 0.15" in found.misses(exact=False)[0]
     gone = np.where(jumped == 1, np.nan, jumped)
-    broken = measure(Table("graph", gone), Table("torch", exact), trial, calibration(1))
+    broken = measure(Table("graph", gone), Table("torch", exact), trial, calibration(1), scale(1))
     assert any("probabilities differ by up to nan" in of for of in broken.misses(exact=False))
 
 
@@ -159,15 +171,14 @@ def test_a_rare_finding_that_is_destroyed_below_every_other_limit_is_refused():
     wrong[:, 1] = rng.normal(-8, 0.5, count)
     labels = np.stack([common, rare], 1)
     trial = Trial("films", films(count), labels)
-    found = measure(Table("graph", wrong), Table("torch", right), trial, calibration(2))
+    rules = trial, calibration(2), scale(2)
+    found = measure(Table("graph", wrong), Table("torch", right), *rules)
     assert found.probability < 0.05
     assert [*map(str, found.misses(exact=False))] == [
         f"log-odds of probabilities differ by up to {found.log_odds:.2g}, at most 0.5 is allowed"
     ]
     sound = right + rng.normal(0, 0.02, right.shape)
-    assert not measure(Table("graph", sound), Table("torch", right), trial, calibration(2)).misses(
-        exact=False
-    )
+    assert not measure(Table("graph", sound), Table("torch", right), *rules).misses(exact=False)
 
 
 def test_a_difference_that_is_no_number_in_any_output_is_none_that_agrees():
@@ -193,7 +204,8 @@ def test_what_is_computed_in_place_is_rounded_too():
 def test_few_images_say_little_of_the_largest_change():
     few = Parity(
         images=FEWEST_IMAGES - 1, measured_on="x", measured_with="y", probability=0.0, log_odds=0.0,
-        map=0.0, auroc={}, mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
+        map=0.0, heat=0.0, peak=0.0, features=0.0, auroc={},
+        mean_auroc=AurocChange(value=0.0, low=0.0, high=0.0),
     )  # fmt: skip
     assert few.misses(exact=False) == ["127 images were compared, at least 128 are needed"]
 
@@ -308,7 +320,7 @@ def test_rounding_to_two_bits_is_refused_and_bfloat16_is_not(dataset, network: C
         for finding, s, middle in zip(FINDINGS, slope, exact.mean(0), strict=True)
     }
     trial = Trial("phantoms", images, labels)
-    given = TorchEngine(network), trial, Calibration(calibrators=lines), 40
+    given = TorchEngine(network), trial, Calibration(calibrators=lines), scale(len(FINDINGS), 9), 40
     assert measure(Bfloat16Engine(network), *given).misses(exact=False) == []
     harmed = measure(TorchEngine(coarse(network, 2)), *given)
     assert harmed.mean_auroc.value < -0.005

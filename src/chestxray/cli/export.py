@@ -49,8 +49,9 @@ def export(
 
     Its outputs are compared with torch's before it is written: float32 must agree within 1e-4; of
     bf16 and int8 no finding's validation AUROC may be shown to fall by more than 0.002, a fall of
-    the mean by 0.01 must be excluded, and no probability may change by more than 0.05. Their first
-    convolution and their head stay in float32.
+    the mean by 0.01 must be excluded, no probability may change by more than 0.05, no cell of a
+    heatmap by more than 0.2, and its peak must stay. Their first convolution and their head stay in
+    float32.
     """
     from chestxray.model import exported
     from chestxray.model import model_card as card
@@ -80,6 +81,8 @@ def export(
         f"{parity.measured_with}: probabilities differ by up to {parity.probability:.1e}, maps by "
         f"{parity.map:.1e} logits"
     )
+    if parity.heat is not None:
+        typer.echo(f"heatmaps differ by up to {parity.heat:.1e}")
     if parity.mean_auroc is not None:
         typer.echo(f"the mean AUROC changes by {parity.mean_auroc}")
     elif parity.auroc is not None:

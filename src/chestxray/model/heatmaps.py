@@ -14,7 +14,7 @@ proportion to it; without a threshold, heat is multiplied by the probability.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
@@ -71,9 +71,24 @@ class HeatScale(NamedTuple):
     @classmethod
     def of(cls, card: ModelCard) -> Self:
         """Take the scale from a model card."""
-        full = [1.0 if t is None else max(t, 1e-12) for t in card.thresholds.values()]
-        columns = (list(card.heat_references.values()), list(card.heat_scales.values()), full)
+        return cls.fitted(card.heat_references, card.heat_scales, card.thresholds)
+
+    @classmethod
+    def fitted(
+        cls,
+        references: Mapping[str, float],
+        scales: Mapping[str, float],
+        thresholds: Mapping[str, float | None],
+    ) -> Self:
+        """Take the scale from the values of a card, each by finding in the same order."""
+        full = [1.0 if t is None else max(t, 1e-12) for t in thresholds.values()]
+        columns = (list(references.values()), list(scales.values()), full)
         return cls(*(np.array(column, np.float32) for column in columns))
+
+    def evidence(self, maps: Maps) -> Heat:
+        """Turn class maps float32 [B, K, h, w] into heat that does not fade, at least 0."""
+        above = np.maximum(maps - self.references[:, None, None], 0)
+        return np.asarray(above / self.scales[:, None, None], np.float32)
 
     def heatmaps(self, maps: Maps, probabilities: Probabilities) -> Heat:
         """Turn class maps into heatmaps.
@@ -85,9 +100,8 @@ class HeatScale(NamedTuple):
         Returns:
             float32 [B, K, h, w], at least 0.
         """
-        weights = np.minimum(1, probabilities.astype(np.float32) / self.full) / self.scales
-        above = np.maximum(maps - self.references[:, None, None], 0)
-        heat: Heat = above * weights[:, :, None, None]
+        strength = np.minimum(1, probabilities.astype(np.float32) / self.full)
+        heat: Heat = self.evidence(maps) * strength[:, :, None, None]
         return heat
 
 

@@ -13,9 +13,14 @@ AUROC by 0.003 and say nothing. So what is asked is whether the graph ranks wors
 - No calibrated probability changes by more than `PROBABILITY`, nor its log-odds by more than
   `LOG_ODDS`, on at least `FEWEST_IMAGES` images. This needs no labels, so training images and
   phantoms count as well as validation images.
+- No cell of a heatmap changes by more than `HEAT` on the same images, before it fades with the
+  probability, and its peak stays: where the graph puts it, float32 has at most `PEAK` less heat
+  than at its own.
+- No pooled feature, by which the gate judges, changes by more than `COARSE` of the largest.
 
-Findings with fewer than `FEWEST` patients on a side have no interval; they are held by the last
-rule alone. Such findings are rare and their probabilities small, so it is the log-odds that count.
+Findings with fewer than `FEWEST` patients on a side have no interval; they are held by the limits
+of single images alone. Such findings are rare and their probabilities small, so it is the log-odds
+that count.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from chestxray.evaluation.delong import compare_means, difference
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.evaluation.significance import ALPHA, FEWEST, smaller_side
 from chestxray.model.engines import Answer, Engine, Images, run_all
+from chestxray.model.heatmaps import HeatScale
 
 TOLERANCE: Final = 1e-4
 """Of a probability, and of a cell of a class map in logits, in float32."""
@@ -46,6 +52,11 @@ PROBABILITY: Final = 0.05
 """Largest change of a calibrated probability."""
 LOG_ODDS: Final = 0.5
 """Largest change of its log-odds, which makes 0.010 of a probability of 0.016, and 0.5 of 0.62."""
+HEAT: Final = 0.2
+"""Largest change of a cell of a heatmap: a quarter of the peak of a typical true call, and less
+than the distance between two contours. In bfloat16 0.08 was measured (docs/log.md)."""
+PEAK: Final = 0.1
+"""Largest difference between float32's heat at its own peak and at the graph's; likewise 0.02."""
 COARSE: Final = 0.1
 """Largest difference of logits, maps and features in lower precision, in units of their largest."""
 FEWEST_IMAGES: Final = 128
@@ -107,6 +118,10 @@ class Parity(BaseModel):
         probability: largest difference of a calibrated probability.
         log_odds: largest difference of its log-odds.
         map: largest difference of a cell of a class map, in logits.
+        heat: likewise of a heatmap that does not fade, see `HeatScale.evidence`; None in records of
+            earlier versions, as `peak` and `features`.
+        peak: float32's heat at its own peak minus that at the graph's, at most.
+        features: largest difference of a pooled feature, in units of the largest.
         auroc: change of each finding's AUROC with the interval of all together, None where it is
             not defined; None without labels.
         mean_auroc: change of the mean over the findings that have an interval, with its 95 %
@@ -121,6 +136,9 @@ class Parity(BaseModel):
     probability: float
     log_odds: float
     map: float
+    heat: float | None = None
+    peak: float | None = None
+    features: float | None = None
     auroc: dict[str, AurocChange | None] | None
     mean_auroc: AurocChange | None = None
 
@@ -132,11 +150,19 @@ class Parity(BaseModel):
         """
         if exact:
             return [
-                f"{what} differ by up to {value:.2g}, at most {TOLERANCE:g} is allowed"
-                for what, value in (("probabilities", self.probability), ("maps", self.map))
-                if not value <= TOLERANCE  # NaN is a miss
+                *_beyond("probabilities", self.probability, TOLERANCE),
+                *_beyond("maps", self.map, TOLERANCE),
+                *_beyond("features", self.features, TOLERANCE),
             ]
-        return [*self._rank_misses(), *self._probability_misses()]
+        return [*self._rank_misses(), *self.image_misses(), *self._number_misses()]
+
+    def image_misses(self) -> Iterator[str]:
+        """Give a sentence for each limit of lower precision that a single image does not keep."""
+        yield from _beyond("probabilities", self.probability, PROBABILITY)
+        yield from _beyond("log-odds of probabilities", self.log_odds, LOG_ODDS)
+        yield from _beyond("heatmaps", self.heat, HEAT)
+        yield from _beyond("float32's heat at its own peaks and at the graph's", self.peak, PEAK)
+        yield from _beyond("features", self.features, COARSE)
 
     @property
     def untested(self) -> str:
@@ -159,19 +185,16 @@ class Parity(BaseModel):
                 f"{MARGIN:g}"
             )
 
-    def _probability_misses(self) -> Iterator[str]:
-        if not self.probability <= PROBABILITY:  # NaN is a miss
-            yield (
-                f"probabilities differ by up to {self.probability:.2g}, at most {PROBABILITY:g} is "
-                f"allowed"
-            )
-        if not self.log_odds <= LOG_ODDS:
-            yield (
-                f"log-odds of probabilities differ by up to {self.log_odds:.2g}, at most "
-                f"{LOG_ODDS:g} is allowed"
-            )
+    def _number_misses(self) -> Iterator[str]:
         if self.images < FEWEST_IMAGES:
             yield f"{self.images} images were compared, at least {FEWEST_IMAGES} are needed"
+
+
+def _beyond(what: str, value: float | None, limit: float) -> Iterator[str]:
+    if value is None:
+        yield f"{what} were not compared by the version that measured"
+    elif not value <= limit:  # NaN is
+        yield f"{what} differ by up to {value:.2g}, at most {limit:g} is allowed"
 
 
 def noise(size: int) -> Trial:
@@ -204,6 +227,7 @@ def measure(
     reference: Engine,
     trial: Trial,
     calibration: Calibration,
+    scale: HeatScale,
     batch_size: int = 8,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Parity:
@@ -214,15 +238,17 @@ def measure(
         reference: computes in float32.
         trial: the images.
         calibration: from logits to probabilities.
+        scale: from class maps to heatmaps.
         batch_size: images at a time.
         advance: called with the number of images of each batch.
     """
-    logits, expected, farthest = [], [], 0.0
+    logits, expected, farthest, largest = [], [], np.zeros(4), 1.0
     pairs = zip(*(run_all(of, trial.images, batch_size) for of in (engine, reference)), strict=True)
     for ours, theirs in pairs:
         logits.append(ours.logits)
         expected.append(theirs.logits)
-        farthest = np.maximum(farthest, np.abs(ours.maps - theirs.maps).max())  # keeps NaN
+        farthest = np.maximum(farthest, _differences(ours, theirs, scale))  # keeps NaN
+        largest = max(largest, float(np.abs(theirs.features).max()))
         advance(len(ours.logits))
     with np.errstate(invalid="ignore"):  # a graph that gives NaN is refused below, not here
         probabilities, wanted = (
@@ -242,10 +268,31 @@ def measure(
         measured_with=engine.name,
         probability=float(np.abs(probabilities - wanted).max()),
         log_odds=float(np.abs(log_odds(probabilities) - log_odds(wanted)).max()),
-        map=float(farthest),
+        map=float(farthest[0]),
+        heat=float(farthest[1]),
+        peak=float(farthest[2]),
+        features=float(farthest[3]) / largest,
         auroc=changes,
         mean_auroc=mean,
     )
+
+
+def _differences(ours: Answer, theirs: Answer, scale: HeatScale) -> npt.NDArray[np.float64]:
+    """Give the largest differences of two answers, float64 [4], NaN included.
+
+    Of maps, of heatmaps, of their heat at the peaks of both, and of features.
+    """
+    heat, wanted = (scale.evidence(of.maps) for of in (ours, theirs))
+    cells, places = (of.reshape(*of.shape[:2], -1) for of in (wanted, heat))
+    there = np.take_along_axis(cells, places.argmax(axis=2)[..., None], axis=2)[..., 0]
+    with np.errstate(invalid="ignore"):
+        found = (
+            ours.maps - theirs.maps,
+            heat - wanted,
+            cells.max(axis=2) - there,
+            ours.features - theirs.features,
+        )
+        return np.array([np.abs(of).max() for of in found], np.float64)
 
 
 def auroc_changes(

@@ -34,6 +34,7 @@ from chestxray.model.engines import (
 )
 from chestxray.model.export import to_onnx, to_openvino
 from chestxray.model.exported import Precision
+from chestxray.model.heatmaps import HeatScale
 from chestxray.model.openvino_graph import GraphFiles, keep_float32
 from chestxray.model.parity import COARSE, TOLERANCE, Trial, measure, noise, relative_difference
 from chestxray.model.torch_engine import TorchEngine, device
@@ -116,7 +117,8 @@ def _keep(bundle: Bundle, best: Candidate) -> None:
         if graph is not None:
             trial = Trial("an image of random pixels", noise(bundle.card.size).images[:1])
             reference = TorchEngine(bundle.classifier)
-            parity = measure(best.engine, reference, trial, bundle.card.calibration)
+            heat = HeatScale.of(bundle.card)
+            parity = measure(best.engine, reference, trial, bundle.card.calibration, heat)
             export.write(bundle, folder, graph, best.precision, parity, limits={})
 
     kept_engines.keep(bundle, best.engine.name, None if graph is None else write)

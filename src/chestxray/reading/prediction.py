@@ -8,8 +8,8 @@ The table is CSV, Parquet or JSON lines, by the suffix of its name, with one row
 | `prob_<Finding>`| calibrated probability of each finding; empty where the image was not read   |
 | `status`        | `ok`, `refused` (by the gate) or `error` (not a readable radiograph)         |
 | `reason`        | why, as `code: sentence` where it is the gate's; and the gate's warnings, as |
-|                 | `warning: code: sentence`, also beside probabilities; and that an imported   |
-|                 | model is not calibrated                                                      |
+|                 | `warning: code: sentence`, also beside probabilities; that an imported model |
+|                 | is not calibrated; of files, that a bundle detects no unusual images         |
 | `called`        | findings whose probability reaches the bundle's threshold, joined by a bar   |
 | `not_assessed`  | findings without a threshold, which are never called; likewise               |
 | `operating_point` | name of the rule that chose the thresholds                                 |

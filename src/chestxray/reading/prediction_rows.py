@@ -28,7 +28,8 @@ from chestxray.version import __version__
 BATCH: Final = 32  # images that the network reads at a time
 REFUSED: Final = "refused"
 ERROR: Final = "error"
-_IN_THE_TABLE: Final = "imported-not-calibrated"  # of what applies to every reading
+_IN_EACH_ROW: Final = ("gate-not-fitted", "imported-not-calibrated")
+"""Codes of what applies to every reading and must not be lost where a row is read alone."""
 
 Batch = Sequence[JudgedImage | Canonical | ImageError]
 
@@ -79,7 +80,9 @@ def rows_of(
     heat = np.full((len(batch), *shape), np.nan, dtype=np.float16)
     outcome = [(ERROR, one.reason) if isinstance(one, ImageError) else ("", "") for one in batch]
     good = [place for place, one in enumerate(batch) if not isinstance(one, ImageError)]
-    always = tuple(of for of in reader.warnings if of.code == _IN_THE_TABLE)
+    files = any(isinstance(one, JudgedImage) for one in batch)
+    codes = _IN_EACH_ROW if files else _IN_EACH_ROW[1:]  # a dataset's images pass no gate
+    always = tuple(of for of in reader.warnings if of.code in codes)
     if answer is not None:
         found = _judged(reader, [batch[place] for place in good], answer)
         for place, p, maps, notices in zip(good, *found, strict=True):

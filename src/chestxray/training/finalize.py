@@ -34,7 +34,7 @@ from chestxray.model.bfloat16 import Bfloat16Engine
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.ensemble import Network, reduced
-from chestxray.model.heatmaps import MapSummary, fit_heat_scales
+from chestxray.model.heatmaps import HeatScale, MapSummary, fit_heat_scales
 from chestxray.model.image_measures import grey_measures
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
 from chestxray.model.network import Classifier, to_input
@@ -156,6 +156,7 @@ def fit_on_validation(
     probabilities = calibration.apply(logits)
     points = fit_operating_points(probabilities, labels, patients, findings)
     references, scales = fit_heat_scales(maps, probabilities, labels, points.thresholds())
+    heat = HeatScale.fitted(references, scales, points.thresholds())
     fitted = {
         "calibration": calibration,
         "thresholds": points.thresholds(),
@@ -174,13 +175,17 @@ def fit_on_validation(
         "image_distributions": distributions(grey_measures(images), patients),
         "heat_references": references,
         "heat_scales": scales,
-        "bfloat16": _in_bfloat16(classifier, val.dataset, findings, calibration),
+        "bfloat16": _in_bfloat16(classifier, val.dataset, findings, calibration, heat),
     }
     return Validation(probabilities, features, mean_auroc(labels, logits), fitted)
 
 
 def _in_bfloat16(
-    classifier: Network, dataset: Dataset, findings: Findings, calibration: Calibration
+    classifier: Network,
+    dataset: Dataset,
+    findings: Findings,
+    calibration: Calibration,
+    heat: HeatScale,
 ) -> Parity | None:
     """Compare the network in bfloat16 with itself, on validation and training images.
 
@@ -191,8 +196,9 @@ def _in_bfloat16(
         return None
     say("train", f"the same network in bfloat16 on {len(trial.images)} images")
     engines = Bfloat16Engine(classifier), TorchEngine(classifier)
-    found = measure(*engines, trial, calibration, _BATCH)
-    return found if np.isfinite([found.probability, found.map]).all() else None
+    found = measure(*engines, trial, calibration, heat, _BATCH)
+    figures = (found.probability, found.map, found.heat, found.peak, found.features)
+    return found if np.isfinite(np.array(figures, np.float64)).all() else None
 
 
 def logits_of(classifier: Network, part: Part) -> _Floats:
