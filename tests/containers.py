@@ -98,7 +98,8 @@ class Engine:
         name = f"localhost/chestxray-tests/{target}"
         kind = ["--format", "docker", "--isolation", "chroot"] if self.is_podman else []
         words = [*kind, "--target", target, "--build-arg", f"PYTHON={base}"]
-        self.run("build", "--network", "host", *words, "-t", name, "-f", FILE, REPOSITORY)
+        words += ["--network", "host", "-t", name, "-f", str(FILE), str(REPOSITORY)]
+        self.run("build", *words, seconds=3000)  # a busy machine takes four times as long
         return name
 
     def config(self, image: str) -> dict:

@@ -189,3 +189,10 @@ def test_the_command_compares_three_and_names_them(runs: list[Path], tmp_path: P
     assert "one: 30 images are left out, not predicted by all" in told.stdout
     assert re.findall(r"A: (\w+)\nB: (\w+)\n", told.stdout) == [("one", "two"), ("one", "three")]
     assert "predicted by neither" not in told.stdout
+
+
+def test_a_p_value_on_the_page_is_never_zero(compared: Path) -> None:
+    """A test on resamples has no p of 0: a small one is below a limit."""
+    html = (compared / "models.html").read_text(encoding="utf-8")
+    assert "<td>0.0000</td>" not in html
+    assert "<td>&lt; 0.001</td>" in html
