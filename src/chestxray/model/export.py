@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from chestxray.artifacts import sha256, write_bytes, write_json
-from chestxray.errors import ArtifactError
+from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.evaluation.calibration import Calibration
 from chestxray.model.bfloat16 import Bfloat16Engine
@@ -38,6 +38,7 @@ from chestxray.model.engines import (
     Images,
     OnnxEngine,
     OpenVinoEngine,
+    has_bfloat16,
     needed,
 )
 from chestxray.model.ensemble import Network
@@ -74,7 +75,7 @@ from chestxray.model.parity import (
     Trial,
     measure,
 )
-from chestxray.model.torch_engine import TorchEngine
+from chestxray.model.torch_engine import TorchEngine, device_of
 from chestxray.progress import progress
 from chestxray.version import __version__
 
@@ -271,6 +272,19 @@ def _engine(
     few = Trial(trial.name, trial.images[-_FEW:])
     found = measure(engine, TorchEngine(bundle.classifier), few, *_rules(bundle))
     return Bfloat16Engine(bundle.classifier), list(found.image_misses())
+
+
+def bfloat16_engine(network: Network) -> Engine:
+    """Give what computes a network in bfloat16 to see what that changes.
+
+    OpenVINO rounds more than the emulation does (docs/log.md), so a processor that has the
+    instructions is asked itself.
+    """
+    if device_of(network).type == "cpu":
+        with contextlib.suppress(ArtifactError, MissingExtraError, RuntimeError):
+            if has_bfloat16():
+                return OpenVinoEngine(keep_float32(to_openvino(to_onnx(network))).read(), "bf16")
+    return Bfloat16Engine(network)
 
 
 def _rules(bundle: Bundle) -> tuple[Calibration, HeatScale]:

@@ -30,10 +30,10 @@ from chestxray.evaluation.seen_images import Seen, list_sha256
 from chestxray.evaluation.source_probe import source_probe
 from chestxray.evaluation.thresholds import MAIN, fit_operating_points
 from chestxray.findings import Findings
-from chestxray.model.bfloat16 import Bfloat16Engine
 from chestxray.model.bundle import Bundle, save
 from chestxray.model.engines import Features, Images
 from chestxray.model.ensemble import Network, reduced
+from chestxray.model.export import bfloat16_engine
 from chestxray.model.heatmaps import HeatScale, MapSummary, fit_heat_scales
 from chestxray.model.image_measures import grey_measures
 from chestxray.model.model_card import InitialWeights, ModelCard, TrainedOn
@@ -195,7 +195,7 @@ def _in_bfloat16(
     if len(trial.images) < FEWEST_IMAGES:
         return None
     say("train", f"the same network in bfloat16 on {len(trial.images)} images")
-    engines = Bfloat16Engine(classifier), TorchEngine(classifier)
+    engines = bfloat16_engine(classifier), TorchEngine(classifier)
     found = measure(*engines, trial, calibration, heat, _BATCH)
     figures = (found.probability, found.map, found.heat, found.peak, found.features)
     return found if np.isfinite(np.array(figures, np.float64)).all() else None
