@@ -133,7 +133,7 @@ def test_each_planted_fault_gives_its_verdict_and_no_other(planted, results):
     assert "too extreme: slope 0.5" in found["Edema"].reasons[0]
     assert "too low: intercept 2." in found["Emphysema"].reasons[0]
     assert found["Fibrosis"].reasons == [
-        "fewer than 10 patients with or without the finding: 5 images with and 1495 without it"
+        "fewer than 10 patients with or without the finding: 5; 5 images with and 1495 without it"
     ]
     assert not found["Effusion"].reasons
     given = [why for finding, of in found.items() if finding != "Hernia" for why in of.reasons]

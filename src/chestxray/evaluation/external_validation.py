@@ -202,7 +202,7 @@ def _objections(
         yield "not assessed", results.not_assessed[finding]
         return
     if patients < FEWEST:
-        counts = f"{result.positives} images with and {result.negatives} without it"
+        counts = f"{patients}; {result.positives} images with and {result.negatives} without it"
         yield "too few", f"fewer than {FEWEST} patients with or without the finding: {counts}"
         return
     useless = [
