@@ -161,6 +161,7 @@ def test_a_probe_has_one_process(dataset, tmp_path):
 
 def test_a_training_can_start_from_the_head_that_a_probe_fits(run, dataset, tmp_path):
     same = {"backbone": "resnet10t", "size": 32, "weights": str(run / "bundle"), "tta": []}
+    same["precision"] = "float32"  # of the features, to 1e-6
     probed = fit.train(dataset, recipe.load("probe", same), tmp_path / "probed")
     still = {**same, "initial_head": "ridge", "learning_rate": 1e-9, "max_epochs": 1}
     trained = fit.train(dataset, recipe.load("quick", still), tmp_path / "trained")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
+from chestxray.errors import RecipeError
 from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS
@@ -47,6 +48,7 @@ from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
 Precision = Literal["float32", "bfloat16"]
+_SMALLEST_IN_BFLOAT16: Final = 32  # pixels of a side, on a processor
 
 _PRECISIONS: Final[dict[Precision, Literal["32-true", "bf16-mixed"]]] = {
     "float32": "32-true",
@@ -226,9 +228,30 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
+def precision_of(recipe: Recipe) -> Precision:
+    """Give the precision of a training on this machine.
+
+    On a processor, small images are trained on in float32: in bfloat16 oneDNN (of torch 2.15) takes
+    the weight gradients of a strided convolution over a map of one cell from memory that nothing
+    has written.
+
+    Raises:
+        RecipeError: bfloat16 is asked for on a processor, with such images.
+    """
+    smallest = min((recipe.size, *(side for side, _ in recipe.smaller)))
+    if device().type != "cpu" or smallest >= _SMALLEST_IN_BFLOAT16:
+        return resolve(recipe.precision, device())
+    if recipe.precision == "bfloat16":
+        raise RecipeError(
+            f"precision: bfloat16 needs images of {_SMALLEST_IN_BFLOAT16} pixels or more on a "
+            f"processor, here {smallest}: set precision=float32, or a larger size or progressive"
+        )
+    return "float32"
+
+
 def lightning_precision(recipe: Recipe) -> Literal["32-true", "bf16-mixed"]:
-    """Give the precision of a recipe on this machine by Lightning's name."""
-    return _PRECISIONS[resolve(recipe.precision, device())]
+    """Give the precision of a training on this machine by Lightning's name; see `precision_of`."""
+    return _PRECISIONS[precision_of(recipe)]
 
 
 def _trainer(
@@ -288,7 +311,7 @@ class _TimedStep:
             self._network = copy.deepcopy(self._task.classifier).train()
         images, labels, *_ = self._part[list(range(min(_TIMED_IMAGES, len(self._part))))]
         inputs = to_input(images).contiguous(memory_format=torch.channels_last)
-        bfloat16 = resolve(self._task.recipe.precision, device()) == "bfloat16"
+        bfloat16 = precision_of(self._task.recipe) == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss: Tensor = self._task.loss(self._network(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]
