@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,34 @@ def test_a_hub_without_the_repository_or_without_an_answer_is_a_clear_error(hub,
     assert offline.returncode == 2
     assert "model.safetensors of hub:someone/chest-resnet cannot be fetched" in offline.stdout
     assert "--set weights=FILE" in offline.stdout
+
+
+FILE = """
+import sys
+from chestxray import errors, hub
+repository = hub.Repository(sys.argv[1])
+print(repository.file("config.json").read_text())
+try:
+    repository.file("model.safetensors")
+except errors.BundleError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_was_not_fetched_before_is_not_said_to_be_lacking_offline(tmp_path):
+    """The configuration alone is there, which is fetched first."""
+    commit = "a" * 40
+    kept = tmp_path / "hub/models--someone--chest-resnet"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text(commit)
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    (kept / "snapshots" / commit / "config.json").write_text("the configuration")
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", FILE, REPOSITORY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == "the configuration"
+    assert second.startswith(f"model.safetensors of hub:{REPOSITORY} cannot be fetched from the ")
 
 
 def test_a_name_that_is_no_repository_is_refused_before_torch_is_needed():

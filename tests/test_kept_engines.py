@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from chestxray.reading.reader import Reader
 
 pytest.importorskip("openvino", reason="needs the export extra")
 
-FILES = {"engine.json", "export.json", "bundle.json", "graph.xml", "graph.bin"}
+FILES = {"engine.json", "graph.xml", "graph.bin"}
 
 
 @pytest.fixture(autouse=True)
@@ -153,15 +154,13 @@ def answers(of: Reader) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("by_graph")
-def test_what_is_kept_is_an_export_with_what_decided_the_choice(run, home):
+def test_what_is_kept_is_the_graph_with_what_decided_the_choice(run, home):
     first = chestxray.load(run / "bundle")
     (entry,) = entries(home)
     second = chestxray.load(run / "bundle")
     assert type(second.bundle) is model_card.Facts, "the network was not loaded"
     assert second.engine.name == first.engine.name
     assert np.array_equal(answers(first), answers(second))
-    by_export = chestxray.load(run / "bundle", entry)
-    assert np.array_equal(answers(first), answers(by_export))
     decided_by = json.loads((entry / "engine.json").read_text(encoding="utf-8"))["decided_by"]
     text = json.dumps(decided_by, sort_keys=True, separators=(",", ":"))
     assert entry.name == hashlib.sha256(text.encode()).hexdigest()
@@ -208,7 +207,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             )
             yield package
     with monkeypatch.context() as patch:
-        patch.setattr(kept_engines, "_code_sha256", lambda: "0" * 64)
+        patch.setattr(kept_engines, "_CODE", ("0" * 64, "0" * 64))
         yield "the code"
     with monkeypatch.context() as patch:
         patch.setattr(kept_engines.needed("openvino"), "Core", Other)
@@ -223,10 +222,10 @@ def test_another_bundle_version_or_processor_is_another_entry(run, other, home, 
     assert len(entries(home)) == 2
     assert not np.array_equal(first, second)
     assert np.array_equal(second, answers(chestxray.load(other)))
-    assert kept_engines.find(facts) is not None
+    assert kept_engines.find(facts, "auto") is not None
     for what in changes(monkeypatch):
-        assert kept_engines.find(facts) is None, what
-    assert kept_engines.find(facts) is not None
+        assert kept_engines.find(facts, "auto") is None, what
+    assert kept_engines.find(facts, "auto") is not None
     assert len(entries(home)) == 2, "nothing that is whole is deleted"
 
 
@@ -243,9 +242,7 @@ def flipped(path: Path) -> None:
 def edited(path: Path) -> None:
     """Exchange what valid JSON says."""
     text = path.read_text(encoding="utf-8")
-    for old, new in (('"fp32"', '"bf16"'), ('"format": 1,', '"format": 9,')):
-        text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text.replace('"format": 1,', '"format": 9,'), encoding="utf-8")
 
 
 DAMAGES = {
@@ -253,7 +250,6 @@ DAMAGES = {
         f"{file} {how.__name__}": (file, how) for file in sorted(FILES) for how in (halved, flipped)
     },
     **{f"{file} missing": (file, Path.unlink) for file in sorted(FILES)},
-    "export.json of another precision": ("export.json", edited),
     "engine.json of another format": ("engine.json", edited),
 }
 
@@ -274,7 +270,7 @@ def test_a_damaged_entry_is_told_of_and_made_again(run, home, caplog):
         assert again.keys() == sound.keys()
         assert again["graph.bin"] == sound["graph.bin"], what
         caplog.clear()
-        assert kept_engines.find(model_card.read(run / "bundle")) is not None, what
+        assert kept_engines.find(model_card.read(run / "bundle"), "auto") is not None, what
         assert not caplog.records
 
 
@@ -295,7 +291,7 @@ def test_the_graph_of_another_bundle_under_this_ones_name_is_not_read_with(
             (own / "engine.json").write_bytes(record)
         caplog.clear()
         assert np.array_equal(answers(chestxray.load(run / "bundle")), expected)
-        reason = "is of another bundle" if whole else "the bundle is"
+        reason = "is of another bundle" if whole else "is not the one that engine.json describes"
         assert reason in caplog.text
 
 
@@ -319,12 +315,22 @@ def full(path: Path, content: bytes) -> None:
 @pytest.mark.usefixtures("by_graph")
 def test_a_full_disk_leaves_nothing_and_costs_speed_alone(run, home, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        patch.setattr("chestxray.model.export.write_bytes", full)
+        patch.setattr(kept_engines, "write_bytes", full)
         chestxray.load(run / "bundle")
     assert "No space left on device" in caplog.text
     assert entries(home) == []
     chestxray.load(run / "bundle")
     assert len(entries(home)) == 1
+
+
+def test_a_url_is_no_folder_for_the_cache(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHESTXRAY_CACHE", "s3://bucket/cache")
+    facts = model_card.read(run / "bundle")
+    kept_engines.keep(facts, "auto", "torch", None, "f32")
+    assert kept_engines.find(facts, "auto") is None
+    assert "CHESTXRAY_CACHE = 's3://bucket/cache' is a URL" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("by_graph")
@@ -345,18 +351,186 @@ def test_a_folder_that_others_can_write_is_not_believed(run, home, monkeypatch, 
     chestxray.load(run / "bundle")
     facts = model_card.read(run / "bundle")
     assert home.stat().st_mode & 0o777 == 0o700
-    assert kept_engines.find(facts) is not None
+    assert kept_engines.find(facts, "auto") is not None
     home.chmod(0o777)
-    assert kept_engines.find(facts) is None
+    assert kept_engines.find(facts, "auto") is None
     chestxray.load(run / "bundle")
     assert "can be written by others" in caplog.text
     home.chmod(0o755)
-    assert kept_engines.find(facts) is not None
+    assert kept_engines.find(facts, "auto") is not None
     os.chown(home, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(
         os, "geteuid", lambda: 12345
     )
-    assert kept_engines.find(facts) is None
+    assert kept_engines.find(facts, "auto") is None
     assert len(list(home.iterdir())) == 1, "what is not believed stays"
+
+
+def foreign(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root alone can give files away")
+    os.chown(path, 12345, -1)
+
+
+@pytest.mark.usefixtures("by_graph")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the owner of a file is one of POSIX")
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("change", [foreign, lambda path: path.chmod(0o666)], ids=["his", "open"])
+def test_a_file_of_another_user_is_not_believed_wherever_it_lies(run, home, caplog, name, change):
+    """As where one who owns the folders above exchanges them between a check and the reading."""
+    chestxray.load(run / "bundle")
+    (entry,) = entries(home)
+    change(entry / name)
+    assert kept_engines.find(model_card.read(run / "bundle"), "auto") is None
+    assert f"{entry / name} is another user's, or can be written by others" in caplog.text
+    assert entries(home) == [entry]
+
+
+@pytest.mark.usefixtures("by_graph")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the mode of a file is one of POSIX")
+def test_no_other_user_can_write_what_is_kept_whatever_the_umask(run, home):
+    before = os.umask(0)
+    try:
+        chestxray.load(run / "bundle")
+    finally:
+        os.umask(before)
+    (entry,) = entries(home)
+    for path in (home, entry, *entry.iterdir()):
+        assert not path.stat().st_mode & 0o022, path
+    home.chmod(0o755)
+    assert kept_engines.find(model_card.read(run / "bundle"), "auto") is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the owner of a folder is one of POSIX")
+def test_nothing_is_made_in_the_folder_of_another_user(run, home, monkeypatch, caplog):
+    """As by root with the home of a user, who could not write his own cache any more."""
+    owner = home.parents[1].stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    os.chown(home.parents[1], 12345, -1) if owner == 0 else None
+    kept_engines.keep(model_card.read(run / "bundle"), "auto", "torch", None, "f32")
+    assert "the engine is not kept (" in caplog.text
+    assert not home.parent.exists()
+
+
+def failing(error: Exception):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.usefixtures("by_graph")
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("OpenVinoEngine", RuntimeError("Exception from src/core:\nnot enough memory")),
+        ("OpenVinoEngine", MemoryError("not enough memory")),
+        ("_content", OSError(24, "not enough memory")),
+    ],
+    ids=["runtime", "memory", "file"],
+)
+def test_an_entry_that_cannot_be_used_for_a_moment_is_left(
+    run, home, monkeypatch, caplog, where, error
+):
+    chestxray.load(run / "bundle")
+    facts = model_card.read(run / "bundle")
+    (entry,) = entries(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_engines, where, failing(error))
+        assert kept_engines.find(facts, "auto") is None
+    assert f"{entry} cannot be used, so the engine is chosen again: " in caplog.text
+    assert "not enough memory" in caplog.text
+    assert entries(home) == [entry]
+    assert kept_engines.find(facts, "auto") is not None
+
+
+@pytest.mark.usefixtures("by_graph")
+@pytest.mark.parametrize("where", ["_openvino", "_in_bfloat16"])
+def test_what_was_chosen_while_the_runtime_failed_is_not_kept(run, home, monkeypatch, where):
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(engines, "passes_bfloat16", lambda _: True)
+    lacking = engines._cannot_run(RuntimeError("No space left on device"))
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, where, failing(lacking))
+        chestxray.load(run / "bundle")
+    assert not home.exists()
+    chestxray.load(run / "bundle")
+    assert len(entries(home)) == 1
+
+
+def test_that_a_graph_does_not_agree_with_torch_is_kept(run, home, monkeypatch):
+    monkeypatch.setattr(engines, "TOLERANCE", -1.0)
+    assert chestxray.load(run / "bundle").engine.name.startswith("torch")
+    assert len(entries(home)) == 1
+
+
+def test_openvino_that_cannot_use_the_processor_is_read_without(run, home, monkeypatch):
+    absent = failing(RuntimeError('Device with "CPU" name is not registered'))
+    monkeypatch.setattr(kept_engines.needed("openvino"), "Core", absent)
+    assert chestxray.load(run / "bundle").engine.name.startswith("torch")
+    assert not home.exists()
+
+
+CUT = """
+import os, sys
+from pathlib import Path
+from chestxray.model import model_card
+from chestxray.model.parity import noise
+from chestxray.reading import kept_engines
+engine = kept_engines.find(model_card.read(Path(sys.argv[1])), "auto").engine
+os.truncate(sys.argv[2], 0)
+engine.run(noise(32).images[:1])
+engine.run(noise(32).images)
+"""
+
+
+@pytest.mark.usefixtures("by_graph")
+def test_an_engine_outlives_its_files(run, home):
+    """As where another host deletes them on a shared disk; a mapped file would end the process."""
+    chestxray.load(run / "bundle")
+    (entry,) = entries(home)
+    said(ran(CUT, run / "bundle", entry / "graph.bin"))
+
+
+FOUND = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import chestxray
+assert chestxray.__file__.startswith(sys.argv[1])
+from chestxray.model import engines, model_card
+facts = model_card.read(Path(sys.argv[2]))
+changed = Path(sys.argv[3])
+if changed.suffix:  # an upgrade, while the code of before is loaded
+    changed.write_bytes(changed.read_bytes() + b"# other code")
+from chestxray.reading import kept_engines
+kept_engines.keep(facts, "auto", "torch", None, "f32")
+print("found" if kept_engines.find(facts, "auto") else "none")
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package, in a folder of its own."""
+    own = Path(chestxray.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(own, tmp_path / "copy/chestxray", ignore=ignored))
+
+
+def test_what_old_code_chose_after_an_upgrade_is_not_found_by_the_new(run, home, copy):
+    words = (copy.parent, run / "bundle")
+    assert said(ran(FOUND, *words, copy / "model/network.py")).strip() == "found"
+    (old,) = entries(home)
+    assert said(ran(FOUND, *words, "")).strip() == "found"
+    new = [entry for entry in entries(home) if entry != old]
+    assert len(new) == 1, "a new process has a key of its own"
+
+
+def test_a_program_without_source_files_keeps_nothing(run, home, copy):
+    compileall.compile_dir(copy, quiet=2, legacy=True)
+    for path in copy.rglob("*.py"):
+        path.unlink()
+    assert said(ran(FOUND, copy.parent, run / "bundle", "")).strip() == "none"
+    assert not home.exists()
 
 
 LOAD = """
@@ -394,8 +568,8 @@ from chestxray.model import model_card
 from chestxray.reading import kept_engines
 facts = model_card.read(Path(sys.argv[1]))
 for _ in range(30):
-    kept_engines.keep(facts, "torch", None)
-    found = kept_engines.find(facts)
+    kept_engines.keep(facts, "auto", "torch", None, "f32")
+    found = kept_engines.find(facts, "auto")
     assert found is None or found == ("torch", None)
     (entry,) = [path for path in Path(sys.argv[2]).glob("[0-9a-f]*")] or [None]
     if entry:
@@ -421,17 +595,18 @@ def test_the_entries_used_last_are_left_and_what_killed_processes_left_is_delete
     def keep() -> None:
         name = next(names)
         made.append(facts.card.model_copy(update={"package_version": name}))
-        kept_engines.keep(model_card.Facts(made[-1], None, "x"), name, None)
+        kept_engines.keep(model_card.Facts(made[-1], None, "x"), "auto", name, None, "f32")
 
     def kept() -> list[bool]:
-        return [kept_engines.find(model_card.Facts(of, None, "x")) is not None for of in made]
+        facts = [model_card.Facts(of, None, "x") for of in made]
+        return [kept_engines.find(of, "auto") is not None for of in facts]
 
     keep()
     keep()
     for age, entry in enumerate(sorted(home.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
         os.utime(entry, (1000 - age, 1000 - age))
     assert kept() == [True, True]  # and so both are used now
-    first = kept_engines._key(kept_engines._deciding(model_card.Facts(made[0], None, "x")))
+    first = kept_engines._key(kept_engines._deciding(model_card.Facts(made[0], None, "x"), "auto"))
     os.utime(home / first, (2000, 2000))
     old, new = (home / f".{'0' * 64}.{name}.tmp" for name in "ab")
     for path in (old, new, home / "notes"):
@@ -471,8 +646,20 @@ def test_where_there_may_be_a_gpu_torch_says_whether_there_is_one(run, monkeypat
     monkeypatch.setattr(engines, "device", lambda name: asked.append(name) or torch.device("cpu"))
     assert chestxray.load(run / "bundle").engine.name.startswith("OpenVINO")
     assert asked == ["auto"]
+    for _ in range(2):
+        chestxray.load(run / "bundle", device="cpu")
+    assert asked == ["auto", "cpu"], "where it is named, nothing has to be found out"
+
+
+@pytest.mark.usefixtures("by_graph")
+def test_what_was_chosen_on_a_named_cpu_does_not_hold_where_a_gpu_is_to_be_found(run, monkeypatch):
+    """As on a machine whose GPU is seen by torch alone."""
+    monkeypatch.setattr(reader, "gpu_possible", lambda: False)
     chestxray.load(run / "bundle", device="cpu")
-    assert asked == ["auto"], "where it is named, nothing has to be found out"
+    asked = []
+    monkeypatch.setattr(engines, "device", lambda name: asked.append(name) or torch.device("cpu"))
+    chestxray.load(run / "bundle")
+    assert asked == ["auto"]
 
 
 class Stopping:

@@ -116,7 +116,8 @@ class Repository:
             return kept
         path = self.folder_of([name]) / name
         if not path.is_file():
-            raise BundleError(self._lacks(name))
+            self.check(name)  # says whether the hub lacks it or gave no answer
+            raise BundleError(f"{name} of {self} was not fetched: try again")
         return path
 
     def _info(self) -> Any:  # noqa: ANN401 - a class of the hub's client

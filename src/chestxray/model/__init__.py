@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import chestxray.model.source_code  # noqa: F401 - before the code is loaded
 from chestxray.lazy import exports
 
 if TYPE_CHECKING:

@@ -52,8 +52,7 @@ class Export(BaseModel):
         input: name, type and shape of the graph's input; `outputs` likewise.
         compile: settings with which OpenVINO gives the measured answers.
         parity: the measured differences.
-        limits: that `parity` was compared with; none in an entry of `reading.kept_engines`, whose
-            outputs were compared with torch before.
+        limits: that `parity` was compared with.
         misses: a sentence for each limit that is not kept; empty unless written with `--force`.
         versions: of the packages that made it.
         sha256: of the other files, by name.
@@ -158,15 +157,6 @@ def open_engine(folder: Path, model: str | None = None, threads: int | None = No
             cannot run it.
         MissingExtraError: its runtime is not installed.
     """
-    engine, record = open_graph(folder, model, threads)
-    engine.name += f" (export {record.identity})"
-    return engine
-
-
-def open_graph(
-    folder: Path, model: str | None = None, threads: int | None = None
-) -> tuple[Engine, Export]:
-    """Do what `open_engine` does, but name the engine by runtime and arithmetic alone."""
     record = read_export(folder)
     if model is not None and record.model != model:
         raise ArtifactError(
@@ -184,7 +174,8 @@ def open_graph(
             f"{folder} cannot be run here ({last_line(error)}); it was made with {made_with}: "
             f"install these versions, or export the bundle again"
         ) from error
-    return engine, record
+    engine.name += f" (export {record.identity})"
+    return engine
 
 
 def _onnx(folder: Path) -> Engine:

@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from chestxray.errors import ArtifactError, ConfigError, MissingExtraError
-from chestxray.model import export
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import (
+    Arithmetic,
     Engine,
     Images,
     OpenVinoEngine,
@@ -33,10 +32,8 @@ from chestxray.model.engines import (
     last_line,
 )
 from chestxray.model.export import to_onnx, to_openvino
-from chestxray.model.exported import Precision
-from chestxray.model.heatmaps import HeatScale
 from chestxray.model.openvino_graph import GraphFiles, keep_float32
-from chestxray.model.parity import COARSE, TOLERANCE, Trial, measure, noise, relative_difference
+from chestxray.model.parity import COARSE, TOLERANCE, noise, relative_difference
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.reading import kept_engines
 
@@ -52,12 +49,16 @@ class Candidate(NamedTuple):
     Attributes:
         engine: which computes.
         graph: that OpenVINO compiled; None of torch.
-        precision: of its arithmetic.
+        arithmetic: in which it computes.
     """
 
     engine: Engine
     graph: GraphFiles | None = None
-    precision: Precision = "fp32"
+    arithmetic: Arithmetic = "f32"
+
+
+class _DisagreesError(ArtifactError):
+    """OpenVINO answers otherwise than torch does: it will do so again."""
 
 
 def choose(
@@ -90,50 +91,44 @@ def choose(
             raise ConfigError(f"OpenVINO computes on the CPU, not on {place}: take engine torch")
         return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads).engine
     if choice == "auto" and chosen.type == "cpu" and _installed():
-        return _auto(bundle, wanted, kept)
+        return _auto(bundle, place, wanted, kept)
     return TorchEngine(bundle.classifier.to(chosen))
 
 
-def _auto(bundle: Bundle, wanted: str | None, kept: bool) -> Engine:
-    before = kept_engines.find(bundle) if kept else None
+def _auto(bundle: Bundle, place: str, wanted: str | None, kept: bool) -> Engine:
+    before = kept_engines.find(bundle, place) if kept else None
     if before is not None and wanted in (None, before.name):
         return before.engine or TorchEngine(bundle.classifier.cpu())
-    found = list(candidates(bundle))
+    found, whole = candidates(bundle)
     engines = [of.engine for of in found]
     for engine in engines:
         if engine.name == wanted:
             return engine
     best = fastest(engines, noise(bundle.card.size).images[:1])
-    # Where OpenVINO failed, it may have lacked memory, or room for a file: the next start tries.
-    if kept and before is None and len(found) > 1:
-        _keep(bundle, found[engines.index(best)])
+    if kept and before is None and whole:
+        _, graph, arithmetic = found[engines.index(best)]
+        kept_engines.keep(bundle, place, best.name, graph, arithmetic)
     return best
 
 
-def _keep(bundle: Bundle, best: Candidate) -> None:
-    graph = best.graph
+def candidates(bundle: Bundle) -> tuple[list[Candidate], bool]:
+    """Make the engines that answer as torch does on this machine's processor.
 
-    def write(folder: Path) -> None:
-        if graph is not None:
-            trial = Trial("an image of random pixels", noise(bundle.card.size).images[:1])
-            reference = TorchEngine(bundle.classifier)
-            heat = HeatScale.of(bundle.card)
-            parity = measure(best.engine, reference, trial, bundle.card.calibration, heat)
-            export.write(bundle, folder, graph, best.precision, parity, limits={})
-
-    kept_engines.keep(bundle, best.engine.name, None if graph is None else write)
-
-
-def candidates(bundle: Bundle) -> Iterator[Candidate]:
-    """Make the engines that answer as torch does on this machine's processor; torch is the last."""
+    Returns:
+        The engines, torch as the last; and whether each could be tried. OpenVINO that failed may
+        have lacked memory, or room for a file, so that the next start may find more.
+    """
+    found, whole = [], True
     try:
         onnx = to_onnx(bundle.classifier.cpu())
-        yield _openvino(bundle, onnx)
+        found.append(_openvino(bundle, onnx))
         if has_bfloat16() and passes_bfloat16(bundle):
-            yield _in_bfloat16(bundle, onnx)
-    except (ArtifactError, MissingExtraError):  # only torch can run it, or OpenVINO is broken
+            found.append(_in_bfloat16(bundle, onnx))
+    except _DisagreesError:
         pass
-    yield Candidate(TorchEngine(bundle.classifier))
+    except (ArtifactError, MissingExtraError):  # only torch can run it, or OpenVINO is broken
+        whole = False
+    return [*found, Candidate(TorchEngine(bundle.classifier))], whole
 
 
 def fastest(engines: Sequence[Engine], images: Images) -> Engine:
@@ -178,7 +173,7 @@ def check_agrees(engine: Engine, bundle: Bundle, images: Images, exact: bool) ->
     limit = TOLERANCE if exact else COARSE
     difference = relative_difference(found, expected, logits=1.0 if exact else None)
     if not difference <= limit:
-        raise ArtifactError(
+        raise _DisagreesError(
             f"outputs of {engine.name} and torch differ by {difference:.2g} on this model, more "
             f"than {limit:g}: read with torch"
         )

@@ -1,23 +1,23 @@
 """Kept engines: what `auto` chose for a bundle on this machine, so that it need not choose again.
 
     CACHE/engines/KEY/
-      engine.json   the choice, and what decided it
-      export.json, bundle.json, graph.xml, graph.bin   an export; absent where torch was chosen
+      engine.json            the choice, what decided it, and the SHA-256 of the other files
+      graph.xml, graph.bin   the graph of OpenVINO; absent where torch was chosen
 
 KEY is the SHA-256 of everything that decides the choice: the bundle's card, which has the SHA-256
-of the weights; the code of this package that converts, compares and chooses; the versions of the
-packages that do; and the processor. So nothing kept grows old, it is only no longer asked for: the
-newest `MOST` are left. The engine has the name and gives the answers that it had when it was
-chosen, since it was compiled from these files then too.
+of the weights; the device asked for; the code of this package that converts, compares and chooses;
+the versions of the packages that do; and the processor. So nothing kept grows old, it is only no
+longer asked for: the newest `MOST` are left. The engine has the name and gives the answers that it
+had when it was chosen, since it was compiled from the same bytes then too.
 
-An entry appears whole, by a rename; of two processes that make one, the first wins. It is checked
-as any export when it is read, and one that is damaged is made again. Entries of another user would
-decide readings, so the folder must be the user's own. Nothing here needs torch.
+An entry appears whole, by a rename; of two processes that make one, the first wins. Each file is
+read once, checked and used from memory: a cache may be deleted while an engine runs. An entry that
+is damaged is made again. Files of another user would decide readings, so each must be this user's
+own, whoever owns the folders above. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -27,18 +27,20 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chestxray.artifacts import read_json, sha256, sync_folder, write_json
-from chestxray.errors import ArtifactError, ChestXrayError, MissingExtraError
-from chestxray.model.engines import Engine, needed
-from chestxray.model.exported import EXPORT, open_graph
+from chestxray.artifacts import sync_folder, write_bytes, write_json
+from chestxray.errors import ArtifactError, MissingExtraError, StorageError
+from chestxray.model.engines import Arithmetic, Engine, OpenVinoEngine, last_line, needed
+from chestxray.model.exported import BIN, XML
 from chestxray.model.model_card import Facts
+from chestxray.model.openvino_graph import GraphFiles
+from chestxray.model.source_code import MODEL_SHA256, sha256_of
 from chestxray.storage import cache
 from chestxray.version import __version__
 
@@ -47,12 +49,16 @@ MOST: Final = 8
 
 _FOLDER: Final = "engines"
 _RECORD: Final = "engine.json"
-_MADE_BY: Final = "chestxray predict"
+_GRAPH: Final = (XML, BIN)
 _PACKAGES: Final = ("onnx", "openvino", "timm", "torch")
 _ENTRY: Final = re.compile("[0-9a-f]{64}")
 _TEMPORARY: Final = ".tmp"
 _LEFTOVER: Final = 24 * 3600.0  # seconds after which nobody writes a temporary folder any more
 _OTHERS_MAY_WRITE: Final = 0o022
+_CODE: Final = (
+    MODEL_SHA256,
+    sha256_of(Path(__file__).with_name(of) for of in ("engine.py", "kept_engines.py")),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +80,8 @@ class _Record(BaseModel):
     Attributes:
         decided_by: see `_deciding`.
         name: of the engine.
-        export_sha256: of `export.json`; None where torch was chosen.
+        arithmetic: in which it computes.
+        sha256: of the graph's files, by name; empty where torch was chosen.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -82,16 +89,19 @@ class _Record(BaseModel):
     format: Literal[1] = 1
     decided_by: dict[str, Any]
     name: str
-    export_sha256: str | None
+    arithmetic: Arithmetic
+    sha256: dict[str, str]
 
 
-def find(facts: Facts) -> Kept | None:
+def find(facts: Facts, device: str) -> Kept | None:
     """Give what `auto` chose for a bundle here, None where it has to choose.
 
     Args:
         facts: of the bundle, at its own operating point.
+        device: that is asked for, `auto` or `cpu`. Only torch finds every GPU, so what it chose
+            on a CPU that was named does not hold where it is to look for one.
     """
-    decided_by = _deciding(facts)
+    decided_by = _deciding(facts, device)
     if decided_by is None:
         return None
     try:
@@ -99,41 +109,52 @@ def find(facts: Facts) -> Kept | None:
         entry = folder / _key(decided_by)
         if not entry.is_dir():
             return None
-        _check_owner(folder)
+        _check_owner(folder, folder.lstat())
     except OSError:  # `keep` says why
         return None
     try:
-        kept = _read(entry, decided_by, facts.identity)
-    except (OSError, ChestXrayError) as error:
+        kept = _read(entry, decided_by)
+    except ArtifactError as error:
         _log.warning("%s is damaged, so the engine is chosen again: %s", entry, error)
         _delete(entry)
+        return None
+    except (OSError, RuntimeError, MemoryError) as error:  # it may be sound: others may use it
+        reason = last_line(error)
+        _log.warning("%s cannot be used, so the engine is chosen again: %s", entry, reason)
         return None
     with suppress(OSError):  # a folder that cannot be written keeps the times of its making
         os.utime(entry)
     return kept
 
 
-def keep(facts: Facts, name: str, write: Callable[[Path], object] | None) -> None:
+def keep(
+    facts: Facts, device: str, name: str, graph: GraphFiles | None, arithmetic: Arithmetic
+) -> None:
     """Keep what `auto` chose; where that is not possible, a warning says so.
 
     Args:
         facts: of the bundle, at its own operating point.
+        device: see `find`.
         name: of the engine.
-        write: writes the export to a folder; None where torch was chosen.
+        graph: that it runs; None where torch was chosen.
+        arithmetic: in which it computes.
     """
-    decided_by = _deciding(facts)
+    decided_by = _deciding(facts, device)
     if decided_by is None:
         return
+    files = {} if graph is None else dict(zip(_GRAPH, graph, strict=True))
+    hashes = {of: hashlib.sha256(content).hexdigest() for of, content in files.items()}
+    record = _Record(decided_by=decided_by, name=name, arithmetic=arithmetic, sha256=hashes)
     try:
         folder = _folder()
+        above = next(path for path in folder.parents if path.exists())
+        _check_owner(above, above.stat(), forbidden=0)  # root makes nothing in a user's home
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(folder)
+        _check_owner(folder, folder.lstat())
         entry = folder / _key(decided_by)
         with _written(entry) as temporary:
-            if write is not None:
-                write(temporary)
-            export = None if write is None else sha256(temporary / EXPORT)
-            record = _Record(decided_by=decided_by, name=name, export_sha256=export)
+            for of, content in files.items():
+                write_bytes(temporary / of, content)
             write_json(temporary / _RECORD, record.model_dump(mode="json"))
         _make_room(folder)
     except OSError as error:
@@ -144,54 +165,64 @@ def keep(facts: Facts, name: str, write: Callable[[Path], object] | None) -> Non
         )
 
 
-def _read(entry: Path, decided_by: dict[str, Any], model: str) -> Kept:
+def _read(entry: Path, decided_by: dict[str, Any]) -> Kept:
     """Read an entry.
 
     Raises:
         ArtifactError: it is damaged, or not of this bundle.
+        OSError: a file cannot be read, or is not this user's own.
+        RuntimeError: OpenVINO cannot run it; as `MemoryError`.
     """
     try:
-        record = _Record.model_validate(read_json(entry / _RECORD, _MADE_BY))
+        record = _Record.model_validate_json(_content(entry / _RECORD))
     except ValidationError as error:
         raise ArtifactError(f"{entry / _RECORD} has other values than this version's") from error
     if record.decided_by != decided_by:
         raise ArtifactError(f"{entry / _RECORD} is of another bundle, package or processor")
-    if record.export_sha256 is None:
+    if not record.sha256:
         return Kept(record.name, None)
-    engine, _ = open_graph(entry, model)
-    if sha256(entry / EXPORT) != record.export_sha256:
-        raise ArtifactError(f"{entry / EXPORT} is not the file that {_RECORD} describes")
+    files = {of: _content(entry / of) for of in _GRAPH}
+    if {of: hashlib.sha256(files[of]).hexdigest() for of in files} != record.sha256:
+        raise ArtifactError(f"the graph in {entry} is not the one that {_RECORD} describes")
+    engine = OpenVinoEngine(GraphFiles(files[XML], files[BIN]).read(), record.arithmetic)
     if engine.name != record.name:
         raise ArtifactError(f"{entry} is now run by {engine.name}, and was by {record.name}")
     return Kept(engine.name, engine)
 
 
-def _deciding(facts: Facts) -> dict[str, Any] | None:
-    """Give all that decides the choice; None where a package is missing, so there is none."""
+def _content(path: Path) -> bytes:
+    """Read a file of this user; its owner is that of the open file, which nobody can exchange."""
+    try:
+        with path.open("rb") as file:
+            _check_owner(path, os.fstat(file.fileno()))
+            return file.read()
+    except FileNotFoundError as error:
+        if not path.parent.exists():  # another process has just deleted the entry
+            raise
+        raise ArtifactError(f"{path} does not exist") from error
+
+
+def _deciding(facts: Facts, device: str) -> dict[str, Any] | None:
+    """Give all that decides the choice; None where there is none, or it cannot be told.
+
+    That is where a package is missing, OpenVINO cannot use the processor, or the code has no files.
+    """
+    asked = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
     try:
         core = needed("openvino").Core()
+        name, able = (core.get_property("CPU", what) for what in asked)
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    except (MissingExtraError, importlib.metadata.PackageNotFoundError):
+    except (MissingExtraError, importlib.metadata.PackageNotFoundError, RuntimeError):
         return None
-    asked = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-    name, able = (core.get_property("CPU", what) for what in asked)
+    if None in _CODE:
+        return None
     return {
         "card_sha256": hashlib.sha256(facts.card.model_dump_json().encode()).hexdigest(),
-        "code_sha256": _code_sha256(),
+        "device": device,
+        "code_sha256": list(_CODE),
         "versions": {"chestxray": __version__, **versions},
         "processor": {"name": name, "able": sorted(able)},
     }
-
-
-@functools.cache
-def _code_sha256() -> str:
-    """Hash the code that decides: a version number would have to be raised by hand."""
-    own = Path(__file__)
-    model = own.parents[1] / "model"
-    digest = hashlib.sha256()
-    for path in (own, own.with_name("engine.py"), *sorted(model.glob("*.py"))):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _key(decided_by: dict[str, Any]) -> str:
@@ -204,15 +235,16 @@ def _folder() -> Path:
         return cache.folder() / _FOLDER
     except RuntimeError as error:
         raise OSError(f"this user has no home folder: {error}") from error
+    except StorageError as error:
+        raise OSError(str(error)) from error
 
 
-def _check_owner(folder: Path) -> None:
+def _check_owner(path: Path, found: os.stat_result, forbidden: int = _OTHERS_MAY_WRITE) -> None:
     """Raise `OSError` where others than this user and root can write; Windows cannot say."""
     if not hasattr(os, "geteuid"):
         return
-    found = folder.lstat()  # a link could lead anywhere
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_MAY_WRITE:
-        raise PermissionError(f"{folder} can be written by others")
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & forbidden:
+        raise PermissionError(f"{path} is another user's, or can be written by others")
 
 
 @contextmanager
@@ -220,8 +252,10 @@ def _written(entry: Path) -> Iterator[Path]:
     """Give a folder that gets the entry's name in the end, unless another process has made it."""
     temporary = _temporary(entry)
     try:
-        temporary.mkdir()
+        temporary.mkdir(mode=0o755)
         yield temporary
+        for path in temporary.iterdir():  # whatever the umask is
+            path.chmod(path.stat().st_mode & ~_OTHERS_MAY_WRITE)
         try:
             temporary.rename(entry)
         except OSError:

@@ -227,7 +227,7 @@ def _loaded(
     if engine in RUNTIMES:
         # A kept graph is not signed, so it cannot decide where a signature is required.
         kept = engine == "auto" and require_signature is None
-        made = _kept_engine(facts, wanted) if kept and _computes_on_cpu(device) else None
+        made = _kept_engine(facts, device, wanted) if kept and _computes_on_cpu(device) else None
         if made is not None:
             return Reader(at(facts, operating_point), made)
         # Imported here, since an export and a kept graph are read without torch.
@@ -241,9 +241,9 @@ def _loaded(
     return Reader(at(facts, operating_point), made)
 
 
-def _kept_engine(facts: Facts, wanted: str | None) -> Engine | None:
+def _kept_engine(facts: Facts, device: str, wanted: str | None) -> Engine | None:
     """Give the kept graph of a bundle, if that is what `auto` takes."""
-    kept = kept_engines.find(facts)
+    kept = kept_engines.find(facts, device)
     return kept.engine if kept is not None and wanted in (None, kept.name) else None
 
 

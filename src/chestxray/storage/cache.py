@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from chestxray.errors import StorageError
+from chestxray.storage.urls import is_url, path_of
 
 LIMIT: Final = "CHESTXRAY_CACHE_GIB"
 """The environment variable that bounds the cache, which `--cache-gib` sets."""
@@ -45,10 +46,15 @@ def folder() -> Path:
     """Give the folder in which the package keeps what it can make again.
 
     `$CHESTXRAY_CACHE`, or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`.
+
+    Raises:
+        StorageError: `$CHESTXRAY_CACHE` is the URL of a store.
     """
     own = os.environ.get("CHESTXRAY_CACHE")
+    if own and is_url(own):
+        raise StorageError(f"CHESTXRAY_CACHE = {own!r} is a URL: give a folder of this machine")
     user = os.environ.get("XDG_CACHE_HOME")
-    return Path(own).absolute() if own else Path(user or Path.home() / ".cache") / "chestxray"
+    return path_of(own).absolute() if own else Path(user or Path.home() / ".cache") / "chestxray"
 
 
 def limit() -> int:
