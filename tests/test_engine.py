@@ -15,7 +15,6 @@ from chestxray.model.bfloat16 import Bfloat16Engine
 from chestxray.model.bundle import Bundle
 from chestxray.model.engines import run_all
 from chestxray.model.export import bfloat16_engine
-from chestxray.model.heatmaps import HeatScale
 from chestxray.model.network import Classifier
 from chestxray.model.parity import AurocChange, Parity, measure, noise
 from chestxray.model.parity_images import trial_of
@@ -155,7 +154,7 @@ def test_training_measures_the_network_in_bfloat16_where_there_are_enough_images
     pytest.importorskip("openvino", reason="needs the export extra")
     assert loaded.card.bfloat16 is None  # 115 images
     monkeypatch.setattr("chestxray.training.finalize.FEWEST_IMAGES", 100)
-    classifier, rules = loaded.classifier, (loaded.card.calibration, HeatScale.of(loaded.card))
+    classifier, rules = loaded.classifier, (loaded.card.calibration, loaded.card.heat_scale)
     record = _in_bfloat16(classifier, dataset, dataset.findings, *rules)
     trial = trial_of(dataset, dataset.findings, drawn=False)
     again = measure(bfloat16_engine(classifier), TorchEngine(classifier), trial, *rules)

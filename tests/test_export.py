@@ -34,7 +34,7 @@ from chestxray.model.exported import (
     open_engine,
     read_export,
 )
-from chestxray.model.heatmaps import HeatScale, MapSummary, fit_heat_scales
+from chestxray.model.heatmaps import MapSummary, fit_heat_scales
 from chestxray.model.network import Classifier
 from chestxray.model.openvino_graph import (
     bfloat16_weights,
@@ -86,7 +86,7 @@ def test_normalisation_is_inside_the_graph(loaded, tmp_path):
 
 
 def test_the_measured_parity_is_that_of_the_files(loaded, exported, trial):
-    rules = trial, loaded.card.calibration, HeatScale.of(loaded.card)
+    rules = trial, loaded.card.calibration, loaded.card.heat_scale
     found = measure(open_engine(exported), TorchEngine(loaded.classifier), *rules)
     logits, maps, features = open_engine(exported).run(np.array(trial.images))
     exact, heat, wanted = TorchEngine(loaded.classifier).run(np.array(trial.images))
@@ -172,7 +172,7 @@ def test_int8_is_calibrated_on_training_and_judged_with_validation(
         if layer.get_friendly_name() in float32_layers(graph):
             assert layer.input_value(0).get_node().get_type_name() != "FakeQuantize"
     engine, exact = open_engine(tmp_path / "out"), TorchEngine(loaded.classifier)
-    rules = trial, loaded.card.calibration, HeatScale.of(loaded.card)
+    rules = trial, loaded.card.calibration, loaded.card.heat_scale
     found = measure(engine, exact, *rules)
     assert found.auroc == record.parity.auroc
     assert found.probability == record.parity.probability

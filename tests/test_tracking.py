@@ -88,9 +88,11 @@ def check_tensorboard(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     history = pd.read_csv(run / "history.csv")
-    val = history.loc[history["split"] == "val", "auroc"].tolist()
-    assert [of.value for of in events.Scalars("auroc/val")] == pytest.approx(val)
-    assert [of.value for of in events.Scalars("best/auroc")] == [pytest.approx(max(val))]
+    val = history[history["split"] == "val"].reset_index()
+    found = [of.value for of in events.Scalars("auroc/val")]
+    assert found == pytest.approx(val["auroc"].tolist())
+    best = val["auroc"][val["loss"].idxmin()]  # the epoch that is kept
+    assert [of.value for of in events.Scalars("best/auroc")] == [pytest.approx(best)]
     assert [of.value for of in events.Scalars("auroc/test")] == [0.75]
     told = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     parameters = HParamsPluginData.FromString(told).session_start_info.hparams

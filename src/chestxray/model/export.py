@@ -289,7 +289,7 @@ def bfloat16_engine(network: Network) -> Engine:
 
 def _rules(bundle: Bundle) -> tuple[Calibration, HeatScale]:
     """Give what turns a network's answers into what a reader sees."""
-    return bundle.card.calibration, HeatScale.of(bundle.card)
+    return bundle.card.calibration, bundle.card.heat_scale
 
 
 def _record(

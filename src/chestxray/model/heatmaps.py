@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from chestxray.model.engines import Heat, Maps, Probabilities
-    from chestxray.model.model_card import ModelCard
 
 TYPICAL_PEAK: Final = 0.8
 """The peak of the median true call in validation."""
@@ -67,11 +66,6 @@ class HeatScale(NamedTuple):
     references: npt.NDArray[np.float32]
     scales: npt.NDArray[np.float32]
     full: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, card: ModelCard) -> Self:
-        """Take the scale from a model card."""
-        return cls.fitted(card.heat_references, card.heat_scales, card.thresholds)
 
     @classmethod
     def fitted(

@@ -33,6 +33,7 @@ from chestxray.evaluation.seen_images import Seen, all_seen, all_tuned_on
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.exported import EXPORT
+from chestxray.model.heatmaps import HeatScale
 from chestxray.model.origin import Crops, Origin, PerChannel, check_normalisation
 from chestxray.model.out_of_distribution import FILE, Detector, Limits
 from chestxray.model.parity import Parity
@@ -386,6 +387,11 @@ class ModelCard(BaseModel):
         detected = {"look": gate.looks, "features": gate.distances} if gate else {}
         known = {name: found for name, found in detected.items() if found is not None}
         return {**self.image_distributions, **known}
+
+    @property
+    def heat_scale(self) -> HeatScale:
+        """The scale of each finding's heatmap."""
+        return HeatScale.fitted(self.heat_references, self.heat_scales, self.thresholds)
 
     @property
     def unavailable(self) -> dict[str, str]:

@@ -19,7 +19,6 @@ from chestxray.findings import Findings
 from chestxray.model import model_card
 from chestxray.model.engines import Answer, Engine, Heat, Probabilities, gpu_possible
 from chestxray.model.exported import open_engine
-from chestxray.model.heatmaps import HeatScale
 from chestxray.model.image_measures import measures_of
 from chestxray.model.model_card import Facts
 from chestxray.reading import judged_image, kept_engines
@@ -55,7 +54,7 @@ class Reader:
         self.engine = engine
         self.findings: Findings = bundle.card.findings
         self.size = bundle.card.size
-        self._heat_scale = HeatScale.of(bundle.card)
+        self._heat_scale = bundle.card.heat_scale
         self.warnings = tuple(warnings_of(bundle))
 
     def __repr__(self) -> str:
