@@ -12,7 +12,6 @@ from chestxray.training import checkpoint_files, fit, loop
 from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST
 from chestxray.training.lightning_module import Task
-from chestxray.training.loop import precision_of
 from chestxray.training.optimisation import RATE, WeightAverage, groups_of, optimiser_of
 from chestxray.training.registry import AUGMENTATIONS
 from conftest import TINY
@@ -163,12 +162,11 @@ def test_small_images_are_not_trained_on_in_bfloat16_by_a_processor(monkeypatch)
     """A strided convolution over one cell: oneDNN leaves most of its weight gradient unwritten."""
     able = {"avx512_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert precision_of(tiny()) == "bfloat16"
+    assert loop.precision_of(tiny()) == "bfloat16"
     small = tiny("progressive=[[16, 1]]")
-    assert precision_of(small) == "float32"
-    assert precision_of(tiny("size=16")) == "float32"
+    assert loop.precision_of(small) == "float32"
     with pytest.raises(RecipeError, match="32 pixels or more on a processor, here 16: set prec"):
-        precision_of(small.model_copy(update={"precision": "bfloat16"}))
+        loop.precision_of(small.model_copy(update={"precision": "bfloat16"}))
 
 
 def test_a_side_that_the_backbone_does_not_take_is_refused_before_training(dataset, tmp_path):
