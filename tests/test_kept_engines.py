@@ -120,7 +120,7 @@ assert processes.load_model(Path(sys.argv[1]), 'auto', None).identity
 
 
 @pytest.mark.usefixtures("by_graph")
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_second_start_gives_the_bytes_of_the_first_without_torch(
     run, pair, films, tmp_path, home, members
 ):
@@ -516,6 +516,7 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(own, tmp_path / "copy/chestxray", ignore=ignored))
 
 
+@pytest.mark.slow
 def test_what_old_code_chose_after_an_upgrade_is_not_found_by_the_new(run, home, copy):
     words = (copy.parent, run / "bundle")
     assert said(ran(FOUND, *words, copy / "model/network.py")).strip() == "found"
@@ -525,6 +526,7 @@ def test_what_old_code_chose_after_an_upgrade_is_not_found_by_the_new(run, home,
     assert len(new) == 1, "a new process has a key of its own"
 
 
+@pytest.mark.slow
 def test_a_program_without_source_files_keeps_nothing(run, home, copy):
     compileall.compile_dir(copy, quiet=2, legacy=True)
     for path in copy.rglob("*.py"):
@@ -548,6 +550,7 @@ print(chestxray.load(sys.argv[1]).engine.name)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_at_once_keep_one_engine(run, home, tmp_path, caplog):
     ready = [tmp_path / str(number) for number in range(2)]
     started = [ran(LOAD, run / "bundle", path, tmp_path / "go") for path in ready]
@@ -577,6 +580,7 @@ for _ in range(30):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_keep_read_and_delete_one_entry_do_not_harm_each_other(run, home):
     started = [ran(WRITE, run / "bundle", home) for _ in range(3)]
     for process in started:
