@@ -25,6 +25,12 @@ from chestxray.reading.reader import Reader
 from chestxray.training.finalize import _in_bfloat16
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch, tmp_path: Path) -> None:
+    """What `auto` chose in another test must not decide here."""
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def openvino(run: Path) -> Reader:
     pytest.importorskip("openvino", reason="needs the export extra")

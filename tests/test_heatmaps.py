@@ -202,10 +202,13 @@ def test_drawing_leaves_the_other_cores_alone() -> None:
         "import time, numpy as np\n"
         "from chestxray.reading.overlay import blend\n"
         "image, heat = np.full((700, 700), 90, np.uint8), np.eye(28, dtype=np.float32)\n"
-        "blend(image, heat)\n"
-        "before = time.process_time()\n"
-        "time.sleep(0.1)\n"
-        "print(time.process_time() - before)\n"
+        "used = []\n"
+        "for _ in range(5):\n"
+        "    blend(image, heat)\n"
+        "    before = time.process_time()\n"
+        "    time.sleep(0.05)\n"
+        "    used.append(time.process_time() - before)\n"
+        "print(min(used))\n"
     )
     unlimited = {name: of for name, of in os.environ.items() if not name.endswith("_NUM_THREADS")}
     command = [sys.executable, "-c", script]

@@ -79,7 +79,7 @@ def site(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     with (raw / TABLE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([head, *(row for row in rows if row[0] in names)])
     dataset = raw.with_name("dataset")
-    typed("prepare", raw, dataset, "--size", 256, "--split", "patient")
+    typed("prepare", raw, dataset, "--size", 224, "--split", "patient")
     return Site(raw, dataset, sorted(images.glob("*.png")))
 
 
@@ -261,7 +261,7 @@ def test_the_gateway_says_it_in_the_report_that_it_sends(bundle, site, tmp_path)
     finally:
         sink.server.shutdown()
     (report,) = [one for one in sink.got if one.Modality == "SR"]
-    check_said(str(report))
+    check_said(report.to_json())
     assert "not compared" in drift
 
 

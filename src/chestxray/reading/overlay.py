@@ -42,7 +42,6 @@ _EDGE: Final = 0.5  # width of each dark edge, in that of the contour
 _ROWS_AT_ONCE: Final = 256
 _FLAT: Final = 1e-5  # heat a pixel: a flat map has no contours
 _NO_FRACTIONS: Final = np.empty(0, dtype=np.uint16)  # positions in the table are whole numbers
-_NOTHING: Final = np.empty((0, 0), np.float32)  # to add to a product
 
 
 def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = False) -> _RGB:
@@ -85,7 +84,7 @@ def outlined(
     (left, top, wide, high), (width, height) = placement, size
     across = _interpolation(heat.shape[1], width, left, wide).values
     down = _interpolation(heat.shape[0], height, top, high).values
-    rows = _product(heat.astype(np.float32), across, cv2.GEMM_2_T)
+    rows = _product(heat.astype(np.float32), across.T)
     for first in range(0, height, _ROWS_AT_ONCE):
         yield _product(down[first : first + _ROWS_AT_ONCE], rows) >= LEVELS[0]
 
@@ -139,12 +138,16 @@ def _interpolation(cells: int, pixels: int, start: float, extent: float) -> _Wei
 
 def _over_pixels(down: _Floats, heat: _Floats, across: _Floats) -> _Floats:
     """Interpolate the cells of a heatmap over the pixels of both sides."""
-    return _product(_product(down, heat), across, cv2.GEMM_2_T)
+    return _product(_product(down, heat), across.T)
 
 
-def _product(first: _Floats, second: _Floats, flags: int = 0) -> _Floats:
-    """Multiply matrices on this core: NumPy's threads would burn the others for 30 ms after it."""
-    return np.asarray(cv2.gemm(first, second, 1, _NOTHING, 0, flags=flags), np.float32)
+def _product(first: _Floats, second: _Floats) -> _Floats:
+    """Multiply matrices on this core.
+
+    NumPy's `@` and OpenCV's `gemm` wake the threads of OpenBLAS, which then burn the other cores
+    for 30 ms and more.
+    """
+    return np.asarray(np.einsum("ij,jk->ik", first, second), np.float32)
 
 
 def _opacity(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
