@@ -211,32 +211,19 @@ def export(
             f"another precision, or write it anyway with --force"
         )
     limits = _EXACT if precision == "fp32" else _HARMLESS
-    return write(bundle, out, onnx if graph is None else graph, precision, parity, limits, misses)
+    return _write(bundle, out, onnx if graph is None else graph, precision, parity, limits, misses)
 
 
-def write(
+def _write(
     bundle: Bundle,
     out: Path,
     graph: bytes | GraphFiles,
     precision: Precision,
     parity: Parity,
     limits: dict[str, float],
-    misses: Sequence[str] = (),
+    misses: Sequence[str],
 ) -> Export:
-    """Write the files of an export.
-
-    Args:
-        bundle: that it is made from.
-        out: the folder; an export in it is replaced.
-        graph: of the bundle's classifier, of ONNX or of OpenVINO.
-        precision: of its weights and arithmetic.
-        parity: measured with it.
-        limits: that `parity` was compared with.
-        misses: a sentence for each limit that is not kept.
-
-    Returns:
-        The content of `export.json`.
-    """
+    """Write the files of an export; one that is there is replaced."""
     kind: Format = "onnx" if isinstance(graph, bytes) else "openvino"
     files = (graph,) if isinstance(graph, bytes) else graph
     out.mkdir(parents=True, exist_ok=True)
