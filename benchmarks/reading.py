@@ -303,7 +303,7 @@ def one_file(bundle: Path, reader: Reader, path: Path) -> None:
             if answer.status not in {200, 422}:  # 422: the gate refuses it
                 sys.exit(text.decode())
 
-        # The network's threads here hold their cores for a moment longer, so it is not the last part.
+        # The network's threads here hold their cores a moment longer, so it is not the last.
         median = in_turns({
             "network": partial(reader.engine.run, image),
             "decoding": partial(load, data, reader.size),
