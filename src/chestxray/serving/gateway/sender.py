@@ -14,6 +14,7 @@ service answers is limited in bytes, depth and time (`http_client`, `dicom_json`
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -236,12 +237,28 @@ def uncompressed(path: Path) -> bytes | None:
 
 def _send_at_once(event: evt.Event) -> None:
     """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
+    _set_for_tcp(event, socket.TCP_NODELAY)
+
+
+def _acknowledge_at_once(event: evt.Event) -> None:
+    """Have the beginning of the answer acknowledged at once, as often as Linux forgets it.
+
+    Many archives hold its end till then, which is 40 ms later otherwise.
+    """
+    _set_for_tcp(event, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY))
+
+
+def _set_for_tcp(event: evt.Event, option: int) -> None:
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # the other side has just closed it
+            connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
-_AT_ONCE: Final[list[evt.EventHandlerType]] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+_AT_ONCE: Final[list[evt.EventHandlerType]] = [
+    (evt.EVT_CONN_OPEN, _send_at_once),
+    (evt.EVT_DATA_SENT, _acknowledge_at_once),
+]
 
 
 def _as_accepted(path: Path, association: Association) -> Path | Dataset:
