@@ -32,7 +32,8 @@ def findings(
         rows = [of for of in counts if of.source == record.name]
         images = rows[0].positive + rows[0].negative + rows[0].unknown
         typer.echo(f"\n{record.name}: {record.title}, {images} images")
-        typer.echo(f"{'':{width}}{_columns('positive', 'of patients', 'negative', 'unknown')}  rule")
+        names = _columns("positive", "of patients", "negative", "unknown")
+        typer.echo(f"{'':{width}}{names}  rule")
         general = record.rules.get("", "")  # of each labelled finding: printed once
         for of in rows:
             numbers = _columns(of.positive, of.patients, of.negative, of.unknown)
