@@ -25,7 +25,7 @@ def _tree(out: Path, labels: dict[str, list[object]]) -> Path:
     for image in range(count):
         pixels = np.random.default_rng((len(out.name), image)).integers(0, 256, (32, 32), np.uint8)
         Image.fromarray(pixels).save(out / f"{image}.png")
-    about = {"image": [f"{n}.png" for n in range(count)], "patient": list(range(count))}
+    about = {"image": [f"{n}.png" for n in range(count)], "patient": [n // 2 for n in range(count)]}
     pd.DataFrame(about | labels).to_csv(out / "labels.csv", index=False)
     return out
 
@@ -43,18 +43,18 @@ def dataset(tmp_path_factory) -> chestxray.Dataset:
 def test_labels_are_counted_per_source_with_the_rule_behind_them(dataset):
     rules = "; blank: unknown, uncertain: ignore"
     found = {
-        (of.source, of.finding): (of.positive, of.negative, of.unknown, of.rule)
+        (of.source, of.finding): (of.positive, of.patients, of.negative, of.unknown, of.rule)
         for of in label_counts(dataset)
     }
     assert found == {
-        ("first", "Effusion"): (1, 2, 2, f"labelled{rules}"),
-        ("first", "Nodule"): (2, 3, 0, f"labelled{rules}"),
+        ("first", "Effusion"): (1, 1, 2, 2, f"labelled{rules}"),
+        ("first", "Nodule"): (2, 1, 3, 0, f"labelled{rules}"),
         ("first", "Lung Lesion"): (
-            2, 0, 3, "not labelled: present where Nodule is, else unknown"
+            2, 1, 0, 3, "not labelled: present where Nodule is, else unknown"
         ),
-        ("second", "Effusion"): (2, 2, 0, f"labelled{rules}"),
-        ("second", "Nodule"): (0, 0, 4, "not labelled: unknown"),
-        ("second", "Lung Lesion"): (1, 3, 0, f"labelled{rules}"),
+        ("second", "Effusion"): (2, 1, 2, 0, f"labelled{rules}"),
+        ("second", "Nodule"): (0, 0, 0, 4, "not labelled: unknown"),
+        ("second", "Lung Lesion"): (1, 1, 3, 0, f"labelled{rules}"),
     }  # fmt: skip
 
 

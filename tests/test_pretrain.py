@@ -62,8 +62,11 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> fit.Run:
-    """A pretraining that nothing interrupted, in a folder of its own."""
-    return pretrain(tmp_path_factory.mktemp("whole") / "out", FEW)
+    """A pretraining that nothing interrupted, in a folder of its own, beside which is a cache."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHESTXRAY_CACHE", str(folder / "cache"))
+        return pretrain(folder / "out", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,27 @@ def test_the_same_call_with_all_done_trains_nothing(whole, monkeypatch):
     command = ["pretrain", str(whole.folder.parent), "--images=16", "--size=32", "--set=threads=2"]
     told = CliRunner().invoke(app, command)
     assert told.stdout.strip() == f"{whole.bundle}: {whole.model}"
+
+
+def test_what_a_folder_holds_is_kept_for_recipes_and_the_next_folder_takes_it(
+    whole, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(whole.folder.parents[1] / "cache"))
+    kept = phantom_weights.bundle_of(from_phantoms())
+    assert kept is not None
+    monkeypatch.setattr("chestxray.training.pretraining.train", forbidden)
+    again = pretrain(tmp_path / "out", FEW)
+    assert again.model == whole.model
+    for file in WEIGHTS:
+        assert (kept.parent / file).read_bytes() == (whole.folder / file).read_bytes(), file
+        assert (again.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
+    assert not (kept.parent / "checkpoints").exists()
+
+
+def test_a_pretraining_that_no_recipe_asks_for_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path / "cache"))
+    pretrain(tmp_path / "out", [*FEW, "progressive=[]", "max_epochs=1"])
+    assert not (tmp_path / "cache/phantoms").exists()
 
 
 def test_a_folder_of_other_settings_or_of_something_else_is_refused(whole, tmp_path):

@@ -113,6 +113,21 @@ def test_all_pages_are_accessible_fit_their_window_and_ask_nobody_else(
     assert found == {}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("served", [True, False])
+def test_the_search_finds_a_page_by_its_words_from_a_server_and_from_the_disk(
+    site, address, browser, served
+):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto((address if served else site.as_uri() + "/") + "reference/files.html")
+    page.get_by_role("textbox", name="Search").click()
+    page.keyboard.type("calibration slope")
+    found = page.locator(".md-search-result__item a").filter(has_text="Calibration").first
+    assert "explanation/calibration.html" in (found.get_attribute("href") or "")
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A folder to work in, and an environment whose commands are those of this process."""

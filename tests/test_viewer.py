@@ -307,7 +307,7 @@ def test_a_screen_reader_announces_the_findings(page, radiographs):
     assert "warnings." in said
     described = page.locator("[data-finding=Hernia] button").get_attribute("aria-label")
     assert re.match(
-        r"Hernia, [<>]? ?[\d.]+ %(, threshold [\d.]+ %)?, (called|not called|not assessed)",
+        r"Hernia, [<>]?\s?[\d.]+\s%(, threshold [\d.]+\s%)?, (called|not called|not assessed)",
         described,
     )
     unnamed = page.evaluate(

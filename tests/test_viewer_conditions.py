@@ -189,12 +189,12 @@ def test_figures_are_not_rounded_to_certainty_or_onto_the_threshold(page):
         rows,
     )
     assert shown == [
-        ["< 0.1 %", None],
-        ["> 99.9 %", None],
-        ["12 %", None],
-        ["50 %", "50 %"],
-        ["4.66 %", "4.71 %"],
-        ["17.02 %", "16.98 %"],
+        ["<\u00a00.1\u00a0%", None],
+        [">\u00a099.9\u00a0%", None],
+        ["12\u00a0%", None],
+        ["50\u00a0%", "50\u00a0%"],
+        ["4.66\u00a0%", "4.71\u00a0%"],
+        ["17.02\u00a0%", "16.98\u00a0%"],
     ]
 
 

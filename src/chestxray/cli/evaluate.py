@@ -366,7 +366,9 @@ def _baselines(result: Results) -> Iterator[str]:
 def _show_localization(result: Localization) -> None:
     """Print the pointing game beside its baselines."""
     if result.unmatched_masks:
-        typer.echo(f"{result.unmatched_masks} masks belong to no evaluated image and finding")
+        typer.echo(
+            f"masks of images or findings that are not evaluated here: {result.unmatched_masks}"
+        )
     if not result.all.cases:
         typer.echo("\npointing game: these images have no boxes or masks")
         return

@@ -17,8 +17,8 @@ def findings(
 ) -> None:
     """Count positive, negative and unknown labels per source and finding, with the rule behind.
 
-    What a source cannot say is unknown, not absent: it is left out of training, thresholds and
-    metrics.
+    Beside the positive images stands how many patients they are of. What a source cannot say is
+    unknown, not absent: it is left out of training, thresholds and metrics.
     """
     from chestxray.dataset import Dataset, label_counts
 
@@ -32,10 +32,11 @@ def findings(
         rows = [of for of in counts if of.source == record.name]
         images = rows[0].positive + rows[0].negative + rows[0].unknown
         typer.echo(f"\n{record.name}: {record.title}, {images} images")
-        typer.echo(f"{'':{width}}{'positive':>10}{'negative':>10}{'unknown':>10}  rule")
+        names = _columns("positive", "of patients", "negative", "unknown")
+        typer.echo(f"{'':{width}}{names}  rule")
         general = record.rules.get("", "")  # of each labelled finding: printed once
         for of in rows:
-            numbers = "".join(f"{n:>10}" for n in (of.positive, of.negative, of.unknown))
+            numbers = _columns(of.positive, of.patients, of.negative, of.unknown)
             rule = of.rule.removesuffix(f"; {general}")
             typer.echo(f"{of.finding:{width}}{numbers}  {rule}")
         if general:
@@ -43,3 +44,7 @@ def findings(
         for name, fact in record.facts.items():
             if name.startswith("renamed") or name.endswith("by a finer finding"):
                 typer.echo(f"{name}: {fact}")
+
+
+def _columns(*cells: int | str) -> str:
+    return "".join(f"{cell:>12}" for cell in cells)

@@ -29,6 +29,7 @@ class LabelCount:
         source: short name of the data set.
         finding: as the dataset names it.
         positive, negative, unknown: images by label.
+        patients: that the positive images are of.
         rule: behind the labels, in words.
     """
 
@@ -37,6 +38,7 @@ class LabelCount:
     positive: int
     negative: int
     unknown: int
+    patients: int
     rule: str
 
 
@@ -54,14 +56,16 @@ def label_counts(dataset: Dataset) -> list[LabelCount]:
         for name in records
     }
     named = dataset.index["source"].to_numpy(dtype=object)
+    people = dataset.index["patient"].to_numpy(dtype=object)
     found = []
     for name, record in records.items():
-        labels = dataset.labels(np.flatnonzero(named == name))
+        rows = np.flatnonzero(named == name)
+        labels, of = dataset.labels(rows), people[rows]
         for finding, y in zip(dataset.findings, labels.T, strict=True):
             positive, negative = int((y == 1).sum()), int((y == 0).sum())
             rule = _rule(finding, record, own[name], negative)
-            unknown = len(y) - positive - negative
-            found.append(LabelCount(name, finding, positive, negative, unknown, rule))
+            unknown, patients = len(y) - positive - negative, len({*of[y == 1]})
+            found.append(LabelCount(name, finding, positive, negative, unknown, patients, rule))
     return found
 
 

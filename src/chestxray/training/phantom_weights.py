@@ -8,8 +8,9 @@
 
 Each stage resumes where it was interrupted. `chestxray pretrain` makes such a folder. For a recipe
 with `weights: phantoms` it is made once and kept in the cache, under the SHA-256 of what decides
-it; there the phantoms and the checkpoints are deleted in the end. The cache is `$CHESTXRAY_CACHE`,
-or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`.
+it; there the phantoms and the checkpoints are deleted in the end. Each takes the network from the
+other where it is finished there. The cache is `$CHESTXRAY_CACHE`, or else `chestxray` in
+`$XDG_CACHE_HOME` or in `~/.cache`.
 
 Nothing here trains: `fit.train` is handed over, since it needs the networks of this module itself.
 """
@@ -147,7 +148,9 @@ class Pretraining:
     def make(self, folder: Path, train: Train, keep: bool = True) -> Path:
         """Draw phantoms, pack them and train on them, or finish what was interrupted.
 
-        Another process that works in the folder is waited for.
+        Where the cache has the network, a folder that is new gets a copy. Where a recipe with
+        `weights: phantoms` may start from the network, the cache gets one. Another process that
+        works in the folder is waited for.
 
         Args:
             folder: to write; new, empty, or of the same pretraining.
@@ -167,13 +170,17 @@ class Pretraining:
         with _awaited(folder):
             done = self.made(folder)
             write_json(folder / _RECORD, self.record)
-            if not done:
+            if not done and _trained(self.cached) and not (folder / _SPLIT).exists():
+                say("pretrain", f"taken from {self.cached}, where it was made before")
+                _copy(self.cached, folder)
+            elif not done:
                 dataset = self._dataset(folder)
                 started = (run / "recipe.yaml").exists()
                 train(dataset, None if started else self.recipe, run, resume=started)
             if not keep:
                 for left in (run / "checkpoints", folder / _DATASET):  # the last one is looked for
                     shutil.rmtree(left, ignore_errors=True)
+        self._share(folder)
         return run
 
     def made(self, folder: Path) -> bool:
@@ -194,6 +201,17 @@ class Pretraining:
                 f"{folder} holds something else than a pretraining: name a new folder"
             )
         return _trained(folder)
+
+    def _share(self, folder: Path) -> None:
+        """Copy the network of a folder to the cache, for recipes with `weights: phantoms`."""
+        asked_for = Pretraining.of(self.recipe).sha256 == self.sha256
+        if _trained(self.cached) or not asked_for or not _writable(self.cached):
+            return
+        self.cached.mkdir(parents=True, exist_ok=True)
+        with _awaited(self.cached):
+            if not _trained(self.cached):
+                write_json(self.cached / _RECORD, self.record)
+                _copy(folder, self.cached)
 
     def _dataset(self, folder: Path) -> Dataset:
         """Draw and pack the phantoms, unless they are there."""
@@ -226,11 +244,11 @@ def check(recipe: Recipe) -> None:
         RecipeError: the cache cannot be written.
     """
     folder = Pretraining.of(recipe).cached
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    if not _trained(folder) and not (there.is_dir() and os.access(there, os.W_OK)):
+    if not _trained(folder) and not _writable(folder):
         raise RecipeError(
-            f"weights = 'phantoms': the pretrained network would be kept in {folder}, but {there} "
-            f"cannot be written; set the environment variable CHESTXRAY_CACHE to another folder"
+            f"weights = 'phantoms': the pretrained network would be kept in {folder}, but "
+            f"{_existing(folder)} cannot be written; set the environment variable CHESTXRAY_CACHE "
+            f"to another folder"
         )
 
 
@@ -269,6 +287,27 @@ def tell_origin(recipe: Recipe) -> None:
 def _empty(folder: Path) -> bool:
     """Tell whether there is nothing but locks and the unfinished files of a killed process."""
     return all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def _copy(made: Path, folder: Path) -> None:
+    """Copy a finished network and its split; its run is there as a whole or not at all."""
+    shutil.copy(made / _SPLIT, folder / _SPLIT)
+    new = folder / f".{RUN}.tmp"
+    for old in (new, folder / RUN):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(made / RUN, new, ignore=shutil.ignore_patterns("checkpoints"))
+    new.rename(folder / RUN)
+
+
+def _existing(folder: Path) -> Path:
+    """Give the folder itself, or the nearest one above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def _writable(folder: Path) -> bool:
+    """Tell whether a folder can be written, or be made where it is missing."""
+    there = _existing(folder)
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _trained(folder: Path) -> bool:

@@ -1,12 +1,13 @@
 // Turns figures into text.
 
 // more: digits beyond the usual. Values other than 0 and 1 are never rounded to 0 % or 100 %.
+// Number and sign stay on one line.
 export function percent(value, more = 0) {
   const digits = more + (value < 0.1 || value > 0.995 ? 1 : 0);
   const least = 10 ** -digits;
-  if (value > 0 && 100 * value < least) return `< ${least.toFixed(digits)} %`;
-  if (value < 1 && 100 * value > 100 - least) return `> ${(100 - least).toFixed(digits)} %`;
-  return `${(100 * value).toFixed(digits)} %`;
+  if (value > 0 && 100 * value < least) return `<\u00a0${least.toFixed(digits)}\u00a0%`;
+  if (value < 1 && 100 * value > 100 - least) return `>\u00a0${(100 - least).toFixed(digits)}\u00a0%`;
+  return `${(100 * value).toFixed(digits)}\u00a0%`;
 }
 
 // Gives probability and threshold, with up to two more digits where they would look equal.
