@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chestxray.dataset.pixels import Placement
+from chestxray.dataset.pixels import Canonical, Placement
 
 COLOURS: Final = "inferno"
 """The colour map, by its name in matplotlib."""
@@ -31,8 +31,9 @@ _RGB = npt.NDArray[np.uint8]
 _PALETTE: Final = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
     :, 0, ::-1
 ]
-_BETWEEN: Final = (0.625, 0.875)  # halfway from level to level
 _STEPS: Final = 256  # of heat from 0 to 1
+# The level of the nearest contour, for each step; 0.625 and 0.875 are halfway from level to level.
+_NEAREST: Final = np.array(LEVELS, np.float32)[np.digitize(np.arange(256) / 256, (0.625, 0.875))]
 _VEIL: Final = 0.3  # opacity at the middle of the scale, the highest
 _INSIDE: Final = 0.1  # opacity from the second contour on
 _CASING: Final = 0.6  # opacity of the dark edges of a contour
@@ -59,12 +60,13 @@ def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = Fals
         RGB uint8 [S, S, 3].
     """
     shown = (scaled_to_peak(heat) if per_image else heat).astype(np.float32)
-    across, down = _weights(heat.shape[1], image.shape[1]), _weights(heat.shape[0], image.shape[0])
-    smooth = _over_pixels(down.values, shown, across.values)
+    across, down = _side(heat.shape[1], image.shape[1]), _side(heat.shape[0], image.shape[0])
+    wide, steep = across.smooth(shown.T).T.copy(), across.slopes(shown.T).T.copy()
+    smooth = down.smooth(wide)
     step = np.clip(smooth * _STEPS, 0, _STEPS - 1).astype(np.uint8)
     place = cv2.merge((image, step)).astype(np.int16)
     drawn = np.asarray(cv2.remap(_table(), place, _NO_FRACTIONS, cv2.INTER_NEAREST), np.uint8)
-    _draw_contours(drawn, shown, smooth, across, down)
+    _draw_contours(drawn, smooth, step, cv2.magnitude(down.smooth(steep), down.slopes(wide)))
     return drawn
 
 
@@ -82,11 +84,11 @@ def outlined(
         bool [n, width], of the next n rows, so that the memory is small whatever the size.
     """
     (left, top, wide, high), (width, height) = placement, size
-    across = _interpolation(heat.shape[1], width, left, wide).values
-    down = _interpolation(heat.shape[0], height, top, high).values
-    rows = _product(heat.astype(np.float32), across.T)
+    across = _between(heat.shape[1], width, left, wide)
+    down = _between(heat.shape[0], height, top, high)
+    columns = across.smooth(heat.astype(np.float32).T).T.copy()
     for first in range(0, height, _ROWS_AT_ONCE):
-        yield _product(down[first : first + _ROWS_AT_ONCE], rows) >= LEVELS[0]
+        yield down.part(first, first + _ROWS_AT_ONCE).smooth(columns) >= LEVELS[0]
 
 
 def scaled_to_peak(heat: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -95,20 +97,43 @@ def scaled_to_peak(heat: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return heat / peak if peak > 0 else heat
 
 
-class _Weights(NamedTuple):
-    """How cells become pixels along one side: weights and their slopes, float32 [pixels, cells]."""
+class _Between(NamedTuple):
+    """Between which cells the pixels of one side lie: the one before and the one behind, [2, n].
 
-    values: _Floats
-    slopes: _Floats
+    A product with a matrix of weights would say the same, but most of it is zeros, and NumPy's `@`
+    and OpenCV's `gemm` wake the threads of OpenBLAS, which then burn the other cores for 30 ms.
+
+    Attributes:
+        cells: of each pixel, intp.
+        weights: of these cells, float32.
+        changes: of the weights from pixel to pixel, float32.
+    """
+
+    cells: npt.NDArray[np.intp]
+    weights: _Floats
+    changes: _Floats
+
+    def smooth(self, values: _Floats) -> _Floats:
+        """Interpolate values of cells, float32 [cells, m], over the pixels, [n, m]."""
+        return _mixed(values, self.cells, self.weights)
+
+    def slopes(self, values: _Floats) -> _Floats:
+        """Give the slopes of what `smooth` gives, a pixel."""
+        return _mixed(values, self.cells, self.changes)
+
+    def part(self, first: int, last: int) -> _Between:
+        """Give some of the pixels."""
+        some = np.s_[:, first:last]
+        return _Between(self.cells[some], self.weights[some], self.changes[some])
 
 
 @cache
-def _weights(cells: int, pixels: int) -> _Weights:
+def _side(cells: int, pixels: int) -> _Between:
     """Interpolate over the pixels of the whole side."""
-    return _interpolation(cells, pixels, 0.0, 1.0)
+    return _between(cells, pixels, 0.0, 1.0)
 
 
-def _interpolation(cells: int, pixels: int, start: float, extent: float) -> _Weights:
+def _between(cells: int, pixels: int, start: float, extent: float) -> _Between:
     """Interpolate between the centres of cells; edges are repeated.
 
     The weight of the nearer cell follows 3 s² - 2 s³, which keeps the values at the centres, never
@@ -124,30 +149,21 @@ def _interpolation(cells: int, pixels: int, start: float, extent: float) -> _Wei
     place = start * cells + (np.arange(pixels) + 0.5) * step - 0.5
     first = np.floor(place).astype(np.intp)
     share = place - first
-    share, slope = share**2 * (3 - 2 * share), 6 * share * (1 - share) * step
-    found = _Weights(np.zeros((pixels, cells), np.float32), np.zeros((pixels, cells), np.float32))
-    rows = np.arange(pixels)
-    for cell, weight, change in (
-        (first.clip(0), 1 - share, -slope),
-        ((first + 1).clip(max=cells - 1), share, slope),
-    ):
-        found.values[rows, cell] += weight.astype(np.float32)
-        found.slopes[rows, cell] += change.astype(np.float32)
-    return found
+    share, change = share**2 * (3 - 2 * share), 6 * share * (1 - share) * step
+    return _Between(
+        np.stack((first.clip(0), (first + 1).clip(max=cells - 1))),
+        np.stack((1 - share, share)).astype(np.float32),
+        np.stack((-change, change)).astype(np.float32),
+    )
 
 
-def _over_pixels(down: _Floats, heat: _Floats, across: _Floats) -> _Floats:
-    """Interpolate the cells of a heatmap over the pixels of both sides."""
-    return _product(_product(down, heat), across.T)
-
-
-def _product(first: _Floats, second: _Floats) -> _Floats:
-    """Multiply matrices on this core.
-
-    NumPy's `@` and OpenCV's `gemm` wake the threads of OpenBLAS, which then burn the other cores
-    for 30 ms and more.
-    """
-    return np.asarray(np.einsum("ij,jk->ik", first, second), np.float32)
+def _mixed(values: _Floats, cells: npt.NDArray[np.intp], weights: _Floats) -> _Floats:
+    mixed: _Floats = values[cells[0]]
+    behind: _Floats = values[cells[1]]
+    mixed *= weights[0, :, None]
+    behind *= weights[1, :, None]
+    mixed += behind
+    return mixed
 
 
 def _opacity(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -164,20 +180,21 @@ def _table() -> _RGB:
     return np.rint((1 - opacity) * grey + opacity * _PALETTE[:, None]).astype(np.uint8)
 
 
-def _draw_contours(
-    drawn: _RGB, heat: _Floats, smooth: _Floats, across: _Weights, down: _Weights
-) -> None:
+def _draw_contours(drawn: _RGB, smooth: _Floats, step: Canonical, slope: _Floats) -> None:
     """Draw the contours into the picture, bright lines with dark edges.
 
     The distance of a pixel from a contour is taken as the difference in heat over its slope.
+
+    Args:
+        drawn: the picture, RGB uint8 [S, S, 3].
+        smooth: heat of its pixels, [S, S].
+        step: the same in steps, uint8.
+        slope: of the heat, a pixel.
     """
     width = max(_THINNEST, _LINE * max(drawn.shape[:2]))
     reach = width / 2 + _EDGE * width + 0.5
-    slope_x = _over_pixels(down.values, heat, across.slopes)
-    slope_y = _over_pixels(down.slopes, heat, across.values)
-    slope = cv2.magnitude(slope_x, slope_y)
-    nearest = np.array(LEVELS, np.float32)[np.digitize(smooth, _BETWEEN)]
-    off = np.abs(smooth - nearest)
+    nearest = cv2.LUT(step, _NEAREST)
+    off = cv2.absdiff(smooth, nearest)
     near = np.nonzero((slope > _FLAT) & (off <= reach * slope))
     distance = (off[near] / slope[near])[:, None]
     casing = _CASING * np.clip(reach - distance, 0, 1)
