@@ -1,9 +1,9 @@
 """Draws text, boxes and images, and the table of findings, on the picture of a reading.
 
-Text is drawn by Pillow in DejaVu Sans, the font that matplotlib ships, so a picture looks the same
-on every machine. The table lists findings by the distance of their probability above their
-threshold in log-odds, as the viewer does, so the called ones come first; those that are not
-assessed come last, in words. Where not all fit, it says how many are missing.
+Pillow writes text in DejaVu Sans, the font that matplotlib ships, so a picture looks the same on
+every machine. The table lists findings by the distance of their probability above their threshold
+in log-odds, as the viewer does, so the called ones come first; those that are not assessed come
+last, in words. Where not all fit, it says how many are missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from chestxray.evaluation.logistic_regression import log_odds
 from chestxray.findings import label
@@ -70,7 +70,7 @@ class _Rows(NamedTuple):
 _ROOMY: Final = _Rows(42, 14)
 _DENSE: Final = _Rows(33, 17)
 
-_Placed = tuple[tuple[int, int], npt.NDArray[np.uint8]]
+_Pixels = npt.NDArray[np.uint8]
 
 
 class Canvas:
@@ -80,52 +80,50 @@ class Canvas:
         scale: pixels of the image, in those of the layout.
     """
 
-    def __init__(
-        self, image: Image.Image, images: Sequence[_Placed] = (), scale: float = 1.0
-    ) -> None:
+    def __init__(self, planes: _Pixels, scale: float = 1.0) -> None:
         self.scale = scale
-        self._image = image
-        self._draw = ImageDraw.Draw(image)
-        self._images = list(images)
+        self._planes = planes  # uint8 [3, h, w]: each colour by itself, as RLE Lossless wants them
 
     @classmethod
     def blank(cls, width: int, height: int, scale: float = 1.0) -> Canvas:
         """Make an empty canvas of a layout's width and height."""
-        size = round(scale * width), round(scale * height)
-        return cls(Image.new("RGB", size, _DARK), scale=scale)
+        planes = np.empty((3, round(scale * height), round(scale * width)), np.uint8)
+        planes[:] = _rgb(_DARK)
+        return cls(planes, scale)
 
     def copy(self) -> Canvas:
         """Make an independent copy."""
-        return Canvas(self._image.copy(), self._images, self.scale)
+        return Canvas(self._planes.copy(), self.scale)
 
     def pixels_of(self, length: int) -> int:
         """Give a length of the layout in pixels of the image."""
         return round(self.scale * length)
 
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """Give RGB uint8 [h, w, 3]."""
-        drawn = np.array(self._image)
-        for (left, top), image in self._images:
-            height, width, _ = image.shape
-            drawn[top : top + height, left : left + width] = image
-        return drawn
+    def pixels(self) -> _Pixels:
+        """Give RGB uint8 [h, w, 3], as a view of this canvas."""
+        return np.moveaxis(self._planes, 0, -1)
 
-    def image(self, at: tuple[int, int], image: npt.NDArray[np.uint8]) -> None:
-        """Place an RGB image [h, w, 3], in pixels of the image; it covers all that is drawn."""
-        self._images.append(((self.pixels_of(at[0]), self.pixels_of(at[1])), image))
+    def image(self, at: tuple[int, int], image: _Pixels) -> None:
+        """Place an image, RGB [h, w, 3] or grey [h, w], in pixels of the image."""
+        top, left = self.pixels_of(at[1]), self.pixels_of(at[0])
+        height, width = image.shape[:2]
+        planes = image if image.ndim == 2 else np.moveaxis(image, -1, 0)
+        self._planes[:, top : top + height, left : left + width] = planes
 
     def box(self, at: tuple[int, int], size: tuple[int, int], colour: str) -> None:
         """Fill a rectangle of a width and a height."""
         left, top, right, bottom = map(
             self.pixels_of, (at[0], at[1], at[0] + size[0], at[1] + size[1])
         )
-        self._draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        self._planes[:, top:bottom, left:right] = _rgb(colour)
 
     def text(self, at: tuple[int, int], text: str, style: Style, anchor: str = "ls") -> None:
         """Write a line; `anchor` is Pillow's, by default left on the baseline."""
+        if not text:
+            return
         (left, top), ink = _ink(text, style, anchor, self.scale)
-        x, y = self.pixels_of(at[0]), self.pixels_of(at[1])
-        self._draw.bitmap((x + left, y + top), ink, fill=style.colour)
+        left, top = left + self.pixels_of(at[0]), top + self.pixels_of(at[1])
+        ink.lay_on(self._planes, left, top)
 
     def paragraph(
         self, at: tuple[int, int], width: int, text: str, style: Style, most: int = 99
@@ -266,15 +264,15 @@ def signature(canvas: Canvas, column: Column, model: Model) -> None:
 
 def _ranked(reading: Reading, thresholds: Thresholds) -> list[str]:
     """Give all findings, the most relevant first and those without a threshold last."""
-
-    def relevance(finding: str) -> tuple[bool, float]:
-        threshold, probability = thresholds[finding], reading.probabilities[finding]
-        if threshold is None:
-            return False, probability
-        reached, needed = log_odds(np.array([probability, threshold]))
-        return True, float(reached - needed)
-
-    return sorted(reading.probabilities, key=relevance, reverse=True)
+    reached = log_odds(np.array(list(reading.probabilities.values())))
+    limits = [thresholds[finding] for finding in reading.probabilities]
+    needed = log_odds(np.array([0.5 if limit is None else limit for limit in limits]))
+    above = zip(reading.probabilities, limits, (reached - needed).tolist(), strict=True)
+    relevance = {
+        finding: (False, reading.probabilities[finding]) if limit is None else (True, distance)
+        for finding, limit, distance in above
+    }
+    return sorted(relevance, key=relevance.__getitem__, reverse=True)
 
 
 def relevant(reading: Reading, thresholds: Thresholds, most: int) -> list[str]:
@@ -376,18 +374,48 @@ def _width(text: str, style: Style) -> float:
     return _font(style).getlength(text)
 
 
-@lru_cache(2048)
-def _ink(text: str, style: Style, anchor: str, scale: float) -> tuple[tuple[int, int], Image.Image]:
-    """Give the shape of a line, and the offset of its top left corner from the anchor.
+class _Ink(NamedTuple):
+    """A line of text, to be laid on a picture as Pillow does: opacity × colour, and what it leaves.
 
-    Most texts are the same in every picture, so their shapes are cached.
+    Attributes:
+        colour: 255 × what it adds to each plane, with a half for rounding, uint16 [3, h, w].
+        rest: 255 × what it leaves of what was there, uint16 [h, w].
+    """
+
+    colour: npt.NDArray[np.uint16]
+    rest: npt.NDArray[np.uint16]
+
+    def lay_on(self, planes: _Pixels, left: int, top: int) -> None:
+        """Lay it on a picture [3, h, w]; what is outside of it is left out."""
+        height, width = self.rest.shape
+        first, above = max(-left, 0), max(-top, 0)
+        there = planes[:, top + above : max(top + height, 0), left + first : max(left + width, 0)]
+        here = np.s_[..., above : above + there.shape[1], first : first + there.shape[2]]
+        mixed = self.rest[here] * there
+        mixed += self.colour[here]
+        mixed += mixed >> 8  # divided by 255
+        mixed >>= 8
+        there[:] = mixed
+
+
+@lru_cache(1024)
+def _ink(text: str, style: Style, anchor: str, scale: float) -> tuple[tuple[int, int], _Ink]:
+    """Give a line, and the offset of its top left corner from the anchor.
+
+    Most texts are the same in every picture, so they are cached.
     """
     font = _font(style, scale)
     left, top, right, bottom = font.getbbox(text, anchor=anchor)
     corner = math.floor(left), math.floor(top)
     ink = Image.new("L", (math.ceil(right) - corner[0], math.ceil(bottom) - corner[1]))
     ImageDraw.Draw(ink).text((-corner[0], -corner[1]), text, 255, font, anchor)
-    return corner, ink
+    opacity = np.asarray(ink, np.uint16)
+    return corner, _Ink(opacity * _rgb(style.colour) + np.uint16(128), 255 - opacity)
+
+
+def _rgb(colour: str) -> npt.NDArray[np.uint16]:
+    """Give a colour as [3, 1, 1]."""
+    return np.array(ImageColor.getrgb(colour), np.uint16)[:, None, None]
 
 
 @cache

@@ -159,7 +159,7 @@ def _radiographs(
     first, *others = shown
     large = _reduced(square, canvas.pixels_of(_PAIR))
     left, baseline = _MARGIN + _PAIR + _BETWEEN, _TOP + _PAIR + 34
-    canvas.image((_MARGIN, _TOP), _plain(large))
+    canvas.image((_MARGIN, _TOP), large)
     canvas.text((_MARGIN, baseline), "radiograph", Style(20, DIM))
     canvas.image((left, _TOP), blend(large, reading.heatmaps[first]))
     call = {True: "called", False: "not called", None: "not assessed"}[reading.calls[first]]
@@ -170,7 +170,7 @@ def _radiographs(
     if no_place(heat):
         note = f"{NO_PLACE}, heat up to {heat.max():.2f}", Style(20, ALERT)
     canvas.text((left, baseline + 32), *note)
-    small = _reduced(square, canvas.pixels_of(_SMALL))
+    small = _reduced(large, canvas.pixels_of(_SMALL))
     for number, other in enumerate(others):
         left = _MARGIN + number * (_SMALL + 60)
         canvas.image((left, _BELOW), blend(small, reading.heatmaps[other]))
@@ -191,7 +191,7 @@ def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:
     shown = _reduced(square, canvas.pixels_of(_MAIN))
-    canvas.image((_MARGIN, _TOP), _plain(shown))
+    canvas.image((_MARGIN, _TOP), shown)
     canvas.text((_SIDE, _TOP + 100), "NOT READ", Style(110, ALERT, bold=True))
     column = Column(_SIDE, _SIZE[0] - _SIDE - _MARGIN, _TOP + 190, _BOTTOM - 90)
     reasons = [
@@ -204,10 +204,6 @@ def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedErro
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _plain(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.repeat(square[..., None], 3, axis=2)
 
 
 def capture(
@@ -232,11 +228,7 @@ def capture(
     part_of_body(result, source, refused=isinstance(outcome, RefusedError) or outcome.forced)
     _image(result, source)
     result.ImageComments = " ".join((*forced, NOTE))
-    _pixels(result, drawn)
-    if compressed:
-        result.PlanarConfiguration = 1  # as it is encoded (PS3.5 section 8.2.2)
-        result.file_meta.TransferSyntaxUID = RLELossless
-        result.PixelData = encapsulate([rle_frame(drawn)])
+    _pixels(result, drawn, compressed=compressed)
     return result
 
 
@@ -262,12 +254,14 @@ def _source(source: SourceImage) -> Dataset:
     return image
 
 
-def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8]) -> None:
+def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8], *, compressed: bool) -> None:
     result.Rows, result.Columns, result.SamplesPerPixel = drawn.shape
     result.PhotometricInterpretation = "RGB"
-    result.PlanarConfiguration = 0
+    result.PlanarConfiguration = int(compressed)  # as it is encoded (PS3.5 section 8.2.2)
     result.BitsAllocated = result.BitsStored = 8
     result.HighBit = 7
     result.PixelRepresentation = 0
-    result.PixelData = drawn.tobytes()
+    if compressed:
+        result.file_meta.TransferSyntaxUID = RLELossless
+    result.PixelData = encapsulate([rle_frame(drawn)]) if compressed else drawn.tobytes()
     result["PixelData"].VR = "OB"
