@@ -66,7 +66,8 @@ def blend(image: _RGB, heat: npt.NDArray[np.floating], *, per_image: bool = Fals
     step = np.clip(smooth * _STEPS, 0, _STEPS - 1).astype(np.uint8)
     place = cv2.merge((image, step)).astype(np.int16)
     drawn = np.asarray(cv2.remap(_table(), place, _NO_FRACTIONS, cv2.INTER_NEAREST), np.uint8)
-    _draw_contours(drawn, smooth, step, cv2.magnitude(down.smooth(steep), down.slopes(wide)))
+    slope = cv2.magnitude(down.smooth(steep), down.slopes(wide))
+    _draw_contours(drawn, smooth, step, np.asarray(slope, np.float32))
     return drawn
 
 

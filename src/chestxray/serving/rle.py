@@ -42,7 +42,7 @@ def rle_pixels(frame: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint
 
 
 def _packed(plane: npt.NDArray[np.uint8]) -> bytes:
-    return bytes(imagecodecs.packbits_encode(np.ascontiguousarray(plane), axis=-1))
+    return bytes(imagecodecs.packbits_encode(plane.copy(order="C"), axis=-1))
 
 
 def _even(segment: bytes) -> bytes:
