@@ -32,7 +32,7 @@ FAMILIES = {
 FAST = (
     "resnet10t", "tf_efficientnet_lite0", "convnext_atto", "inception_next_atto", "mambaout_femto",
     "efficientvit_b0", "mobilenetv3_small_050", "vit_tiny_patch16_224", "regnety_002",
-    "xcit_nano_12_p16_224", "eva02_tiny_patch14_224",
+    "xcit_nano_12_p16_224", "eva02_tiny_patch14_224", "pvt_v2_b0",
 )  # fmt: skip
 # Features are compared for each kind of layers, and where timm's classifier is not one layer.
 LAYERED = {
@@ -109,10 +109,12 @@ def _colours(theirs, ours: Classifier, images: torch.Tensor) -> torch.Tensor:
     """The input of timm's model: the same grey in three colours, normalised as timm says.
 
     Next to padding one grey channel stands for the three only where these are normalised alike;
-    there the average of the three is what both are given.
+    there the average of the three is what both are given. Layers of timm's own class pad by the
+    size of the image, as TensorFlow does.
     """
-    layer = theirs.get_submodule(theirs.pretrained_cfg["first_conv"])
-    if any(layer.padding):
+    names = theirs.pretrained_cfg["first_conv"]
+    layer = theirs.get_submodule(names if isinstance(names, str) else names[0])
+    if type(layer) is not torch.nn.Conv2d or any(layer.padding):
         return ((images - ours.mean) / ours.std).expand(-1, 3, -1, -1)
     mean, std = (torch.tensor(theirs.pretrained_cfg[of])[:, None, None] for of in ("mean", "std"))
     return (images - mean) / std

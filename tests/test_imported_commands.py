@@ -262,7 +262,7 @@ def test_the_gateway_says_it_in_the_report_that_it_sends(bundle, site, tmp_path)
         sink.server.shutdown()
     (report,) = [one for one in sink.got if one.Modality == "SR"]
     check_said(report.to_json())
-    assert "not compared" in drift
+    assert "NOT COMPARED" in drift
 
 
 def test_images_that_a_public_model_was_trained_on_are_no_calibration(site, tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -455,6 +456,15 @@ def test_what_was_chosen_while_the_runtime_failed_is_not_kept(run, home, monkeyp
     assert not home.exists()
     chestxray.load(run / "bundle")
     assert len(entries(home)) == 1
+
+
+@pytest.mark.usefixtures("by_graph")
+def test_without_a_folder_for_temporary_files_torch_reads(run, home, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert chestxray.load(run / "bundle").engine.name.startswith("torch")
+    assert "the graph for OpenVINO could not be made: " in caplog.text
+    assert "absent" in caplog.text
+    assert not home.exists()
 
 
 def test_that_a_graph_does_not_agree_with_torch_is_kept(run, home, monkeypatch):

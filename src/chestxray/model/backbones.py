@@ -182,8 +182,10 @@ def noise(size: int, channels: int = 1) -> Tensor:
 
 def timms_features(model: Any, image: Tensor) -> Tensor:  # noqa: ANN401
     """Give what timm's own model hands to its classifier, [1, C]."""
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if isinstance(patch, tuple) and image.shape[-1] % patch[0]:
+    embedding = getattr(model, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    padded = any(getattr(getattr(embedding, "proj", None), "padding", ()))  # patches overlap
+    if isinstance(patch, tuple) and not padded and image.shape[-1] % patch[0]:
         reason = f"its patches of {patch[0]} px do not fill them"  # the rest would not be seen
         raise no_images_of(image.shape[-1], reason)
     training = model.training

@@ -15,6 +15,7 @@ the same machine chooses the same engine each time, and a graph is converted and
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -37,6 +38,7 @@ from chestxray.model.parity import COARSE, TOLERANCE, noise, relative_difference
 from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.reading import kept_engines
 
+_log = logging.getLogger(__name__)
 _NEEDED: Final = ("onnx", "openvino")
 _ROUNDS: Final = 3
 _CLEARLY: Final = 1.5
@@ -127,6 +129,9 @@ def candidates(bundle: Bundle) -> tuple[list[Candidate], bool]:
     except _DisagreesError:
         pass
     except (ArtifactError, MissingExtraError):  # only torch can run it, or OpenVINO is broken
+        whole = False
+    except (OSError, MemoryError) as error:
+        _log.warning("the graph for OpenVINO could not be made: %s", last_line(error))
         whole = False
     return [*found, Candidate(TorchEngine(bundle.classifier))], whole
 
