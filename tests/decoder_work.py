@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -25,6 +26,15 @@ def treated(path: Path) -> str:
 def ended(how: str, *_: object) -> str:
     """End as `treated` does, whatever else the arguments are."""
     return treated(Path("/nowhere", how)) if how == "hangs" else _die()
+
+
+def page_faults_of_arrays(_: object) -> int:
+    """Make and free arrays as the decoding of an image does; how many pages the system gave."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        arrays = [bytearray(4 * 2**20) for _ in range(6)]
+        del arrays
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def _die() -> str:

@@ -30,7 +30,7 @@ from chestxray.dicom_elements import MalformedError, read_header
 from chestxray.errors import ArtifactError, DecoderError, ImageError
 from chestxray.findings import Findings
 from chestxray.reading import explain, predict
-from decoder_work import treated
+from decoder_work import page_faults_of_arrays, treated
 from dicom_files import dicom, encapsulated, written
 from nih_tree import names, picture, write_tree
 
@@ -116,6 +116,13 @@ def test_what_hangs_or_dies_costs_its_own_row_and_all_others_keep_their_order(tm
     }
     told = [one.reason if isinstance(one, ImageError) else one for one in found]
     assert told == [reasons.get(name, name) for name in order]
+
+
+def test_a_decoder_keeps_the_memory_of_an_image_for_the_next_one():
+    """Without that, the system cleared all pages of all arrays again for each image."""
+    with decoding.DecoderPool(page_faults_of_arrays, 1) as pool:
+        faults = list(pool.map(range(3)))
+    assert faults[-1] < 1000, "of 61,440 pages in ten rounds"
 
 
 def test_a_killed_decoder_is_told_from_a_file_that_takes_too_long(tmp_path):

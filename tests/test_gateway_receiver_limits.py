@@ -276,6 +276,54 @@ def test_a_false_length_inside_an_association_is_refused(
     assert alone.peak() < LIMIT
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        struct.pack(">LBB", 0, 1, 3),
+        struct.pack(">LBB", 1, 1, 3),
+        struct.pack(">LBB", 3, 1, 3),
+        struct.pack(">LBB", 0xFFFFFFFF, 1, 3),
+        struct.pack(">LBB", 2, 1, 1) + b"\0\0\0",
+    ],
+)
+def test_a_value_of_a_false_length_is_refused(alone: Alone, values: bytes) -> None:
+    peer = associated(alone)
+    peer.sendall(pdu(0x04, values))
+    assert ended(peer, 10)
+    assert "a presentation data value" in alone.log()
+    assert alone.echoes()
+
+
+def test_an_association_that_waits_takes_no_processor_time_and_is_answered_at_once(
+    alone: Alone,
+) -> None:
+    """Its threads looked for work each millisecond, which took 4 % of a core."""
+
+    def used() -> float:
+        times = alone._measured.cpu_times()
+        return times.user + times.system
+
+    peer = associated(alone)
+    peer.sendall(echo_request())
+    assert peer.recv(4096)[:1] == b"\x04"
+    before = used()
+    time.sleep(3)
+    assert used() - before < 0.045
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        peer.sendall(echo_request())
+        assert peer.recv(4096)[:1] == b"\x04"
+        seconds.append(time.monotonic() - started)
+        time.sleep(0.05)
+    assert min(seconds) < 0.05
+    peer.sendall(pdu(0x05, bytes(4)))
+    started = time.monotonic()
+    assert peer.recv(4096)[:1] == b"\x06"
+    assert time.monotonic() - started < 2
+    peer.close()
+
+
 def test_association_requests_of_a_mebibyte_take_little_memory_and_time(alone: Alone) -> None:
     crowded = item(0x20, b"\3\0\0\0" + item(0x30, b"1.2") + item(0x40, b"1") * 13000) * 15
     peers = [alone.connect() for _ in range(8)]

@@ -1,15 +1,21 @@
-"""Limits of what this process may use, where the system has them; Windows has none of these."""
+"""Limits of what this process may use and keep, where the system has them; Windows has none."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
+
+# Parameters of mallopt, from malloc.h.
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+_KEPT: Final = 64 * 2**20
 
 Kind = Literal["RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE"]
 
@@ -32,6 +38,19 @@ def lower_for_good(kind: Kind, most: int) -> None:
     """Let this process never again use more of something than `most`; see `lower`."""
     if sys.platform != "win32" and resource is not None:
         resource.setrlimit(getattr(resource, kind), (most, most))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 64 MB that it frees, where the C library is GNU's.
+
+    The library gives the arrays of one image back to the system, which fills them with zeros when
+    the next image needs them: that was a third of the processor time of decoding one.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(_TRIM_THRESHOLD, _KEPT)
+            mallopt(_MMAP_THRESHOLD, _KEPT // 2)  # its greatest value
 
 
 def open_files() -> int:

@@ -296,6 +296,7 @@ def _serve(pipe: Connection, work: Callable[..., object], seconds: float) -> Non
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
     process_limits.lower("RLIMIT_DATA", _MEMORY)
+    process_limits.keep_freed_memory()
     pipe.send(True)
     while True:
         try:

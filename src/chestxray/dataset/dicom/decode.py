@@ -209,7 +209,7 @@ def _decoded(path: Path, data: bytes) -> tuple[_Shown, Header]:
 def _shown(stored: Samples, elements: Elements, form: Form) -> tuple[_Shown, tuple[str, ...]]:
     if form.samples == 1:
         table, notes = display_table(elements, form)
-        return table[stored], notes
+        return table.take(stored), notes  # half the time of table[stored]
     note = (f"the image is in colour ({form.photometric}) and its luminance is used",)
     return stored.astype(np.uint16) * 257, note
 

@@ -53,7 +53,7 @@ class Spool:
         """Give the SHA-256 of all that was written, in hexadecimal."""
         return self._digest.hexdigest()
 
-    def write(self, fragment: bytes) -> None:
+    def write(self, fragment: bytes | memoryview) -> None:
         """Append a fragment of the data set."""
         room = BEGINNING - len(self.beginning)
         if room > 0:
@@ -123,7 +123,7 @@ class Spool:
         self.close()
         self.path.unlink(missing_ok=True)
 
-    def _add(self, content: bytes) -> None:
+    def _add(self, content: bytes | memoryview) -> None:
         if self.error is not None or self._file is None:
             return
         try:
