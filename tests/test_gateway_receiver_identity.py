@@ -18,12 +18,12 @@ from pydicom.uid import (
     generate_uid,
 )
 from pynetdicom import AE
-from pynetdicom.dsutils import create_file_meta, encode, encode_file_meta
+from pynetdicom.dsutils import encode
 
 from chestxray.errors import ConfigError
 from chestxray.serving.gateway import audit
 from chestxray.serving.gateway.intake import Intake
-from chestxray.serving.gateway.receiver import Receiver, _head
+from chestxray.serving.gateway.receiver import Receiver
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.store import Store
 from gateway_parts import config, film, radiograph, store
@@ -52,19 +52,6 @@ class Node:
 
     def stop(self) -> None:
         self._receiver.stop()
-
-
-@pytest.mark.parametrize("source", ["SENDER", "ODD"])
-@pytest.mark.parametrize("uid", ["1.2.3", "1.2.34"])
-def test_the_file_meta_is_what_pynetdicom_writes(source: str, uid: str) -> None:
-    command = Dataset()
-    command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = CTImageStorage, uid
-    meta = create_file_meta(
-        sop_class_uid=CTImageStorage, sop_instance_uid=uid, transfer_syntax=JPEGLSLossless
-    )
-    meta.SourceApplicationEntityTitle = source
-    expected = bytes(128) + b"DICM" + encode_file_meta(meta)
-    assert _head(command, JPEGLSLossless, source) == expected
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_the_end_of_a_small_result_does_not_wait_for_an_acknowledgement(
     pacs, to = PACS(port), dicom(tmp_path, port)
     transport = _CStoreTransport(to, "CHESTXRAY")
     try:
-        connection = transport._associate().socket
+        connection = transport._associate().dul.socket.socket
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     finally:
         transport.close()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import socket
 import sqlite3
-import struct
 import threading
 import time
 from typing import Any, Final, NamedTuple
@@ -31,13 +30,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
-from pynetdicom import (
-    AE,
-    PYNETDICOM_IMPLEMENTATION_UID,
-    PYNETDICOM_IMPLEMENTATION_VERSION,
-    evt,
-)
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from chestxray.serving.gateway.config import Receive
@@ -68,7 +63,6 @@ _MISMATCH: Final = 0xA900
 
 _STOP_SECONDS: Final = 10.0  # that open associations have to end
 _MAX_PDU_SIZE: Final = 131072
-_META: Final = struct.Struct("<HH2s")  # group, element, value representation
 _log = logging.getLogger(__name__)
 
 
@@ -253,24 +247,13 @@ def _head(command: Any, syntax: UID, source: str) -> bytes:  # noqa: ANN401
     """Give preamble, prefix and file meta of an image, with the sender's AE title."""
     if not is_uid(str(command.AffectedSOPInstanceUID)):  # it is not taken
         return b""
-    meta = b"".join((
-        _META.pack(2, 0x0001, b"OB") + struct.pack("<xxL", 2) + b"\0\1",  # version
-        _meta_text(0x0002, b"UI", command.AffectedSOPClassUID),
-        _meta_text(0x0003, b"UI", command.AffectedSOPInstanceUID),
-        _meta_text(0x0010, b"UI", syntax),
-        _meta_text(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID),
-        _meta_text(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION),
-        _meta_text(0x0016, b"AE", source),
-    ))  # fmt: skip
-    length = _META.pack(2, 0x0000, b"UL") + struct.pack("<HL", 4, len(meta))
-    return b"\0" * 128 + b"DICM" + length + meta
-
-
-def _meta_text(element: int, vr: bytes, text: str) -> bytes:
-    """Encode an element of the file meta information (PS3.10 section 7.1); pydicom takes 1 ms."""
-    value = text.encode("ascii", "replace")
-    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
-    return _META.pack(2, element, vr) + struct.pack("<H", len(value)) + value
+    meta = create_file_meta(
+        sop_class_uid=UID(command.AffectedSOPClassUID),
+        sop_instance_uid=UID(command.AffectedSOPInstanceUID),
+        transfer_syntax=syntax,
+    )
+    meta.SourceApplicationEntityTitle = source
+    return b"\0" * 128 + b"DICM" + encode_file_meta(meta)
 
 
 def _calling(event: evt.Event) -> str:

@@ -14,20 +14,24 @@ service answers is limited in bytes, depth and time (`http_client`, `dicom_json`
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
+import socket
 import sqlite3
 import threading
 import uuid
 from pathlib import Path
 from typing import Final, Protocol
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 
-from chestxray.dicom_elements import parse
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway import dicom_json
 from chestxray.serving.gateway.config import Config, Destination, StoreSCP, Stow
@@ -35,8 +39,6 @@ from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
 from chestxray.serving.gateway.http_client import UnreachableError as NoConnectionError
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
-from chestxray.serving.gateway.spool import data_set_starts
-from chestxray.serving.gateway.storage_scu import AssociationError, Context, StorageSCU
 from chestxray.serving.gateway.store import Store, send_queue
 from chestxray.serving.rle import rle_pixels
 
@@ -55,13 +57,6 @@ _REFERENCED_SOP_INSTANCE: Final = "00081155"
 _FAILED_SOP_SEQUENCE: Final = "00081198"
 _FAILURE_REASON: Final = "00081197"
 _log = logging.getLogger(__name__)
-
-
-# A context of its own for each syntax: the other side accepts one of those in a context.
-_CONTEXTS: Final = (
-    *(Context(sop_class, ExplicitVRLittleEndian) for sop_class in RESULT_CLASSES),
-    Context(SecondaryCaptureImageStorage, RLELossless),
-)
 
 
 class _DeliveryError(ChestXrayError):
@@ -99,25 +94,35 @@ class _CStoreTransport:
     """C-STORE, over one association while there are results to send."""
 
     def __init__(self, to: StoreSCP, ae_title: str) -> None:
+        _config.STORE_SEND_CHUNKED_DATASET = True  # send bytes as they are, without decoding
         self._to = to
-        self._ae_title = ae_title
-        self._association: StorageSCU | None = None
+        self._ae = AE(ae_title=ae_title)
+        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = _TIMEOUT
+        self._ae.connection_timeout = _TIMEOUT
+        for sop_class in RESULT_CLASSES:
+            self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        self._ae.add_requested_context(SecondaryCaptureImageStorage, RLELossless)
+        self._association: Association | None = None
 
     def send(self, path: Path) -> None:
         """Deliver a file by C-STORE; see `_Transport.send`."""
         association = self._associate()
         try:
-            code = association.store(*_as_accepted(path, association))
-        except AssociationError as error:
-            self._association = None
-            raise _DeliveryError(str(error)) from error
+            status = association.send_c_store(_as_accepted(path, association))
+        except (RuntimeError, ValueError, AttributeError) as error:
+            self.release()
+            raise _DeliveryError(f"C-STORE failed: {error}") from error
+        if "Status" not in status:
+            self.release()
+            raise _DeliveryError("the connection was lost before an answer came")
+        code = status.Status
         if code not in (0x0000, _DUPLICATE) and code & 0xF000 != 0xB000:
             # Its error comment is not repeated: it may name the patient.
             raise _delivery_error(code, f"C-STORE was answered with status {code:04X}")
 
     def release(self) -> None:
         """Release the association."""
-        if self._association is not None:
+        if self._association is not None and self._association.is_established:
             self._association.release()
         self._association = None
 
@@ -125,21 +130,21 @@ class _CStoreTransport:
         """Release the association."""
         self.release()
 
-    def _associate(self) -> StorageSCU:
-        if self._association is not None and not self._association.is_open:
-            self.release()
-        if self._association is None:
+    def _associate(self) -> Association:
+        if self._association is None or not self._association.is_established:
             to = self._to
             try:
-                tls = to.tls.client_context() if to.tls else None
+                tls = (to.tls.client_context(), to.host) if to.tls else None
             except OSError as error:  # they may be being renewed
                 raise _UnreachableError(f"the TLS files cannot be used: {error}") from error
-            address, titles = (to.host, to.port), (to.ae_title, self._ae_title)
-            try:
-                self._association = StorageSCU.associate(address, titles, _CONTEXTS, tls, _TIMEOUT)
-            except AssociationError as error:
+            association = self._ae.associate(
+                to.host, to.port, ae_title=to.ae_title, tls_args=tls, evt_handlers=_AT_ONCE
+            )
+            if not association.is_established:
+                reason = "was rejected" if association.is_rejected else "could not be opened"
                 where = f"{to.ae_title} at {to.host}:{to.port}"
-                raise _UnreachableError(f"the association with {where} {error}") from error
+                raise _UnreachableError(f"the association with {where} {reason}")
+            self._association = association
         return self._association
 
 
@@ -230,26 +235,41 @@ def uncompressed(path: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _as_accepted(path: Path, association: StorageSCU) -> tuple[int, str, str, bytes]:
-    """Give a result as the other side accepts it: as it is, or without compression.
+def _send_at_once(event: evt.Event) -> None:
+    """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
+    _set_for_tcp(event, socket.TCP_NODELAY)
 
-    Returns:
-        Number of the presentation context, SOP class, instance UID, and the data set.
 
-    Raises:
-        _DeliveryError: the other side accepts neither.
-        OSError: the file cannot be read.
+def _acknowledge_at_once(event: evt.Event) -> None:
+    """Have the beginning of the answer acknowledged at once, as often as Linux forgets it.
+
+    Many archives hold its end till then, which is 40 ms later otherwise.
     """
-    content = path.read_bytes()
-    syntax, header = parse(content)
-    sop_class, uid = header.text("SOPClassUID"), header.text("SOPInstanceUID")
-    number = association.accepted.get(Context(sop_class, syntax))
-    if number is None and (plain := uncompressed(path)) is not None:
-        content = plain
-        number = association.accepted.get(Context(sop_class, ExplicitVRLittleEndian))
-    if number is None:
-        raise _DeliveryError(f"{UID(sop_class).name} is not accepted: allow it there")
-    return number, sop_class, uid, content[data_set_starts(io.BytesIO(content)) :]
+    _set_for_tcp(event, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY))
+
+
+def _set_for_tcp(event: evt.Event, option: int) -> None:
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        with contextlib.suppress(OSError):  # the other side has just closed it
+            connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+_AT_ONCE: Final[list[evt.EventHandlerType]] = [
+    (evt.EVT_CONN_OPEN, _send_at_once),
+    (evt.EVT_DATA_SENT, _acknowledge_at_once),
+]
+
+
+def _as_accepted(path: Path, association: Association) -> Path | Dataset:
+    """Give a result as the other side accepts it: the file, or its data set without compression."""
+    meta = read_file_meta_info(path)
+    wanted = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+    accepted = {(of.abstract_syntax, of.transfer_syntax[0]) for of in association.accepted_contexts}
+    if wanted in accepted or wanted[1] == ExplicitVRLittleEndian:
+        return path
+    plain = uncompressed(path)
+    return path if plain is None else dcmread(io.BytesIO(plain))
 
 
 def run(config: Config, to: Destination, stop: threading.Event) -> None:
