@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from chestxray import storage
-from chestxray.artifacts import lock
+from chestxray.artifacts import lock, write_json
 from chestxray.cli.main import app
 from chestxray.errors import ArtifactError, BundleError, RecipeError
 from chestxray.model import bundle as bundles
@@ -204,8 +204,12 @@ def test_what_a_folder_holds_is_kept_for_recipes_and_the_next_folder_takes_it(
     kept = phantom_weights.bundle_of(from_phantoms())
     assert kept is not None
     monkeypatch.setattr("chestxray.training.pretraining.train", forbidden)
+    drawn = Pretraining(recipes.load("phantoms", FEW))
+    (tmp_path / "out/raw").mkdir(parents=True)  # as when the drawing was interrupted
+    write_json(tmp_path / "out/pretraining.json", drawn.record)
     again = pretrain(tmp_path / "out", FEW)
     assert again.model == whole.model
+    assert not (tmp_path / "out/raw").exists()
     for file in WEIGHTS:
         assert (kept.parent / file).read_bytes() == (whole.folder / file).read_bytes(), file
         assert (again.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file

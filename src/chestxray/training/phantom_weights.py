@@ -173,6 +173,7 @@ class Pretraining:
             if not done and _trained(self.cached) and not (folder / _SPLIT).exists():
                 say("pretrain", f"taken from {self.cached}, where it was made before")
                 _copy(self.cached, folder)
+                shutil.rmtree(folder / _RAW, ignore_errors=True)  # of an interrupted drawing
             elif not done:
                 dataset = self._dataset(folder)
                 started = (run / "recipe.yaml").exists()
