@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import chestxray
+from chestxray.dataset import prepare
 from chestxray.errors import RecipeError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import stated_log_odds
@@ -177,13 +178,26 @@ def test_each_member_changes_what_its_entry_says(tmp_path):
     assert recipes.load(tmp_path / "recipe.yaml") == recipe
 
 
+def test_of_small_imagenet_two_networks_start_from_imagenet_and_two_from_phantoms():
+    recipe = recipes.load("small_imagenet", {"weights": "of_lite0.safetensors"})
+    assert [(of.backbone, of.weights, of.size, of.method) for of in recipe.networks] == [
+        ("tf_efficientnet_lite0.in1k", "of_lite0.safetensors", 224, "gradient"),
+        ("tf_efficientnet_lite0.in1k", "of_lite0.safetensors", 224, "gradient"),
+        ("resnet10t", "phantoms", 128, "gradient"),
+        ("resnet10t", "phantoms", 128, "ridge"),
+    ]
+    seeds = [of.seed for of in recipe.networks]
+    assert len(set(seeds)) == 4
+    assert recipe.networks[2].augment == recipes.load("small").augment
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
         ({"learning_rte": 1}, "network 2: learning_rte"),
         ({"learning_rate": -1}, "network 2: learning_rate"),
         ({"method": "ridge", "ema": 0.9}, "does not use ema"),
-        ({"size": 64}, "network 2 cannot change size"),
+        ({"size": 400}, "network 2 cannot read larger images than size = "),
         ({"members": 2}, "network 2 cannot change members"),
         ({"backbone": "resnet10tt"}, "network 2: backbone = 'resnet10tt': timm has no backbone"),
         ({"weights": "nowhere"}, "network 2: weights = 'nowhere': the weights file does not exist"),
@@ -192,6 +206,41 @@ def test_each_member_changes_what_its_entry_says(tmp_path):
 def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change, rule):
     with pytest.raises(RecipeError, match=rule):
         recipe_checks.checked("quick", {"members": [{}, change]})
+
+
+def test_a_member_of_a_smaller_size_is_trained_on_what_it_sees_in_the_ensemble(phantoms, tmp_path):
+    dataset = prepare(phantoms, tmp_path / "dataset", size=64)
+    changes = [{}, {"size": 32}, {"size": 32, "method": "ridge"}]
+    settings = (*TINY, "size=64", "max_epochs=2", f"members={json.dumps(changes)}")
+    run = fit.train(dataset, "quick", tmp_path / "run", settings)
+    val = Part(dataset, "val")
+    stated = []
+    for number, of in enumerate(changes, 1):
+        bundle = bundles.load(run.folder / "members" / str(number) / "bundle")
+        assert bundle.card.size == of.get("size", 64)
+        seen = Part(dataset.reduced(bundle.card.size), "val").images
+        logits = TorchEngine(bundle.classifier).run(seen).logits
+        stated.append(stated_log_odds(bundle.card.calibration.apply(logits.astype(np.float64))))
+    all_ = bundles.load(run.bundle)
+    assert [member.size for member in all_.card.members].count(32) == 2
+    found = TorchEngine(all_.classifier).run(val.images).logits
+    # Reduced to whole grey levels in training, exactly in the network.
+    assert found == pytest.approx(np.mean(stated, 0), abs=0.02)
+
+
+def test_reduced_images_are_means_of_the_pixels_that_they_cover(dataset):
+    side = dataset.images.shape[1] // 2
+    rows = np.array([5, 0, 3])
+    whole = dataset.images[rows].astype(np.float64)
+    means = whole.reshape(3, side, 2, side, 2).mean((2, 4))
+    reduced = dataset.reduced(side)
+    assert reduced.images.shape == (len(dataset.images), side, side)
+    assert np.abs(reduced.images[rows] - means).max() <= 0.5
+    assert np.array_equal(reduced.images[5], reduced.images[rows][0])
+    assert np.array_equal(
+        reduced.with_split(dataset.index["split"], "same").images[5], reduced.images[5]
+    )
+    assert dataset.reduced(dataset.images.shape[1]) is dataset
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
@@ -238,3 +239,27 @@ class Shards:
     def __del__(self) -> None:
         for place in tuple(vars(self).get("_kept", ())):
             self._let_go(place)
+
+
+class ReducedImages(Shards):
+    """The images of a dataset with fewer pixels, each the mean of those that it covers.
+
+    Args:
+        images: of the dataset.
+        side: of the reduced ones, pixels.
+    """
+
+    def __init__(self, images: Shards, side: int) -> None:
+        self._images = images
+        self._rows = np.arange(len(images), dtype=np.int64)
+        self.shape = (len(images), side, side)
+
+    def shard_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """See `Shards.shard_of`."""
+        return self._images.shard_of(rows)
+
+    def _gathered(self, rows: npt.NDArray[np.int64]) -> _Images:
+        reduced = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        for place, image in enumerate(self._images[rows]):
+            cv2.resize(image, reduced.shape[1:], reduced[place], interpolation=cv2.INTER_AREA)
+        return reduced

@@ -48,6 +48,7 @@ class Dataset:
         manifest: what it is.
         index: one row per image, with the columns that `index_columns` gives.
         images: uint8 [N, size, size], memory-mapped, read-only; row i belongs to index row i.
+            Of a smaller side where they are `reduced`.
         boxes: `image`, `finding`, `x`, `y`, `w`, `h` as fractions of the image's sides.
         masks: where findings are, on a coarse grid; None where no source has masks.
     """
@@ -130,6 +131,19 @@ class Dataset:
         """Give the short names of the data sets that rows are of, [n]."""
         named = self.index["source"].to_numpy(dtype=object)
         return np.asarray(named[np.asarray(rows, dtype=np.int64)])
+
+    def reduced(self, side: int) -> Self:
+        """Give the same radiographs with smaller images, for a network that reads these.
+
+        No file is written: images are reduced when they are read. The manifest stays that of the
+        dataset, and says its size.
+
+        Args:
+            side: of the images, pixels; at that of the dataset they stay as they are.
+        """
+        if side == self.images.shape[1]:
+            return self
+        return replace(self, images=shards.ReducedImages(self.images, side))
 
     def with_split(self, parts: pd.Series[str], name: str, seed: int | None = None) -> Self:
         """Give the same images and labels with other parts, such as those of a fold.

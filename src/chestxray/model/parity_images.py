@@ -50,7 +50,7 @@ def trial_of(
     """
     splits = zip(("val", "train"), most, strict=True)
     val, train = (_some(dataset.rows(split), count) for split, count in splits)
-    size = dataset.manifest.size
+    size = dataset.images.shape[1]
     missing = max(FEWEST_IMAGES - len(val) - len(train), 0) if drawn else 0
     labels = np.full((len(val), len(findings)), np.nan, np.float32)
     of = dataset.labels(val)

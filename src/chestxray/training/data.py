@@ -74,7 +74,7 @@ class Part(TorchDataset[Batch]):
         self._images = dataset.images
         self._targets = tuple(targets)
         self._resident: Batch | None = None
-        if device is not None and fits(len(self.rows) * dataset.manifest.size**2, device):
+        if device is not None and fits(len(self.rows) * dataset.images.shape[1] ** 2, device):
             labels = torch.from_numpy(self.labels).to(device)
             more = [of.to(device) for of in self._targets]
             self._resident = _resident(self._images, self.rows, device), labels, *more

@@ -264,6 +264,7 @@ def _run(work: _Work, environment: dict[str, str], sender: Connection) -> None:
         dataset = Dataset.open(work.dataset)
         parts, name, seed = work.split
         dataset = dataset.with_split(pd.Series(parts, dataset.index.index), name, seed)
+        dataset = dataset.reduced(work.recipe.size)
         resumed = (work.run / "checkpoints" / LAST).exists()
         task = task_of(dataset, work.recipe, resumed)
         run_epochs(dataset, task, work.run, work.processes)

@@ -219,7 +219,8 @@ def _train(
     check_processes(processes)
     first = is_first(processes)
     folder = dataset.folder if isinstance(dataset, Dataset) else path_of(dataset)
-    chosen = for_run(run, recipe, overrides or (), resume, folder, first=first)
+    size = dataset.images.shape[1] if isinstance(dataset, Dataset) else None
+    chosen = for_run(run, recipe, overrides or (), resume, folder, first, size)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     _check_dataset(dataset, chosen)
@@ -273,7 +274,8 @@ def _train_members(
     """Train the members of a recipe, and let the first machine join them."""
 
     def member(recipe: Recipe, folder: Path, resume: bool) -> Run:
-        return train(dataset, recipe, folder, (), resume, trackers, processes)
+        seen = dataset.reduced(recipe.size)
+        return train(seen, recipe, folder, (), resume, trackers, processes)
 
     if not first:
         train_members(recipe, run, member)

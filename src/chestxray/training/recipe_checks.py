@@ -40,6 +40,7 @@ def for_run(
     resume: bool = False,
     dataset: Path | None = None,
     first: bool = True,
+    size: int | None = None,
 ) -> Recipe:
     """Choose the recipe of a run: the one given, or on resume the run's own, or else `baseline`.
 
@@ -50,6 +51,7 @@ def for_run(
         resume: whether the run is to be continued.
         dataset: folder of the dataset to train on.
         first: whether this is the machine that writes the run, so that its folder is checked.
+        size: of the images that are trained on; None where they are as the dataset's manifest says.
 
     Raises:
         RecipeError: all that is wrong with the recipe, as `recipe.load` and `checked` say.
@@ -60,7 +62,8 @@ def for_run(
         check_folder(run, resume)
     if recipe is None:
         recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
-    return checked(recipe, overrides, dataset, taught=resume and (run / TARGETS).exists())
+    taught = resume and (run / TARGETS).exists()
+    return checked(recipe, overrides, dataset, taught, size)
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -94,6 +97,7 @@ def checked(
     overrides: Overrides = (),
     dataset: Path | None = None,
     taught: bool = False,
+    size: int | None = None,
 ) -> Recipe:
     """Load a recipe and check it against this machine and a dataset.
 
@@ -102,6 +106,7 @@ def checked(
         overrides: as `recipe.load` takes them.
         dataset: folder of the dataset to train on; None where there is none yet.
         taught: the teacher's probabilities are kept already, so that it is not needed.
+        size: as for `for_run`.
 
     Raises:
         RecipeError: as `recipe.load` says, and together with it: timm has no such backbone, the
@@ -110,6 +115,8 @@ def checked(
         ArtifactError: there is no dataset.
     """
     manifest = {} if dataset is None else _manifest_of(dataset)
+    if size is not None:
+        manifest = {**manifest, "size": size}
 
     def faults(values: Mapping[str, Any]) -> list[str]:
         found = [*_backbone_faults(values), *_weights_faults(values)]

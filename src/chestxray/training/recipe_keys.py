@@ -32,7 +32,7 @@ from chestxray.training.registry import (
 
 _SMALLEST_SIDE: Final = 16  # pixels
 _APART: Final = 1000  # seeds from a member to the next, so that those of other runs lie between
-_OF_ALL_MEMBERS: Final = {"name", "description", "cost", "expected", "size", "members"}
+_OF_ALL_MEMBERS: Final = {"name", "description", "cost", "expected", "members"}
 _MOST_MEMBERS: Final = 16  # as in `model_card`, which takes seconds to import
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
@@ -267,7 +267,8 @@ class Recipe(Strict):
         members: networks that are trained one after the other, each with a seed of its own; the
             bundle averages their calibrated logits and class maps, see `ensembling`. A number, or
             a list of what each changes in this recipe, such as `[{}, {}, {method: ridge}]`; a
-            member that fits its head alone leaves out what only training by gradients uses.
+            member that fits its head alone leaves out what only training by gradients uses, and
+            one of a smaller `size` sees the images reduced.
         precision: `auto` takes bfloat16 where the machine has instructions for it, float32
             elsewhere.
         threads: processor threads; `auto` times a few steps and takes the fastest number.
@@ -358,6 +359,9 @@ class Recipe(Strict):
         for number, changes in enumerate(self.members, 1):
             if unfit := sorted({*changes} & _OF_ALL_MEMBERS):
                 rule = f"network {number} cannot change {', '.join(unfit)}; leave it out"
+                raise _of_key("members", rule, changes)
+            if isinstance(changes.get("size"), int) and changes["size"] > self.size:
+                rule = f"network {number} cannot read larger images than size = {self.size}"
                 raise _of_key("members", rule, changes)
             try:
                 self.member(number)
