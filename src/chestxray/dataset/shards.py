@@ -164,7 +164,7 @@ class Shards:
         self._kept: dict[int, Path] = {}  # the least recently used first
         self._rows = np.arange(total, dtype=np.int64)
         self._mapped: dict[int, _Images] = {}
-        self.shape: Final = (total, *row)
+        self.shape: tuple[int, ...] = (total, *row)
 
     @property
     def nbytes(self) -> int:
