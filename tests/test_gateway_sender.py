@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +34,13 @@ from pynetdicom.sop_class import Verification
 from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
 from chestxray.serving.gateway.reachability import reach
-from chestxray.serving.gateway.sender import _CStoreTransport, _StowTransport, deliver, run
+from chestxray.serving.gateway.sender import (
+    _AT_ONCE,
+    _CStoreTransport,
+    _StowTransport,
+    deliver,
+    run,
+)
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from chestxray.serving.rle import rle_frame
 from dicom_files import written
@@ -259,6 +267,41 @@ def test_the_end_of_a_small_result_does_not_wait_for_an_acknowledgement(
     finally:
         transport.close()
         pacs.stop()
+
+
+@pytest.mark.skipif(shutil.which("storescp") is None, reason="dcmtk is not installed")
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux has TCP_QUICKACK")
+def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dcmtk's storescp sends its answers so: 40 ms passed between the two."""
+    result(store)
+    path = store.result_file("1.2.9")
+
+    def seconds() -> float:
+        port, taken = free_port(), []
+        archive = subprocess.Popen(["storescp", "--accept-all", "--ignore", str(port)])
+        try:
+            wait_for(lambda: listens(port), 30)
+            transport = _CStoreTransport(dicom(tmp_path, port), "CHESTXRAY")
+            for _ in range(25):
+                start = time.perf_counter()
+                transport.send(path)
+                taken.append(time.perf_counter() - start)
+            transport.close()
+        finally:
+            archive.kill()
+            archive.wait()
+        return float(np.median(taken[10:]))  # Linux acknowledges the first ones at once
+
+    at_once = seconds()
+    monkeypatch.setattr("chestxray.serving.gateway.sender._AT_ONCE", _AT_ONCE[:1])
+    assert seconds() - at_once > 0.02
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_sender_killed_before_it_noted_a_success_sends_the_same_bytes_again(
