@@ -14,7 +14,7 @@ import pytest
 
 import chestxray
 from chestxray.dataset import prepare
-from chestxray.errors import RecipeError
+from chestxray.errors import ArtifactError, RecipeError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import stated_log_odds
 from chestxray.model import bundle as bundles
@@ -241,6 +241,8 @@ def test_reduced_images_are_means_of_the_pixels_that_they_cover(dataset):
         reduced.with_split(dataset.index["split"], "same").images[5], reduced.images[5]
     )
     assert dataset.reduced(dataset.images.shape[1]) is dataset
+    with pytest.raises(ArtifactError, match="prepare with --size 400"):
+        dataset.reduced(400)
 
 
 @pytest.mark.slow

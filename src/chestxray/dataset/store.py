@@ -140,9 +140,18 @@ class Dataset:
 
         Args:
             side: of the images, pixels; at that of the dataset they stay as they are.
+
+        Raises:
+            ArtifactError: the dataset's images are smaller.
         """
-        if side == self.images.shape[1]:
+        size = self.images.shape[1]
+        if side == size:
             return self
+        if side > size:
+            raise ArtifactError(
+                f"{self.folder} holds images of {size} px, which cannot be reduced to {side}: "
+                f"prepare with --size {side}"
+            )
         return replace(self, images=shards.ReducedImages(self.images, side))
 
     def with_split(self, parts: pd.Series[str], name: str, seed: int | None = None) -> Self:

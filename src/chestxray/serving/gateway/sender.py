@@ -245,7 +245,7 @@ def _acknowledge_at_once(event: evt.Event) -> None:
 
     Many archives hold its end till then, which is 40 ms later otherwise.
     """
-    _set_for_tcp(event, getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY))
+    _set_for_tcp(event, socket.TCP_QUICKACK)
 
 
 def _set_for_tcp(event: evt.Event, option: int) -> None:
@@ -255,10 +255,9 @@ def _set_for_tcp(event: evt.Event, option: int) -> None:
             connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
-_AT_ONCE: Final[list[evt.EventHandlerType]] = [
-    (evt.EVT_CONN_OPEN, _send_at_once),
-    (evt.EVT_DATA_SENT, _acknowledge_at_once),
-]
+_AT_ONCE: Final[list[evt.EventHandlerType]] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+if hasattr(socket, "TCP_QUICKACK"):  # Linux
+    _AT_ONCE.append((evt.EVT_DATA_SENT, _acknowledge_at_once))
 
 
 def _as_accepted(path: Path, association: Association) -> Path | Dataset:
