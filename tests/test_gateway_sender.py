@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -44,7 +43,7 @@ from chestxray.serving.gateway.sender import (
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from chestxray.serving.rle import rle_frame
 from dicom_files import written
-from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
+from gateway_parts import certificates, config, free_port, full_once, radiograph, tool, wait_for
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -269,7 +268,6 @@ def test_the_end_of_a_small_result_does_not_wait_for_an_acknowledgement(
         pacs.stop()
 
 
-@pytest.mark.skipif(shutil.which("storescp") is None, reason="dcmtk is not installed")
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux has TCP_QUICKACK")
 def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -280,7 +278,7 @@ def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
 
     def seconds() -> float:
         port, taken = free_port(), []
-        archive = subprocess.Popen(["storescp", "--accept-all", "--ignore", str(port)])
+        archive = subprocess.Popen([tool("storescp"), "--accept-all", "--ignore", str(port)])
         try:
             wait_for(lambda: listens(port), 30)
             transport = _CStoreTransport(dicom(tmp_path, port), "CHESTXRAY")
