@@ -36,9 +36,10 @@ from chestxray.sources.nih import FINDINGS
 from chestxray.training import recipe as recipes
 from chestxray.training.data import EpochBatches, loader
 from chestxray.training.lightning_module import Task
-from chestxray.training.loop import classifier_of, resolve
+from chestxray.training.loop import classifier_of
 from chestxray.training.losses import FocalLoss
 from chestxray.training.optimisation import optimiser_of
+from chestxray.training.precision import depthwise_in_float32, resolve
 from chestxray.training.sampling import Sampling
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,6 +123,7 @@ def earlier(backbone: str, size: int) -> Step:
 def engine(recipe: recipes.Recipe) -> Step:
     """The engine's own step: `Task`, its optimiser, averaged weights."""
     classifier = classifier_of(recipe, FINDINGS, resumed=True).to(DEVICE)
+    depthwise_in_float32(classifier).__enter__()  # to the end of the benchmark
     task = Task(classifier, recipe, np.ones((len(FINDINGS), 2)), Sampling()).to(DEVICE).train()
     optimiser = optimiser_of(classifier, recipe)
     bfloat16 = resolve(recipe.precision, DEVICE) == "bfloat16"

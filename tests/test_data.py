@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from chestxray.training.data import EpochBatches, Part, in_order, loader
-from chestxray.training.loop import resolve
+from chestxray.training.precision import resolve
 
 
 def test_a_part_gives_the_rows_of_its_split_and_no_other(dataset):

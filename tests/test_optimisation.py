@@ -13,6 +13,7 @@ from chestxray.training import recipe as recipes
 from chestxray.training.callbacks import BEST
 from chestxray.training.lightning_module import Task
 from chestxray.training.optimisation import RATE, WeightAverage, groups_of, optimiser_of
+from chestxray.training.precision import depthwise_in_float32, precision_of
 from chestxray.training.registry import AUGMENTATIONS
 from conftest import TINY
 
@@ -162,11 +163,40 @@ def test_small_images_are_not_trained_on_in_bfloat16_by_a_processor(monkeypatch)
     """A strided convolution over one cell: oneDNN leaves most of its weight gradient unwritten."""
     able = {"avx512_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert loop.precision_of(tiny()) == "bfloat16"
+    assert precision_of(tiny()) == "bfloat16"
     small = tiny("progressive=[[16, 1]]")
-    assert loop.precision_of(small) == "float32"
+    assert precision_of(small) == "float32"
     with pytest.raises(RecipeError, match="32 pixels or more on a processor, here 16: set prec"):
-        loop.precision_of(small.model_copy(update={"precision": "bfloat16"}))
+        precision_of(small.model_copy(update={"precision": "bfloat16"}))
+
+
+def test_depthwise_convolutions_compute_in_float32_under_autocast():
+    torch.manual_seed(0)
+    depthwise, dense = torch.nn.Conv2d(6, 12, 3, groups=6), torch.nn.Conv2d(12, 2, 3)
+    images = torch.rand(2, 6, 8, 8).bfloat16()
+    expected = depthwise(images.float()).bfloat16()
+    with depthwise_in_float32(torch.nn.Sequential(depthwise, dense)):
+        followers = copy.deepcopy(depthwise), depthwise
+        with torch.autocast("cpu", torch.bfloat16):
+            for layer in followers:
+                assert torch.equal(layer(images), expected)
+                with pytest.raises(RuntimeError, match="expected input"):
+                    layer(images[:, :5])
+                assert torch.is_autocast_enabled("cpu")
+            assert dense(depthwise(images)).dtype == torch.bfloat16
+        assert depthwise(images.float()).dtype == torch.float32
+    assert not depthwise._forward_hooks
+    assert not depthwise._forward_pre_hooks
+
+
+def test_a_network_of_depthwise_convolutions_learns_as_in_float32(monkeypatch, dataset, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    loss = {}
+    for precision in ("float32", "bfloat16"):
+        changes = ("backbone=mobilenetv3_small_050", f"precision={precision}", "max_epochs=1")
+        finished = fit.train(dataset, tiny(*changes), tmp_path / precision)
+        loss[precision] = finished.history["loss"].iloc[0]
+    assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=0.02)
 
 
 def test_a_side_that_the_backbone_does_not_take_is_refused_before_training(dataset, tmp_path):

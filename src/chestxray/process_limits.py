@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,9 +14,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# Parameters of mallopt, from malloc.h.
+# Parameters of mallopt, from malloc.h, and what the library has for them by itself.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
+_MMAP_MAX: Final = -4
+_OWN_TRIM_THRESHOLD: Final = 128 * 2**10
+_OWN_MMAP_MAX: Final = 65536
 _KEPT: Final = 64 * 2**20
 
 Kind = Literal["RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE"]
@@ -46,11 +51,35 @@ def keep_freed_memory() -> None:
     The library gives the arrays of one image back to the system, which fills them with zeros when
     the next image needs them: that was a third of the processor time of decoding one.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(_TRIM_THRESHOLD, _KEPT)
-            mallopt(_MMAP_THRESHOLD, _KEPT // 2)  # its greatest value
+    _set_allocation((_TRIM_THRESHOLD, _KEPT), (_MMAP_THRESHOLD, _KEPT // 2))  # its greatest value
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let this process keep all that it frees for a while, where the C library is GNU's.
+
+    For a training, whose steps need the same large arrays again and again; see `keep_freed_memory`.
+    """
+    _set_allocation((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
+    try:
+        yield
+    finally:
+        _set_allocation((_TRIM_THRESHOLD, _OWN_TRIM_THRESHOLD), (_MMAP_MAX, _OWN_MMAP_MAX))
+        give_back = _of_c_library("malloc_trim")
+        if give_back is not None:
+            give_back(0)
+
+
+def _set_allocation(*values: tuple[int, int]) -> None:
+    mallopt = _of_c_library("mallopt")
+    if mallopt is not None:
+        for parameter, value in values:
+            mallopt(parameter, value)
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """Give a function of GNU's C library; None where there is none, as in musl."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def open_files() -> int:

@@ -66,7 +66,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
 
-        from chestxray.training.loop import resolve
+        from chestxray.training.precision import resolve
     except ImportError as error:
         yield Check("WARN", "torch", f"{error}: pip install 'chestxray[train]'")
         return

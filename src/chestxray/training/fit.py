@@ -63,12 +63,12 @@ from chestxray.training.loop import (
     Outcome,
     Processes,
     classifier_of,
-    lightning_precision,
     run_epochs,
     task_of,
 )
 from chestxray.training.mask_supervision import check_masks
 from chestxray.training.members import begin, join, train_members
+from chestxray.training.precision import lightning_precision
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
 from chestxray.training.recipe_keys import PHANTOMS, WORDS

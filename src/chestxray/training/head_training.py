@@ -15,7 +15,8 @@ from chestxray.model.torch_engine import TorchEngine, device
 from chestxray.training import recipe as recipes
 from chestxray.training import threads
 from chestxray.training.lightning_module import Task
-from chestxray.training.loop import Outcome, resolve
+from chestxray.training.loop import Outcome
+from chestxray.training.precision import resolve
 from chestxray.training.probe import BATCH, Regression, features_of, probe_of
 
 

@@ -9,7 +9,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import torch
 from lightning import Trainer
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from chestxray.artifacts import write_json
 from chestxray.dataset.store import Dataset
-from chestxray.errors import RecipeError
 from chestxray.execution import carry
 from chestxray.findings import Findings
 from chestxray.model.backbone_options import NO_OPTIONS
 from chestxray.model.network import Classifier, to_input
 from chestxray.model.torch_engine import device
+from chestxray.process_limits import freed_memory_kept
 from chestxray.training import checkpoint_files, initial_weights, threads, tracking
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import auxiliary_targets
@@ -43,17 +43,11 @@ from chestxray.training.distillation import targets_of
 from chestxray.training.lightning_module import Task
 from chestxray.training.losses import label_weights
 from chestxray.training.mask_supervision import MaskedPart
+from chestxray.training.precision import depthwise_in_float32, lightning_precision, precision_of
 from chestxray.training.probe import start_head
 from chestxray.training.recipe import Recipe
 from chestxray.training.sampling import Sampling
 
-Precision = Literal["float32", "bfloat16"]
-_SMALLEST_IN_BFLOAT16: Final = 32  # pixels of a side, on a processor
-
-_PRECISIONS: Final[dict[Precision, Literal["32-true", "bf16-mixed"]]] = {
-    "float32": "32-true",
-    "bfloat16": "bf16-mixed",
-}
 _TIMED_IMAGES: Final = 8
 
 
@@ -126,8 +120,6 @@ def run_epochs(
     kind = MaskedPart if recipe.mask_weight else Part
     targets = _targets(dataset, recipe, run)
     part, val = kind(dataset, "train", device(), targets), Part(dataset, "val", device())
-    if not last.exists():
-        threads.choose(recipe.threads, _TimedStep(task, part))
     trainer = _trainer(recipe, run, dataset, processes)
     if trainer.is_global_zero:
         write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
@@ -141,7 +133,10 @@ def run_epochs(
         )
     else:
         batches = EpochBatches(draws, recipe.batch_size, recipe.seed, share)
-    with warnings.catch_warnings():
+    fast = depthwise_in_float32(task.classifier)
+    with freed_memory_kept(), fast, warnings.catch_warnings():
+        if not last.exists():
+            threads.choose(recipe.threads, _TimedStep(task, part))
         # Worker processes would cost more than indexing a memory map does; see `data`.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # The average of the weights and a frozen backbone are in evaluation mode on purpose.
@@ -213,45 +208,6 @@ def classifier_of(recipe: Recipe, findings: Findings, resumed: bool) -> Classifi
     if not resumed:
         initial_weights.load(classifier, recipe)
     return classifier.to(memory_format=torch.channels_last)
-
-
-def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """Turn `auto` into bfloat16 where the device has instructions for it, float32 elsewhere.
-
-    A processor without bfloat16 instructions emulates them, about ten times slower than float32.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
-
-
-def precision_of(recipe: Recipe) -> Precision:
-    """Give the precision of a training on this machine.
-
-    On a processor, small images are trained on in float32: in bfloat16 oneDNN (of torch 2.15) takes
-    the weight gradients of a strided convolution over a map of one cell from memory that nothing
-    has written.
-
-    Raises:
-        RecipeError: bfloat16 is asked for on a processor, with such images.
-    """
-    smallest = min((recipe.size, *(side for side, _ in recipe.smaller)))
-    if device().type != "cpu" or smallest >= _SMALLEST_IN_BFLOAT16:
-        return resolve(recipe.precision, device())
-    if recipe.precision == "bfloat16":
-        raise RecipeError(
-            f"precision: bfloat16 needs images of {_SMALLEST_IN_BFLOAT16} pixels or more on a "
-            f"processor, here {smallest}: set precision=float32, or a larger size or progressive"
-        )
-    return "float32"
-
-
-def lightning_precision(recipe: Recipe) -> Literal["32-true", "bf16-mixed"]:
-    """Give the precision of a training on this machine by Lightning's name; see `precision_of`."""
-    return _PRECISIONS[precision_of(recipe)]
 
 
 def _trainer(
