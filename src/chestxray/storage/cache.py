@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -129,7 +130,7 @@ _How = Literal["shared", "alone", "at once"]
 
 def _flock(descriptor: int, how: _How) -> None:
     """Lock a file, shared or alone; `at once` raises `BlockingIOError` instead of waiting."""
-    if fcntl is not None:
+    if sys.platform != "win32" and fcntl is not None:
         kinds = {"shared": fcntl.LOCK_SH, "alone": fcntl.LOCK_EX}
         fcntl.flock(descriptor, kinds.get(how, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
