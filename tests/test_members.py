@@ -28,8 +28,8 @@ from chestxray.reporting.run_files import RunFiles
 from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
-from chestxray.training.finalize import logits_of
 from chestxray.training.ensembling import ensemble
+from chestxray.training.finalize import logits_of
 from chestxray.training.members import summary_of
 from conftest import TINY
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +215,23 @@ def test_what_a_folder_holds_is_kept_for_recipes_and_the_next_folder_takes_it(
         assert (kept.parent / file).read_bytes() == (whole.folder / file).read_bytes(), file
         assert (again.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
     assert not (kept.parent / "checkpoints").exists()
+
+
+def test_a_folder_is_finished_although_the_cache_cannot_take_its_network(
+    whole, tmp_path, monkeypatch, capsys
+):
+    """It waited for another pretraining in the cache, and failed where the disk was full."""
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path))
+    monkeypatch.setattr(phantom_weights, "time", SimpleNamespace(sleep=forbidden))
+    cached = Pretraining.of(from_phantoms()).cached
+    cached.mkdir(parents=True)
+    with lock(cached / ".lock", ArtifactError("it is free")):
+        assert pretrain(whole.folder.parent, FEW).model == whole.model
+    assert "another pretraining" in capsys.readouterr().err
+    (cached / ".run.tmp").touch()  # where a folder is to be made
+    assert pretrain(whole.folder.parent, FEW).model == whole.model
+    assert "not kept" in capsys.readouterr().err
+    assert phantom_weights.bundle_of(from_phantoms()) is None
 
 
 def test_a_pretraining_that_no_recipe_asks_for_is_not_kept(tmp_path, monkeypatch):

@@ -62,11 +62,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Show the folder, the data sets, the sizes and the split."""
-        of = self.manifest
+        of, side = self.manifest, self.images.shape[1]
         parts = ", ".join(f"{counts['images']:,} {part}" for part, counts in of.counts.items())
         return (
             f"Dataset({str(self.folder)!r}: {of.title}, {of.images:,} images of {of.patients:,} "
-            f"patients at {self.images.shape[1]} px, {len(of.findings)} findings; split {of.split}: {parts})"
+            f"patients at {side} px, {len(of.findings)} findings; split {of.split}: {parts})"
         )
 
     @classmethod
