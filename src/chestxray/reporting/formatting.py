@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from chestxray.evaluation.metrics import METRICS
+from chestxray.evaluation.signed_numbers import number
 from chestxray.findings import label
 
 Entry = dict[str, Any]
 
-_MINUS: Final = "−"
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
 
 _THRESHOLD: Final = ("Threshold", "Lowest probability at which a finding is called.")
@@ -47,12 +47,6 @@ def figure(metric: Entry, digits: int = 3) -> Markup:
         why = metric.get("reason")
         return _because(value, why) if why else Markup("{}").format(value)
     return Markup('{} <span class="ci">({})</span>').format(value, span(metric, digits))
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Write a number with a true minus sign; one that rounds to zero has no sign."""
-    shown = f"{value:.{digits}f}"
-    return shown.replace("-", _MINUS) if float(shown) else f"{0:.{digits}f}"
 
 
 def span(interval: Entry, digits: int = 3) -> str:
