@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from chestxray.findings import label
 
 Entry = dict[str, Any]
 
+_SIZE: Final = re.compile(r"(?<=\d) × (?=\d)")
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
 
 _THRESHOLD: Final = ("Threshold", "Lowest probability at which a finding is called.")
@@ -207,12 +209,20 @@ FILTERS: Final = {
 }  # fmt: skip
 
 
+def unbroken(value: object) -> object:
+    """Keep sizes such as 16 × 16 on one line: text gets spaces that do not break there."""
+    if isinstance(value, str) and "×" in value:
+        return type(value)(_SIZE.sub("\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}", value))
+    return value
+
+
 def environment() -> Environment:
     """Give the environment of the templates: strict, escaping, with the filters of this module."""
     made = Environment(
         loader=PackageLoader("chestxray.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )
