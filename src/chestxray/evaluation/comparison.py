@@ -429,8 +429,8 @@ def noninferiority(test: Significance, margin: float) -> NonInferiority:
         test: of the mean AUROC of B minus that of A.
         margin: greatest accepted loss, above 0.
     """
-    p = test.p_above(-margin)
-    if p is None:
+    p, low = test.p_above(-margin), test.interval.low
+    if p is None or low is None:
         unknown = f"It is not known whether B is inferior to A: {test.reason}."
         return NonInferiority(margin=margin, p=None, shown=None, sentence=unknown)
     shown = p < ALPHA / 2
@@ -438,6 +438,6 @@ def noninferiority(test: Significance, margin: float) -> NonInferiority:
     is_above = "above" if shown else "not above"
     told = (
         f"{which} with a margin of {margin:g} in mean AUROC: the lower limit of the difference, "
-        f"{signed(test.interval.low)}, is {is_above} −{margin:g} (one-sided p {_p(p)})."
+        f"{signed(low)}, is {is_above} −{margin:g} (one-sided p {_p(p)})."
     )
     return NonInferiority(margin=margin, p=p, shown=shown, sentence=told)
