@@ -36,7 +36,7 @@ from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import draw
 from chestxray.dataset.store import Dataset
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import ArtifactError, RecipeError, StorageError
 from chestxray.findings import Findings
 from chestxray.progress import say
 from chestxray.sources.nih import FINDINGS
@@ -135,6 +135,14 @@ class Pretraining:
         return cache.folder() / "phantoms" / self.sha256
 
     @property
+    def _shared(self) -> Path | None:
+        """The same; None where this user has no cache, which a folder elsewhere does not need."""
+        try:
+            return self.cached
+        except StorageError:
+            return None
+
+    @property
     def origin(self) -> dict[str, Any]:
         """Describe the phantoms, for the record of a run that starts from the network."""
         drawn = self._drawn
@@ -164,15 +172,15 @@ class Pretraining:
             ArtifactError: the folder holds something else, or another pretraining.
             TrainingError, WorkerError: as `fit.train`, `synth` and `prepare` say.
         """
-        run = folder / RUN
+        run, cached = folder / RUN, self._shared
         self.made(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _awaited(folder):
             done = self.made(folder)
             write_json(folder / _RECORD, self.record)
-            if not done and _trained(self.cached) and not (folder / _SPLIT).exists():
-                say("pretrain", f"taken from {self.cached}, where it was made before")
-                _copy(self.cached, folder)
+            if not done and cached and _trained(cached) and not (folder / _SPLIT).exists():
+                say("pretrain", f"taken from {cached}, where it was made before")
+                _copy(cached, folder)
                 shutil.rmtree(folder / _RAW, ignore_errors=True)  # of an interrupted drawing
             elif not done:
                 dataset = self._dataset(folder)
@@ -209,9 +217,9 @@ class Pretraining:
         The folder is finished without that: a pretraining in the cache, which makes the same
         network, is not waited for, and a cache that cannot be written is no failure.
         """
-        cached = self.cached
+        cached = self._shared
         asked_for = Pretraining.of(self.recipe).sha256 == self.sha256
-        if _trained(cached) or not asked_for or not _writable(cached):
+        if cached is None or _trained(cached) or not asked_for or not _writable(cached):
             return
         try:
             cached.mkdir(parents=True, exist_ok=True)
