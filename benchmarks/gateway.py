@@ -43,8 +43,10 @@ def archive() -> Iterator[tuple[int, psutil.Process]]:
     port = free_port()
     command = [tool("storescp"), "--accept-all", "--bit-preserving", "--ignore", str(port)]
     with subprocess.Popen(command) as process:
-        yield port, psutil.Process(process.pid)
-        process.kill()
+        try:
+            yield port, psutil.Process(process.pid)
+        finally:
+            process.kill()
 
 
 def modality(files: list[Path], images: int, port: int) -> subprocess.Popen[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +314,7 @@ def test_non_inferiority_is_the_lower_limit_above_the_margin(
     found, low = result["noninferiority"], result["mean"]["difference"]["low"]
     assert found["shown"] is shown is (low > -margin) is (found["p"] < 0.025)
     assert found["sentence"].startswith(start)
-    assert f"{low:+.3f}" in found["sentence"]
+    assert f"{low:+.3f}".replace("-", "−") in found["sentence"]
 
 
 def test_a_model_is_not_inferior_to_itself(tmp_path: Path) -> None:
@@ -383,6 +384,20 @@ def test_the_command_tells_which_is_better_and_writes_it_down(tmp_path: Path) ->
     failed = run_command("compare", a, b, "--labels", labels)
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_loss_has_a_minus_sign_where_people_read_it_and_a_hyphen_in_files(tmp_path: Path) -> None:
+    a, b = written(tmp_path, a=model(1.5, 1, 0.7), b=model(1.0, 2, 0.7))
+    labels = write_label_table(tmp_path / "Data_Entry_2017.csv")
+    given = ("compare", a, b, "--labels", labels, "--resamples", "20", "--margin", "0.02")
+    printed = run_command(*given).stdout
+    assert not re.findall(r"(?<!\w)-[0-9.]+", printed)
+    difference = json.loads(run_command(*given, "--json").stdout)["comparisons"][0]["mean"]
+    value = difference["difference"]["value"]
+    assert value < -0.01
+    assert f" −{-value:.3f} " in next(of for of in printed.splitlines() if of.startswith("mean"))
+    assert f"difference −{-value:.3f} (95 % interval −" in printed
+    assert "not above −0.02 " in printed
 
 
 def test_the_command_takes_run_folders_and_a_margin(tmp_path: Path) -> None:

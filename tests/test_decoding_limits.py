@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
@@ -118,6 +119,7 @@ def test_what_hangs_or_dies_costs_its_own_row_and_all_others_keep_their_order(tm
     assert told == [reasons.get(name, name) for name in order]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only GNU's C library has mallopt")
 def test_a_decoder_keeps_the_memory_of_an_image_for_the_next_one():
     """Without that, the system cleared all pages of all arrays again for each image."""
     with decoding.DecoderPool(page_faults_of_arrays, 1) as pool:

@@ -217,7 +217,7 @@ def test_a_teacher_that_does_not_fit_the_dataset_is_refused(dataset, teacher, tm
     with pytest.raises(RecipeError) as caught:
         recipe_checks.checked("distill", {"teacher": str(teacher), "size": 32}, tmp_path)
     assert "it lacks the findings Fracture of the dataset" in str(caught.value)
-    assert "it reads images of 32 px, the dataset has 16 px" in str(caught.value)
+    assert "it reads images of 32 px, the network that learns from it 16 px" in str(caught.value)
 
 
 def rewritten(bundle: Path, out: Path, **trained) -> Path:

@@ -324,6 +324,19 @@ def test_an_association_that_waits_takes_no_processor_time_and_is_answered_at_on
     peer.close()
 
 
+def test_an_association_is_accepted_at_once(alone: Alone) -> None:
+    """Its request waited 0.1 s behind the connection that it came with."""
+    seconds = []
+    for _ in range(5):
+        peer = alone.connect()
+        started = time.monotonic()
+        peer.sendall(association_request(Verification))
+        assert peer.recv(4096)[:1] == b"\x02"
+        seconds.append(time.monotonic() - started)
+        peer.close()
+    assert min(seconds) < 0.05
+
+
 def test_association_requests_of_a_mebibyte_take_little_memory_and_time(alone: Alone) -> None:
     crowded = item(0x20, b"\3\0\0\0" + item(0x30, b"1.2") + item(0x40, b"1") * 13000) * 15
     peers = [alone.connect() for _ in range(8)]

@@ -18,14 +18,17 @@ from chestxray.errors import ArtifactError, RecipeError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import stated_log_odds
 from chestxray.model import bundle as bundles
+from chestxray.model import model_card
 from chestxray.model.model_card import MOST_MEMBERS
 from chestxray.model.torch_engine import TorchEngine
+from chestxray.reading import inputs
 from chestxray.reporting import figure_set
 from chestxray.reporting.page import report
 from chestxray.reporting.run_files import RunFiles
 from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
+from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import logits_of
 from chestxray.training.members import summary_of
 from conftest import TINY
@@ -198,6 +201,7 @@ def test_of_small_imagenet_two_networks_start_from_imagenet_and_two_from_phantom
         ({"learning_rate": -1}, "network 2: learning_rate"),
         ({"method": "ridge", "ema": 0.9}, "does not use ema"),
         ({"size": 400}, "network 2 cannot read larger images than size = "),
+        ({"size": "400"}, "network 2 cannot read larger images than size = "),
         ({"members": 2}, "network 2 cannot change members"),
         ({"backbone": "resnet10tt"}, "network 2: backbone = 'resnet10tt': timm has no backbone"),
         ({"weights": "nowhere"}, "network 2: weights = 'nowhere': the weights file does not exist"),
@@ -221,11 +225,49 @@ def test_a_member_of_a_smaller_size_is_trained_on_what_it_sees_in_the_ensemble(p
         seen = Part(dataset.reduced(bundle.card.size), "val").images
         logits = TorchEngine(bundle.classifier).run(seen).logits
         stated.append(stated_log_odds(bundle.card.calibration.apply(logits.astype(np.float64))))
+        assert fit.Run.open(run.folder / "members" / str(number)).summary["size"] == seen.shape[1]
+    assert run.summary["size"] == 64
+    assert [of["size"] for of in run.summary["members"]] == [64, 32, 32]
     all_ = bundles.load(run.bundle)
     assert [member.size for member in all_.card.members].count(32) == 2
     found = TorchEngine(all_.classifier).run(val.images).logits
     # Reduced to whole grey levels in training, exactly in the network.
     assert found == pytest.approx(np.mean(stated, 0), abs=0.02)
+
+
+def test_a_network_of_the_recipes_own_size_is_asked_for_before_the_first_is_trained():
+    """The ensemble of smaller ones did not fit the dataset, which was said at the end."""
+    with pytest.raises(RecipeError, match=r"no network reads images of size = 224; give size = 64"):
+        recipes.load("quick", {"size": 224, "members": [{"size": 32}, {"size": 64}]})
+
+
+def test_a_teacher_that_reads_larger_images_than_a_member_is_refused_before(run, dataset, tmp_path):
+    """The member was refused when the networks before it had taken their hours."""
+    teacher = shutil.copytree(run / "bundle", tmp_path / "teacher")
+    shutil.copy(dataset.folder / "dataset.json", tmp_path)
+    for file in (teacher / "bundle.json", tmp_path / "dataset.json"):
+        of_64 = {**json.loads(file.read_text(encoding="utf-8")), "size": 64}
+        file.write_text(json.dumps(of_64), encoding="utf-8")
+    taught = {**dict(of.split("=") for of in TINY), "size": 64, "teacher": str(teacher)}
+    with pytest.raises(RecipeError) as caught:
+        recipe_checks.checked("quick", {**taught, "members": [{}, {"size": 32}]}, tmp_path)
+    assert "network 2: teacher = " in str(caught.value)
+    assert "it reads images of 64 px, the network that learns from it 32 px" in str(caught.value)
+    head_alone = {"size": 32, "method": "ridge"}  # learns from labels
+    recipe_checks.checked("quick", {**taught, "members": [{}, head_alone]}, tmp_path)
+
+
+def test_a_dataset_with_reduced_images_says_so_and_only_training_takes_it(dataset, run, pair):
+    side = dataset.images.shape[1]
+    half = dataset.reduced(side // 2)
+    assert f"at {side // 2} px" in repr(half)
+    bundles_of_side = [run / "bundle", pair / "members" / "1" / "bundle"]
+    with pytest.raises(ArtifactError, match=f"holds images of {side // 2} px"):
+        ensemble(bundles_of_side, half, pair.parent / "never")
+    for of in (side, side // 2):
+        card = model_card.read(run / "bundle").card.model_copy(update={"size": of})
+        with pytest.raises(ArtifactError, match="its images are reduced"):
+            inputs.find(half, "test", card)
 
 
 def test_reduced_images_are_means_of_the_pixels_that_they_cover(dataset):

@@ -117,7 +117,7 @@ def test_noise_that_costs_ranking_is_refused_though_each_probability_is_near():
     quiet = harmed.model_copy(update={"probability": 0.001})
     [miss] = [of for of in quiet.misses(exact=False) if "mean AUROC" in of]
     assert harmed.mean_auroc.value < -0.03
-    assert f"{harmed.mean_auroc.value:+.4f}" in miss
+    assert f"−{-harmed.mean_auroc.value:.4f}" in miss
 
 
 def test_a_finding_alone_that_is_harmed_is_named_with_its_interval():
@@ -133,7 +133,7 @@ def test_a_finding_alone_that_is_harmed_is_named_with_its_interval():
     assert found.mean_auroc.low > -0.01
     ranked = found.model_copy(update={"probability": 0.0}).misses(exact=False)
     assert len(ranked) == 1
-    assert ranked[0].startswith("AUROC of finding 4 changes by -0.0")
+    assert ranked[0].startswith("AUROC of finding 4 changes by −0.0")
     assert "a fall of more than 0.002 is shown" in ranked[0]
 
 

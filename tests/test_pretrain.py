@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from chestxray import storage
 from chestxray.artifacts import lock, write_json
 from chestxray.cli.main import app
-from chestxray.errors import ArtifactError, BundleError, RecipeError
+from chestxray.errors import ArtifactError, BundleError, RecipeError, StorageError
 from chestxray.model import bundle as bundles
 from chestxray.sources.phantom import fingerprint, render
 from chestxray.training import fit, loop, phantom_weights, recipe_checks
@@ -214,6 +215,40 @@ def test_what_a_folder_holds_is_kept_for_recipes_and_the_next_folder_takes_it(
         assert (kept.parent / file).read_bytes() == (whole.folder / file).read_bytes(), file
         assert (again.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
     assert not (kept.parent / "checkpoints").exists()
+
+
+def test_a_folder_is_finished_although_the_cache_cannot_take_its_network(
+    whole, tmp_path, monkeypatch, capsys
+):
+    """It waited for another pretraining in the cache, and failed where the disk was full."""
+    monkeypatch.setenv("CHESTXRAY_CACHE", str(tmp_path))
+    monkeypatch.setattr(phantom_weights, "time", SimpleNamespace(sleep=forbidden))
+    cached = Pretraining.of(from_phantoms()).cached
+    cached.mkdir(parents=True)
+    with lock(cached / ".lock", ArtifactError("it is free")):
+        assert pretrain(whole.folder.parent, FEW).model == whole.model
+    assert "another pretraining" in capsys.readouterr().err
+    (cached / ".run.tmp").touch()  # where a folder is to be made
+    assert pretrain(whole.folder.parent, FEW).model == whole.model
+    assert "not kept" in capsys.readouterr().err
+    assert phantom_weights.bundle_of(from_phantoms()) is None
+
+
+def test_a_folder_needs_no_cache(whole, tmp_path, monkeypatch):
+    """Where the cache is a URL, or this user has no home, a folder was not pretrained any more."""
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("CHESTXRAY_CACHE", "s3://bucket/cache")
+    run = pretrain(tmp_path / "out", [*FEW, "progressive=[]", "max_epochs=1"])
+    assert run.summary["epochs"] == 1
+    monkeypatch.delenv("CHESTXRAY_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    assert pretrain(whole.folder.parent, FEW).model == whole.model
+    with pytest.raises(StorageError, match="this user has no home folder: set CHESTXRAY_CACHE"):
+        phantom_weights.bundle_of(from_phantoms())
 
 
 def test_a_pretraining_that_no_recipe_asks_for_is_not_kept(tmp_path, monkeypatch):

@@ -164,6 +164,12 @@ def test_figures_of_the_other_files_are_on_the_page(full: Path, html: str) -> No
         assert formatting.figure(value) in html, path
 
 
+def test_sizes_stay_on_one_line(html: str) -> None:
+    body = html[html.index("<body>") :]
+    assert len(re.findall(r"\d\u00a0×\u00a0\d", body)) > 2
+    assert not re.findall(r"\d\s+×\s|×\s+\d", body.replace("\u00a0", ""))
+
+
 def test_null_is_a_dash_with_the_reason_and_never_zero(full: Path, html: str) -> None:
     hernia = metrics_of(full)["findings"]["Hernia"]
     undefined = [name for name in page.MAIN if hernia[name]["value"] is None]

@@ -137,6 +137,12 @@ def test_one_patient_fewer_would_be_too_few_and_the_sentence_names_the_number() 
     assert size.sentence.startswith(f"{n:,} patients with {n:,} images, {size.positives} of them")
 
 
+def test_a_difference_that_may_be_a_loss_is_told_with_a_minus_sign() -> None:
+    size = plan(0.8, 0.1, 0.1, second_auroc=0.79)
+    assert size.low < size.high
+    assert f"−{-size.low:.3f} to +{size.high:.3f} around a difference of −0.010" in size.sentence
+
+
 def test_what_makes_a_study_harder_asks_for_more_patients() -> None:
     base = plan(0.8, 0.1, 0.1).patients
     assert plan(0.8, 0.1, 0.05).patients == pytest.approx(4 * base, rel=0.02)

@@ -72,6 +72,19 @@ def test_a_token_that_is_easy_to_guess_or_fits_no_header_is_refused(token, tmp_p
         serve(tmp_path / "not-even-loaded", token=token)
 
 
+def test_a_token_file_that_every_user_can_read_is_warned_of(tmp_path, caplog):
+    file = tmp_path / "a token"
+    file.write_text(WORD, encoding="utf-8")
+    for mode in (0o600, 0o640):
+        file.chmod(mode)
+        assert read_token(file) == WORD
+    assert not caplog.text
+    file.chmod(0o644)
+    assert read_token(file) == WORD
+    assert f"chmod o-rwx '{file}'" in caplog.text
+    assert WORD not in caplog.text
+
+
 def test_a_missing_token_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no-token cannot be read"):
         read_token(tmp_path / "no-token")

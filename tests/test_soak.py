@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from conftest import REPOSITORY
+from gateway_parts import tool
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
@@ -91,3 +92,12 @@ def test_three_minutes_of_everything_together_keep_all_promises(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     counts = Counter(line.split(":")[0] for line in done.stdout.splitlines())
     assert counts["struck"] == 1
+
+
+def test_the_benchmark_of_the_gateway_that_fails_ends_its_archive() -> None:
+    """It waited for ever for the archive that it had not ended."""
+    tool("storescp")
+    folders = [str(REPOSITORY / name) for name in ("benchmarks", "tests")]
+    code = f"import sys; sys.path[:0] = {folders}; from gateway import archive\n"
+    code += "with archive(): sys.exit(3)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 3

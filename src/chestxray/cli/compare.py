@@ -123,18 +123,21 @@ def _show_figures(result: dict[str, Any]) -> None:
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:
+    from chestxray.evaluation.signed_numbers import signed
+
     difference = entry["difference"]
+    value = "–" if difference["value"] is None else signed(difference["value"])
     interval = "–"
     if difference["low"] is not None:
-        interval = f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+        interval = f"{signed(difference['low'])} to {signed(difference['high'])}"
     return (
         f"{name:20}{entry.get('positives', ''):>10}"
         f"{_figure(entry['a']['value'], '8.3f')}{_figure(entry['b']['value'], '8.3f')}"
-        f"{_figure(difference['value'], '+9.3f')}{interval:>19}{_figure(entry['p'], '10.2g')}"
+        f"{value:>9}{interval:>19}{_figure(entry['p'], '10.2g')}"
         f"{_figure(entry.get('p_holm'), '10.2g')}{_figure(entry['delong']['p'], '12.2g')}"
     )
 
 
 def _figure(value: float | None, form: str) -> str:
-    width = int(form.lstrip("+").split(".")[0])
+    width = int(form.split(".", maxsplit=1)[0])
     return f"{'–':>{width}}" if value is None else format(value, form)

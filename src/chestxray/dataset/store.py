@@ -62,11 +62,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Show the folder, the data sets, the sizes and the split."""
-        of = self.manifest
+        of, side = self.manifest, self.images.shape[1]
         parts = ", ".join(f"{counts['images']:,} {part}" for part, counts in of.counts.items())
         return (
             f"Dataset({str(self.folder)!r}: {of.title}, {of.images:,} images of {of.patients:,} "
-            f"patients at {of.size} px, {len(of.findings)} findings; split {of.split}: {parts})"
+            f"patients at {side} px, {len(of.findings)} findings; split {of.split}: {parts})"
         )
 
     @classmethod
@@ -133,10 +133,10 @@ class Dataset:
         return np.asarray(named[np.asarray(rows, dtype=np.int64)])
 
     def reduced(self, side: int) -> Self:
-        """Give the same radiographs with smaller images, for a network that reads these.
+        """Give the same radiographs with smaller images, for the training of a network on these.
 
         No file is written: images are reduced when they are read. The manifest stays that of the
-        dataset, and says its size.
+        dataset, and says its size. A finished model reads the dataset itself.
 
         Args:
             side: of the images, pixels; at that of the dataset they stay as they are.

@@ -39,6 +39,7 @@ from chestxray.evaluation.logistic_regression import fit_logistic
 from chestxray.evaluation.metrics import resampled
 from chestxray.evaluation.result_details import Baseline, BaselineFigure, BaselineMean, Baselines
 from chestxray.evaluation.ridge import Ridge
+from chestxray.evaluation.signed_numbers import signed
 from chestxray.evaluation.significance import (
     ALPHA,
     FEWEST,
@@ -411,9 +412,9 @@ def sentence(name: str, mean: BaselineMean) -> str:
             f"{means}, and {difference.reason}."
         )
     means += (
-        f", difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f})"
-    ).replace("-", "−")
+        f", difference {signed(difference.value)} (95 % interval {signed(difference.low)} to "
+        f"{signed(difference.high)})"
+    )
     if mean.p is None or mean.p >= ALPHA:
         return f"The model was not shown to rank the images better than {_THAN[name]}: {means}."
     verdict = "better" if difference.value > 0 else "worse"

@@ -49,6 +49,7 @@ from chestxray.evaluation.results import (
     NonInferiority,
 )
 from chestxray.evaluation.seen_images import SeenImages, seen_images
+from chestxray.evaluation.signed_numbers import signed
 from chestxray.evaluation.significance import (
     ALPHA,
     FEWEST,
@@ -408,8 +409,8 @@ def sentence(mean: ComparedMean, a: str = "A", b: str = "B") -> str:
     if mean.p is None:
         return f"{a} and {b} rank the images equally: both have a mean AUROC of {mean.a.value:.3f}."
     by = (
-        f"difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f}, p {_p(mean.p)})"
+        f"difference {signed(difference.value)} (95 % interval {signed(difference.low)} to "
+        f"{signed(difference.high)}, p {_p(mean.p)})"
     )
     if mean.p >= ALPHA:
         return f"No difference between {a} and {b} was shown: {means}, {by}."
@@ -428,8 +429,8 @@ def noninferiority(test: Significance, margin: float) -> NonInferiority:
         test: of the mean AUROC of B minus that of A.
         margin: greatest accepted loss, above 0.
     """
-    p = test.p_above(-margin)
-    if p is None:
+    p, low = test.p_above(-margin), test.interval.low
+    if p is None or low is None:
         unknown = f"It is not known whether B is inferior to A: {test.reason}."
         return NonInferiority(margin=margin, p=None, shown=None, sentence=unknown)
     shown = p < ALPHA / 2
@@ -437,6 +438,6 @@ def noninferiority(test: Significance, margin: float) -> NonInferiority:
     is_above = "above" if shown else "not above"
     told = (
         f"{which} with a margin of {margin:g} in mean AUROC: the lower limit of the difference, "
-        f"{test.interval.low:+.3f}, is {is_above} {-margin:g} (one-sided p {_p(p)})."
+        f"{signed(low)}, is {is_above} −{margin:g} (one-sided p {_p(p)})."
     )
     return NonInferiority(margin=margin, p=p, shown=shown, sentence=told)

@@ -45,6 +45,7 @@ from chestxray.evaluation.result_details import (
     ValidationAuroc,
 )
 from chestxray.evaluation.results import Results
+from chestxray.evaluation.signed_numbers import number
 from chestxray.evaluation.thresholds import MAIN
 from chestxray.evaluation.validation_results import (
     ALPHA,
@@ -273,8 +274,8 @@ def _shown(of: Interval) -> str:
     """Write a figure that may be negative."""
     if of.value is None or of.low is None or of.high is None:
         return "not defined" if of.value is None else f"{of.value:.2f}"
-    value, low, high = (f"{end:.2f}".replace("-", "−") for end in (of.value, of.low, of.high))
-    return f"{value.replace('−0.00', '0.00')} ({low} to {high})"
+    value, low, high = (number(end, 2) for end in (of.value, of.low, of.high))
+    return f"{value} ({low} to {high})"
 
 
 def _of_groups(finding: str, groups: Subgroups) -> Iterator[str]:

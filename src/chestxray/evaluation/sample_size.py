@@ -34,6 +34,7 @@ from scipy.special import ndtr, ndtri, owens_t
 from chestxray.errors import ConfigError
 from chestxray.evaluation.bootstrap import LEVEL, is_none
 from chestxray.evaluation.result_details import Model
+from chestxray.evaluation.signed_numbers import signed
 
 POWER: Final = 0.8
 _LEAST: Final = 10  # positives, and negatives: with fewer the normal interval does not hold
@@ -204,7 +205,7 @@ def _sentence(size: SampleSize, aurocs: Sequence[float], level: float) -> str:
     if size.detectable is None:
         return f"{start}{size.low:.3f} to {size.high:.3f} around an AUROC of {aurocs[0]:.3f}."
     return (
-        f"{start}{size.low:+.3f} to {size.high:+.3f} around a difference of "
-        f"{aurocs[1] - aurocs[0]:+.3f}. A true difference of {size.detectable:.3f} is found with a "
-        f"power of {POWER:.0%}."
+        f"{start}{signed(size.low)} to {signed(size.high)} around a difference of "
+        f"{signed(aurocs[1] - aurocs[0])}. A true difference of {size.detectable:.3f} is found "
+        f"with a power of {POWER:.0%}."
     )

@@ -150,9 +150,10 @@ def has_bfloat16() -> bool:
 
 
 def gpu_possible() -> bool:
-    """Tell, without torch, whether torch may find a GPU here: whether there is a driver of one."""
-    if sys.platform == "darwin":  # torch takes the GPU there only where it is named
-        return False
+    """Tell, without torch, whether torch may find a GPU here: whether there is a driver of one.
+
+    macOS has neither; torch takes the GPU there only where it is named.
+    """
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

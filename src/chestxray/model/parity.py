@@ -38,6 +38,7 @@ from chestxray.evaluation.bootstrap import Values
 from chestxray.evaluation.calibration import Calibration
 from chestxray.evaluation.delong import compare_means, difference
 from chestxray.evaluation.logistic_regression import log_odds
+from chestxray.evaluation.signed_numbers import signed
 from chestxray.evaluation.significance import ALPHA, FEWEST, smaller_side
 from chestxray.model.engines import Answer, Engine, Images, run_all
 from chestxray.model.heatmaps import HeatScale
@@ -104,8 +105,8 @@ class AurocChange(BaseModel):
     def __str__(self) -> str:
         """Show the difference with its interval."""
         if self.low is None or self.high is None:
-            return f"{self.value:+.4f}"
-        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+            return signed(self.value, 4)
+        return f"{signed(self.value, 4)} ({signed(self.low, 4)} to {signed(self.high, 4)})"
 
 
 class Parity(BaseModel):

@@ -263,6 +263,11 @@ def leakage(inputs: Inputs, card: ModelCard) -> str | None:
 
 
 def _split_of(dataset: Dataset, split: str | None, card: ModelCard) -> DatasetImages:
+    if dataset.images.shape[1] != dataset.manifest.size:  # other processes read the files
+        raise ArtifactError(
+            f"its images are reduced to {dataset.images.shape[1]} px, which only training takes: "
+            f"give the dataset as it is in {dataset.folder}"
+        )
     found = (dataset.manifest.size, dataset.manifest.pixel_rule)
     if found != (card.size, card.pixel_rule):
         raise ArtifactError(

@@ -233,8 +233,6 @@ def _key(decided_by: dict[str, Any]) -> str:
 def _folder() -> Path:
     try:
         return cache.folder() / _FOLDER
-    except RuntimeError as error:
-        raise OSError(f"this user has no home folder: {error}") from error
     except StorageError as error:
         raise OSError(str(error)) from error
 

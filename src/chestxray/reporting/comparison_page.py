@@ -15,11 +15,12 @@ from markupsafe import Markup
 from chestxray.artifacts import write_text
 from chestxray.evaluation.predictions import file_of
 from chestxray.evaluation.results import ModelComparison
+from chestxray.evaluation.signed_numbers import number
 from chestxray.findings import label
 from chestxray.reporting import figure_set, plots
 from chestxray.reporting.figure_set import FigureSet
 from chestxray.reporting.forest_plot import Row, forest_plot, width_of_labels
-from chestxray.reporting.formatting import environment, number
+from chestxray.reporting.formatting import environment
 from chestxray.reporting.print_style import print_style
 from chestxray.reporting.svg import Drawing, inline, wrapped
 from chestxray.version import __version__

@@ -9,7 +9,8 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from chestxray.reporting.formatting import number, span
+from chestxray.evaluation.signed_numbers import number
+from chestxray.reporting.formatting import span
 from chestxray.reporting.svg import FAINT, FIRST, INK, QUIET, Drawing, scaled, wrapped
 
 _ROW: Final = 0.172  # inches of a row with a label of one line

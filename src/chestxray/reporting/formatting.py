@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from chestxray.evaluation.metrics import METRICS
+from chestxray.evaluation.signed_numbers import number
 from chestxray.findings import label
 
 Entry = dict[str, Any]
 
-_MINUS: Final = "−"
+_SIZE: Final = re.compile(r"(?<=\d) × (?=\d)")
 _FEWEST_FOR_ALL: Final = 4  # a sentence names up to three findings, and says "all 4" of more
 
 _THRESHOLD: Final = ("Threshold", "Lowest probability at which a finding is called.")
@@ -47,12 +49,6 @@ def figure(metric: Entry, digits: int = 3) -> Markup:
         why = metric.get("reason")
         return _because(value, why) if why else Markup("{}").format(value)
     return Markup('{} <span class="ci">({})</span>').format(value, span(metric, digits))
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Write a number with a true minus sign; one that rounds to zero has no sign."""
-    shown = f"{value:.{digits}f}"
-    return shown.replace("-", _MINUS) if float(shown) else f"{0:.{digits}f}"
 
 
 def span(interval: Entry, digits: int = 3) -> str:
@@ -213,12 +209,20 @@ FILTERS: Final = {
 }  # fmt: skip
 
 
+def unbroken(value: object) -> object:
+    """Keep sizes such as 16 × 16 on one line: text gets spaces that do not break there."""
+    if isinstance(value, str) and "×" in value:
+        return type(value)(_SIZE.sub("\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}", value))
+    return value
+
+
 def environment() -> Environment:
     """Give the environment of the templates: strict, escaping, with the filters of this module."""
     made = Environment(
         loader=PackageLoader("chestxray.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )

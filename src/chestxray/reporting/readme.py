@@ -19,10 +19,11 @@ from chestxray.artifacts import read_json, write_text
 from chestxray.errors import ArtifactError
 from chestxray.evaluation.bundle_thresholds import CARD, BundleThresholds, model_identity
 from chestxray.evaluation.seen_images import exposures
+from chestxray.evaluation.signed_numbers import number
 from chestxray.file_names import one_line
 from chestxray.findings import label
 from chestxray.reporting import interpretation
-from chestxray.reporting.formatting import counted, number, span
+from chestxray.reporting.formatting import counted, span
 from chestxray.reporting.run_files import Json, RunFiles
 
 _LIBRARY: Final = "chestxray"

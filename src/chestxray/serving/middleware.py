@@ -18,6 +18,9 @@ import hmac
 import logging
 import os
 import secrets
+import shlex
+import stat
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -143,6 +146,9 @@ class Metrics:
 def read_token(file: Path | None = None) -> str | None:
     """Read the bearer token from a file, else from the environment variable `CHESTXRAY_TOKEN`.
 
+    It warns of a file that every user of this machine can read. Such a one is not refused: secrets
+    that Docker and Kubernetes mount into a container are so by default.
+
     Returns:
         The token without white space around it; None where there is neither.
 
@@ -153,9 +159,12 @@ def read_token(file: Path | None = None) -> str | None:
         token = os.environ.get(_TOKEN_VARIABLE)
     else:
         try:
-            token = file.read_text(encoding="utf-8")
+            token, mode = file.read_text(encoding="utf-8"), file.stat().st_mode
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the token file {file} cannot be read: {error}") from error
+        if sys.platform != "win32" and mode & stat.S_IROTH:
+            mend = f"chmod o-rwx {shlex.quote(str(file))}"
+            _log.warning("every user of this machine can read the token in %s: `%s`", file, mend)
     if token is not None:
         token = token.strip()
         check_token(token)
@@ -183,8 +192,9 @@ def check_address(host: str, token: str | None, allow_remote: bool) -> None:
     """
     if token is None and not allow_remote and not is_loopback(host):
         raise ConfigError(
-            f"other machines can reach {host} and no token is set: give --token-file "
-            f"(`openssl rand -hex 32 > token`), or --allow-remote where a proxy controls the access"
+            f"other machines can reach {host} and no token is set: give --token-file TOKEN, made "
+            f"by `(umask 077; openssl rand -hex 32 > TOKEN)`, or --allow-remote where a proxy "
+            f"controls the access"
         )
 
 

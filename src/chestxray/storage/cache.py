@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,13 +49,20 @@ def folder() -> Path:
     `$CHESTXRAY_CACHE`, or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`.
 
     Raises:
-        StorageError: `$CHESTXRAY_CACHE` is the URL of a store.
+        StorageError: `$CHESTXRAY_CACHE` is the URL of a store, or the user has no home folder.
     """
     own = os.environ.get("CHESTXRAY_CACHE")
     if own and is_url(own):
         raise StorageError(f"CHESTXRAY_CACHE = {own!r} is a URL: give a folder of this machine")
-    user = os.environ.get("XDG_CACHE_HOME")
-    return path_of(own).absolute() if own else Path(user or Path.home() / ".cache") / "chestxray"
+    if own:
+        return path_of(own).absolute()
+    try:
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise StorageError(
+            f"this user has no home folder: set CHESTXRAY_CACHE to a folder for the cache ({error})"
+        ) from error
+    return Path(user) / "chestxray"
 
 
 def limit() -> int:
@@ -129,7 +137,7 @@ _How = Literal["shared", "alone", "at once"]
 
 def _flock(descriptor: int, how: _How) -> None:
     """Lock a file, shared or alone; `at once` raises `BlockingIOError` instead of waiting."""
-    if fcntl is not None:
+    if sys.platform != "win32" and fcntl is not None:
         kinds = {"shared": fcntl.LOCK_SH, "alone": fcntl.LOCK_EX}
         fcntl.flock(descriptor, kinds.get(how, fcntl.LOCK_EX | fcntl.LOCK_NB))
 

@@ -299,7 +299,7 @@ def _check_alike(folder: Path, first: ModelCard, path: Path, other: ModelCard) -
 def _check_dataset(dataset: Dataset, cards: Sequence[ModelCard]) -> None:
     """Check that a dataset has the findings, the images and the labels to fit on."""
     wanted = max(card.size for card in cards), cards[0].pixel_rule
-    found = dataset.manifest.size, dataset.manifest.pixel_rule
+    found = dataset.images.shape[1], dataset.manifest.pixel_rule
     if found != wanted:
         raise ArtifactError(
             f"{dataset.folder} holds images of {found[0]} px by rule {found[1]!r}, but the bundles "

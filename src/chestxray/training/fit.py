@@ -466,7 +466,7 @@ def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
         "sources": [source.model_dump(mode="json") for source in manifest.sources],
         "findings": list(manifest.findings),
         "split": {"name": manifest.split.name, "sha256": manifest.split.sha256},
-        "size": manifest.size,
+        "size": recipe.size,
         "counts": manifest.counts,
         "recipe": recipe.name,
         "backbone": recipe.backbone,

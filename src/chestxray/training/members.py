@@ -112,6 +112,7 @@ def summary_of(members: Sequence[Json], model: str, seed: int) -> Json:
         **first,
         **dict.fromkeys(differing),
         "model": model,
+        "size": max(of["size"] for of in members),
         "seed": seed,
         "best_epoch": None,
         "epochs": sum(of["epochs"] for of in members),

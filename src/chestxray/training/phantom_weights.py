@@ -36,7 +36,7 @@ from chestxray.dataset.pixels import PIXEL_RULE
 from chestxray.dataset.preparation import prepare
 from chestxray.dataset.split import draw
 from chestxray.dataset.store import Dataset
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import ArtifactError, RecipeError, StorageError
 from chestxray.findings import Findings
 from chestxray.progress import say
 from chestxray.sources.nih import FINDINGS
@@ -135,6 +135,14 @@ class Pretraining:
         return cache.folder() / "phantoms" / self.sha256
 
     @property
+    def _shared(self) -> Path | None:
+        """The same; None where this user has no cache, which a folder elsewhere does not need."""
+        try:
+            return self.cached
+        except StorageError:
+            return None
+
+    @property
     def origin(self) -> dict[str, Any]:
         """Describe the phantoms, for the record of a run that starts from the network."""
         drawn = self._drawn
@@ -164,15 +172,15 @@ class Pretraining:
             ArtifactError: the folder holds something else, or another pretraining.
             TrainingError, WorkerError: as `fit.train`, `synth` and `prepare` say.
         """
-        run = folder / RUN
+        run, cached = folder / RUN, self._shared
         self.made(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _awaited(folder):
             done = self.made(folder)
             write_json(folder / _RECORD, self.record)
-            if not done and _trained(self.cached) and not (folder / _SPLIT).exists():
-                say("pretrain", f"taken from {self.cached}, where it was made before")
-                _copy(self.cached, folder)
+            if not done and cached and _trained(cached) and not (folder / _SPLIT).exists():
+                say("pretrain", f"taken from {cached}, where it was made before")
+                _copy(cached, folder)
                 shutil.rmtree(folder / _RAW, ignore_errors=True)  # of an interrupted drawing
             elif not done:
                 dataset = self._dataset(folder)
@@ -204,15 +212,23 @@ class Pretraining:
         return _trained(folder)
 
     def _share(self, folder: Path) -> None:
-        """Copy the network of a folder to the cache, for recipes with `weights: phantoms`."""
+        """Copy the network of a folder to the cache, for recipes with `weights: phantoms`.
+
+        The folder is finished without that: a pretraining in the cache, which makes the same
+        network, is not waited for, and a cache that cannot be written is no failure.
+        """
+        cached = self._shared
         asked_for = Pretraining.of(self.recipe).sha256 == self.sha256
-        if _trained(self.cached) or not asked_for or not _writable(self.cached):
+        if cached is None or _trained(cached) or not asked_for or not _writable(cached):
             return
-        self.cached.mkdir(parents=True, exist_ok=True)
-        with _awaited(self.cached):
-            if not _trained(self.cached):
-                write_json(self.cached / _RECORD, self.record)
-                _copy(folder, self.cached)
+        try:
+            cached.mkdir(parents=True, exist_ok=True)
+            with lock(cached / _LOCK, _busy(cached)):
+                if not _trained(cached):
+                    write_json(cached / _RECORD, self.record)
+                    _copy(folder, cached)
+        except (OSError, ArtifactError) as error:
+            say("pretrain", f"the network is not kept for recipes with weights: phantoms: {error}")
 
     def _dataset(self, folder: Path) -> Dataset:
         """Draw and pack the phantoms, unless they are there."""
@@ -292,11 +308,11 @@ def _empty(folder: Path) -> bool:
 
 def _copy(made: Path, folder: Path) -> None:
     """Copy a finished network and its split; its run is there as a whole or not at all."""
-    shutil.copy(made / _SPLIT, folder / _SPLIT)
     new = folder / f".{RUN}.tmp"
     for old in (new, folder / RUN):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(made / RUN, new, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copy(made / _SPLIT, folder / _SPLIT)  # a folder with a split and no run trains its own
     new.rename(folder / RUN)
 
 
@@ -336,8 +352,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any], within: str = "") 
 
 def _awaited(folder: Path) -> IO[bytes]:
     """Lock a folder, after waiting for another process."""
-    busy = ArtifactError(f"another pretraining is running in {folder}")
-    told = False
+    busy, told = _busy(folder), False
     while True:
         try:
             return lock(folder / _LOCK, busy)
@@ -346,3 +361,7 @@ def _awaited(folder: Path) -> IO[bytes]:
                 say("pretrain", f"{busy}: waiting until it ends")
             told = True
             time.sleep(_SECONDS)
+
+
+def _busy(folder: Path) -> ArtifactError:
+    return ArtifactError(f"another pretraining is running in {folder}")

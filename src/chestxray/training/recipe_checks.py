@@ -120,7 +120,7 @@ def checked(
 
     def faults(values: Mapping[str, Any]) -> list[str]:
         found = [*_backbone_faults(values), *_weights_faults(values)]
-        found += _member_faults(values)
+        found += _member_faults(values, manifest)
         if not taught:
             found += _teacher_faults(values, manifest)
         return [*found, *_size_faults(values, dataset, manifest.get("size"))]
@@ -135,14 +135,20 @@ def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     return read_json(dataset / _MANIFEST, _MADE_BY)
 
 
-def _member_faults(values: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is wrong with the backbones and weights that members change."""
+def _member_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with the backbones, weights, teachers and sizes that members change."""
     members = values.get("members")
     for number, changes in enumerate(members if isinstance(members, list | tuple) else (), 1):
-        if isinstance(changes, dict) and {*changes} & {"backbone", "weights"}:
-            own = {**values, **changes}
-            for fault in (*_backbone_faults(own), *_weights_faults(own)):
-                yield f"members: network {number}: {fault}"
+        if not isinstance(changes, dict):
+            continue
+        own, found = {**values, **changes}, list[str]()
+        if {*changes} & {"backbone", "weights"}:
+            found += [*_backbone_faults(own), *_weights_faults(own)]
+        learns = own.get("method", Recipe().method) == "gradient"
+        if learns and {*changes} & {"teacher", "size"}:
+            seen = {**manifest, "size": own.get("size", manifest.get("size"))}
+            found += _teacher_faults(own, seen)
+        yield from (f"members: network {number}: {fault}" for fault in found)
 
 
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
@@ -220,15 +226,15 @@ def _teacher_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> l
 
 
 def _unfit_teacher(card: ModelCard, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Say why a teacher cannot label the images of a dataset."""
+    """Say why a teacher cannot label the images of a dataset, which may be reduced."""
     lacking = [name for name in manifest.get("findings", ()) if card.findings.place(name) is None]
     if lacking:
         yield f"it lacks the findings {', '.join(lacking)} of the dataset; give another teacher"
     size = manifest.get("size")
     if isinstance(size, int) and card.size > size:
         yield (
-            f"it reads images of {card.size} px, the dataset has {size} px; prepare a dataset with "
-            f"--size {card.size}, or give a teacher of {size} px or less"
+            f"it reads images of {card.size} px, the network that learns from it {size} px; give a "
+            f"teacher of {size} px or less, or train at {card.size} px"
         )
 
 

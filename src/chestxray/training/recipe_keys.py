@@ -360,16 +360,20 @@ class Recipe(Strict):
             if unfit := sorted({*changes} & _OF_ALL_MEMBERS):
                 rule = f"network {number} cannot change {', '.join(unfit)}; leave it out"
                 raise _of_key("members", rule, changes)
-            if isinstance(changes.get("size"), int) and changes["size"] > self.size:
-                rule = f"network {number} cannot read larger images than size = {self.size}"
-                raise _of_key("members", rule, changes)
             try:
-                self.member(number)
+                network = self.member(number)
             except ValidationError as error:
                 first = error.errors()[0]
                 key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
                 message = f"network {number}: {key}: {rule.replace('Input should', 'it should')}"
                 raise _of_key("members", message, changes) from error
+            if network.size > self.size:
+                rule = f"network {number} cannot read larger images than size = {self.size}"
+                raise _of_key("members", rule, changes)
+        largest = max(of.size for of in self.networks)
+        if largest < self.size:
+            rule = f"no network reads images of size = {self.size}; give size = {largest}"
+            raise _of_key("members", rule, self.members)
         # The seed changes nothing where the head alone is fitted.
         each = [
             of if of.method == "gradient" else of.model_copy(update={"seed": 0})

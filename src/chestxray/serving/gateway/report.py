@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from chestxray.evaluation.signed_numbers import number, signed
 from chestxray.findings import label
 from chestxray.serving.gateway import drift, shadow_store
 from chestxray.serving.gateway.agreement import Agreement, FindingAgreement, agreement
@@ -257,9 +258,9 @@ def _row(one: FindingAgreement) -> dict[str, str]:
         "shadow": str(one.shadow),
         "neither": str(one.neither),
         "agreement": f"{share:.3f} ({low:.3f}–{high:.3f})" if one.agreement else "not assessed",
-        "kappa": "–" if one.kappa is None else f"{one.kappa:.2f}",
-        "difference": f"{one.difference:+.3f}",
-        "95 %": f"{one.limits[0]:+.3f} to {one.limits[1]:+.3f}",
+        "kappa": "–" if one.kappa is None else number(one.kappa, 2),
+        "difference": signed(one.difference),
+        "95 %": f"{signed(one.limits[0])} to {signed(one.limits[1])}",
     }
 
 

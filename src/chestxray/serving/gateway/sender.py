@@ -20,6 +20,7 @@ import logging
 import re
 import socket
 import sqlite3
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -245,7 +246,8 @@ def _acknowledge_at_once(event: evt.Event) -> None:
 
     Many archives hold its end till then, which is 40 ms later otherwise.
     """
-    _set_for_tcp(event, socket.TCP_QUICKACK)
+    if sys.platform == "linux":  # elsewhere there is no such option
+        _set_for_tcp(event, socket.TCP_QUICKACK)
 
 
 def _set_for_tcp(event: evt.Event, option: int) -> None:
@@ -255,9 +257,10 @@ def _set_for_tcp(event: evt.Event, option: int) -> None:
             connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
-_AT_ONCE: Final[list[evt.EventHandlerType]] = [(evt.EVT_CONN_OPEN, _send_at_once)]
-if hasattr(socket, "TCP_QUICKACK"):  # Linux
-    _AT_ONCE.append((evt.EVT_DATA_SENT, _acknowledge_at_once))
+_AT_ONCE: Final[list[evt.EventHandlerType]] = [
+    (evt.EVT_CONN_OPEN, _send_at_once),
+    (evt.EVT_DATA_SENT, _acknowledge_at_once),
+]
 
 
 def _as_accepted(path: Path, association: Association) -> Path | Dataset:

@@ -79,7 +79,7 @@ def step_back() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    else:
+    elif sys.platform != "win32":
         os.nice(19)
 
 

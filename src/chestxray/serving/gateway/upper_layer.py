@@ -95,9 +95,14 @@ class UpperLayer(DULServiceProvider):
             self._waker.send(b"\0")
 
     def _is_transport_event(self) -> bool:
-        """Wait until there is something to read or to send, or for a moment; then do as before."""
+        """Wait until there is something to read or to send, or for a moment; then do as before.
+
+        A loop handles one event: where another one is left, such as the request that came together
+        with the connection, nothing is waited for.
+        """
         connection: Any = self.socket
-        if connection is not None and not self._has_decrypted(connection.socket):
+        idle = self.event_queue.empty()
+        if idle and connection is not None and not self._has_decrypted(connection.socket):
             with contextlib.suppress(OSError, ValueError):  # it was closed
                 waiting = [one for one in (connection.socket, self._woken) if one is not None]
                 select.select(waiting, [], [], _LONGEST_WAIT)
