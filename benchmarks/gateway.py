@@ -152,6 +152,8 @@ def measure(
         print(f"{seconds:8.1f} {done:7d} {rate:9.2f}  {held}", flush=True)
         if done == asked.images:
             break
+        if done == count and seconds - since > 59:
+            sys.exit("no result arrived for a minute")
         end = time.monotonic() + 60
         while delivered(gateway) < results * (warm + asked.images) and time.monotonic() < end:
             time.sleep(0.2)

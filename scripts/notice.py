@@ -1,9 +1,9 @@
 """Write NOTICE: the licence of every package that chestxray's locked installation takes.
 
 The licences are those that the installed packages state in their metadata (core metadata 2.4:
-License-Expression; before that License or the classifiers). `make notice` runs it where everything
-of `requirements.lock` is installed. A package of another platform, which is not installed, keeps
-the line that an earlier run wrote.
+License-Expression; before that License or the classifiers), or the first line of their LICENSE.
+`make notice` runs it where everything of `requirements.lock` is installed. A package of another
+platform, which is not installed, keeps the line that an earlier run wrote.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from importlib.metadata import Distribution, PackageMetadata, PackageNotFoundError, distribution
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -53,8 +53,9 @@ def locked() -> list[str]:
     return sorted({canonical(name) for name in re.findall(r"^([\w.-]+)==", text, re.MULTILINE)})
 
 
-def licence(about: PackageMetadata) -> str:
+def licence(package: Distribution) -> str:
     """Give the licence that a package states, in one line."""
+    about = package.metadata
     expression = about.get("License-Expression")
     if expression:
         return expression
@@ -63,7 +64,9 @@ def licence(about: PackageMetadata) -> str:
         for line in about.get_all("Classifier") or ()
         if line.startswith("License :: ") and not line.endswith("OSI Approved")
     ]
-    stated = (about.get("License") or "").strip()
+    stated = (about.get("License") or "").strip().removeprefix("UNKNOWN")
+    if not stated and not classifiers:
+        stated = (package.read_text("LICENSE") or "").strip()
     if stated and "\n" not in stated and len(stated) <= LONGEST:
         return stated.rsplit(" :: ", 1)[-1]
     return ", ".join(classifiers) or stated.split("\n")[0][:LONGEST] or "not stated"
@@ -81,13 +84,13 @@ def home(about: PackageMetadata) -> str:
 def line(name: str, before: dict[str, str]) -> str:
     """Give a package's line; that of an earlier NOTICE where it is not installed."""
     try:
-        about = metadata(name)
+        package = distribution(name)
     except PackageNotFoundError:
         return before.get(
             name,
             f"{name} | see its page (not installed where this list was written) | https://pypi.org/project/{name}",
         )
-    return f"{name} | {licence(about)} | {home(about)}"
+    return f"{name} | {licence(package)} | {home(package.metadata)}"
 
 
 def earlier() -> dict[str, str]:

@@ -50,6 +50,7 @@ NEED_POSIX = {
         "test_serve_attacks",
         "test_serve_cli",
         "test_serve_limits",
+        "test_storage",
     ): "it tests limits, locks, signals and file modes of POSIX",
 }
 """Test modules by the beginning of their names, and why Windows skips them."""

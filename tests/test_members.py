@@ -174,24 +174,24 @@ def test_each_member_changes_what_its_entry_says(tmp_path):
         "ridge",
         7,
         ("flip",),
-        "phantoms",
+        "imagenet",
     )
     assert third.ema == 0  # what only gradients use is left out
     recipes.save(tmp_path / "recipe.yaml", recipe)
     assert recipes.load(tmp_path / "recipe.yaml") == recipe
 
 
-def test_of_small_imagenet_two_networks_start_from_imagenet_and_two_from_phantoms():
-    recipe = recipes.load("small_imagenet", {"weights": "of_lite0.safetensors"})
+def test_of_small_two_networks_start_from_imagenet_and_two_from_phantoms():
+    recipe = recipes.load("small")
     assert [(of.backbone, of.weights, of.size, of.method) for of in recipe.networks] == [
-        ("tf_efficientnet_lite0.in1k", "of_lite0.safetensors", 224, "gradient"),
-        ("tf_efficientnet_lite0.in1k", "of_lite0.safetensors", 224, "gradient"),
+        ("tf_efficientnet_lite0.in1k", "imagenet", 224, "gradient"),
+        ("tf_efficientnet_lite0.in1k", "imagenet", 224, "gradient"),
         ("resnet10t", "phantoms", 128, "gradient"),
         ("resnet10t", "phantoms", 128, "ridge"),
     ]
     seeds = [of.seed for of in recipe.networks]
     assert len(set(seeds)) == 4
-    assert recipe.networks[2].augment == recipes.load("small").augment
+    assert recipe.networks[2].augment == recipe.augment
 
 
 @pytest.mark.parametrize(

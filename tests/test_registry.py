@@ -125,5 +125,6 @@ def test_a_shipped_recipe_trains_at_a_small_size(name, dataset, tmp_path):
     """All that the recipe chooses, but for backbone, weights and size."""
     changes = [*TINY[:3], "weights=none", "max_epochs=2", "learning_rate=0.001"]
     changes += ["progressive=[[16, 1]]"] * (name in {"small", "strong"})
+    changes += ["members=[{}, {}, {method: ridge}]"] * (name == "small")
     finished = fit.train(dataset, recipes.load(name, changes), tmp_path / "run")
     assert finished.history["auroc"].notna().all()

@@ -193,9 +193,12 @@ def test_each_recipe_of_a_tutorial_trains_at_the_size_that_was_prepared():
         sizes: dict[str, int] = {}
         for line in page.read_text(encoding="utf-8").splitlines():
             prepared = re.match(r"chestxray prepare [^-]*?(\S+) --.*?size (\d+)", line)
+            whole = re.match(r"chestxray run \S+ --out (\S+) .*--recipe (\w+)$", line)
             command = re.match(r"chestxray (?:train|crossval) (\S+) .*--recipe (\w+)", line)
             if prepared:
                 sizes[prepared[1]] = int(prepared[2])
+            elif whole:
+                sizes[f"{whole[1]}/dataset"] = recipe.load(whole[2]).size
             elif command and command[1] in sizes:
                 trained += 1
                 given = re.search(r"--set size=(\d+)", line)
