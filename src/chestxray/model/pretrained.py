@@ -16,8 +16,7 @@ from typing import Any, Final
 
 import huggingface_hub
 import timm
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chestxray.artifacts import sha256
 from chestxray.errors import BundleError, RecipeError
@@ -61,19 +60,22 @@ class WeightsPackage:
         """Say which file it is, for the record of a run."""
         return {"package": f"{self.name} {self.version()}", "sha256": self.sha256}
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Read the file of the installed package as the state of timm's whole model, of colours.
 
         Raises:
             RecipeError: it is not the file that this version of the program knows.
         """
+        # Its package imports this module.
+        from chestxray.model.importing.tensors import read_tensors  # noqa: PLC0415
+
         path = Path(str(importlib.metadata.distribution(self.name).locate_file(self.file)))
         if not path.is_file() or sha256(path) != self.sha256:
             raise RecipeError(
                 f"{path} is not the file of the package {self.name} that is known here (SHA-256 "
                 f"{self.sha256[:12]}…): install the package again"
             )
-        there = torch.load(path, map_location="cpu", weights_only=True)
+        there = read_tensors(path, ()).of
         state = timm.create_model(self.backbone, pretrained=False).state_dict()
         names, tensors = _without_counts(state), _without_counts(there).values()
         return state | dict(zip(names, tensors, strict=True))
@@ -105,7 +107,7 @@ def _package_of(backbone: str) -> WeightsPackage | None:
     return next((of for of in _PACKAGES if of.backbone == name), None)
 
 
-def _without_counts(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _without_counts(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Leave out how many batches a layer has seen: not every file holds that."""
     return {name: of for name, of in state.items() if not name.endswith("num_batches_tracked")}
 
