@@ -21,10 +21,10 @@ def held() -> int:
 def test_freed_memory_is_kept_for_a_while_and_then_given_back():
     before = held()
     torch.ones(64 * MB)  # 256 MB
-    assert held() < before + 16
+    assert held() < before + 64
     with freed_memory_kept():
         torch.ones(64 * MB)
-        assert held() > before + 240
-    assert held() < before + 16
+        assert held() > before + 192
+    assert held() < before + 64
     torch.ones(64 * MB)
-    assert held() < before + 16
+    assert held() < before + 64
