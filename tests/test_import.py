@@ -708,6 +708,9 @@ def test_only_the_command_and_a_training_can_import_a_checkpoint():
         "cli/import_.py",
         "model/__init__.py",  # for type checkers
         "model/foundation.py",
+        "model/pretrained.py",  # a package's file, of a known SHA-256
     }
+    starts = {name for name, text in texts.items() if ".load_pretrained(" in text}
+    assert starts == {"training/initial_weights.py"}
     learns = {name for name in users("foundation") if name.startswith(("training/", "cli/"))}
     assert users("foundation") - learns <= {"model/foundation.py", "model/__init__.py"}
