@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ from fastapi import Response
 
 import chestxray
 from chestxray.serving.admission import Limits
+from chestxray.serving.http_protocol import HttpProtocol
 from chestxray.serving.uploads import Patience
 from chestxray.serving.web import create_app, example_png
 from http_attacks import HALF_HEAD, Crowd, Honest, Service, service, upload_head
@@ -174,6 +176,31 @@ def test_a_body_of_very_many_chunks_of_a_byte_is_refused(reader):
         wait_until(lambda: len(table) == 0)
         honest.ask()
         assert honest.failures == []
+
+
+def test_only_a_body_that_is_one_piece_is_read_in_large_parts(reader, monkeypatch):
+    """Of a body in chunks each costs, so that much of them at once would delay all others."""
+    parts: list[int] = []
+    arrived = HttpProtocol.data_received
+
+    def data_received(protocol: HttpProtocol, data: bytes) -> None:
+        parts.append(len(data))
+        arrived(protocol, data)
+
+    monkeypatch.setattr(HttpProtocol, "data_received", data_received)
+    small, large = 32 * 2**10, 256 * 2**10
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    start = b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\n'
+    with ready(create_app(reader, Limits(decoders=1))) as client:
+        for whole in (True, False, True, False):  # over one connection
+            parts.clear()
+            pieces = itertools.chain([start], itertools.repeat(bytes(1000), 8000))
+            body = b"".join(pieces) if whole else pieces
+            answer = client.post("/v1/read", content=body, headers=form)
+            assert answer.json()["code"] == "invalid-multipart"  # without an end
+            assert parts[0] <= small  # with the head
+            assert max(parts) <= (large if whole else small)
+            assert (max(parts) > small) == whole
 
 
 def test_a_form_of_very_many_parts_is_refused(reader):

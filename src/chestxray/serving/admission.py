@@ -332,7 +332,7 @@ class AdmissionControl:
             del work
 
     def _read(self, slot: Slot, upload: Upload, options: ReadOptions) -> Answer:
-        extras = Extras(options.display, source=not options.is_json)
+        extras = Extras(options.heatmaps == "png", options.display, not options.is_json)
         decoded = self._decoders.decode(slot.client, upload.data, extras)
         try:
             reading = self.reader.read(decoded.radiograph, options.force)

@@ -23,6 +23,7 @@ from chestxray.serving.http_connections import ConnectionTable, Phase
 from chestxray.serving.tls import Handshake
 
 _READ_AT_ONCE: Final = 32 * 2**10  # bytes; in the smallest pieces they take h11 about 10 ms
+_BODY_AT_ONCE: Final = 256 * 2**10  # bytes of a body that is one piece
 _HEAD_BYTES: Final = 16 * 2**10
 _PIECES: Final = 1000  # of a body, before their size counts
 _PIECE_BYTES: Final = 64  # on average
@@ -87,12 +88,12 @@ class HttpProtocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._table = config.table
         self._raw = raw
-        self.conn = _Connection()
+        self.conn: _Connection = _Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Count the connection."""
         super().connection_made(transport)
-        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined] # so that none delays all
+        self._bound_read()
         client = None
         if self.client and not self.config.proxies.include(self.client[0]):
             client = limited_as(self.client[0])
@@ -106,6 +107,7 @@ class HttpProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Process what has arrived; a head may be complete now."""
         super().handle_events()
+        self._bound_read()
         self._table.update(self)
 
     def on_response_complete(self) -> None:
@@ -143,6 +145,11 @@ class HttpProtocol(H11Protocol):
         """See `Connection.abort`; uvicorn's own way of closing would wait for the client."""
         (self._raw or self.transport).abort()
 
+    def _bound_read(self) -> None:
+        """Bound what is read at once, so that no connection delays all others."""
+        size = _BODY_AT_ONCE if self.conn.expects_whole_body else _READ_AT_ONCE
+        self.transport.max_size = size  # type: ignore[attr-defined]
+
     def _holds_answer(self) -> bool:
         """Say whether much is unsent that asyncio does not tell of: see `raw`."""
         if self._raw is None:
@@ -157,11 +164,18 @@ class _Connection(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, _HEAD_BYTES)
         self._pieces = self._bytes = 0
+        self._chunked = False
+
+    @property
+    def expects_whole_body(self) -> bool:
+        """Whether what comes next is of a body whose length was told, not one in chunks."""
+        return self.their_state is h11.SEND_BODY and not self._chunked
 
     def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._pieces = self._bytes = 0
+            self._chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
         elif isinstance(event, h11.Data):
             self._pieces += 1
             self._bytes += len(event.data)

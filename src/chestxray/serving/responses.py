@@ -281,6 +281,8 @@ def heatmaps_result(reading: Reading, decoded: Decoded, form: Heatmaps) -> Heatm
     if form == "json":
         result.maps = {finding: heat.round(6).tolist() for finding, heat in maps.items()}
     elif form == "png":
+        if decoded.square is None:  # a mistake of ours: it is decoded where pictures are wanted
+            raise RuntimeError("the square for the heatmaps was not decoded")
         drawn = {finding: _png(blend(decoded.square, heat)) for finding, heat in maps.items()}
         result.pictures = {
             finding: base64.b64encode(png).decode() for finding, png in drawn.items()

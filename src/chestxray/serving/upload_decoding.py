@@ -38,7 +38,8 @@ class Decoded(NamedTuple):
         height: of the radiograph, pixels.
         stored: width and height in the file, where pixels may not be square.
         spacing: of its pixels; None where the file does not give it.
-        square: uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, to draw heatmaps on.
+        square: where asked for, uint8 [`SQUARE_SIDE`, `SQUARE_SIDE`], canonical, to draw heatmaps
+            on.
         display: PNG of 8 bits, no side longer than 2048 pixels; empty where not asked for.
         source: where asked for, what results copy from the header; else why there is none.
         picture: where asked for, uint8 [`PICTURE_SIDE`, `PICTURE_SIDE`], canonical.
@@ -49,15 +50,22 @@ class Decoded(NamedTuple):
     height: int
     stored: tuple[int, int]
     spacing: Spacing | None
-    square: npt.NDArray[np.uint8]
+    square: Canonical | None
     display: bytes
     source: SourceImage | str = ""
     picture: Canonical | None = None
 
 
 class Extras(NamedTuple):
-    """What a decoder makes besides: for the screen (`display`), for result objects (`source`)."""
+    """What a decoder makes besides.
 
+    Attributes:
+        square: to draw heatmaps on.
+        display: for the screen.
+        source: for result objects.
+    """
+
+    square: bool = False
     display: bool = False
     source: bool = False
 
@@ -115,7 +123,7 @@ def _decode(size: int, data: bytes, extras: Extras) -> Decoded:
         height,
         (width, height) if header is None else (header.columns, header.rows),
         None if header is None else header.spacing,
-        radiograph.canonical(SQUARE_SIDE),
+        radiograph.canonical(SQUARE_SIDE) if extras.square else None,
         _png(radiograph.pixels) if extras.display else b"",
         _source(radiograph) if extras.source else "",
         radiograph.canonical(PICTURE_SIDE) if extras.source else None,
