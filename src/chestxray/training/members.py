@@ -60,6 +60,12 @@ def train_members(recipe: Recipe, run: Path, train: Train) -> list[Json]:
     return found
 
 
+def waiting(recipe: Recipe, run: Path) -> list[Recipe]:
+    """Give the recipes of the members whose training has not begun."""
+    each = zip(recipe.networks, _folders(recipe, run), strict=True)
+    return [network for network, folder in each if not (folder / "recipe.yaml").exists()]
+
+
 def _folders(recipe: Recipe, run: Path) -> list[Path]:
     return [run / _FOLDER / str(number) for number in range(1, len(recipe.members) + 1)]
 
