@@ -231,11 +231,7 @@ def _train(
     chosen = for_run(run, recipe, overrides or (), resume, folder, first, size)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
-    for network in chosen.networks:  # before the first has taken its hours
-        _check_dataset(dataset, network)
-        precision_of(network)
-        _check_processes(dataset, network, processes)
-    _check_models(run, dataset, chosen, resume)
+    _check_networks(run, dataset, chosen, resume, processes)
     tracking.check(trackers)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
@@ -360,6 +356,22 @@ def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool)
         write_json(run / _ORIGIN, initial_weights.origin(recipe, dataset.findings))
 
 
+def _check_networks(
+    run: Path, dataset: Dataset, recipe: Recipe, resume: bool, processes: Processes
+) -> None:
+    """Check all networks of a recipe before the training of the first has taken its hours.
+
+    Raises:
+        RecipeError, TrainingError: one cannot be trained on this dataset or machine, or in these
+            processes.
+    """
+    for network in recipe.networks:
+        _check_dataset(dataset, network)
+        precision_of(network)
+        _check_processes(dataset, network, processes)
+        _check_models(run, dataset, network, resume)
+
+
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
     check_masks(dataset, recipe)
     check_auxiliary(dataset, recipe)
@@ -381,14 +393,13 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
 
 def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> None:
     """Check what a training learns from or starts from, unless the run has that already."""
-    for network in recipe.networks:
-        if network.taught and not (run / TARGETS).exists():
-            check_unseen("teacher", hub.local(network.teacher), dataset)
-        start = None if resume or network.weights in WORDS else hub.bundle_in(network.weights)
-        if start:
-            check_unseen("weights", start, dataset)
-        elif not resume:
-            warn_of_public(network, dataset)
+    if recipe.taught and not (run / TARGETS).exists():
+        check_unseen("teacher", hub.local(recipe.teacher), dataset)
+    start = None if resume or recipe.weights in WORDS else hub.bundle_in(recipe.weights)
+    if start:
+        check_unseen("weights", start, dataset)
+    elif not resume:
+        warn_of_public(recipe, dataset)
 
 
 def _check_processes(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
