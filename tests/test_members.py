@@ -201,7 +201,7 @@ def test_a_member_must_not_start_from_what_has_seen_the_folds(run, dataset, tmp_
 
 def test_as_many_members_may_be_trained_as_a_bundle_may_have():
     assert len(recipes.load("quick", {"members": MOST_MEMBERS}).members) == MOST_MEMBERS
-    for number in (0, MOST_MEMBERS + 1, True, "2", [1, 2]):
+    for number in (0, -1, MOST_MEMBERS + 1, 10**12, True, "2", [1, 2]):
         with pytest.raises(RecipeError, match=r"members = .*number from 1 to 16, or a list"):
             recipes.load("quick", {"members": number})
     assert recipes.load("quick", {"members": 1}) == recipes.load("quick")
@@ -223,6 +223,7 @@ def test_each_member_changes_what_its_entry_says(tmp_path):
     first, second, third = (recipe.member(number) for number in (1, 2, 3))
     assert first == recipe.model_copy(update={"members": ()})
     assert (second.learning_rate, second.augment["flip"], second.seed) == (0.5, 0, 1000)
+    assert second.augment["crop"] == recipe.augment["crop"] == 0.6  # as with --set augment.flip=0
     assert (third.method, third.seed, third.tta, third.weights) == (
         "ridge",
         7,

@@ -52,9 +52,10 @@ def _small_side(value: object) -> int | float:
 
 def _changes(value: object) -> tuple[dict[str, Any], ...]:
     """Give what each member changes; one member is none."""
-    given = [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+    number = isinstance(value, int) and not isinstance(value, bool)
+    given = [{}] * value if number and 1 <= value <= _MOST_MEMBERS else value  # type: ignore[operator]
     many = isinstance(given, list | tuple) and all(isinstance(each, dict) for each in given)
-    if not many or len(given) > _MOST_MEMBERS or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+    if not many or len(given) > _MOST_MEMBERS:  # type: ignore[arg-type]
         rule = f"it should be a number from 1 to {_MOST_MEMBERS}, or a list of so many mappings"
         raise PydanticCustomError("rule", "{rule}", {"rule": rule})
     plain = json.loads(json.dumps(given, default=str))  # as a file gives them
@@ -396,7 +397,10 @@ class Recipe(Strict):
         values = self.model_dump(mode="json") | {"seed": self.seed + _APART * (number - 1)}
         if changes.get("method", self.method) != "gradient":
             values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
-        return Recipe.model_validate({**values, "members": 1, **changes})
+        for key, value in changes.items():  # a group such as `augment` key by key, as by --set
+            own = values.get(key)
+            values[key] = own | value if isinstance(own, dict) and isinstance(value, dict) else value
+        return Recipe.model_validate({**values, "members": 1})
 
     @property
     def taught(self) -> bool:
