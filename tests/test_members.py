@@ -199,6 +199,14 @@ def test_a_member_must_not_start_from_what_has_seen_the_folds(run, dataset, tmp_
     assert not (tmp_path / "cv").exists()
 
 
+def test_seeds_of_a_cross_validation_change_each_member(dataset, tmp_path):
+    """The network with a seed of its own was the same in all, so that they differed too little."""
+    fixed = {**TINY_KEYS, "members": [{}, {"seed": 7}]}
+    with pytest.raises(RecipeError, match="network 2 has a seed of its own, which 2 seeds would"):
+        chestxray.crossval(dataset, "quick", tmp_path / "cv", seeds=2, overrides=fixed)
+    assert not (tmp_path / "cv").exists()
+
+
 def test_as_many_members_may_be_trained_as_a_bundle_may_have():
     assert len(recipes.load("quick", {"members": MOST_MEMBERS}).members) == MOST_MEMBERS
     for number in (0, -1, MOST_MEMBERS + 1, 10**12, True, "2", [1, 2]):

@@ -399,7 +399,9 @@ class Recipe(Strict):
             values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
         for key, value in changes.items():  # a group such as `augment` key by key, as by --set
             own = values.get(key)
-            values[key] = own | value if isinstance(own, dict) and isinstance(value, dict) else value
+            values[key] = (
+                own | value if isinstance(own, dict) and isinstance(value, dict) else value
+            )
         return Recipe.model_validate({**values, "members": 1})
 
     @property
