@@ -120,7 +120,12 @@ def test_a_report_tells_of_each_member(pair, tmp_path):
     ("change", "devices", "rule"),
     [
         ({"mask_weight": 1}, 1, "mask_weight = 1: .* has no masks"),
-        ({"precision": "bfloat16", "progressive": [[16, 1]]}, 1, "bfloat16 needs images of 32"),
+        pytest.param(
+            {"precision": "bfloat16", "progressive": [[16, 1]]},
+            1,
+            "bfloat16 needs images of 32",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains on these"),
+        ),
         ({"method": "ridge"}, 2, "method = ridge fits the head in one process"),
         ({"batch_size": 2}, 2, "2 processes cannot share batches of 2 images"),
     ],
