@@ -264,7 +264,12 @@ def test_of_small_two_networks_start_from_imagenet_and_two_from_phantoms():
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"learning_rte": 1}, "network 2: learning_rte"),
+        (
+            {"learning_rte": 1},
+            "network 2: unknown key 'learning_rte'; did you mean 'learning_rate'",
+        ),
+        ({"augment": {"flp": 1}}, "unknown key 'augment.flp'; did you mean 'augment.flip'"),
+        ({"loss.gamma": 1}, "network 2: loss.gamma: write it as loss: {gamma: VALUE}"),
         ({"learning_rate": -1}, "network 2: learning_rate"),
         ({"method": "ridge", "ema": 0.9}, "does not use ema"),
         ({"size": 400}, "network 2 cannot read larger images than size = "),

@@ -28,6 +28,7 @@ from chestxray.training.registry import (
     OPTIMISERS,
     SCHEDULES,
     Registry,
+    nearest,
 )
 
 _SMALLEST_SIDE: Final = 16  # pixels
@@ -364,9 +365,7 @@ class Recipe(Strict):
             try:
                 network = self.member(number)
             except ValidationError as error:
-                first = error.errors()[0]
-                key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
-                message = f"network {number}: {key}: {rule.replace('Input should', 'it should')}"
+                message = f"network {number}: {_first_fault(error)}"
                 raise _of_key("members", message, changes) from error
             if network.size > self.size:
                 rule = f"network {number} cannot read larger images than size = {self.size}"
@@ -435,3 +434,24 @@ def _of_key(key: str, rule: str, value: object) -> ValidationError:
     error = PydanticCustomError("rule", "{rule}", {"rule": rule})
     details = InitErrorDetails(type=error, loc=(key,), input=value)
     return ValidationError.from_exception_data("Recipe", [details])
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Say what is wrong with the changes of a member."""
+    first = error.errors()[0]
+    key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
+    if first["type"] != "extra_forbidden":
+        return f"{key}: {rule.replace('Input should', 'it should')}"
+    if key in keys() and len(first["loc"]) == 1:
+        group, _, name = key.partition(".")
+        return f"{key}: write it as {group}: {{{name}: VALUE}}"
+    return f"unknown key {key!r}{nearest(key, keys())}"
+
+
+def keys() -> list[str]:
+    """Name all keys of a recipe, those of groups as `loss.gamma`."""
+    return [
+        *Recipe.model_fields,
+        *(f"augment.{key}" for key in AUGMENTATIONS.names),
+        *(f"loss.{key}" for key in Loss.model_fields),
+    ]
