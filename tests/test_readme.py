@@ -94,6 +94,25 @@ def test_another_bundle_in_the_folder_of_a_run_has_not_its_figures(evaluated, tm
     assert "NIH" not in body
 
 
+def test_of_several_networks_it_is_said_what_each_started_from(pair, tmp_path):
+    """Their licences are those of these weights; "Not recorded" was said where they differ."""
+    folder = Path(shutil.copytree(pair / "bundle", tmp_path / "bundle"))
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    starts = [
+        {"kind": "imagenet", "package": "weights-of-lite 0.1", "sha256": "0" * 64},
+        {"kind": "hub", "repository": "someone/net@abc", "licence": "mit", "sha256": "0" * 64},
+    ]
+    card["trained_on"]["initial_weights"] = None
+    for member, start in zip(card["members"], starts, strict=True):
+        member["trained_on"]["initial_weights"] = start
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    metadata, body = parts(model_card(folder))
+    assert metadata["base_model"] == "someone/net"
+    assert "- resnet10t: Weights of ImageNet for this backbone, from the package" in body
+    assert "- resnet10t: `hub:someone/net@abc`, licence mit." in body
+    assert "Not recorded" not in body
+
+
 def test_words_of_others_are_no_markup(run, tmp_path):
     shutil.copytree(run / "bundle", tmp_path / "bundle")
     path = tmp_path / "bundle" / CARD

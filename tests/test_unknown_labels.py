@@ -229,6 +229,16 @@ def _of_head(classifier: torch.nn.Module) -> list[torch.Tensor]:
     return found
 
 
+def test_of_several_networks_too_it_is_said_whether_the_source_can_be_told(both, tmp_path):
+    """The report of a run with members did not warn of the shortcut."""
+    recipe = recipes.load("quick", [*TINY, "max_epochs=1", "members=2"])
+    run = chestxray.train(both, recipe, tmp_path / "run")
+    parts = [run.folder, run.folder / "members" / "1"]
+    probes = [json.loads((of / "source_probe.json").read_text(encoding="utf-8")) for of in parts]
+    assert {*probes[0]["auroc"], *probes[0]["too_few"]} == {"here", "there"}
+    assert probes[0]["prevalences"] == probes[1]["prevalences"]
+
+
 def test_a_model_of_two_sources_predicts_the_findings_of_both(both, tmp_path):
     changes = [*TINY, "max_epochs=5", "sampling=balanced"]
     run = chestxray.train(both, recipes.load("quick", changes), tmp_path / "run")

@@ -14,11 +14,10 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# Parameters of mallopt, from malloc.h, and what the library has for them by itself.
+# Parameters of mallopt, from malloc.h, and what the library has for the last one by itself.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
-_OWN_TRIM_THRESHOLD: Final = 128 * 2**10
 _OWN_MMAP_MAX: Final = 65536
 _KEPT: Final = 64 * 2**20
 
@@ -58,13 +57,16 @@ def keep_freed_memory() -> None:
 def freed_memory_kept() -> Iterator[None]:
     """Let this process keep all that it frees for a while, where the C library is GNU's.
 
-    For a training, whose steps need the same large arrays again and again; see `keep_freed_memory`.
+    For a training, whose steps need the same large arrays again and again. Afterwards it keeps what
+    `keep_freed_memory` says: by itself the library keeps as much once it has seen large arrays, but
+    it no longer adapts in a process that has set any of this.
     """
     _set_allocation((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
     try:
         yield
     finally:
-        _set_allocation((_TRIM_THRESHOLD, _OWN_TRIM_THRESHOLD), (_MMAP_MAX, _OWN_MMAP_MAX))
+        _set_allocation((_MMAP_MAX, _OWN_MMAP_MAX))
+        keep_freed_memory()
         give_back = _of_c_library("malloc_trim")
         if give_back is not None:
             give_back(0)

@@ -29,6 +29,7 @@ _SHA256_OF_LITE: Final = (  # the files of EfficientNet-Lite0, Lite1 and Lite2
     "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 )
+_VERSION: Final = "0.1.0"  # of their packages
 _HUB_FILES: Final = (WHOLE, "pytorch_model.bin")  # what timm looks for on the hub
 
 
@@ -60,22 +61,30 @@ class WeightsPackage:
         """Say which file it is, for the record of a run."""
         return {"package": f"{self.name} {self.version()}", "sha256": self.sha256}
 
-    def state(self) -> dict[str, Tensor]:
-        """Read the file of the installed package as the state of timm's whole model, of colours.
+    def path(self) -> Path:
+        """Give the file of the installed package.
 
         Raises:
             RecipeError: it is not the file that this version of the program knows.
         """
-        # Its package imports this module.
-        from chestxray.model.importing.tensors import read_tensors  # noqa: PLC0415
-
         path = Path(str(importlib.metadata.distribution(self.name).locate_file(self.file)))
         if not path.is_file() or sha256(path) != self.sha256:
             raise RecipeError(
                 f"{path} is not the file of the package {self.name} that is known here (SHA-256 "
-                f"{self.sha256[:12]}…): install the package again"
+                f"{self.sha256[:12]}…): `pip install --force-reinstall {self.name}=={_VERSION}`"
             )
-        there = read_tensors(path, ()).of
+        return path
+
+    def state(self) -> dict[str, Tensor]:
+        """Read the file of the installed package as the state of timm's whole model, of colours.
+
+        Raises:
+            RecipeError: as `path` says.
+        """
+        # Its package imports this module.
+        from chestxray.model.importing.tensors import read_tensors  # noqa: PLC0415
+
+        there = read_tensors(self.path(), ()).of
         state = timm.create_model(self.backbone, pretrained=False).state_dict()
         names, tensors = _without_counts(state), _without_counts(there).values()
         return state | dict(zip(names, tensors, strict=True))
@@ -182,8 +191,8 @@ def check_reachable(backbone: str) -> None:
     It takes ten seconds at most, where the download's own retries would take over a minute.
 
     Raises:
-        RecipeError: there are none, or neither the cache nor an installed package holds them and
-            the hub does not answer.
+        RecipeError: there are none, the file of an installed package is not the one that is known,
+            or neither the cache nor a package holds them and the hub does not answer.
     """
     known = timm.get_pretrained_cfg(backbone)
     if known is None or not known.has_weights:
@@ -191,7 +200,10 @@ def check_reachable(backbone: str) -> None:
             f"timm has no ImageNet weights for {backbone}: give a file with --set weights=FILE, or "
             f"start from scratch with --set weights=none"
         )
-    if not known.hf_hub_id or _cached(backbone) or weights_package(backbone):
+    if not known.hf_hub_id or _cached(backbone):
+        return
+    if package := weights_package(backbone):
+        package.path()
         return
     failure = Repository(known.hf_hub_id).failure()
     if failure is not None:

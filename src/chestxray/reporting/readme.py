@@ -98,8 +98,8 @@ def _run_of(bundle: Path, card: Json) -> RunFiles | None:
 def _metadata(card: Json, files: RunFiles | None, licence: str | None) -> Json:
     """Give the front matter, see https://huggingface.co/docs/hub/model-cards."""
     metrics = files.metrics if files else None
-    start = card["trained_on"].get("initial_weights") or {}
-    base = str(start.get("repository") or "").partition("@")[0]
+    starts = [str(of.get("repository") or "").partition("@")[0] for _, of in _starts(card)]
+    bases = list(dict.fromkeys(filter(None, starts)))
     sources = [str(of["name"]) for of in files.sources] if files else []
     names = sources or list(card["trained_on"]["policies"])
     values: Json = {
@@ -108,7 +108,7 @@ def _metadata(card: Json, files: RunFiles | None, licence: str | None) -> Json:
         "pipeline_tag": _TASK,
         "tags": [*_TAGS, *(["synthetic"] if card["trained_on"]["synthetic"] else [])],
         "datasets": [slug for name in names if (slug := _slug(name))],
-        "base_model": base or None,
+        "base_model": bases[0] if len(bases) == 1 else bases,
         "metrics": [name for name, _ in _NAMES.values()] if metrics else None,
         "model-index": [_index(card, metrics)] if metrics else None,
     }
@@ -397,7 +397,20 @@ def _limits(files: RunFiles | None) -> str:
 
 
 def _start(card: Json) -> str:
-    start = card["trained_on"].get("initial_weights") or {}
+    if card["backbone"] != "ensemble":
+        return "".join(_started_from(of) for _, of in _starts(card))
+    return _bullets(
+        dict.fromkeys(f"{_text(name)}: {_started_from(of)}" for name, of in _starts(card))
+    )
+
+
+def _starts(card: Json) -> list[tuple[str, Json]]:
+    """Give the backbone of each network of a model, and what it started from; {} is not known."""
+    networks = card["members"] if card["backbone"] == "ensemble" else [card]
+    return [(of["backbone"], of["trained_on"].get("initial_weights") or {}) for of in networks]
+
+
+def _started_from(start: Json) -> str:
     licence = f", licence {_text(start['licence'])}" if start.get("licence") else ""
     package = f", from the package `{_code(start['package'])}`" if start.get("package") else ""
     words = {

@@ -81,7 +81,8 @@ def crossval(
         The figures of each run and of all together.
 
     Raises:
-        RecipeError: the recipe has errors or does not fit the dataset, or `out` has another one.
+        RecipeError: the recipe has errors or does not fit the dataset, or `out` has another one; or
+            there are several seeds and a member has one of its own.
         ArtifactError: no such dataset, or `out` holds other folds or something else.
         TrainingError: too few patients, fewer than 1 seed, or what `train` raises.
     """
@@ -89,6 +90,7 @@ def crossval(
         raise TrainingError(f"{seeds} seeds: give at least 1")
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
     chosen = checked("baseline" if recipe is None else recipe, overrides or (), folder)
+    _check_seeds(chosen, seeds)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     for key, value in {(key, getattr(of, key)) for of in chosen.networks for key in _MODELS}:
@@ -99,6 +101,16 @@ def crossval(
         warn_of_public(network, dataset, everywhere=True)
     study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
     return study.finish(resamples)
+
+
+def _check_seeds(recipe: Recipe, seeds: int) -> None:
+    """Refuse a member that each repetition would draw alike, so that they differ too little."""
+    fixed = [str(number) for number, of in enumerate(recipe.members, 1) if "seed" in of]
+    if seeds > 1 and fixed:
+        raise RecipeError(
+            f"members: network {', '.join(fixed)} has a seed of its own, which {seeds} seeds would "
+            f"not change: leave it out, or give --seeds 1"
+        )
 
 
 @dataclass(frozen=True)

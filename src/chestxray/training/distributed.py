@@ -69,13 +69,12 @@ def run_in_processes(dataset: Dataset, recipe: Recipe, run: Path, processes: Pro
     """Train in several processes until the last epoch.
 
     Raises:
-        TrainingError: a process failed or died, there are fewer GPUs than `devices`, the
-            environment lacks a setting for several nodes, or there are too few images to share.
+        TrainingError: a process failed or died, there are fewer GPUs than `devices`, or the
+            environment lacks a setting for several nodes.
         KeyboardInterrupt: it was interrupted.
     """
     check_main_module()
     check(processes)
-    _check_shares(dataset, recipe, processes)
     manifest = dataset.manifest
     split = (dataset.index["split"].tolist(), manifest.split.name, manifest.split.seed)
     share = max(1, torch.get_num_threads() // processes.devices)
@@ -106,8 +105,12 @@ def check(processes: Processes) -> None:
         )
 
 
-def _check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
-    """Check that each process has two images of a batch, and one of validation."""
+def check_shares(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
+    """Check that each process has two images of a batch, and one of validation.
+
+    Raises:
+        TrainingError: there are too few images to share.
+    """
     rows = dataset.rows("train")
     shards = len(np.unique(dataset.images.shard_of(rows)))
     if recipe.order == "shards" and shards < processes.count:
@@ -156,9 +159,8 @@ def run_as_one(dataset: Dataset, recipe: Recipe, run: Path, processes: Processes
     """Train as one of the processes that torchrun started, until the last epoch.
 
     Raises:
-        TrainingError: there are too few images to share, or the loss is no longer finite.
+        TrainingError: the loss is no longer finite.
     """
-    _check_shares(dataset, recipe, processes)
     torch.set_num_threads(max(1, torch.get_num_threads() // processes.devices))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -114,14 +114,21 @@ def finish(
         trained_on=_trained_on(dataset, recipe, origin, seen),
         **found.fitted,
     )
-    _probe_sources(run, val, found.features, recipe.seed)
+    probe_sources(run, val, found.features, recipe.seed)
     say("train", "template of the detector of unlike images")
     detector = fit_detector(dataset, recipe.seed, val, found.features)
     return save(run / "bundle", classifier, card, detector)
 
 
-def _probe_sources(run: Path, val: Part, features: Features, seed: int) -> None:
-    """Write whether the source of validation images can be told, where there are several."""
+def probe_sources(run: Path, val: Part, features: Features, seed: int) -> None:
+    """Write whether the source of validation images can be told, where there are several.
+
+    Args:
+        run: the run's folder.
+        val: the validation split.
+        features: float32 [N, C], pooled, of its images.
+        seed: of the folds and the resamples.
+    """
     patients = val.dataset.index["patient"].iloc[val.rows].to_numpy()
     found = source_probe(features, val.sources, patients, val.labels, val.dataset.findings, seed)
     if found is not None:

@@ -42,13 +42,20 @@ from chestxray.findings import Findings
 from chestxray.model.torch_engine import device
 from chestxray.storage import ObjectFolder, fetched, is_url, path_of, shown, staged_folder
 from chestxray.storage.publication import UNFINISHED
-from chestxray.training import checkpoint_files, initial_weights, phantom_weights, tracking
+from chestxray.training import (
+    checkpoint_files,
+    initial_weights,
+    phantom_weights,
+    threads,
+    tracking,
+)
 from chestxray.training import recipe as recipes
 from chestxray.training.auxiliary import check_auxiliary
 from chestxray.training.callbacks import BEST, LAST
 from chestxray.training.distillation import keep_targets, origin_of
 from chestxray.training.distributed import check as check_processes
 from chestxray.training.distributed import (
+    check_shares,
     is_first,
     launched,
     resumes_itself,
@@ -67,8 +74,8 @@ from chestxray.training.loop import (
     task_of,
 )
 from chestxray.training.mask_supervision import check_masks
-from chestxray.training.members import begin, join, train_members
-from chestxray.training.precision import lightning_precision
+from chestxray.training.members import begin, join, train_members, waiting
+from chestxray.training.precision import lightning_precision, precision_of
 from chestxray.training.recipe import Overrides, Recipe
 from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
 from chestxray.training.recipe_keys import PHANTOMS, WORDS
@@ -178,7 +185,8 @@ def train(
     """
     processes = processes or Processes()
     _check_out(out, resume, processes)
-    with staged_folder(out, "train") as run:
+    # The number that one network trains fastest with is no limit for what comes after it.
+    with staged_folder(out, "train") as run, threads.restored():
         finished = _train(dataset, recipe, run, overrides, resume, trackers, processes)
     return replace(finished, folder=path_of(out))
 
@@ -223,9 +231,7 @@ def _train(
     chosen = for_run(run, recipe, overrides or (), resume, folder, first, size)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
-    _check_dataset(dataset, chosen)
-    _check_models(run, dataset, chosen, resume)
-    _check_method(chosen, processes)
+    _check_networks(run, dataset, chosen, resume, processes)
     tracking.check(trackers)
     if first and resume:
         _check_same(run, dataset.manifest, chosen)
@@ -277,10 +283,13 @@ def _train_members(
         seen = dataset.reduced(recipe.size)
         return train(seen, recipe, folder, (), resume, trackers, processes)
 
+    for network in waiting(recipe, run):
+        if network.weights == PHANTOMS:
+            _check_made(network)
     if not first:
         train_members(recipe, run, member)
         return _awaited(run)
-    for network in recipe.networks:  # before the first has taken its hours
+    for network in waiting(recipe, run):
         check_recipe(network)
     with _alone(run, resume):
         tracking.start(run, trackers, recipe)  # where it fails, nothing is begun
@@ -296,9 +305,12 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: timm has no such backbone, it takes no images of this size or has no feature
             map, or the weights are not there, not readable or not of this backbone, or those of
-            phantoms cannot be kept.
+            phantoms cannot be kept, or this machine does not train in the precision; of any member.
     """
-    initial_weights.check(classifier_of(recipe, Findings(("Finding",)), resumed=True), recipe)
+    for network in recipe.networks:
+        precision_of(network)
+        classifier = classifier_of(network, Findings(("Finding",)), resumed=True)
+        initial_weights.check(classifier, network)
 
 
 def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) -> bool:
@@ -316,12 +328,7 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
     if phantom_weights.bundle_of(recipe) is not None:
         phantom_weights.tell_origin(recipe)
         return resume
-    if launched():
-        raise TrainingError(
-            "the weights of phantoms that this recipe starts from are not in the cache, and "
-            "torchrun would make them in each process: train without torchrun once, or give "
-            "--set weights=BUNDLE"
-        )
+    _check_made(recipe)
     check_recipe(recipe)
     with ExitStack() as stack:
         if run:
@@ -329,16 +336,40 @@ def _pretrain(dataset: Dataset, recipe: Recipe, run: Path | None, resume: bool) 
             write_json(run / "dataset.json", dataset.manifest.model_dump(mode="json"))
             carry(dataset.folder, run)
             recipes.save(run / "recipe.yaml", recipe)
-        threads = torch.get_num_threads()
         phantom_weights.provide(recipe, train)
-        torch.set_num_threads(threads)
     return run is not None
+
+
+def _check_made(recipe: Recipe) -> None:
+    """Refuse to make the weights of phantoms in each of the processes that torchrun started."""
+    if launched() and phantom_weights.bundle_of(recipe) is None:
+        raise TrainingError(
+            "the weights of phantoms that this recipe starts from are not in the cache, and "
+            "torchrun would make them in each process: train without torchrun once, or give "
+            "--set weights=BUNDLE"
+        )
 
 
 def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool) -> None:
     """Write what a run starts from, once: when it is resumed, that may not be there any more."""
     if not under_way or not (run / _ORIGIN).exists():
         write_json(run / _ORIGIN, initial_weights.origin(recipe, dataset.findings))
+
+
+def _check_networks(
+    run: Path, dataset: Dataset, recipe: Recipe, resume: bool, processes: Processes
+) -> None:
+    """Check all networks of a recipe before the training of the first has taken its hours.
+
+    Raises:
+        RecipeError, TrainingError: one cannot be trained on this dataset or machine, or in these
+            processes.
+    """
+    for network in recipe.networks:
+        _check_dataset(dataset, network)
+        precision_of(network)
+        _check_processes(dataset, network, processes)
+        _check_models(run, dataset, network, resume)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
@@ -362,22 +393,23 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
 
 def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> None:
     """Check what a training learns from or starts from, unless the run has that already."""
-    for network in recipe.networks:
-        if network.taught and not (run / TARGETS).exists():
-            check_unseen("teacher", hub.local(network.teacher), dataset)
-        start = None if resume or network.weights in WORDS else hub.bundle_in(network.weights)
-        if start:
-            check_unseen("weights", start, dataset)
-        elif not resume:
-            warn_of_public(network, dataset)
+    if recipe.taught and not (run / TARGETS).exists():
+        check_unseen("teacher", hub.local(recipe.teacher), dataset)
+    start = None if resume or recipe.weights in WORDS else hub.bundle_in(recipe.weights)
+    if start:
+        check_unseen("weights", start, dataset)
+    elif not resume:
+        warn_of_public(recipe, dataset)
 
 
-def _check_method(recipe: Recipe, processes: Processes) -> None:
-    if recipe.method != "gradient" and processes.count > 1:
-        raise TrainingError(
-            f"method = {recipe.method} fits the head in one process: leave out --devices and "
-            f"--nodes"
-        )
+def _check_processes(dataset: Dataset, recipe: Recipe, processes: Processes) -> None:
+    if processes.count > 1:
+        if recipe.method != "gradient":
+            raise TrainingError(
+                f"method = {recipe.method} fits the head in one process: leave out --devices and "
+                f"--nodes"
+            )
+        check_shares(dataset, recipe, processes)
 
 
 def _check_same(run: Path, manifest: Manifest, recipe: Recipe) -> None:
@@ -481,5 +513,5 @@ def _summary(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
 def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads != 1 else ''}"
+    count = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {count} thread{'s' if count != 1 else ''}"

@@ -5,6 +5,7 @@ run/
   members/1/ …                a run of each network, complete
   history.csv                 those of the members, with a column `member`
   validation.csv              predictions of all together
+  source_probe.json           of a dataset of several sources: can they be told from the features?
   bundle/                     their ensemble, see `ensembling`
   run.json                    written last
 
@@ -19,15 +20,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from chestxray.artifacts import read_json, write_json, write_table
 from chestxray.dataset.store import Dataset
 from chestxray.evaluation import predictions
 from chestxray.execution import carry
+from chestxray.model.torch_engine import batches, device
 from chestxray.training import recipe as recipes
+from chestxray.training.data import Part
 from chestxray.training.ensembling import ensemble
-from chestxray.training.finalize import predicted
+from chestxray.training.finalize import predicted, probe_sources
 from chestxray.training.recipe import Recipe
 
 _MADE_BY: Final = "chestxray train"
@@ -60,6 +64,12 @@ def train_members(recipe: Recipe, run: Path, train: Train) -> list[Json]:
     return found
 
 
+def waiting(recipe: Recipe, run: Path) -> list[Recipe]:
+    """Give the recipes of the members whose training has not begun."""
+    each = zip(recipe.networks, _folders(recipe, run), strict=True)
+    return [network for network, folder in each if not (folder / "recipe.yaml").exists()]
+
+
 def _folders(recipe: Recipe, run: Path) -> list[Path]:
     return [run / _FOLDER / str(number) for number in range(1, len(recipe.members) + 1)]
 
@@ -90,6 +100,10 @@ def join(dataset: Dataset, recipe: Recipe, run: Path, members: Sequence[Json]) -
     shutil.rmtree(run / "bundle", ignore_errors=True)  # of an interruption
     bundle = ensemble([folder / "bundle" for folder in folders], dataset, run / "bundle")
     predictions.write(run / "validation.csv", predicted(bundle, dataset, "val"))
+    val = Part(dataset, "val")
+    if len({*val.sources}) > 1:
+        answers = batches(bundle.classifier.to(device()), val.images)
+        probe_sources(run, val, np.concatenate([of.features for of in answers]), recipe.seed)
     histories = [
         pd.read_csv(folder / "history.csv").assign(member=number)
         for number, folder in enumerate(folders, 1)

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from chestxray import plain_yaml
 from chestxray.artifacts import write_text
 from chestxray.errors import RecipeError
-from chestxray.training.recipe_keys import Augment, Loss, Recipe
-from chestxray.training.registry import AUGMENTATIONS, nearest
+from chestxray.training.recipe_keys import Augment, Loss, Recipe, keys
+from chestxray.training.registry import nearest
 
 __all__ = [
     "Augment", "Loss", "Overrides", "Recipe", "load", "names", "nearest", "save", "shipped", "show",
@@ -164,7 +164,7 @@ def _fault(place: tuple[int | str, ...], details: Mapping[str, Any]) -> str:
     if key in _REPLACED:
         return f"unknown key {key!r}: {_REPLACED[key]}"
     if details["type"] == "extra_forbidden":
-        near = nearest(key, _keys()) or f"; the keys are {', '.join(_keys())}"
+        near = nearest(key, keys()) or f"; the keys are {', '.join(keys())}"
         return f"unknown key {key!r}{near}"
     rule = str(details["msg"]).replace("Input should", "it should")
     return f"{key} = {_short(details['input'])}: {rule}"
@@ -179,11 +179,3 @@ def _listed(title: str, faults: list[str]) -> str:
     if len(faults) == 1:
         return f"{title}: {faults[0]}"
     return "\n  ".join([f"{title} has {len(faults)} errors:", *faults])
-
-
-def _keys() -> list[str]:
-    return [
-        *Recipe.model_fields,
-        *(f"augment.{key}" for key in AUGMENTATIONS.names),
-        *(f"loss.{key}" for key in Loss.model_fields),
-    ]

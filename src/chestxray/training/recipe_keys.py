@@ -28,6 +28,7 @@ from chestxray.training.registry import (
     OPTIMISERS,
     SCHEDULES,
     Registry,
+    nearest,
 )
 
 _SMALLEST_SIDE: Final = 16  # pixels
@@ -52,9 +53,10 @@ def _small_side(value: object) -> int | float:
 
 def _changes(value: object) -> tuple[dict[str, Any], ...]:
     """Give what each member changes; one member is none."""
-    given = [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+    number = isinstance(value, int) and not isinstance(value, bool)
+    given = [{}] * value if number and 1 <= value <= _MOST_MEMBERS else value  # type: ignore[operator]
     many = isinstance(given, list | tuple) and all(isinstance(each, dict) for each in given)
-    if not many or len(given) > _MOST_MEMBERS or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+    if not many or len(given) > _MOST_MEMBERS:  # type: ignore[arg-type]
         rule = f"it should be a number from 1 to {_MOST_MEMBERS}, or a list of so many mappings"
         raise PydanticCustomError("rule", "{rule}", {"rule": rule})
     plain = json.loads(json.dumps(given, default=str))  # as a file gives them
@@ -363,9 +365,7 @@ class Recipe(Strict):
             try:
                 network = self.member(number)
             except ValidationError as error:
-                first = error.errors()[0]
-                key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
-                message = f"network {number}: {key}: {rule.replace('Input should', 'it should')}"
+                message = f"network {number}: {_first_fault(error)}"
                 raise _of_key("members", message, changes) from error
             if network.size > self.size:
                 rule = f"network {number} cannot read larger images than size = {self.size}"
@@ -396,7 +396,12 @@ class Recipe(Strict):
         values = self.model_dump(mode="json") | {"seed": self.seed + _APART * (number - 1)}
         if changes.get("method", self.method) != "gradient":
             values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
-        return Recipe.model_validate({**values, "members": 1, **changes})
+        for key, value in changes.items():  # a group such as `augment` key by key, as by --set
+            own = values.get(key)
+            values[key] = (
+                own | value if isinstance(own, dict) and isinstance(value, dict) else value
+            )
+        return Recipe.model_validate({**values, "members": 1})
 
     @property
     def taught(self) -> bool:
@@ -429,3 +434,24 @@ def _of_key(key: str, rule: str, value: object) -> ValidationError:
     error = PydanticCustomError("rule", "{rule}", {"rule": rule})
     details = InitErrorDetails(type=error, loc=(key,), input=value)
     return ValidationError.from_exception_data("Recipe", [details])
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Say what is wrong with the changes of a member."""
+    first = error.errors()[0]
+    key, rule = ".".join(map(str, first["loc"])), str(first["msg"])
+    if first["type"] != "extra_forbidden":
+        return f"{key}: {rule.replace('Input should', 'it should')}"
+    if key in keys() and len(first["loc"]) == 1:
+        group, _, name = key.partition(".")
+        return f"{key}: write it as {group}: {{{name}: VALUE}}"
+    return f"unknown key {key!r}{nearest(key, keys())}"
+
+
+def keys() -> list[str]:
+    """Name all keys of a recipe, those of groups as `loss.gamma`."""
+    return [
+        *Recipe.model_fields,
+        *(f"augment.{key}" for key in AUGMENTATIONS.names),
+        *(f"loss.{key}" for key in Loss.model_fields),
+    ]

@@ -19,6 +19,16 @@ _ROUNDS: Final = 3
 _SECONDS: Final = 20.0  # after this many, the timing ends with the round that it is in
 
 
+@contextmanager
+def restored() -> Iterator[None]:
+    """Let torch's number of threads afterwards be as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose(wanted: int | Literal["auto"], step: Callable[[], object]) -> int:
     """Set torch's number of threads, and give it.
 
@@ -51,7 +61,7 @@ def fastest(step: Callable[[], object], counts: list[int]) -> int:
     if len(counts) == 1:
         return counts[0]
     times: dict[int, list[float]] = {count: [] for count in counts}
-    with _threads_restored(), torch.random.fork_rng(devices=[]):
+    with restored(), torch.random.fork_rng(devices=[]):
         step()  # warms up
         start = time.perf_counter()
         for _ in range(_ROUNDS):
@@ -67,12 +77,3 @@ def _seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-@contextmanager
-def _threads_restored() -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
