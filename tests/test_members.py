@@ -256,6 +256,7 @@ def test_of_small_two_networks_start_from_imagenet_and_two_from_phantoms():
         ("resnet10t", "phantoms", 128, "gradient"),
         ("resnet10t", "phantoms", 128, "ridge"),
     ]
+    assert {of.head for of in recipe.networks} == {"multiscale"}
     seeds = [of.seed for of in recipe.networks]
     assert len(set(seeds)) == 4
     assert recipe.networks[2].augment == recipe.augment
