@@ -144,12 +144,16 @@ def refusal(path: Path) -> RefusedError:
 
 
 def make(
-    path: Path, outcome: Reading | RefusedError, reader: Reader, kinds: Collection[str] = KINDS
+    path: Path,
+    outcome: Reading | RefusedError,
+    reader: Reader,
+    kinds: Collection[str] = KINDS,
+    **options: bool,
 ) -> list[objects.ResultObject]:
     """The result objects of a file."""
     data = path.read_bytes()
     source = objects.SourceImage.read(data, hashlib.sha256(data).hexdigest())
-    return list(objects.make(source, pixels.decode(data), outcome, reader, kinds))
+    return list(objects.make(source, pixels.decode(data), outcome, reader, kinds, **options))
 
 
 def made(path: Path, outcome: Reading | RefusedError, reader: Reader) -> dict[str, Dataset]:

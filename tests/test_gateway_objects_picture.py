@@ -38,7 +38,7 @@ def test_a_refusal_shows_the_plain_film_and_claims_no_chest(tmp_path, reader):
     shown = capture.pixel_array[top:, left:][:side, :side]
     whole = pixels.canonical(pixels.decode(path), picture._MAIN)
     plain = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(shown, np.repeat(plain[..., None], 3, axis=2))
+    assert np.abs(shown.astype(int) - plain[..., None]).mean() < 2, "nothing is drawn over it"
 
 
 def test_heat_lies_where_the_heatmap_is_hot_and_nowhere_else(model):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import dcmread
 
 from chestxray.reading.reader import Reader, Reading
 from chestxray.serving.result_objects import codes
+from gateway_parts import tool
 from result_objects import HEADERS, SETS, film, items, made, make, reader_of, reading, refusal
 
 
@@ -79,6 +83,15 @@ def test_dciodvfy_would_find_an_error(tmp_path, reader):
     del capture.BitsStored
     capture.save_as(tmp_path / "broken.dcm")
     assert dciodvfy(tmp_path / "broken.dcm")
+
+
+def test_dcmtk_decodes_the_picture_as_it_was_drawn(tmp_path, reader):
+    path, decoded = film(tmp_path), tmp_path / "decoded.dcm"
+    (plain,) = make(path, reading(), reader, {"sc"}, compressed=False)
+    drawn = dcmread(io.BytesIO(plain.content)).pixel_array
+    command = [tool("dcmdjpeg"), files(tmp_path, path, reader)["sc"], decoded]
+    subprocess.run(command, check=True, timeout=60)
+    assert np.abs(dcmread(decoded).pixel_array.astype(int) - drawn).mean() < 2
 
 
 @pytest.mark.parametrize("kind", ["sr", pytest.param("regions", marks=pytest.mark.slow)])

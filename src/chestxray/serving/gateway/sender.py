@@ -5,7 +5,7 @@ stored it too (PS3.4 table B.2-1); or by its UID in ReferencedSOPSequence and an
 FailedSOPSequence (PS3.18 section 10.5.3). It is also delivered when the destination has it already
 (0111), since a sender may be killed before it records a success. The bytes of the outbox are sent
 as they are; dicomweb-client would decode and encode them again, so it is not used. Only a picture
-for a destination that does not accept RLE Lossless is decoded first (`uncompressed`).
+for a destination that does not accept JPEG Baseline is decoded first (`uncompressed`).
 
 A result that the destination rejects is offered again some times, later. While the destination
 cannot be reached, results wait, no attempt is counted, and the intervals grow. What a STOW-RS
@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
@@ -41,7 +40,6 @@ from chestxray.serving.gateway.http_client import UnreachableError as NoConnecti
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.gateway.store import Store, send_queue
-from chestxray.serving.rle import rle_pixels
 
 _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2
@@ -102,7 +100,7 @@ class _CStoreTransport:
         self._ae.connection_timeout = _TIMEOUT
         for sop_class in RESULT_CLASSES:
             self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
-        self._ae.add_requested_context(SecondaryCaptureImageStorage, RLELossless)
+        self._ae.add_requested_context(SecondaryCaptureImageStorage, JPEGBaseline8Bit)
         self._association: Association | None = None
 
     def send(self, path: Path) -> None:
@@ -224,13 +222,9 @@ def uncompressed(path: Path) -> bytes | None:
         OSError: it cannot be read.
     """
     result = dcmread(path)
-    if result.file_meta.TransferSyntaxUID != RLELossless:
+    if not result.file_meta.TransferSyntaxUID.is_compressed:
         return None
-    shape = (result.Rows, result.Columns, result.SamplesPerPixel)
-    pixels = rle_pixels(get_frame(result.PixelData, 0, number_of_frames=1), shape)
-    result.PixelData, result.PlanarConfiguration = pixels.tobytes(), 0
-    result["PixelData"].VR = "OB"
-    result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    result.decompress(as_rgb=True, generate_instance_uid=False)
     buffer = io.BytesIO()
     result.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return buffer.getvalue()

@@ -3,7 +3,7 @@
 | kind      | object                        | content                                         |
 |-----------|-------------------------------|-------------------------------------------------|
 | `sr`      | Comprehensive 3D SR, TID 1500 | all findings with certainty, or the refusal     |
-| `sc`      | Secondary Capture, RGB        | the same as a picture, with heatmaps            |
+| `sc`      | Secondary Capture, in colour  | the same as a picture, with heatmaps            |
 | `regions` | Comprehensive 3D SR, TID 1500 | a box for each called finding that has a region |
 | `seg`     | Segmentation, binary          | the pixels within its first contour of heat     |
 
@@ -69,7 +69,7 @@ def make(
         reader: the reader that made it.
         kinds: of `KINDS`. There are no regions where no called finding has one, and likewise no
             segmentation.
-        compressed: whether pictures are in RLE Lossless; all else is in Explicit VR Little Endian.
+        compressed: whether pictures are in JPEG Baseline; all else is in Explicit VR Little Endian.
     """
     model, thresholds = Model.of(reader), reader.bundle.card.thresholds
     source = replace(source, scope=_scope(outcome, reader))

@@ -82,7 +82,7 @@ class Canvas:
 
     def __init__(self, planes: _Pixels, scale: float = 1.0) -> None:
         self.scale = scale
-        self._planes = planes  # uint8 [3, h, w]: each colour by itself, as RLE Lossless wants them
+        self._planes = planes  # uint8 [3, h, w]: a plane is written to faster than every third byte
 
     @classmethod
     def blank(cls, width: int, height: int, scale: float = 1.0) -> Canvas:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from pydicom import Dataset
@@ -70,7 +71,7 @@ class Model:
             weights=card.weights_sha256,
             trained_by=card.package_version,
             data=_data(card),
-            _card=card.model_dump_json(),
+            _card=sha256(card.model_dump_json().encode()).hexdigest(),
             operating_point=card.operating_point,
         )
 

@@ -1,4 +1,4 @@
-"""The picture of a reading as a DICOM object: Secondary Capture, RGB, RLE Lossless.
+"""The picture of a reading as a DICOM object: Secondary Capture, JPEG.
 
     ┌────────────────────────────────────────────────────────────┐
     │ title                                         for research │
@@ -13,12 +13,16 @@ Heatmaps are shown of at most three called findings; where none is called, of th
 threshold, marked as not called. A refusal shows the plain radiograph and the reason in large
 letters, without probabilities. Nothing about the patient is written into the picture.
 
-References: PS3.3 A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image), C.7.6.3 (Image
-Pixel), C.8.6.1 (SC Equipment).
+JPEG loses what nobody sees here, and takes an eighth of the bytes of RLE Lossless. With three
+colours DICOM has it in one form only, YBR_FULL_422.
+
+References: PS3.3 A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image; 1.1.5: lossy
+compression), C.7.6.3 (Image Pixel), C.8.6.1 (SC Equipment); PS3.5 8.2.1 (JPEG).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -28,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEGBaseline8Bit
 
 from chestxray.dataset.pixels import Grey, canonical
 from chestxray.errors import RefusedError
@@ -58,7 +62,6 @@ from chestxray.serving.result_objects.instance import (
     reference,
     refusals,
 )
-from chestxray.serving.rle import rle_frame
 from chestxray.serving.source_image import LOSSY, PICTURE_SIDE, SourceImage
 from chestxray.version import __version__
 
@@ -66,6 +69,10 @@ _SIZE: Final = (2000, 1200)
 SCALE: Final = 0.7
 """Pixels of the object in those of the layout: 1400 × 840, in which all text is legible."""
 
+_JPEG: Final = (
+    *(cv2.IMWRITE_JPEG_QUALITY, 90),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422),
+)
 _MARGIN: Final = 28
 _TOP: Final = 104
 _BOTTOM: Final = 1046
@@ -221,14 +228,17 @@ def capture(
         model: the model that read it.
         outcome: the reading or the refusal.
         drawn: RGB uint8 [h, w, 3].
-        compressed: whether its pixels are in RLE Lossless, else in Explicit VR Little Endian.
+        compressed: whether its pixels are in JPEG Baseline, else in Explicit VR Little Endian.
     """
+    frame = _jpeg(drawn) if compressed else None
+    if frame is not None:
+        source = _lossy(source, drawn.nbytes / len(frame))
     forced = [] if isinstance(outcome, RefusedError) else refusals(outcome)
     result = instance("sc", source, model, forced=bool(forced))
     part_of_body(result, source, refused=isinstance(outcome, RefusedError) or outcome.forced)
     _image(result, source)
     result.ImageComments = " ".join((*forced, NOTE))
-    _pixels(result, drawn, compressed=compressed)
+    _pixels(result, drawn, frame)
     return result
 
 
@@ -254,14 +264,28 @@ def _source(source: SourceImage) -> Dataset:
     return image
 
 
-def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8], *, compressed: bool) -> None:
+def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8], frame: bytes | None) -> None:
     result.Rows, result.Columns, result.SamplesPerPixel = drawn.shape
-    result.PhotometricInterpretation = "RGB"
-    result.PlanarConfiguration = int(compressed)  # as it is encoded (PS3.5 section 8.2.2)
+    result.PhotometricInterpretation = "RGB" if frame is None else "YBR_FULL_422"
+    result.PlanarConfiguration = 0
     result.BitsAllocated = result.BitsStored = 8
     result.HighBit = 7
     result.PixelRepresentation = 0
-    if compressed:
-        result.file_meta.TransferSyntaxUID = RLELossless
-    result.PixelData = encapsulate([rle_frame(drawn)]) if compressed else drawn.tobytes()
+    if frame is not None:
+        result.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    result.PixelData = drawn.tobytes() if frame is None else encapsulate([frame])
     result["PixelData"].VR = "OB"
+
+
+def _jpeg(drawn: npt.NDArray[np.uint8]) -> bytes:
+    blue_first = cv2.merge(list(np.moveaxis(drawn, -1, 0)[::-1]))
+    _, frame = cv2.imencode(".jpg", blue_first, _JPEG)
+    return frame.tobytes()
+
+
+def _lossy(source: SourceImage, ratio: float) -> SourceImage:
+    """Add a compression to those that an image has been through (PS3.3 C.7.6.1.1.5)."""
+    now = dict(zip(LOSSY[1:], (f"{ratio:.1f}", "ISO_10918_1"), strict=True))
+    known = source.values
+    all_of_them = {of: "\\".join(filter(None, (known.get(of), now[of]))) for of in now}
+    return replace(source, values={**known, LOSSY[0]: "01", **all_of_them})
