@@ -370,6 +370,7 @@ def _broken(word: str, width: int, style: Style) -> list[str]:
     return pieces
 
 
+@lru_cache(4096)
 def _width(text: str, style: Style) -> float:
     return _font(style).getlength(text)
 
