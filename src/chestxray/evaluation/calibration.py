@@ -48,6 +48,7 @@ from chestxray.evaluation.calibrators import (
     platt,
     pooled,
     pooled_slope,
+    probability,
     smoothed,
     with_log_tails,
 )
@@ -103,7 +104,8 @@ class Calibration(BaseModel):
             )
         columns = self.link.log_odds(np.asarray(logits, dtype=np.float64)).T
         calibrators = self.calibrators.values()
-        p = np.stack([of.apply(x) for of, x in zip(calibrators, columns, strict=True)], axis=1)
+        corrected = [of.corrected(x) for of, x in zip(calibrators, columns, strict=True)]
+        p = probability(np.stack(corrected, axis=1))
         return p if self.then is None else self.then.apply(stated_log_odds(p))
 
     @property

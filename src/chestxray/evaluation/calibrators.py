@@ -49,7 +49,6 @@ _LARGEST: Final = 1e9  # of a parameter: its products with log-odds stay finite
 
 _Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
 _Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
-_MODEL = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 def probability(log_odds: Values) -> Values:
@@ -68,10 +67,22 @@ def with_log_tails(x: Values, low: float, high: float) -> Values:
     return np.asarray(inner + np.sign(excess) * np.log1p(np.abs(excess)))
 
 
-class Logistic(BaseModel):
-    """A straight line in log-odds; `offset` fixes the slope at 1, `temperature` the offset at 0."""
+class _Rising(BaseModel):
+    """A strictly increasing function from log-odds to probability."""
 
-    model_config = _MODEL
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    def corrected(self, log_odds: Values) -> Values:
+        """Correct log-odds, float64 [n]."""
+        raise NotImplementedError
+
+    def apply(self, log_odds: Values) -> Values:
+        """Turn log-odds, float64 [n], into probabilities, float64 [n]."""
+        return probability(self.corrected(log_odds))
+
+
+class Logistic(_Rising):
+    """A straight line in log-odds; `offset` fixes the slope at 1, `temperature` the offset at 0."""
 
     family: Literal["offset", "pooled", "temperature", "platt"]
     slope: _Positive = 1.0
@@ -85,32 +96,30 @@ class Logistic(BaseModel):
             raise ValueError(f"family temperature has offset 0, not {self.offset}")
         return self
 
-    def apply(self, log_odds: Values) -> Values:
-        """Turn log-odds, float64 [n], into probabilities, float64 [n]."""
-        return probability(log_odds * self.slope + self.offset)
+    def corrected(self, log_odds: Values) -> Values:
+        """Correct log-odds, float64 [n]."""
+        return log_odds * self.slope + self.offset
 
 
-class Beta(BaseModel):
+class Beta(_Rising):
     """A line in log-odds whose slope may differ between low and high probabilities.
 
     Kull, Silva Filho and Flach 2017, AISTATS, "Beta calibration". Both slopes are above 0: one of 0
     would make the far end flat in floating point.
     """
 
-    model_config = _MODEL
-
     family: Literal["beta"] = "beta"
     a: _Positive
     b: _Positive
     c: _Finite
 
-    def apply(self, log_odds: Values) -> Values:
-        """Turn log-odds, float64 [n], into probabilities, float64 [n]."""
+    def corrected(self, log_odds: Values) -> Values:
+        """Correct log-odds, float64 [n]."""
         low, high = beta_features(log_odds)
-        return probability(self.a * low + self.b * high + self.c)
+        return self.a * low + self.b * high + self.c
 
 
-class Spline(BaseModel):
+class Spline(_Rising):
     """Joined straight lines in log-odds; the outermost go on beyond the outermost knots.
 
     Attributes:
@@ -118,8 +127,6 @@ class Spline(BaseModel):
         slopes: before the first knot, between neighbours, and after the last.
         level: calibrated log-odds at the first knot.
     """
-
-    model_config = _MODEL
 
     family: Literal["spline"] = "spline"
     knots: list[_Finite] = Field(min_length=1)
@@ -134,12 +141,10 @@ class Spline(BaseModel):
             raise ValueError("knots must rise")
         return self
 
-    def apply(self, log_odds: Values) -> Values:
-        """Turn log-odds, float64 [n], into probabilities, float64 [n]."""
+    def corrected(self, log_odds: Values) -> Values:
+        """Correct log-odds, float64 [n]."""
         pieces = zip(self.slopes, _pieces(log_odds, np.array(self.knots)), strict=True)
-        return probability(
-            sum((s * piece for s, piece in pieces), np.full(len(log_odds), self.level))
-        )
+        return sum((s * piece for s, piece in pieces), np.full(len(log_odds), self.level))
 
 
 Calibrator = Annotated[Logistic | Beta | Spline, Field(discriminator="family")]
