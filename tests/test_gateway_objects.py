@@ -10,10 +10,11 @@ from typing import get_args
 import cv2
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 import dicom_files
 from chestxray.dataset import pixels
@@ -23,7 +24,13 @@ from chestxray.reading.reader import Reader, Reading
 from chestxray.serving import result_objects
 from chestxray.serving.gateway import config, reachability
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
-from chestxray.serving.result_objects import codes, secondary_capture
+from chestxray.serving.result_objects import (
+    codes,
+    encoding,
+    secondary_capture,
+    segmentation,
+    structured_report,
+)
 from chestxray.serving.result_objects.instance import Model
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
@@ -38,6 +45,7 @@ from result_objects import (
     make,
     reader_of,
     reading,
+    refusal,
 )
 
 
@@ -270,6 +278,55 @@ def test_only_the_kinds_that_are_wanted_are_made(tmp_path, reader):
     path = film(tmp_path)
     for wanted in (set(), {"sr"}, {"sc"}, {"regions"}, {"sr", "regions"}):
         assert {m.kind for m in make(path, reading(), reader, wanted)} == wanted
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def by_pydicom(result: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    result.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_files_have_the_bytes_that_pydicom_writes(header, tmp_path, reader):
+    path = film(tmp_path, **HEADERS[header])
+    source = result_objects.SourceImage.read(path.read_bytes(), "ab")
+    model, said = Model.of(reader), reading()
+    drawn = np.zeros((8, 8, 3), np.uint8)
+    made_of_each = [
+        structured_report.report(source, model, said, THRESHOLDS),
+        structured_report.report(source, model, refusal(path), THRESHOLDS),
+        secondary_capture.capture(source, model, said, drawn),
+        secondary_capture.capture(source, model, said, drawn, compressed=False),
+        structured_report.regions(source, model, said),
+        segmentation.segmentation(source, model, said, THRESHOLDS),
+    ]
+    for result in made_of_each:
+        assert encoding.file(result) == by_pydicom(result)
+
+
+def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
+    item, odd = Dataset(), Dataset()
+    item.PatientName = ["Yamada^Tarou=山田^太郎", "Doe^Jane"]
+    item.CodeValue, item.LongCodeValue, item.URNCodeValue = "1", "a longer one", "urn:x:y"
+    item.PatientSize, item.PatientWeight = "1.70", None
+    item.ImagePositionPatient, item.ReferencedFrameNumber = ["1.0", "-2e3", "3"], [1, 22]
+    item.GraphicData, item.SelectorFDValue = [1.5, 2.5], [0.1, 0.2]
+    item.SimpleFrameList, item.DimensionIndexValues = [1, 2], [1, 2, 3]
+    item.DimensionIndexPointer = 0x00209056
+    item.PixelAspectRatio, item.SelectorUSValue, item.SelectorSSValue = ["1", "2"], [1, 2], -1
+    item.EncapsulatedDocument, item.PurposeOfReferenceCodeSequence = b"\0\1", []
+    item.add_new(0x00091001, "UN", b"abcd")
+    item.add_new(0x00091002, "OW", b"abcd")
+    item.StudyDate, item.StudyTime, item.AcquisitionDateTime = "20260101", "", "20260101120000"
+    odd.SOPClassUID, odd.SOPInstanceUID = "1.2", "1.2.3"
+    odd.SpecificCharacterSet = "ISO_IR 192"
+    odd.PatientSpeciesCodeSequence = [item, Dataset()]
+    odd.file_meta = FileMetaDataset()
+    odd.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    assert encoding.file(odd) == by_pydicom(odd)
 
 
 # --- the secondary capture ----------------------------------------------------------------------

@@ -17,7 +17,6 @@ the time.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,7 +26,12 @@ from pydicom import Dataset
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving.result_objects import secondary_capture, segmentation, structured_report
+from chestxray.serving.result_objects import (
+    encoding,
+    secondary_capture,
+    segmentation,
+    structured_report,
+)
 from chestxray.serving.result_objects.instance import Model
 from chestxray.serving.source_image import SourceImage
 
@@ -102,6 +106,4 @@ def _scope(outcome: Reading | RefusedError, reader: Reader) -> tuple[str, ...]:
 
 
 def _file(kind: str, result: Dataset) -> ResultObject:
-    buffer = io.BytesIO()
-    result.save_as(buffer, enforce_file_format=True)
-    return ResultObject(kind, str(result.SOPInstanceUID), buffer.getvalue())
+    return ResultObject(kind, str(result.SOPInstanceUID), encoding.file(result))

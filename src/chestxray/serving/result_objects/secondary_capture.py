@@ -275,6 +275,7 @@ def _pixels(result: Dataset, drawn: npt.NDArray[np.uint8], frame: bytes | None) 
         result.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     result.PixelData = drawn.tobytes() if frame is None else encapsulate([frame])
     result["PixelData"].VR = "OB"
+    result["PixelData"].is_undefined_length = frame is not None  # PS3.5 A.4
 
 
 def _jpeg(drawn: npt.NDArray[np.uint8]) -> bytes:
