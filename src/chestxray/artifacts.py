@@ -16,7 +16,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -191,20 +191,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_once(path: Path, content: bytes) -> None:
-    """Write a file durably unless it exists; an existing file stays as it is.
+def write_once(files: Mapping[Path, bytes]) -> None:
+    """Write files durably, each unless it exists; an existing file stays as it is.
 
     Raises:
-        OSError: the file was not written; no temporary file is left.
+        OSError: a file, and those after it, were not written; no temporary file is left.
     """
-    temporary = _write_temporary(path, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # an earlier attempt wrote it, and its bytes may already have been sent
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    for path, content in files.items():
+        temporary = _write_temporary(path, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass  # an earlier attempt wrote it, and its bytes may already have been sent
+        finally:
+            temporary.unlink(missing_ok=True)
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
 
 
 def lock(path: Path, refusal: ChestXrayError) -> IO[bytes]:

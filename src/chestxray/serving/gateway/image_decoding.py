@@ -1,4 +1,4 @@
-"""An image is decoded in a process of its own, within limits of time, memory and size.
+"""An image is read, hashed and decoded in a process of its own, within limits of time and memory.
 
 What comes back is small: the canonical image that the model reads, a picture for the secondary
 capture, and the few attributes that results copy. So a hostile file costs the worker one attempt.
@@ -6,12 +6,15 @@ capture, and the few attributes that results copy. So a hostile file costs the w
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from chestxray.dataset.decoding import SECONDS_PER_FILE, Isolated
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.radiograph import Radiograph
+from chestxray.errors import ImageError
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.gateway import logs
 from chestxray.serving.source_image import PICTURE_SIDE, SourceImage
@@ -32,7 +35,7 @@ class DecodedImage(NamedTuple):
 
 
 def decoder(size: int, lease: float, patience: float = 1.0) -> Isolated[DecodedImage]:
-    """Make a decoder; it is called with a file's bytes and their SHA-256.
+    """Make a decoder for `decoded`.
 
     Args:
         size: side of the canonical image for the model, pixels.
@@ -43,9 +46,36 @@ def decoder(size: int, lease: float, patience: float = 1.0) -> Isolated[DecodedI
     return Isolated(partial(_decode_quietly, size), seconds)
 
 
-def _decode_quietly(size: int, data: bytes, digest: str) -> DecodedImage:
+def decoded(decoder: Isolated[DecodedImage], uid: str, path: Path, digest: str) -> DecodedImage:
+    """Have a file decoded.
+
+    Args:
+        decoder: see there.
+        uid: of the image, for errors.
+        path: of the file.
+        digest: SHA-256 that it had when it was received, hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read, such as one that is missing.
+        ImageError: it was altered, or as `Isolated.call` and `decode` say.
+    """
+    try:
+        return decoder.call(uid, path, digest)
+    except ImageError:
+        _read(path, digest)  # what the disk does is not the image's fault
+        raise
+
+
+def _decode_quietly(size: int, path: Path, digest: str) -> DecodedImage:
     logs.set_up()  # else pydicom's complaints, which quote the file, would reach standard error
-    return decode(size, data, digest)
+    return decode(size, _read(path, digest), digest)
+
+
+def _read(path: Path, digest: str) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ImageError(path, "the file was altered on the disk after it was received")
+    return data
 
 
 def decode(size: int, data: bytes, digest: str) -> DecodedImage:

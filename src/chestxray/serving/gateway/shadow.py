@@ -145,7 +145,7 @@ def _read(
     started = time.monotonic()
     path = state / "images" / f"{image.uid}.dcm"
     try:
-        decoded = decoder.call(image.uid, path.read_bytes(), image.sha256)
+        decoded = image_decoding.decoded(decoder, image.uid, path, image.sha256)
         outcome = reader.read(decoded.judged)
     except FileNotFoundError:
         own.miss(image.number)

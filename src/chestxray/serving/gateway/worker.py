@@ -10,7 +10,6 @@ decoder ended is read again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sqlite3
 import threading
@@ -133,24 +132,17 @@ def _read_next(
 def _read(
     image: Image, reader: Reader, decoder: Isolated[DecodedImage], store: Store
 ) -> _ReadImage:
-    decoded = decoder.call(image.uid, _content(image, store), image.sha256)
+    path = store.image_file(image.uid)
+    try:
+        decoded = image_decoding.decoded(decoder, image.uid, path, image.sha256)
+    except FileNotFoundError as error:
+        raise ImageError(path, "the file is missing from the state folder") from error
     outcome: Reading | RefusedError
     try:
         outcome = reader.read(decoded.judged)
     except RefusedError as refusal:
         outcome = refusal
     return _ReadImage(decoded, outcome)
-
-
-def _content(image: Image, store: Store) -> bytes:
-    path = store.image_file(image.uid)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(path, "the file is missing from the state folder") from error
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise ImageError(path, "the file was altered on the disk after it was received")
-    return data
 
 
 def _write_results(
@@ -163,11 +155,11 @@ def _write_results(
     kinds = {kind for to in receivers for kind in to.send}
     # All are made before one is written: a file without a row would stay in the outbox.
     source, picture = read.decoded.source, read.decoded.picture
-    for made in list(result_objects.make(source, picture, read.outcome, reader, kinds)):
-        path = store.result_file(made.uid)
-        write_once(path, made.content)
+    results = list(result_objects.make(source, picture, read.outcome, reader, kinds))
+    write_once({store.result_file(made.uid): made.content for made in results})
+    for made in results:
         names = [to.name for to in receivers if made.kind in to.send]
-        yield Result(made.uid, made.kind, sha256(path), names)
+        yield Result(made.uid, made.kind, sha256(store.result_file(made.uid)), names)
 
 
 def _figures(read: _ReadImage, reader: Reader, seconds: float) -> Figures:
