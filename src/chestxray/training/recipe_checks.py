@@ -22,10 +22,13 @@ from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED
+from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED, WORDS
 
 TARGETS: Final = "teacher.safetensors"
 """In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
+
+FOLDS: Final = "folds.csv"
+"""In the folder of a cross-validation: the fold of each image, see `dataset.folds.folds`."""
 
 _MANIFEST: Final = "dataset.json"
 _MADE_BY: Final = "chestxray prepare RAW OUT"
@@ -98,6 +101,7 @@ def checked(
     dataset: Path | None = None,
     taught: bool = False,
     size: int | None = None,
+    in_folds: bool = False,
 ) -> Recipe:
     """Load a recipe and check it against this machine and a dataset.
 
@@ -107,6 +111,7 @@ def checked(
         dataset: folder of the dataset to train on; None where there is none yet.
         taught: the teacher's probabilities are kept already, so that it is not needed.
         size: as for `for_run`.
+        in_folds: in cross-validation, where the teacher may be another one, see `fold_teachers`.
 
     Raises:
         RecipeError: as `recipe.load` says, and together with it: timm has no such backbone, the
@@ -120,9 +125,9 @@ def checked(
 
     def faults(values: Mapping[str, Any]) -> list[str]:
         found = [*_backbone_faults(values), *_weights_faults(values)]
-        found += _member_faults(values, manifest)
+        found += _member_faults(values, manifest, in_folds)
         if not taught:
-            found += _teacher_faults(values, manifest)
+            found += _teacher_faults(values, manifest, in_folds)
         return [*found, *_size_faults(values, dataset, manifest.get("size"))]
 
     return recipes.load(recipe, overrides, faults)
@@ -135,7 +140,9 @@ def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     return read_json(dataset / _MANIFEST, _MADE_BY)
 
 
-def _member_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+def _member_faults(
+    values: Mapping[str, Any], manifest: Mapping[str, Any], in_folds: bool
+) -> Iterator[str]:
     """Say what is wrong with the backbones, weights, teachers and sizes that members change."""
     members = values.get("members")
     for number, changes in enumerate(members if isinstance(members, list | tuple) else (), 1):
@@ -147,7 +154,7 @@ def _member_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> It
         learns = own.get("method", Recipe().method) == "gradient"
         if learns and {*changes} & {"teacher", "size"}:
             seen = {**manifest, "size": own.get("size", manifest.get("size"))}
-            found += _teacher_faults(own, seen)
+            found += _teacher_faults(own, seen, in_folds)
         yield from (f"members: network {number}: {fault}" for fault in found)
 
 
@@ -211,13 +218,26 @@ def _bundle_faults(weights: str, backbone: object) -> list[str]:
     return [f"weights = {weights!r}: {rule}; use --set backbone={own}, or other weights"]
 
 
-def _teacher_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+def is_study(teacher: str) -> bool:
+    """Tell whether the teacher of a recipe is the folder of a cross-validation."""
+    return teacher not in WORDS and (Path(teacher) / FOLDS).is_file()
+
+
+def _teacher_faults(
+    values: Mapping[str, Any], manifest: Mapping[str, Any], in_folds: bool
+) -> list[str]:
     teacher = values.get("teacher", NO_TEACHER)
     if teacher == NO_TEACHER or not isinstance(teacher, str):
         return []
     if teacher == TEACHER_WANTED:
         rule = "this recipe learns from another model; give its bundle with --set teacher=BUNDLE"
         return [f"teacher = {teacher!r}: {rule}"]
+    if is_study(teacher):
+        rule = (
+            "it is a cross-validation, whose models teach the folds that they have not seen, only "
+            "in `chestxray crossval`; give a bundle"
+        )
+        return [] if in_folds else [f"teacher = {teacher!r}: {rule}"]
     try:
         card = model_card.read(hub.local(teacher)).card
     except ChestXrayError as error:

@@ -232,7 +232,8 @@ class Recipe(Strict):
         teacher: the folder of a bundle from whose probabilities the network learns as well
             (distillation), `none`, or `required` in a recipe that needs one to be given. It must
             have all findings of the dataset. Its probabilities of the training images are
-            computed once and kept with the run.
+            computed once and kept with the run. In cross-validation also the folder of another one
+            on the same folds, see `fold_teachers`.
         teacher_weight: w of a teacher: the loss is (1 - w) times the loss of the known labels plus
             w times the cross-entropy to the teacher's probabilities of all findings.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
