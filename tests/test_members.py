@@ -285,6 +285,23 @@ def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change,
         recipe_checks.checked("quick", {"members": [{}, change]})
 
 
+def test_only_what_the_networks_use_is_checked(run):
+    """A backbone, weights and a teacher that every network changes were asked for."""
+    unused = {"backbone": "nosuchnet", "weights": "/gone.pth", "teacher": "required"}
+    own = {"backbone": "resnet10t", "weights": "none", "teacher": str(run / "bundle")}
+    alike = [own, {**own, "teacher": "none"}, {**own, "teacher": "none", "method": "ridge"}]
+    recipe = recipe_checks.checked("quick", {**unused, "members": alike})
+    assert [of.backbone for of in recipe.networks] == ["resnet10t"] * 3
+    with pytest.raises(RecipeError) as caught:
+        recipe_checks.checked("quick", {**unused, "members": [own, {}, {"dropout": 0.5}]})
+    faults = str(caught.value).splitlines()[1:]
+    assert [fault.partition(" = ")[0].strip() for fault in faults] == [
+        f"members: networks 2, 3: {key}" for key in unused
+    ]
+    with pytest.raises(RecipeError, match=r"^recipe quick: weights = '/gone\.pth': the"):
+        recipe_checks.checked("quick", {"weights": "/gone.pth", "members": 3})
+
+
 def test_a_member_of_a_smaller_size_is_trained_on_what_it_sees_in_the_ensemble(phantoms, tmp_path):
     dataset = prepare(phantoms, tmp_path / "dataset", size=64)
     changes = [{}, {"size": 32}, {"size": 32, "method": "ridge"}]

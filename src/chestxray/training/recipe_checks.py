@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -124,13 +124,40 @@ def checked(
         manifest = {**manifest, "size": size}
 
     def faults(values: Mapping[str, Any]) -> list[str]:
-        found = [*_backbone_faults(values), *_weights_faults(values)]
-        found += _member_faults(values, manifest, in_folds)
-        if not taught:
-            found += _teacher_faults(values, manifest, in_folds)
-        return [*found, *_size_faults(values, dataset, manifest.get("size"))]
+        networks, found = _networks(values), dict[str, list[str]]()
+        for number, own in enumerate(networks, 1):
+            size = manifest.get("size") if own.get("size") == values.get("size") else own["size"]
+            own_faults = [*_backbone_faults(own), *_weights_faults(own)]
+            if not taught:
+                own_faults += _teacher_faults(own, {**manifest, "size": size}, in_folds)
+            for fault in own_faults:
+                found.setdefault(fault, []).append(str(number))
+        return [
+            *(_of_networks(fault, of, len(networks)) for fault, of in found.items()),
+            *_size_faults(values, dataset, manifest.get("size")),
+        ]
 
     return recipes.load(recipe, overrides, faults)
+
+
+def _networks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give the keys of each network of a recipe, as far as they are checked here."""
+    members = values.get("members")
+    if not isinstance(members, list | tuple) or not all(isinstance(of, dict) for of in members):
+        return [values]
+    each = [{**values, **changes} for changes in members]
+    learned = Recipe().method
+    return [
+        own if own.get("method", learned) == learned else {**own, "teacher": NO_TEACHER}
+        for own in each
+    ] or [values]
+
+
+def _of_networks(fault: str, numbers: Sequence[str], count: int) -> str:
+    """Say which networks of a recipe have a fault, where others have not."""
+    if len(numbers) == count:
+        return fault
+    return f"members: network{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {fault}"
 
 
 def _manifest_of(dataset: Path) -> Mapping[str, Any]:
@@ -138,24 +165,6 @@ def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     if not (dataset / _MANIFEST).exists() and dataset.is_dir():
         return {}  # `Dataset.open` says what the folder is
     return read_json(dataset / _MANIFEST, _MADE_BY)
-
-
-def _member_faults(
-    values: Mapping[str, Any], manifest: Mapping[str, Any], in_folds: bool
-) -> Iterator[str]:
-    """Say what is wrong with the backbones, weights, teachers and sizes that members change."""
-    members = values.get("members")
-    for number, changes in enumerate(members if isinstance(members, list | tuple) else (), 1):
-        if not isinstance(changes, dict):
-            continue
-        own, found = {**values, **changes}, list[str]()
-        if {*changes} & {"backbone", "weights"}:
-            found += [*_backbone_faults(own), *_weights_faults(own)]
-        learns = own.get("method", Recipe().method) == "gradient"
-        if learns and {*changes} & {"teacher", "size"}:
-            seen = {**manifest, "size": own.get("size", manifest.get("size"))}
-            found += _teacher_faults(own, seen, in_folds)
-        yield from (f"members: network {number}: {fault}" for fault in found)
 
 
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
