@@ -32,6 +32,7 @@ from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import logits_of
+from chestxray.training.lightning_module import Task
 from chestxray.training.loop import Processes
 from chestxray.training.members import summary_of
 from conftest import TINY
@@ -394,3 +395,50 @@ def test_members_are_cross_validated_like_one_model(dataset, tmp_path):
     assert bundle.card.is_ensemble
     card = json.loads((tmp_path / "cv" / "runs" / "fold1-seed0" / "run.json").read_text())
     assert len(card["members"]) == 2
+
+
+def test_what_a_resumed_network_has_already_may_be_gone(run, tmp_path):
+    """The file of its weights was asked for, although its checkpoint holds them."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = recipes.load(copy / "recipe.yaml").model_copy(update={"weights": "/gone.pth"})
+    recipes.save(copy / "recipe.yaml", recipe)
+    assert recipe_checks.for_run(copy, None, resume=True) == recipe
+    for needed in ("initial_weights.json", "checkpoints/last.safetensors"):
+        away = (copy / needed).rename(tmp_path / "away")
+        with pytest.raises(RecipeError, match=r"/gone\.pth': the weights file does not exist"):
+            recipe_checks.for_run(copy, None, resume=True)
+        away.rename(copy / needed)
+    pair = tmp_path / "pair"
+    shutil.copytree(copy, pair / "members" / "1")
+    changes = [{}, {"weights": "none"}, {"weights": "/other.pth"}]
+    recipes.save(pair / "recipe.yaml", recipe.model_copy(update={"members": tuple(changes)}))
+    with pytest.raises(RecipeError) as caught:
+        recipe_checks.for_run(pair, None, resume=True)
+    assert "network 3: weights = '/other.pth': the weights file does not exist" in str(caught.value)
+    assert "/gone.pth" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_members_are_resumed_where_what_they_started_and_learned_from_is_gone(
+    run, dataset, tmp_path, monkeypatch
+):
+    bundle = shutil.copytree(run / "bundle", tmp_path / "bundle")
+    changes = [{}, {"weights": "none", "method": "ridge"}, {"teacher": str(bundle)}]
+    settings = {**TINY_KEYS, "max_epochs": 2, "weights": str(bundle), "members": changes}
+    whole = fit.train(dataset, "quick", tmp_path / "whole", settings)
+    step = Task.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.recipe.taught and self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        fit.train(dataset, "quick", tmp_path / "cut", settings)
+    monkeypatch.undo()
+    shutil.rmtree(bundle)
+    cut = fit.train(dataset, None, tmp_path / "cut", resume=True)
+    assert cut.model == whole.model
+    for file in ("history.csv", "validation.csv", "bundle/bundle.json"):
+        assert (cut.folder / file).read_bytes() == (whole.folder / file).read_bytes()

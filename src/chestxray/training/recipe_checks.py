@@ -27,9 +27,14 @@ from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED,
 TARGETS: Final = "teacher.safetensors"
 """In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
 
+ORIGIN: Final = "initial_weights.json"
+"""In a run's folder: what the network started from, see `initial_weights.origin`."""
+MEMBERS: Final = "members"
+"""In the folder of a run of several networks: a run of each, from 1; see `members`."""
 FOLDS: Final = "folds.csv"
 """In the folder of a cross-validation: the fold of each image, see `dataset.folds.folds`."""
 
+_LAST: Final = "checkpoints/last.safetensors"  # see `callbacks.Checkpoints`
 _MANIFEST: Final = "dataset.json"
 _MADE_BY: Final = "chestxray prepare RAW OUT"
 _RECIPE: Final = "recipe.yaml"
@@ -65,8 +70,7 @@ def for_run(
         check_folder(run, resume)
     if recipe is None:
         recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
-    taught = resume and (run / TARGETS).exists()
-    return checked(recipe, overrides, dataset, taught, size)
+    return checked(recipe, overrides, dataset, run if resume else None, size)
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -99,7 +103,7 @@ def checked(
     recipe: str | Path | Recipe,
     overrides: Overrides = (),
     dataset: Path | None = None,
-    taught: bool = False,
+    resumed: Path | None = None,
     size: int | None = None,
     in_folds: bool = False,
 ) -> Recipe:
@@ -109,7 +113,7 @@ def checked(
         recipe: as `recipe.load` takes it.
         overrides: as `recipe.load` takes them.
         dataset: folder of the dataset to train on; None where there is none yet.
-        taught: the teacher's probabilities are kept already, so that it is not needed.
+        resumed: the folder of the run to continue; what it `keeps` need not be there any more.
         size: as for `for_run`.
         in_folds: in cross-validation, where the teacher may be another one, see `fold_teachers`.
 
@@ -127,8 +131,11 @@ def checked(
         networks, found = _networks(values), dict[str, list[str]]()
         for number, own in enumerate(networks, 1):
             size = manifest.get("size") if own.get("size") == values.get("size") else own["size"]
-            own_faults = [*_backbone_faults(own), *_weights_faults(own)]
-            if not taught:
+            kept = keeps(resumed, number if len(networks) > 1 else None)
+            own_faults = _backbone_faults(own)
+            if "weights" not in kept:
+                own_faults += _weights_faults(own)
+            if "teacher" not in kept:
                 own_faults += _teacher_faults(own, {**manifest, "size": size}, in_folds)
             for fault in own_faults:
                 found.setdefault(fault, []).append(str(number))
@@ -138,6 +145,24 @@ def checked(
         ]
 
     return recipes.load(recipe, overrides, faults)
+
+
+def keeps(run: Path | None, member: int | None = None) -> frozenset[str]:
+    """Name the keys of models that a network needs no more, since its run has what they gave.
+
+    Args:
+        run: the folder of the run; None where it has not begun.
+        member: number of the network, from 1, where the run has several.
+    """
+    if run is None:
+        return frozenset()
+    folder = run if member is None else run / MEMBERS / str(member)
+    needed = {"teacher": (TARGETS,), "weights": (ORIGIN, _LAST)}
+    if member is not None and (folder / "run.json").exists():
+        return frozenset(needed)
+    return frozenset(
+        key for key, files in needed.items() if all((folder / file).exists() for file in files)
+    )
 
 
 def _networks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
