@@ -83,7 +83,13 @@ _OF_EVERY_METHOD: Final = {
     "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
     "method", "tta", "precision", "threads", "seed",
 }  # fmt: skip
+"""Keys that count where the head alone is fitted, too; see `_of_every_method`."""
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
+
+
+def _of_every_method(weights: object) -> set[str]:
+    """Name the keys that count whatever is trained; of phantoms' network all that decides it."""
+    return _OF_EVERY_METHOD | {"drop_path"} if weights == PHANTOMS else _OF_EVERY_METHOD
 
 
 def _name_of(registry: Registry[Any]) -> Callable[[str], str]:
@@ -217,7 +223,8 @@ class Recipe(Strict):
             epochs that are left of `max_epochs` use `size`, and the best epoch is one of them.
         dropout: probability of dropping a pooled feature.
         drop_path: probability of skipping the last residual block, falling to 0 at the first;
-            for backbones that timm gives it.
+            for backbones that timm gives it. Of `weights: phantoms` it is that of the pretraining
+            too.
         augment: random changes to training images.
         mixup: alpha of the beta distribution by which pairs of images and their labels are mixed
             (arXiv 1710.09412); 0 mixes none.
@@ -347,7 +354,8 @@ class Recipe(Strict):
         idle = [
             key
             for key in Recipe.model_fields
-            if key not in _OF_EVERY_METHOD and getattr(self, key) != getattr(default, key)
+            if key not in _of_every_method(self.weights)
+            and getattr(self, key) != getattr(default, key)
         ]
         if self.method != "gradient" and idle:
             rule = (
@@ -396,7 +404,8 @@ class Recipe(Strict):
         changes = self.members[number - 1]
         values = self.model_dump(mode="json") | {"seed": self.seed + _APART * (number - 1)}
         if changes.get("method", self.method) != "gradient":
-            values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
+            kept = _of_every_method(changes.get("weights", self.weights))
+            values = {key: value for key, value in values.items() if key in kept}
         for key, value in changes.items():  # a group such as `augment` key by key, as by --set
             own = values.get(key)
             values[key] = (
