@@ -231,6 +231,30 @@ def test_members_that_would_be_the_same_network_are_refused(members):
         recipes.load("quick", {"members": members})
 
 
+RIDGES = ({"method": "ridge"}, {"method": "ridge"})
+
+
+def test_heads_on_random_networks_differ_by_their_seeds(dataset, tmp_path):
+    """They were refused as the same, although the seed draws the network that they read."""
+    settings = {**TINY_KEYS, "weights": "none", "members": list(RIDGES)}
+    run = fit.train(dataset, "quick", tmp_path / "run", settings)
+    assert len({of["model"] for of in run.summary["members"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "second"),
+    [
+        ({"weights": "none"}, {"seed": 0}),
+        ({"weights": "imagenet"}, {}),
+        ({"weights": "none", "backbone": "hub:owner/name"}, {}),  # starts from its own
+    ],
+)
+def test_heads_on_one_network_are_refused(change, second):
+    members = [RIDGES[0], {**RIDGES[1], **second}]
+    with pytest.raises(RecipeError, match="networks 1 and 2 are the same"):
+        recipes.load("quick", {**change, "members": members})
+
+
 def test_each_member_changes_what_its_entry_says(tmp_path):
     changes = [{}, {"learning_rate": 0.5, "augment": {"flip": 0}}, {"method": "ridge", "seed": 7}]
     recipe = recipes.load("small", {"members": changes})

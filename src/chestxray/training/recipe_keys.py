@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from chestxray import hub
 from chestxray.training.registry import (
     AUGMENTATIONS,
     LOSSES,
@@ -383,9 +384,9 @@ class Recipe(Strict):
         if largest < self.size:
             rule = f"no network reads images of size = {self.size}; give size = {largest}"
             raise _of_key("members", rule, self.members)
-        # The seed changes nothing where the head alone is fitted.
+        # Of one backbone the seed gives the same head.
         each = [
-            of if of.method == "gradient" else of.model_copy(update={"seed": 0})
+            of.model_copy(update={"seed": 0}) if of.method != "gradient" and not of.drawn else of
             for of in self.networks
         ]
         for (one, of_one), (other, of_other) in combinations(enumerate(each, 1), 2):
@@ -412,6 +413,11 @@ class Recipe(Strict):
                 own | value if isinstance(own, dict) and isinstance(value, dict) else value
             )
         return Recipe.model_validate({**values, "members": 1})
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the network starts from random weights; a backbone of the hub has its own."""
+        return self.weights == "none" and not self.backbone.startswith(hub.PREFIX)
 
     @property
     def taught(self) -> bool:
