@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 import chestxray
 from chestxray.cli.main import app
-from chestxray.errors import RecipeError
+from chestxray.errors import ArtifactError, RecipeError
 from chestxray.evaluation.seen_images import list_sha256
 from chestxray.model import model_card
 from chestxray.training import fit, recipe_checks
 from chestxray.training import recipe as recipes
-from chestxray.training.fold_teachers import in_fold
+from chestxray.training.fold_teachers import in_fold, read_folds
 from conftest import TINY
 
 SHORT = (*TINY, "max_epochs=1")
@@ -117,6 +117,13 @@ def test_a_cross_validation_teaches_in_cross_validation_alone(dataset, teachers,
     result = CliRunner().invoke(app, words)
     assert result.exit_code != 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'image,patient\n"a'])
+def test_folds_that_cannot_be_read_are_refused(tmp_path, content):
+    (tmp_path / "folds.csv").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"folds\.csv cannot be read as a table .*another"):
+        read_folds(tmp_path)
 
 
 def test_a_member_is_taught_by_the_fold_too(teachers):

@@ -228,7 +228,7 @@ def test_as_many_members_may_be_trained_as_a_bundle_may_have():
 )
 def test_members_that_would_be_the_same_network_are_refused(members):
     with pytest.raises(RecipeError, match=r"networks \d and \d are the same"):
-        recipes.load("quick", {"members": members})
+        recipes.load("quick", {"weights": "imagenet", "members": members})
 
 
 RIDGES = ({"method": "ridge"}, {"method": "ridge"})

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from chestxray.csv_cells import restored
-from chestxray.errors import RecipeError
+from chestxray.errors import ArtifactError, RecipeError
 from chestxray.training.recipe_checks import FOLDS, checked, is_study
 from chestxray.training.recipe_keys import Recipe
 
@@ -26,9 +26,19 @@ def run_of(study: Path, fold: int, seed: int) -> Path:
 
 
 def read_folds(study: Path) -> pd.DataFrame:
-    """Read the folds of a cross-validation, as `dataset.folds.folds` gave them."""
+    """Read the folds of a cross-validation, as `dataset.folds.folds` gave them.
+
+    Raises:
+        ArtifactError: the file is no table.
+    """
     text = dict.fromkeys(("image", "patient", "group"), str)
-    there = pd.read_csv(study / FOLDS, dtype=text, keep_default_na=False)
+    try:
+        there = pd.read_csv(study / FOLDS, dtype=text, keep_default_na=False)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{study / FOLDS} cannot be read as a table ({error}): give another folder, or copy "
+            f"the file again"
+        ) from error
     return there.assign(**{name: there[name].map(restored) for name in text if name in there})
 
 
