@@ -118,8 +118,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         seen = [of.model_dump(mode="json") for of in public_seen(name, "weights")]
         return {**given.origin(), "seen": seen}
     if recipe.weights in {"imagenet", "none"}:
-        file = imagenet_origin(recipe.backbone) if recipe.weights == "imagenet" else {}
-        return {"kind": recipe.weights, **file}
+        known_file = imagenet_origin(recipe.backbone) if recipe.weights == "imagenet" else {}
+        return {"kind": recipe.weights, **known_file}
     if recipe.weights == PHANTOMS:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)
