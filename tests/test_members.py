@@ -32,6 +32,7 @@ from chestxray.training import recipe as recipes
 from chestxray.training.data import Part
 from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import logits_of
+from chestxray.training.lightning_module import Task
 from chestxray.training.loop import Processes
 from chestxray.training.members import summary_of
 from conftest import TINY
@@ -227,7 +228,31 @@ def test_as_many_members_may_be_trained_as_a_bundle_may_have():
 )
 def test_members_that_would_be_the_same_network_are_refused(members):
     with pytest.raises(RecipeError, match=r"networks \d and \d are the same"):
-        recipes.load("quick", {"members": members})
+        recipes.load("quick", {"weights": "imagenet", "members": members})
+
+
+RIDGES = ({"method": "ridge"}, {"method": "ridge"})
+
+
+def test_heads_on_random_networks_differ_by_their_seeds(dataset, tmp_path):
+    """They were refused as the same, although the seed draws the network that they read."""
+    settings = {**TINY_KEYS, "weights": "none", "members": list(RIDGES)}
+    run = fit.train(dataset, "quick", tmp_path / "run", settings)
+    assert len({of["model"] for of in run.summary["members"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "second"),
+    [
+        ({"weights": "none"}, {"seed": 0}),
+        ({"weights": "imagenet"}, {}),
+        ({"weights": "none", "backbone": "hub:owner/name"}, {}),  # starts from its own
+    ],
+)
+def test_heads_on_one_network_are_refused(change, second):
+    members = [RIDGES[0], {**RIDGES[1], **second}]
+    with pytest.raises(RecipeError, match="networks 1 and 2 are the same"):
+        recipes.load("quick", {**change, "members": members})
 
 
 def test_each_member_changes_what_its_entry_says(tmp_path):
@@ -283,6 +308,23 @@ def test_of_small_two_networks_start_from_imagenet_and_two_from_phantoms():
 def test_what_is_wrong_with_a_member_is_said_before_the_first_is_trained(change, rule):
     with pytest.raises(RecipeError, match=rule):
         recipe_checks.checked("quick", {"members": [{}, change]})
+
+
+def test_only_what_the_networks_use_is_checked(run):
+    """A backbone, weights and a teacher that every network changes were asked for."""
+    unused = {"backbone": "nosuchnet", "weights": "/gone.pth", "teacher": "required"}
+    own = {"backbone": "resnet10t", "weights": "none", "teacher": str(run / "bundle")}
+    alike = [own, {**own, "teacher": "none"}, {**own, "teacher": "none", "method": "ridge"}]
+    recipe = recipe_checks.checked("quick", {**unused, "members": alike})
+    assert [of.backbone for of in recipe.networks] == ["resnet10t"] * 3
+    with pytest.raises(RecipeError) as caught:
+        recipe_checks.checked("quick", {**unused, "members": [own, {}, {"dropout": 0.5}]})
+    faults = str(caught.value).splitlines()[1:]
+    assert [fault.partition(" = ")[0].strip() for fault in faults] == [
+        f"members: networks 2, 3: {key}" for key in unused
+    ]
+    with pytest.raises(RecipeError, match=r"^recipe quick: weights = '/gone\.pth': the"):
+        recipe_checks.checked("quick", {"weights": "/gone.pth", "members": 3})
 
 
 def test_a_member_of_a_smaller_size_is_trained_on_what_it_sees_in_the_ensemble(phantoms, tmp_path):
@@ -377,3 +419,50 @@ def test_members_are_cross_validated_like_one_model(dataset, tmp_path):
     assert bundle.card.is_ensemble
     card = json.loads((tmp_path / "cv" / "runs" / "fold1-seed0" / "run.json").read_text())
     assert len(card["members"]) == 2
+
+
+def test_what_a_resumed_network_has_already_may_be_gone(run, tmp_path):
+    """The file of its weights was asked for, although its checkpoint holds them."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = recipes.load(copy / "recipe.yaml").model_copy(update={"weights": "/gone.pth"})
+    recipes.save(copy / "recipe.yaml", recipe)
+    assert recipe_checks.for_run(copy, None, resume=True) == recipe
+    for needed in ("initial_weights.json", "checkpoints/last.safetensors"):
+        away = (copy / needed).rename(tmp_path / "away")
+        with pytest.raises(RecipeError, match=r"/gone\.pth': the weights file does not exist"):
+            recipe_checks.for_run(copy, None, resume=True)
+        away.rename(copy / needed)
+    pair = tmp_path / "pair"
+    shutil.copytree(copy, pair / "members" / "1")
+    changes = [{}, {"weights": "none"}, {"weights": "/other.pth"}]
+    recipes.save(pair / "recipe.yaml", recipe.model_copy(update={"members": tuple(changes)}))
+    with pytest.raises(RecipeError) as caught:
+        recipe_checks.for_run(pair, None, resume=True)
+    assert "network 3: weights = '/other.pth': the weights file does not exist" in str(caught.value)
+    assert "/gone.pth" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_members_are_resumed_where_what_they_started_and_learned_from_is_gone(
+    run, dataset, tmp_path, monkeypatch
+):
+    bundle = shutil.copytree(run / "bundle", tmp_path / "bundle")
+    changes = [{}, {"weights": "none", "method": "ridge"}, {"teacher": str(bundle)}]
+    settings = {**TINY_KEYS, "max_epochs": 2, "weights": str(bundle), "members": changes}
+    whole = fit.train(dataset, "quick", tmp_path / "whole", settings)
+    step = Task.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.recipe.taught and self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        fit.train(dataset, "quick", tmp_path / "cut", settings)
+    monkeypatch.undo()
+    shutil.rmtree(bundle)
+    cut = fit.train(dataset, None, tmp_path / "cut", resume=True)
+    assert cut.model == whole.model
+    for file in ("history.csv", "validation.csv", "bundle/bundle.json"):
+        assert (cut.folder / file).read_bytes() == (whole.folder / file).read_bytes()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -267,6 +268,21 @@ def test_imagenet_weights_of_packages_know_a_palace(number):
     with torch.no_grad():
         logits = model((_palace() - 0.5) / 0.5)[0]
     assert 698 in logits.topk(2).indices  # of ImageNet's 1,000 classes
+
+
+@pytest.mark.usefixtures("offline")
+def test_imagenet_weights_of_the_hubs_cache_are_recorded_by_their_sha256(tmp_path):
+    repository = tmp_path / "models--timm--resnet10t.c3_in1k"
+    file = repository / "snapshots" / ("a" * 40) / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    safetensors.torch.save_file(timm.create_model("resnet10t").state_dict(), file)
+    chosen = recipe.load("quick", {"backbone": "resnet10t.c3_in1k", "weights": "imagenet"})
+    initial_weights.load(Classifier("resnet10t.c3_in1k", FINDINGS, 64), chosen)
+    origin = initial_weights.origin(chosen, Findings(FINDINGS))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert origin == {"kind": "imagenet", "sha256": digest}
 
 
 @pytest.mark.usefixtures("offline")

@@ -100,6 +100,16 @@ def test_an_interrupted_pretraining_ends_as_one_that_was_not(whole):
     assert whole.history["epoch"].max() == recipes.load("phantoms").max_epochs - 1
 
 
+def test_networks_of_one_recipe_share_what_is_pretrained_whatever_is_trained_of_them():
+    """The one whose head alone is fitted lost `drop_path`, so that a second was pretrained."""
+    recipe = from_phantoms("drop_path=0.2", "members=[{}, {method: ridge}]")
+    each = [Pretraining.of(network) for network in recipe.networks]
+    assert [of.recipe.drop_path for of in each] == [0.2, 0.2]
+    assert each[0].sha256 == each[1].sha256
+    with pytest.raises(RecipeError, match="does not use drop_path"):
+        recipes.load("probe", {"drop_path": 0.2})
+
+
 def test_the_record_and_the_card_name_the_phantoms_that_a_run_starts_from(tuned, whole):
     run, _ = tuned
     origin = run.summary["initial_weights"]

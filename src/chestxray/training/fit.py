@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,13 +77,12 @@ from chestxray.training.mask_supervision import check_masks
 from chestxray.training.members import begin, join, train_members, waiting
 from chestxray.training.precision import lightning_precision, precision_of
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_checks import TARGETS, check_folder, for_run
+from chestxray.training.recipe_checks import ORIGIN, TARGETS, check_folder, for_run, keeps
 from chestxray.training.recipe_keys import PHANTOMS, WORDS
 from chestxray.version import __version__
 
 _MADE_BY: Final = "chestxray train"
 _LOCK: Final = "checkpoints/.lock"
-_ORIGIN: Final = "initial_weights.json"
 _SECONDS_TO_BEGIN: Final = 600.0  # that others wait for the first machine to lock the run
 _SECONDS_AFTER: Final = 60.0  # that they wait once it does no more: shared folders lag behind
 _SECONDS_TO_LOOK: Final = 1.0  # between two looks
@@ -352,8 +351,8 @@ def _check_made(recipe: Recipe) -> None:
 
 def _record_origin(run: Path, dataset: Dataset, recipe: Recipe, under_way: bool) -> None:
     """Write what a run starts from, once: when it is resumed, that may not be there any more."""
-    if not under_way or not (run / _ORIGIN).exists():
-        write_json(run / _ORIGIN, initial_weights.origin(recipe, dataset.findings))
+    if not under_way or not (run / ORIGIN).exists():
+        write_json(run / ORIGIN, initial_weights.origin(recipe, dataset.findings))
 
 
 def _check_networks(
@@ -365,11 +364,12 @@ def _check_networks(
         RecipeError, TrainingError: one cannot be trained on this dataset or machine, or in these
             processes.
     """
-    for network in recipe.networks:
+    for number, network in enumerate(recipe.networks, 1):
         _check_dataset(dataset, network)
         precision_of(network)
         _check_processes(dataset, network, processes)
-        _check_models(run, dataset, network, resume)
+        kept = keeps(run if resume else None, number if recipe.members else None)
+        _check_models(dataset, network, kept)
 
 
 def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
@@ -391,14 +391,16 @@ def _check_dataset(dataset: Dataset, recipe: Recipe) -> None:
             )
 
 
-def _check_models(run: Path, dataset: Dataset, recipe: Recipe, resume: bool) -> None:
-    """Check what a training learns from or starts from, unless the run has that already."""
-    if recipe.taught and not (run / TARGETS).exists():
+def _check_models(dataset: Dataset, recipe: Recipe, kept: Collection[str]) -> None:
+    """Check what a training learns from or starts from, unless the run keeps that already."""
+    if recipe.taught and "teacher" not in kept:
         check_unseen("teacher", hub.local(recipe.teacher), dataset)
-    start = None if resume or recipe.weights in WORDS else hub.bundle_in(recipe.weights)
+    if "weights" in kept:
+        return
+    start = None if recipe.weights in WORDS else hub.bundle_in(recipe.weights)
     if start:
         check_unseen("weights", start, dataset)
-    elif not resume:
+    else:
         warn_of_public(recipe, dataset)
 
 
@@ -462,7 +464,7 @@ def _finished(run: Path, dataset: Dataset, task: Task, outcome: Outcome) -> Run:
     """Write all that follows from the final weights, `run.json` last."""
     recipe, rows = task.recipe, dataset.rows("train")
     drawn = task.sampling.summary(dataset.labels(rows), dataset.sources(rows))
-    origin = read_json(run / _ORIGIN, _MADE_BY)
+    origin = read_json(run / ORIGIN, _MADE_BY)
     teacher = origin_of(run) if recipe.taught else None
     seen = [Seen.model_validate(of) for by in (origin, teacher or {}) for of in by.pop("seen", ())]
     bundle = finish(run, dataset, recipe, task.evaluated.to(device()), origin, seen)

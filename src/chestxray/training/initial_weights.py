@@ -31,7 +31,7 @@ from chestxray.model.bundle import Bundle
 from chestxray.model.foundation import Foundation, foundation
 from chestxray.model.network import Classifier, colour_convolution
 from chestxray.model.origin import channels_of
-from chestxray.model.pretrained import as_recipe_error, check_reachable, weights_package
+from chestxray.model.pretrained import as_recipe_error, check_reachable, imagenet_origin
 from chestxray.progress import say
 from chestxray.training import phantom_weights
 from chestxray.training.leakage import seen_through
@@ -118,8 +118,8 @@ def origin(recipe: Recipe, findings: Findings) -> dict[str, Any]:
         seen = [of.model_dump(mode="json") for of in public_seen(name, "weights")]
         return {**given.origin(), "seen": seen}
     if recipe.weights in {"imagenet", "none"}:
-        package = weights_package(recipe.backbone) if recipe.weights == "imagenet" else None
-        return {"kind": recipe.weights, **(package.origin() if package else {})}
+        known_file = imagenet_origin(recipe.backbone) if recipe.weights == "imagenet" else {}
+        return {"kind": recipe.weights, **known_file}
     if recipe.weights == PHANTOMS:
         phantoms = {"kind": PHANTOMS, **Pretraining.of(recipe).origin}
         bundle = phantom_weights.bundle_of(recipe)

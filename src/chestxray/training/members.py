@@ -33,9 +33,9 @@ from chestxray.training.data import Part
 from chestxray.training.ensembling import ensemble
 from chestxray.training.finalize import predicted, probe_sources
 from chestxray.training.recipe import Recipe
+from chestxray.training.recipe_checks import MEMBERS
 
 _MADE_BY: Final = "chestxray train"
-_FOLDER: Final = "members"
 _OWN: Final = ("best_epoch", "epochs", "seconds", "model", "seed")
 
 Json = dict[str, Any]
@@ -71,7 +71,7 @@ def waiting(recipe: Recipe, run: Path) -> list[Recipe]:
 
 
 def _folders(recipe: Recipe, run: Path) -> list[Path]:
-    return [run / _FOLDER / str(number) for number in range(1, len(recipe.members) + 1)]
+    return [run / MEMBERS / str(number) for number in range(1, len(recipe.members) + 1)]
 
 
 def begin(dataset: Dataset, recipe: Recipe, run: Path) -> None:

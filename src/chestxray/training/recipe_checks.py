@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +22,19 @@ from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED
+from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED, WORDS
 
 TARGETS: Final = "teacher.safetensors"
 """In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
 
+ORIGIN: Final = "initial_weights.json"
+"""In a run's folder: what the network started from, see `initial_weights.origin`."""
+MEMBERS: Final = "members"
+"""In the folder of a run of several networks: a run of each, from 1; see `members`."""
+FOLDS: Final = "folds.csv"
+"""In the folder of a cross-validation: the fold of each image, see `dataset.folds.folds`."""
+
+_LAST: Final = "checkpoints/last.safetensors"  # see `callbacks.Checkpoints`
 _MANIFEST: Final = "dataset.json"
 _MADE_BY: Final = "chestxray prepare RAW OUT"
 _RECIPE: Final = "recipe.yaml"
@@ -62,8 +70,7 @@ def for_run(
         check_folder(run, resume)
     if recipe is None:
         recipe = run / _RECIPE if resume and not overrides else recipes.DEFAULT
-    taught = resume and (run / TARGETS).exists()
-    return checked(recipe, overrides, dataset, taught, size)
+    return checked(recipe, overrides, dataset, run if resume else None, size)
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -96,8 +103,9 @@ def checked(
     recipe: str | Path | Recipe,
     overrides: Overrides = (),
     dataset: Path | None = None,
-    taught: bool = False,
+    resumed: Path | None = None,
     size: int | None = None,
+    in_folds: bool = False,
 ) -> Recipe:
     """Load a recipe and check it against this machine and a dataset.
 
@@ -105,8 +113,9 @@ def checked(
         recipe: as `recipe.load` takes it.
         overrides: as `recipe.load` takes them.
         dataset: folder of the dataset to train on; None where there is none yet.
-        taught: the teacher's probabilities are kept already, so that it is not needed.
+        resumed: the folder of the run to continue; what it `keeps` need not be there any more.
         size: as for `for_run`.
+        in_folds: in cross-validation, where the teacher may be another one, see `fold_teachers`.
 
     Raises:
         RecipeError: as `recipe.load` says, and together with it: timm has no such backbone, the
@@ -119,13 +128,61 @@ def checked(
         manifest = {**manifest, "size": size}
 
     def faults(values: Mapping[str, Any]) -> list[str]:
-        found = [*_backbone_faults(values), *_weights_faults(values)]
-        found += _member_faults(values, manifest)
-        if not taught:
-            found += _teacher_faults(values, manifest)
-        return [*found, *_size_faults(values, dataset, manifest.get("size"))]
+        networks, found = _networks(values), dict[str, list[str]]()
+        for number, own in enumerate(networks, 1):
+            size = manifest.get("size") if own.get("size") == values.get("size") else own["size"]
+            kept = keeps(resumed, number if len(networks) > 1 else None)
+            own_faults = _backbone_faults(own)
+            if "weights" not in kept:
+                own_faults += _weights_faults(own)
+            if "teacher" not in kept:
+                own_faults += _teacher_faults(own, {**manifest, "size": size}, in_folds)
+            for fault in own_faults:
+                found.setdefault(fault, []).append(str(number))
+        return [
+            *(_of_networks(fault, of, len(networks)) for fault, of in found.items()),
+            *_size_faults(values, dataset, manifest.get("size")),
+        ]
 
     return recipes.load(recipe, overrides, faults)
+
+
+def keeps(run: Path | None, member: int | None = None) -> frozenset[str]:
+    """Name the keys of models that a network needs no more, since its run has what they gave.
+
+    Args:
+        run: the folder of the run; None where it has not begun.
+        member: number of the network, from 1, where the run has several.
+    """
+    if run is None:
+        return frozenset()
+    folder = run if member is None else run / MEMBERS / str(member)
+    needed = {"teacher": (TARGETS,), "weights": (ORIGIN, _LAST)}
+    if member is not None and (folder / "run.json").exists():
+        return frozenset(needed)
+    return frozenset(
+        key for key, files in needed.items() if all((folder / file).exists() for file in files)
+    )
+
+
+def _networks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give the keys of each network of a recipe, as far as they are checked here."""
+    members = values.get("members")
+    if not isinstance(members, list | tuple) or not all(isinstance(of, dict) for of in members):
+        return [values]
+    each = [{**values, **changes} for changes in members]
+    learned = Recipe().method
+    return [
+        own if own.get("method", learned) == learned else {**own, "teacher": NO_TEACHER}
+        for own in each
+    ] or [values]
+
+
+def _of_networks(fault: str, numbers: Sequence[str], count: int) -> str:
+    """Say which networks of a recipe have a fault, where others have not."""
+    if len(numbers) == count:
+        return fault
+    return f"members: network{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {fault}"
 
 
 def _manifest_of(dataset: Path) -> Mapping[str, Any]:
@@ -133,22 +190,6 @@ def _manifest_of(dataset: Path) -> Mapping[str, Any]:
     if not (dataset / _MANIFEST).exists() and dataset.is_dir():
         return {}  # `Dataset.open` says what the folder is
     return read_json(dataset / _MANIFEST, _MADE_BY)
-
-
-def _member_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is wrong with the backbones, weights, teachers and sizes that members change."""
-    members = values.get("members")
-    for number, changes in enumerate(members if isinstance(members, list | tuple) else (), 1):
-        if not isinstance(changes, dict):
-            continue
-        own, found = {**values, **changes}, list[str]()
-        if {*changes} & {"backbone", "weights"}:
-            found += [*_backbone_faults(own), *_weights_faults(own)]
-        learns = own.get("method", Recipe().method) == "gradient"
-        if learns and {*changes} & {"teacher", "size"}:
-            seen = {**manifest, "size": own.get("size", manifest.get("size"))}
-            found += _teacher_faults(own, seen)
-        yield from (f"members: network {number}: {fault}" for fault in found)
 
 
 def _backbone_faults(values: Mapping[str, Any]) -> list[str]:
@@ -211,13 +252,26 @@ def _bundle_faults(weights: str, backbone: object) -> list[str]:
     return [f"weights = {weights!r}: {rule}; use --set backbone={own}, or other weights"]
 
 
-def _teacher_faults(values: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+def is_study(teacher: str) -> bool:
+    """Tell whether the teacher of a recipe is the folder of a cross-validation."""
+    return teacher not in WORDS and (Path(teacher) / FOLDS).is_file()
+
+
+def _teacher_faults(
+    values: Mapping[str, Any], manifest: Mapping[str, Any], in_folds: bool
+) -> list[str]:
     teacher = values.get("teacher", NO_TEACHER)
     if teacher == NO_TEACHER or not isinstance(teacher, str):
         return []
     if teacher == TEACHER_WANTED:
         rule = "this recipe learns from another model; give its bundle with --set teacher=BUNDLE"
         return [f"teacher = {teacher!r}: {rule}"]
+    if is_study(teacher):
+        rule = (
+            "it is a cross-validation, whose models teach the folds that they have not seen, only "
+            "in `chestxray crossval`; give a bundle"
+        )
+        return [] if in_folds else [f"teacher = {teacher!r}: {rule}"]
     try:
         card = model_card.read(hub.local(teacher)).card
     except ChestXrayError as error:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from chestxray import hub
 from chestxray.training.registry import (
     AUGMENTATIONS,
     LOSSES,
@@ -83,7 +84,13 @@ _OF_EVERY_METHOD: Final = {
     "name", "description", "cost", "expected", "backbone", "head", "weights", "phantoms", "size",
     "method", "tta", "precision", "threads", "seed",
 }  # fmt: skip
+"""Keys that count where the head alone is fitted, too; see `_of_every_method`."""
 _DEFAULT_AUGMENT: Final = {"flip": 0.5, "rotate": 10.0, "gamma": 0.1, "contrast": 0.1}
+
+
+def _of_every_method(weights: object) -> set[str]:
+    """Name the keys that count whatever is trained; of phantoms' network all that decides it."""
+    return _OF_EVERY_METHOD | {"drop_path"} if weights == PHANTOMS else _OF_EVERY_METHOD
 
 
 def _name_of(registry: Registry[Any]) -> Callable[[str], str]:
@@ -217,7 +224,8 @@ class Recipe(Strict):
             epochs that are left of `max_epochs` use `size`, and the best epoch is one of them.
         dropout: probability of dropping a pooled feature.
         drop_path: probability of skipping the last residual block, falling to 0 at the first;
-            for backbones that timm gives it.
+            for backbones that timm gives it. Of `weights: phantoms` it is that of the pretraining
+            too.
         augment: random changes to training images.
         mixup: alpha of the beta distribution by which pairs of images and their labels are mixed
             (arXiv 1710.09412); 0 mixes none.
@@ -232,7 +240,8 @@ class Recipe(Strict):
         teacher: the folder of a bundle from whose probabilities the network learns as well
             (distillation), `none`, or `required` in a recipe that needs one to be given. It must
             have all findings of the dataset. Its probabilities of the training images are
-            computed once and kept with the run.
+            computed once and kept with the run. In cross-validation also the folder of another one
+            on the same folds, see `fold_teachers`.
         teacher_weight: w of a teacher: the loss is (1 - w) times the loss of the known labels plus
             w times the cross-entropy to the teacher's probabilities of all findings.
         sampling: `balanced` draws each finding and No Finding equally often, as far as `max_draws`
@@ -346,7 +355,8 @@ class Recipe(Strict):
         idle = [
             key
             for key in Recipe.model_fields
-            if key not in _OF_EVERY_METHOD and getattr(self, key) != getattr(default, key)
+            if key not in _of_every_method(self.weights)
+            and getattr(self, key) != getattr(default, key)
         ]
         if self.method != "gradient" and idle:
             rule = (
@@ -374,9 +384,9 @@ class Recipe(Strict):
         if largest < self.size:
             rule = f"no network reads images of size = {self.size}; give size = {largest}"
             raise _of_key("members", rule, self.members)
-        # The seed changes nothing where the head alone is fitted.
+        # Of one backbone the seed gives the same head.
         each = [
-            of if of.method == "gradient" else of.model_copy(update={"seed": 0})
+            of.model_copy(update={"seed": 0}) if of.method != "gradient" and not of.drawn else of
             for of in self.networks
         ]
         for (one, of_one), (other, of_other) in combinations(enumerate(each, 1), 2):
@@ -395,13 +405,19 @@ class Recipe(Strict):
         changes = self.members[number - 1]
         values = self.model_dump(mode="json") | {"seed": self.seed + _APART * (number - 1)}
         if changes.get("method", self.method) != "gradient":
-            values = {key: value for key, value in values.items() if key in _OF_EVERY_METHOD}
+            kept = _of_every_method(changes.get("weights", self.weights))
+            values = {key: value for key, value in values.items() if key in kept}
         for key, value in changes.items():  # a group such as `augment` key by key, as by --set
             own = values.get(key)
             values[key] = (
                 own | value if isinstance(own, dict) and isinstance(value, dict) else value
             )
         return Recipe.model_validate({**values, "members": 1})
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the network starts from random weights; a backbone of the hub has its own."""
+        return self.weights == "none" and not self.backbone.startswith(hub.PREFIX)
 
     @property
     def taught(self) -> bool:
