@@ -174,6 +174,51 @@ def test_that_torch_was_chosen_is_kept_too(run, home, monkeypatch):
     assert second.engine.name.startswith("torch")
 
 
+def test_openvino_by_its_name_is_converted_once_and_gives_the_same_answers(run, home, monkeypatch):
+    first = chestxray.load(run / "bundle", "openvino")
+    (entry,) = entries(home)
+    assert {path.name for path in entry.iterdir()} == FILES
+    monkeypatch.setattr(engines, "to_onnx", None)  # nothing is converted
+    for threads in (None, 1):
+        second = chestxray.load(run / "bundle", "openvino", threads=threads)
+        assert type(second.bundle) is model_card.Facts, "the network was not loaded"
+        assert second.engine.name == first.engine.name
+        assert np.abs(answers(second) - answers(first)).max() < 1e-5
+    assert engines.choose(bundles.load(run / "bundle"), "openvino").name == first.engine.name
+    assert kept_engines.find(model_card.read(run / "bundle"), "auto") is None, "it was not chosen"
+    assert entries(home) == [entry]
+
+
+@pytest.mark.usefixtures("by_graph")
+def test_openvino_by_its_name_reads_with_the_graph_that_auto_chose(run, home, monkeypatch):
+    first = chestxray.load(run / "bundle")
+    (entry,) = entries(home)
+    monkeypatch.setattr(engines, "to_onnx", None)
+    second = chestxray.load(run / "bundle", "openvino")
+    assert second.engine.name == first.engine.name
+    assert np.array_equal(answers(first), answers(second))
+    assert entries(home) == [entry]
+
+
+@pytest.mark.parametrize("chosen", ["torch", "bfloat16"])
+def test_openvino_by_its_name_does_not_take_another_choice_of_auto(run, home, chosen):
+    trained = bundles.load(run / "bundle")
+    made = engines._openvino(trained, engines.to_onnx(trained.classifier))
+    graph = None if chosen == "torch" else made.graph
+    kept_engines.keep(trained, "auto", chosen, graph, "bf16")
+    assert chestxray.load(run / "bundle", "openvino").engine.name == made.engine.name
+    assert len(entries(home)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the owner of a folder is one of POSIX")
+def test_openvino_by_its_name_believes_no_folder_that_others_can_write(run, home, caplog):
+    chestxray.load(run / "bundle", "openvino")
+    home.chmod(0o777)
+    assert kept_engines.find_openvino(model_card.read(run / "bundle")) is None
+    chestxray.load(run / "bundle", "openvino")
+    assert "can be written by others" in caplog.text
+
+
 @pytest.fixture
 def other(run: Path, tmp_path: Path) -> Path:
     """The bundle with other weights."""
@@ -642,8 +687,10 @@ def test_where_a_signature_is_required_nothing_kept_decides_a_reading(run, other
     planted = bundles.Bundle(facts.card, None, facts.identity, foreign.classifier)
     engines.choose(planted)
     (entry,) = entries(home)
-    assert not np.array_equal(answers(chestxray.load(bundle)), expected)
-    assert np.array_equal(answers(chestxray.load(bundle, require_signature=public)), expected)
+    for name in ("auto", "openvino"):
+        assert not np.array_equal(answers(chestxray.load(bundle, name)), expected)
+        signed = chestxray.load(bundle, name, require_signature=public)
+        assert np.array_equal(answers(signed), expected)
     assert entries(home) == [entry]
 
 
