@@ -230,6 +230,29 @@ def test_a_card_that_does_not_match_is_refused(folder, changes, words):
         bundle.load(folder)
 
 
+GIANTS = {
+    "parameters": {"backbone": "vit_giant_patch14_dinov2", "size": 518},
+    "layers": {"backbone": "regnety_1280", "size": 224},
+    "options": {
+        "backbone": "vit_tiny_patch16_224",
+        "backbone_options": {"patch_size": 2, "embed_dim": 4096, "num_heads": 64, "depth": 64},
+        "size": 224,
+    },
+    "relative positions": {"backbone": "beit_base_patch16_224", "size": 4096},
+}
+
+
+@pytest.mark.parametrize("changes", GIANTS.values(), ids=GIANTS)
+def test_a_network_that_the_weights_are_not_of_is_refused_before_it_is_made(folder, changes):
+    rewrite_card(folder, **changes)
+    resource = pytest.importorskip("resource", reason="POSIX alone tells how much memory was used")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match=r"takes \d+\.\d GiB, far more than the weights"):
+        bundle.load(folder)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 512 * 2**10, "KiB"  # of the smallest, 2.4 GiB
+
+
 def test_a_calibration_nested_without_end_is_refused(folder):
     text = (folder / CARD).read_text(encoding="utf-8").rstrip().removesuffix("}")
     nested = '{"calibrators": {}, "then": ' * 50_000 + "null" + "}" * 50_000

@@ -322,6 +322,54 @@ def test_a_graph_that_the_runtime_cannot_take_is_told_with_what_made_it(exported
         open_engine(folder)
 
 
+def hostile(kind: str, folder: Path) -> None:
+    """Exchange the graph of an export for one that answers as one, and needs 400 GB."""
+    openvino = needed("openvino")
+    op, side = openvino.opset13, 330_000
+    images = op.parameter(openvino.PartialShape([-1, 32, 32]), openvino.Type.u8, name="images")
+    images.output(0).set_names({"images"})
+    both = op.constant(np.array([1, 2]))
+    found = op.reduce_mean(op.convert(images, "f32"), both, keep_dims=True)
+    wide = op.constant(np.array([1, side, side]))
+    if kind == "an activation":
+        found = op.reduce_mean(op.broadcast(found, wide, "BIDIRECTIONAL"), both, keep_dims=True)
+    elif kind == "a constant":
+        one = op.reduce_mean(op.broadcast(np.float32(1), wide), both, keep_dims=True)
+        found = op.add(found, one)
+    elif kind == "constants one after another":
+        for number in range(100):
+            small = op.broadcast(np.float32(number), np.array([1, side // 10, side // 10]))
+            found = op.add(found, op.reduce_mean(small, both, keep_dims=True))
+    else:
+        bright = op.convert(op.reduce_sum(op.convert(images, "i64"), np.array([0, 1, 2])), "i64")
+        shape = op.concat([op.constant(np.array([1])), *[op.unsqueeze(bright, 0)] * 2], 0)
+        found = op.reduce_mean(op.broadcast(found, shape, "BIDIRECTIONAL"), both, keep_dims=True)
+    results = []
+    for name in ("logits", "maps", "features"):
+        result = op.reshape(found, np.array([-1, 1]), False).output(0)
+        result.set_names({name})
+        results.append(result)
+    openvino.save_model(openvino.Model(results, [images]), folder / XML, compress_to_fp16=False)
+    rewrite_record(
+        folder, sha256=read_record(folder) | {of: sha256(folder / of) for of in (XML, BIN)}
+    )
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    return json.loads((folder / EXPORT).read_text(encoding="utf-8"))["sha256"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["an activation", "a constant", "constants one after another", "what the image says"]
+)
+def test_a_graph_that_fills_the_memory_is_refused_before_it_is_compiled(exported, tmp_path, kind):
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    hostile(kind, folder)
+    why = "not those of one image" if kind == "what the image says" else "GiB for one image"
+    with pytest.raises(ArtifactError, match=f"is refused: .*{why}"):
+        open_engine(folder)
+
+
 @pytest.mark.parametrize("name", [XML, BIN, "bundle.json"])
 def test_an_altered_or_missing_file_is_refused(exported, tmp_path, name):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))

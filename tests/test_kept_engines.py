@@ -78,22 +78,10 @@ NO_TORCH = """
 heavy = {'torch', 'torchvision', 'timm', 'onnx'} & set(sys.modules)
 assert not heavy, heavy
 """
-PREDICT = f"""
+COMMAND = f"""
 import sys
 from chestxray.cli import main
-bundle, films, out = sys.argv[1:]
-sys.argv = ['chestxray', 'predict', bundle, films, '--out', out, '--heatmaps']
-try:
-    main.main()
-except SystemExit as end:
-    assert not end.code
-{NO_TORCH}
-"""
-EXPLAIN = f"""
-import sys
-from chestxray.cli import main
-bundle, films, out = sys.argv[1:]
-sys.argv = ['chestxray', 'explain', bundle, films, '--out', out]
+sys.argv[0] = 'chestxray'
 try:
     main.main()
 except SystemExit as end:
@@ -105,7 +93,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import chestxray, web_server
 from chestxray.serving import Limits, server, web
-bundle, film, _ = sys.argv[1:]
+bundle, film = sys.argv[1:]
 with web_server.ready(web.create_app(chestxray.load(bundle), Limits(decoders=1))) as client:
     answer = client.post('/v1/read', files={{'file': open(film, 'rb')}})
     assert answer.status_code in (200, 422), answer.text
@@ -134,7 +122,8 @@ def test_a_second_start_gives_the_bytes_of_the_first_without_torch(
     made = predict(bundle, folder, first, heatmaps=True)
     (entry,) = entries(home)
     assert {path.name for path in entry.iterdir()} == FILES
-    assert f"read by {made.engine}, " in said(ran(PREDICT, bundle, folder, second))
+    told = said(ran(COMMAND, "predict", bundle, folder, "--out", second, "--heatmaps"))
+    assert f"read by {made.engine}, " in told
     assert first.read_bytes() == second.read_bytes()
     maps = "heatmaps.npy"
     assert (first.parent / maps).read_bytes() == (second.parent / maps).read_bytes()
@@ -144,10 +133,16 @@ def test_a_second_start_gives_the_bytes_of_the_first_without_torch(
 
 
 @pytest.mark.usefixtures("by_graph")
-@pytest.mark.parametrize("script", [EXPLAIN, SERVE, GATEWAY], ids=["explain", "serve", "gateway"])
-def test_no_verb_imports_torch_at_its_second_start(run, films, tmp_path, script):
+def test_explain_imports_no_torch_at_its_second_start(run, films, tmp_path):
     chestxray.load(run / "bundle")
-    said(ran(script, run / "bundle", films[0], tmp_path / "out"))
+    said(ran(COMMAND, "explain", run / "bundle", films[0], "--out", tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("by_graph")
+@pytest.mark.parametrize("script", [SERVE, GATEWAY], ids=["serve", "gateway"])
+def test_what_serves_imports_no_torch_at_its_second_start(run, films, script):
+    chestxray.load(run / "bundle")
+    said(ran(script, run / "bundle", films[0]))
 
 
 def answers(of: Reader) -> np.ndarray:
@@ -177,6 +172,51 @@ def test_that_torch_was_chosen_is_kept_too(run, home, monkeypatch):
     second = chestxray.load(run / "bundle")
     assert second.engine.name == first.engine.name
     assert second.engine.name.startswith("torch")
+
+
+def test_openvino_by_its_name_is_converted_once_and_gives_the_same_answers(run, home, monkeypatch):
+    first = chestxray.load(run / "bundle", "openvino")
+    (entry,) = entries(home)
+    assert {path.name for path in entry.iterdir()} == FILES
+    monkeypatch.setattr(engines, "to_onnx", None)  # nothing is converted
+    for threads in (None, 1):
+        second = chestxray.load(run / "bundle", "openvino", threads=threads)
+        assert type(second.bundle) is model_card.Facts, "the network was not loaded"
+        assert second.engine.name == first.engine.name
+        assert np.abs(answers(second) - answers(first)).max() < 1e-5
+    assert engines.choose(bundles.load(run / "bundle"), "openvino").name == first.engine.name
+    assert kept_engines.find(model_card.read(run / "bundle"), "auto") is None, "it was not chosen"
+    assert entries(home) == [entry]
+
+
+@pytest.mark.usefixtures("by_graph")
+def test_openvino_by_its_name_reads_with_the_graph_that_auto_chose(run, home, monkeypatch):
+    first = chestxray.load(run / "bundle")
+    (entry,) = entries(home)
+    monkeypatch.setattr(engines, "to_onnx", None)
+    second = chestxray.load(run / "bundle", "openvino")
+    assert second.engine.name == first.engine.name
+    assert np.array_equal(answers(first), answers(second))
+    assert entries(home) == [entry]
+
+
+@pytest.mark.parametrize("chosen", ["torch", "bfloat16"])
+def test_openvino_by_its_name_does_not_take_another_choice_of_auto(run, home, chosen):
+    trained = bundles.load(run / "bundle")
+    made = engines._openvino(trained, engines.to_onnx(trained.classifier))
+    graph = None if chosen == "torch" else made.graph
+    kept_engines.keep(trained, "auto", chosen, graph, "bf16")
+    assert chestxray.load(run / "bundle", "openvino").engine.name == made.engine.name
+    assert len(entries(home)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the owner of a folder is one of POSIX")
+def test_openvino_by_its_name_believes_no_folder_that_others_can_write(run, home, caplog):
+    chestxray.load(run / "bundle", "openvino")
+    home.chmod(0o777)
+    assert kept_engines.find_openvino(model_card.read(run / "bundle")) is None
+    chestxray.load(run / "bundle", "openvino")
+    assert "can be written by others" in caplog.text
 
 
 @pytest.fixture
@@ -647,8 +687,10 @@ def test_where_a_signature_is_required_nothing_kept_decides_a_reading(run, other
     planted = bundles.Bundle(facts.card, None, facts.identity, foreign.classifier)
     engines.choose(planted)
     (entry,) = entries(home)
-    assert not np.array_equal(answers(chestxray.load(bundle)), expected)
-    assert np.array_equal(answers(chestxray.load(bundle, require_signature=public)), expected)
+    for name in ("auto", "openvino"):
+        assert not np.array_equal(answers(chestxray.load(bundle, name)), expected)
+        signed = chestxray.load(bundle, name, require_signature=public)
+        assert np.array_equal(answers(signed), expected)
     assert entries(home) == [entry]
 
 

@@ -410,6 +410,28 @@ def test_a_limit_that_is_no_number_of_gib_is_refused(monkeypatch, text):
         cache.limit()
 
 
+@pytest.mark.parametrize("text", ["cache", "./cache", "~/cache", "../cache"])
+def test_a_relative_cache_is_refused_before_each_working_folder_has_one(
+    monkeypatch, tmp_path, text
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHESTXRAY_CACHE", text)
+    with pytest.raises(StorageError, match=r"is relative.*: give a whole path, such as /"):
+        cache.folder()
+    with pytest.raises(StorageError, match="is relative"):
+        cache.keep("a", 1, lambda path: path.touch())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_relative_folder_of_xdg_is_ignored_as_its_specification_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("CHESTXRAY_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert cache.folder() == tmp_path / ".cache/chestxray"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache.folder() == tmp_path / "caches/chestxray"
+
+
 def test_a_mirror_has_tables_whole_and_radiographs_by_size_alone(url):
     store = ObjectFolder(url)
     store.write("labels.csv", b"image,x\na.png,1\n")

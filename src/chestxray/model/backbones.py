@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import timm
@@ -31,6 +32,9 @@ def timm_model(
     """Create a timm model of one grey channel, or of three, that ends in its pooled features.
 
     One that classifies by its class token gives the mean of its patch tokens instead.
+
+    Raises:
+        RecipeError: timm has no such model, or it takes no images of this size.
     """
     options = own.given | ({"drop_path_rate": drop_path} if drop_path else {})
     try:
@@ -56,6 +60,18 @@ def timm_model(
     except AssertionError as error:
         raise no_exact_maps(name, str(error)) from error
     return untyped
+
+
+@cache
+def bytes_of(name: str, size: int, channels: int = 1, own: BackboneOptions = NO_OPTIONS) -> int:
+    """Give the bytes that `timm_model` takes, parameters and buffers, without taking them.
+
+    Raises:
+        RecipeError: as `timm_model` says.
+    """
+    with torch.device("meta"):  # where tensors have a shape and no values
+        model = timm_model(name, size, channels=channels, own=own)
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def without_final_activation(model: Any, name: str) -> None:  # noqa: ANN401

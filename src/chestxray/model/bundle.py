@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from chestxray.artifacts import sha256, write_json, written
 from chestxray.errors import BundleError, RecipeError
 from chestxray.evaluation.bundle_thresholds import CARD, model_identity
-from chestxray.model.ensemble import Network, members_of, network_of
+from chestxray.model.ensemble import Network, backbone_bytes, members_of, network_of
 from chestxray.model.model_card import GATE, WEIGHTS, Facts, GateCard, Member, ModelCard, read
 from chestxray.model.network import check_finite
 from chestxray.model.out_of_distribution import Detector
 from chestxray.version import __version__
+
+_FLOAT32: Final = 4  # bytes
+_BEYOND: Final = 2**28
+"""Bytes that a backbone may take beyond twice its weights. Of all families of timm, relative
+positions take the most beyond them, which the image's size decides: 27 % in a network of 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def load(folder: Path, facts: Facts | None = None) -> Bundle:
         facts: what `model_card.read` gave of this folder just now; it is asked where None.
 
     Raises:
-        BundleError: as `model_card.read` says, or tensors that are missing, extra, misshapen or
-            not finite.
+        BundleError: as `model_card.read` says; a network that takes far more memory than the
+            weights, before it is made; or tensors that are missing, extra, misshapen or not finite.
         ArtifactError: a file is missing.
     """
     facts = facts or read(folder)
@@ -101,10 +108,29 @@ def _save_detector(folder: Path, detector: Detector | None) -> GateCard | None:
 
 
 def _build(folder: Path, card: ModelCard) -> Network:
+    """Make the network of a card, if the weights beside it can be its own."""
+    path = folder / WEIGHTS
+    most = 2 * _FLOAT32 * _numbers(path) + _BEYOND
     try:
+        needed = backbone_bytes(card)
+        if needed > most:
+            raise BundleError(
+                f"{folder / CARD}: a {card.backbone} for images of {card.size} px takes "
+                f"{needed / 2**30:.1f} GiB, far more than the weights in {path}, which are not "
+                f"of that network: copy the whole bundle again"
+            )
         return network_of(card)
     except RecipeError as error:
         raise BundleError(f"{folder / CARD}: {error}") from error
+
+
+def _numbers(path: Path) -> int:
+    """Count the numbers in a file of weights, of which the header alone is read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged ({error}): copy the whole bundle again") from error
 
 
 def _check_normalisation(folder: Path, card: ModelCard, classifier: Network) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from chestxray.model.backbones import bytes_of
 from chestxray.model.feature_maps import spread
 from chestxray.model.model_card import ENSEMBLE, Member, ModelCard
 from chestxray.model.network import Classifier
@@ -91,6 +92,24 @@ def network_of(card: ModelCard) -> Network:
     if card.backbone != ENSEMBLE:
         return _classifier(card, card.findings)
     return Ensemble([_classifier(of, card.findings) for of in card.members], card.size)
+
+
+def backbone_bytes(card: ModelCard) -> int:
+    """Give the bytes that the backbones of a card's network take, without making them.
+
+    Raises:
+        RecipeError: as `Classifier` says of a backbone's name and images.
+    """
+    networks: Sequence[Member | ModelCard] = card.members if card.is_ensemble else (card,)
+    return sum(
+        bytes_of(
+            of.backbone,
+            of.crops.side if of.crops else of.size,
+            channels_of(of.mean),
+            of.backbone_options,
+        )
+        for of in networks
+    )
 
 
 def _classifier(of: ModelCard | Member, findings: Sequence[str]) -> Classifier:

@@ -28,6 +28,7 @@ from chestxray.model.engines import (
     last_line,
     needed,
 )
+from chestxray.model.openvino_graph import check_memory
 from chestxray.model.parity import Parity
 
 Format = Literal["onnx", "openvino"]
@@ -153,8 +154,8 @@ def open_engine(folder: Path, model: str | None = None, threads: int | None = No
         threads: that OpenVINO computes with; all cores when None.
 
     Raises:
-        ArtifactError: as `read_export` says, it is of another model, or the installed runtime
-            cannot run it.
+        ArtifactError: as `read_export` says, it is of another model, the installed runtime cannot
+            run it, or as `openvino_graph.check_memory` says.
         MissingExtraError: its runtime is not installed.
     """
     record = read_export(folder)
@@ -168,6 +169,8 @@ def open_engine(folder: Path, model: str | None = None, threads: int | None = No
         )
     except MissingExtraError:
         raise
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder} is refused: {error}") from error
     except Exception as error:
         made_with = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         raise ArtifactError(
@@ -184,4 +187,5 @@ def _onnx(folder: Path) -> Engine:
 
 def _openvino(folder: Path, precision: Precision, threads: int | None) -> Engine:
     model = needed("openvino").Core().read_model(folder / XML)
+    check_memory(model)
     return OpenVinoEngine(model, ARITHMETIC[precision], threads)

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 # Only files that OpenVINO wrote here are parsed.
 from xml.etree import ElementTree as ET  # nosec B405
 
-from chestxray.model.engines import needed
+from chestxray.errors import ArtifactError
+from chestxray.model.engines import INPUT, needed
 
 _ATTRIBUTE: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 _CONVOLUTIONS: Final = frozenset({"Convolution", "GroupConvolution"})
 _HEADS: Final = {"logits": frozenset({"MatMul"}), "maps": _CONVOLUTIONS}
+MOST_MEMORY: Final = 8 * 2**30
+"""Bytes that the tensors of a graph may take for one image."""
+_BODIES: Final = frozenset({"If", "Loop", "TensorIterator"})  # operations with a graph inside
 
 # `Any` below is an `openvino.Model` or one of its nodes: OpenVINO is optional and ships no types.
 
@@ -48,6 +53,60 @@ class GraphFiles(NamedTuple):
     def read(self) -> Any:  # noqa: ANN401
         """Give it as an `openvino.Model`."""
         return needed("openvino").Core().read_model(self.xml, self.weights)
+
+
+def check_memory(model: Any) -> None:  # noqa: ANN401
+    """Check that a graph needs no more than `MOST_MEMORY` for one image, before it is compiled.
+
+    Raises:
+        ArtifactError: it does, or its operations do not tell.
+        RuntimeError: it does not take one image.
+    """
+    one = model.clone()
+    taken = one.input(INPUT)
+    one.reshape({taken: [1, *list(taken.get_partial_shape())[1:]]})
+    operations = one.get_ordered_ops()
+    for node in operations:
+        unknown = any(port.get_partial_shape().is_dynamic for port in node.outputs())
+        if unknown or node.get_type_name() in _BODIES:
+            raise ArtifactError(
+                f"the sizes of its {node.get_type_name()} {node.get_friendly_name()!r} are not "
+                f"those of one image alone: export the bundle again"
+            )
+    if (peak := _peak(operations)) > MOST_MEMORY:
+        raise ArtifactError(
+            f"it takes {peak / 2**30:.1f} GiB for one image, and at most "
+            f"{MOST_MEMORY / 2**30:g} GiB are allowed: export the bundle again"
+        )
+
+
+def _peak(operations: Iterable[Any]) -> int:
+    """Give the most bytes of tensors that are needed at once, where each is kept to its last use.
+
+    What follows from constants alone is computed when the graph is compiled, and kept to the end.
+    """
+    constant: set[str] = set()
+    readers: dict[tuple[str, int], int] = {}
+    live = peak = 0
+    for node in operations:
+        name, given = node.get_name(), node.input_values()
+        sources = [(of.get_node().get_name(), of.get_index()) for of in given]
+        if node.get_type_name() != "Parameter" and all(of in constant for of, _ in sources):
+            constant.add(name)
+        for port in node.outputs():
+            readers[name, port.get_index()] = len(port.get_target_inputs())
+            live += _bytes(port)
+        peak = max(peak, live)
+        for source, port in zip(sources, given, strict=True):
+            readers[source] -= 1
+            if not readers[source] and source[0] not in constant:
+                live -= _bytes(port)
+    return peak
+
+
+def _bytes(port: Any) -> int:  # noqa: ANN401
+    taken: int = prod(port.get_shape()) * port.get_element_type().size
+    return taken
 
 
 def float32_layers(model: Any) -> set[str]:  # noqa: ANN401

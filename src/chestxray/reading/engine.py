@@ -9,7 +9,8 @@ has the instructions.
 
 Which is fastest is measured on one image. A later candidate replaces an earlier one only where it
 is clearly faster, whatever else runs on the machine. What was chosen is kept (`kept_engines`): so
-the same machine chooses the same engine each time, and a graph is converted and compared once.
+the same machine chooses the same engine each time, and a graph is converted and compared once. That
+holds for OpenVINO that is asked for by its name too.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def choose(
         threads: that `openvino` computes with; all cores when None.
         place: where torch computes, as `device` takes it.
         wanted: name of the engine that `auto` shall take if it is possible here.
-        kept: whether `auto` may take what it chose before, and keep what it chooses.
+        kept: whether an engine may be taken that was kept before, and kept when it is chosen or
+            made.
 
     Raises:
         ConfigError: there is no such device here, or OpenVINO is to compute on another than the
@@ -91,10 +93,20 @@ def choose(
     if choice == "openvino":
         if place not in ("auto", "cpu"):
             raise ConfigError(f"OpenVINO computes on the CPU, not on {place}: take engine torch")
-        return _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads).engine
+        return _named_openvino(bundle, threads, kept)
     if choice == "auto" and chosen.type == "cpu" and _installed():
         return _auto(bundle, place, wanted, kept)
     return TorchEngine(bundle.classifier.to(chosen))
+
+
+def _named_openvino(bundle: Bundle, threads: int | None, kept: bool) -> Engine:
+    before = kept_engines.find_openvino(bundle, threads) if kept else None
+    if before is not None:
+        return before
+    engine, graph, _ = _openvino(bundle, to_onnx(bundle.classifier.cpu()), threads)
+    if kept:
+        kept_engines.keep(bundle, kept_engines.OPENVINO, engine.name, graph, "f32")
+    return engine
 
 
 def _auto(bundle: Bundle, place: str, wanted: str | None, kept: bool) -> Engine:

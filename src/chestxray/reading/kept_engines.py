@@ -1,14 +1,16 @@
-"""Kept engines: what `auto` chose for a bundle on this machine, so that it need not choose again.
+"""Kept engines: what a bundle is read by on this machine, so that nothing is chosen or made again.
 
     CACHE/engines/KEY/
       engine.json            the choice, what decided it, and the SHA-256 of the other files
       graph.xml, graph.bin   the graph of OpenVINO; absent where torch was chosen
 
 KEY is the SHA-256 of everything that decides the choice: the bundle's card, which has the SHA-256
-of the weights; the device asked for; the code of this package that converts, compares and chooses;
-the versions of the packages that do; and the processor. So nothing kept grows old, it is only no
-longer asked for: the newest `MOST` are left. The engine has the name and gives the answers that it
-had when it was chosen, since it was compiled from the same bytes then too.
+of the weights; what was asked for, `auto` on a device or `openvino`; the code of this package that
+converts, compares and chooses; the versions of the packages that do; and the processor. So nothing
+kept grows old, it is only no longer asked for: the newest `MOST` are left. The engine has the name
+and gives the answers that it had when it was chosen, since it was compiled from the same bytes then
+too. `openvino` takes what `auto` chose, if that is OpenVINO in float32: it was made and compared
+with torch in the same way.
 
 An entry appears whole, by a rename; of two processes that make one, the first wins. Each file is
 read once, checked and used from memory: a cache may be deleted while an engine runs. An entry that
@@ -47,6 +49,9 @@ from chestxray.version import __version__
 MOST: Final = 8
 """Entries that are left when one is made, those that were used last."""
 
+OPENVINO: Final = "openvino"
+"""What stands for the device where OpenVINO in float32 was asked for by its name."""
+
 _FOLDER: Final = "engines"
 _RECORD: Final = "engine.json"
 _GRAPH: Final = (XML, BIN)
@@ -63,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
-    """What `auto` chose.
+    """What was chosen.
 
     Attributes:
         name: of the engine.
@@ -101,7 +106,25 @@ def find(facts: Facts, device: str) -> Kept | None:
         device: that is asked for, `auto` or `cpu`. Only torch finds every GPU, so what it chose
             on a CPU that was named does not hold where it is to look for one.
     """
-    decided_by = _deciding(facts, device)
+    return _find(facts, device)
+
+
+def find_openvino(facts: Facts, threads: int | None = None) -> Engine | None:
+    """Give OpenVINO in float32 for a bundle, as it or `auto` was kept; None where neither was.
+
+    Args:
+        facts: of the bundle, at its own operating point.
+        threads: to compute with; all cores when None.
+    """
+    kept = (_find(facts, asked, True, threads) for asked in (OPENVINO, "auto", "cpu"))
+    return next((of.engine for of in kept if of is not None), None)
+
+
+def _find(
+    facts: Facts, asked: str, float32: bool = False, threads: int | None = None
+) -> Kept | None:
+    """Do what `find` does; with `float32` for a graph in this arithmetic alone."""
+    decided_by = _deciding(facts, asked)
     if decided_by is None:
         return None
     try:
@@ -113,7 +136,7 @@ def find(facts: Facts, device: str) -> Kept | None:
     except OSError:  # `keep` says why
         return None
     try:
-        kept = _read(entry, decided_by)
+        kept = _read(entry, decided_by, float32, threads)
     except ArtifactError as error:
         _log.warning("%s is damaged, so the engine is chosen again: %s", entry, error)
         _delete(entry)
@@ -130,11 +153,11 @@ def find(facts: Facts, device: str) -> Kept | None:
 def keep(
     facts: Facts, device: str, name: str, graph: GraphFiles | None, arithmetic: Arithmetic
 ) -> None:
-    """Keep what `auto` chose; where that is not possible, a warning says so.
+    """Keep what was chosen; where that is not possible, a warning says so.
 
     Args:
         facts: of the bundle, at its own operating point.
-        device: see `find`.
+        device: see `find`; or `OPENVINO`.
         name: of the engine.
         graph: that it runs; None where torch was chosen.
         arithmetic: in which it computes.
@@ -165,8 +188,10 @@ def keep(
         )
 
 
-def _read(entry: Path, decided_by: dict[str, Any]) -> Kept:
-    """Read an entry.
+def _read(
+    entry: Path, decided_by: dict[str, Any], float32: bool, threads: int | None
+) -> Kept | None:
+    """Read an entry; gives None where a graph in float32 is wanted and it is something else.
 
     Raises:
         ArtifactError: it is damaged, or not of this bundle.
@@ -179,12 +204,14 @@ def _read(entry: Path, decided_by: dict[str, Any]) -> Kept:
         raise ArtifactError(f"{entry / _RECORD} has other values than this version's") from error
     if record.decided_by != decided_by:
         raise ArtifactError(f"{entry / _RECORD} is of another bundle, package or processor")
+    if float32 and not (record.sha256 and record.arithmetic == "f32"):
+        return None
     if not record.sha256:
         return Kept(record.name, None)
     files = {of: _content(entry / of) for of in _GRAPH}
     if {of: hashlib.sha256(files[of]).hexdigest() for of in files} != record.sha256:
         raise ArtifactError(f"the graph in {entry} is not the one that {_RECORD} describes")
-    engine = OpenVinoEngine(GraphFiles(files[XML], files[BIN]).read(), record.arithmetic)
+    engine = OpenVinoEngine(GraphFiles(files[XML], files[BIN]).read(), record.arithmetic, threads)
     if engine.name != record.name:
         raise ArtifactError(f"{entry} is now run by {engine.name}, and was by {record.name}")
     return Kept(engine.name, engine)

@@ -182,9 +182,9 @@ def load(
     Args:
         bundle: the `bundle` folder of a run, or `hub:OWNER/NAME@REVISION`, see `chestxray.hub`.
         engine: `torch`, `openvino` (in float32), or `auto`: torch on a GPU, on a CPU the fastest
-            that answers as torch does, see `chestxray.reading.engine`; what was chosen is kept in
-            the cache, so that a later call loads in a fraction of the time, without torch. Or the
-            folder of an export of this bundle, with which the first call does so.
+            that answers as torch does, see `chestxray.reading.engine`; a graph of OpenVINO is kept
+            in the cache, so that a later call loads in a fraction of the time, without torch. Or
+            the folder of an export of this bundle, with which the first call does so.
         operating_point: which of the bundle's operating points calls findings, such as `youden`;
             the bundle's default, `joint`, where None.
         require_signature: public key (PEM) of who must have signed the bundle, and the export
@@ -225,8 +225,8 @@ def _loaded(
     facts = model_card.read(bundle)
     if engine in RUNTIMES:
         # A kept graph is not signed, so it cannot decide where a signature is required.
-        kept = engine == "auto" and require_signature is None
-        made = _kept_engine(facts, device, wanted) if kept and _computes_on_cpu(device) else None
+        kept = require_signature is None
+        made = _kept_engine(facts, str(engine), device, wanted, threads) if kept else None
         if made is not None:
             return Reader(at(facts, operating_point), made)
         # Imported here, since an export and a kept graph are read without torch.
@@ -240,8 +240,14 @@ def _loaded(
     return Reader(at(facts, operating_point), made)
 
 
-def _kept_engine(facts: Facts, device: str, wanted: str | None) -> Engine | None:
-    """Give the kept graph of a bundle, if that is what `auto` takes."""
+def _kept_engine(
+    facts: Facts, engine: str, device: str, wanted: str | None, threads: int | None
+) -> Engine | None:
+    """Give the kept graph of a bundle, if that is what `auto` or `openvino` takes."""
+    if engine == "openvino" and device in ("auto", "cpu"):
+        return kept_engines.find_openvino(facts, threads)
+    if engine != "auto" or not _computes_on_cpu(device):
+        return None
     kept = kept_engines.find(facts, device)
     return kept.engine if kept is not None and wanted in (None, kept.name) else None
 

@@ -46,23 +46,33 @@ _guard: Final = threading.Lock()
 def folder() -> Path:
     """Give the folder in which the package keeps what it can make again.
 
-    `$CHESTXRAY_CACHE`, or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`.
+    `$CHESTXRAY_CACHE`, or else `chestxray` in `$XDG_CACHE_HOME` or in `~/.cache`. A relative
+    `$XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says.
 
     Raises:
-        StorageError: `$CHESTXRAY_CACHE` is the URL of a store, or the user has no home folder.
+        StorageError: `$CHESTXRAY_CACHE` is the URL of a store or a relative path, or the user has
+            no home folder.
     """
     own = os.environ.get("CHESTXRAY_CACHE")
     if own and is_url(own):
         raise StorageError(f"CHESTXRAY_CACHE = {own!r} is a URL: give a folder of this machine")
     if own:
-        return path_of(own).absolute()
+        path = path_of(own)
+        if not path.is_absolute():
+            raise StorageError(
+                f"CHESTXRAY_CACHE = {own!r} is relative, so that each working folder would have a "
+                f"cache of its own: give a whole path, such as {path.absolute()}"
+            )
+        return path
+    user = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if user.is_absolute():
+        return user / "chestxray"
     try:
-        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path.home() / ".cache/chestxray"
     except RuntimeError as error:
         raise StorageError(
             f"this user has no home folder: set CHESTXRAY_CACHE to a folder for the cache ({error})"
         ) from error
-    return Path(user) / "chestxray"
 
 
 def limit() -> int:
