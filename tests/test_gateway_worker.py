@@ -615,7 +615,8 @@ def test_an_image_file_is_read_and_decoded_once(
     assert file not in reads, "only the decoder process reads it"
     assert len(calls) == 1
     assert not decodes, "only the decoder process decodes"
-    image_decoding.decode(32, *calls[0][1])
+    path, digest = calls[0][1]
+    image_decoding.decode(32, path.read_bytes(), digest)
     assert len(decodes) == 1
 
 
