@@ -20,12 +20,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import chestxray
+from chestxray.findings import label
+from chestxray.sources.phantom.intervention import pairs
 
 WIDTH, HEIGHT = 1440, 900
 SHOWN = 1200  # pixels of the widest picture
@@ -34,6 +38,7 @@ QUALITY = 72
 SECONDS = 300
 PHANTOMS = 32
 CLEAR = 0.6  # of the scale of a heatmap
+PAIRS = {"Effusion": 2, "Pneumothorax": 5, "Cardiomegaly": 4, "Mass": 3}  # finding: patient
 
 
 def reading(browser: Browser, url: str, radiograph: Path, out: Path) -> None:
@@ -56,12 +61,34 @@ def report(browser: Browser, file: Path, out: Path) -> None:
     _write(page, out)
 
 
+def phantoms(out: Path) -> None:
+    """Show phantoms without a finding, and below them with it, its mask outlined."""
+    figure, axes = plt.subplots(2, len(PAIRS), figsize=(12, 6.5), facecolor="black")
+    for (finding, patient), (above, below) in zip(PAIRS.items(), axes.T, strict=True):
+        *_, pair = pairs(patient, [finding], pixels=512)
+        above.imshow(pair.without, "gray", vmin=0, vmax=255)
+        below.imshow(pair.with_finding, "gray", vmin=0, vmax=255)
+        below.contour(pair.mask, [0.5], colors="orange", linewidths=1)
+        below.set_title(label(finding), color="white", fontsize=13)
+    axes[0, 0].set_title("without a finding", color="white", fontsize=13, loc="left")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.4)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    _save(Image.fromarray(np.asarray(canvas.buffer_rgba())), out)
+    plt.close(figure)
+
+
 def _write(page: Page, out: Path) -> None:
-    image = Image.open(io.BytesIO(page.screenshot()))
+    _save(Image.open(io.BytesIO(page.screenshot())), out)
+    page.close()
+
+
+def _save(image: Image.Image, out: Path) -> None:
     height = round(image.height * SHOWN / image.width)
     small = image.convert("RGB").resize((SHOWN, height), Image.Resampling.LANCZOS)
     small.save(out, "WEBP", quality=QUALITY, method=6)
-    page.close()
 
 
 def clearest(bundle: Path, folder: Path) -> Path:
@@ -129,6 +156,7 @@ def main() -> None:
     run, out = map(Path, sys.argv[1:3])
     bundle = Path(sys.argv[3]) if len(sys.argv) == 4 else run / "bundle"
     out.mkdir(parents=True, exist_ok=True)
+    phantoms(out / "phantoms.webp")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]
