@@ -26,6 +26,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
+    RLELossless,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
@@ -175,6 +176,25 @@ def test_a_picture_is_decoded_only_for_a_pacs_that_does_not_accept_jpeg(
         assert got.PhotometricInterpretation == "RGB"
         assert np.abs(got.pixel_array.astype(int) - drawn).mean() < 1
     assert store.result_file("1.2.9").read_bytes() == content, "what is kept stays as it was made"
+    pacs.stop()
+
+
+def test_a_picture_that_an_earlier_version_left_in_rle_is_sent_decoded(
+    store: Store, tmp_path: Path
+) -> None:
+    picture(store)
+    image = dcmread(store.result_file("1.2.9"))
+    image.decompress(generate_instance_uid=False)
+    drawn = image.pixel_array.copy()
+    image.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    store.result_file("1.2.9").write_bytes(written(image))
+    port = free_port()
+    pacs, to = PACS(port, syntaxes=[ExplicitVRLittleEndian]), dicom(tmp_path, port)
+    assert attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
+    got = dcmread(io.BytesIO(pacs.got[0]), force=True)
+    got.file_meta = FileMetaDataset()
+    got.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    assert np.array_equal(got.pixel_array, drawn)
     pacs.stop()
 
 
