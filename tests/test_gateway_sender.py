@@ -321,6 +321,38 @@ def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
     assert seconds() - at_once > 0.02
 
 
+def test_an_answer_is_not_taken_by_the_association_s_own_thread(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine: that thread goes on long after it could, and the sender waits later."""
+    result(store)
+    port = free_port()
+    pacs, to = PACS(port), dicom(tmp_path, port)
+    transport = _CStoreTransport(to, "CHESTXRAY")
+    association = transport._associate()
+    checkpoint, messages = association._reactor_checkpoint, association.dimse
+    wait, get_message = threading.Event.wait, messages.get_msg
+
+    def late(event: threading.Event, timeout: float | None = None) -> bool:
+        reached = wait(event, timeout)
+        if event is checkpoint:
+            time.sleep(0.1)
+        return reached
+
+    def later(block: bool = False) -> object:
+        if block:
+            time.sleep(0.3)
+        return get_message(block)
+
+    monkeypatch.setattr(threading.Event, "wait", late)
+    monkeypatch.setattr(messages, "get_msg", later)
+    for _ in range(5):
+        transport.send(store.result_file("1.2.9"))
+    transport.close()
+    assert len(pacs.got) == 5
+    pacs.stop()
+
+
 def listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0

@@ -43,6 +43,7 @@ from chestxray.serving.gateway.store import Store, send_queue
 
 _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2
+_SECONDS_TO_STOP: Final = 5.0
 _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
 _UNSUPPORTED_MEDIA: Final = 415
@@ -87,6 +88,42 @@ class _Transport(Protocol):
 
     def close(self) -> None:
         """Close all connections."""
+
+
+class _Checkpoint(threading.Event):
+    """Where an association's own thread stops before a request, so that it takes no answer.
+
+    pynetdicom takes the thread for stopped just before it waits here. If it was about to go on, it
+    takes the answer for a request, and the result is sent again 30 s later. Here `clear` returns
+    once it has stopped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+        self.reached = threading.Event()
+        self._going = threading.RLock()
+        self._goes = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let the association's thread, and no other, go on when it may."""
+        self.reached.set()
+        if self._goes:
+            self._goes = False
+            self._going.release()
+        while True:
+            super().wait(timeout)
+            self._going.acquire()
+            if self.is_set():
+                self._goes = True
+                return True
+            self._going.release()
+
+    def clear(self) -> None:
+        """Have the thread stop, unless it has ended."""
+        super().clear()
+        if self._going.acquire(timeout=_SECONDS_TO_STOP):
+            self._going.release()
 
 
 class _CStoreTransport:
@@ -143,6 +180,8 @@ class _CStoreTransport:
                 reason = "was rejected" if association.is_rejected else "could not be opened"
                 where = f"{to.ae_title} at {to.host}:{to.port}"
                 raise _UnreachableError(f"the association with {where} {reason}")
+            association._reactor_checkpoint = checkpoint = _Checkpoint()  # noqa: SLF001
+            checkpoint.reached.wait(_SECONDS_TO_STOP)
             self._association = association
         return self._association
 
