@@ -329,6 +329,7 @@ def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
     assert encoding.file(odd) == by_pydicom(odd)
 
 
+@pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")
 def test_a_text_that_is_too_long_for_its_vr_is_written_as_pydicom_writes_it(tmp_path, reader):
     """UTF-8 takes three bytes for a letter that took one, so that 65,535 are exceeded."""
     path = film(tmp_path)
