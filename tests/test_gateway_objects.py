@@ -329,6 +329,18 @@ def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
     assert encoding.file(odd) == by_pydicom(odd)
 
 
+@pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")
+def test_a_text_that_is_too_long_for_its_vr_is_written_as_pydicom_writes_it(tmp_path, reader):
+    """UTF-8 takes three bytes for a letter that took one, so that 65,535 are exceeded."""
+    path = film(tmp_path)
+    source = result_objects.SourceImage.read(path.read_bytes(), "ab")
+    long = dataclasses.replace(source, values={**source.values, "StudyDescription": "ก" * 30_000})
+    result = secondary_capture.capture(
+        long, Model.of(reader), reading(), np.zeros((8, 8, 3), np.uint8)
+    )
+    assert encoding.file(result) == by_pydicom(result)
+
+
 # --- the secondary capture ----------------------------------------------------------------------
 
 
@@ -393,12 +405,36 @@ def test_what_was_lossy_once_is_called_lossy(tmp_path, reader):
 )
 def test_a_ratio_that_is_no_number_is_left_out(ratio, kept, tmp_path, reader):
     written = "12345678"  # pydicom would write no other
-    path = film(tmp_path, LossyImageCompression="01", LossyImageCompressionRatio=written)
+    methods = ["ISO_10918_1"] * max(1, len(kept))
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": written}
+    path = film(tmp_path, LossyImageCompressionMethod=methods, **lossy)
     path.write_bytes(path.read_bytes().replace(written.encode(), ratio.ljust(8).encode(), 1))
     capture = made(path, reading(), reader)["sc"]
     assert capture.LossyImageCompression == "01"
     *before, _ = np.atleast_1d(capture.LossyImageCompressionRatio)
     assert before == kept
+    assert len(np.atleast_1d(capture.LossyImageCompressionMethod)) == len(kept) + 1
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"LossyImageCompression": "01", "LossyImageCompressionMethod": "ISO_10918_1"},
+        {"LossyImageCompression": "01", "LossyImageCompressionRatio": "9"},
+        {"LossyImageCompression": "00", "LossyImageCompressionRatio": "1"},
+        {
+            "LossyImageCompression": "01",
+            "LossyImageCompressionRatio": ["9", "8"],
+            "LossyImageCompressionMethod": "ISO_10918_1",
+        },
+    ],
+)
+def test_each_ratio_of_compression_has_its_method(stated, tmp_path, reader):
+    """PS3.3 C.7.6.1.1.5: the values of one correspond to those of the other."""
+    capture = made(film(tmp_path, **stated), reading(), reader)["sc"]
+    assert capture.LossyImageCompression == "01"
+    assert capture.LossyImageCompressionRatio > 10
+    assert capture.LossyImageCompressionMethod == "ISO_10918_1"
 
 
 def test_a_film_in_a_syntax_that_loses_is_called_lossy_though_it_does_not_say_so(tmp_path, reader):
@@ -407,4 +443,4 @@ def test_a_film_in_a_syntax_that_loses_is_called_lossy_though_it_does_not_say_so
     path.write_bytes(dicom_files.encapsulated(path.read_bytes(), JPEGBaseline8Bit, stream))
     capture = made(path, reading(), reader)["sc"]
     assert capture.LossyImageCompression == "01"
-    assert capture.LossyImageCompressionMethod == ["ISO_10918_1", "ISO_10918_1"]
+    assert capture.LossyImageCompressionMethod == "ISO_10918_1"

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -506,6 +507,23 @@ def test_a_disk_that_cannot_be_read_is_not_held_against_an_image(bench: Bench) -
     kept.rename(path)
     bench.work()
     assert bench.counts()[READ]["done"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that another process cannot read")
+def test_a_file_that_only_the_decoder_could_not_read_is_not_at_fault(tmp_path: Path) -> None:
+    """The disk may be well again when it is looked at a second time."""
+    path, content, number = tmp_path / "image.dcm", written(radiograph()), 900
+    path.write_bytes(content)
+    decoder = image_decoding.decoder(32, 120)
+    with path.open("rb") as file:
+        os.dup2(file.fileno(), number, inheritable=False)  # no process that is started inherits it
+    try:
+        own = Path(f"/proc/self/fd/{number}")
+        with pytest.raises(FileNotFoundError):
+            image_decoding.decoded(decoder, "1.2.3", own, hashlib.sha256(content).hexdigest())
+    finally:
+        decoder.close()
+        os.close(number)
 
 
 def test_a_worker_outlives_a_queue_that_cannot_be_written(

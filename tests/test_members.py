@@ -440,6 +440,9 @@ def test_what_a_resumed_network_has_already_may_be_gone(run, tmp_path):
         recipe_checks.for_run(pair, None, resume=True)
     assert "network 3: weights = '/other.pth': the weights file does not exist" in str(caught.value)
     assert "/gone.pth" not in str(caught.value)
+    shutil.copytree(copy, pair / "members" / "2")
+    given = {"weights": "/gone.pth", "members": 2}
+    assert len(recipe_checks.for_run(pair, "quick", given, resume=True).members) == 2
 
 
 @pytest.mark.slow

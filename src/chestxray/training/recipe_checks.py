@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic_core import PydanticCustomError
+
 from chestxray import hub
 from chestxray.artifacts import read_json
 from chestxray.dataset.remote import fetched_tables
@@ -22,7 +24,13 @@ from chestxray.model import model_card
 from chestxray.model.model_card import ModelCard
 from chestxray.training import recipe as recipes
 from chestxray.training.recipe import Overrides, Recipe
-from chestxray.training.recipe_keys import NO_TEACHER, PHANTOMS, TEACHER_WANTED, WORDS
+from chestxray.training.recipe_keys import (
+    NO_TEACHER,
+    PHANTOMS,
+    TEACHER_WANTED,
+    WORDS,
+    changes_of_members,
+)
 
 TARGETS: Final = "teacher.safetensors"
 """In a run's folder: the teacher's probabilities of the training images, see `distillation`."""
@@ -167,8 +175,9 @@ def keeps(run: Path | None, member: int | None = None) -> frozenset[str]:
 
 def _networks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Give the keys of each network of a recipe, as far as they are checked here."""
-    members = values.get("members")
-    if not isinstance(members, list | tuple) or not all(isinstance(of, dict) for of in members):
+    try:
+        members = changes_of_members(values.get("members", 1))
+    except PydanticCustomError:  # `recipe.load` says why
         return [values]
     each = [{**values, **changes} for changes in members]
     learned = Recipe().method

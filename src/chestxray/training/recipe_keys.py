@@ -52,8 +52,12 @@ def _small_side(value: object) -> int | float:
     return value  # type: ignore[return-value]
 
 
-def _changes(value: object) -> tuple[dict[str, Any], ...]:
-    """Give what each member changes; one member is none."""
+def changes_of_members(value: object) -> tuple[dict[str, Any], ...]:
+    """Give what each member changes, of the value of `members`; one member is none.
+
+    Raises:
+        PydanticCustomError: it is no number or list of members.
+    """
     number = isinstance(value, int) and not isinstance(value, bool)
     given = [{}] * value if number and 1 <= value <= _MOST_MEMBERS else value  # type: ignore[operator]
     many = isinstance(given, list | tuple) and all(isinstance(each, dict) for each in given)
@@ -326,7 +330,7 @@ class Recipe(Strict):
     monitor: Literal["loss", "auroc"] = "loss"
     patience: Annotated[int, Field(ge=1)] = 5
     tta: tuple[Literal["flip", "crops"], ...] = ()
-    members: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_changes)] = ()
+    members: Annotated[tuple[dict[str, Any], ...], BeforeValidator(changes_of_members)] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from chestxray.dataset.decoding import SECONDS_PER_FILE, Isolated
 from chestxray.dataset.pixels import Canonical
 from chestxray.dataset.radiograph import Radiograph
-from chestxray.errors import ImageError
+from chestxray.errors import DecodingTimeError, ImageError
 from chestxray.reading.judged_image import JudgedImage
 from chestxray.serving.gateway import logs
 from chestxray.serving.source_image import PICTURE_SIDE, SourceImage
@@ -34,7 +34,11 @@ class DecodedImage(NamedTuple):
     picture: Canonical
 
 
-def decoder(size: int, lease: float, patience: float = 1.0) -> Isolated[DecodedImage]:
+Decoder = Isolated[DecodedImage | OSError]
+"""Gives the error where a file cannot be read."""
+
+
+def decoder(size: int, lease: float, patience: float = 1.0) -> Decoder:
     """Make a decoder for `decoded`.
 
     Args:
@@ -46,7 +50,7 @@ def decoder(size: int, lease: float, patience: float = 1.0) -> Isolated[DecodedI
     return Isolated(partial(_decode_quietly, size), seconds)
 
 
-def decoded(decoder: Isolated[DecodedImage], uid: str, path: Path, digest: str) -> DecodedImage:
+def decoded(decoder: Decoder, uid: str, path: Path, digest: str) -> DecodedImage:
     """Have a file decoded.
 
     Args:
@@ -60,22 +64,25 @@ def decoded(decoder: Isolated[DecodedImage], uid: str, path: Path, digest: str) 
         ImageError: it was altered, or as `Isolated.call` and `decode` say.
     """
     try:
-        return decoder.call(uid, path, digest)
-    except ImageError:
-        _read(path, digest)  # what the disk does is not the image's fault
+        outcome = decoder.call(uid, path, digest)
+    except DecodingTimeError:
+        path.read_bytes()  # a disk that hung may have failed by now
         raise
+    if isinstance(outcome, OSError):
+        raise outcome
+    return outcome
 
 
-def _decode_quietly(size: int, path: Path, digest: str) -> DecodedImage:
+def _decode_quietly(size: int, path: Path, digest: str) -> DecodedImage | OSError:
+    """Decode a file; an error of the disk is given, since it is not the image's fault."""
     logs.set_up()  # else pydicom's complaints, which quote the file, would reach standard error
-    return decode(size, _read(path, digest), digest)
-
-
-def _read(path: Path, digest: str) -> bytes:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return error
     if hashlib.sha256(data).hexdigest() != digest:
         raise ImageError(path, "the file was altered on the disk after it was received")
-    return data
+    return decode(size, data, digest)
 
 
 def decode(size: int, data: bytes, digest: str) -> DecodedImage:

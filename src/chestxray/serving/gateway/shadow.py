@@ -29,7 +29,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chestxray.dataset.decoding import Isolated
 from chestxray.errors import (
     ChestXrayError,
     DecodingTimeError,
@@ -41,7 +40,7 @@ from chestxray.reading.reader import Reader
 from chestxray.serving.gateway import image_decoding, logs, queue, readings
 from chestxray.serving.gateway.audit import DATABASE
 from chestxray.serving.gateway.config import Config
-from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.image_decoding import Decoder
 from chestxray.serving.gateway.queue import exit_after
 from chestxray.serving.gateway.shadow_store import ShadowStore
 from chestxray.serving.gateway.store import READ
@@ -116,7 +115,7 @@ def run(config: Config, reader: Reader, stop: threading.Event) -> None:
 def _read_next(
     config: Config,
     reader: Reader,
-    decoder: Isolated[DecodedImage],
+    decoder: Decoder,
     first: sqlite3.Connection,
     own: ShadowStore,
 ) -> bool:
@@ -139,9 +138,7 @@ def _read_next(
     return True
 
 
-def _read(
-    image: _Image, state: Path, reader: Reader, decoder: Isolated[DecodedImage], own: ShadowStore
-) -> None:
+def _read(image: _Image, state: Path, reader: Reader, decoder: Decoder, own: ShadowStore) -> None:
     started = time.monotonic()
     path = state / "images" / f"{image.uid}.dcm"
     try:

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chestxray.artifacts import sha256, write_once
-from chestxray.dataset.decoding import Isolated
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import key
 from chestxray.reading.gate.notices import ANOTHER_KIND
@@ -26,7 +25,7 @@ from chestxray.reading.reader import Reader, Reading
 from chestxray.serving import result_objects
 from chestxray.serving.gateway import image_decoding, logs
 from chestxray.serving.gateway.config import Config, Destination, Rule
-from chestxray.serving.gateway.image_decoding import DecodedImage
+from chestxray.serving.gateway.image_decoding import DecodedImage, Decoder
 from chestxray.serving.gateway.integrity import is_damage
 from chestxray.serving.gateway.queue import Task, exit_after
 from chestxray.serving.gateway.readings import Figures
@@ -77,9 +76,7 @@ def run(config: Config, reader: Reader, stop: threading.Event, name: str) -> Non
         store.close()
 
 
-def handle(
-    task: Task, config: Config, reader: Reader, decoder: Isolated[DecodedImage], store: Store
-) -> None:
+def handle(task: Task, config: Config, reader: Reader, decoder: Decoder, store: Store) -> None:
     """Read one image and record the outcome, or the failure."""
     started = time.monotonic()
     image = store.image(task.item)
@@ -117,9 +114,7 @@ def receives(to: Destination, image: Image, outcome: Reading | RefusedError) -> 
     return not to.rules or any(_holds(rule, image, outcome) for rule in to.rules)
 
 
-def _read_next(
-    config: Config, reader: Reader, decoder: Isolated[DecodedImage], store: Store, name: str
-) -> bool:
+def _read_next(config: Config, reader: Reader, decoder: Decoder, store: Store, name: str) -> bool:
     """Read one image; give False where none is due."""
     task = store.claim(READ, config.read.lease, config.read.attempts, name)
     if task is None:
@@ -129,9 +124,7 @@ def _read_next(
     return True
 
 
-def _read(
-    image: Image, reader: Reader, decoder: Isolated[DecodedImage], store: Store
-) -> _ReadImage:
+def _read(image: Image, reader: Reader, decoder: Decoder, store: Store) -> _ReadImage:
     path = store.image_file(image.uid)
     try:
         decoded = image_decoding.decoded(decoder, image.uid, path, image.sha256)

@@ -31,6 +31,7 @@ Value = str | Sequence[float] | Sequence[bytes]
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _LONG: Final = frozenset({"OB", "SQ", "UT"})  # two reserved bytes, then a length of 32 bits
+_LONGEST: Final = 0xFFFF  # bytes of all others
 _TEXT: Final = frozenset({"CS", "DA", "DS", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UT"})
 _NUMBERS: Final = {"FL": "f", "FD": "d", "US": "H"}
 _UTF_8: Final = "utf-8"
@@ -41,7 +42,8 @@ def encode(**attributes: Value) -> bytes:
     """Encode a data set.
 
     Args:
-        attributes: keyword → text; numbers where the VR is FL or FD; encoded items where it is SQ.
+        attributes: keyword → text; numbers where the VR is FL, FD or US; encoded items where it is
+            SQ.
 
     Raises:
         KeyError: the Standard does not have a keyword.
@@ -72,8 +74,8 @@ def _with_head(tag: int, vr: str, content: bytes) -> bytes:
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode())
     if vr in _LONG:
         return head + struct.pack("<xxI", len(content)) + content
-    if len(content) > 0xFFFF:
-        raise ValueError(f"{tag:08X}: {len(content)} bytes, {vr} holds at most 65535")
+    if len(content) > _LONGEST:
+        raise ValueError(f"{tag:08X}: {len(content)} bytes, {vr} holds at most {_LONGEST}")
     return head + struct.pack("<H", len(content)) + content
 
 
@@ -228,13 +230,18 @@ def _written(value: object) -> str:
 
 
 def _encoded(element: DataElement | RawDataElement) -> bytes:
-    """Encode an element; the library does what results rarely have, such as pixels."""
+    """Encode an element; the library does what results rarely have, such as pixels.
+
+    A text of an image may be too long for its VR in UTF-8: the library writes it as UN.
+    """
     if isinstance(element, DataElement):
         tag, vr, value = element.tag, element.VR, element.value
         if vr in _TEXT:
             values = value if isinstance(value, MultiValue) else [value]
             text = "" if element.is_empty else "\\".join(map(_written, values))
-            return _with_head(tag, vr, _content(vr, text))
+            content = _content(vr, text)
+            if vr in _LONG or len(content) <= _LONGEST:
+                return _with_head(tag, vr, content)
         if vr == "SQ" and not element.is_undefined_length:
             return _with_head(tag, vr, sequence([_data_set(item) for item in value]))
         if vr == "US" and isinstance(value, int):

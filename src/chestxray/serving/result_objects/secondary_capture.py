@@ -285,8 +285,19 @@ def _jpeg(drawn: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _lossy(source: SourceImage, ratio: float) -> SourceImage:
-    """Add a compression to those that an image has been through (PS3.3 C.7.6.1.1.5)."""
-    now = dict(zip(LOSSY[1:], (f"{ratio:.1f}", "ISO_10918_1"), strict=True))
+    """Add a compression to those that an image has been through (PS3.3 C.7.6.1.1.5).
+
+    Ratios and methods must correspond one to one, so that those of the image are left out where
+    they do not, as where it states no ratio.
+    """
+    state, *steps = LOSSY
     known = source.values
-    all_of_them = {of: "\\".join(filter(None, (known.get(of), now[of]))) for of in now}
-    return replace(source, values={**known, LOSSY[0]: "01", **all_of_them})
+    before = [known[of].split("\\") if of in known else [] for of in steps]
+    if known.get(state) != "01" or len({len(of) for of in before}) > 1:
+        before = [[] for _ in steps]
+    now = (f"{ratio:.1f}", "ISO_10918_1")
+    both = {
+        of: "\\".join([*earlier, last])
+        for of, earlier, last in zip(steps, before, now, strict=True)
+    }
+    return replace(source, values={**known, state: "01", **both})
