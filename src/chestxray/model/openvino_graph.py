@@ -71,12 +71,14 @@ def check_memory(model: Any) -> None:  # noqa: ANN401
         if unknown or node.get_type_name() in _BODIES:
             raise ArtifactError(
                 f"the sizes of its {node.get_type_name()} {node.get_friendly_name()!r} are not "
-                f"those of one image alone: export the bundle again"
+                f"those of one image alone: export the bundle again, or read with its network "
+                f"(--engine torch)"
             )
     if (peak := _peak(operations)) > MOST_MEMORY:
         raise ArtifactError(
             f"it takes {peak / 2**30:.1f} GiB for one image, and at most "
-            f"{MOST_MEMORY / 2**30:g} GiB are allowed: export the bundle again"
+            f"{MOST_MEMORY / 2**30:g} GiB are allowed: export the bundle again, or read with its "
+            f"network (--engine torch)"
         )
 
 
