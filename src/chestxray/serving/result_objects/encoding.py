@@ -3,7 +3,7 @@
 Explicit VR little endian, text in UTF-8, sequences with their lengths; only the value
 representations that results have. A report of 14 findings has 380 nested data sets; built and
 written by a library they take a worker longer than the reading (`benchmarks/structured_report.py`).
-What is left for the library to build, the head of each object, it takes four times as long to write
+What is left for the library to build, the head of each object, it takes five times as long to write
 as `file` does, which writes the same bytes.
 
 References: PS3.5 6.2 (value representations), 7.1.2 (elements), 7.5 (sequences); PS3.10 7.1 (file

@@ -13,8 +13,8 @@ Heatmaps are shown of at most three called findings; where none is called, of th
 threshold, marked as not called. A refusal shows the plain radiograph and the reason in large
 letters, without probabilities. Nothing about the patient is written into the picture.
 
-JPEG loses what nobody sees here, and takes an eighth of the bytes of RLE Lossless. With three
-colours DICOM has it in one form only, YBR_FULL_422.
+JPEG loses what nobody sees here, and takes an eighth of the bytes of RLE Lossless. Of colour, each
+second column is kept: dciodvfy takes JPEG of three colours as YBR_FULL_422 only.
 
 References: PS3.3 A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image; 1.1.5: lossy
 compression), C.7.6.3 (Image Pixel), C.8.6.1 (SC Equipment); PS3.5 8.2.1 (JPEG).
