@@ -21,12 +21,11 @@ from chestxray.dataset import pixels
 from chestxray.errors import ImageError, RefusedError
 from chestxray.findings import vocabulary
 from chestxray.reading.reader import Reader, Reading
-from chestxray.serving import result_objects
+from chestxray.serving import dicom_writing, result_objects
 from chestxray.serving.gateway import config, reachability
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
 from chestxray.serving.result_objects import (
     codes,
-    encoding,
     secondary_capture,
     segmentation,
     structured_report,
@@ -304,7 +303,7 @@ def test_files_have_the_bytes_that_pydicom_writes(header, tmp_path, reader):
         segmentation.segmentation(source, model, said, THRESHOLDS),
     ]
     for result in made_of_each:
-        assert encoding.file(result) == by_pydicom(result)
+        assert dicom_writing.file(result) == by_pydicom(result)
 
 
 def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
@@ -326,7 +325,7 @@ def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
     odd.PatientSpeciesCodeSequence = [item, Dataset()]
     odd.file_meta = FileMetaDataset()
     odd.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    assert encoding.file(odd) == by_pydicom(odd)
+    assert dicom_writing.file(odd) == by_pydicom(odd)
 
 
 @pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")
@@ -338,7 +337,7 @@ def test_a_text_that_is_too_long_for_its_vr_is_written_as_pydicom_writes_it(tmp_
     result = secondary_capture.capture(
         long, Model.of(reader), reading(), np.zeros((8, 8, 3), np.uint8)
     )
-    assert encoding.file(result) == by_pydicom(result)
+    assert dicom_writing.file(result) == by_pydicom(result)
 
 
 # --- the secondary capture ----------------------------------------------------------------------

@@ -11,9 +11,9 @@ from pydicom import Dataset
 from chestxray.dataset import pixels
 from chestxray.findings import label, term
 from chestxray.reading.reader import Reader
+from chestxray.serving.dicom_writing import encode
 from chestxray.serving.result_objects import codes
-from chestxray.serving.result_objects import encoding as content
-from chestxray.serving.result_objects.encoding import encode
+from chestxray.serving.result_objects import content_items as content
 from chestxray.sources.nih import FINDINGS
 from result_objects import (
     CALLED,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import io
 import json
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +34,6 @@ from chestxray.serving.gateway import dead_letters, statistics
 from chestxray.serving.gateway.config import TLS, Destination
 from chestxray.serving.gateway.reachability import reach
 from chestxray.serving.gateway.sender import (
-    _AT_ONCE,
     _CStoreTransport,
     _StowTransport,
     deliver,
@@ -44,7 +41,7 @@ from chestxray.serving.gateway.sender import (
 )
 from chestxray.serving.gateway.store import READ, Image, Result, Store, send_queue
 from dicom_files import written
-from gateway_parts import certificates, config, free_port, full_once, radiograph, tool, wait_for
+from gateway_parts import certificates, config, free_port, full_once, radiograph, wait_for
 
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -94,11 +91,11 @@ class PACS:
     def __init__(
         self, port: int, tls: TLS | None = None, syntaxes: Sequence[str] = (ExplicitVRLittleEndian,)
     ) -> None:
-        self.status, self.got = 0x0000, []
+        self.status, self.got, self.associations = 0x0000, [], []
         ae = AE(ae_title="PACS")
         ae.add_supported_context(Verification)
         ae.add_supported_context(SecondaryCaptureImageStorage, list(syntaxes))
-        handlers = [(evt.EVT_C_STORE, self._stored)]
+        handlers = [(evt.EVT_C_STORE, self._stored), (evt.EVT_ACCEPTED, self._accepted)]
         context = tls.server_context() if tls else None
         self._server = ae.start_server(
             ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context
@@ -107,6 +104,9 @@ class PACS:
     def _stored(self, event: evt.Event) -> int:
         self.got.append(event.encoded_dataset(include_meta=False))
         return self.status
+
+    def _accepted(self, event: evt.Event) -> None:
+        self.associations.append(event.assoc)
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -276,86 +276,22 @@ def test_a_result_arrives_as_the_bytes_in_the_outbox(
     pacs.stop()
 
 
-def test_the_end_of_a_small_result_does_not_wait_for_an_acknowledgement(
+def test_results_that_follow_each_other_go_over_one_association(
     store: Store, tmp_path: Path
 ) -> None:
-    """With Nagle's algorithm a report of 10 kB took 40 ms more than its bytes need."""
     result(store)
     port = free_port()
     pacs, to = PACS(port), dicom(tmp_path, port)
     transport = _CStoreTransport(to, "CHESTXRAY")
-    try:
-        connection = transport._associate().dul.socket.socket
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    finally:
-        transport.close()
-        pacs.stop()
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux has TCP_QUICKACK")
-def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """dcmtk's storescp sends its answers so: 40 ms passed between the two."""
-    result(store)
-    path = store.result_file("1.2.9")
-
-    def seconds() -> float:
-        port, taken = free_port(), []
-        archive = subprocess.Popen([tool("storescp"), "--accept-all", "--ignore", str(port)])
-        try:
-            wait_for(lambda: listens(port), 30)
-            transport = _CStoreTransport(dicom(tmp_path, port), "CHESTXRAY")
-            for _ in range(25):
-                start = time.perf_counter()
-                transport.send(path)
-                taken.append(time.perf_counter() - start)
-            transport.close()
-        finally:
-            archive.kill()
-            archive.wait()
-        return float(np.median(taken[10:]))  # Linux acknowledges the first ones at once
-
-    at_once = seconds()
-    monkeypatch.setattr("chestxray.serving.gateway.sender._AT_ONCE", _AT_ONCE[:1])
-    assert seconds() - at_once > 0.02
-
-
-def test_an_answer_is_not_taken_by_the_association_s_own_thread(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a busy machine: that thread goes on long after it could, and the sender waits later."""
-    result(store)
-    port = free_port()
-    pacs, to = PACS(port), dicom(tmp_path, port)
-    transport = _CStoreTransport(to, "CHESTXRAY")
-    association = transport._associate()
-    checkpoint, messages = association._reactor_checkpoint, association.dimse
-    wait, get_message = threading.Event.wait, messages.get_msg
-
-    def late(event: threading.Event, timeout: float | None = None) -> bool:
-        reached = wait(event, timeout)
-        if event is checkpoint:
-            time.sleep(0.1)
-        return reached
-
-    def later(block: bool = False) -> object:
-        if block:
-            time.sleep(0.3)
-        return get_message(block)
-
-    monkeypatch.setattr(threading.Event, "wait", late)
-    monkeypatch.setattr(messages, "get_msg", later)
-    for _ in range(5):
+    for _ in range(3):
         transport.send(store.result_file("1.2.9"))
-    transport.close()
-    assert len(pacs.got) == 5
+        transport.release(held=60)
+    assert len(pacs.got) == 3
+    (association,) = pacs.associations
+    assert association.is_established
+    transport.release(held=0)
+    wait_for(lambda: association.is_released, 10)
     pacs.stop()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_sender_killed_before_it_noted_a_success_sends_the_same_bytes_again(

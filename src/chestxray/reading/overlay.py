@@ -196,9 +196,11 @@ def _draw_contours(drawn: _RGB, smooth: _Floats, step: Canonical, slope: _Floats
     reach = width / 2 + _EDGE * width + 0.5
     nearest = cv2.LUT(step, _NEAREST)
     off = cv2.absdiff(smooth, nearest)
-    near = np.nonzero((slope > _FLAT) & (off <= reach * slope))
-    distance = (off[near] / slope[near])[:, None]
+    near = np.flatnonzero((slope > _FLAT) & (off <= reach * slope))
+    distance = (off.ravel()[near] / slope.ravel()[near])[:, None]
     casing = _CASING * np.clip(reach - distance, 0, 1)
     line = np.clip(width / 2 + 0.5 - distance, 0, 1)
-    colour = _PALETTE[np.minimum(nearest[near] * _STEPS, _STEPS - 1).astype(np.intp)]
-    drawn[near] = np.rint(drawn[near] * (1 - casing) * (1 - line) + colour * line).astype(np.uint8)
+    level = np.minimum(nearest.ravel()[near] * _STEPS, _STEPS - 1).astype(np.intp)
+    pixels = drawn.reshape(-1, 3)
+    under = pixels[near] * (1 - casing) * (1 - line)
+    pixels[near] = np.rint(under + _PALETTE[level] * line).astype(np.uint8)

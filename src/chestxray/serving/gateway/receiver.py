@@ -30,11 +30,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, evt
 from pynetdicom.association import Association
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from chestxray.serving.dicom_writing import file_meta
 from chestxray.serving.gateway.config import Receive
 from chestxray.serving.gateway.connections import REQUEST_SECONDS, Connections, Handler, Server
 from chestxray.serving.gateway.intake import RADIOGRAPHS, Intake, OutOfSpaceError, is_uid
@@ -46,7 +46,11 @@ from chestxray.serving.gateway.secondary_captures import (
 )
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
-from chestxray.serving.gateway.upper_layer import Messages, UpperLayer, spool_of
+from chestxray.serving.gateway.upper_layer import (
+    Messages,
+    ServingUpperLayer,
+    spool_of,
+)
 
 RESULT_CLASSES: Final = (
     SecondaryCaptureImageStorage,
@@ -61,6 +65,7 @@ _UNSUPPORTED_CLASS: Final = 0x0122
 _OUT_OF_RESOURCES: Final = 0xA700
 _MISMATCH: Final = 0xA900
 
+_IMPLEMENTATION: Final = (PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION)
 _STOP_SECONDS: Final = 10.0  # that open associations have to end
 _MAX_PDU_SIZE: Final = 131072
 _log = logging.getLogger(__name__)
@@ -182,11 +187,7 @@ class Receiver:
     def _prepare(self, association: Association) -> None:
         """Limit what a peer may send."""
         seconds = float(association.network_timeout or 0)
-        upper_layer, made = UpperLayer(association, seconds), association.dul
-        upper_layer.socket, upper_layer.event_queue = made.socket, made.event_queue
-        association.dul = upper_layer
-        association.acse_timeout = association.acse_timeout  # sets the timers of the new layer
-        association.network_timeout = association.network_timeout
+        ServingUpperLayer(association, seconds).take_place_of(association.dul)
 
         def spool(context: int, command: Any) -> Spool:  # noqa: ANN401
             syntax = association._accepted_cx[context].transfer_syntax[0]  # noqa: SLF001
@@ -247,13 +248,9 @@ def _head(command: Any, syntax: UID, source: str) -> bytes:  # noqa: ANN401
     """Give preamble, prefix and file meta of an image, with the sender's AE title."""
     if not is_uid(str(command.AffectedSOPInstanceUID)):  # it is not taken
         return b""
-    meta = create_file_meta(
-        sop_class_uid=UID(command.AffectedSOPClassUID),
-        sop_instance_uid=UID(command.AffectedSOPInstanceUID),
-        transfer_syntax=syntax,
+    return file_meta(
+        command.AffectedSOPClassUID, command.AffectedSOPInstanceUID, syntax, _IMPLEMENTATION, source
     )
-    meta.SourceApplicationEntityTitle = source
-    return b"\0" * 128 + b"DICM" + encode_file_meta(meta)
 
 
 def _calling(event: evt.Event) -> str:

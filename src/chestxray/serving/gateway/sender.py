@@ -14,22 +14,19 @@ service answers is limited in bytes, depth and time (`http_client`, `dicom_json`
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import re
-import socket
 import sqlite3
-import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Final, Protocol
 
 from pydicom import Dataset, dcmread
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
 from chestxray.errors import ChestXrayError
@@ -37,13 +34,16 @@ from chestxray.serving.gateway import dicom_json
 from chestxray.serving.gateway.config import Config, Destination, StoreSCP, Stow
 from chestxray.serving.gateway.http_client import AnswerError, HTTPClient
 from chestxray.serving.gateway.http_client import UnreachableError as NoConnectionError
+from chestxray.serving.gateway.outgoing_association import OutgoingAssociation
 from chestxray.serving.gateway.queue import Task, backoff, exit_after
 from chestxray.serving.gateway.receiver import RESULT_CLASSES
+from chestxray.serving.gateway.sop_uids import transfer_syntax
 from chestxray.serving.gateway.store import Store, send_queue
 
 _TIMEOUT: Final = 30.0
 _IDLE_SECONDS: Final = 0.2
-_SECONDS_TO_STOP: Final = 5.0
+_HEAD_BYTES: Final = 2**10  # with the file meta of a result
+_HELD_SECONDS: Final = 2.0  # an association costs as much as three results
 _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
 _UNSUPPORTED_MEDIA: Final = 415
@@ -83,51 +83,15 @@ class _Transport(Protocol):
             OSError: the file cannot be read.
         """
 
-    def release(self) -> None:
-        """Release what other senders wait for, while there is nothing to send."""
+    def release(self, held: float = 0.0) -> None:
+        """Release what other senders wait for, if it has been held for so many seconds."""
 
     def close(self) -> None:
         """Close all connections."""
 
 
-class _Checkpoint(threading.Event):
-    """Where an association's own thread stops before a request, so that it takes no answer.
-
-    pynetdicom takes the thread for stopped just before it waits here. If it was about to go on, it
-    takes the answer for a request, and the result is sent again 30 s later. Here `clear` returns
-    once it has stopped.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.set()
-        self.reached = threading.Event()
-        self._going = threading.RLock()
-        self._goes = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Let the association's thread, and no other, go on when it may."""
-        self.reached.set()
-        if self._goes:
-            self._goes = False
-            self._going.release()
-        while True:
-            super().wait(timeout)
-            self._going.acquire()
-            if self.is_set():
-                self._goes = True
-                return True
-            self._going.release()
-
-    def clear(self) -> None:
-        """Have the thread stop, unless it has ended."""
-        super().clear()
-        if self._going.acquire(timeout=_SECONDS_TO_STOP):
-            self._going.release()
-
-
 class _CStoreTransport:
-    """C-STORE, over one association while there are results to send."""
+    """C-STORE, over one association while results follow each other."""
 
     def __init__(self, to: StoreSCP, ae_title: str) -> None:
         _config.STORE_SEND_CHUNKED_DATASET = True  # send bytes as they are, without decoding
@@ -138,7 +102,8 @@ class _CStoreTransport:
         for sop_class in RESULT_CLASSES:
             self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
         self._ae.add_requested_context(SecondaryCaptureImageStorage, JPEGBaseline8Bit)
-        self._association: Association | None = None
+        self._association: OutgoingAssociation | None = None
+        self._opened = 0.0
 
     def send(self, path: Path) -> None:
         """Deliver a file by C-STORE; see `_Transport.send`."""
@@ -156,33 +121,30 @@ class _CStoreTransport:
             # Its error comment is not repeated: it may name the patient.
             raise _delivery_error(code, f"C-STORE was answered with status {code:04X}")
 
-    def release(self) -> None:
-        """Release the association."""
-        if self._association is not None and self._association.is_established:
-            self._association.release()
-        self._association = None
+    def release(self, held: float = 0.0) -> None:
+        """Release the association; see `_Transport.release`."""
+        if self._association is not None and time.monotonic() - self._opened >= held:
+            self._association.end()
+            self._association = None
 
     def close(self) -> None:
         """Release the association."""
         self.release()
 
-    def _associate(self) -> Association:
-        if self._association is None or not self._association.is_established:
+    def _associate(self) -> OutgoingAssociation:
+        if self._association is None or not self._association.is_usable:
+            self.release()
             to = self._to
             try:
-                tls = (to.tls.client_context(), to.host) if to.tls else None
+                tls = to.tls.client_context() if to.tls else None
             except OSError as error:  # they may be being renewed
                 raise _UnreachableError(f"the TLS files cannot be used: {error}") from error
-            association = self._ae.associate(
-                to.host, to.port, ae_title=to.ae_title, tls_args=tls, evt_handlers=_AT_ONCE
-            )
+            association = OutgoingAssociation(self._ae, to, tls)
             if not association.is_established:
                 reason = "was rejected" if association.is_rejected else "could not be opened"
                 where = f"{to.ae_title} at {to.host}:{to.port}"
                 raise _UnreachableError(f"the association with {where} {reason}")
-            association._reactor_checkpoint = checkpoint = _Checkpoint()  # noqa: SLF001
-            checkpoint.reached.wait(_SECONDS_TO_STOP)
-            self._association = association
+            self._association, self._opened = association, time.monotonic()
         return self._association
 
 
@@ -229,7 +191,7 @@ class _StowTransport:
             raise _RejectedError(f"the server answered {status}")
         _check_stored(status, answer, uid)
 
-    def release(self) -> None:
+    def release(self, held: float = 0.0) -> None:
         """Keep the connection; the pool closes idle ones."""
 
     def close(self) -> None:
@@ -269,39 +231,12 @@ def uncompressed(path: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _send_at_once(event: evt.Event) -> None:
-    """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
-    _set_for_tcp(event, socket.TCP_NODELAY)
-
-
-def _acknowledge_at_once(event: evt.Event) -> None:
-    """Have the beginning of the answer acknowledged at once, as often as Linux forgets it.
-
-    Many archives hold its end till then, which is 40 ms later otherwise.
-    """
-    if sys.platform == "linux":  # elsewhere there is no such option
-        _set_for_tcp(event, socket.TCP_QUICKACK)
-
-
-def _set_for_tcp(event: evt.Event, option: int) -> None:
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        with contextlib.suppress(OSError):  # the other side has just closed it
-            connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
-
-
-_AT_ONCE: Final[list[evt.EventHandlerType]] = [
-    (evt.EVT_CONN_OPEN, _send_at_once),
-    (evt.EVT_DATA_SENT, _acknowledge_at_once),
-]
-
-
 def _as_accepted(path: Path, association: Association) -> Path | Dataset:
     """Give a result as the other side accepts it: the file, or its data set without compression."""
-    meta = read_file_meta_info(path)
-    wanted = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
-    accepted = {(of.abstract_syntax, of.transfer_syntax[0]) for of in association.accepted_contexts}
-    if wanted in accepted or wanted[1] == ExplicitVRLittleEndian:
+    with path.open("rb") as file:
+        syntax = transfer_syntax(file.read(_HEAD_BYTES))
+    accepted = {context.transfer_syntax[0] for context in association.accepted_contexts}
+    if syntax in accepted:  # compressed ones are proposed for pictures alone
         return path
     plain = uncompressed(path)
     return path if plain is None else dcmread(io.BytesIO(plain))
@@ -328,11 +263,13 @@ def run(config: Config, to: Destination, stop: threading.Event) -> None:
                 extra = {"event": "postponed", "destination": to.name}
                 _log.error("the queue cannot be written: %s", error, extra=extra)
             if reached is None:
-                transport.release()
+                transport.release(held=_HELD_SECONDS)
                 stop.wait(_IDLE_SECONDS)
                 continue
             failures = 0 if reached else failures + 1
-            stop.wait(min(_LONGEST_INTERVAL, backoff(failures)) if failures else 0)
+            if failures:
+                transport.release()
+                stop.wait(min(_LONGEST_INTERVAL, backoff(failures)))
     finally:
         transport.close()
         store.close()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, Final
 
-from pynetdicom import evt
+from pynetdicom import _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
@@ -36,6 +36,9 @@ from pynetdicom.pdu_primitives import P_DATA
 from chestxray.errors import ChestXrayError
 from chestxray.serving.gateway.logs import place
 from chestxray.serving.gateway.spool import Spool
+
+# Else pynetdicom describes each message for a log that nobody writes.
+_config.LOG_HANDLER_LEVEL = "none"
 
 _ASSOCIATE: Final = (0x01, 0x02)
 _P_DATA: Final = 0x04
@@ -70,45 +73,27 @@ class UpperLayer(DULServiceProvider):
     def __init__(self, association: Association, seconds: float) -> None:
         super().__init__(association)
         self._seconds = seconds
-        self._waker, self._woken = socket.socketpair()
-        for end in (self._waker, self._woken):
-            end.setblocking(False)
-        self.to_user_queue = _UserQueue(association)
 
-    def run_reactor(self) -> None:
-        """Run until the connection has ended, then wake the association that waits for it."""
-        messages: Any = self.assoc.dimse
-        # None ends the wait for a message, which pynetdicom's types do not foresee.
-        to_user: Any = self.to_user_queue
-        try:
-            super().run_reactor()
-        finally:
-            messages.discard()
-            to_user.put(None)
-            self._waker.close()
-            self._woken.close()
+    def take_place_of(self, made: DULServiceProvider) -> None:
+        """Serve the association, which has not begun, in place of the layer that it made."""
+        self.socket, self.event_queue = made.socket, made.event_queue
+        self.assoc.dul = self
+        self.assoc.acse_timeout = self.assoc.acse_timeout  # sets the timers of the new layer
+        self.assoc.network_timeout = self.assoc.network_timeout
 
-    def send_pdu(self, primitive: Any) -> None:  # noqa: ANN401
-        """Have a primitive sent, and wake the thread that sends it."""
-        super().send_pdu(primitive)
-        with contextlib.suppress(OSError):  # it has ended, or was woken often enough
-            self._waker.send(b"\0")
+    def wait(self, seconds: float, waker: socket.socket | None = None) -> None:
+        """Wait until there is something to read, at most for so long.
 
-    def _is_transport_event(self) -> bool:
-        """Wait until there is something to read or to send, or for a moment; then do as before.
-
-        A loop handles one event: where another one is left, such as the request that came together
-        with the connection, nothing is waited for.
+        Args:
+            seconds: the longest time.
+            waker: ends the wait too, when it can be read.
         """
         connection: Any = self.socket
-        idle = self.event_queue.empty()
-        if idle and connection is not None and not self._has_decrypted(connection.socket):
-            with contextlib.suppress(OSError, ValueError):  # it was closed
-                waiting = [one for one in (connection.socket, self._woken) if one is not None]
-                select.select(waiting, [], [], _LONGEST_WAIT)
-            with contextlib.suppress(OSError):
-                self._woken.recv(_READ_BYTES)
-        return super()._is_transport_event()
+        if connection is None or self._has_decrypted(connection.socket):
+            return
+        with contextlib.suppress(OSError, ValueError):  # it was closed
+            waiting = [one for one in (connection.socket, waker) if one is not None]
+            select.select(waiting, [], [], seconds)
 
     def _has_decrypted(self, connection: socket.socket | None) -> bool:
         """Tell whether TLS holds what was sent, which `select` does not see."""
@@ -182,7 +167,8 @@ class UpperLayer(DULServiceProvider):
     def _limit(self, kind: int) -> int:
         """Give the maximum length of a type of PDU; that of data is negotiated."""
         if kind == _P_DATA:
-            return int(self.assoc.acceptor.maximum_length or 0)
+            own = self.assoc.requestor if self.assoc.is_requestor else self.assoc.acceptor
+            return int(own.maximum_length or 0)
         return _MAX_ASSOCIATE if kind in _ASSOCIATE else _MAX_SHORT
 
     def refuse(self) -> None:
@@ -197,6 +183,54 @@ class UpperLayer(DULServiceProvider):
     def _close(self) -> None:
         connection: Any = self.socket
         connection.close()  # it tells the state machine
+
+
+class ServingUpperLayer(UpperLayer):
+    """Waits for what is to be read or sent, and wakes its association (`Messages`) for it.
+
+    Args:
+        association: whose connection it reads.
+        seconds: as of `UpperLayer`.
+    """
+
+    def __init__(self, association: Association, seconds: float) -> None:
+        super().__init__(association, seconds)
+        self._run_loop_delay = 0  # it waits in `_is_transport_event`
+        self._waker, self._woken = socket.socketpair()
+        for end in (self._waker, self._woken):
+            end.setblocking(False)
+        self.to_user_queue = _UserQueue(association)
+
+    def run_reactor(self) -> None:
+        """Run until the connection has ended, then wake the association that waits for it."""
+        messages: Any = self.assoc.dimse
+        # None ends the wait for a message, which pynetdicom's types do not foresee.
+        to_user: Any = self.to_user_queue
+        try:
+            super().run_reactor()
+        finally:
+            messages.discard()
+            to_user.put(None)
+            self._waker.close()
+            self._woken.close()
+
+    def send_pdu(self, primitive: Any) -> None:  # noqa: ANN401
+        """Have a primitive sent, and wake the thread that sends it."""
+        super().send_pdu(primitive)
+        with contextlib.suppress(OSError):  # it has ended, or was woken often enough
+            self._waker.send(b"\0")
+
+    def _is_transport_event(self) -> bool:
+        """Wait until there is something to read or to send, or for a moment; then do as before.
+
+        A loop handles one event: where another one is left, such as the request that came together
+        with the connection, nothing is waited for.
+        """
+        if self.event_queue.empty():
+            self.wait(_LONGEST_WAIT, self._woken)
+            with contextlib.suppress(OSError):
+                self._woken.recv(_READ_BYTES)
+        return super()._is_transport_event()
 
 
 class _UserQueue(queue.Queue[Any]):

@@ -26,8 +26,8 @@ from pydicom import Dataset
 from chestxray.dataset.pixels import Grey
 from chestxray.errors import RefusedError
 from chestxray.reading.reader import Reader, Reading
+from chestxray.serving import dicom_writing
 from chestxray.serving.result_objects import (
-    encoding,
     secondary_capture,
     segmentation,
     structured_report,
@@ -106,4 +106,4 @@ def _scope(outcome: Reading | RefusedError, reader: Reader) -> tuple[str, ...]:
 
 
 def _file(kind: str, result: Dataset) -> ResultObject:
-    return ResultObject(kind, str(result.SOPInstanceUID), encoding.file(result))
+    return ResultObject(kind, str(result.SOPInstanceUID), dicom_writing.file(result))

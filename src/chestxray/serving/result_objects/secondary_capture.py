@@ -177,7 +177,7 @@ def _radiographs(
     if no_place(heat):
         note = f"{NO_PLACE}, heat up to {heat.max():.2f}", Style(20, ALERT)
     canvas.text((left, baseline + 32), *note)
-    small = _reduced(large, canvas.pixels_of(_SMALL))
+    small = _reduced(square, canvas.pixels_of(_SMALL))
     for number, other in enumerate(others):
         left = _MARGIN + number * (_SMALL + 60)
         canvas.image((left, _BELOW), blend(small, reading.heatmaps[other]))
@@ -193,7 +193,14 @@ def _caption(canvas: Canvas, at: tuple[int, int], reading: Reading, finding: str
 
 
 def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    """Reduce a picture by means of four pixels as often as that is possible, then by less than two.
+
+    OpenCV computes both in a tenth of the time of one reduction by area.
+    """
+    while len(square) >= 2 * side and len(square) % 2 == 0:
+        half = len(square) // 2
+        square = np.asarray(cv2.resize(square, (half, half), interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _refusal(canvas: Canvas, square: npt.NDArray[np.uint8], refusal: RefusedError) -> None:

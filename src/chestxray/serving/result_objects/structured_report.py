@@ -35,15 +35,15 @@ from chestxray.evaluation.localization import detect
 from chestxray.findings import label
 from chestxray.reading.evidence import no_place
 from chestxray.reading.reader import Reading
+from chestxray.serving.dicom_writing import sequence
 from chestxray.serving.result_objects import codes
-from chestxray.serving.result_objects import encoding as content
-from chestxray.serving.result_objects.encoding import (
+from chestxray.serving.result_objects import content_items as content
+from chestxray.serving.result_objects.content_items import (
     CONTAINS,
     CONTEXT,
     MODIFIER,
     SELECTED,
     ImageReference,
-    sequence,
 )
 from chestxray.serving.result_objects.instance import (
     MAKER,

@@ -1,0 +1,174 @@
+"""An association with a Storage SCP, over which results are sent (PS3.7, PS3.8).
+
+pynetdicom gives an association a thread that looks for what the peer asks for a thousand times a
+second, and that may take the answer for which the sender waits; the result is sent again then,
+30 s later. An association that only sends needs none: here the sender itself looks whether the peer
+has ended it, before it sends. What the peer answers is limited as in `upper_layer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from chestxray.serving.gateway.config import StoreSCP
+from chestxray.serving.gateway.upper_layer import UpperLayer
+
+_ANY_ADDRESS: Final = {socket.AF_INET: "", socket.AF_INET6: "::0"}
+
+
+class OutgoingAssociation(Association):
+    """An association that is used by one thread, and has none of its own.
+
+    Args:
+        ae: with the presentation contexts to propose, and timeouts.
+        to: the peer.
+        tls: context for TLS; None without.
+
+    Attributes:
+        is_established: whether the peer has accepted it, and nobody was seen to end it.
+    """
+
+    def __init__(self, ae: AE, to: StoreSCP, tls: ssl.SSLContext | None) -> None:
+        super().__init__(ae, "requestor")
+        _UpperLayer(self, float(ae.network_timeout or 0)).take_place_of(self.dul)
+        self.dimse = _Messages(self)
+        self._is_paused = True  # there is no thread that pynetdicom must wait for
+        self._address(to, tls)
+        self._propose(ae)
+        self.bind(evt.EVT_CONN_OPEN, _send_at_once)
+        self.bind(evt.EVT_DATA_SENT, _acknowledge_at_once)
+        self.request()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether something can be sent: the peer neither released nor aborted it."""
+        layer: Any = self.dul
+        layer.work_until(lambda: True)
+        return self.is_established and self.dul.is_alive() and self.dul.peek_next_pdu() is None
+
+    def end(self) -> None:
+        """Release the association, or answer the peer that did so first."""
+        if self.is_usable:
+            self.release()
+        elif self.is_established:
+            if self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+            self.kill()
+
+    def _address(self, to: StoreSCP, tls: ssl.SSLContext | None) -> None:
+        peer = AddressInformation.from_addr_port(to.host, to.port)
+        own = AddressInformation(_ANY_ADDRESS[peer.address_family], 0)
+        connection = AssociationSocket(self, address=own)
+        connection.tls_args = (tls, to.host) if tls else None
+        self.set_socket(connection)
+        self.acceptor.address_info, self.acceptor.ae_title = peer, to.ae_title
+        self.requestor.address_info = own
+
+    def _propose(self, ae: AE) -> None:
+        own = self.requestor
+        own.ae_title, own.maximum_length = ae.ae_title, ae.maximum_pdu_size
+        own.implementation_class_uid = ae.implementation_class_uid
+        own.implementation_version_name = ae.implementation_version_name
+        contexts = ae.requested_contexts
+        for place, context in enumerate(contexts):
+            context.context_id = 2 * place + 1  # odd, PS3.8 section 9.3.2.2
+        own.requested_contexts = contexts
+
+
+class _UpperLayer(UpperLayer):
+    """Works in the thread that sends something, or waits for it."""
+
+    def start(self) -> None:
+        """Start no thread."""
+        self.assoc._dul_ready.set()  # noqa: SLF001
+
+    def is_alive(self) -> bool:
+        """Tell whether the connection has not ended."""
+        return not self._kill_thread
+
+    def send_pdu(self, primitive: Any) -> None:  # noqa: ANN401
+        """Send a primitive."""
+        super().send_pdu(primitive)
+        self.work_until(self.to_provider_queue.empty)
+
+    def receive_pdu(self, wait: bool = False, timeout: float | None = None) -> Any:  # noqa: ANN401
+        """Give what the peer asks of the association; None where there is nothing in time."""
+        if wait:
+            self.work_until(lambda: not self.to_user_queue.empty(), timeout or 0)
+        return super().receive_pdu()
+
+    def stop_dul(self) -> bool:
+        """Tell whether the connection has ended, after what is left to do."""
+        self.work_until(lambda: True)
+        return super().stop_dul()
+
+    def work_until(self, done: Callable[[], bool], seconds: float = 0.0) -> None:
+        """Handle what there is to send and what has come, then wait for more of it.
+
+        Args:
+            done: whether nothing more is waited for.
+            seconds: the longest time.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            while self.is_alive() and self._step():
+                pass
+            left = end - time.monotonic()
+            if done() or left <= 0 or not self.is_alive():
+                return
+            self.wait(left)
+
+    def _step(self) -> bool:
+        """Handle one event; give False where there is none."""
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        if not self._process_recv_primitive():
+            self._is_transport_event()
+        try:
+            event = self.event_queue.get(block=False)
+        except queue.Empty:
+            return False
+        self.state_machine.do_action(event)
+        return True
+
+
+class _Messages(DIMSEServiceProvider):
+    def get_msg(self, block: bool = False) -> Any:  # noqa: ANN401
+        """Give an answer; (None, None) where none comes in time, or the connection has ended."""
+        if block:
+            layer: Any = self.dul
+            layer.work_until(lambda: not self.msg_queue.empty(), self.dimse_timeout or 0)
+        return super().get_msg()
+
+
+def _send_at_once(event: evt.Event) -> None:
+    """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
+    _set_for_tcp(event, socket.TCP_NODELAY)
+
+
+def _acknowledge_at_once(event: evt.Event) -> None:
+    """Have the beginning of the answer acknowledged at once, as often as Linux forgets it.
+
+    Many archives hold its end till then, which is 40 ms later otherwise.
+    """
+    if sys.platform == "linux":  # elsewhere there is no such option
+        _set_for_tcp(event, socket.TCP_QUICKACK)
+
+
+def _set_for_tcp(event: evt.Event, option: int) -> None:
+    connection: Any = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        with contextlib.suppress(OSError):  # the other side has just closed it
+            connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
