@@ -24,7 +24,7 @@ from chestxray.evaluation.calibrators import Logistic
 from chestxray.model import bundle
 from chestxray.model import export as exports
 from chestxray.model.bundle import Bundle
-from chestxray.model.engines import OnnxEngine, OpenVinoEngine, needed, quantised
+from chestxray.model.engines import OUTPUTS, OnnxEngine, OpenVinoEngine, needed, quantised
 from chestxray.model.export import export, to_onnx, to_openvino
 from chestxray.model.exported import (
     BIN,
@@ -322,10 +322,10 @@ def test_a_graph_that_the_runtime_cannot_take_is_told_with_what_made_it(exported
         open_engine(folder)
 
 
-def hostile(kind: str, folder: Path) -> None:
+def hostile(kind: str, folder: Path, side: int = 330_000) -> None:
     """Exchange the graph of an export for one that answers as one, and needs 400 GB."""
     openvino = needed("openvino")
-    op, side = openvino.opset13, 330_000
+    op = openvino.opset13
     images = op.parameter(openvino.PartialShape([-1, 32, 32]), openvino.Type.u8, name="images")
     images.output(0).set_names({"images"})
     both = op.constant(np.array([1, 2]))
@@ -350,13 +350,11 @@ def hostile(kind: str, folder: Path) -> None:
         result.set_names({name})
         results.append(result)
     openvino.save_model(openvino.Model(results, [images]), folder / XML, compress_to_fp16=False)
-    rewrite_record(
-        folder, sha256=read_record(folder) | {of: sha256(folder / of) for of in (XML, BIN)}
-    )
+    rewrite_record(folder, sha256=hashes_of(folder, XML, BIN))
 
 
-def read_record(folder: Path) -> dict[str, str]:
-    return json.loads((folder / EXPORT).read_text(encoding="utf-8"))["sha256"]
+def hashes_of(folder: Path, *graph: str) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in (*graph, "bundle.json")}
 
 
 @pytest.mark.parametrize(
@@ -368,6 +366,43 @@ def test_a_graph_that_fills_the_memory_is_refused_before_it_is_compiled(exported
     why = "not those of one image" if kind == "what the image says" else "GiB for one image"
     with pytest.raises(ArtifactError, match=f"is refused: .*{why}"):
         open_engine(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_graph_that_takes_more_than_is_allowed_is_refused(exported, tmp_path, kind, monkeypatch):
+    """Of 4 GB from constants alone, which OpenVINO computes before anything can be checked."""
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    if kind == "openvino":
+        hostile("a constant", folder, side=32_000)
+    else:
+        (folder / ONNX).write_bytes(onnx_of_a_constant(32_000))
+        rewrite_record(folder, kind="onnx", sha256=hashes_of(folder, ONNX))
+    for module in ("exported", "engines"):
+        monkeypatch.setattr(f"chestxray.model.{module}.MOST_MEMORY", 2**30)
+    with pytest.raises(ArtifactError, match="is refused: its graph takes more than 1 GiB"):
+        open_engine(folder)
+    np.ones(2**28)  # 2 GiB: the limit is gone
+
+
+def onnx_of_a_constant(side: int) -> bytes:
+    """An ONNX graph of a few hundred bytes that adds the mean of side × side ones."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    shape = onnx.numpy_helper.from_array(np.array([1, side, side]), "shape")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"]),
+        helper.make_node("ReduceMean", ["ones"], ["one"], keepdims=0),
+        helper.make_node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT),
+        *(helper.make_node("Add", ["floats", "one"], [name]) for name in OUTPUTS),
+    ]
+    given = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 32, 32])
+    found = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 32, 32]) for name in OUTPUTS
+    ]
+    graph = helper.make_graph(nodes, "graph", [given], found, [shape])
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
 @pytest.mark.parametrize("name", [XML, BIN, "bundle.json"])

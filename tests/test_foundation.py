@@ -290,6 +290,13 @@ def test_a_repository_that_describes_no_backbone_is_refused(hub, files, words):
         ({"num_classes": 10**9}, "1000000000 outputs is not of 0 to 100,000"),
         ({"num_classes": -1}, "-1 outputs"),
         ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "1000000 px are not of 16 to"),
+        (
+            {
+                "architecture": "vit_base_patch16_224",
+                "model_args": {"embed_dim": 4096, "depth": 64, "num_heads": 64},
+            },
+            "takes 48 GiB, and at most 32 GiB are allowed",
+        ),
         ({"pretrained_cfg": {"std": [0.2, 1e-50, 0.2]}}, "std must be from 1e-06"),
         ({"pretrained_cfg": {"mean": [0.5, float("nan"), 0.5]}}, "mean must be from -10"),
     ],

@@ -44,6 +44,27 @@ def lower_for_good(kind: Kind, most: int) -> None:
         resource.setrlimit(getattr(resource, kind), (most, most))
 
 
+@contextmanager
+def allocating_at_most(more: int) -> Iterator[None]:
+    """Let this process allocate at most so many bytes more for a while, where the system is Linux.
+
+    What exceeds that fails: a `MemoryError` of Python, a `std::bad_alloc` of a library. It holds
+    for all threads.
+    """
+    if sys.platform != "linux" or resource is None:
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # data, as limited
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * resource.getpagesize() + more
+    if soft == resource.RLIM_INFINITY or most < soft:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def keep_freed_memory() -> None:
     """Let this process keep up to 64 MB that it frees, where the C library is GNU's.
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chestxray.errors import MissingExtraError
+from chestxray.process_limits import allocating_at_most
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -31,6 +32,8 @@ Arithmetic = Literal["f32", "bf16"]
 
 INPUT: Final = "images"
 OUTPUTS: Final = ("logits", "maps", "features")
+MOST_MEMORY: Final = 8 * 2**30
+"""Bytes that a graph may take for one image."""
 
 _WORDS: Final = {"f32": "float32", "bf16": "bfloat16"}
 
@@ -177,16 +180,21 @@ class OnnxEngine:
 
     Args:
         onnx: bytes of an ONNX file.
+
+    Attributes:
+        sides: height and width of its images.
     """
 
     def __init__(self, onnx: bytes) -> None:
         runtime = needed("onnxruntime")
         self._session = runtime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self.sides: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
         self.name = f"onnxruntime {runtime.__version__}"
 
     def run(self, images: Images) -> Answer:
         """See `Engine.run`."""
-        return Answer(*self._session.run(list(OUTPUTS), {INPUT: images}))
+        with allocating_at_most(MOST_MEMORY * len(images)):
+            return Answer(*self._session.run(list(OUTPUTS), {INPUT: images}))
 
 
 def last_line(error: Exception) -> str:

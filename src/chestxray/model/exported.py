@@ -15,12 +15,14 @@ import hashlib
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestxray.artifacts import read_json, require, sha256
 from chestxray.errors import ArtifactError, MissingExtraError
 from chestxray.evaluation.bundle_thresholds import CARD
 from chestxray.model.engines import (
+    MOST_MEMORY,
     Arithmetic,
     Engine,
     OnnxEngine,
@@ -30,6 +32,7 @@ from chestxray.model.engines import (
 )
 from chestxray.model.openvino_graph import check_memory
 from chestxray.model.parity import Parity
+from chestxray.process_limits import allocating_at_most
 
 Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -41,6 +44,7 @@ BIN: Final = "graph.bin"
 GRAPH: Final[dict[Format, tuple[str, ...]]] = {"onnx": (ONNX,), "openvino": (XML, BIN)}
 ARITHMETIC: Final[dict[Precision, Arithmetic]] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _MADE_BY: Final = "chestxray export"
+_NO_MEMORY: Final = ("bad_alloc", "Failed to allocate memory")  # in messages of the runtimes
 
 
 class Export(BaseModel):
@@ -164,14 +168,23 @@ def open_engine(folder: Path, model: str | None = None, threads: int | None = No
             f"{folder} is an export of {record.model}, the bundle is {model}: export this bundle"
         )
     try:
-        engine = (
-            _onnx(folder) if record.kind == "onnx" else _openvino(folder, record.precision, threads)
-        )
+        with allocating_at_most(MOST_MEMORY):
+            engine = (
+                _onnx(folder)
+                if record.kind == "onnx"
+                else _openvino(folder, record.precision, threads)
+            )
     except MissingExtraError:
         raise
     except ArtifactError as error:
         raise ArtifactError(f"{folder} is refused: {error}") from error
     except Exception as error:
+        if isinstance(error, MemoryError) or any(of in str(error) for of in _NO_MEMORY):
+            raise ArtifactError(
+                f"{folder} is refused: its graph takes more than "
+                f"{MOST_MEMORY / 2**30:g} GiB, or than this machine has: export the bundle again, "
+                f"or read with its network (--engine torch)"
+            ) from error
         made_with = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         raise ArtifactError(
             f"{folder} cannot be run here ({last_line(error)}); it was made with {made_with}: "
@@ -182,7 +195,9 @@ def open_engine(folder: Path, model: str | None = None, threads: int | None = No
 
 
 def _onnx(folder: Path) -> Engine:
-    return OnnxEngine((folder / ONNX).read_bytes())
+    engine = OnnxEngine((folder / ONNX).read_bytes())
+    engine.run(np.zeros((1, *engine.sides), np.uint8))  # what it takes shows only then
+    return engine
 
 
 def _openvino(folder: Path, precision: Precision, threads: int | None) -> Engine:

@@ -38,6 +38,7 @@ from chestxray.errors import ArtifactError, BundleError, RecipeError
 from chestxray.model.backbone_options import NO_OPTIONS, BackboneOptions
 from chestxray.model.backbones import (
     averaged_colours,
+    bytes_of,
     exact_in_grey,
     first_layer,
     grey_features,
@@ -79,6 +80,7 @@ _META: Final = (  # names of transformers' Dinov2Model → those of its first pu
 _TIMM_NAME: Final = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _SIZES: Final = range(16, 4097)  # px; a network for larger images takes gigabytes
 _OUTPUTS: Final = range(100_001)
+_MOST_BYTES: Final = 32 * 2**30  # the largest of timm, vit_7b_patch16_dinov3, takes 25
 
 Colours = tuple[float, float, float]
 
@@ -124,6 +126,12 @@ class Foundation:
         if self.outputs not in _OUTPUTS:
             raise ValueError(f"its classifier of {self.outputs} outputs is not of 0 to 100,000")
         check_normalisation(self.mean, self.std)
+        taken = bytes_of(name, self.size, channels=3, own=self.options)
+        if taken > _MOST_BYTES:
+            raise ValueError(
+                f"its network takes {taken / 2**30:.0f} GiB, and at most "
+                f"{_MOST_BYTES / 2**30:g} GiB are allowed"
+            )
 
     @property
     def channels(self) -> int:

@@ -19,13 +19,11 @@ from typing import Any, Final, NamedTuple, Self
 from xml.etree import ElementTree as ET  # nosec B405
 
 from chestxray.errors import ArtifactError
-from chestxray.model.engines import INPUT, needed
+from chestxray.model.engines import INPUT, MOST_MEMORY, needed
 
 _ATTRIBUTE: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 _CONVOLUTIONS: Final = frozenset({"Convolution", "GroupConvolution"})
 _HEADS: Final = {"logits": frozenset({"MatMul"}), "maps": _CONVOLUTIONS}
-MOST_MEMORY: Final = 8 * 2**30
-"""Bytes that the tensors of a graph may take for one image."""
 _BODIES: Final = frozenset({"If", "Loop", "TensorIterator"})  # operations with a graph inside
 
 # `Any` below is an `openvino.Model` or one of its nodes: OpenVINO is optional and ships no types.
