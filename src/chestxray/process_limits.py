@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
 _OWN_MMAP_MAX: Final = 65536
 _KEPT: Final = 64 * 2**20
+
+_LIMITING: Final = threading.RLock()  # else one thread would restore what another has set
 
 Kind = Literal["RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE"]
 
@@ -49,20 +52,22 @@ def allocating_at_most(more: int) -> Iterator[None]:
     """Let this process allocate at most so many bytes more for a while, where the system is Linux.
 
     What exceeds that fails: a `MemoryError` of Python, a `std::bad_alloc` of a library. It holds
-    for all threads.
+    for all threads, of which one at a time is in such a block.
     """
     if sys.platform != "linux" or resource is None:
         yield
         return
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # data, as limited
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = pages * resource.getpagesize() + more
-    if soft == resource.RLIM_INFINITY or most < soft:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with _LIMITING:
+        # Its pages of data, which the limit counts.
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = pages * resource.getpagesize() + more
+        if soft == resource.RLIM_INFINITY or most < soft:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def keep_freed_memory() -> None:
