@@ -372,6 +372,8 @@ def test_a_picture_without_compression_has_each_pixel_and_loses_nothing(tmp_path
     )
     assert np.array_equal(capture.pixel_array, drawn)
     assert "LossyImageCompression" not in capture
+    (lossy,) = make(path, reading(), reader, ("sc",))
+    assert lossy.uid != plain.uid, "one UID is not of two different pictures"
 
 
 def test_text_of_the_smaller_picture_stays_inside_its_columns(reader) -> None:

@@ -236,6 +236,7 @@ def test_check_approves_a_pacs_where_and_only_where_a_delivery_succeeds(
     ("first", "sent"),
     [
         ((415, ""), 2),
+        ((400, "<html>"), 2),
         ((409, json.dumps(failed(0xC122))), 2),
         ((500, ""), 1),
         ((200, "<html>"), 1),

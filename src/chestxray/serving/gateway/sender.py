@@ -46,7 +46,7 @@ _HEAD_BYTES: Final = 2**10  # with the file meta of a result
 _HELD_SECONDS: Final = 2.0  # an association costs as much as three results
 _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
-_UNSUPPORTED_MEDIA: Final = 415
+_CLIENT_ERRORS: Final = range(400, 500)  # such as 415, unsupported media type
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
 _MAX_ANSWER_BYTES: Final = 2**20  # one about one instance is shorter
@@ -64,7 +64,7 @@ class _DeliveryError(ChestXrayError):
 
 
 class _RejectedError(_DeliveryError):
-    """A STOW-RS service answered that it does not store a result, or not in this encoding."""
+    """A STOW-RS service answered that it does not store a result, at least not in this encoding."""
 
 
 class _UnreachableError(_DeliveryError):
@@ -187,8 +187,6 @@ class _StowTransport:
         except AnswerError as error:
             kind = _UnreachableError if self._stop.is_set() else _DeliveryError
             raise kind(f"{self._url}: {error}") from error
-        if status == _UNSUPPORTED_MEDIA:
-            raise _RejectedError(f"the server answered {status}")
         _check_stored(status, answer, uid)
 
     def release(self, held: float = 0.0) -> None:
@@ -315,7 +313,8 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
         said = dicom_json.data_set(answer)
     except AnswerError as error:
         message = f"the server answered {status} without valid DICOM JSON: {error}"
-        raise _DeliveryError(message) from error
+        kind = _RejectedError if status in _CLIENT_ERRORS else _DeliveryError
+        raise kind(message) from error
     referenced = dicom_json.items(said, _REFERENCED_SOP_SEQUENCE)
     stored = {dicom_json.text(item, _REFERENCED_SOP_INSTANCE) for item in referenced}
     failed = [_reason(item) for item in dicom_json.items(said, _FAILED_SOP_SEQUENCE)]

@@ -82,7 +82,9 @@ def make(
     if "sc" in kinds:
         scale = secondary_capture.SCALE
         drawn = secondary_capture.draw(pixels, model, outcome, thresholds, scale)
-        picture = secondary_capture.capture(source, model, outcome, drawn, compressed=compressed)
+        # Another object than the one in JPEG, whose pixels differ.
+        of = source if compressed else replace(source, scope=(*source.scope, "uncompressed"))
+        picture = secondary_capture.capture(of, model, outcome, drawn, compressed=compressed)
         yield _file("sc", picture)
     if isinstance(outcome, RefusedError):
         return
