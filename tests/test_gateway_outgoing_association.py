@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import struct
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dsutils import encode
 
 from chestxray.serving.gateway import outgoing_association
 from chestxray.serving.gateway.config import StoreSCP
@@ -46,13 +49,15 @@ def result(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def peer(on_store: PeerAct = str) -> Iterator[tuple[StoreSCP, list[Association]]]:
+def peer(
+    on_store: PeerAct = str, status: Callable[[], int] = int
+) -> Iterator[tuple[StoreSCP, list[Association]]]:
     """A Storage SCP that does something before it answers; it, and the associations it had."""
     had: list[Association] = []
 
     def stored(event: evt.Event) -> int:
         on_store(event)
-        return 0x0000
+        return status()
 
     ae = AE(ae_title="PACS")
     ae.add_supported_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
@@ -91,7 +96,7 @@ def test_it_has_no_thread_that_could_take_an_answer(result: Path) -> None:
     with peer() as (to, had):
         association = associate(to)
         for _ in range(5):
-            assert association.send_c_store(result).Status == 0x0000
+            assert association.store(result) == 0x0000
         assert association.ident is None
         assert association.dul.ident is None
         association.end()
@@ -106,7 +111,7 @@ def test_that_the_peer_has_ended_it_is_seen_before_something_is_sent(
 ) -> None:
     with peer() as (to, had):
         association = associate(to)
-        assert association.send_c_store(result).Status == 0x0000
+        assert association.store(result) == 0x0000
         assert association.is_usable
         (theirs,) = had
         leave = {
@@ -125,28 +130,166 @@ def test_that_the_peer_has_ended_it_is_seen_before_something_is_sent(
         assert theirs.is_released == (ends == "releases")
 
 
-@pytest.mark.parametrize("lies", ["closes", "aborts", "a PDU of 4 GB", "no DICOM"])
-def test_where_the_peer_ends_it_instead_of_an_answer_nothing_is_waited_for(
+def command(**values: object) -> bytes:
+    """A command set, as C-STORE's answers have it unless said otherwise."""
+    usual = {"CommandField": 0x8001, "MessageIDBeingRespondedTo": 1, "CommandDataSetType": 0x0101}
+    answer = {"AffectedSOPClassUID": SecondaryCaptureImageStorage, "Status": 0x0000}
+    data_set = Dataset()
+    for name, value in (usual | answer | values).items():
+        setattr(data_set, name, value)
+    return encode(data_set, is_implicit_vr=True, is_little_endian=True)
+
+
+def pdu(fragment: bytes, header: int = 0b11, context: int = 1) -> bytes:
+    """A P-DATA-TF PDU of one fragment; by default a whole command set."""
+    value = struct.pack(">LBB", len(fragment) + 2, context, header) + fragment
+    return struct.pack(">BxL", 0x04, len(value)) + value
+
+
+EVENT = {
+    "CommandField": 0x0100,
+    "MessageID": 7,
+    "EventTypeID": 1,
+    "AffectedSOPInstanceUID": "1.2.3",
+}
+LIES = {
+    "a PDU of 4 GB": struct.pack(">BxL", 0x04, 2**32 - 1),
+    "no DICOM": b"HTTP/1.1 200 OK\r\n\r\n",
+    "an answer to another request": pdu(command(MessageIDBeingRespondedTo=9)),
+    "an event": pdu(command(**EVENT)),
+    "an unknown command": pdu(command(CommandField=0x7777)),
+    "noise as a command": pdu(bytes(range(256))),
+    "an endless command": pdu(b"\0" * 2**14, 0b01) * 3,
+    "an answer with a data set": pdu(command(CommandDataSetType=0)) + pdu(b"\0" * 100, 0b10),
+    "a wish to release": b"\5\0\0\0\0\4\0\0\0\0",
+    "an abort of an unknown source": b"\7\0\0\0\0\4\0\0\x09\0",
+    "another acceptance": b"\2\0\0\0\0\x44" + b"\0" * 68,
+}
+
+
+def connection(event: evt.Event) -> socket.socket:
+    return event.assoc.dul.socket.socket
+
+
+@pytest.mark.parametrize("lies", ["closes", "aborts", *LIES])
+def test_where_the_peer_ends_or_lies_instead_of_an_answer_nothing_is_waited_for(
     result: Path, lies: str
 ) -> None:
     def act(event: evt.Event) -> None:
-        connection = event.assoc.dul.socket.socket
         if lies == "closes":
-            connection.shutdown(socket.SHUT_RDWR)
+            connection(event).shutdown(socket.SHUT_RDWR)
         elif lies == "aborts":
             event.assoc.abort(block=False)
-        elif lies == "a PDU of 4 GB":
-            connection.sendall(struct.pack(">BxL", 0x04, 2**32 - 1))
         else:
-            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            connection(event).sendall(LIES[lies])
+            time.sleep(0.5)  # before the answer itself
 
+    threads = threading.active_count()
     with peer(act) as (to, _):
         association = associate(to, seconds=30)
         start = time.monotonic()
-        assert "Status" not in association.send_c_store(result)
+        assert association.store(result) is None
         association.end()
         assert time.monotonic() - start < 10
         assert not association.is_usable
+    wait_for(lambda: threading.active_count() <= threads, 20)
+
+
+@pytest.mark.parametrize("what", ["an event", "an answer", "an unknown command", "empty fragments"])
+def test_what_comes_while_nothing_is_awaited_ends_it(result: Path, what: str) -> None:
+    over = threading.Event()
+    unasked = {"an answer": pdu(command()), "empty fragments": pdu(b"", 0b01)} | LIES
+
+    def flood(to: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # until it is closed
+            while not over.wait(0.001):
+                to.sendall(unasked[what])
+
+    with peer() as (to, had):
+        association = associate(to, seconds=30)
+        assert association.store(result) == 0x0000
+        thread = threading.Thread(target=flood, args=(had[0].dul.socket.socket,))
+        thread.start()
+        start = time.monotonic()
+        wait_for(lambda: not association.is_usable, 10)
+        association.end()
+        assert time.monotonic() - start < 10
+        over.set()
+        thread.join()
+
+
+def test_a_second_answer_is_not_taken_for_that_to_the_next_result(result: Path) -> None:
+    """A rejected result would be recorded as delivered."""
+    statuses = iter([0x0000, 0xC000])
+
+    def twice(event: evt.Event) -> None:
+        connection(event).sendall(pdu(command()))
+
+    with peer(twice, lambda: next(statuses)) as (to, _):
+        association = associate(to)
+        assert association.store(result) == 0x0000
+        wait_for(lambda: not association.is_usable, 10)
+        association.end()
+        association = associate(to)
+        assert association.store(result) in {0x0000, None}, "its own first answer"
+        association.end()
+
+
+def test_fragments_without_end_are_listened_to_as_long_as_agreed(result: Path) -> None:
+    def flood(event: evt.Event) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(10_000):
+                connection(event).sendall(pdu(b"", 0b01))
+                time.sleep(0.001)
+
+    with peer(flood) as (to, _):
+        association = associate(to, seconds=1)
+        start = time.monotonic()
+        assert association.store(result) is None
+        association.end()
+        assert 0.5 < time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\7\0\0\0\0\4\0\0\x09\0",
+        b"\3\0\0\0\0\4\0\x09\1\1",
+        b"\2\0\0\0\0\x44" + b"\xff" * 68,
+        LIES["an event"],
+        b"\5\0\0\0\0\4\0\0\0\0",
+    ],
+)
+def test_a_request_that_is_answered_by_nonsense_is_not_established(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(2**16)
+                client.sendall(answer)
+                client.settimeout(10)
+                with contextlib.suppress(OSError):
+                    while client.recv(2**16):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        start = time.monotonic()
+        association = associate(at(server.getsockname()[1]), seconds=5)
+        assert not association.is_established
+        thread.join()  # the connection is closed
+        assert time.monotonic() - start < 8
+
+
+def test_a_file_that_cannot_be_read_ends_it(tmp_path: Path) -> None:
+    """Half of it may have been sent."""
+    with peer() as (to, _):
+        association = associate(to)
+        with pytest.raises(FileNotFoundError):
+            association.store(tmp_path / "missing.dcm")
+        assert not association.is_usable
+        association.end()
 
 
 def test_an_answer_that_does_not_come_is_waited_for_as_long_as_agreed(result: Path) -> None:
@@ -154,7 +297,7 @@ def test_an_answer_that_does_not_come_is_waited_for_as_long_as_agreed(result: Pa
     with peer(lambda _: over.wait(30)) as (to, _):
         association = associate(to, seconds=0.5)
         start = time.monotonic()
-        assert "Status" not in association.send_c_store(result)
+        assert association.store(result) is None
         assert 0.4 < time.monotonic() - start < 10
         assert not association.is_usable
         over.set()
@@ -198,7 +341,7 @@ def test_an_answer_in_two_pieces_does_not_wait_for_an_acknowledgement(
             association = associate(at(port))
             for _ in range(25):
                 start = time.perf_counter()
-                association.send_c_store(result)
+                association.store(result)
                 taken.append(time.perf_counter() - start)
             association.end()
         finally:

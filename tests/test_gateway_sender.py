@@ -355,6 +355,14 @@ def test_while_nobody_answers_nothing_is_given_up(store: Store, tmp_path: Path) 
     pacs.stop()
 
 
+def test_an_archive_whose_name_is_not_found_is_waited_for(store: Store, tmp_path: Path) -> None:
+    result(store)
+    to = dicom(tmp_path, 104).model_copy(update={"host": "no-such-host.invalid"})
+    for _ in range(to.attempts + 2):
+        assert not attempt(store, to, _CStoreTransport(to, "CHESTXRAY"))
+    assert state(store) == "queued"
+
+
 def test_the_sender_outlives_a_full_disk_and_a_pacs_that_is_down(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,10 @@ class Foundation:
         if self.outputs not in _OUTPUTS:
             raise ValueError(f"its classifier of {self.outputs} outputs is not of 0 to 100,000")
         check_normalisation(self.mean, self.std)
-        taken = bytes_of(name, self.size, channels=3, own=self.options)
+        try:
+            taken = bytes_of(name, self.size, channels=3, own=self.options)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
         if taken > _MOST_BYTES:
             raise ValueError(
                 f"its network takes {taken / 2**30:.0f} GiB, and at most "

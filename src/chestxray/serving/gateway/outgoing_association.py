@@ -3,7 +3,8 @@
 pynetdicom gives an association a thread that looks for what the peer asks for a thousand times a
 second, and that may take the answer for which the sender waits; the result is sent again then,
 30 s later. An association that only sends needs none: here the sender itself looks whether the peer
-has ended it, before it sends. What the peer answers is limited as in `upper_layer`.
+has ended it, before it sends. A peer that sends anything but one answer to each result, or an
+answer to another, is aborted; PDUs and answers are limited in size and time (`upper_layer`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
+from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from chestxray.serving.gateway.config import StoreSCP
-from chestxray.serving.gateway.upper_layer import UpperLayer
+from chestxray.serving.gateway.logs import place
+from chestxray.serving.gateway.upper_layer import Answers, UpperLayer, warn
 
+_MOST_MESSAGES: Final = 2**16 - 1  # a message ID has 16 bits
 _ANY_ADDRESS: Final = {socket.AF_INET: "", socket.AF_INET6: "::0"}
 
 
@@ -42,21 +46,48 @@ class OutgoingAssociation(Association):
 
     def __init__(self, ae: AE, to: StoreSCP, tls: ssl.SSLContext | None) -> None:
         super().__init__(ae, "requestor")
-        _UpperLayer(self, float(ae.network_timeout or 0)).take_place_of(self.dul)
-        self.dimse = _Messages(self)
+        self._layer = _UpperLayer(self, float(ae.network_timeout or 0))
+        self._layer.take_place_of(self.dul)
+        self.dimse = self._answers = _Answers(self)
+        self._last_message = 0
         self._is_paused = True  # there is no thread that pynetdicom must wait for
         self._address(to, tls)
         self._propose(ae)
         self.bind(evt.EVT_CONN_OPEN, _send_at_once)
         self.bind(evt.EVT_DATA_SENT, _acknowledge_at_once)
         self.request()
+        if not self.is_established:
+            self._layer.close()
 
     @property
     def is_usable(self) -> bool:
         """Whether something can be sent: the peer neither released nor aborted it."""
-        layer: Any = self.dul
-        layer.work_until(lambda: True)
+        self._layer.work()
         return self.is_established and self.dul.is_alive() and self.dul.peek_next_pdu() is None
+
+    def store(self, result: Path | Dataset) -> int | None:
+        """Send a result by C-STORE.
+
+        Args:
+            result: a DICOM file, sent as it is; or a data set, which is encoded.
+
+        Returns:
+            The status of the answer; None where the association ended before there was one.
+
+        Raises:
+            ValueError: the peer has accepted no context for it, or it cannot be encoded.
+            OSError: the file cannot be read. The association has ended: half of it may be sent.
+        """
+        self._last_message = self._last_message % _MOST_MESSAGES + 1
+        self._answers.awaited = self._last_message
+        try:
+            answer = self.send_c_store(result, msg_id=self._last_message)
+        except OSError:
+            self.abort()
+            raise
+        finally:
+            self._answers.awaited = None
+        return int(answer.Status) if "Status" in answer else None
 
     def end(self) -> None:
         """Release the association, or answer the peer that did so first."""
@@ -82,8 +113,8 @@ class OutgoingAssociation(Association):
         own.implementation_class_uid = ae.implementation_class_uid
         own.implementation_version_name = ae.implementation_version_name
         contexts = ae.requested_contexts
-        for place, context in enumerate(contexts):
-            context.context_id = 2 * place + 1  # odd, PS3.8 section 9.3.2.2
+        for number, context in enumerate(contexts):
+            context.context_id = 2 * number + 1  # odd, PS3.8 section 9.3.2.2
         own.requested_contexts = contexts
 
 
@@ -101,55 +132,72 @@ class _UpperLayer(UpperLayer):
     def send_pdu(self, primitive: Any) -> None:  # noqa: ANN401
         """Send a primitive."""
         super().send_pdu(primitive)
-        self.work_until(self.to_provider_queue.empty)
+        while self.is_alive() and not self.to_provider_queue.empty():
+            self._step()
 
     def receive_pdu(self, wait: bool = False, timeout: float | None = None) -> Any:  # noqa: ANN401
         """Give what the peer asks of the association; None where there is nothing in time."""
         if wait:
-            self.work_until(lambda: not self.to_user_queue.empty(), timeout or 0)
+            self.work_until(lambda: self.peek_next_pdu() is not None, timeout or 0)
         return super().receive_pdu()
 
     def stop_dul(self) -> bool:
         """Tell whether the connection has ended, after what is left to do."""
-        self.work_until(lambda: True)
+        self.work()
         return super().stop_dul()
 
-    def work_until(self, done: Callable[[], bool], seconds: float = 0.0) -> None:
-        """Handle what there is to send and what has come, then wait for more of it.
+    def work(self) -> None:
+        """Handle what has come. That is little: what nobody awaits ends the connection."""
+        while self.is_alive() and self._step():
+            pass
+
+    def work_until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Handle what comes.
 
         Args:
             done: whether nothing more is waited for.
             seconds: the longest time.
         """
         end = time.monotonic() + seconds
-        while True:
-            while self.is_alive() and self._step():
-                pass
+        while self.is_alive() and not done():
             left = end - time.monotonic()
-            if done() or left <= 0 or not self.is_alive():
+            if left <= 0:
                 return
-            self.wait(left)
+            if not self._step():
+                self.wait(left)
 
     def _step(self) -> bool:
         """Handle one event; give False where there is none."""
-        if self.artim_timer.expired:
-            self.event_queue.put("Evt18")
-        if not self._process_recv_primitive():
-            self._is_transport_event()
+        if self.event_queue.empty():
+            self._look()
         try:
             event = self.event_queue.get(block=False)
         except queue.Empty:
             return False
-        self.state_machine.do_action(event)
+        try:
+            self.state_machine.do_action(event)
+        except Exception as error:  # noqa: BLE001 (whatever a hostile PDU raises)
+            warn(self.assoc, f"what it sent cannot be handled: {place(error)}")
+            self.refuse()
         return True
 
+    def _look(self) -> None:
+        """Look for an event: the end of a timer, then what is to be sent, then what has come."""
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        elif not self._process_recv_primitive():
+            self._is_transport_event()
 
-class _Messages(DIMSEServiceProvider):
+
+class _Answers(Answers):
     def get_msg(self, block: bool = False) -> Any:  # noqa: ANN401
-        """Give an answer; (None, None) where none comes in time, or the connection has ended."""
+        """Give an answer; (None, None) where none comes in time, or the peer ends it first."""
         if block:
             layer: Any = self.dul
-            layer.work_until(lambda: not self.msg_queue.empty(), self.dimse_timeout or 0)
+            layer.work_until(
+                lambda: not self.msg_queue.empty() or layer.peek_next_pdu() is not None,
+                self.dimse_timeout or 0,
+            )
         return super().get_msg()
 
 

@@ -46,11 +46,7 @@ from chestxray.serving.gateway.secondary_captures import (
 )
 from chestxray.serving.gateway.sop_uids import sop_uids
 from chestxray.serving.gateway.spool import Spool
-from chestxray.serving.gateway.upper_layer import (
-    Messages,
-    ServingUpperLayer,
-    spool_of,
-)
+from chestxray.serving.gateway.upper_layer import Messages, ServingUpperLayer, spool_of
 
 RESULT_CLASSES: Final = (
     SecondaryCaptureImageStorage,

@@ -109,17 +109,16 @@ class _CStoreTransport:
         """Deliver a file by C-STORE; see `_Transport.send`."""
         association = self._associate()
         try:
-            status = association.send_c_store(_as_accepted(path, association))
+            status = association.store(_as_accepted(path, association))
         except (RuntimeError, ValueError, AttributeError) as error:
             self.release()
             raise _DeliveryError(f"C-STORE failed: {error}") from error
-        if "Status" not in status:
+        if status is None:
             self.release()
             raise _DeliveryError("the connection was lost before an answer came")
-        code = status.Status
-        if code not in (0x0000, _DUPLICATE) and code & 0xF000 != 0xB000:
+        if status not in (0x0000, _DUPLICATE) and status & 0xF000 != 0xB000:
             # Its error comment is not repeated: it may name the patient.
-            raise _delivery_error(code, f"C-STORE was answered with status {code:04X}")
+            raise _delivery_error(status, f"C-STORE was answered with status {status:04X}")
 
     def release(self, held: float = 0.0) -> None:
         """Release the association; see `_Transport.release`."""
@@ -139,11 +138,14 @@ class _CStoreTransport:
                 tls = to.tls.client_context() if to.tls else None
             except OSError as error:  # they may be being renewed
                 raise _UnreachableError(f"the TLS files cannot be used: {error}") from error
-            association = OutgoingAssociation(self._ae, to, tls)
+            where = f"the association with {to.ae_title} at {to.host}:{to.port}"
+            try:
+                association = OutgoingAssociation(self._ae, to, tls)
+            except OSError as error:  # such as a name that is not found
+                raise _UnreachableError(f"{where} could not be opened: {error}") from error
             if not association.is_established:
                 reason = "was rejected" if association.is_rejected else "could not be opened"
-                where = f"{to.ae_title} at {to.host}:{to.port}"
-                raise _UnreachableError(f"the association with {where} {reason}")
+                raise _UnreachableError(f"{where} {reason}")
             self._association, self._opened = association, time.monotonic()
         return self._association
 

@@ -53,6 +53,7 @@ _READ_BYTES: Final = 2**16
 _DATA_RECEIVED: Final = "Evt10"  # of pynetdicom's state machine: P-DATA-TF PDU received
 _LONGEST_WAIT: Final = 0.1  # seconds: timers and the end of the process are looked for so often
 
+_OF_COMMAND: Final = 1  # bit of a fragment's control header (PS3.8 annex E.2)
 _MAX_COMMAND: Final = 2**14
 _MAX_WAITING: Final = 4  # requests; a peer must await each answer (PS3.7 annex D.3.3.3)
 _log = logging.getLogger(__name__)
@@ -121,16 +122,15 @@ class UpperLayer(DULServiceProvider):
         try:
             content = self._pdu()
             if content is None:
-                self._close()
+                self.close()
                 return
             if content[0] in _ASSOCIATE:
                 _check_items(content)
             pdu, event = self._decode_pdu(content)
         except OSError:  # closed, or too slow
-            self._close()
+            self.close()
         except Exception as error:  # noqa: BLE001 (whatever a hostile PDU raises)
-            shown = str(error) if isinstance(error, _RefusedError) else place(error)
-            _warn(self.assoc, f"a PDU was refused: {shown}")
+            warn(self.assoc, f"a PDU was refused: {_shown(error)}")
             self.refuse()
         else:
             self._recv_pdu.put(pdu)
@@ -178,9 +178,10 @@ class UpperLayer(DULServiceProvider):
         try:
             self._send(abort)
         finally:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         connection: Any = self.socket
         connection.close()  # it tells the state machine
 
@@ -246,8 +247,58 @@ class _UserQueue(queue.Queue[Any]):
         self._association.dimse.msg_queue.put((None, None))
 
 
-class Messages(DIMSEServiceProvider):
-    """Assembles messages within limits; only C-ECHO and C-STORE are taken.
+class _LimitedMessages(DIMSEServiceProvider):
+    """Assembles messages within limits; a wrong one aborts."""
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the next fragments; a complete message is queued."""
+        try:
+            self._receive(primitive)
+        except Exception as error:  # noqa: BLE001 (whatever a hostile message raises)
+            warn(self.assoc, f"a message was refused: {_shown(error)}")
+            self.discard()
+            upper_layer: Any = self.dul
+            upper_layer.refuse()
+
+    def discard(self) -> None:
+        """Drop what has come of a message."""
+        self.message = None
+
+    def _receive(self, primitive: P_DATA) -> None:
+        raise NotImplementedError
+
+
+class Answers(_LimitedMessages):
+    """Takes one answer to each C-STORE request and nothing else.
+
+    Attributes:
+        awaited: ID of the message that is to be answered; None where none is.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self.awaited: int | None = None
+
+    def _receive(self, primitive: P_DATA) -> None:
+        if self.awaited is None:
+            raise _RefusedError("it sent what nobody had asked for")
+        values: Any = primitive.presentation_data_value_list
+        if any(not value[0] & _OF_COMMAND for _, value in values):
+            raise _RefusedError("an answer to C-STORE has no data set")
+        if self.message is None:
+            self.message = DIMSEMessage()
+            self.message.encoded_command_set = _Command()
+        if not self.message.decode_msg(primitive, self.assoc):
+            return
+        answer, context = self.message.message_to_primitive(), self.message.context_id
+        if not isinstance(answer, C_STORE) or answer.MessageIDBeingRespondedTo != self.awaited:
+            raise _RefusedError("it did not answer the request")
+        self.message = self.awaited = None
+        self.msg_queue.put((context or 0, answer))
+
+
+class Messages(_LimitedMessages):
+    """Assembles requests; only C-ECHO and C-STORE are taken.
 
     Args:
         association: whose messages they are.
@@ -269,17 +320,6 @@ class Messages(DIMSEServiceProvider):
             return self.msg_queue.get(timeout=_LONGEST_WAIT)
         except queue.Empty:
             return None, None
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take the next fragments; a complete request is queued, a wrong one aborts."""
-        try:
-            self._receive(primitive)
-        except Exception as error:  # noqa: BLE001 (whatever a hostile message raises)
-            shown = str(error) if isinstance(error, _RefusedError) else place(error)
-            _warn(self.assoc, f"a message was refused: {shown}")
-            self.discard()
-            upper_layer: Any = self.dul
-            upper_layer.refuse()
 
     def discard(self) -> None:
         """Remove the data sets that nobody handles."""
@@ -403,7 +443,13 @@ def spool_of(event: evt.Event) -> Spool | None:
     return data_set.spool  # type: ignore[no-any-return]
 
 
-def _warn(association: Association, reason: str) -> None:
-    address: Any = association.requestor.address_info
+def warn(association: Association, reason: str) -> None:
+    """Log that a connection is aborted, with the address of the peer."""
+    peer = association.acceptor if association.is_requestor else association.requestor
+    address: Any = peer.address_info
     extra = {"event": "connection-refused", "source": address.address}
     _log.warning("connection aborted: %s", reason, extra=extra)
+
+
+def _shown(error: Exception) -> str:
+    return str(error) if isinstance(error, _RefusedError) else place(error)

@@ -193,7 +193,7 @@ def _caption(canvas: Canvas, at: tuple[int, int], reading: Reading, finding: str
 
 
 def _reduced(square: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Reduce a picture by means of four pixels as often as that is possible, then by less than two.
+    """Reduce a picture of an even side by means of four pixels, then by less than two linearly.
 
     OpenCV computes both in a tenth of the time of one reduction by area.
     """
