@@ -22,13 +22,23 @@ from typing import Any, Final
 from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from chestxray.serving.gateway.config import StoreSCP
 from chestxray.serving.gateway.logs import place
-from chestxray.serving.gateway.upper_layer import Answers, UpperLayer, warn
+from chestxray.serving.gateway.upper_layer import (
+    Command,
+    LimitedMessages,
+    NotAllowedError,
+    UpperLayer,
+    warn,
+)
 
 _MOST_MESSAGES: Final = 2**16 - 1  # a message ID has 16 bits
+_OF_COMMAND: Final = 1  # bit of a fragment's control header (PS3.8 annex E.2)
 _ANY_ADDRESS: Final = {socket.AF_INET: "", socket.AF_INET6: "::0"}
 
 
@@ -189,7 +199,17 @@ class _UpperLayer(UpperLayer):
             self._is_transport_event()
 
 
-class _Answers(Answers):
+class _Answers(LimitedMessages):
+    """Takes one answer to each C-STORE request and nothing else.
+
+    Attributes:
+        awaited: ID of the message that is to be answered; None where none is.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self.awaited: int | None = None
+
     def get_msg(self, block: bool = False) -> Any:  # noqa: ANN401
         """Give an answer; (None, None) where none comes in time, or the peer ends it first."""
         if block:
@@ -199,6 +219,23 @@ class _Answers(Answers):
                 self.dimse_timeout or 0,
             )
         return super().get_msg()
+
+    def _receive(self, primitive: P_DATA) -> None:
+        if self.awaited is None:
+            raise NotAllowedError("it sent what nobody had asked for")
+        values: Any = primitive.presentation_data_value_list
+        if any(not value[0] & _OF_COMMAND for _, value in values):
+            raise NotAllowedError("an answer to C-STORE has no data set")
+        if self.message is None:
+            self.message = DIMSEMessage()
+            self.message.encoded_command_set = Command()
+        if not self.message.decode_msg(primitive, self.assoc):
+            return
+        answer, context = self.message.message_to_primitive(), self.message.context_id
+        if not isinstance(answer, C_STORE) or answer.MessageIDBeingRespondedTo != self.awaited:
+            raise NotAllowedError("it did not answer the request")
+        self.message = self.awaited = None
+        self.msg_queue.put((context or 0, answer))
 
 
 def _send_at_once(event: evt.Event) -> None:

@@ -53,13 +53,12 @@ _READ_BYTES: Final = 2**16
 _DATA_RECEIVED: Final = "Evt10"  # of pynetdicom's state machine: P-DATA-TF PDU received
 _LONGEST_WAIT: Final = 0.1  # seconds: timers and the end of the process are looked for so often
 
-_OF_COMMAND: Final = 1  # bit of a fragment's control header (PS3.8 annex E.2)
 _MAX_COMMAND: Final = 2**14
 _MAX_WAITING: Final = 4  # requests; a peer must await each answer (PS3.7 annex D.3.3.3)
 _log = logging.getLogger(__name__)
 
 
-class _RefusedError(ChestXrayError):
+class NotAllowedError(ChestXrayError):
     """A peer sent what it must not send; the message quotes nothing of it."""
 
 
@@ -107,10 +106,12 @@ class UpperLayer(DULServiceProvider):
         pdu, whole, at = P_DATA_TF(), memoryview(content), 6
         while at < len(content):
             if at + 6 > len(content):
-                raise _RefusedError("a presentation data value is cut off")
+                raise NotAllowedError("a presentation data value is cut off")
             length, context = struct.unpack_from(">LB", content, at)
             if not 2 <= length <= len(content) - at - 4:
-                raise _RefusedError("a presentation data value does not have the length it claims")
+                raise NotAllowedError(
+                    "a presentation data value does not have the length it claims"
+                )
             value: Any = PresentationDataValueItem()
             value.presentation_context_id = context
             value.presentation_data_value = whole[at + 5 : at + 4 + length]
@@ -144,10 +145,10 @@ class UpperLayer(DULServiceProvider):
             return None
         kind, length = struct.unpack(">BxL", head)
         if kind not in _PDU_TYPES:
-            raise _RefusedError("it does not speak DICOM: unknown type of PDU")
+            raise NotAllowedError("it does not speak DICOM: unknown type of PDU")
         limit = self._limit(kind)
         if length > limit:
-            raise _RefusedError(
+            raise NotAllowedError(
                 f"a PDU of type {kind:02X} announces {length} bytes, at most {limit} are allowed"
             )
         content = head + bytes(length)
@@ -247,8 +248,8 @@ class _UserQueue(queue.Queue[Any]):
         self._association.dimse.msg_queue.put((None, None))
 
 
-class _LimitedMessages(DIMSEServiceProvider):
-    """Assembles messages within limits; a wrong one aborts."""
+class LimitedMessages(DIMSEServiceProvider):
+    """Assembles messages by `_receive`, which raises `NotAllowedError`: such a message aborts."""
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the next fragments; a complete message is queued."""
@@ -268,36 +269,7 @@ class _LimitedMessages(DIMSEServiceProvider):
         raise NotImplementedError
 
 
-class Answers(_LimitedMessages):
-    """Takes one answer to each C-STORE request and nothing else.
-
-    Attributes:
-        awaited: ID of the message that is to be answered; None where none is.
-    """
-
-    def __init__(self, association: Association) -> None:
-        super().__init__(association)
-        self.awaited: int | None = None
-
-    def _receive(self, primitive: P_DATA) -> None:
-        if self.awaited is None:
-            raise _RefusedError("it sent what nobody had asked for")
-        values: Any = primitive.presentation_data_value_list
-        if any(not value[0] & _OF_COMMAND for _, value in values):
-            raise _RefusedError("an answer to C-STORE has no data set")
-        if self.message is None:
-            self.message = DIMSEMessage()
-            self.message.encoded_command_set = _Command()
-        if not self.message.decode_msg(primitive, self.assoc):
-            return
-        answer, context = self.message.message_to_primitive(), self.message.context_id
-        if not isinstance(answer, C_STORE) or answer.MessageIDBeingRespondedTo != self.awaited:
-            raise _RefusedError("it did not answer the request")
-        self.message = self.awaited = None
-        self.msg_queue.put((context or 0, answer))
-
-
-class Messages(_LimitedMessages):
+class Messages(LimitedMessages):
     """Assembles requests; only C-ECHO and C-STORE are taken.
 
     Args:
@@ -338,17 +310,17 @@ class Messages(_LimitedMessages):
         evt.trigger(self.assoc, evt.EVT_DIMSE_RECV, {"message": message})
         request = message.message_to_primitive()
         if not (isinstance(request, C_ECHO | C_STORE) and request.is_valid_request):
-            raise _RefusedError("only C-ECHO and C-STORE are supported")
+            raise NotAllowedError("only C-ECHO and C-STORE are supported")
         if self.msg_queue.qsize() >= _MAX_WAITING:
-            raise _RefusedError("it does not wait for answers")
+            raise NotAllowedError("it does not wait for answers")
         if message.context_id is None:
-            raise _RefusedError("it has no presentation context")
+            raise NotAllowedError("it has no presentation context")
         self.message = None
         self.msg_queue.put((message.context_id, request))
 
     def _empty_message(self) -> DIMSEMessage:
         message = DIMSEMessage()
-        message.encoded_command_set = _Command()
+        message.encoded_command_set = Command()
         data_set: Any = _DataSet(lambda: self._open(message), self._max_bytes)
         message._data_set_file = data_set  # noqa: SLF001
         self._data_sets = [*(one for one in self._data_sets if not one.taken), data_set]
@@ -357,7 +329,7 @@ class Messages(_LimitedMessages):
     def _open(self, message: DIMSEMessage) -> Spool:
         context = message.context_id
         if not isinstance(message, C_STORE_RQ) or context not in self.assoc._accepted_cx:  # noqa: SLF001
-            raise _RefusedError("a data set without a C-STORE request of an accepted context")
+            raise NotAllowedError("a data set without a C-STORE request of an accepted context")
         return self._spool(context, message.command_set)
 
 
@@ -365,7 +337,7 @@ def _check_items(request: bytearray) -> None:
     """Check the number of items of an A-ASSOCIATE PDU before objects are made of them.
 
     Raises:
-        _RefusedError: it has more than an honest one can have.
+        NotAllowedError: it has more than an honest one can have.
     """
     count, users = 0, 0
     for kind, start, end in _items(request, 74, len(request)):
@@ -375,7 +347,7 @@ def _check_items(request: bytearray) -> None:
             inner = _items(request, start + (4 if kind == _CONTEXT else 0), end)
             count += sum(1 for _ in itertools.islice(inner, _MAX_ITEMS))
         if count > _MAX_ITEMS or users > 1:
-            raise _RefusedError(f"an association request has more than {_MAX_ITEMS} items")
+            raise NotAllowedError(f"an association request has more than {_MAX_ITEMS} items")
 
 
 def _items(request: bytearray, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -386,12 +358,13 @@ def _items(request: bytearray, at: int, end: int) -> Iterator[tuple[int, int, in
         at += 4 + length
 
 
-class _Command(BytesIO):
+class Command(BytesIO):
     """The command set of a message as it arrives."""
 
     def write(self, fragment: Any, /) -> int:  # noqa: ANN401
+        """Append a fragment."""
         if self.tell() + len(fragment) > _MAX_COMMAND:
-            raise _RefusedError(f"a command set has more than {_MAX_COMMAND} bytes")
+            raise NotAllowedError(f"a command set has more than {_MAX_COMMAND} bytes")
         return super().write(fragment)
 
 
@@ -421,7 +394,7 @@ class _DataSet:
         self._size += len(fragment)
         if self._size > self._max_bytes:
             mib = self._max_bytes // 2**20
-            raise _RefusedError(f"an object has more than {mib} MiB, see receive.object_mib")
+            raise NotAllowedError(f"an object has more than {mib} MiB, see receive.object_mib")
         if self.spool is None:
             self.spool = self._open()
         self.spool.write(fragment)
@@ -452,4 +425,4 @@ def warn(association: Association, reason: str) -> None:
 
 
 def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, _RefusedError) else place(error)
+    return str(error) if isinstance(error, NotAllowedError) else place(error)
