@@ -250,10 +250,17 @@ def test_heat_is_laid_on_as_everywhere_else(model):
     side, chance = picture._PAIR, np.random.default_rng(0)
     image = chance.integers(0, 256, (side, side), dtype=np.uint8)
     heat = 1.4 * chance.random((7, 7), dtype=np.float32)
-    main = pair(picture.draw(image, model, reading(heat=heat), THRESHOLDS))[1]
-    large = pixels.canonical(image, picture._MAIN)
-    reduced = cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(main, blend(reduced, heat))
+    radiograph, main = pair(picture.draw(image, model, reading(heat=heat), THRESHOLDS))
+    assert np.array_equal(main, blend(radiograph[..., 0].astype(np.uint8), heat))
+
+
+def test_a_film_is_reduced_nearly_as_by_its_areas(model):
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024), dtype=np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 1.5)  # about as sharp as films of this size are
+    radiograph, _ = pair(picture.draw(image, model, reading(), THRESHOLDS))
+    by_area = cv2.resize(image, (picture._PAIR,) * 2, interpolation=cv2.INTER_AREA).astype(int)
+    difference = np.abs(radiograph[..., 0] - by_area)
+    assert difference.mean() < 0.1 * by_area.std()
 
 
 def test_a_film_of_the_picture_s_size_is_shown_pixel_by_pixel(model, tmp_path):
