@@ -47,16 +47,21 @@ def encode(**attributes: Value) -> bytes:
         KeyError: the Standard does not have a keyword.
         ValueError: a VR is not supported, or a text is too long for its VR.
     """
-    known = sorted((_known(keyword), value) for keyword, value in attributes.items())
-    return b"".join(_element(tag, vr, value) for (tag, vr), value in known)
+    order = _ordered(tuple(attributes))
+    return b"".join([_element(tag, vr, attributes[keyword]) for tag, vr, keyword in order])
 
 
 def sequence(items: Sequence[bytes]) -> bytes:
     """Encode the value of a sequence of encoded data sets."""
-    return b"".join(_ITEM + struct.pack("<I", len(item)) + item for item in items)
+    return b"".join([_ITEM + struct.pack("<I", len(item)) + item for item in items])
 
 
 @cache
+def _ordered(keywords: tuple[str, ...]) -> list[tuple[int, str, str]]:
+    """Give tag, VR and keyword of elements, in the order of their tags."""
+    return sorted((*_known(keyword), keyword) for keyword in keywords)
+
+
 def _known(keyword: str) -> tuple[int, str]:
     tag = tag_for_keyword(keyword)
     if tag is None:

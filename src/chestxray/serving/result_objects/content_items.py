@@ -75,7 +75,7 @@ def number(name: Code, value: float, unit: Code) -> bytes:
 def image(relation: str, name: Code, shown: ImageReference) -> bytes:
     """Make an IMAGE item."""
     reference = encode(ReferencedSOPClassUID=shown.sop_class, ReferencedSOPInstanceUID=shown.uid)
-    return _item(relation, "IMAGE", name, ReferencedSOPSequence=[reference])
+    return encode(ReferencedSOPSequence=[reference]) + _named(relation, "IMAGE", name)
 
 
 def outline(name: Code, corners: Sequence[float], source: bytes) -> bytes:
@@ -114,6 +114,10 @@ def container(name: Code, items: Sequence[bytes], template: str = "") -> bytes:
 
 
 def _item(relation: str, kind: str, name: Code, **value: Value) -> bytes:
-    return encode(
-        RelationshipType=relation, ValueType=kind, ConceptNameCodeSequence=[code(name)], **value
-    )
+    """Make an item; its value stands behind its name, as all values but an image's do."""
+    return _named(relation, kind, name) + encode(**value)
+
+
+@lru_cache(4096)
+def _named(relation: str, kind: str, name: Code) -> bytes:
+    return encode(RelationshipType=relation, ValueType=kind, ConceptNameCodeSequence=[code(name)])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -91,20 +92,26 @@ class Model:
         It is described twice: as what made the object (PS3.3 C.7.5.2), and as the algorithm among
         the contributing equipment (PS3.3 C.12.1), where IHE's AI Results profile expects it.
         """
-        self._describe(result)
+        self.describe(result)
         result.ContentQualification = "RESEARCH"
-        algorithm = Dataset()
-        self._describe(algorithm)
-        algorithm.ContributionDescription = f"Read the image. Trained on {self.data}. {NOTE}"
-        algorithm.PurposeOfReferenceCodeSequence = [codes.dataset(codes.EQUIPMENT)]
-        result.ContributingEquipmentSequence = [algorithm]
+        result.ContributingEquipmentSequence = [_algorithm(self)]
 
-    def _describe(self, equipment: Dataset) -> None:
+    def describe(self, equipment: Dataset) -> None:
+        """State maker, name, version and UID of the model as those of a device."""
         equipment.Manufacturer = MAKER
         equipment.ManufacturerModelName = self.name[:64]
         equipment.DeviceSerialNumber = self.weights
         equipment.DeviceUID = self.device
         equipment.SoftwareVersions = __version__
+
+
+@lru_cache(8)
+def _algorithm(model: Model) -> Dataset:
+    algorithm = Dataset()
+    model.describe(algorithm)
+    algorithm.ContributionDescription = f"Read the image. Trained on {model.data}. {NOTE}"
+    algorithm.PurposeOfReferenceCodeSequence = [codes.dataset(codes.EQUIPMENT)]
+    return algorithm
 
 
 def _data(card: ModelCard) -> str:

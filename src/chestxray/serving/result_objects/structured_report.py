@@ -19,7 +19,7 @@ References: PS3.16 TID 1500, 1004, 1410, 1501, 4019; PS3.3 C.17.2 (SR Document G
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -96,10 +96,15 @@ def _identification(kind: str, source: SourceImage, model: Model, finding: str) 
     """Identify a group by name and by UID, and name its finding."""
     uid = model.uid(kind, *source.seed, finding)
     return [
-        content.text(CONTEXT, codes.TRACKING, label(finding)),
+        _tracking(finding),
         content.uid(CONTEXT, codes.TRACKING_UID, uid),
         content.coded(CONTAINS, codes.FOUND, codes.finding(finding)),
     ]
+
+
+@lru_cache(4096)
+def _tracking(finding: str) -> bytes:
+    return content.text(CONTEXT, codes.TRACKING, label(finding))
 
 
 def _reference(source: SourceImage) -> ImageReference:
@@ -212,6 +217,11 @@ def _percent(name: Code, share: float) -> bytes:
     return content.number(name, 100 * float(share), codes.PERCENT)
 
 
+@lru_cache(4096)
+def _threshold(threshold: float) -> bytes:
+    return _percent(codes.THRESHOLD, threshold)
+
+
 def _finding_groups(
     source: SourceImage, model: Model, reading: Reading, thresholds: Mapping[str, float | None]
 ) -> Iterator[bytes]:
@@ -223,7 +233,7 @@ def _finding_groups(
         ]
         threshold = thresholds[finding]
         if threshold is not None:
-            items.append(_percent(codes.THRESHOLD, threshold))
+            items.append(_threshold(threshold))
         call = codes.CALLS[reading.calls[finding]]
         items += [content.coded(CONTAINS, codes.CALLED, call), image]
         yield content.container(codes.GROUP, items, template="1501")
