@@ -96,6 +96,11 @@ def test_everything_has_a_careful_default(tmp_path: Path) -> None:
         ("https://pacs.example", "http://[pacs", "destinations[0].url: must be http://"),
         ("pacs.example", "pacs.example:70000", "destinations[0].url: must be http://"),
         ("https://pacs.example/", "https:///", "destinations[0].url: must be http://"),
+        (
+            "/dicom-web",
+            "/dicom-web/studies/",
+            "destinations[0].url: must be the URL of the service",
+        ),
         ("[[dest", '[audit]\nsyslog = "host:99999"\n[[dest', "audit.syslog: must be a socket"),
         ("[[dest", '[audit]\nsyslog = "host:0"\n[[dest', "audit.syslog: must be a socket"),
         ("[[dest", '[audit]\nheaders = {A = "b"}\n[[dest', "audit: headers are for url, which is"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
@@ -306,7 +306,7 @@ def test_an_answer_that_does_not_come_is_waited_for_as_long_as_agreed(result: Pa
 def test_where_nobody_listens_it_is_not_established() -> None:
     association = associate(at(free_port()))
     assert not association.is_established
-    assert not association.is_rejected
+    assert association.why_not.endswith("there is no connection")
     association.end()
 
 
@@ -316,6 +316,19 @@ def test_a_peer_that_says_nothing_is_given_up() -> None:
         association = associate(at(silent.getsockname()[1]), seconds=0.5)
         assert time.monotonic() - start < 10
         assert not association.is_established
+        assert association.why_not.endswith("does not answer")
+
+
+def test_a_peer_that_takes_no_result_is_told_from_one_that_rejects() -> None:
+    ae = AE(ae_title="PACS")
+    ae.add_supported_context(CTImageStorage)
+    server = ae.start_server(("127.0.0.1", port := free_port()), block=False)
+    association = associate(at(port))
+    assert not association.is_established
+    assert association.why_not.endswith("accepts no class of results in Explicit VR")
+    ae.require_calling_aet = ["ANOTHER"]
+    assert associate(at(port)).why_not == "was rejected"
+    server.shutdown()
 
 
 def test_the_end_of_a_small_result_does_not_wait_for_an_acknowledgement() -> None:

@@ -14,7 +14,7 @@ import pytest
 from chestxray.errors import ArtifactError
 from chestxray.serving.gateway import audit, dead_letters, retention, statistics
 from chestxray.serving.gateway.config import Storage
-from chestxray.serving.gateway.store import READ, Result, Store, send_queue
+from chestxray.serving.gateway.store import READ, Result, Store, send_queue, served_queues
 from gateway_parts import add, counted, full_once, wait_for
 
 NOW = Storage(keep_days=0, spare_mib=0, free_mib=0)
@@ -58,10 +58,21 @@ def events(store: Store) -> list[str]:
 def test_one_letter_is_queued_again_and_the_others_stay_dead(store: Store) -> None:
     add(store, "1.1", "1.2")
     assert [lose(store, READ), lose(store, READ)] == ["1.1", "1.2"]
-    assert dead_letters.retry(store.db, ["1.2", "1.7"]) == 1
+    with pytest.raises(ArtifactError, match=r"no dead letter has the UID 1\.7"):
+        dead_letters.retry(store.db, ["1.2", "1.7"])
+    assert dead_letters.retry(store.db, ["1.2"]) == 1
     assert store.claim(READ, 60, 5).item == "1.2"
     assert [letter["item"] for letter in dead_letters.dead_letters(store.db)] == ["1.1"]
     assert events(store)[-3:] == ["dead", "dead", "retry"]
+
+
+def test_letters_to_a_destination_that_is_gone_stay_dead(store: Store) -> None:
+    add(store, "1.1")
+    read(store, "1.1", "pacs", "gone")
+    assert lose(store, send_queue("pacs")) == lose(store, send_queue("gone")) == "1.1.9"
+    assert dead_letters.retry(store.db, queues=served_queues(["pacs"])) == 1
+    (left,) = dead_letters.dead_letters(store.db)
+    assert left["queue"] == send_queue("gone")
 
 
 def test_what_is_discarded_is_told_of_and_goes_and_never_comes_back(store: Store) -> None:
@@ -72,7 +83,8 @@ def test_what_is_discarded_is_told_of_and_goes_and_never_comes_back(store: Store
     assert lose(store, send_queue("pacs")) == "1.1.9"
     assert retention._remove_expired(NOW, store) == 0, "dead letters keep their files"
     assert dead_letters.discard(store.db, ["1.2", "1.1.9"]) == 2
-    assert dead_letters.discard(store.db, ["1.2"]) == 0
+    with pytest.raises(ArtifactError, match=r"no dead letter has the UID 1\.2"):
+        dead_letters.discard(store.db, ["1.2"])
     assert dead_letters.dead_letters(store.db) == []
     assert dead_letters.retry(store.db) == 0
     assert statistics.counts(store.db) == {

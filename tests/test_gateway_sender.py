@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -237,6 +238,9 @@ def test_check_approves_a_pacs_where_and_only_where_a_delivery_succeeds(
     [
         ((415, ""), 2),
         ((400, "<html>"), 2),
+        ((404, ""), 1),
+        ((413, ""), 1),
+        ((302, ""), 1),
         ((409, json.dumps(failed(0xC122))), 2),
         ((500, ""), 1),
         ((200, "<html>"), 1),
@@ -374,7 +378,9 @@ def test_the_sender_outlives_a_full_disk_and_a_pacs_that_is_down(
     sender = threading.Thread(target=run, args=(settings, settings.destinations[0], stop))
     sender.start()
     wait_for(lambda: statistics.retrying(store.db), 60)
-    assert "could not be opened" in statistics.retrying(store.db)[0]["reason"]
+    assert (
+        "could not be opened: there is no connection" in statistics.retrying(store.db)[0]["reason"]
+    )
     pacs = PACS(port)
     wait_for(lambda: state(store) == "done", 60)
     stop.set()
@@ -490,6 +496,9 @@ def web(
         (500, "", "dead", "answered 500"),
         (503, "", "queued", "answered 503"),
         (401, "", "queued", "answered 401"),
+        (404, "<html>", "dead", "answered 404 (check the URL)"),
+        (413, "", "dead", "answered 413 (the result is too large for it)"),
+        (308, "", "dead", "answered 308 (redirects are not followed: check the URL)"),
     ],
 )
 def test_what_stow_answers_is_believed_by_its_body(
@@ -506,6 +515,22 @@ def test_what_stow_answers_is_believed_by_its_body(
     assert content in got[0]
     rows = dead_letters.dead_letters(store.db) + statistics.retrying(store.db)
     assert reason in "".join(row["reason"] for row in rows)
+
+
+def test_a_web_server_that_is_silent_is_waited_for(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hang, with its connections still accepted by the system."""
+    monkeypatch.setattr("chestxray.serving.gateway.http_client._TIMEOUT", 0.3)
+    result(store)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        to = destination(tmp_path, f'kind = "stow"\nurl = "{url}"\nattempts = 2\n')
+        for _ in range(4):
+            transport = _StowTransport(to, threading.Event())
+            assert not attempt(store, to, transport)
+            transport.close()
+    assert state(store) == "queued"
 
 
 def test_a_web_server_that_is_down_is_waited_for(store: Store, tmp_path: Path) -> None:

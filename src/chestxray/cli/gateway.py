@@ -146,11 +146,17 @@ def dead(config: ConfigFile) -> None:
 
 @gateway.command()
 def retry(config: ConfigFile, item: Items = None) -> None:
-    """Queue dead letters again: all of them, or each --item."""
-    from chestxray.serving.gateway import dead_letters
+    """Queue dead letters again: all of them, or each --item.
 
+    Those whose destination is no longer configured stay.
+    """
+    from chestxray.serving.gateway import dead_letters
+    from chestxray.serving.gateway.config import load
+    from chestxray.serving.gateway.store import served_queues
+
+    served = served_queues(to.name for to in load(config).destinations)
     with _opened(config) as store:
-        typer.echo(f"{dead_letters.retry(store.db, item or [])} queued again")
+        typer.echo(f"{dead_letters.retry(store.db, item or [], served)} queued again")
 
 
 @gateway.command()

@@ -82,8 +82,23 @@ def lock(state: Path) -> IO[bytes]:
     Raises:
         ConfigError: another process holds the lock.
     """
-    refusal = f"state: a gateway runs on {state} already: stop it first, or use another folder"
-    return artifacts.lock(state / LOCK, ConfigError(refusal))
+    return artifacts.lock(state / LOCK, _locked(state))
+
+
+def check_unlocked(state: Path) -> None:
+    """Check that no gateway runs on a state folder.
+
+    Raises:
+        ConfigError: one does.
+    """
+    if is_locked(state):
+        raise _locked(state)
+
+
+def _locked(state: Path) -> ConfigError:
+    return ConfigError(
+        f"state: a gateway runs on {state} already: stop it first, or use another folder"
+    )
 
 
 def is_locked(state: Path) -> bool:

@@ -34,6 +34,8 @@ def _service_url(url: str) -> str:
         raise ValueError("must be http://HOST… or https://HOST…, with a port up to 65535 if any")
     if "@" in url:
         raise ValueError("must not contain a user name or password: put them into `headers`")
+    if url.rstrip("/").endswith("/studies"):
+        raise ValueError("must be the URL of the service without /studies, which is added")
     return url
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from chestxray.errors import ArtifactError
 from chestxray.serving.gateway import audit, queue
 from chestxray.serving.gateway.queue import Task
 from chestxray.serving.gateway.store import transaction
@@ -24,18 +25,22 @@ def dead_letters(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def retry(db: sqlite3.Connection, items: Collection[str] = ()) -> int:
+def retry(db: sqlite3.Connection, items: Collection[str] = (), queues: Collection[str] = ()) -> int:
     """Queue dead letters again.
 
     Args:
         db: the database.
         items: SOP instance UIDs; all dead letters where it is empty.
+        queues: that are served; the letters of others stay. All where it is empty.
 
     Returns:
         The number of dead letters that were queued.
+
+    Raises:
+        ArtifactError: an item is no dead letter.
     """
     with transaction(db):
-        letters = _selected(db, items)
+        letters = [of for of in _selected(db, items) if not queues or of["queue"] in queues]
         for letter in letters:
             queue.remove(db, letter["queue"], letter["item"])
             queue.add(db, letter["queue"], letter["item"])
@@ -52,6 +57,9 @@ def discard(db: sqlite3.Connection, items: Collection[str]) -> int:
 
     Returns:
         The number of dead letters that were discarded.
+
+    Raises:
+        ArtifactError: an item is no dead letter.
     """
     with transaction(db):
         letters = _selected(db, items)
@@ -75,4 +83,10 @@ def mark_unserved(db: sqlite3.Connection, queues: Collection[str]) -> int:
 
 
 def _selected(db: sqlite3.Connection, items: Collection[str]) -> list[dict[str, Any]]:
-    return [letter for letter in dead_letters(db) if not items or letter["item"] in items]
+    letters = dead_letters(db)
+    unknown = set(items).difference(letter["item"] for letter in letters)
+    if unknown:
+        raise ArtifactError(
+            f"no dead letter has the UID {min(unknown)}: give UIDs that `gateway dead` lists"
+        )
+    return [letter for letter in letters if not items or letter["item"] in items]

@@ -31,7 +31,7 @@ class AnswerError(ChestXrayError):
 
 
 class UnreachableError(AnswerError):
-    """No connection to a service came about."""
+    """No connection to a service came about, or it says nothing."""
 
 
 class Answer(NamedTuple):
@@ -101,7 +101,7 @@ class HTTPClient:
             seconds: maximum time of request and answer, apart from their bytes; 60 by default.
 
         Raises:
-            UnreachableError: no connection came about.
+            UnreachableError: no connection came about, or nothing was said for 30 s.
             AnswerError: the answer is compressed, too large or too slow, or is no HTTP.
         """
         most = _SECONDS if seconds is None else seconds
@@ -192,7 +192,7 @@ def _translated(budget: _Budget) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         budget.check()
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        if isinstance(error, httpx.ConnectError | httpx.TimeoutException):
             raise UnreachableError(str(error)) from error
         shown = "" if isinstance(error, httpx.ProtocolError) else str(error)
         raise AnswerError(shown or type(error).__name__) from error

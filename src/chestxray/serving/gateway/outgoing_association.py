@@ -63,7 +63,8 @@ class OutgoingAssociation(Association):
         self._is_paused = True  # there is no thread that pynetdicom must wait for
         self._address(to, tls)
         self._propose(ae)
-        self.bind(evt.EVT_CONN_OPEN, _send_at_once)
+        self._was_connected = False
+        self.bind(evt.EVT_CONN_OPEN, self._connected)
         self.bind(evt.EVT_DATA_SENT, _acknowledge_at_once)
         self.request()
         if not self.is_established:
@@ -74,6 +75,17 @@ class OutgoingAssociation(Association):
         """Whether something can be sent: the peer neither released nor aborted it."""
         self._layer.work()
         return self.is_established and self.dul.is_alive() and self.dul.peek_next_pdu() is None
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not established."""
+        if self.is_rejected:
+            return "was rejected"
+        if self.rejected_contexts:
+            return "could not be opened: the archive accepts no class of results in Explicit VR"
+        if not self._was_connected:
+            return "could not be opened: there is no connection"
+        return "could not be opened: the archive closed the connection, or does not answer"
 
     def store(self, result: Path | Dataset) -> int | None:
         """Send a result by C-STORE.
@@ -107,6 +119,11 @@ class OutgoingAssociation(Association):
             if self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
             self.kill()
+
+    def _connected(self, event: evt.Event) -> None:
+        """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
+        self._was_connected = True
+        _set_for_tcp(event, socket.TCP_NODELAY)
 
     def _address(self, to: StoreSCP, tls: ssl.SSLContext | None) -> None:
         peer = AddressInformation.from_addr_port(to.host, to.port)
@@ -236,11 +253,6 @@ class _Answers(LimitedMessages):
             raise NotAllowedError("it did not answer the request")
         self.message = self.awaited = None
         self.msg_queue.put((context or 0, answer))
-
-
-def _send_at_once(event: evt.Event) -> None:
-    """Turn Nagle's algorithm off: it holds the end of a report for 40 ms."""
-    _set_for_tcp(event, socket.TCP_NODELAY)
 
 
 def _acknowledge_at_once(event: evt.Event) -> None:

@@ -164,5 +164,5 @@ def _search(service: Stow | Poll) -> str:
     searches = status in (200, 204)
     if not searches and not (isinstance(service, Stow) and status in _NO_SEARCH):
         raise _NotReachedError(f"a search for studies was answered {status}: check the URL")
-    how = "answered a search" if searches else "answered"
-    return f"{how} in {1000 * (time.monotonic() - started):.0f} ms"
+    how = "answered a search" if searches else f"answered {status} to a search, if the URL is right"
+    return f"{how}, in {1000 * (time.monotonic() - started):.0f} ms"

@@ -46,7 +46,9 @@ _HEAD_BYTES: Final = 2**10  # with the file meta of a result
 _HELD_SECONDS: Final = 2.0  # an association costs as much as three results
 _LONGEST_INTERVAL: Final = 60.0
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504, 507})  # not about the result
-_CLIENT_ERRORS: Final = range(400, 500)  # such as 415, unsupported media type
+_EXPLAINED: Final = frozenset({200, 202, 409})  # with DICOM JSON (PS3.18 section 10.5.3)
+_OF_CONTENT: Final = frozenset({400, 406, 415, 422})  # may be about the encoding of a result
+_ADVICE: Final = {404: "check the URL", 413: "the result is too large for it"}
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
 _MAX_ANSWER_BYTES: Final = 2**20  # one about one instance is shorter
@@ -144,8 +146,7 @@ class _CStoreTransport:
             except OSError as error:  # such as a name that is not found
                 raise _UnreachableError(f"{where} could not be opened: {error}") from error
             if not association.is_established:
-                reason = "was rejected" if association.is_rejected else "could not be opened"
-                raise _UnreachableError(f"{where} {reason}")
+                raise _UnreachableError(f"{where} {association.why_not}")
             self._association, self._opened = association, time.monotonic()
         return self._association
 
@@ -314,9 +315,9 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
     try:
         said = dicom_json.data_set(answer)
     except AnswerError as error:
-        message = f"the server answered {status} without valid DICOM JSON: {error}"
-        kind = _RejectedError if status in _CLIENT_ERRORS else _DeliveryError
-        raise kind(message) from error
+        kind = _RejectedError if status in _OF_CONTENT else _DeliveryError
+        why = f"without valid DICOM JSON: {error}" if status in _EXPLAINED else _advice(status)
+        raise kind(f"the server answered {status} {why}".rstrip()) from error
     referenced = dicom_json.items(said, _REFERENCED_SOP_SEQUENCE)
     stored = {dicom_json.text(item, _REFERENCED_SOP_INSTANCE) for item in referenced}
     failed = [_reason(item) for item in dicom_json.items(said, _FAILED_SOP_SEQUENCE)]
@@ -326,6 +327,12 @@ def _check_stored(status: int, answer: bytes, uid: str) -> None:
         reasons = ", ".join(f"{code:04X}" for code in others[:_SHOWN_REASONS]) or "none given"
         message = f"the server answered {status} and did not store it, reason {reasons}"
         raise _delivery_error(others[0] if others else 0, message, _RejectedError)
+
+
+def _advice(status: int) -> str:
+    advice = "redirects are not followed: check the URL" if 300 <= status < 400 else ""
+    advice = _ADVICE.get(status, advice)
+    return f"({advice})" if advice else ""
 
 
 def _reason(item: dicom_json.Attributes) -> int:

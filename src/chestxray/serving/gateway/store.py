@@ -28,7 +28,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,11 @@ _LOCK_TIMEOUT: Final = 60.0  # seconds to wait for another process's transaction
 def send_queue(destination: str) -> str:
     """Name the queue of a destination."""
     return f"send:{destination}"
+
+
+def served_queues(destinations: Iterable[str]) -> set[str]:
+    """Name the queues that a gateway with these destinations serves."""
+    return {READ, *map(send_queue, destinations)}
 
 
 def dry_run_queue(destination: str) -> str:

@@ -27,13 +27,13 @@ from typing import Final, NamedTuple
 from chestxray.errors import ArtifactError, ChestXrayError, ConfigError
 from chestxray.findings import Findings
 from chestxray.serving.gateway import dead_letters, integrity, processes
-from chestxray.serving.gateway.access import is_locked, lock, require_private
+from chestxray.serving.gateway.access import check_unlocked, is_locked, lock, require_private
 from chestxray.serving.gateway.config import TLS, Config, Shadow, StoreSCP
 from chestxray.serving.gateway.config_errors import did_you_mean
 from chestxray.serving.gateway.health import SHADOW, ProcessRecord
 from chestxray.serving.gateway.integrity import DAMAGED, DamageError
 from chestxray.serving.gateway.receiver import check_address
-from chestxray.serving.gateway.store import READ, Store, check_version, send_queue
+from chestxray.serving.gateway.store import Store, check_version, served_queues
 
 _STOP_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -49,14 +49,16 @@ def check(config: Config, bundle: Path, *, starting: bool = True) -> str:
             made or changed, and the addresses may be those of the gateway that runs.
 
     Raises:
-        ConfigError: an address is in use or not local, a certificate cannot be read, the state
-            folder cannot be made, the engine cannot read with this bundle, or a rule names a
-            finding that the model does not have.
+        ConfigError: a gateway runs on the state folder already, an address is in use or not local,
+            a certificate cannot be read, the state folder cannot be made, the engine cannot read
+            with this bundle, or a rule names a finding that the model does not have.
         ArtifactError: the bundle or the queue cannot be used, other users can access the state
             folder, or its database is damaged, missing, not the one that was anchored, or made by
             a later version of this package.
     """
     receive = config.receive
+    if starting:
+        check_unlocked(config.state)
     if starting or not is_locked(config.state):
         _check_addresses(config)
     if receive.tls is not None:
@@ -246,6 +248,7 @@ class Gateway:
         Raises:
             DamageError: the database is damaged.
         """
+        multiprocessing.current_process().name = "supervisor"  # in the log
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(0.2):
@@ -328,7 +331,7 @@ def _mark_unserved(config: Config) -> None:
     """Make dead letters of what waits for a destination that is no longer configured."""
     store = Store(config.state)
     try:
-        queues = {READ, *(send_queue(to.name) for to in config.destinations)}
+        queues = served_queues(to.name for to in config.destinations)
         found = dead_letters.mark_unserved(store.db, queues)
     finally:
         store.close()
