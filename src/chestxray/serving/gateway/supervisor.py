@@ -206,6 +206,7 @@ class Gateway:
     """
 
     def __init__(self, config: Config, bundle: Path) -> None:
+        multiprocessing.current_process().name = "supervisor"  # in the log
         self._lock = lock(config.state)
         _mark_unserved(config)
         self._state = config.state
@@ -248,7 +249,6 @@ class Gateway:
         Raises:
             DamageError: the database is damaged.
         """
-        multiprocessing.current_process().name = "supervisor"  # in the log
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(0.2):
