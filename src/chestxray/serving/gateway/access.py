@@ -106,5 +106,5 @@ def is_locked(state: Path) -> bool:
     try:
         with (state / LOCK).open(encoding="utf-8") as file:
             return file_locks.is_taken(file.fileno())
-    except FileNotFoundError:
+    except OSError:  # there is no folder yet, or none that this user can open
         return False
