@@ -15,7 +15,8 @@ from chestxray.errors import ArtifactError
 from chestxray.serving.gateway import audit, dead_letters, retention, statistics
 from chestxray.serving.gateway.config import Storage
 from chestxray.serving.gateway.store import READ, Result, Store, send_queue, served_queues
-from gateway_parts import add, counted, full_once, wait_for
+from command_line import run_command
+from gateway_parts import add, config, counted, full_once, wait_for
 
 NOW = Storage(keep_days=0, spare_mib=0, free_mib=0)
 
@@ -73,6 +74,9 @@ def test_letters_to_a_destination_that_is_gone_stay_dead(store: Store) -> None:
     assert dead_letters.retry(store.db, queues=served_queues(["pacs"])) == 1
     (left,) = dead_letters.dead_letters(store.db)
     assert left["queue"] == send_queue("gone")
+    config(store.folder.parent)
+    told = run_command("gateway", "retry", "--config", store.folder.parent / "gateway.toml")
+    assert told.stdout == "0 queued again; 1 stay, whose destination is no longer in gateway.toml\n"
 
 
 def test_what_is_discarded_is_told_of_and_goes_and_never_comes_back(store: Store) -> None:

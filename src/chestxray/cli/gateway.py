@@ -156,7 +156,10 @@ def retry(config: ConfigFile, item: Items = None) -> None:
 
     served = served_queues(to.name for to in load(config).destinations)
     with _opened(config) as store:
-        typer.echo(f"{dead_letters.retry(store.db, item or [], served)} queued again")
+        queued = dead_letters.retry(store.db, item or [], served)
+        left = sum(row["queue"] not in served for row in dead_letters.dead_letters(store.db))
+    stay = f"; {left} stay, whose destination is no longer in gateway.toml" if left else ""
+    typer.echo(f"{queued} queued again{stay}")
 
 
 @gateway.command()
