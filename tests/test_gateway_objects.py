@@ -14,7 +14,8 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pynetdicom import dsutils
 
 import dicom_files
 from chestxray.dataset import pixels
@@ -326,6 +327,21 @@ def test_files_have_the_bytes_that_pydicom_writes_of_whatever_an_image_brings():
     odd.file_meta = FileMetaDataset()
     odd.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     assert dicom_writing.file(odd) == by_pydicom(odd)
+
+
+@pytest.mark.parametrize("title", ["SENDER", "ODD"])
+def test_the_head_of_a_received_image_has_the_bytes_that_pynetdicom_writes(title):
+    meta = dsutils.create_file_meta(
+        sop_class_uid=UID("1.2.840.10008.5.1.4.1.1.1.1"),
+        sop_instance_uid=UID("1.2.34"),
+        transfer_syntax=ExplicitVRLittleEndian,
+    )
+    meta.SourceApplicationEntityTitle = title
+    maker = meta.ImplementationClassUID, meta.ImplementationVersionName
+    head = dicom_writing.file_meta(
+        meta.MediaStorageSOPClassUID, "1.2.34", ExplicitVRLittleEndian, maker, title
+    )
+    assert head == b"\0" * 128 + b"DICM" + dsutils.encode_file_meta(meta)
 
 
 @pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")
